@@ -1,0 +1,208 @@
+/* dca.h - the whole C API of libdca: run a GGUF model with Dual Chunk Attention.
+ *
+ * Rules that hold everywhere:
+ *  - Handles are opaque. Every call that can fail returns a dca_status; DCA_OK is 0.
+ *    After a failure dca_last_error() gives the calling thread's message, one line.
+ *  - Option structs start with their own size and are filled by their _default call,
+ *    so that a program compiled against an older header keeps working.
+ *  - No exception, abort or exit crosses this boundary, whatever a file contains.
+ *  - A model may be shared by threads. A session belongs to one thread at a time.
+ *  - Pointers handed out live as long as the handle they came from.
+ *
+ * This header is also read by the Python binding, so it keeps to plain declarations. */
+#ifndef DCA_H
+#define DCA_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(_WIN32)
+#define DCA_API __declspec(dllexport)
+#else
+#define DCA_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ffi: begin (everything from here to the end mark is plain C without directives) */
+
+typedef struct dca_model dca_model;
+typedef struct dca_session dca_session;
+
+typedef enum dca_status {
+    DCA_OK = 0,
+    DCA_ERROR_ARGUMENT = 1,    /* a call or an option makes no sense */
+    DCA_ERROR_IO = 2,          /* a file cannot be opened or read */
+    DCA_ERROR_FORMAT = 3,      /* a file is damaged or contradicts itself */
+    DCA_ERROR_UNSUPPORTED = 4, /* well formed, but not something this build runs */
+    DCA_ERROR_MEMORY = 5,      /* host or device memory is not enough */
+    DCA_ERROR_DEVICE = 6,      /* no such device, no driver, or the device failed */
+    DCA_ERROR_CONTEXT = 7,     /* more tokens than the session's context holds */
+    DCA_ERROR_CANCELLED = 8,   /* the progress callback asked to stop */
+    DCA_ERROR_INTERNAL = 9     /* a bug in libdca */
+} dca_status;
+
+/* Called now and then during a long call with work done and work in all (bytes while
+ * loading, tokens while evaluating). Return 0 to go on, anything else to cancel. */
+typedef int32_t (*dca_progress)(uint64_t done, uint64_t total, void *user);
+
+/* The calling thread's last error message, "" if there was none. Never NULL. */
+DCA_API const char *dca_last_error(void);
+
+/* The library's version, "MAJOR.MINOR.PATCH". */
+DCA_API const char *dca_version(void);
+
+/* ---- Model ------------------------------------------------------------------- */
+
+typedef struct dca_model_options {
+    size_t size;           /* sizeof(dca_model_options), set by the default call */
+    const char *device;    /* "cpu", "cuda", "cuda:N" or "auto" (cuda if it can be had); NULL: "cpu" */
+    int32_t threads;       /* CPU threads; 0: the physical cores this process may use */
+    int32_t repack;        /* CPU: rearrange weights at load where that is faster (costs their size in memory); default 1 */
+    dca_progress progress; /* may be NULL */
+    void *user;            /* handed to progress */
+} dca_model_options;
+
+DCA_API dca_model_options dca_model_options_default(void);
+
+/* Maps the GGUF file at `path`, validates all of it, and makes it ready on the device. */
+DCA_API dca_status dca_model_load(const char *path, const dca_model_options *options, dca_model **model);
+
+/* Frees the model. Its sessions must be freed before. NULL is allowed. */
+DCA_API void dca_model_free(dca_model *model);
+
+typedef struct dca_scheme {
+    uint32_t chunk_size;         /* s, tokens; 0: plain attention */
+    uint32_t local_window;       /* w, tokens */
+    uint32_t pretraining_length; /* c, tokens */
+    float logit_scale;           /* a of m = max(1, a ln(n / n0) + 1), logits times m squared; 0: off */
+    uint32_t logit_scale_length; /* n0, tokens */
+} dca_scheme;
+
+typedef struct dca_model_info {
+    size_t size;              /* set to sizeof(dca_model_info) by the caller */
+    char architecture[64];    /* general.architecture */
+    char device[128];         /* where it runs: "cpu (AVX-512, 2 threads)", "cuda:0 (NVIDIA ...)" */
+    uint32_t n_vocab;
+    uint32_t n_layers;
+    uint32_t n_embd;          /* model width */
+    uint32_t n_heads;
+    uint32_t n_kv_heads;
+    uint32_t head_dim;
+    uint32_t n_ff;            /* feed-forward width (of one expert in a mixture) */
+    uint32_t n_experts;       /* 0: dense */
+    uint32_t n_experts_used;
+    uint32_t context_length;  /* tokens the model was trained on */
+    uint64_t n_params;
+    uint64_t n_params_used;   /* parameters that one token touches (experts count once each used) */
+    uint64_t weight_bytes;    /* bytes of all tensors as stored in the file */
+    uint64_t weight_bytes_used; /* bytes of weights that one decoded token reads */
+    dca_scheme scheme;        /* the file's; chunk_size 0 where the file has none */
+} dca_model_info;
+
+DCA_API dca_status dca_model_get_info(const dca_model *model, dca_model_info *info);
+
+/* One metadata value of the file, in GGUF's own encoding, already validated. */
+typedef struct dca_metadata {
+    const char *key;       /* not NUL-terminated: key_bytes long */
+    uint64_t key_bytes;
+    uint32_t type;         /* GGUF value type: 0 u8, 1 i8, 2 u16, 3 i16, 4 u32, 5 i32, 6 f32, 7 bool, 8 string, 9 array, 10 u64, 11 i64, 12 f64 */
+    uint32_t element_type; /* of an array; otherwise equal to type */
+    uint64_t count;        /* elements of an array; otherwise 1 */
+    const void *data;      /* scalar: little-endian value; string: its bytes; array: elements back to back, strings as u64 length + bytes */
+    uint64_t data_bytes;
+} dca_metadata;
+
+DCA_API uint64_t dca_model_metadata_count(const dca_model *model);
+DCA_API dca_status dca_model_metadata_at(const dca_model *model, uint64_t index, dca_metadata *value);
+
+/* ---- Session ----------------------------------------------------------------- */
+
+typedef enum dca_attention {
+    DCA_ATTENTION_AUTO = 0,       /* the scheme given in the options, else the file's, else plain */
+    DCA_ATTENTION_PLAIN = 1,      /* ordinary causal attention, whatever the file says */
+    DCA_ATTENTION_DUAL_CHUNK = 2, /* all three of intra, successive and inter; needs a scheme */
+    DCA_ATTENTION_INTRA = 3,      /* only the query's own chunk (ablation) */
+    DCA_ATTENTION_INTRA_INTER = 4 /* every earlier chunk at P_inter (ablation) */
+} dca_attention;
+
+typedef enum dca_cache_type {
+    DCA_CACHE_F16 = 0,
+    DCA_CACHE_F32 = 1,
+    DCA_CACHE_BF16 = 2,
+    DCA_CACHE_Q8 = 3 /* 8 bits a value with scales; see docs/architecture.md for the layout per device */
+} dca_cache_type;
+
+typedef struct dca_session_options {
+    size_t size;               /* sizeof(dca_session_options), set by the default call */
+    uint32_t context;          /* capacity of the KV cache, tokens; default 4096 */
+    int32_t attention;         /* dca_attention; default AUTO */
+    dca_scheme scheme;         /* chunk_size 0 (the default): the file's */
+    int32_t cache_type;        /* dca_cache_type; default F16 */
+    uint32_t prefill_block;    /* tokens evaluated together in prefill; 0: the backend's choice */
+    dca_progress progress;     /* may be NULL */
+    void *user;                /* handed to progress */
+} dca_session_options;
+
+DCA_API dca_session_options dca_session_options_default(void);
+
+DCA_API dca_status dca_session_create(dca_model *model, const dca_session_options *options, dca_session **session);
+
+/* Frees the session. NULL is allowed. */
+DCA_API void dca_session_free(dca_session *session);
+
+typedef struct dca_session_info {
+    size_t size;             /* set to sizeof(dca_session_info) by the caller */
+    uint32_t length;         /* tokens in the cache */
+    uint32_t context;        /* capacity, tokens */
+    uint64_t cache_bytes;
+    uint64_t scratch_bytes;  /* activations and work space */
+    dca_scheme scheme;       /* in force; chunk_size 0: plain attention */
+} dca_session_info;
+
+DCA_API dca_status dca_session_get_info(const dca_session *session, dca_session_info *info);
+
+typedef enum dca_logits {
+    DCA_LOGITS_NONE = 0, /* none: fill the cache only */
+    DCA_LOGITS_LAST = 1, /* after the last token: n_vocab floats */
+    DCA_LOGITS_ALL = 2   /* after every token: n * n_vocab floats, row-major */
+} dca_logits;
+
+/* Appends n >= 1 tokens and writes the wanted logits (f32). `capacity` is the room at
+ * `logits` in floats. If it fails or is cancelled the session is as long as before. */
+DCA_API dca_status dca_session_eval(dca_session *session, const int32_t *tokens, size_t n, dca_logits which, float *logits, size_t capacity);
+
+/* Appends n >= 2 tokens and writes n - 1 values: nll[i] = -log p(tokens[i + 1] | all up to and
+ * including tokens[i]), natural logarithm, without ever holding all logits. */
+DCA_API dca_status dca_session_score(dca_session *session, const int32_t *tokens, size_t n, float *nll, size_t capacity);
+
+/* Forgets every token from index `length` on. Keys do not depend on later tokens, so the
+ * rest of the cache stays valid: prompts with a common start can share it. */
+DCA_API dca_status dca_session_truncate(dca_session *session, uint32_t length);
+
+/* ---- Block formats ----------------------------------------------------------- */
+
+typedef struct dca_block_format {
+    const char *name;     /* "Q8_0" */
+    uint32_t block_size;  /* values in a block */
+    uint32_t block_bytes; /* bytes of a block */
+    int32_t can_encode;   /* 0: only decoding is implemented */
+} dca_block_format;
+
+/* `type` is a ggml_type number as GGUF stores it. */
+DCA_API dca_status dca_block_format_get(uint32_t type, dca_block_format *format);
+
+/* f32 values to blocks and back. n is a multiple of row_length, which is a multiple of the
+ * block size. Encoding fails on a value that is not finite. threads 0: all the cores. */
+DCA_API dca_status dca_encode(uint32_t type, const float *values, size_t n, size_t row_length, int32_t threads, void *blocks, size_t blocks_bytes);
+DCA_API dca_status dca_decode(uint32_t type, const void *blocks, size_t blocks_bytes, size_t n, int32_t threads, float *values);
+
+/* ffi: end */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
