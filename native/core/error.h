@@ -1,0 +1,57 @@
+// The library's one exception, and the fence at the C boundary that turns it into a status.
+#pragma once
+
+#include <exception>
+#include <new>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+
+#include "dca.h"
+
+namespace dca {
+
+/// A failure with the status that the C API returns for it. The message is one line:
+/// what was expected, what was found, and where.
+class __attribute__((visibility("default"))) Error : public std::runtime_error {
+public:
+    Error(dca_status status, const std::string& message) : std::runtime_error(message), status_(status) {}
+    dca_status status() const noexcept { return status_; }
+
+private:
+    dca_status status_;
+};
+
+/// Throws an Error whose message is the parts put together.
+template <class... Parts>
+[[noreturn]] void fail(dca_status status, const Parts&... parts) {
+    std::ostringstream message;
+    (message << ... << parts);
+    throw Error(status, message.str());
+}
+
+/// Remembers the calling thread's message for dca_last_error().
+void set_last_error(const char* message) noexcept;
+
+/// Runs `body`; whatever it throws becomes a status and the thread's message.
+template <class Body>
+dca_status guarded(Body&& body) noexcept {
+    try {
+        body();
+        return DCA_OK;
+    } catch (const Error& error) {
+        set_last_error(error.what());
+        return error.status();
+    } catch (const std::bad_alloc&) {
+        set_last_error("out of memory");
+        return DCA_ERROR_MEMORY;
+    } catch (const std::exception& error) {
+        set_last_error(error.what());
+        return DCA_ERROR_INTERNAL;
+    } catch (...) {
+        set_last_error("unknown failure");
+        return DCA_ERROR_INTERNAL;
+    }
+}
+
+}  // namespace dca
