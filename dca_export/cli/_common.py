@@ -1,0 +1,246 @@
+"""What the commands share: the argument parser, exit codes, one-line errors, progress, tables, JSON.
+
+A command is a parser and a body::
+
+    def main(argv: list[str] | None = None) -> int:
+        parser = command_parser("dca-thing", "Does the thing.", example="dca-thing model.gguf")
+        parser.add_argument("model", type=Path)
+        return run(parser, body, argv)
+
+    def body(arguments: argparse.Namespace) -> int:
+        with progress_bar("reading") as update:
+            thing(arguments.model, progress=update)
+        return EXIT_OK
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TextIO
+
+from dca_export.errors import InputError
+
+EXIT_OK = 0
+EXIT_CHECK_FAILED = 1
+EXIT_BAD_INPUT = 2
+EXIT_INTERRUPTED = 128 + signal.SIGINT  # what a shell reports for a program that Ctrl-C ended
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, like every other error of the commands."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def command_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
+    """An empty parser for the command ``prog``, whose help ends with ``example`` (one command a line)."""
+    lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
+    return _Parser(
+        prog=prog,
+        description=description,
+        epilog=f"example:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def run(
+    parser: argparse.ArgumentParser,
+    body: Callable[[argparse.Namespace], int],
+    argv: Sequence[str] | None = None,
+) -> int:
+    """Parses ``argv`` (default: the process's), runs ``body`` on the result, returns the exit code.
+
+    InputError, DcaError, OSError, MemoryError and Ctrl-C become one line on stderr; any other
+    exception is a bug of ours and keeps its traceback.
+    """
+    from dca_runtime.errors import DcaError
+
+    try:
+        arguments = parser.parse_args(argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else EXIT_BAD_INPUT
+    try:
+        code = body(arguments)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # The reader (head, less) has what it wanted. Point stdout elsewhere, or the interpreter's own
+        # flush at exit complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_OK
+    except KeyboardInterrupt:
+        return _fail(parser.prog, "interrupted", EXIT_INTERRUPTED)
+    except (InputError, DcaError) as error:
+        return _fail(parser.prog, str(error), EXIT_BAD_INPUT)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return _fail(parser.prog, f"{where}{error.strerror or error}", EXIT_BAD_INPUT)
+    except MemoryError as error:
+        return _fail(parser.prog, f"not enough memory ({error})", EXIT_BAD_INPUT)
+
+
+def _fail(prog: str, message: str, code: int) -> int:
+    print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+# Argument types: argparse shows the message of an ArgumentTypeError as it stands.
+
+
+def positive_int(text: str) -> int:
+    """An integer of at least 1."""
+    return _integer(text, 1)
+
+
+def count(text: str) -> int:
+    """An integer of at least 0."""
+    return _integer(text, 0)
+
+
+def finite_float(text: str) -> float:
+    """A finite number of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"expected a number of at least 0, got {text!r}")
+    return value
+
+
+def positive_ints(text: str) -> list[int]:
+    """Comma-separated integers of at least 1."""
+    return [_integer(part, 1) for part in text.split(",")]
+
+
+def counts(text: str) -> list[int]:
+    """Comma-separated integers of at least 0."""
+    return [_integer(part, 0) for part in text.split(",")]
+
+
+def _integer(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text!r}")
+    return value
+
+
+# Progress.
+
+
+class Update(Protocol):
+    """Reports work done and work in all; a new ``description`` replaces the bar's."""
+
+    def __call__(self, done: float, total: float, description: str | None = None) -> None: ...
+
+
+@contextlib.contextmanager
+def progress_bar(description: str) -> Iterator[Update]:
+    """A progress bar on stderr while the block runs; nothing at all where stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, total, description=None: None
+        return
+
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(description, total=None)
+
+        def update(done: float, total: float, description: str | None = None) -> None:
+            bar.update(task, completed=done, total=total)
+            if description is not None:
+                bar.update(task, description=description)
+
+        yield update
+
+
+def note(message: str) -> None:
+    """One line for a person: on stderr if that is a terminal, otherwise nowhere."""
+    if sys.stderr.isatty():
+        print(message, file=sys.stderr)
+
+
+# Results.
+
+WIDTH_IN_A_PIPE = 200  # columns; a pipe has no width and a table must not be cut
+
+
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    title: str | None = None,
+    file: TextIO | None = None,
+) -> None:
+    """Prints a table on stdout (or ``file``): the first column to the left, the others to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    file = file or sys.stdout
+    console = Console(file=file, width=None if file.isatty() else WIDTH_IN_A_PIPE)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for index, name in enumerate(columns):
+        table.add_column(Text(name), justify="left" if index == 0 else "right")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds ``--json FILE``; the body calls ``write_json(figures, arguments.json)`` if it is given."""
+    parser.add_argument(
+        "--json", metavar="FILE", help="write the figures to FILE as JSON (-: standard output)"
+    )
+
+
+def write_json(value: Any, target: str) -> None:
+    """Writes ``value`` to the file ``target``, or to stdout for "-". NaN and infinity become null."""
+    text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
+    if target == "-":
+        sys.stdout.write(text)
+    else:
+        write_beside(Path(target), text.encode())
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_beside(path: Path, data: bytes) -> None:
+    """Writes a small file whole or not at all: beside ``path`` first, then renamed over it."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(name, 0o666 & ~mask)  # mkstemp gives 0600; an output is an ordinary file
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise

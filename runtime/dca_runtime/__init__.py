@@ -1,0 +1,1 @@
+"""Run GGUF models with Dual Chunk Attention: the Python face of libdca."""
