@@ -1,0 +1,150 @@
+// The C API: argument checks, then the classes. Nothing throws past here.
+#include <algorithm>
+#include <cstring>
+#include <string>
+
+#include "core/error.h"
+#include "core/model.h"
+#include "core/session.h"
+#include "dca.h"
+
+struct dca_model {
+    dca::Model model;
+};
+
+struct dca_session {
+    dca::Session session;
+};
+
+namespace dca {
+
+namespace {
+
+thread_local std::string last_error;
+
+template <class T>
+T& needed(T* pointer, const char* name) {
+    if (pointer == nullptr) fail(DCA_ERROR_ARGUMENT, name, " is NULL");
+    return *pointer;
+}
+
+/// The caller's options over the defaults, as far as the caller's struct reaches.
+template <class Options>
+Options merged(Options merged, const Options* given, const char* name) {
+    if (given == nullptr) return merged;
+    if (given->size < sizeof(size_t) || given->size > 4096) {
+        fail(DCA_ERROR_ARGUMENT, name, "->size is ", given->size, "; fill the struct with its _default call first");
+    }
+    std::memcpy(&merged, given, std::min(given->size, sizeof(Options)));
+    merged.size = sizeof(Options);
+    return merged;
+}
+
+/// Fills as much of the caller's info struct as it has room for.
+template <class Info, class Source>
+void fill(Info* out, const Source& source) {
+    const size_t size = needed(out, "info").size;
+    if (size < sizeof(size_t) || size > 4096) fail(DCA_ERROR_ARGUMENT, "info->size is ", size, "; set it to sizeof(*info)");
+    Info info{};
+    source.fill_info(info);
+    info.size = size;
+    std::memcpy(out, &info, std::min(size, sizeof(Info)));
+}
+
+}  // namespace
+
+void set_last_error(const char* message) noexcept {
+    try {
+        last_error = message;
+    } catch (...) {
+        last_error.clear();
+    }
+}
+
+}  // namespace dca
+
+using dca::guarded;
+using dca::needed;
+
+const char* dca_last_error(void) { return dca::last_error.c_str(); }
+
+const char* dca_version(void) { return DCA_VERSION; }
+
+dca_model_options dca_model_options_default(void) {
+    return {.size = sizeof(dca_model_options), .device = nullptr, .threads = 0, .repack = 1, .progress = nullptr, .user = nullptr};
+}
+
+dca_status dca_model_load(const char* path, const dca_model_options* options, dca_model** model) {
+    return guarded([&] {
+        needed(model, "model") = nullptr;
+        needed(path, "path");
+        const auto all = dca::merged(dca_model_options_default(), options, "options");
+        if (all.threads < 0 || all.threads > 1024) dca::fail(DCA_ERROR_ARGUMENT, "threads is ", all.threads, ", must be 0 to 1024");
+        *model = new dca_model{dca::Model(path, all)};
+    });
+}
+
+void dca_model_free(dca_model* model) { delete model; }
+
+dca_status dca_model_get_info(const dca_model* model, dca_model_info* info) {
+    return guarded([&] { dca::fill(info, needed(model, "model").model); });
+}
+
+uint64_t dca_model_metadata_count(const dca_model* model) {
+    return model == nullptr ? 0 : model->model.file().values().size();
+}
+
+dca_status dca_model_metadata_at(const dca_model* model, uint64_t index, dca_metadata* out) {
+    return guarded([&] {
+        const auto& values = needed(model, "model").model.file().values();
+        if (index >= values.size()) dca::fail(DCA_ERROR_ARGUMENT, "metadata index is ", index, ", must be below ", values.size());
+        const dca::GgufValue& value = values[index];
+        needed(out, "value") = {
+            .key = value.key.data(),
+            .key_bytes = value.key.size(),
+            .type = static_cast<uint32_t>(value.type),
+            .element_type = static_cast<uint32_t>(value.element_type),
+            .count = value.count,
+            .data = value.data.data(),
+            .data_bytes = value.data.size(),
+        };
+    });
+}
+
+dca_session_options dca_session_options_default(void) {
+    return {.size = sizeof(dca_session_options), .context = 4096, .attention = DCA_ATTENTION_AUTO, .scheme = {},
+            .cache_type = DCA_CACHE_F16, .prefill_block = 0, .progress = nullptr, .user = nullptr};
+}
+
+dca_status dca_session_create(dca_model* model, const dca_session_options* options, dca_session** session) {
+    return guarded([&] {
+        needed(session, "session") = nullptr;
+        const auto all = dca::merged(dca_session_options_default(), options, "options");
+        *session = new dca_session{dca::Session(needed(model, "model").model, all)};
+    });
+}
+
+void dca_session_free(dca_session* session) { delete session; }
+
+dca_status dca_session_get_info(const dca_session* session, dca_session_info* info) {
+    return guarded([&] { dca::fill(info, needed(session, "session").session); });
+}
+
+dca_status dca_session_eval(dca_session* session, const int32_t* tokens, size_t n, dca_logits which, float* logits, size_t capacity) {
+    return guarded([&] {
+        if (n != 0) needed(tokens, "tokens");
+        if (which != DCA_LOGITS_NONE) needed(logits, "logits");
+        needed(session, "session").session.eval({tokens, n}, which, {logits, logits == nullptr ? 0 : capacity});
+    });
+}
+
+dca_status dca_session_score(dca_session* session, const int32_t* tokens, size_t n, float* nll, size_t capacity) {
+    return guarded([&] {
+        if (n != 0) needed(tokens, "tokens");
+        needed(session, "session").session.score({tokens, n}, {&needed(nll, "nll"), capacity});
+    });
+}
+
+dca_status dca_session_truncate(dca_session* session, uint32_t length) {
+    return guarded([&] { needed(session, "session").session.truncate(length); });
+}

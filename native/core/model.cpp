@@ -1,0 +1,62 @@
+#include "core/model.h"
+
+#include <algorithm>
+#include <cstring>
+#include <string_view>
+
+#include "core/error.h"
+
+namespace dca {
+
+namespace {
+
+std::unique_ptr<Backend> make_backend(std::string_view device, const BackendSource& source) {
+    if (device == "cpu" || device == "auto") return make_cpu_backend(source);
+    if (device.starts_with("cuda")) fail(DCA_ERROR_DEVICE, "device ", device, ": this build has no CUDA backend");
+    fail(DCA_ERROR_ARGUMENT, "device is ", device, ", must be cpu, cuda, cuda:N or auto");
+}
+
+void copy_text(char* out, size_t capacity, std::string_view text) {
+    const size_t length = std::min(capacity - 1, text.size());
+    std::memcpy(out, text.data(), length);
+    out[length] = '\0';
+}
+
+}  // namespace
+
+Model::Model(const std::string& path, const dca_model_options& options)
+    : file_(path), hparams_(read_hparams(file_)), weights_(read_weights(file_, hparams_)) {
+    const char* device = options.device != nullptr ? options.device : "cpu";
+    backend_ = make_backend(device, {hparams_, weights_, options.threads, options.repack != 0, options.progress, options.user});
+}
+
+void Model::fill_info(dca_model_info& info) const {
+    const Hparams& h = hparams_;
+    copy_text(info.architecture, sizeof info.architecture, h.architecture);
+    copy_text(info.device, sizeof info.device, backend_->description());
+    info.n_vocab = h.n_vocab;
+    info.n_layers = h.n_layers;
+    info.n_embd = h.n_embd;
+    info.n_heads = h.n_heads;
+    info.n_kv_heads = h.n_kv_heads;
+    info.head_dim = h.head_dim;
+    info.n_ff = h.n_experts == 0 ? h.n_ff : h.n_ff_expert;
+    info.n_experts = h.n_experts;
+    info.n_experts_used = h.n_experts_used;
+    info.context_length = h.context_length;
+    info.scheme = h.scheme;
+    info.n_params = info.n_params_used = info.weight_bytes = info.weight_bytes_used = 0;
+    for (const Tensor& tensor : file_.tensors()) {
+        info.n_params += static_cast<uint64_t>(tensor.elements());
+        info.weight_bytes += static_cast<uint64_t>(tensor.bytes());
+        const auto share = [&](int64_t whole) {
+            return static_cast<uint64_t>(tensor.depth > 1 && h.n_experts > 0 ? whole / h.n_experts * h.n_experts_used : whole);
+        };
+        info.n_params_used += share(tensor.elements());
+        // One row of the embedding is read a token, unless it is the output matrix as well.
+        const bool lookup_only = tensor.name == "token_embd.weight" && weights_.output.data != tensor.data;
+        info.weight_bytes_used += lookup_only ? static_cast<uint64_t>(tensor.row_bytes()) : share(tensor.bytes());
+    }
+}
+
+}  // namespace dca

@@ -1,0 +1,27 @@
+// Rotary embedding tables: cos and sin of every position a session can use.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/hparams.h"
+#include "core/scheme.h"
+#include "core/weights.h"
+
+namespace dca {
+
+struct RopeTable {
+    uint32_t positions = 0;
+    uint32_t n_frequencies = 0;      // rotary_dim / 2
+    RopeLayout layout = RopeLayout::Interleaved;
+    std::vector<float> cos, sin;     // (positions, n_frequencies), times the attention factor
+
+    const float* cos_row(uint32_t position) const noexcept { return cos.data() + size_t{position} * n_frequencies; }
+    const float* sin_row(uint32_t position) const noexcept { return sin.data() + size_t{position} * n_frequencies; }
+};
+
+/// The table for sequences of up to `context` tokens under `scheme`. Angles are computed in
+/// double precision from frequencies rounded to f32, as models were trained with.
+RopeTable make_rope_table(const Hparams& hparams, const Weights& weights, const Scheme& scheme, uint32_t context);
+
+}  // namespace dca

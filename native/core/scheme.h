@@ -1,0 +1,76 @@
+// Dual Chunk Attention's integers (An et al., ICML 2024, arXiv 2402.17463, eq. 2-8).
+//
+// Keys carry P_k = j mod s. The keys a query at index i sees fall into three consecutive
+// ranges, each with its own query position; with n = floor(i / s) and r = i mod s:
+//   inter       [0, (n-1)s)     P_inter = c - 1
+//   successive  [(n-1)s, ns)    P_succ  = min(s + r, c - 1) for r < w, else c - 1
+//   intra       [ns, i]         P_intra = r
+// Plain causal attention is the same scheme with one endless chunk.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "dca.h"
+
+namespace dca {
+
+struct Scheme {
+    uint32_t chunk_size = endless;      // s
+    uint32_t local_window = 0;          // w
+    uint32_t pretraining_length = 0;    // c
+    float logit_scale = 0.0f;           // a; 0 turns the factor off
+    uint32_t logit_scale_length = 0;    // n0
+    bool intra_only = false;            // ablation: earlier chunks are not seen
+
+    static constexpr uint32_t endless = 1u << 31;
+
+    bool plain() const noexcept { return chunk_size == endless; }
+
+    uint32_t key_position(uint32_t i) const noexcept { return i % chunk_size; }
+    uint32_t intra_position(uint32_t i) const noexcept { return i % chunk_size; }
+    uint32_t successive_position(uint32_t i) const noexcept {
+        const uint32_t r = i % chunk_size;
+        return r < local_window ? std::min(chunk_size + r, pretraining_length - 1) : pretraining_length - 1;
+    }
+    uint32_t inter_position() const noexcept { return pretraining_length - 1; }
+
+    /// One more than the largest position that a sequence of `context` tokens uses.
+    uint32_t position_count(uint32_t context) const noexcept {
+        return plain() ? context : std::max(pretraining_length, std::min(chunk_size, context));
+    }
+
+    /// m² of the query at index i, whose sequence is n = i + 1 tokens long; m = max(1, a ln(n / n0) + 1).
+    float logit_factor(uint32_t i) const noexcept {
+        if (logit_scale == 0.0f) return 1.0f;
+        const double n = static_cast<double>(i) + 1.0;
+        const double m = std::max(1.0, static_cast<double>(logit_scale) * std::log(n / logit_scale_length) + 1.0);
+        return static_cast<float>(m * m);
+    }
+};
+
+/// Where the three key ranges of the chunk of index i end: inter [0, inter_end),
+/// successive [inter_end, successive_end), intra [successive_end, i]. Ranges that
+/// the scheme does not see are skipped by starting at `begin`.
+struct KeyRanges {
+    uint32_t begin;
+    uint32_t inter_end;
+    uint32_t successive_end;
+};
+
+inline KeyRanges key_ranges(const Scheme& scheme, uint32_t i) noexcept {
+    const uint32_t chunk = i / scheme.chunk_size;
+    const uint32_t intra_begin = chunk * scheme.chunk_size;
+    const uint32_t successive_begin = chunk == 0 ? 0 : intra_begin - scheme.chunk_size;
+    return {scheme.intra_only ? intra_begin : 0, scheme.intra_only ? intra_begin : successive_begin, intra_begin};
+}
+
+/// The scheme that a session runs: `attention` applied to the integers of `options`
+/// (DESIGN contract: 0 < s < c, 0 <= w <= c - s). Throws Error naming the field.
+Scheme make_scheme(const dca_scheme& integers, int32_t attention);
+
+/// Throws Error(status) with `where` in front unless the integers are a valid scheme.
+void validate_scheme(const dca_scheme& integers, dca_status status, const char* where);
+
+}  // namespace dca

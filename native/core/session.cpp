@@ -1,0 +1,101 @@
+#include "core/session.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/forward.h"
+
+namespace dca {
+
+Session::Session(Model& model, const dca_session_options& options)
+    : model_(model), progress_(options.progress), user_(options.user), context_(options.context) {
+    if (context_ == 0 || context_ > (1u << 30)) fail(DCA_ERROR_ARGUMENT, "context is ", context_, ", must be 1 to ", 1u << 30);
+    if (options.cache_type < DCA_CACHE_F16 || options.cache_type > DCA_CACHE_Q8) {
+        fail(DCA_ERROR_ARGUMENT, "cache_type is ", options.cache_type, ", must be one of dca_cache_type (0 to 3)");
+    }
+    const dca_scheme& integers = options.scheme.chunk_size != 0 ? options.scheme : model.hparams().scheme;
+    const Scheme scheme = make_scheme(integers, options.attention);
+    scheme_ = scheme.plain() ? dca_scheme{} : integers;
+    executor_ = model.backend().make_executor({
+        .context = context_,
+        .cache_type = static_cast<dca_cache_type>(options.cache_type),
+        .prefill_block = std::min(options.prefill_block, context_),
+        .scheme = scheme,
+        .rope = make_rope_table(model.hparams(), model.weights(), scheme, context_),
+    });
+}
+
+void Session::check_tokens(std::span<const int32_t> tokens) const {
+    if (tokens.size() > context_ - length_) {
+        fail(DCA_ERROR_CONTEXT, "the context holds ", context_, " tokens, ", length_, " are in it and ", tokens.size(),
+             " more do not fit; make the session with a larger context");
+    }
+    for (size_t i = 0; i < tokens.size(); ++i) {
+        if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= model_.hparams().n_vocab) {
+            fail(DCA_ERROR_ARGUMENT, "token ", i, " is ", tokens[i], ", must be 0 to ", model_.hparams().n_vocab - 1);
+        }
+    }
+}
+
+template <class Wanted, class Read>
+void Session::feed(std::span<const int32_t> tokens, Wanted&& wanted, Read&& read) {
+    check_tokens(tokens);
+    const size_t block = executor_->prefill_block();
+    for (size_t first = 0; first < tokens.size(); first += block) {
+        const size_t count = std::min(block, tokens.size() - first);
+        const uint32_t start = length_ + static_cast<uint32_t>(first);
+        forward(*executor_, model_.hparams(), tokens.subspan(first, count), start, wanted(first, count));
+        read(first, count);
+        executor_->end();
+        if (progress_ != nullptr && progress_(first + count, tokens.size(), user_) != 0) {
+            fail(DCA_ERROR_CANCELLED, "cancelled after ", first + count, " of ", tokens.size(), " tokens");
+        }
+    }
+    length_ += static_cast<uint32_t>(tokens.size());
+}
+
+void Session::eval(std::span<const int32_t> tokens, dca_logits which, std::span<float> logits) {
+    const size_t n_vocab = model_.hparams().n_vocab;
+    const size_t rows = which == DCA_LOGITS_ALL ? tokens.size() : which == DCA_LOGITS_LAST ? 1 : 0;
+    if (tokens.empty()) fail(DCA_ERROR_ARGUMENT, "eval needs at least one token");
+    if (logits.size() < rows * n_vocab) {
+        fail(DCA_ERROR_ARGUMENT, "room for ", logits.size(), " logits, ", rows * n_vocab, " are to be written");
+    }
+    const auto wanted = [&](size_t first, size_t count) -> uint32_t {
+        if (which == DCA_LOGITS_ALL) return static_cast<uint32_t>(count);
+        return which == DCA_LOGITS_LAST && first + count == tokens.size() ? 1 : 0;
+    };
+    feed(tokens, wanted, [&](size_t first, size_t count) {
+        const uint32_t kept = wanted(first, count);
+        if (kept == 0) return;
+        executor_->logits(0, kept, logits.data() + (which == DCA_LOGITS_ALL ? first * n_vocab : 0));
+    });
+}
+
+void Session::score(std::span<const int32_t> tokens, std::span<float> nll) {
+    if (tokens.size() < 2) fail(DCA_ERROR_ARGUMENT, "score needs at least two tokens, has ", tokens.size());
+    if (nll.size() < tokens.size() - 1) {
+        fail(DCA_ERROR_ARGUMENT, "room for ", nll.size(), " values, ", tokens.size() - 1, " are to be written");
+    }
+    const auto wanted = [](size_t, size_t count) { return static_cast<uint32_t>(count); };
+    feed(tokens, wanted, [&](size_t first, size_t count) {
+        // The last token has no successor to predict.
+        const size_t scored = std::min(count, tokens.size() - 1 - first);
+        if (scored != 0) executor_->nll(tokens.subspan(first + 1, scored), nll.data() + first);
+    });
+}
+
+void Session::truncate(uint32_t length) {
+    if (length > length_) fail(DCA_ERROR_ARGUMENT, "cannot truncate to ", length, " tokens, the session has ", length_);
+    length_ = length;
+}
+
+void Session::fill_info(dca_session_info& info) const {
+    info.length = length_;
+    info.context = context_;
+    info.cache_bytes = executor_->cache_bytes();
+    info.scratch_bytes = executor_->scratch_bytes();
+    info.scheme = scheme_;
+}
+
+}  // namespace dca
