@@ -1,0 +1,102 @@
+"""Opens libdca and speaks its C API: cffi in ABI mode, reading the declarations out of dca.h itself."""
+
+import functools
+import importlib.resources
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cffi
+
+from dca_runtime.errors import DcaError, Status
+
+LIBRARY_VARIABLE = "DCA_LIBRARY"  # names a libdca to use instead of the installed one
+_BEGIN, _END = "/* ffi: begin", "/* ffi: end */"
+
+Progress = Callable[[int, int], Any]
+"""Called with (done, total) now and then during a long call; to cancel the call, raise."""
+
+
+def _installed(*parts: str) -> Path | None:
+    path = importlib.resources.files("dca_runtime").joinpath(*parts)
+    return path if isinstance(path, Path) and path.is_file() else None
+
+
+def _header() -> Path:
+    in_source_tree = Path(__file__).parents[2] / "native" / "include" / "dca.h"
+    return _installed("include", "dca.h") or in_source_tree
+
+
+def _declarations(header: str) -> str:
+    """The part of dca.h between its marks, which is plain C without directives."""
+    body = header[header.index(_BEGIN) : header.index(_END)]
+    return body.replace("DCA_API ", "")
+
+
+def _library() -> str:
+    chosen = os.environ.get(LIBRARY_VARIABLE)
+    if chosen:
+        return chosen
+    installed = _installed("lib", "libdca.so")
+    if installed is None:
+        raise DcaError(
+            "libdca.so is not installed beside dca_runtime; install the package, "
+            f"or let {LIBRARY_VARIABLE} name the library",
+            Status.IO,
+        )
+    return str(installed)
+
+
+ffi = cffi.FFI()
+ffi.cdef(_declarations(_header().read_text(encoding="utf-8")))
+
+
+@functools.cache
+def lib() -> Any:
+    """The opened library."""
+    path = _library()
+    try:
+        return ffi.dlopen(path)
+    except OSError as error:
+        raise DcaError(f"{path}: cannot open the library ({error})", Status.IO) from error
+
+
+def check(status: int) -> None:
+    """Raises the failure that a call of the C API returned."""
+    if status != Status.OK:
+        raise DcaError(text(lib().dca_last_error()), Status(status))
+
+
+def text(characters: Any) -> str:
+    """A NUL-terminated C string as str; bytes that are not UTF-8 become U+FFFD."""
+    return ffi.string(characters).decode("utf-8", "replace")
+
+
+class Callback:
+    """A ``dca_progress`` for C, which also lets Ctrl-C end a native call.
+
+    While a native call runs, Python code runs in this callback only, so that is where a pending signal
+    becomes an exception. Every long call carries one, whether or not anybody watches its progress. What
+    is raised in it cancels the call, and ``reraise`` brings it back up once the call has returned.
+    """
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress = progress
+        self._raised: BaseException | None = None
+        # cffi returns `error` to C when the function raises; 1 cancels.
+        self.function = ffi.callback("dca_progress", self._call, error=1, onerror=self._remember)
+
+    def _call(self, done: int, total: int, user: Any) -> int:
+        if self._progress is not None:
+            self._progress(done, total)
+        return 0
+
+    def _remember(self, kind: type, raised: BaseException, trace: Any) -> None:
+        self._raised = raised
+
+    def reraise(self) -> None:
+        """Raises what the last call's callback raised, if it did."""
+        raised, self._raised = self._raised, None
+        if raised is not None:
+            raise raised

@@ -1,0 +1,245 @@
+"""A loaded model: what it is, its tokenizer, and the sessions that run it."""
+
+import os
+import threading
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dca_runtime import _ffi
+from dca_runtime._ffi import Progress, ffi
+from dca_runtime.errors import DcaError, Status
+from dca_runtime.metadata import Metadata
+from dca_runtime.session import DEFAULT_CONTEXT, Scheme, Session, SessionOptions, TokenIds, scheme_of
+
+if TYPE_CHECKING:
+    from dca_runtime.generate import Generation
+    from dca_runtime.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What a model is and what it costs. Lengths count tokens; sizes are in bytes."""
+
+    architecture: str
+    device: str  # where it runs: "cpu (AVX-512, 2 threads)"
+    n_vocab: int
+    n_layers: int
+    n_embd: int  # model width
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    n_ff: int  # feed-forward width (of one expert in a mixture)
+    n_experts: int  # 0: dense
+    n_experts_used: int
+    context_length: int  # tokens the model was trained on
+    n_params: int
+    n_params_used: int  # parameters that one token touches
+    weight_bytes: int  # all tensors as stored
+    weight_bytes_used: int  # what one decoded token reads
+    scheme: Scheme | None  # the file's, with its logit scale; None: plain attention
+
+
+class Model:
+    """A GGUF model, loaded. Threads may share it; each needs a session of its own.
+
+    A context manager; ``close`` frees the model and its sessions. Afterwards every use raises DcaError.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        device: str = "cpu",
+        context: int | None = None,
+        threads: int = 0,
+        repack: bool = True,
+        progress: Progress | None = None,
+    ) -> None:
+        """Maps and checks the file, and makes it ready on the device.
+
+        device: "cpu", "cuda", "cuda:N" or "auto" (cuda if it can be had).
+        context: capacity of the sessions made without one of their own, tokens; None: 4096, or in
+            ``generate`` and ``score`` what the call needs.
+        threads: CPU threads; 0: the physical cores this process may use.
+        repack: rearrange weights at load where that is faster, which costs their size in memory (CPU).
+        progress: called with (bytes done, bytes in all) while loading; to cancel, raise.
+
+        Raises DcaError: the file cannot be read, is damaged, or is not something libdca runs.
+        """
+        self.path = os.fspath(path)
+        self.context = context
+        self._lock = threading.Lock()  # one thread at a time makes sessions or closes the model
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        lib, callback = _ffi.lib(), _ffi.Callback(progress)
+        device_name = ffi.new("char[]", device.encode())
+        options = ffi.new("dca_model_options *", lib.dca_model_options_default())
+        options.device = device_name
+        options.threads = threads
+        options.repack = repack
+        options.progress = callback.function
+        model = ffi.new("dca_model **")
+        status = lib.dca_model_load(_c_path(self.path), options, model)
+        if status == Status.OK:
+            # A session holds this handle too, so that the native model outlives it in any order of
+            # collection.
+            self._native = ffi.gc(model[0], lib.dca_model_free)
+        callback.reraise()
+        _ffi.check(status)
+        self._closed = False
+        self.info = _model_info(self._native)
+        self.metadata: Mapping[str, Any] = Metadata(self._handle)
+
+    def close(self) -> None:
+        """Frees the model and its sessions. Does nothing the second time.
+
+        Raises DcaError, and frees nothing of the model, while a session is busy in another thread.
+        """
+        with self._lock:
+            if self._closed:
+                return
+            for session in list(self._sessions):
+                session.close()
+            self._closed = True
+            ffi.release(self._native)
+
+    def __enter__(self) -> "Model":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Model({self.path!r}, device={self.info.device!r})"
+
+    @property
+    def scheme(self) -> tuple[int, int, int] | None:
+        """(chunk_size, local_window, pretraining_length) of the file; None: plain attention."""
+        return None if self.info.scheme is None else self.info.scheme[:3]
+
+    # Running.
+
+    def session(
+        self,
+        context: int | None = None,
+        attention: str = "auto",
+        scheme: Sequence[float] | None = None,
+        cache_type: str = "f16",
+        prefill_block: int = 0,
+        progress: Progress | None = None,
+    ) -> Session:
+        """A new, empty session.
+
+        context: capacity of its KV cache, tokens; None: the model's ``context``, else 4096.
+        attention: "auto" (the scheme given here, else the file's, else plain), "plain", "dca", or for
+            ablations "intra" (only the query's own chunk) and "intra+inter" (every earlier chunk at
+            the inter-chunk position).
+        scheme: (chunk_size, local_window, pretraining_length[, logit_scale, logit_scale_length]) to use
+            instead of the file's.
+        cache_type: what keys and values are kept in: "f16", "f32", "bf16" or "q8".
+        prefill_block: tokens evaluated together in prefill; 0: the backend's choice.
+        progress: called with (tokens done, tokens in all) during long calls; to cancel a call, raise.
+        """
+        options = SessionOptions(
+            context=context or self.context or DEFAULT_CONTEXT,
+            attention=attention,
+            scheme=scheme,
+            cache_type=cache_type,
+            prefill_block=prefill_block,
+            progress=progress,
+        )
+        with self._lock:
+            session = Session(self, self._handle(), options)
+            self._sessions.add(session)
+        return session
+
+    def score(self, ids: TokenIds, **options: Any) -> np.ndarray:
+        """-log p(ids[i+1] | ids[:i+1]) for every i, natural logarithm: float32 (len(ids) - 1,).
+
+        ``options`` are those of ``session``.
+        """
+        options.setdefault("context", self.context or len(ids))
+        with self.session(**options) as session:
+            return session.score(ids)
+
+    # Text.
+
+    @cached_property
+    def tokenizer(self) -> "Tokenizer":
+        """The file's tokenizer. Raises DcaError if it has none, or one of a kind not known here."""
+        from dca_runtime.tokenizer import Tokenizer
+
+        return Tokenizer(self.metadata)
+
+    def tokenize(self, text: str, add_special: bool = True, parse_special: bool = True) -> list[int]:
+        """Token ids of ``text``; see ``Tokenizer.encode``."""
+        return self.tokenizer.encode(text, add_special=add_special, parse_special=parse_special)
+
+    def detokenize(self, ids: TokenIds, skip_special: bool = False) -> str:
+        """The text of ``ids``; see ``Tokenizer.decode``."""
+        return self.tokenizer.decode(ids, skip_special=skip_special)
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
+    ) -> str:
+        """The prompt that the file's chat template makes of ``messages`` ({"role": …, "content": …}).
+
+        It contains its special tokens, the beginning of the text too: tokenize it with
+        ``add_special=False``. Raises DcaError if the file has no template or the template fails.
+        """
+        from dca_runtime import chat
+
+        template = self.metadata.get(chat.TEMPLATE_KEY)
+        if not isinstance(template, str):
+            raise DcaError(f"{self.path}: no chat template ({chat.TEMPLATE_KEY})", Status.UNSUPPORTED)
+        return chat.render(
+            template,
+            messages,
+            add_generation_prompt=add_generation_prompt,
+            **self.tokenizer.special_texts,
+            **variables,
+        )
+
+    def generate(
+        self,
+        prompt: str | TokenIds,
+        max_tokens: int = 256,
+        session: Session | None = None,
+        **sampling: Any,
+    ) -> "Generation":
+        """Continues ``prompt`` (text or token ids); iterate over the result for pieces of text.
+
+        session: where to append; by default a new one, large enough.
+        sampling: the fields of ``Sampling`` (temperature, top_k, top_p, min_p, repeat_penalty, seed, …).
+        """
+        from dca_runtime.generate import Generation
+        from dca_runtime.sampling import Sampling
+
+        ids = self.tokenize(prompt) if isinstance(prompt, str) else prompt
+        session = session or self.session(context=self.context or len(ids) + max_tokens)
+        return Generation(session, self.tokenizer, ids, max_tokens, Sampling(**sampling))
+
+    def _handle(self) -> Any:
+        if self._closed:
+            raise DcaError(f"{self.path}: the model is closed")
+        return self._native
+
+
+def _c_path(path: str) -> bytes:
+    encoded = os.fsencode(path)
+    if b"\0" in encoded:
+        raise DcaError(f"{path!r}: a path cannot contain a NUL character")
+    return encoded
+
+
+def _model_info(native: Any) -> ModelInfo:
+    info = ffi.new("dca_model_info *")
+    info.size = ffi.sizeof("dca_model_info")
+    _ffi.check(_ffi.lib().dca_model_get_info(native, info))
+    fields = {name: getattr(info, name) for name in ModelInfo.__dataclass_fields__}
+    fields |= {"architecture": _ffi.text(info.architecture), "device": _ffi.text(info.device)}
+    fields["scheme"] = scheme_of(info.scheme)
+    return ModelInfo(**fields)

@@ -1,0 +1,237 @@
+"""A session: the KV cache of one sequence, and the calls that extend it."""
+
+import contextlib
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from dca_runtime import _ffi
+from dca_runtime._ffi import Progress, ffi
+from dca_runtime.errors import DcaError
+
+if TYPE_CHECKING:
+    from dca_runtime.model import Model
+
+TokenIds: TypeAlias = Sequence[int] | np.ndarray
+
+ATTENTIONS = {"auto": 0, "plain": 1, "dca": 2, "intra": 3, "intra+inter": 4}  # dca_attention
+CACHE_TYPES = {"f16": 0, "f32": 1, "bf16": 2, "q8": 3}  # dca_cache_type
+DEFAULT_CONTEXT = 4096  # tokens
+
+_LOGITS_NONE, _LOGITS_LAST, _LOGITS_ALL = 0, 1, 2
+
+
+class Scheme(NamedTuple):
+    """The integers of Dual Chunk Attention, and the optional logit scale (0: off)."""
+
+    chunk_size: int
+    local_window: int
+    pretraining_length: int
+    logit_scale: float = 0.0
+    logit_scale_length: int = 0
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """What ``Model.session`` takes."""
+
+    context: int
+    attention: str
+    scheme: Sequence[float] | None
+    cache_type: str
+    prefill_block: int
+    progress: Progress | None
+
+
+@dataclass(frozen=True)
+class SessionInfo:
+    """How full a session is and what it holds. Lengths count tokens; sizes are in bytes."""
+
+    length: int
+    context: int
+    cache_bytes: int
+    scratch_bytes: int
+    scheme: Scheme | None  # in force; None: plain attention
+
+
+class Session:
+    """One sequence in a model. Made by ``Model.session``; keeps the model alive.
+
+    One thread at a time may use it. A context manager; ``close`` frees the cache.
+    """
+
+    def __init__(self, model: "Model", native_model: Any, options: SessionOptions) -> None:
+        """``native_model`` is the ``dca_model *`` of ``model``."""
+        self.model = model
+        self.attention = options.attention
+        self.cache_type = options.cache_type
+        self._callback = _ffi.Callback(options.progress)
+        self._busy = threading.Lock()
+        lib = _ffi.lib()
+        native = ffi.new("dca_session **")
+        _ffi.check(lib.dca_session_create(native_model, _native_options(options, self._callback), native))
+        self._native = native[0]
+        # The finalizer holds the native model, so that it goes after the session in any order of collection.
+        self._free = weakref.finalize(self, _free, lib, native[0], native_model)
+
+    def close(self) -> None:
+        """Frees the session. Does nothing the second time."""
+        with self._exclusive(may_be_closed=True):
+            self._free()
+
+    def __enter__(self) -> "Session":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def eval(self, ids: TokenIds, all_logits: bool = False) -> np.ndarray:
+        """Appends tokens; float32 logits (n_vocab,) after the last, or (len(ids), n_vocab) after each.
+
+        Call again to continue. Raises DcaError: an id is out of range, or the tokens do not fit in the
+        context; the session is then as long as before, as it is when Ctrl-C or ``progress`` cancels.
+        """
+        tokens = self._tokens(ids, least=1)
+        n_vocab = self.model.info.n_vocab
+        logits = np.empty((len(tokens), n_vocab) if all_logits else n_vocab, np.float32)
+        self._append(_ffi.lib().dca_session_eval, tokens, _LOGITS_ALL if all_logits else _LOGITS_LAST, logits)
+        return logits
+
+    def append(self, ids: TokenIds) -> None:
+        """Appends tokens without computing logits: fills the cache only."""
+        self._append(_ffi.lib().dca_session_eval, self._tokens(ids, least=1), _LOGITS_NONE, None)
+
+    def score(self, ids: TokenIds) -> np.ndarray:
+        """Appends tokens; float32 (len(ids) - 1,): -log p(ids[i+1] | everything up to ids[i]).
+
+        Natural logarithm. Never holds more than a block's logits.
+        """
+        tokens = self._tokens(ids, least=2)
+        nll = np.empty(len(tokens) - 1, np.float32)
+        self._append(_ffi.lib().dca_session_score, tokens, None, nll)
+        return nll
+
+    def truncate(self, length: int) -> None:
+        """Forgets every token from index ``length`` on; what comes before stays valid."""
+        with self._exclusive():
+            if not 0 <= length <= self._read_info().length:
+                raise DcaError(
+                    f"cannot truncate to {length} tokens: the session has {self._read_info().length}"
+                )
+            _ffi.check(_ffi.lib().dca_session_truncate(self._native, length))
+
+    @property
+    def length(self) -> int:
+        """Tokens in the cache."""
+        return self.info.length
+
+    @property
+    def info(self) -> SessionInfo:
+        """How full the session is and what memory it holds."""
+        with self._exclusive():
+            info = self._read_info()
+            return SessionInfo(
+                info.length, info.context, info.cache_bytes, info.scratch_bytes, scheme_of(info.scheme)
+            )
+
+    @contextlib.contextmanager
+    def _exclusive(self, may_be_closed: bool = False) -> Iterator[None]:
+        """Refuses a second user: another thread, or the progress callback of a call that still runs."""
+        if not self._busy.acquire(blocking=False):
+            raise DcaError("the session is busy: a call on it has not returned yet")
+        try:
+            if not (self._free.alive or may_be_closed):
+                raise DcaError("the session is closed")
+            yield
+        finally:
+            self._busy.release()
+
+    def _append(self, call: Any, tokens: np.ndarray, which: int | None, out: np.ndarray | None) -> None:
+        buffer = ffi.NULL if out is None else ffi.from_buffer("float[]", out, require_writable=True)
+        capacity = 0 if out is None else out.size
+        selection = () if which is None else (which,)
+        with self._exclusive():
+            length = self._read_info().length
+            tokens_pointer = ffi.from_buffer("int32_t[]", tokens)
+            status = call(self._native, tokens_pointer, len(tokens), *selection, buffer, capacity)
+            try:
+                self._callback.reraise()
+            except BaseException:
+                # The exception may come too late to cancel; the caller still sees nothing appended.
+                _ffi.check(_ffi.lib().dca_session_truncate(self._native, length))
+                raise
+            _ffi.check(status)
+
+    def _tokens(self, ids: TokenIds, least: int) -> np.ndarray:
+        """``ids`` as int32 (n,), each below the vocabulary's size."""
+        array = np.asarray(ids)
+        if array.ndim != 1 or len(array) < least:
+            raise DcaError(f"expected at least {least} token ids in one dimension, got shape {array.shape}")
+        if not np.issubdtype(array.dtype, np.integer):
+            raise DcaError(f"token ids must be integers, got {array.dtype}")
+        n_vocab = self.model.info.n_vocab
+        wrong = np.flatnonzero((array < 0) | (array >= n_vocab))
+        if len(wrong):
+            raise DcaError(
+                f"token id {array[wrong[0]]} at index {wrong[0]} is not in the vocabulary of {n_vocab} tokens"
+            )
+        return np.ascontiguousarray(array, np.int32)
+
+    def _read_info(self) -> Any:
+        info = ffi.new("dca_session_info *")
+        info.size = ffi.sizeof("dca_session_info")
+        _ffi.check(_ffi.lib().dca_session_get_info(self._native, info))
+        return info
+
+
+def scheme_of(native: Any) -> Scheme | None:
+    """A ``dca_scheme`` of C; chunk_size 0 is plain attention."""
+    if native.chunk_size == 0:
+        return None
+    return Scheme(*(getattr(native, name) for name in Scheme._fields))
+
+
+def _native_options(options: SessionOptions, callback: _ffi.Callback) -> Any:
+    native = ffi.new("dca_session_options *", _ffi.lib().dca_session_options_default())
+    native.context = _u32(options.context, 1, "context")
+    native.attention = _choice(options.attention, ATTENTIONS, "attention")
+    native.cache_type = _choice(options.cache_type, CACHE_TYPES, "cache_type")
+    native.prefill_block = _u32(options.prefill_block, 0, "prefill_block")
+    native.progress = callback.function
+    if options.scheme is not None:
+        _set_scheme(native.scheme, options.scheme)
+    return native
+
+
+def _set_scheme(native: Any, scheme: Sequence[float]) -> None:
+    if len(scheme) not in (3, 5):
+        raise DcaError(
+            "scheme must be (chunk_size, local_window, pretraining_length"
+            f"[, logit_scale, logit_scale_length]), got {tuple(scheme)}"
+        )
+    native.chunk_size = _u32(scheme[0], 1, "scheme's chunk_size")
+    native.local_window = _u32(scheme[1], 0, "scheme's local_window")
+    native.pretraining_length = _u32(scheme[2], 1, "scheme's pretraining_length")
+    if len(scheme) == 5:
+        native.logit_scale = scheme[3]
+        native.logit_scale_length = _u32(scheme[4], 0, "scheme's logit_scale_length")
+
+
+def _choice(name: str, choices: dict[str, int], what: str) -> int:
+    if name not in choices:
+        raise DcaError(f"{what} must be one of {', '.join(choices)}, got {name!r}")
+    return choices[name]
+
+
+def _u32(value: float, least: int, what: str) -> int:
+    if not (isinstance(value, int | np.integer) and least <= value < 2**32):
+        raise DcaError(f"{what} must be an integer from {least} to 2^32 - 1, got {value!r}")
+    return int(value)
+
+
+def _free(lib: Any, native: Any, native_model: Any) -> None:
+    lib.dca_session_free(native)
