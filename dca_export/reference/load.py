@@ -1,0 +1,47 @@
+"""Loads the model that the reference runs: an original checkpoint, or a GGUF file's own weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from dca_export.errors import InputError
+from dca_export.gguf_file import GgufFile, is_gguf
+from dca_export.reference.gguf_weights import load_gguf
+
+
+def load_reference(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    """A causal model of transformers with its weights in `dtype`, on the CPU, ready for inference.
+
+    `path` is a Hugging Face directory (nothing is fetched, no code of the checkpoint is run) or a GGUF
+    file, whose tensors are dequantised. Raises InputError if it is neither or weights are missing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _load_directory(path, dtype)
+    if not path.exists():
+        raise InputError(f"{path}: no such file or directory")
+    if not is_gguf(path):
+        raise InputError(f"{path}: expected a Hugging Face directory or a GGUF file")
+    return load_gguf(GgufFile(path), dtype)
+
+
+def _load_directory(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+    if not (path / "config.json").is_file():
+        raise InputError(f"{path}: has no config.json, so it is not a Hugging Face model directory")
+    loaded: Any
+    try:
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
+        )
+    except Exception as error:  # transformers raises a great many kinds for a bad directory
+        raise InputError(f"{path}: transformers cannot load it: {error}") from error
+    model, report = loaded
+    for problem in ("missing_keys", "mismatched_keys", "error_msgs"):
+        if report.get(problem):
+            first = sorted(map(str, report[problem]))[0]
+            raise InputError(f"{path}: loading it gives {problem.replace('_', ' ')}, first {first}")
+    return model.requires_grad_(False).eval()
