@@ -37,7 +37,10 @@ def render(
     """The prompt for ``messages``. Raises DcaError with what the template says is wrong."""
     try:
         return _compile(template).render(
-            messages=messages, add_generation_prompt=add_generation_prompt, **variables
+            # Templates tell "no tools" by None, not by a variable that is missing.
+            {"tools": None, "documents": None} | variables,
+            messages=messages,
+            add_generation_prompt=add_generation_prompt,
         )
     except jinja2.TemplateError as error:
         raise DcaError(f"the chat template failed: {error}", Status.FORMAT) from error

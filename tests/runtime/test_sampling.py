@@ -1,0 +1,98 @@
+"""Choosing tokens."""
+
+import numpy as np
+import pytest
+
+from dca_runtime.errors import DcaError
+from dca_runtime.sampling import Sampler, Sampling
+
+# Probabilities 0.5, 0.25, 0.15, 0.1 for ids 3, 1, 0, 2.
+LOGITS = np.log(np.array([0.15, 0.25, 0.1, 0.5])).astype(np.float32)
+
+
+def picks(count: int = 4000, **fields) -> np.ndarray:
+    """Shares of the ids among ``count`` picks."""
+    sampler = Sampler(Sampling(**({"min_p": 0.0, "temperature": 1.0, "seed": 0} | fields)))
+    return np.bincount([sampler.pick(LOGITS) for _ in range(count)], minlength=4) / count
+
+
+def test_temperature_zero_is_greedy():
+    assert picks(temperature=0.0, count=20).tolist() == [0, 0, 0, 1]
+
+
+def test_temperature_one_follows_the_distribution():
+    # 4000 draws: three standard deviations are 0.024 at most.
+    np.testing.assert_allclose(picks(), np.exp(LOGITS), atol=0.025)
+
+
+def test_low_temperature_sharpens():
+    squared = np.exp(LOGITS) ** 2
+    np.testing.assert_allclose(picks(temperature=0.5), squared / squared.sum(), atol=0.025)
+
+
+@pytest.mark.parametrize(
+    ("fields", "kept"),
+    [
+        ({"top_k": 1}, {3}),
+        ({"top_k": 3}, {3, 1, 0}),
+        ({"top_k": 9}, {3, 1, 0, 2}),
+        ({"top_p": 0.4}, {3}),
+        ({"top_p": 0.7}, {3, 1}),
+        ({"top_p": 0.8}, {3, 1, 0}),
+        ({"min_p": 0.4}, {3, 1}),
+        ({"min_p": 1.0}, {3}),
+        ({"top_k": 3, "min_p": 0.25, "top_p": 0.6}, {3, 1}),
+    ],
+)
+def test_filters_keep(fields, kept):
+    assert set(np.flatnonzero(picks(count=800, **fields))) == kept
+
+
+def test_a_seed_repeats_itself_and_another_differs():
+    def sequence(seed):
+        sampler = Sampler(Sampling(temperature=1.0, min_p=0.0, seed=seed))
+        return [sampler.pick(LOGITS) for _ in range(50)]
+
+    assert sequence(7) == sequence(7) != sequence(8)
+
+
+def test_repeat_penalty_moves_away_from_recent_tokens():
+    sampler = Sampler(Sampling(temperature=0.0, repeat_penalty=4.0, repeat_window=1))
+    sampler.see([3])
+    assert [sampler.pick(LOGITS) for _ in range(3)] == [1, 3, 1]
+
+
+def test_logits_are_left_as_they_were():
+    before = LOGITS.copy()
+    picks(count=1, repeat_penalty=2.0)
+    np.testing.assert_array_equal(LOGITS, before)
+
+
+def test_minus_infinity_is_never_picked():
+    sampler = Sampler(Sampling(temperature=5.0, min_p=0.0, seed=0))
+    logits = np.array([-np.inf, 0.0, -np.inf, 1.0], np.float32)
+    assert {sampler.pick(logits) for _ in range(100)} == {1, 3}
+
+
+def test_nan_is_an_error():
+    with pytest.raises(DcaError, match="not numbers"):
+        Sampler(Sampling()).pick(np.array([0.0, np.nan], np.float32))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": 1.5},
+        {"min_p": -0.1},
+        {"repeat_penalty": 0.0},
+        {"repeat_window": -1},
+        {"seed": -1},
+    ],
+)
+def test_values_out_of_range_are_named(fields):
+    with pytest.raises(DcaError, match=next(iter(fields))):
+        Sampling(**fields)
