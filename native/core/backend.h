@@ -69,10 +69,10 @@ public:
     /// The same by a mixture of experts: the router's softmax picks n_experts_used of them.
     virtual void feed_forward_experts(uint32_t layer) = 0;
 
-    /// Logits of rows [first, first + count) of those kept, to host memory, (count, n_vocab) f32.
-    virtual void logits(uint32_t first, uint32_t count, float* out) = 0;
+    /// Logits of all rows kept, to host memory, (rows, n_vocab) f32.
+    virtual void logits(float* out) = 0;
 
-    /// out[i] = -log p(targets[i]) after row i of those kept, to host memory.
+    /// out[i] = -log p(targets[i]) after row i of those kept (at most as many), to host memory.
     virtual void nll(std::span<const int32_t> targets, float* out) = 0;
 
     /// The step's results are in host memory when this returns.

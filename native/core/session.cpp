@@ -66,9 +66,8 @@ void Session::eval(std::span<const int32_t> tokens, dca_logits which, std::span<
         return which == DCA_LOGITS_LAST && first + count == tokens.size() ? 1 : 0;
     };
     feed(tokens, wanted, [&](size_t first, size_t count) {
-        const uint32_t kept = wanted(first, count);
-        if (kept == 0) return;
-        executor_->logits(0, kept, logits.data() + (which == DCA_LOGITS_ALL ? first * n_vocab : 0));
+        if (wanted(first, count) == 0) return;
+        executor_->logits(logits.data() + (which == DCA_LOGITS_ALL ? first * n_vocab : 0));
     });
 }
 

@@ -1,0 +1,105 @@
+// One session on the CPU: its cache, its activations, and the operations of backend.h over them.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "core/backend.h"
+#include "cpu/buffer.h"
+#include "cpu/kernels.h"
+#include "cpu/kv_cache.h"
+#include "cpu/thread_pool.h"
+
+namespace dca::cpu {
+
+/// One kind of activation of a step in panels (kernels.h): panel p starts at p · width · lanes.
+struct Activation {
+    Buffer<float> memory;
+    int width = 0;
+
+    Activation() = default;
+    Activation(int width, size_t rows) : memory(width * rows), width(width) {}
+    float* panel(int p, int lanes) noexcept { return memory.data() + size_t(p) * width * lanes; }
+};
+
+class CpuExecutor final : public Executor {
+public:
+    CpuExecutor(const Hparams& hparams, const Weights& weights, const Kernels& kernels, ThreadPool& pool, ExecutorOptions options);
+
+    uint32_t prefill_block() const override { return block_; }
+    uint64_t cache_bytes() const override { return cache_.bytes(); }
+    uint64_t scratch_bytes() const override;
+
+    void begin(std::span<const int32_t> tokens, uint32_t start) override;
+    void project_qkv(uint32_t layer) override;
+    void store_keys_values(uint32_t layer) override;
+    void keep_last_rows(uint32_t rows) override;
+    void attend(uint32_t layer) override;
+    void project_output(uint32_t layer) override;
+    void feed_forward(uint32_t layer) override;
+    void feed_forward_experts(uint32_t layer) override;
+    void logits(float* out) override;
+    void nll(std::span<const int32_t> targets, float* out) override;
+    void end() override {}
+
+private:
+    /// Scratch that each worker has for itself.
+    struct Worker {
+        Buffer<float> weights;         // gemm_rows × gemm_stride
+        Buffer<float> attention;       // attend_scratch_floats
+        Buffer<float> q, out;          // group × (head_dim, lanes)
+        Buffer<float> maximum, sum;    // group × lanes
+        Buffer<float> cos, sin;        // (n_frequencies, lanes)
+        Buffer<float> factor;          // (lanes)
+    };
+
+    enum class QueryPosition { Key, Intra, Successive, Inter };
+
+    void set_rows(uint32_t rows, uint32_t start);
+    void norm(Activation& from, const std::vector<float>& weight, Activation& to);
+
+    /// Rows [first, first + count) of y = w x, or y += w x, for every panel; y has rows of `y_width` features.
+    void multiply_rows(const Tensor& w, int first, int count, const float* x, float* y, int y_width, const float* bias,
+                       bool accumulate, Worker& worker);
+    int row_groups(const Tensor& w) const noexcept;
+
+    /// multiply_rows over all of w, spread over the pool.
+    void multiply(const Tensor& w, Activation& x, Activation& y, const std::vector<float>& bias, bool accumulate);
+
+    /// gate = silu(w_gate x) · w_up x
+    void gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, Activation& gate, Activation& up);
+
+    /// Fills the worker's cos and sin for `lanes` queries (or keys) from index `first` on.
+    void load_rotation(Worker& worker, uint32_t first, QueryPosition kind) const;
+    void rotate_queries(Worker& worker, uint32_t kv_head, int panel, uint32_t first_query, QueryPosition kind);
+    void attend_panel(uint32_t layer, uint32_t kv_head, int panel, Worker& worker);
+    void attend_rows(uint32_t layer);
+    void attend_piece(uint32_t layer, uint32_t kv_head, int row, KeySpan piece, float* partial, Worker& worker);
+
+    /// Runs the output matrix over up to vocab_panels panels from `first` on, into vocab_.
+    int output_panels(int first);
+    size_t partial_floats() const noexcept;
+
+    const Hparams& h_;
+    const Weights& w_;
+    const Kernels& kernels_;
+    ThreadPool& pool_;
+    Scheme scheme_;
+    RopeTable rope_;
+    uint32_t block_;
+    int group_;              // query heads of a key head
+    KvCache cache_;
+
+    uint32_t rows_ = 0;      // tokens of the step still kept
+    uint32_t start_ = 0;     // index of the first of them
+    int lanes_ = 1;          // tokens a panel
+    int panels_ = 0;
+
+    Activation x_, normed_, q_, k_, v_, a_, gate_, up_;
+    Buffer<float> kept_;     // keep_last_rows' way station
+    Buffer<float> vocab_;    // (n_vocab, lanes) for a few panels
+    Buffer<float> partials_; // attend_rows' pieces
+    std::vector<Worker> workers_;
+};
+
+}  // namespace dca::cpu

@@ -1,0 +1,128 @@
+// The arithmetic of the CPU backend as a table of functions, one table an instruction set.
+// kernels.inc is compiled once for each; cpu_kernels() picks the best this machine has.
+//
+// Activations lie in panels. A panel holds `lanes` tokens (panel_lanes in prefill, 1 in decode)
+// feature by feature: value (feature f, lane t) of a panel is at [f * lanes + t], so prefill's
+// vectors run over tokens and need no reduction across a vector, and one token is a plain vector.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/block_formats.h"
+#include "core/rope.h"
+
+namespace dca::cpu {
+
+constexpr int panel_lanes = 32;     // tokens of a prefill panel, keys of a key block
+constexpr int gemm_rows = 48;       // weight rows decoded at a time
+constexpr int gemm_cols = 512;      // values of those rows decoded at a time
+constexpr int gemm_stride = gemm_cols + 16;  // not a power of two: rows must not share a cache set
+constexpr int max_head_dim = 256;
+constexpr int key_tile = 128;       // keys converted to f32 at a time
+
+/// c += a b (or c = a b) for every panel: a is `rows` × `cols` weights decoded to f32 with
+/// gemm_stride, b's panels are (cols, panel_lanes), c's are (rows, panel_lanes).
+struct GemmArgs {
+    const float* a;
+    int rows;
+    int cols;
+    const float* b;
+    size_t b_panel_stride;  // floats
+    float* c;
+    size_t c_panel_stride;  // floats
+    int panels;
+    bool accumulate;
+};
+
+/// The cache of one layer and key head. Keys lie in blocks of panel_lanes: value (key j, d) is
+/// at [(j / 32 * head_dim + d) * 32 + j % 32]; values row by row: (j, d) at [j * head_dim + d].
+/// 8-bit caches keep one f32 scale a key beside each.
+struct CacheView {
+    const std::byte* keys;
+    const std::byte* values;
+    const float* key_scales;    // (capacity), Q8 only
+    const float* value_scales;  // (capacity), Q8 only
+};
+
+/// Keys [begin, end) as one query range sees them.
+struct KeySpan {
+    uint32_t begin;
+    uint32_t end;
+};
+
+/// One panel's lanes [first_lane, last_lane) of one key head's `group` query heads against keys
+/// `span`, folded into a running softmax.
+struct AttendPanelArgs {
+    const float* q;       // group × (head_dim, panel_lanes), rotated, times scale · log2(e)
+    float* out;           // group × (head_dim, panel_lanes), not yet divided by sum
+    float* maximum;       // group × (panel_lanes)
+    float* sum;           // group × (panel_lanes)
+    int group;
+    int head_dim;
+    CacheView cache;
+    KeySpan span;
+    uint32_t first_query; // index of lane 0's query; keys after a lane's query are not seen
+    float* scratch;       // attend_scratch_floats(head_dim)
+};
+
+/// The same for one query (lanes = 1).
+struct AttendRowArgs {
+    const float* q;       // group × (head_dim), rotated, times scale · log2(e)
+    float* out;           // group × (head_dim)
+    float* maximum;       // group
+    float* sum;           // group
+    int group;
+    int head_dim;
+    CacheView cache;
+    KeySpan span;
+};
+
+constexpr size_t attend_scratch_floats(int head_dim) {
+    return size_t{key_tile} * head_dim * 2 + size_t{key_tile} * panel_lanes;
+}
+
+enum class CacheType { F16, F32, BF16, Q8 };
+
+struct Kernels {
+    const char* name;
+
+    void (*gemm)(const GemmArgs& args);
+
+    /// y[r] = w[r] · x for `rows` rows of `cols` values.
+    void (*dot_rows)(BlockType type, const std::byte* w, int64_t row_bytes, int rows, const float* x, int cols, float* y);
+
+    /// y = x / rms(x) · weight over `width` features of one panel.
+    void (*rms_norm)(const float* x, const float* weight, float* y, int width, int lanes, float epsilon);
+
+    /// gate = silu(gate) · up, n values.
+    void (*silu_multiply)(float* gate, const float* up, size_t n);
+
+    /// x += y, n values.
+    void (*add)(float* x, const float* y, size_t n);
+
+    /// y = rotation of one head of one panel, (head_dim, lanes), times factor[lane]. cos and sin
+    /// are (n_frequencies, lanes); values past 2 n_frequencies are only scaled.
+    void (*rotate)(const float* x, float* y, int head_dim, int n_frequencies, RopeLayout layout, int lanes,
+                   const float* cos, const float* sin, const float* factor);
+
+    /// Stores `count` keys (or values) of one head, lanes of a panel, from index `first` on.
+    void (*store_keys[4])(const float* x, int head_dim, int lanes, int count, std::byte* keys, float* scales, uint32_t first);
+    void (*store_values[4])(const float* x, int head_dim, int lanes, int count, std::byte* values, float* scales, uint32_t first);
+
+    void (*attend_panel[4])(const AttendPanelArgs& args);  // indexed by CacheType
+    void (*attend_row[4])(const AttendRowArgs& args);
+
+    /// log of the sum of exp over `rows` values of each lane, folded into a running (maximum, sum).
+    void (*fold_exp_sum)(const float* x, int rows, int lanes, float* maximum, float* sum);
+};
+
+/// The best table for this machine. DCA_ISA=generic|avx2|avx512 chooses another one that the
+/// machine has; Error(DCA_ERROR_ARGUMENT) if it has not.
+const Kernels& cpu_kernels();
+
+const Kernels* generic_kernels() noexcept;
+const Kernels* avx2_kernels() noexcept;
+const Kernels* avx512_kernels() noexcept;
+
+}  // namespace dca::cpu

@@ -1,0 +1,3 @@
+#define DCA_KERNELS generic_kernels
+#define DCA_KERNELS_NAME "portable"
+#include "cpu/kernels.inc"
