@@ -1,0 +1,120 @@
+// Attention on an NVIDIA GPU: Dual Chunk Attention and, as one endless chunk, plain causal
+// attention. Launch functions over raw device memory; nothing here knows models or sessions.
+//
+// Queries arrive un-rotated: the kernels rotate them once per key range (see positions.h).
+// Keys lie in the cache rotated at P_k = index mod s, so the cache never changes afterwards.
+// All functions launch on `stream`, return without waiting and allocate nothing. They return
+// cudaErrorInvalidValue when an argument contradicts the comments below.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+namespace dca::cuda {
+
+enum class Dtype : int32_t { F16 = 0, BF16 = 1 };
+
+/// Q8: signed bytes, one f16 scale for the key and one for the value of each head and token;
+/// a value is byte * scale. Products over a Q8 cache are computed in f16.
+enum class CacheDtype : int32_t { F16 = 0, BF16 = 1, Q8 = 2 };
+
+/// The integers of eq. 2-8 (An et al., ICML 2024) and the optional logit factor.
+struct AttentionScheme {
+    uint32_t chunk_size;          // s >= 1; 2^31: plain causal attention
+    uint32_t local_window;        // w
+    uint32_t pretraining_length;  // c
+    int32_t intra_only;           // 1: a query sees only its own chunk (ablation)
+    float logit_scale;            // a; logits times m^2, m = max(1, a ln((i + 1) / n0) + 1); 0: off
+    uint32_t logit_scale_length;  // n0
+};
+
+struct AttentionShape {
+    int32_t n_heads;            // a multiple of n_kv_heads
+    int32_t n_kv_heads;
+    int32_t head_dim;           // even, at most 256; 64, 80, 96, 128 and 256 have fast kernels
+    int32_t rotary_dim;         // even, at most head_dim; the fast kernels want a multiple of 8
+    int32_t rope_interleaved;   // 1: pairs (2j, 2j + 1); 0: pairs (j, j + rotary_dim / 2)
+    float scale;                // of the logits, usually 1 / sqrt(head_dim)
+};
+
+/// One layer's cache. Pointers are 16-byte aligned.
+struct KvCache {
+    void* keys;             // (n_kv_heads, capacity, head_dim), rotated
+    void* values;           // (n_kv_heads, capacity, head_dim)
+    void* key_scales;       // f16 (n_kv_heads, capacity); Q8 only
+    void* value_scales;     // f16 (n_kv_heads, capacity); Q8 only
+    uint32_t capacity;      // tokens
+    CacheDtype dtype;
+};
+
+/// cos and sin of every position the scheme uses, times the model's attention factor if any.
+struct RotaryTable {
+    const float2* cos_sin;  // (n_positions, rotary_dim / 2), 16-byte aligned
+    uint32_t n_positions;
+};
+
+/// Which prefill kernel runs. Auto takes the fastest that the card and the shape allow.
+enum class PrefillKernel : int32_t { Auto = 0, Simple = 1, Sm80 = 2, Sm90 = 3 };
+
+struct PrefillArgs {
+    AttentionShape shape;
+    AttentionScheme scheme;
+    KvCache cache;          // holds the keys and values of indices [0, start + n_queries)
+    RotaryTable rotary;
+    const void* q;          // (n_queries, n_heads, head_dim), 16-byte aligned
+    void* out;              // the same shape
+    int64_t q_stride;       // elements between tokens, a multiple of 8
+    int64_t out_stride;     // likewise
+    Dtype dtype;            // of q and out
+    uint32_t start;         // index of the first query
+    uint32_t n_queries;     // >= 1
+    void* workspace;        // prefill_workspace_bytes()
+    PrefillKernel kernel;
+};
+
+/// Causal attention of n_queries tokens over a cache that already holds their keys.
+cudaError_t attention_prefill(const PrefillArgs& args, cudaStream_t stream);
+
+/// Device bytes that `workspace` must have, whatever the call.
+size_t prefill_workspace_bytes();
+
+struct DecodeArgs {
+    AttentionShape shape;
+    AttentionScheme scheme;
+    KvCache cache;
+    RotaryTable rotary;
+    const void* q;           // (n_heads, head_dim), 16-byte aligned
+    void* out;               // (n_heads, head_dim)
+    Dtype dtype;             // of q and out
+    const uint32_t* length;  // device memory: tokens in the cache, the query's own included; 1 ... capacity
+    void* workspace;         // decode_workspace_bytes(shape), zeroed once; every call leaves its counters zero
+};
+
+/// Attention of the newest token. The launch does not depend on the length, so a CUDA graph
+/// that holds it serves every step.
+cudaError_t attention_decode(const DecodeArgs& args, cudaStream_t stream);
+
+/// Device bytes for attention_decode on the current device; 0 if the device cannot be asked.
+size_t decode_workspace_bytes(const AttentionShape& shape);
+
+struct StoreArgs {
+    AttentionShape shape;
+    AttentionScheme scheme;
+    KvCache cache;
+    RotaryTable rotary;
+    const void* k;          // (n_tokens, n_kv_heads, head_dim), un-rotated
+    const void* v;          // (n_tokens, n_kv_heads, head_dim)
+    int64_t k_stride;       // elements between tokens
+    int64_t v_stride;
+    Dtype dtype;            // of k and v
+    uint32_t start;         // index of the first token, if `length` is null
+    const uint32_t* length; // device memory: tokens in the cache after the store; the first index is length - n_tokens
+    uint32_t n_tokens;
+};
+
+/// Rotates keys at P_k and writes them and the values into the cache, rounding to its dtype.
+cudaError_t store_keys_values(const StoreArgs& args, cudaStream_t stream);
+
+}  // namespace dca::cuda

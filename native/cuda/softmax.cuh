@@ -1,0 +1,73 @@
+// The online softmax over tiles of logits that lie in tensor core accumulators: this thread
+// holds two rows, acc[4 j + 2 half + parity] being column 8 j + 2 (lane % 4) + parity of row
+// `half`; the four lanes of a quad share both rows.
+#pragma once
+
+#include "cuda/device_math.cuh"
+#include "cuda/ptx.cuh"
+
+namespace dca::cuda {
+
+/// Sets logits of columns at or past `limit` (per row) to minus infinity. Columns count from this
+/// thread's first one, so `limit` may be negative.
+template <int kCount>
+__device__ __forceinline__ void mask_columns(float (&s)[kCount], const int (&limit)[2]) {
+#pragma unroll
+    for (int n = 0; n < kCount; ++n)
+        if (n / 4 * 8 + n % 2 >= limit[n / 2 % 2]) s[n] = -INFINITY;
+}
+
+struct OnlineSoftmax {
+    float maximum[2] = {kNoMaximum, kNoMaximum};
+    float sum[2] = {0.0f, 0.0f};  // over this thread's columns
+
+    /// Takes in one tile: s becomes 2^((s - maximum) scale_log2). What was accumulated before
+    /// must be multiplied by `keep`.
+    template <int kCount>
+    __device__ __forceinline__ void step(float (&s)[kCount], float scale_log2, float (&keep)[2]) {
+        float raised[2] = {maximum[0], maximum[1]}, offset[2];
+#pragma unroll
+        for (int n = 0; n < kCount; ++n) raised[n / 2 % 2] = fmaxf(raised[n / 2 % 2], s[n]);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            raised[half] = fmaxf(raised[half], __shfl_xor_sync(~0u, raised[half], 1));
+            raised[half] = fmaxf(raised[half], __shfl_xor_sync(~0u, raised[half], 2));
+            keep[half] = ptx::exp2((maximum[half] - raised[half]) * scale_log2);
+            maximum[half] = raised[half];
+            offset[half] = raised[half] * scale_log2;
+            sum[half] *= keep[half];
+        }
+#pragma unroll
+        for (int n = 0; n < kCount; ++n) {
+            s[n] = ptx::exp2(s[n] * scale_log2 - offset[n / 2 % 2]);
+            sum[n / 2 % 2] += s[n];
+        }
+    }
+
+    /// One over the sums of whole rows.
+    __device__ __forceinline__ void inverse_sums(float (&inverse)[2]) const {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            float total = sum[half];
+            total += __shfl_xor_sync(~0u, total, 1);
+            total += __shfl_xor_sync(~0u, total, 2);
+            inverse[half] = 1.0f / total;
+        }
+    }
+};
+
+template <int kCount>
+__device__ __forceinline__ void scale_rows(float (&acc)[kCount], const float (&factor)[2]) {
+#pragma unroll
+    for (int n = 0; n < kCount; ++n) acc[n] *= factor[n / 2 % 2];
+}
+
+/// Accumulators of (rows, 16 k) as the first operands of k products, 4 registers each: the two
+/// layouts agree.
+template <class T, int kCount>
+__device__ __forceinline__ void to_operands(const float (&acc)[kCount], uint32_t (&operands)[kCount / 2]) {
+#pragma unroll
+    for (int n = 0; n < kCount / 2; ++n) operands[n] = pack<T>(acc[2 * n], acc[2 * n + 1]);
+}
+
+}  // namespace dca::cuda
