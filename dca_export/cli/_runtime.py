@@ -1,0 +1,42 @@
+"""What the commands that run a model share: its arguments, and loading it."""
+
+import argparse
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from dca_export.cli._common import count, progress_bar
+
+if TYPE_CHECKING:
+    from dca_runtime import Model
+
+CACHE_TYPES = ("f16", "f32", "bf16", "q8")
+ATTENTIONS = ("auto", "plain", "dca", "intra", "intra+inter")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the model's file and --device, --threads and --cache-type."""
+    parser.add_argument("model", metavar="MODEL.gguf", help="the model")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:N or auto: cuda if it can be had (default: auto)"
+    )
+    parser.add_argument(
+        "--threads", type=count, default=0, metavar="N", help="CPU threads (default: the physical cores)"
+    )
+    parser.add_argument(
+        "--cache-type",
+        choices=CACHE_TYPES,
+        default="f16",
+        help="what keys and values are kept in (default: f16)",
+    )
+
+
+@contextlib.contextmanager
+def opened(arguments: argparse.Namespace) -> Iterator["Model"]:
+    """The model that the arguments name, closed at the end of the block; a progress bar while it loads."""
+    from dca_runtime import Model
+
+    with progress_bar("loading") as update:
+        model = Model(arguments.model, device=arguments.device, threads=arguments.threads, progress=update)
+    with model:
+        yield model
