@@ -24,8 +24,8 @@ struct Format {
 };
 
 template <class Block>
-constexpr Format blocks(BlockType type, const char* name, uint32_t block_size, float max_abs, bool can_encode = true) {
-    return {{type, name, block_size, sizeof(Block), can_encode}, max_abs};
+constexpr Format blocks(BlockType type, const char* name, uint32_t block_size, float max_abs) {
+    return {{type, name, block_size, sizeof(Block), true}, max_abs};
 }
 
 constexpr Format kFormats[] = {
@@ -37,12 +37,12 @@ constexpr Format kFormats[] = {
     blocks<BlockQ5_0>(BlockType::Q5_0, "Q5_0", kBlock, 16 * kHalfMax),
     blocks<BlockQ5_1>(BlockType::Q5_1, "Q5_1", kBlock, kHalfMax),
     blocks<BlockQ8_0>(BlockType::Q8_0, "Q8_0", kBlock, 127 * kHalfMax),
-    blocks<BlockIQ4_NL>(BlockType::IQ4_NL, "IQ4_NL", kBlock, kHalfMax, false),
-    blocks<BlockQ2_K>(BlockType::Q2_K, "Q2_K", kSuperBlock, kHalfMax, false),
-    blocks<BlockQ3_K>(BlockType::Q3_K, "Q3_K", kSuperBlock, kHalfMax, false),
-    blocks<BlockQ4_K>(BlockType::Q4_K, "Q4_K", kSuperBlock, kHalfMax, false),
-    blocks<BlockQ5_K>(BlockType::Q5_K, "Q5_K", kSuperBlock, kHalfMax, false),
-    blocks<BlockQ6_K>(BlockType::Q6_K, "Q6_K", kSuperBlock, kHalfMax, false),
+    blocks<BlockIQ4_NL>(BlockType::IQ4_NL, "IQ4_NL", kBlock, kHalfMax),
+    blocks<BlockQ2_K>(BlockType::Q2_K, "Q2_K", kSuperBlock, kHalfMax),
+    blocks<BlockQ3_K>(BlockType::Q3_K, "Q3_K", kSuperBlock, kHalfMax),
+    blocks<BlockQ4_K>(BlockType::Q4_K, "Q4_K", kSuperBlock, kHalfMax),
+    blocks<BlockQ5_K>(BlockType::Q5_K, "Q5_K", kSuperBlock, kHalfMax),
+    blocks<BlockQ6_K>(BlockType::Q6_K, "Q6_K", kSuperBlock, kHalfMax),
 };
 
 const Format* find(uint32_t ggml_type) noexcept {
@@ -73,7 +73,7 @@ void encode_range(const Format& format, const float* in, int64_t begin, int64_t 
              in[bad], ", must be finite and at most ", max_abs, " in magnitude");
     }
     const int64_t first_block = begin / info.block_size;
-    block_kernels_generic(info.type).encode(in + begin, (end - begin) / info.block_size, out + first_block * info.block_bytes);
+    block_kernels(info.type).encode(in + begin, (end - begin) / info.block_size, out + first_block * info.block_bytes);
 }
 
 }  // namespace
@@ -84,7 +84,7 @@ const BlockInfo* block_info(uint32_t ggml_type) noexcept {
 }
 
 void decode_blocks(BlockType type, const std::byte* blocks, int64_t n_values, float* out) {
-    block_kernels_generic(type).decode(blocks, n_values / block_info(type).block_size, out);
+    block_kernels(type).decode(blocks, n_values / block_info(type).block_size, out);
 }
 
 void encode_blocks(BlockType type, const float* in, int64_t n_values, std::byte* out) {

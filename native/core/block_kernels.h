@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "core/block_formats.h"
+#include "core/isa.h"
 
 namespace dca {
 
@@ -14,6 +15,17 @@ struct BlockKernels {
     void (*encode)(const float* in, int64_t n_blocks, std::byte* out);
 };
 
+/// The kernels compiled for `isa`, which this machine has. All give the same bits; only speed differs.
+BlockKernels block_kernels(BlockType type, Isa isa) noexcept;
+
+/// The fastest for this machine.
+BlockKernels block_kernels(BlockType type) noexcept;
+
+// One a translation unit.
 BlockKernels block_kernels_generic(BlockType type) noexcept;
+#if defined(__x86_64__)
+BlockKernels block_kernels_avx2(BlockType type) noexcept;
+BlockKernels block_kernels_avx512(BlockType type) noexcept;
+#endif
 
 }  // namespace dca

@@ -1,9 +1,7 @@
-#include "core/block_decode.h"
-#include "core/block_encode.h"
-#include "core/block_kernels.h"
+#include "core/blocks/codecs.h"
 
 namespace dca {
 
-BlockKernels block_kernels_generic(BlockType type) noexcept { return {decoder(type), encoder(type)}; }
+BlockKernels block_kernels_generic(BlockType type) noexcept { return block_kernels_here(type); }
 
 }  // namespace dca

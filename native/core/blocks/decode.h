@@ -9,6 +9,7 @@
 
 #include "core/block_formats.h"
 #include "core/block_layouts.h"
+#include "core/blocks/halves.h"
 
 namespace dca {
 namespace {
@@ -156,33 +157,12 @@ void decode_f32(const std::byte* blocks, int64_t n_values, float* out) {
 }
 
 void decode_f16(const std::byte* blocks, int64_t n_values, float* out) {
-    const auto* half = reinterpret_cast<const uint16_t*>(blocks);
-    for (int64_t i = 0; i < n_values; ++i) out[i] = half_to_float(half[i]);
+    halves_to_floats(reinterpret_cast<const uint16_t*>(blocks), n_values, out);
 }
 
 void decode_bf16(const std::byte* blocks, int64_t n_values, float* out) {
     const auto* bf16 = reinterpret_cast<const uint16_t*>(blocks);
     for (int64_t i = 0; i < n_values; ++i) out[i] = bf16_to_float(bf16[i]);
-}
-
-auto decoder(BlockType type) noexcept -> void (*)(const std::byte*, int64_t, float*) {
-    switch (type) {
-        case BlockType::F32: return decode_f32;
-        case BlockType::F16: return decode_f16;
-        case BlockType::BF16: return decode_bf16;
-        case BlockType::Q4_0: return decode_all<BlockQ4_0, kBlock>;
-        case BlockType::Q4_1: return decode_all<BlockQ4_1, kBlock>;
-        case BlockType::Q5_0: return decode_all<BlockQ5_0, kBlock>;
-        case BlockType::Q5_1: return decode_all<BlockQ5_1, kBlock>;
-        case BlockType::Q8_0: return decode_all<BlockQ8_0, kBlock>;
-        case BlockType::IQ4_NL: return decode_all<BlockIQ4_NL, kBlock>;
-        case BlockType::Q2_K: return decode_all<BlockQ2_K, kSuperBlock>;
-        case BlockType::Q3_K: return decode_all<BlockQ3_K, kSuperBlock>;
-        case BlockType::Q4_K: return decode_all<BlockQ4_K, kSuperBlock>;
-        case BlockType::Q5_K: return decode_all<BlockQ5_K, kSuperBlock>;
-        case BlockType::Q6_K: return decode_all<BlockQ6_K, kSuperBlock>;
-    }
-    return nullptr;
 }
 
 }  // namespace

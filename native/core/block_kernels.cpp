@@ -1,0 +1,18 @@
+#include "core/block_kernels.h"
+
+namespace dca {
+
+BlockKernels block_kernels(BlockType type, Isa isa) noexcept {
+#if defined(__x86_64__)
+    if (isa == Isa::Avx512) return block_kernels_avx512(type);
+    if (isa == Isa::Avx2) return block_kernels_avx2(type);
+#endif
+    return block_kernels_generic(type);
+}
+
+BlockKernels block_kernels(BlockType type) noexcept {
+    static const Isa best = machine_has(Isa::Avx512) ? Isa::Avx512 : machine_has(Isa::Avx2) ? Isa::Avx2 : Isa::Generic;
+    return block_kernels(type, best);
+}
+
+}  // namespace dca
