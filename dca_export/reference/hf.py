@@ -83,8 +83,10 @@ def patch(
             _LAYERS[layer] = _Layer(scheme, attention, kernel, rotary)
             undo.callback(_LAYERS.pop, layer, None)
         if window is not None:
-            _set(config, "sliding_window", None, undo)
-            _set(config, "layer_types", ["full_attention"] * config.num_hidden_layers, undo)
+            if getattr(config, "layer_types", None) is not None:
+                _set(config, "layer_types", ["full_attention"] * config.num_hidden_layers, undo)
+            else:
+                _set(config, "sliding_window", None, undo)
         undo.callback(model.set_attn_implementation, model.config._attn_implementation)
         model.set_attn_implementation(IMPLEMENTATION)
         _PATCHED.add(model)
@@ -111,9 +113,8 @@ class Patch:
 
 
 def _set(target: Any, name: str, value: Any, undo: contextlib.ExitStack) -> None:
-    if hasattr(target, name):
-        undo.callback(setattr, target, name, getattr(target, name))
-        setattr(target, name, value)
+    undo.callback(setattr, target, name, getattr(target, name))
+    setattr(target, name, value)
 
 
 def _fix_rotary(

@@ -144,7 +144,9 @@ def _layout(
     layer: nn.Module, unrotated: torch.Tensor, rotated: torch.Tensor, rotary: Rotary
 ) -> Layout | None:
     """The layout in which `rotary` takes the unrotated queries (heads, head_dim) to the rotated ones."""
-    tolerance = 16 * torch.finfo(rotated.dtype).eps * float(rotated.abs().max())
+    # Models compute cos and sin in float32 even where their weights are float64.
+    precision = max(torch.finfo(rotated.dtype).eps, torch.finfo(torch.float32).eps)
+    tolerance = 16 * precision * float(rotated.abs().max())
     position = torch.tensor(_PROBE_POSITION, device=rotated.device)
     if torch.allclose(unrotated, rotated, atol=tolerance, rtol=0):
         return None

@@ -1,0 +1,307 @@
+"""The patch for transformers' models, on small random ones of many families."""
+
+from copy import deepcopy
+
+import numpy as np
+import pytest
+from relative_oracle import relative_attention
+
+from dca_export.errors import InputError
+from dca_export.scheme import Scheme
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, StaticCache  # noqa: E402
+
+from dca_export.reference.hf import patch  # noqa: E402
+
+SMALL = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_local_experts": 4,
+    "max_position_embeddings": 64,
+    "sliding_window": None,
+    "initializer_range": 0.4,  # large enough that a wrong position changes the logits
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.1, 1.2, 1.3],
+    "long_factor": [2.0, 3.0, 4.0, 5.0],
+    "factor": 4.0,
+}
+FAMILIES = {
+    "llama": {},
+    "llama, linear": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+    "llama, llama3": {"rope_parameters": LLAMA3},
+    "llama, yarn": {"rope_parameters": YARN},
+    "mistral": {},
+    "qwen2": {},
+    "qwen3, head_dim apart from width": {"head_dim": 12},
+    "phi3": {},
+    "phi3, partial rotary": {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "phi3, longrope": {"rope_parameters": LONGROPE, "original_max_position_embeddings": 16},
+    "mixtral": {},
+    "qwen2_moe": {},
+    "qwen3_moe": {},
+    "stablelm, partial rotary": {},
+    "glm, interleaved and partial": {"head_dim": 8},
+    "cohere, interleaved": {},
+    "smollm3, a layer without rotation": {"no_rope_layer_interval": 2},
+    "granite, own softmax scale": {"attention_multiplier": 0.3},
+}
+SCHEME = Scheme(5, 3, 11)
+LENGTH = 23  # four chunk borders
+
+
+def make(family: str, dtype=torch.float64, **changes):
+    torch.manual_seed(0)
+    values = deepcopy({**SMALL, **FAMILIES.get(family, {}), **changes})  # a config changes what it is given
+    config = AutoConfig.for_model(family.split(",")[0], **values)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+    if "moe" in family or family == "mixtral":
+        model.set_experts_implementation("eager")  # the other ones take no float64
+    return model
+
+
+def tokens(length: int = LENGTH):
+    return torch.randint(3, 61, (1, length), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=FAMILIES)
+def model(request):
+    return make(request.param)
+
+
+def oracle_logits(model, ids, scheme, attention):
+    """The model with the identity for a rotary embedding, and the relative-position oracle for attention."""
+    rotary = model.model.rotary_emb
+    frequencies, scale = rotary.inv_freq.double().numpy(), float(rotary.attention_scaling)
+    interleaved = model.config.model_type in ("glm", "cohere")
+
+    def attend(module, query, key, value, mask, scaling=None, **others):
+        d = query.shape[-1]
+        plain = not getattr(module, "use_rope", True)
+        result = relative_attention(
+            query[0].numpy() * (scaling * d**0.5),
+            key[0].numpy(),
+            value[0].numpy(),
+            scheme,
+            "plain" if plain else attention,
+            np.zeros(1) if plain else frequencies,
+            "interleaved" if interleaved else "halves",
+            1.0 if plain else scale,
+        )
+        return torch.from_numpy(result).transpose(0, 1)[None], None
+
+    AttentionInterface.register("relative_oracle", attend)
+    earlier = model.config._attn_implementation
+    hook = rotary.register_forward_hook(
+        lambda module, inputs, output: (torch.ones_like(output[0]), torch.zeros_like(output[1]))
+    )
+    try:
+        model.set_attn_implementation("relative_oracle")
+        return model(ids).logits
+    finally:
+        hook.remove()
+        model.set_attn_implementation(earlier)
+
+
+@pytest.mark.parametrize("attention", ["dca", "intra", "intra+inter"])
+def test_patched_models_run_the_papers_equation(model, attention):
+    if model.config.model_type == "smollm3" and attention != "dca":
+        pytest.skip("the oracle has no ablations for layers without positions")
+    ids = tokens()
+    expected = oracle_logits(model, ids, SCHEME, attention)
+    with patch(model, SCHEME, attention):
+        found = model(ids).logits
+    # The models compute their norms in float32.
+    assert (found - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+def test_within_one_chunk_nothing_changes(model):
+    ids = tokens(12)
+    expected = model(ids).logits
+    with patch(model, Scheme(13, 2, 15)):
+        assert (model(ids).logits - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+def test_plain_attention_is_the_models_own(model):
+    ids = tokens(16)
+    expected = model(ids).logits
+    with patch(model, None, "plain", rope_length=16):
+        assert (model(ids).logits - expected).abs().max() < 1e-5 * expected.abs().max()
+
+
+@pytest.mark.parametrize("kernel", ["eager", "flash"])
+def test_decode_equals_prefill(model, kernel):
+    ids = tokens()
+    with patch(model, SCHEME, kernel=kernel):
+        whole = model(ids).logits
+        step, pieces = None, []
+        for piece in ids.split([7, 1, 4, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2], dim=1):
+            step = model(piece, past_key_values=step and step.past_key_values, use_cache=True)
+            pieces.append(step.logits)
+    assert (torch.cat(pieces, 1) - whole).abs().max() < 1e-5 * whole.abs().max()
+
+
+def test_kernels_agree(model):
+    logits = []
+    for kernel in ("eager", "flash"):
+        with patch(model, SCHEME, kernel=kernel):
+            logits.append(model(tokens()).logits)
+    assert (logits[0] - logits[1]).abs().max() < 1e-6 * logits[0].abs().max()
+
+
+def test_restoring_gives_the_model_back(model):
+    ids = tokens()
+    before, config = model(ids).logits, model.config.to_dict()
+    changed = patch(model, SCHEME, ignore_sliding_window=True)
+    assert not torch.equal(model(ids).logits, before)
+    changed.restore()
+    changed.restore()
+    assert torch.equal(model(ids).logits, before)
+    assert model.config.to_dict() == config
+    assert "forward" not in vars(model.model.rotary_emb)
+
+
+def test_generate_is_greedy_decoding():
+    model = make("llama", torch.float32)
+    ids = tokens(9)
+    with patch(model, SCHEME):
+        found = model.generate(ids, max_new_tokens=12, min_new_tokens=12, do_sample=False)
+        for length in range(9, 21):
+            logits = model(found[:, :length], use_cache=False).logits[0, -1]
+            logits[model.config.eos_token_id] = -torch.inf
+            assert found[0, length] == logits.argmax()
+
+
+def test_logit_scale_sharpens_long_sequences():
+    model, ids = make("llama"), tokens()
+    scheme = Scheme(5, 3, 11, 0.3, 8)
+    expected = oracle_logits(model, ids, scheme, "dca")
+    for kernel in ("eager", "flash"):
+        with patch(model, scheme, kernel=kernel):
+            assert (model(ids).logits - expected).abs().max() < 1e-4 * expected.abs().max()
+
+
+@pytest.mark.parametrize("family", ["mistral", "qwen2", "phi3", "qwen3_moe"])
+def test_a_sliding_window_is_refused_or_ignored(family):
+    window = {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1}
+    windowed, full = make(family, **window), make(family)
+    windowed.load_state_dict(full.state_dict())
+    with pytest.raises(InputError, match="sliding window of 4 tokens"):
+        patch(windowed, SCHEME)
+    with patch(full, SCHEME), patch(windowed, SCHEME, ignore_sliding_window=True):
+        first, second = (model(tokens(), use_cache=True) for model in (full, windowed))
+        assert torch.equal(first.logits, second.logits)
+        next_token = torch.tensor([[7]])
+        first, second = (
+            model(next_token, past_key_values=step.past_key_values).logits
+            for model, step in ((full, first), (windowed, second))
+        )
+        assert torch.equal(first, second)
+    assert windowed.config.sliding_window == 4
+
+
+def test_longrope_is_fixed_by_the_largest_position():
+    """c decides between the short and the long factors, so that keys and queries of one cache agree."""
+    both = make("phi3, longrope")
+    alike = make("phi3, longrope", rope_parameters={**LONGROPE, "short_factor": LONGROPE["long_factor"]})
+    ids = tokens(40)
+    for scheme, same in ((Scheme(5, 3, 11), False), (Scheme(5, 3, 17), True)):
+        with patch(both, scheme), patch(alike, scheme):
+            assert torch.equal(both(ids).logits, alike(ids).logits) == same
+
+
+def test_dynamic_ntk_keeps_the_trained_frequencies():
+    ids = tokens(40)
+    rope = {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 4.0}
+    dynamic, default = make("llama", rope_parameters=rope, max_position_embeddings=16), make("llama")
+    with patch(dynamic, SCHEME), patch(default, SCHEME):
+        assert torch.equal(dynamic(ids).logits, default(ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("gemma2", "uses softcap in its attention"),
+        ("gpt_oss", "uses s_aux in its attention"),
+        ("opt", "no rotary embedding of one set of frequencies"),
+        ("gemma3_text", "no rotary embedding of one set of frequencies"),
+        ("falcon", "does not use transformers' attention interface"),
+    ],
+)
+def test_models_that_dca_does_not_fit_are_refused(family, message):
+    model = make(family, torch.float32)
+    before = model.config._attn_implementation
+    with pytest.raises(InputError, match=message):
+        patch(model, SCHEME)
+    assert model.config._attn_implementation == before
+
+
+def test_calls_it_cannot_serve_are_refused():
+    model, ids = make("llama", torch.float32), tokens()
+    with patch(model, SCHEME):
+        with pytest.raises(InputError, match="one sequence at a time, got a batch of 2"):
+            model(ids.repeat(2, 1))
+        with pytest.raises(InputError, match="no padding"):
+            model(ids, attention_mask=(torch.arange(LENGTH) > 2)[None].long())
+        with pytest.raises(InputError, match="a cache that grows"):
+            model(ids, past_key_values=StaticCache(model.config, max_cache_len=64))
+        with pytest.raises(InputError, match="positions that count its tokens"):
+            model(ids, position_ids=torch.arange(4, 4 + LENGTH)[None])
+        with pytest.raises(InputError, match="patched already"):
+            patch(model, SCHEME)
+        assert model(ids, attention_mask=torch.ones(1, LENGTH, dtype=torch.long)).logits.isfinite().all()
+
+
+def test_a_wrong_choice_is_refused_before_anything_changes():
+    model = make("llama", torch.float32)
+    with pytest.raises(ValueError, match="attention is 'sparse'"):
+        patch(model, SCHEME, "sparse")
+    with pytest.raises(ValueError, match="needs a scheme"):
+        patch(model, None, "dca")
+    with pytest.raises(ValueError, match="kernel is 'fast'"):
+        patch(model, SCHEME, kernel="fast")
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_16_bit_models_run(dtype):
+    model, exact = (
+        make("llama", dtype, initializer_range=0.1),
+        make("llama", torch.float64, initializer_range=0.1),
+    )
+    exact.load_state_dict(model.state_dict())
+    tolerance = 200 * torch.finfo(dtype).eps
+    with patch(exact, SCHEME):
+        expected = exact(tokens()).logits
+    for kernel in ("eager", "flash"):
+        with patch(model, SCHEME, kernel=kernel):
+            assert (model(tokens()).logits - expected).abs().max() < tolerance * expected.abs().max()
