@@ -1,7 +1,6 @@
 #include "core/block_formats.h"
 
 #include <cfloat>
-#include <cmath>
 
 #include "core/block_kernels.h"
 #include "core/block_layouts.h"
@@ -51,29 +50,17 @@ const Format* find(uint32_t ggml_type) noexcept {
     return nullptr;
 }
 
-/// Index of the first value that is NaN or larger than max_abs; n if there is none.
-int64_t first_out_of_range(const float* in, int64_t n, float max_abs) {
-    constexpr int64_t kStep = 64;
-    int64_t i = 0;
-    for (; i + kStep <= n; i += kStep) {
-        int bad = 0;
-        for (int64_t j = 0; j < kStep; ++j) bad |= !(std::fabs(in[i + j]) <= max_abs);
-        if (bad) break;
-    }
-    while (i < n && std::fabs(in[i]) <= max_abs) ++i;
-    return i;
-}
-
 /// Encodes values [begin, end) of a tensor, both on block borders.
 void encode_range(const Format& format, const float* in, int64_t begin, int64_t end, int64_t row_length, std::byte* out) {
     const auto& [info, max_abs] = format;
-    const int64_t bad = begin + first_out_of_range(in + begin, end - begin, max_abs);
+    const BlockKernels kernels = block_kernels(info.type);
+    const int64_t bad = begin + kernels.first_beyond(in + begin, end - begin, max_abs);
     if (bad < end) {
         fail(DCA_ERROR_ARGUMENT, "cannot encode as ", info.name, ": row ", bad / row_length, ", column ", bad % row_length, " is ",
              in[bad], ", must be finite and at most ", max_abs, " in magnitude");
     }
     const int64_t first_block = begin / info.block_size;
-    block_kernels(info.type).encode(in + begin, (end - begin) / info.block_size, out + first_block * info.block_bytes);
+    kernels.encode(in + begin, (end - begin) / info.block_size, out + first_block * info.block_bytes);
 }
 
 }  // namespace

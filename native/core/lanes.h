@@ -117,6 +117,12 @@ inline Lanes sqrt(Lanes a) {
     return (a + kShift) - kShift;
 }
 
+/// Towards zero, for magnitudes below 2^31.
+[[gnu::always_inline]] inline Lanes truncate(Lanes a) {
+    for (auto& p : a.part) p = __builtin_convertvector(__builtin_convertvector(p, NativeInts), NativeFloats);
+    return a;
+}
+
 /// Lanes that hold integers as sixteen bytes, each modulo 256.
 [[gnu::always_inline]] inline void store_bytes(Lanes a, uint8_t* to) {
     using NativeBytes [[gnu::vector_size(kNativeLanes)]] = int8_t;

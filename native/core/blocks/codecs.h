@@ -12,20 +12,20 @@ namespace {
 
 BlockKernels block_kernels_here(BlockType type) noexcept {
     switch (type) {
-        case BlockType::F32: return {decode_f32, encode_f32};
-        case BlockType::F16: return {decode_f16, encode_f16};
-        case BlockType::BF16: return {decode_bf16, encode_bf16};
-        case BlockType::Q4_0: return {decode_all<BlockQ4_0, kBlock>, encode_all<BlockQ4_0>};
-        case BlockType::Q4_1: return {decode_all<BlockQ4_1, kBlock>, encode_all<BlockQ4_1>};
-        case BlockType::Q5_0: return {decode_all<BlockQ5_0, kBlock>, encode_all<BlockQ5_0>};
-        case BlockType::Q5_1: return {decode_all<BlockQ5_1, kBlock>, encode_all<BlockQ5_1>};
-        case BlockType::Q8_0: return {decode_all<BlockQ8_0, kBlock>, encode_all<BlockQ8_0>};
-        case BlockType::IQ4_NL: return {decode_all<BlockIQ4_NL, kBlock>, encode_iq4_nl};
-        case BlockType::Q2_K: return {decode_all<BlockQ2_K, kSuperBlock>, encode_q2_k};
-        case BlockType::Q3_K: return {decode_all<BlockQ3_K, kSuperBlock>, encode_q3_k};
-        case BlockType::Q4_K: return {decode_all<BlockQ4_K, kSuperBlock>, encode_q4_k};
-        case BlockType::Q5_K: return {decode_all<BlockQ5_K, kSuperBlock>, encode_q5_k};
-        case BlockType::Q6_K: return {decode_all<BlockQ6_K, kSuperBlock>, encode_q6_k};
+        case BlockType::F32: return {decode_f32, encode_f32, first_beyond};
+        case BlockType::F16: return {decode_f16, encode_f16, first_beyond};
+        case BlockType::BF16: return {decode_bf16, encode_bf16, first_beyond};
+        case BlockType::Q4_0: return {decode_all<BlockQ4_0, kBlock>, encode_all<BlockQ4_0>, first_beyond};
+        case BlockType::Q4_1: return {decode_all<BlockQ4_1, kBlock>, encode_all<BlockQ4_1>, first_beyond};
+        case BlockType::Q5_0: return {decode_all<BlockQ5_0, kBlock>, encode_all<BlockQ5_0>, first_beyond};
+        case BlockType::Q5_1: return {decode_all<BlockQ5_1, kBlock>, encode_all<BlockQ5_1>, first_beyond};
+        case BlockType::Q8_0: return {decode_all<BlockQ8_0, kBlock>, encode_all<BlockQ8_0>, first_beyond};
+        case BlockType::IQ4_NL: return {decode_all<BlockIQ4_NL, kBlock>, encode_iq4_nl, first_beyond};
+        case BlockType::Q2_K: return {decode_all<BlockQ2_K, kSuperBlock>, encode_q2_k, first_beyond};
+        case BlockType::Q3_K: return {decode_all<BlockQ3_K, kSuperBlock>, encode_q3_k, first_beyond};
+        case BlockType::Q4_K: return {decode_all<BlockQ4_K, kSuperBlock>, encode_q4_k, first_beyond};
+        case BlockType::Q5_K: return {decode_all<BlockQ5_K, kSuperBlock>, encode_q5_k, first_beyond};
+        case BlockType::Q6_K: return {decode_all<BlockQ6_K, kSuperBlock>, encode_q6_k, first_beyond};
     }
     return {};
 }

@@ -12,6 +12,7 @@
 #include "core/block_formats.h"
 #include "core/block_layouts.h"
 #include "core/blocks/halves.h"
+#include "core/lanes.h"
 
 namespace dca {
 namespace {
@@ -51,82 +52,88 @@ int32_t to_ordered(float value) {
 }
 float from_ordered(int32_t ordered) { return std::bit_cast<float>(ordered ^ (ordered >> 31 & 0x7fffffff)); }
 
-/// Values i and i + 16 share a byte: low and high nibble.
-void pack_nibbles(const uint8_t (&q)[kBlock], uint8_t (&qs)[16]) {
-    for (int i = 0; i < 16; ++i) qs[i] = uint8_t((q[i] & 15) | (q[i + 16] & 15) << 4);
-}
+/// A block's levels: of values 0 ... 15 and of values 16 ... 31.
+struct LevelPair {
+    Lanes first, second;
+};
 
-/// Bit i of qh is bit 4 of q[i].
-void pack_fifth_bits(const uint8_t (&q)[kBlock], uint8_t (&qh)[4]) {
-    for (int byte = 0; byte < 4; ++byte) {
-        int bits = 0;
-        for (int bit = 0; bit < 8; ++bit) bits |= (q[8 * byte + bit] >> 4) << bit;
-        qh[byte] = uint8_t(bits);
-    }
-}
-
-/// Q4_0 and Q5_0: the value of largest magnitude becomes -half of the levels exactly.
+/// Q4_0 and Q5_0: the value of largest magnitude becomes minus half of the levels exactly.
 template <int kLevels>
-uint16_t quantize_symmetric(const float* in, uint8_t (&q)[kBlock]) {
+LevelPair quantize_symmetric(const float* in, uint16_t& half_d) {
     const float d = largest(in) / float(-kLevels / 2);
     const float id = inverse_or_zero(d);
-    for (int i = 0; i < kBlock; ++i)
-        q[i] = uint8_t(std::min(kLevels - 1, int(in[i] * id + (float(kLevels / 2) + 0.5f))));
-    return float_to_half(d);
+    half_d = float_to_half(d);
+    const auto level = [=](Lanes x) { return truncate(min(x * id + (float(kLevels / 2) + 0.5f), float(kLevels - 1))); };
+    return {level(Lanes::load(in)), level(Lanes::load(in + 16))};
 }
 
 /// Q4_1 and Q5_1: the levels span the block's minimum to its maximum.
 template <int kLevels>
-void quantize_min_max(const float* in, uint8_t (&q)[kBlock], uint16_t& half_d, uint16_t& half_m) {
+LevelPair quantize_min_max(const float* in, uint16_t& half_d, uint16_t& half_m) {
     int32_t low = to_ordered(in[0]), high = low;
     for (int i = 0; i < kBlock; ++i) {
         low = std::min(low, to_ordered(in[i]));
         high = std::max(high, to_ordered(in[i]));
     }
-    const float min = from_ordered(low), max = from_ordered(high);
-    const float d = (max - min) / float(kLevels - 1);
+    const float m = from_ordered(low);
+    const float d = (from_ordered(high) - m) / float(kLevels - 1);
     const float id = inverse_or_zero(d);
-    for (int i = 0; i < kBlock; ++i) q[i] = uint8_t(std::min(kLevels - 1, int((in[i] - min) * id + 0.5f)));
     half_d = float_to_half(d);
-    half_m = float_to_half(min);
+    half_m = float_to_half(m);
+    const auto level = [=](Lanes x) { return truncate(min((x - m) * id + 0.5f, float(kLevels - 1))); };
+    return {level(Lanes::load(in)), level(Lanes::load(in + 16))};
 }
 
-void encode(const float* in, BlockQ4_0& block) {
-    uint8_t q[kBlock];
-    block.d = quantize_symmetric<16>(in, q);
-    pack_nibbles(q, block.qs);
+/// Low nibbles of levels up to 15.
+void pack_nibbles(LevelPair q, uint8_t (&qs)[16]) { store_bytes(q.first + 16.0f * q.second, qs); }
+
+/// Levels up to 31: the fifth bits to qh, bit i for value i, the others as nibbles.
+void pack_five_bits(LevelPair q, uint8_t (&qh)[4], uint8_t (&qs)[16]) {
+    const Lanes first_high = select(q.first > 15.0f, 1.0f, 0.0f), second_high = select(q.second > 15.0f, 1.0f, 0.0f);
+    pack_nibbles({q.first - 16.0f * first_high, q.second - 16.0f * second_high}, qs);
+    uint8_t high[kBlock];
+    store_bytes(first_high, high);
+    store_bytes(second_high, high + 16);
+    for (int byte = 0; byte < 4; ++byte) {
+        uint64_t eight;
+        std::memcpy(&eight, high + 8 * byte, sizeof(eight));
+        qh[byte] = uint8_t(eight * 0x0102040810204080 >> 56);  // moves bit 8 * k to bit 56 + k
+    }
 }
 
-void encode(const float* in, BlockQ4_1& block) {
-    uint8_t q[kBlock];
-    quantize_min_max<16>(in, q, block.d, block.m);
-    pack_nibbles(q, block.qs);
-}
+void encode(const float* in, BlockQ4_0& block) { pack_nibbles(quantize_symmetric<16>(in, block.d), block.qs); }
 
-void encode(const float* in, BlockQ5_0& block) {
-    uint8_t q[kBlock];
-    block.d = quantize_symmetric<32>(in, q);
-    pack_nibbles(q, block.qs);
-    pack_fifth_bits(q, block.qh);
-}
+void encode(const float* in, BlockQ4_1& block) { pack_nibbles(quantize_min_max<16>(in, block.d, block.m), block.qs); }
 
-void encode(const float* in, BlockQ5_1& block) {
-    uint8_t q[kBlock];
-    quantize_min_max<32>(in, q, block.d, block.m);
-    pack_nibbles(q, block.qs);
-    pack_fifth_bits(q, block.qh);
-}
+void encode(const float* in, BlockQ5_0& block) { pack_five_bits(quantize_symmetric<32>(in, block.d), block.qh, block.qs); }
+
+void encode(const float* in, BlockQ5_1& block) { pack_five_bits(quantize_min_max<32>(in, block.d, block.m), block.qh, block.qs); }
 
 void encode(const float* in, BlockQ8_0& block) {
     const float d = std::bit_cast<float>(largest_magnitude(in)) / 127.0f;
     const float id = inverse_or_zero(d);
-    for (int i = 0; i < kBlock; ++i) {  // to nearest, halves away from zero
-        const float exact = in[i] * id;
-        const int whole = int(exact);
-        const float rest = exact - float(whole);
-        block.qs[i] = int8_t(whole + (rest >= 0.5f) - (rest <= -0.5f));
-    }
     block.d = float_to_half(d);
+    for (int i = 0; i < kBlock; i += kLanes) {  // to nearest, halves away from zero
+        const Lanes exact = Lanes::load(in + i) * id;
+        const Lanes whole = truncate(exact), rest = exact - whole;
+        const Lanes up = select(rest < 0.5f, 0.0f, 1.0f), down = select(rest > -0.5f, 0.0f, 1.0f);
+        store_bytes(whole + up - down, reinterpret_cast<uint8_t*>(block.qs + i));
+    }
+}
+
+/// Index of the first value that is NaN or larger than max_abs in magnitude; n if there is none.
+int64_t first_beyond(const float* in, int64_t n, float max_abs) {
+    constexpr int64_t kStep = 256;
+    const int32_t max_bits = std::bit_cast<int32_t>(max_abs);  // NaNs and infinity lie above as well
+    const auto beyond = [=](float x) { return (std::bit_cast<int32_t>(x) & 0x7fffffff) > max_bits; };
+    int64_t i = 0;
+    for (; i + kStep <= n; i += kStep) {
+        int found = 0;
+        for (int64_t j = 0; j < kStep; ++j) found |= beyond(in[i + j]);
+        if (found) break;
+    }
+    while (i < n && !beyond(in[i])) ++i;
+    return i;
 }
 
 template <class Block>
