@@ -1,0 +1,205 @@
+// Every instruction set that this machine has against loops in double precision.
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "check.h"
+#include "core/block_formats.h"
+#include "cpu/kernels.h"
+#include "cpu/kv_cache.h"
+#include "cpu/thread_pool.h"
+
+namespace {
+
+using namespace dca::cpu;
+
+std::vector<const Kernels*> tables() {
+    std::vector<const Kernels*> all{generic_kernels()};
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all.push_back(avx2_kernels());
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni")) {
+        all.push_back(avx512_kernels());
+    }
+#endif
+    return all;
+}
+
+std::vector<float> random_values(size_t count, uint32_t seed) {
+    std::mt19937 engine(seed);
+    std::normal_distribution<float> normal;
+    std::vector<float> values(count);
+    for (float& value : values) value = normal(engine);
+    return values;
+}
+
+bool close(double found, double expected, double tolerance) {
+    return std::fabs(found - expected) <= tolerance * (1.0 + std::fabs(expected));
+}
+
+}  // namespace
+
+TEST(gemm_multiplies_panels) {
+    for (const Kernels* kernels : tables()) {
+        for (const int rows : {1, 5, 12, 48}) {
+            const int cols = 37;
+            const auto a = random_values(size_t{gemm_rows} * gemm_stride, 1);
+            const auto b = random_values(size_t(2) * cols * panel_lanes, 2);
+            std::vector<float> c(size_t(2) * rows * panel_lanes, 1.0f);
+            kernels->gemm({a.data(), rows, cols, b.data(), size_t(cols) * panel_lanes, c.data(), size_t(rows) * panel_lanes, 2, true});
+            bool right = true;
+            for (int p = 0; p < 2; ++p) {
+                for (int r = 0; r < rows; ++r) {
+                    for (int lane = 0; lane < panel_lanes; ++lane) {
+                        double sum = 1.0;
+                        for (int k = 0; k < cols; ++k) sum += double{a[r * gemm_stride + k]} * b[(p * cols + k) * panel_lanes + lane];
+                        right &= close(c[(p * rows + r) * panel_lanes + lane], sum, 1e-5);
+                    }
+                }
+            }
+            CHECK(right);
+        }
+    }
+}
+
+TEST(dot_rows_equals_decoding_for_every_format) {
+    using dca::BlockType;
+    const int rows = 3;
+    for (const auto type : {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::Q8_0, BlockType::Q4_0, BlockType::Q4_1,
+                            BlockType::Q5_0, BlockType::Q5_1, BlockType::Q4_K, BlockType::Q6_K}) {
+        const dca::BlockInfo& info = dca::block_info(type);
+        // Odd sizes where the format allows them: neither block counts nor vectors come out even.
+        const int cols = info.block_size == 1 ? 77 : info.block_size == 32 ? 32 * 5 : 256 * 3;
+        const auto values = random_values(size_t(rows) * cols, 3);
+        const auto x = random_values(cols, 4);
+        const int64_t row_bytes = int64_t{cols} / info.block_size * info.block_bytes;
+        std::vector<std::byte> blocks(static_cast<size_t>(rows * row_bytes));
+        dca::encode_blocks(type, values.data(), int64_t{rows} * cols, blocks.data());
+        std::vector<float> decoded(values.size());
+        dca::decode_blocks(type, blocks.data(), int64_t{rows} * cols, decoded.data());
+        for (const Kernels* kernels : tables()) {
+            float y[rows];
+            kernels->dot_rows(type, blocks.data(), row_bytes, rows, x.data(), cols, y);
+            for (int r = 0; r < rows; ++r) {
+                double sum = 0.0;
+                for (int k = 0; k < cols; ++k) sum += double{decoded[r * cols + k]} * x[k];
+                CHECK(close(y[r], sum, 1e-5));
+            }
+        }
+    }
+}
+
+TEST(rms_norm_and_gating_follow_their_formulas) {
+    const int features = 21;
+    const auto weight = random_values(features, 5);
+    for (const Kernels* kernels : tables()) {
+        for (const int lanes : {1, panel_lanes}) {
+            const auto x = random_values(size_t(features) * lanes, 6);
+            std::vector<float> y(x.size());
+            kernels->rms_norm(x.data(), weight.data(), y.data(), features, lanes, 1e-5f);
+            bool right = true;
+            for (int lane = 0; lane < lanes; ++lane) {
+                double squares = 0.0;
+                for (int f = 0; f < features; ++f) squares += double{x[f * lanes + lane]} * x[f * lanes + lane];
+                const double scale = 1.0 / std::sqrt(squares / features + 1e-5);
+                for (int f = 0; f < features; ++f) right &= close(y[f * lanes + lane], x[f * lanes + lane] * scale * weight[f], 1e-5);
+            }
+            CHECK(right);
+        }
+        std::vector<float> gate = random_values(67, 7);
+        gate[0] = 200.0f, gate[1] = -200.0f, gate[2] = 0.0f;
+        const auto before = gate;
+        const auto up = random_values(67, 8);
+        kernels->silu_multiply(gate.data(), up.data(), gate.size());
+        bool right = true;
+        for (size_t i = 0; i < gate.size(); ++i) right &= close(gate[i], before[i] / (1.0 + std::exp(-double{before[i]})) * up[i], 1e-6);
+        CHECK(right);
+    }
+}
+
+TEST(fold_exp_sum_is_log_sum_exp_in_pieces) {
+    const int rows = 50;
+    for (const Kernels* kernels : tables()) {
+        for (const int lanes : {1, panel_lanes}) {
+            const auto x = random_values(size_t(rows) * lanes, 9);
+            std::vector<float> maximum(lanes, -INFINITY), sum(lanes, 0.0f);
+            kernels->fold_exp_sum(x.data(), 20, lanes, maximum.data(), sum.data());
+            kernels->fold_exp_sum(x.data() + size_t(20) * lanes, rows - 20, lanes, maximum.data(), sum.data());
+            bool right = true;
+            for (int lane = 0; lane < lanes; ++lane) {
+                double total = 0.0;
+                for (int r = 0; r < rows; ++r) total += std::exp(double{x[r * lanes + lane]});
+                right &= close(maximum[lane] + std::log(sum[lane]), std::log(total), 1e-6);
+            }
+            CHECK(right);
+        }
+    }
+}
+
+TEST(attention_over_a_span_is_a_softmax) {
+    constexpr int group = 3;
+    constexpr uint32_t keys = 170;
+    struct Case { dca_cache_type type; double tolerance; };  // of the cache's own rounding
+    for (const int head_dim : {16, 64, 80}) {
+        const auto k = random_values(size_t{keys} * head_dim, 10);
+        const auto v = random_values(size_t{keys} * head_dim, 11);
+        for (const auto [type, tolerance] : {Case{DCA_CACHE_F32, 2e-5}, Case{DCA_CACHE_F16, 4e-3}, Case{DCA_CACHE_BF16, 4e-2}, Case{DCA_CACHE_Q8, 4e-2}}) {
+            for (const Kernels* kernels : tables()) {
+                KvCache cache(1, 1, head_dim, keys, type);
+                const auto t = static_cast<size_t>(cache.type());
+                for (uint32_t j = 0; j < keys; ++j) {
+                    kernels->store_keys[t](k.data() + size_t{j} * head_dim, head_dim, 1, 1, cache.keys(0, 0), cache.key_scales(0, 0), j);
+                    kernels->store_values[t](v.data() + size_t{j} * head_dim, head_dim, 1, 1, cache.values(0, 0), cache.value_scales(0, 0), j);
+                }
+                auto q = random_values(size_t(group) * head_dim * panel_lanes, 12);
+                for (float& value : q) value *= 1.4427f / std::sqrt(static_cast<float>(head_dim));
+                // Lane 20's query stands at index 150; its keys are [5, 40) and then [40, 151).
+                const int lane = 20;
+                const uint32_t first_query = 130;
+                std::vector<float> out(q.size()), maximum(size_t(group) * panel_lanes, -INFINITY), sum(maximum.size());
+                std::vector<float> scratch(attend_scratch_floats(head_dim));
+                for (const KeySpan span : {KeySpan{5, 40}, KeySpan{40, 162}}) {
+                    kernels->attend_panel[t]({q.data(), out.data(), maximum.data(), sum.data(), group, head_dim, cache.view(0, 0), span, first_query, scratch.data()});
+                }
+                std::vector<float> row_q(size_t(group) * head_dim), row_out(row_q.size()), row_maximum(group, -INFINITY), row_sum(group);
+                for (int g = 0; g < group; ++g) {
+                    for (int d = 0; d < head_dim; ++d) row_q[g * head_dim + d] = q[(g * head_dim + d) * panel_lanes + lane];
+                }
+                for (const KeySpan span : {KeySpan{5, 40}, KeySpan{40, 151}}) {
+                    kernels->attend_row[t]({row_q.data(), row_out.data(), row_maximum.data(), row_sum.data(), group, head_dim, cache.view(0, 0), span});
+                }
+                bool panel_right = true, row_right = true;
+                for (int g = 0; g < group; ++g) {
+                    std::vector<double> expected(head_dim);
+                    double total = 0.0;
+                    for (uint32_t j = 5; j < 151; ++j) {
+                        double score = 0.0;
+                        for (int d = 0; d < head_dim; ++d) score += double{row_q[g * head_dim + d]} * k[size_t{j} * head_dim + d];
+                        total += std::exp2(score);
+                        for (int d = 0; d < head_dim; ++d) expected[d] += std::exp2(score) * v[size_t{j} * head_dim + d];
+                    }
+                    for (int d = 0; d < head_dim; ++d) {
+                        const size_t at = (size_t(g) * head_dim + d) * panel_lanes + lane;
+                        panel_right &= close(out[at] / sum[g * panel_lanes + lane], expected[d] / total, tolerance);
+                        row_right &= close(row_out[g * head_dim + d] / row_sum[g], expected[d] / total, tolerance);
+                    }
+                }
+                CHECK(panel_right);
+                CHECK(row_right);
+            }
+        }
+    }
+}
+
+TEST(thread_pool_runs_every_task_once) {
+    for (const int threads : {1, 2, 5}) {
+        ThreadPool pool(threads);
+        for (int round = 0; round < 200; ++round) {
+            std::vector<int> seen(37);
+            pool.run(37, [&](int task, int worker) {
+                if (worker < threads) ++seen[task];
+            });
+            CHECK(std::all_of(seen.begin(), seen.end(), [](int count) { return count == 1; }));
+        }
+    }
+}

@@ -1,0 +1,73 @@
+#include "core/scheme.h"
+
+#include <vector>
+
+#include "check.h"
+#include "core/error.h"
+
+namespace {
+
+dca::Scheme scheme(uint32_t s, uint32_t w, uint32_t c, int32_t attention = DCA_ATTENTION_AUTO) {
+    return dca::make_scheme({s, w, c, 0.0f, 0}, attention);
+}
+
+/// The relative position of every key of query i, read off the ranges.
+std::vector<uint32_t> relative_row(const dca::Scheme& scheme, uint32_t i) {
+    const dca::KeyRanges ranges = dca::key_ranges(scheme, i);
+    std::vector<uint32_t> row;
+    for (uint32_t j = ranges.begin; j <= i; ++j) {
+        const uint32_t query = j < ranges.inter_end        ? scheme.inter_position()
+                               : j < ranges.successive_end ? scheme.successive_position(i)
+                                                           : scheme.intra_position(i);
+        row.push_back(query - scheme.key_position(j));
+    }
+    return row;
+}
+
+}  // namespace
+
+TEST(scheme_gives_the_papers_figure_2) {
+    const dca::Scheme figure = scheme(6, 4, 10);
+    CHECK((relative_row(figure, 6) == std::vector<uint32_t>{6, 5, 4, 3, 2, 1, 0}));
+    CHECK(figure.successive_position(6) == 6 && figure.successive_position(9) == 9);
+    CHECK(figure.successive_position(10) == 9 && figure.inter_position() == 9);
+}
+
+TEST(scheme_gives_the_papers_figure_8) {
+    const dca::Scheme figure = scheme(4, 3, 8);
+    CHECK(figure.successive_position(7) == 7 && figure.successive_position(8) == 4);
+    uint32_t largest = 0;
+    for (uint32_t i = 0; i < 12; ++i) {
+        for (const uint32_t distance : relative_row(figure, i)) largest = std::max(largest, distance);
+    }
+    CHECK(largest == 7);
+}
+
+TEST(plain_attention_is_one_endless_chunk) {
+    const dca::Scheme plain = scheme(6, 4, 10, DCA_ATTENTION_PLAIN);
+    CHECK(plain.plain());
+    CHECK((relative_row(plain, 8) == std::vector<uint32_t>{8, 7, 6, 5, 4, 3, 2, 1, 0}));
+    CHECK(plain.position_count(100) == 100);
+}
+
+TEST(ablations_drop_what_they_say) {
+    CHECK(relative_row(scheme(4, 2, 8, DCA_ATTENTION_INTRA), 9).size() == 2);
+    const auto row = relative_row(scheme(4, 2, 8, DCA_ATTENTION_INTRA_INTER), 9);
+    CHECK(row[4] == 7 && row[0] == 7 && row[9] == 0);
+}
+
+TEST(logit_factor_grows_past_its_length_only) {
+    const dca::Scheme sharpened = dca::make_scheme({4, 2, 8, 0.1f, 100}, DCA_ATTENTION_AUTO);
+    CHECK(sharpened.logit_factor(99) == 1.0f);
+    const double m = 0.1 * std::log(8.0) + 1.0;
+    CHECK(std::fabs(sharpened.logit_factor(799) - m * m) < 1e-6);
+}
+
+TEST(schemes_that_cannot_be_are_refused) {
+    CHECK_ERROR(scheme(8, 0, 8), DCA_ERROR_ARGUMENT);
+    CHECK_ERROR(scheme(4, 5, 8), DCA_ERROR_ARGUMENT);
+    CHECK_ERROR(scheme(0, 0, 8, DCA_ATTENTION_DUAL_CHUNK), DCA_ERROR_ARGUMENT);
+    CHECK_ERROR(scheme(4, 2, 8, 17), DCA_ERROR_ARGUMENT);
+    CHECK_ERROR(scheme(1u << 30, 0, (1u << 30) + 1), DCA_ERROR_ARGUMENT);
+    CHECK_ERROR(dca::make_scheme({4, 2, 8, 0.1f, 0}, DCA_ATTENTION_AUTO), DCA_ERROR_ARGUMENT);
+}
