@@ -1,0 +1,197 @@
+"""A Hugging Face model directory as a source of tensors: named, typed, shaped, read a few rows at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from dca_export.config import Config, read_json_object
+from dca_export.errors import InputError
+
+# What the numbers of a tensor are stored in. BF16 and FP8 have no NumPy type; their bits are read instead.
+STORAGE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1"}
+
+
+class RowReader(Protocol):
+    """Reads rows [start, stop) of one tensor, seen as a matrix, as they are stored."""
+
+    def __call__(self, start: int, stop: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class SourceTensor:
+    """A tensor of a checkpoint. `read(start, stop)` gives rows as `STORAGE[dtype]`, (stop - start, columns).
+
+    The matrix a tensor is seen as has its last dimension as columns and all others, flattened, as rows; one
+    dimension makes one row.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: Path
+    read: RowReader
+
+    @property
+    def columns(self) -> int:
+        return self.shape[-1] if self.shape else 1
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.shape[:-1])
+
+    def error(self, message: str) -> InputError:
+        return InputError(f"{self.file}: tensor {self.name} {message}")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Configuration and tensors of a model directory; nothing of the tensors is in memory yet."""
+
+    directory: Path
+    config: Config
+    tensors: Mapping[str, SourceTensor]
+
+
+def open_checkpoint(directory: Path) -> Checkpoint:
+    """Finds config.json and the weights in `directory` and checks that they belong together.
+
+    Weights: safetensors if there are any, otherwise PyTorch's .bin (needs torch; loaded weights-only); in
+    either case the shards of the index if there is one. Raises InputError.
+    """
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory; expected a Hugging Face model or a .gguf file")
+    config = Config.read(directory / "config.json")
+    for stem, suffix, read in (
+        ("model", ".safetensors", read_safetensors),
+        ("pytorch_model", ".bin", read_torch_file),
+    ):
+        index = directory / f"{stem}{suffix}.index.json"
+        if index.is_file():
+            return Checkpoint(directory, config, _read_indexed(index, suffix, read))
+        files = sorted(directory.glob(f"{stem}*{suffix}"))
+        if files:
+            return Checkpoint(directory, config, _read_files(files, read))
+    raise InputError(f"{directory}: no weights (model*.safetensors or pytorch_model*.bin)")
+
+
+def _read_files(files: list[Path], read: Any) -> dict[str, SourceTensor]:
+    tensors: dict[str, SourceTensor] = {}
+    for file in files:
+        for name, tensor in read(file).items():
+            if name in tensors:
+                raise tensor.error(f"is also in {tensors[name].file.name}; remove one of the two files")
+            tensors[name] = tensor
+    return tensors
+
+
+def _read_indexed(index: Path, suffix: str, read: Any) -> dict[str, SourceTensor]:
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise InputError(f"{index}: weight_map is missing or empty")
+    for name, shard in weight_map.items():
+        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(suffix):
+            raise InputError(f"{index}: weight_map sends {name} to {shard!r}, expected a {suffix} file name")
+    files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{file}: this shard, named in {index.name}, is missing")
+    tensors = _read_files(files, read)
+    for name, shard in weight_map.items():
+        if name not in tensors or tensors[name].file.name != shard:
+            raise InputError(
+                f"{index.parent / shard}: tensor {name}, which {index.name} promises, is missing"
+            )
+    return tensors
+
+
+def read_safetensors(file: Path) -> dict[str, SourceTensor]:
+    """The tensors of one safetensors file, by name.
+
+    The safetensors library checks the whole header (sizes, bounds, overlaps); what is read afterwards is
+    only where each tensor begins, so that its rows can be read without mapping or loading the file.
+    """
+    try:
+        with safe_open(file, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise InputError(f"{file}: not a valid safetensors file ({error})") from None
+    with open(file, "rb") as opened:
+        (header_bytes,) = struct.unpack("<Q", opened.read(8))
+        header = json.loads(opened.read(header_bytes))
+    header.pop("__metadata__", None)
+    tensors = {}
+    for name, info in header.items():
+        begin = 8 + header_bytes + info["data_offsets"][0]
+        shape, dtype = tuple(info["shape"]), info["dtype"]
+        tensors[name] = SourceTensor(name, dtype, shape, file, _FileRows(file, begin, dtype, shape))
+    return tensors
+
+
+@dataclass(frozen=True)
+class _FileRows:
+    """Rows of a tensor that lies in one piece in a file."""
+
+    file: Path
+    begin: int  # byte
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        storage = np.dtype(STORAGE[self.dtype])
+        columns = self.shape[-1] if self.shape else 1
+        count = (stop - start) * columns
+        at = self.begin + start * columns * storage.itemsize
+        values = np.fromfile(self.file, storage, count, offset=at)
+        if values.size != count:
+            raise InputError(f"{self.file}: became shorter while it was read")
+        return values.reshape(stop - start, columns)
+
+
+def read_torch_file(file: Path) -> dict[str, SourceTensor]:
+    """The tensors of one file that torch.save wrote, by name. Nothing but tensors is unpickled."""
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            f"{file}: reading .bin files needs PyTorch: pip install 'dca-export[reference]'"
+        ) from None
+    try:
+        # Only the zip form that torch has written since 1.6 can be mapped.
+        mapped = zipfile.is_zipfile(file)
+        state = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
+    except Exception as error:  # torch promises no particular type for a file it cannot or must not read
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{file}: cannot be read as PyTorch weights ({reason})") from None
+    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise InputError(f"{file}: expected a dictionary of tensors")
+    names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+    names[torch.float8_e4m3fn] = "F8_E4M3"
+    tensors = {}
+    for name, tensor in state.items():
+        dtype = names.get(tensor.dtype, str(tensor.dtype))
+        tensors[name] = SourceTensor(name, dtype, tuple(tensor.shape), file, _TorchRows(tensor))
+    return tensors
+
+
+@dataclass(frozen=True)
+class _TorchRows:
+    """Rows of a tensor that PyTorch has mapped."""
+
+    tensor: Any
+
+    def __call__(self, start: int, stop: int) -> np.ndarray:
+        import torch
+
+        matrix = self.tensor.reshape(-1, self.tensor.shape[-1] if self.tensor.dim() else 1)[start:stop]
+        bits = {torch.bfloat16: torch.uint16, torch.float8_e4m3fn: torch.uint8}
+        return matrix.contiguous().view(bits.get(matrix.dtype, matrix.dtype)).numpy()

@@ -1,0 +1,216 @@
+"""Rotary embedding: what config.json states, as the keys and tensors GGUF files state it with.
+
+Kinds and keys follow llama.cpp: `{architecture}.rope.freq_base`, `.rope.dimension_count`,
+`.rope.scaling.*`, and frequency factors as tensors. The config may state the kind in `rope_parameters`
+(transformers 5) or in `rope_scaling` with `rope_theta` beside it (before).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from gguf import GGUFValueType
+
+from dca_export.config import Config
+
+KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
+_OTHER_NAMES = {"su": "longrope"}  # Phi-3's first configs
+
+DEFAULT_BASE = 10000.0
+ORIGINAL = "original_max_position_embeddings"
+
+F32, U32, TEXT = GGUFValueType.FLOAT32, GGUFValueType.UINT32, GGUFValueType.STRING
+
+
+@dataclass(frozen=True)
+class TrainedLength:
+    """Tokens a model was trained on, and where that number comes from."""
+
+    tokens: int
+    source: str
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary settings of a model: keys without their architecture prefix, and tensors by name (f32)."""
+
+    kind: str
+    entries: dict[str, tuple[GGUFValueType, Any]]
+    tensors: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def rope_config(config: Config) -> Config:
+    """The object that states the kind of RoPE, completed with what older configs state beside it."""
+    stated = config.section("rope_parameters") or config.section("rope_scaling")
+    values = dict(stated.values) if stated else {}
+    where = stated.where if stated else config.where
+    for key in ("rope_theta", "partial_rotary_factor", ORIGINAL):
+        if values.get(key) is None and key in config:
+            values[key] = config.values[key]
+    return Config(values, where)
+
+
+def rope_kind(rope: Config) -> str:
+    """One of KINDS."""
+    key = "rope_type" if "rope_type" in rope else "type"
+    stated = rope.text(key, "default").lower()
+    kind = _OTHER_NAMES.get(stated, stated)
+    if kind not in KINDS:
+        raise rope.error(key, f"must be one of {', '.join(KINDS)}")
+    return kind
+
+
+def context_length(config: Config) -> TrainedLength:
+    """The context a model was made for, in positions as its RoPE counts them.
+
+    That is max_position_embeddings. Position interpolation counts in scaled positions, and some configs with
+    it give the length before scaling there and the one after it elsewhere.
+    """
+    rope = rope_config(config)
+    found = TrainedLength(config.integer("max_position_embeddings"), "max_position_embeddings")
+    if rope_kind(rope) != "linear":
+        return found
+    if ORIGINAL in rope:
+        scaled = int(rope.integer(ORIGINAL) * rope.positive("factor"))
+        if scaled > found.tokens:
+            found = TrainedLength(scaled, f"{ORIGINAL} times the factor of linear scaling")
+    if "max_sequence_length" in config and config.integer("max_sequence_length") > found.tokens:
+        found = TrainedLength(config.integer("max_sequence_length"), "max_sequence_length")
+    return found
+
+
+def trained_length(config: Config) -> TrainedLength:
+    """How far apart the tokens were that a model saw in training: the default for a scheme's c.
+
+    The context length, except that YaRN states the length before it, and that a sliding window hides all
+    longer distances.
+    """
+    rope = rope_config(config)
+    found = context_length(config)
+    if rope_kind(rope) == "yarn" and ORIGINAL in rope:
+        found = TrainedLength(rope.integer(ORIGINAL), f"{ORIGINAL}, before YaRN")
+    window = sliding_window(config)
+    if window is not None and window < found.tokens:
+        return TrainedLength(window, "sliding_window, the longest distance seen in training")
+    return found
+
+
+def sliding_window(config: Config) -> int | None:
+    """The window of a model whose layers were trained with one, else None."""
+    if "sliding_window" not in config or not config.boolean("use_sliding_window", True):
+        return None
+    return config.integer("sliding_window", lowest=0) or None
+
+
+def read_rope(config: Config, head_dim: int, length: int) -> Rope:
+    """The rotary settings of `config`, for heads of `head_dim` and positions below `length`.
+
+    `length` matters to dynamic NTK alone, whose base grows with it; a file states one base.
+    """
+    rope = rope_config(config)
+    kind = rope_kind(rope)
+    base = rope.positive("rope_theta", DEFAULT_BASE)
+    dimension = int(head_dim * rope.positive("partial_rotary_factor", 1.0))
+    if dimension < 2 or dimension % 2 or dimension > head_dim:
+        raise rope.error("partial_rotary_factor", f"must leave an even number of a head's {head_dim} values")
+    entries: dict[str, tuple[GGUFValueType, Any]] = {"rope.dimension_count": (U32, dimension)}
+    tensors: dict[str, np.ndarray] = {}
+    if kind == "dynamic":
+        base = _dynamic_base(config, rope, base, dimension, length)
+    elif kind == "linear":
+        entries |= _scaling("linear", rope.positive("factor"))
+    elif kind == "yarn":
+        entries |= _yarn(config, rope)
+    elif kind == "llama3":
+        tensors["rope_freqs.weight"] = _llama3_factors(rope, base, dimension)
+    elif kind == "longrope":
+        entries |= _longrope(config, rope)
+        for name in ("long", "short"):
+            tensors[f"rope_factors_{name}.weight"] = _factors(rope, f"{name}_factor", dimension)
+    entries["rope.freq_base"] = (F32, base)
+    return Rope(kind, entries, tensors)
+
+
+def _scaling(kind: str, factor: float) -> dict[str, tuple[GGUFValueType, Any]]:
+    return {"rope.scaling.type": (TEXT, kind), "rope.scaling.factor": (F32, factor)}
+
+
+def _dynamic_base(config: Config, rope: Config, base: float, dimension: int, length: int) -> float:
+    """The base that NTK-aware scaling reaches at `length` tokens (none up to the trained length)."""
+    if dimension == 2:
+        return base
+    factor = rope.positive("factor")
+    stretch = max(1.0, length / config.integer("max_position_embeddings"))
+    return base * (factor * stretch - (factor - 1)) ** (dimension / (dimension - 2))
+
+
+def _yarn(config: Config, rope: Config) -> dict[str, tuple[GGUFValueType, Any]]:
+    original = rope.integer(ORIGINAL, config.integer("max_position_embeddings"))
+    factor = rope.positive("factor", config.integer("max_position_embeddings") / original)
+    entries = _scaling("yarn", factor)
+    entries["rope.scaling.original_context_length"] = (U32, original)
+    for key in ("beta_fast", "beta_slow"):
+        if key in rope:
+            entries[f"rope.scaling.yarn_{key}"] = (F32, rope.positive(key))
+    magnitude = (
+        rope.positive("attention_factor") if "attention_factor" in rope else _yarn_magnitude(rope, factor)
+    )
+    # The engines multiply what the file states by YaRN's own 0.1 ln(factor) + 1.
+    relative = magnitude / _magnitude(factor)
+    if not math.isclose(relative, 1.0, rel_tol=1e-6):
+        entries["rope.scaling.attn_factor"] = (F32, relative)
+    return entries
+
+
+def _yarn_magnitude(rope: Config, factor: float) -> float:
+    if rope.values.get("mscale") and rope.values.get("mscale_all_dim"):
+        return _magnitude(factor, rope.positive("mscale")) / _magnitude(
+            factor, rope.positive("mscale_all_dim")
+        )
+    return _magnitude(factor)
+
+
+def _magnitude(factor: float, scale: float = 1.0) -> float:
+    """YaRN's factor on cos and sin (arXiv 2309.00071, eq. 22)."""
+    return 0.1 * scale * math.log(factor) + 1.0 if factor > 1 else 1.0
+
+
+def _llama3_factors(rope: Config, base: float, dimension: int) -> np.ndarray:
+    """By how much Llama 3.1's scaling divides each frequency, f32 (dimension / 2,).
+
+    Wavelengths that fit the original context often stay, those that hardly fit once are stretched by
+    `factor`, and in between the frequency is blended.
+    """
+    factor, low = rope.positive("factor", 8.0), rope.positive("low_freq_factor", 1.0)
+    high = rope.positive("high_freq_factor", 4.0)
+    original = rope.integer(ORIGINAL, 8192)
+    if low >= high:
+        raise rope.error("low_freq_factor", f"must be below high_freq_factor {high}")
+    frequencies = (1.0 / base ** (np.arange(0, dimension, 2) / dimension)).astype(np.float32)
+    turns = original * frequencies.astype(np.float64) / (2 * math.pi)
+    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
+    return (1.0 / ((1.0 - kept) / factor + kept)).astype(np.float32)
+
+
+def _longrope(config: Config, rope: Config) -> dict[str, tuple[GGUFValueType, Any]]:
+    longest = config.integer("max_position_embeddings")
+    original = rope.integer(ORIGINAL, longest)
+    factor = longest / original if "factor" not in rope else rope.positive("factor")
+    default = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
+    return {
+        "rope.scaling.type": (TEXT, "longrope"),
+        "rope.scaling.original_context_length": (U32, original),
+        "rope.scaling.attn_factor": (F32, rope.positive("attention_factor", default)),
+    }
+
+
+def _factors(rope: Config, key: str, dimension: int) -> np.ndarray:
+    values = rope.positives(key)
+    if len(values) != dimension // 2:
+        raise rope.error(
+            key, f"must hold {dimension // 2} numbers, one for each frequency, not {len(values)}"
+        )
+    return np.array(values, np.float32)

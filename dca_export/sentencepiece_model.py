@@ -1,0 +1,94 @@
+"""tokenizer.model: the few fields of SentencePiece's protocol buffer that a GGUF file needs.
+
+Field numbers are those of sentencepiece_model.proto; types of pieces have the same numbers in GGUF.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from dca_export.errors import InputError
+
+PIECES, TRAINER, NORMALIZER = 1, 2, 3  # fields of ModelProto
+PIECE_TEXT, PIECE_SCORE, PIECE_TYPE = 1, 2, 3  # of ModelProto.SentencePiece
+MODEL_TYPE = 3  # of TrainerSpec
+ADD_DUMMY_PREFIX = 3  # of NormalizerSpec
+BPE = 2  # a TrainerSpec.ModelType; the default is unigram, 1
+NORMAL = 1
+
+
+@dataclass(frozen=True)
+class SentencePieceModel:
+    """Pieces by id, with their scores and types."""
+
+    texts: list[bytes]
+    scores: list[float]
+    types: list[int]
+    is_bpe: bool
+    adds_space: bool  # whether text gets a leading space
+
+
+def read_sentencepiece(path: Path) -> SentencePieceModel:
+    """Reads a tokenizer.model. Raises InputError if it is not one."""
+    texts: list[bytes] = []
+    scores: list[float] = []
+    types: list[int] = []
+    is_bpe, adds_space = False, True
+    try:
+        for number, value in _fields(path.read_bytes()):
+            if number == PIECES:
+                piece = dict(_fields(_message(value)))
+                texts.append(_message(piece.get(PIECE_TEXT, b"")))
+                scores.append(struct.unpack("<f", _message(piece.get(PIECE_SCORE, bytes(4))))[0])
+                types.append(int(piece.get(PIECE_TYPE, NORMAL)))
+            elif number == TRAINER:
+                is_bpe = dict(_fields(_message(value))).get(MODEL_TYPE) == BPE
+            elif number == NORMALIZER:
+                adds_space = bool(dict(_fields(_message(value))).get(ADD_DUMMY_PREFIX, 1))
+    except (ValueError, TypeError, struct.error, IndexError) as error:
+        raise InputError(f"{path}: not a SentencePiece model ({error})") from None
+    if not texts:
+        raise InputError(f"{path}: not a SentencePiece model (it has no pieces)")
+    return SentencePieceModel(texts, scores, types, is_bpe, adds_space)
+
+
+def _message(value: int | bytes) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError("a number where a message should be")
+    return value
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+    """Number and value of each field of a message: an int for varints, bytes for everything else."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        wire_type = tag & 7
+        if wire_type == 0:
+            number, at = _varint(data, at)
+            yield tag >> 3, number
+            continue
+        if wire_type == 2:
+            size, at = _varint(data, at)
+        elif wire_type in (1, 5):
+            size = 8 if wire_type == 1 else 4
+        else:
+            raise ValueError(f"wire type {wire_type} at byte {at}")
+        if size > len(data) - at:
+            raise ValueError(f"a field at byte {at} goes past the end")
+        yield tag >> 3, data[at : at + size]
+        at += size
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+    raise ValueError(f"an endless number at byte {at}")
