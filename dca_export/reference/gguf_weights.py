@@ -99,7 +99,7 @@ def load_gguf(file: GgufFile, dtype: torch.dtype) -> PreTrainedModel:
             f"{file.path}: tensor {min(tensors.unused)} has no place in a {config.model_type} model"
         )
     _restore_rotary(model, tensors)
-    return model.requires_grad_(False).eval()
+    return model
 
 
 def _parameter_values(
@@ -118,8 +118,7 @@ def _parameter_values(
     values = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-2)
     if values.size != np.prod(shape) or (values.shape != shape and values.ndim != 1):
         raise InputError(
-            f"{tensors.file.path}: tensor {sources[0]} has shape {parts[0].shape}, the metadata ask for "
-            f"{shape}"
+            f"{tensors.file.path}: tensor {sources[0]} has shape {values.shape}, the metadata ask for {shape}"
         )
     values = values.reshape(shape)  # a vector may stand for a matrix of one row
     if architecture.interleaved and module in ("self_attn.q_proj", "self_attn.k_proj"):

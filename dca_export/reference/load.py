@@ -21,12 +21,15 @@ def load_reference(path: str | Path, dtype: torch.dtype = torch.float32) -> PreT
     """
     path = Path(path)
     if path.is_dir():
-        return _load_directory(path, dtype)
-    if not path.exists():
+        model = _load_directory(path, dtype)
+    elif not path.exists():
         raise InputError(f"{path}: no such file or directory")
-    if not is_gguf(path):
+    elif not is_gguf(path):
         raise InputError(f"{path}: expected a Hugging Face directory or a GGUF file")
-    return load_gguf(GgufFile(path), dtype)
+    else:
+        model = load_gguf(GgufFile(path), dtype)
+    model.set_experts_implementation("eager")  # the plain loop; grouped products take no float64
+    return model.requires_grad_(False).eval()
 
 
 def _load_directory(path: Path, dtype: torch.dtype) -> PreTrainedModel:
@@ -44,4 +47,4 @@ def _load_directory(path: Path, dtype: torch.dtype) -> PreTrainedModel:
         if report.get(problem):
             first = sorted(map(str, report[problem]))[0]
             raise InputError(f"{path}: loading it gives {problem.replace('_', ' ')}, first {first}")
-    return model.requires_grad_(False).eval()
+    return model
