@@ -197,7 +197,9 @@ def print_table(
 
     file = file or sys.stdout
     console = Console(file=file, width=None if file.isatty() else WIDTH_IN_A_PIPE)
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    if title is not None:
+        console.print(Text(title), soft_wrap=True)  # as the table's own it would be broken to its width
+    table = Table(box=box.SIMPLE_HEAD)
     for index, name in enumerate(columns):
         table.add_column(Text(name), justify="left" if index == 0 else "right")
     for row in rows:

@@ -1,0 +1,48 @@
+"""dca-bench: its table and its JSON."""
+
+import json
+
+import pytest
+
+from dca_export.cli.bench import main
+
+
+@pytest.fixture(scope="module")
+def path(tiny_gguf):
+    return str(tiny_gguf(scheme=(12, 4, 16), context_length=16))
+
+
+def test_json_is_a_list_of_results(path, capsys):
+    arguments = ["-p", "8,16", "-n", "4", "-d", "0,20", "-r", "2", "--json"]
+    assert main([path, *arguments, "--attention", "plain", "--attention", "dca"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    names = ["pp8", "pp16", "tg4", "pp8@d20", "pp16@d20", "tg4@d20"]
+    assert [(result["test"], result["attention"]) for result in results] == [
+        (name, attention) for attention in ["plain", "dca"] for name in names
+    ]
+    for result in results:
+        assert result["tokens_per_s"] > 0 and result["repeats"] == 2
+        figure = "gflop_per_s" if result["test"].startswith("pp") else "gb_per_s"
+        assert result[figure] > 0
+
+
+def test_table_names_the_tests(path, capsys):
+    assert main([path, "-p", "8", "-n", "4", "-r", "1"]) == 0
+    printed = capsys.readouterr()
+    assert "pp8" in printed.out and "tg4" in printed.out and path in printed.out
+    assert printed.err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["-p", "0", "-n", "0"], "nothing to measure"),
+        (["-p", "many"], "--prompt"),
+        (["-r", "0"], "--repeats"),
+        (["--attention", "dual"], "--attention"),
+    ],
+)
+def test_bad_usage_is_one_line_and_2(path, capsys, arguments, says):
+    assert main([path, *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and says in errors

@@ -1,0 +1,176 @@
+"""dca-run: what it prints, and a chat on a terminal."""
+
+import io
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from dca_export.cli.run import main
+
+
+@pytest.fixture(scope="module")
+def path(tiny_gguf):
+    return str(tiny_gguf(tokenizer=True, scheme=(12, 4, 16), context_length=16))
+
+
+def greedy_text(path, prompt, count, **options) -> str:
+    import dca_runtime as dca
+
+    with dca.Model(path) as model, model.session(**options) as session:
+        return "".join(model.generate(prompt, count, session, temperature=0.0))
+
+
+def test_prints_what_the_library_generates(path, capsys):
+    assert main([path, "-p", "the in the", "-n", "12", "--temp", "0"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == greedy_text(path, "the in the", 12) + "\n"
+    assert printed.err == ""
+
+
+def test_options_reach_the_session(path, capsys):
+    prompt = "the " * 30
+    options = ["--attention", "plain", "--cache-type", "f32", "--threads", "1", "--device", "cpu"]
+    assert main([path, "-p", prompt, "-n", "12", "--temp", "0", *options]) == 0
+    plain = capsys.readouterr().out
+    assert plain == greedy_text(path, prompt, 12, attention="plain", cache_type="f32") + "\n"
+    assert plain != greedy_text(path, prompt, 12) + "\n"
+
+
+def test_a_seed_repeats(path, capsys):
+    texts = []
+    for seed in ["1", "1", "2"]:
+        assert main([path, "-p", "the", "-n", "12", "--temp", "2", "--min-p", "0", "--seed", seed]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_prompt_from_a_file_and_from_stdin(path, tmp_path, capsys, monkeypatch):
+    file = tmp_path / "prompt.txt"
+    file.write_text("the in the", encoding="utf-8")
+    wanted = greedy_text(path, "the in the", 5) + "\n"
+    assert main([path, "-f", str(file), "-n", "5", "--temp", "0"]) == 0
+    assert capsys.readouterr().out == wanted
+    monkeypatch.setattr(sys, "stdin", io.StringIO("the in the"))
+    assert main([path, "-f", "-", "-n", "5", "--temp", "0"]) == 0
+    assert capsys.readouterr().out == wanted
+
+
+def test_chat_uses_the_template(smollm2_gguf, capsys):
+    question = "What is the capital of France?"
+    assert main([str(smollm2_gguf), "--chat", "-p", question, "-n", "30", "--temp", "0"]) == 0
+    assert "Paris" in capsys.readouterr().out
+
+
+def test_a_system_message_changes_the_prompt(path, capsys):
+    chat = [path, "--chat", "-p", "the", "-n", "10", "--temp", "0"]
+    assert main(chat) == 0
+    without = capsys.readouterr().out
+    assert main([*chat, "--system", "in the in the"]) == 0
+    assert capsys.readouterr().out != without
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "give a prompt"),
+        (["--chat"], "needs a terminal"),
+        (["-p", "x", "--system", "y"], "--system needs --chat"),
+        (["-p", "x", "-f", "y"], "not allowed"),
+        (["-p", ""], "prompt is empty"),
+        (["-p", "the " * 40, "--context", "16"], "16"),
+        (["-p", "the", "-n", "40", "--context", "16", "--temp", "0"], "context of 16 tokens is full"),
+        (["-p", "x", "--temp", "-1"], "--temp"),
+        (["-p", "x", "--top-p", "3"], "top_p"),
+        (["-p", "x", "--device", "cuda:x"], "cuda:x"),
+        (["-f", "no-such-file.txt"], "no-such-file.txt"),
+    ],
+)
+def test_bad_usage_is_one_line_and_2(path, capsys, monkeypatch, arguments, says):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert main([path, *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and says in errors
+
+
+def test_a_file_that_is_not_text(path, tmp_path, capsys):
+    file = tmp_path / "prompt.bin"
+    file.write_bytes(b"ab\xff")
+    assert main([path, "-f", str(file)]) == 2
+    assert "not UTF-8" in capsys.readouterr().err
+
+
+def test_a_missing_model(capsys):
+    assert main(["no-such-model.gguf", "-p", "x"]) == 2
+    assert "no-such-model.gguf" in capsys.readouterr().err
+
+
+class Terminal:
+    """A dca-run on a terminal of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        self._end, child = pty.openpty()
+        self._ahead = b""  # read, but not asked for yet
+        program = "import sys; from dca_export.cli.run import main; sys.exit(main())"
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", program, *arguments],
+            stdin=child,
+            stdout=child,
+            stderr=child,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm"},
+            start_new_session=True,
+        )
+        os.close(child)
+
+    def until(self, text: str, seconds: float = 60) -> str:
+        """Everything shown up to and including ``text``."""
+        end = time.monotonic() + seconds
+        while (found := self._ahead.find(text.encode())) < 0:
+            ready, _, _ = select.select([self._end], [], [], max(end - time.monotonic(), 0))
+            assert ready, f"waited in vain for {text!r}, saw {self._ahead!r}"
+            self._ahead += os.read(self._end, 4096)
+        cut = found + len(text.encode())
+        seen, self._ahead = self._ahead[:cut], self._ahead[cut:]
+        return seen.decode()
+
+    def type(self, text: str) -> None:
+        os.write(self._end, text.encode())
+
+    def __enter__(self) -> "Terminal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._end)
+
+
+def test_a_chat_on_a_terminal_answers_and_ends(smollm2_gguf):
+    with Terminal(str(smollm2_gguf), "--chat", "--temp", "0", "-n", "30") as terminal:
+        terminal.until("> ")
+        terminal.type("What is the capital of France?\n")
+        assert "Paris" in terminal.until("tokens/s]")
+        terminal.until("> ")
+        terminal.type("And of Italy?\n")
+        assert "Rome" in terminal.until("tokens/s]")
+        terminal.until("> ")
+        terminal.type("\x04")
+        assert terminal.process.wait(timeout=30) == 0
+
+
+def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(smollm2_gguf):
+    with Terminal(str(smollm2_gguf), "--chat", "--temp", "0", "-n", "2000") as terminal:
+        terminal.until("> ")
+        terminal.type("Write a long story about a dragon.\n")
+        terminal.until("dragon.\r\n")  # the terminal's echo
+        terminal.until(" ")
+        os.killpg(terminal.process.pid, signal.SIGINT)
+        terminal.until("tokens/s]")
+        terminal.until("> ")
+        os.killpg(terminal.process.pid, signal.SIGINT)
+        assert terminal.process.wait(timeout=30) == 130
