@@ -43,8 +43,9 @@ class Architecture:
     (i, i + head_dim / 2), so the rows of q and k are reordered. `required`: config keys that must have one
     of the listed values (absent counts as the first). `keys`: GGUF keys beyond those every model states, with
     the word of Dimensions that is their value. `sizes`: for words of Dimensions that only this architecture
-    has, the config keys that may state them. `norm_topk`: of a mixture, whether engines normalise the chosen
-    experts' weights if the file does not say.
+    has, the config keys that may state them. Of a mixture: `norm_topk`, whether engines normalise the chosen
+    experts' weights if the file does not say, and `norm_topk_unstated`, what a config.json that does not say
+    means.
     """
 
     name: str
@@ -54,7 +55,8 @@ class Architecture:
     required: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     keys: Mapping[str, str] = field(default_factory=dict)
     sizes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    norm_topk: bool | None = None
+    norm_topk: bool = True
+    norm_topk_unstated: bool = True
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class Dimensions:
     experts: int = 0
     expert_ff: int = 0
     shared_ff: int = 0
+    window: int = 0  # of sliding-window attention; 0: none
 
     def size(self, word: str) -> int:
         derived = {
@@ -153,8 +156,11 @@ def _model(*groups: tuple[TensorRule, ...]) -> tuple[TensorRule, ...]:
 OUTPUT_BIAS = (_block("attn_output.bias", "self_attn.o_proj.bias", "width", optional=True),)
 QWEN_EXPERTS = _experts("mlp", "gate_proj", "up_proj", "down_proj", "expert_ff")
 
-DENSE = {"hidden_act": ("silu",)}
-ALL_SPARSE = DENSE | {"mlp_only_layers": ([],), "decoder_sparse_step": (1,)}
+SILU = {"hidden_act": ("silu",)}
+ALL_SPARSE = SILU | {"mlp_only_layers": ([],), "decoder_sparse_step": (1,)}
+EXPERT_COUNT: dict[str, tuple[str, ...]] = {"experts": ("num_local_experts", "num_experts")}
+EXPERT_SIZES = EXPERT_COUNT | {"expert_ff": ("moe_intermediate_size",)}
+SHARED_SIZE: dict[str, tuple[str, ...]] = {"shared_ff": ("shared_expert_intermediate_size",)}
 
 ARCHITECTURES = (
     Architecture(
@@ -162,8 +168,55 @@ ARCHITECTURES = (
         ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"),
         _model(NORMS, ATTENTION, _qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD),
         interleaved=True,
-        required=DENSE,
+        required=SILU,
         keys={"vocab_size": "vocab"},
+    ),
+    Architecture(
+        "llama",
+        ("MixtralForCausalLM",),
+        _model(NORMS, ATTENTION, _experts("block_sparse_moe", gate="w1", up="w3", down="w2", ff="ff")),
+        interleaved=True,
+        required=SILU,
+        keys={"vocab_size": "vocab"},
+        sizes=EXPERT_COUNT,
+    ),
+    Architecture(
+        "qwen2",
+        ("Qwen2ForCausalLM",),
+        _model(NORMS, ATTENTION, _qkv_bias(optional=False), FEED_FORWARD),
+        required=SILU,
+    ),
+    Architecture(
+        "qwen3",
+        ("Qwen3ForCausalLM",),
+        _model(NORMS, ATTENTION, QK_NORM, _qkv_bias(optional=True), FEED_FORWARD),
+        required=SILU,
+    ),
+    Architecture(
+        "phi3",
+        ("Phi3ForCausalLM",),
+        _model(NORMS, FUSED_ATTENTION, FUSED_FEED_FORWARD),
+        required=SILU,
+        keys={"attention.sliding_window": "window"},
+    ),
+    Architecture(
+        "qwen2moe",
+        ("Qwen2MoeForCausalLM",),
+        _model(NORMS, ATTENTION, _qkv_bias(optional=True), QWEN_EXPERTS, SHARED_EXPERT),
+        required=ALL_SPARSE,
+        keys={"expert_feed_forward_length": "expert_ff", "expert_shared_feed_forward_length": "shared_ff"},
+        sizes=EXPERT_SIZES | SHARED_SIZE,
+        norm_topk=False,
+        norm_topk_unstated=False,
+    ),
+    Architecture(
+        "qwen3moe",
+        ("Qwen3MoeForCausalLM",),
+        _model(NORMS, ATTENTION, QK_NORM, _qkv_bias(optional=True), QWEN_EXPERTS),
+        required=ALL_SPARSE,
+        keys={"expert_feed_forward_length": "expert_ff"},
+        sizes=EXPERT_SIZES,
+        norm_topk_unstated=False,
     ),
 )
 

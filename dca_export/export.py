@@ -16,6 +16,7 @@ from dca_export.architectures import find_architecture, known_gguf_names
 from dca_export.checkpoint import Checkpoint, open_checkpoint
 from dca_export.convert import StreamedTensor, check_readable, tensor_bytes
 from dca_export.errors import InputError
+from dca_export.fp8 import dequantised
 from dca_export.gguf_file import Copy, GgufFile, is_gguf, packed_value
 from dca_export.hyperparameters import Entries, model_entries, read_dimensions
 from dca_export.layout import PlannedTensor, generated_tensor, plan_tensors
@@ -96,7 +97,7 @@ def plan_export(source: Path, options: ExportOptions) -> Plan | CopyPlan:
     """Reads configuration, headers and tokenizer of `source` and decides on everything. Raises InputError."""
     if is_gguf(source):
         return _plan_copy(source, options)
-    return _plan_directory(open_checkpoint(source), options)
+    return _plan_directory(dequantised(open_checkpoint(source)), options)
 
 
 def _silent(done: int, total: int) -> None:

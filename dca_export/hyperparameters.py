@@ -9,6 +9,7 @@ from gguf import GGUFValueType
 from dca_export.architectures import Architecture, Dimensions
 from dca_export.config import Config
 from dca_export.errors import InputError
+from dca_export.rope import sliding_window
 
 Entries = dict[str, tuple[GGUFValueType, Any]]
 """GGUF key to (value type, value)."""
@@ -45,6 +46,7 @@ def read_dimensions(config: Config, architecture: Architecture) -> Dimensions:
         kv_heads=kv_heads,
         head_dim=head_dim,
         ff=config.integer("intermediate_size"),
+        window=sliding_window(config) or 0,
         **{word: _first_stated(config, keys) for word, keys in architecture.sizes.items()},
     )
 
@@ -80,7 +82,7 @@ def model_entries(
                 "num_experts_per_tok", f"must be at most {dimensions.experts}, the experts there are"
             )
         entries |= {"expert_count": (U32, dimensions.experts), "expert_used_count": (U32, used)}
-        assumed = bool(architecture.norm_topk)
-        if config.boolean("norm_topk_prob", assumed) != assumed:
-            entries["expert_weights_norm"] = (BOOL, not assumed)
+        normalised = config.boolean("norm_topk_prob", architecture.norm_topk_unstated)
+        if normalised != architecture.norm_topk:
+            entries["expert_weights_norm"] = (BOOL, normalised)
     return {f"{architecture.name}.{key}": value for key, value in entries.items()}

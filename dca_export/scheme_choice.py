@@ -60,7 +60,7 @@ def choose_scheme(
         raise InputError(f"the scheme asked for is not valid: {error}") from None
     if asked != [None] * 3:
         return SchemeChoice(scheme, "as asked for")
-    return SchemeChoice(scheme, f"the paper's default for {c} tokens ({trained.source})")
+    return SchemeChoice(scheme, "the paper's default")
 
 
 def stated_by_config(config: Config) -> tuple[SchemeChoice | None, list[str]]:
