@@ -54,6 +54,14 @@ struct Tensor {
         part.data = data + first * row_bytes();
         return part;
     }
+
+    /// The matrix at `index` of a stack (experts) as a tensor of its own.
+    Tensor of_stack(int64_t index) const noexcept {
+        Tensor part = *this;
+        part.depth = 1;
+        part.data = data + index * rows * row_bytes();
+        return part;
+    }
 };
 
 class GgufFile {

@@ -40,6 +40,13 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const K
     up_ = activation(n_ff);
     kept_ = Buffer<float>(rows * std::max(h_.n_embd, h_.q_width()));
 
+    if (h_.n_experts != 0) {
+        router_ = activation(h_.n_experts);
+        gathered_ = activation(h_.n_embd);
+        expert_out_ = activation(h_.n_embd);
+        routed_.resize(h_.n_experts);
+    }
+
     const size_t head_panels = size_t(group_) * h_.head_dim * panel_lanes;
     workers_.resize(pool_.threads());
     for (Worker& worker : workers_) {
@@ -57,7 +64,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const K
 
 uint64_t CpuExecutor::scratch_bytes() const {
     uint64_t bytes = kept_.bytes() + vocab_.bytes() + partials_.bytes() + (rope_.cos.size() + rope_.sin.size()) * sizeof(float);
-    for (const Activation* activation : {&x_, &normed_, &q_, &k_, &v_, &a_, &gate_, &up_}) bytes += activation->memory.bytes();
+    for (const Activation* activation : {&x_, &normed_, &q_, &k_, &v_, &a_, &gate_, &up_, &router_, &gathered_, &expert_out_}) bytes += activation->memory.bytes();
     for (const Worker& worker : workers_) {
         for (const Buffer<float>* buffer : {&worker.weights, &worker.attention, &worker.q, &worker.out, &worker.maximum,
                                             &worker.sum, &worker.cos, &worker.sin, &worker.factor}) {
@@ -97,22 +104,30 @@ void CpuExecutor::begin(std::span<const int32_t> tokens, uint32_t start) {
     });
 }
 
+void CpuExecutor::gather(Activation& from, int from_lanes, std::span<const uint32_t> rows, float* to) {
+    const int panels = static_cast<int>((rows.size() + lanes_ - 1) / lanes_);
+    pool_.run(panels, [&](int p, int) {
+        float* out = to + size_t(p) * from.width * lanes_;
+        for (int lane = 0; lane < lanes_; ++lane) {
+            const size_t at = size_t(p) * lanes_ + lane;
+            // Lanes past the last row repeat it: any finite value will do.
+            const uint32_t row = rows[std::min(at, rows.size() - 1)];
+            const float* in = from.panel(static_cast<int>(row / from_lanes), from_lanes) + row % from_lanes;
+            for (int f = 0; f < from.width; ++f) out[size_t(f) * lanes_ + lane] = in[size_t(f) * from_lanes];
+        }
+    });
+}
+
 void CpuExecutor::keep_last_rows(uint32_t rows) {
     if (rows == rows_) return;
     const uint32_t dropped = rows_ - rows;
     const int old_lanes = lanes_;
-    const uint32_t first = start_ + dropped;
-    set_rows(rows, first);
+    set_rows(rows, start_ + dropped);
+    std::vector<uint32_t> kept(rows);
+    for (uint32_t row = 0; row < rows; ++row) kept[row] = dropped + row;
     for (Activation* activation : {&x_, &q_}) {
-        const size_t values = size_t(panels_) * lanes_ * activation->width;
-        std::fill_n(kept_.data(), values, 0.0f);
-        for (uint32_t row = 0; row < rows; ++row) {
-            const uint32_t from = dropped + row;
-            const float* in = activation->panel(static_cast<int>(from / old_lanes), old_lanes) + from % old_lanes;
-            float* out = kept_.data() + size_t{row / lanes_} * activation->width * lanes_ + row % lanes_;
-            for (int f = 0; f < activation->width; ++f) out[size_t(f) * lanes_] = in[size_t(f) * old_lanes];
-        }
-        std::memcpy(activation->memory.data(), kept_.data(), values * sizeof(float));
+        gather(*activation, old_lanes, kept, kept_.data());
+        std::memcpy(activation->memory.data(), kept_.data(), size_t(panels_) * lanes_ * activation->width * sizeof(float));
     }
 }
 

@@ -56,6 +56,9 @@ private:
     enum class QueryPosition { Key, Intra, Successive, Inter };
 
     void set_rows(uint32_t rows, uint32_t start);
+
+    /// Copies `rows` of an activation in panels of `from_lanes` to panels of lanes_.
+    void gather(Activation& from, int from_lanes, std::span<const uint32_t> rows, float* to);
     void norm(Activation& from, const std::vector<float>& weight, Activation& to);
 
     /// Rows [first, first + count) of y = w x, or y += w x, for every panel; y has rows of `y_width` features.
@@ -68,6 +71,11 @@ private:
 
     /// gate = silu(w_gate x) · w_up x
     void gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, Activation& gate, Activation& up);
+
+    /// Each kept row's experts and their weights, from the router's logits in router_.
+    void route();
+    void run_expert(const LayerWeights& w, uint32_t expert);
+    void run_shared_expert(const LayerWeights& w);
 
     /// Fills the worker's cos and sin for `lanes` queries (or keys) from index `first` on.
     void load_rotation(Worker& worker, uint32_t first, QueryPosition kind) const;
@@ -100,6 +108,14 @@ private:
     Buffer<float> vocab_;    // (n_vocab, lanes) for a few panels
     Buffer<float> partials_; // attend_rows' pieces
     std::vector<Worker> workers_;
+
+    // Mixtures of experts only.
+    struct Routed {
+        std::vector<uint32_t> rows;
+        std::vector<float> weights;
+    };
+    Activation router_, gathered_, expert_out_;
+    std::vector<Routed> routed_;   // by expert
 };
 
 }  // namespace dca::cpu
