@@ -92,7 +92,7 @@ struct DecodeArgs {
     void* workspace;         // decode_workspace_bytes(shape), zeroed once; every call leaves its counters zero
 };
 
-/// Attention of the newest token. The launch does not depend on the length, so a CUDA graph
+/// Attention of the newest token. The rotary table must reach as far as the lengths will. The launch does not depend on the length, so a CUDA graph
 /// that holds it serves every step.
 cudaError_t attention_decode(const DecodeArgs& args, cudaStream_t stream);
 

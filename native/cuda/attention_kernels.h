@@ -22,6 +22,12 @@ cudaError_t launch_prefill_sm80(const PrefillArgs& args, cudaStream_t stream);
 bool prefill_sm90_takes(const PrefillArgs& args, int compute_capability);
 cudaError_t launch_prefill_sm90(const PrefillArgs& args, int multiprocessors, cudaStream_t stream);
 
+/// Decode for fast shapes.
+cudaError_t launch_decode(const DecodeArgs& args, int multiprocessors, cudaStream_t stream);
+size_t decode_workspace_bytes(const AttentionShape& shape, int multiprocessors);
+
+cudaError_t launch_store(const StoreArgs& args, cudaStream_t stream);
+
 /// The order of work for blocks of `block_rows` queries, the sections sized to the current device's L2 cache.
 cudaError_t make_work_order(const PrefillArgs& args, const QueryBlocks& blocks, WorkOrder& order);
 

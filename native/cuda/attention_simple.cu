@@ -30,9 +30,9 @@ __global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs a
     const int lane = threadIdx.x % 32;
     const uint32_t query = blockIdx.x * kWarps + threadIdx.x / 32;
     const int head = blockIdx.y;
-    if (query >= args.n_queries) return;
+    if (query >= args.n_queries || (length && *length == 0)) return;
 
-    const uint32_t i = (length ? *length - 1 : args.start) + query;
+    const uint32_t i = (length ? min(*length, args.cache.capacity) - 1 : args.start) + query;
     const uint32_t chunk = i / args.scheme.chunk_size;
     const float factor = logit_factor(args.scheme, i);
     const size_t q_row = static_cast<size_t>(query) * args.q_stride + static_cast<size_t>(head) * shape.head_dim;

@@ -54,6 +54,23 @@ __device__ __forceinline__ float2 unpack(uint32_t pair, Dtype dtype) {
                                : __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
 }
 
+/// Four signed bytes as two pairs of f16, exactly: 0x6400 + u is 1024 + u for u < 1024, and u is
+/// the byte + 128.
+__device__ __forceinline__ void widen_bytes(uint32_t bytes, uint32_t& low, uint32_t& high) {
+    const uint32_t raised = bytes ^ 0x80808080u;
+    const uint32_t low_bits = __byte_perm(raised, 0x64646464u, 0x4140), high_bits = __byte_perm(raised, 0x64646464u, 0x4342);
+    const __half2 offset = __float2half2_rn(1152.0f);
+    const __half2 low_pair = __hsub2(*reinterpret_cast<const __half2*>(&low_bits), offset);
+    const __half2 high_pair = __hsub2(*reinterpret_cast<const __half2*>(&high_bits), offset);
+    low = *reinterpret_cast<const uint32_t*>(&low_pair);
+    high = *reinterpret_cast<const uint32_t*>(&high_pair);
+}
+
+__device__ __forceinline__ uint32_t multiply_halves(uint32_t pair, __half2 factor) {
+    const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&pair), factor);
+    return *reinterpret_cast<const uint32_t*>(&product);
+}
+
 /// Four values of a query's row.
 struct Quad {
     float v[4];

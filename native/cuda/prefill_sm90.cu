@@ -9,7 +9,7 @@ namespace {
 
 template <class C>
 cudaError_t launch(const PrefillArgs& args, int multiprocessors, cudaStream_t stream) {
-    using Panels = wgmma::Panels<C::kHeadDim>;
+    using P = Panels<C::kHeadDim>;
     const AttentionShape& shape = args.shape;
     const uint64_t head_dim = shape.head_dim;
     const uint64_t n_keys = uint64_t{args.start} + args.n_queries;
@@ -23,8 +23,8 @@ cudaError_t launch(const PrefillArgs& args, int multiprocessors, cudaStream_t st
     TensorMapSpec tiles{args.cache.keys,
                         {head_dim, n_keys, static_cast<uint64_t>(shape.n_kv_heads)},
                         {head_dim * 2, args.cache.capacity * head_dim * 2},
-                        {Panels::kWidth, C::kKeys, 1},
-                        Panels::kRowBytes};
+                        {P::kWidth, C::kKeys, 1},
+                        P::kRowBytes};
     cudaError_t error = make_tensor_map(queries, q_map);
     if (error == cudaSuccess) error = make_tensor_map(tiles, k_map);
     tiles.data = args.cache.values;

@@ -52,6 +52,7 @@ struct Shared {
     uint64_t values_full[C::kStages], values_empty[C::kStages];
     uint64_t queries_full, queries_empty;
     int32_t item;                                   // whose queries these are; negative: no more work
+    float ordering[128 * C::kConsumers];            // never read, see Consumer::order_after
 };
 
 /// Named barriers: one per warpgroup for its own threads, one for its turn at the tensor cores.
@@ -70,7 +71,7 @@ struct Ring {
 
 template <class C>
 __device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap* map, uint32_t barrier, uint32_t row, uint32_t head) {
-    using P = wgmma::Panels<C::kHeadDim>;
+    using P = Panels<C::kHeadDim>;
     ptx::barrier_arrive_expect(barrier, C::kTileBytes);
 #pragma unroll
     for (int panel = 0; panel < P::kCount; ++panel)
@@ -114,7 +115,7 @@ __device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_
 template <class C>
 struct Consumer {
     using T = typename C::T;
-    using P = wgmma::Panels<C::kHeadDim>;
+    using P = Panels<C::kHeadDim>;
     static constexpr int kDepth = 16;  // of one product
 
     Shared<C>& shared;
@@ -134,6 +135,13 @@ struct Consumer {
 
     __device__ __forceinline__ void await_turn() const { ptx::named_sync(turn_barrier(index), 256); }
     __device__ __forceinline__ void pass_turn() const { ptx::named_arrive(turn_barrier(index + 1 == C::kConsumers ? 0 : index + 1), 256); }
+
+    /// Keeps the next wait for products behind the arithmetic that leads to `value`. The assembler
+    /// takes waits to be free to move and would put this one in front of the softmax, which then
+    /// overlaps with nothing; it does not move them across a store.
+    __device__ __forceinline__ void order_after(float value) const {
+        asm volatile("st.shared.f32 [%0], %1;" ::"r"(ptx::shared_address(&shared.ordering[threadIdx.x - 128])), "f"(value) : "memory");
+    }
 
     /// Rotates this warpgroup's queries for the keys of `range`. No product may be under way.
     __device__ __forceinline__ void rotate(const QueryBlock& block, Range range) const {
@@ -261,6 +269,7 @@ struct Consumer {
                 release(shared.keys_empty[ring.stage]);
                 mask(s, block, walk);
                 softmax.step(s, params.scale_log2, keep);
+                order_after(softmax.sum[0] + softmax.sum[1]);
                 wgmma::wait<0>();
                 wgmma::pin(s), wgmma::pin(o);
                 release(shared.values_empty[previous.stage]);

@@ -20,10 +20,6 @@ __device__ __forceinline__ float exp2(float x) {
     return y;
 }
 
-__device__ __forceinline__ uint32_t permute_bytes(uint32_t a, uint32_t b, uint32_t selector) {
-    return __byte_perm(a, b, selector);
-}
-
 // ---- sm_80: asynchronous copies, matrix loads and products ----
 
 /// Copies 16 bytes from global to shared memory, zeros if not `valid`.
@@ -66,12 +62,25 @@ __device__ __forceinline__ void mma_16x8x16<__nv_bfloat16>(float (&c)[4], const 
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+/// Transposes an 8 x 8 matrix of 16-bit values, lane l holding row l / 4, columns 2 (l % 4) and the next.
+__device__ __forceinline__ uint32_t transpose_8x8(uint32_t pair) {
+    uint32_t r;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(r) : "r"(pair));
+    return r;
+}
+
 /// 16 bytes that are read once: not kept in L1.
 __device__ __forceinline__ uint4 load_streaming(const void* from) {
     uint4 r;
     asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r.x), "=r"(r.y), "=r"(r.z), "=r"(r.w)
                  : "l"(from));
+    return r;
+}
+
+__device__ __forceinline__ uint2 load_streaming_8(const void* from) {
+    uint2 r;
+    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v2.u32 {%0, %1}, [%2];" : "=r"(r.x), "=r"(r.y) : "l"(from));
     return r;
 }
 

@@ -1,0 +1,259 @@
+"""Attention kernels side by side on one GPU: ours against PyTorch's and against DCA as published.
+
+    python benchmarks/cuda_attention.py --build build/cuda_attention
+
+compiles the kernels, checks them against float64 on random cases, then times, on the same tensors in one run,
+our plain causal attention and our Dual Chunk Attention, PyTorch's FlashAttention-2 and cuDNN's kernel, and DCA as
+published (Algorithm 1: three flash attentions per chunk, merged by their log-sum-exps). Medians; prefill figures
+count the causal half of the two products, decode figures the bytes of the cache. The tables come last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from cuda_attention_check import check_all, reference, row_errors
+from cuda_attention_library import TORCH_DTYPES, AttentionLibrary, PositionScheme, Problem, Shape
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    n_heads: int
+    n_kv_heads: int
+    head_dim: int
+    length: int
+    chunk_size: int
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.n_heads, self.n_kv_heads, self.head_dim)
+
+    @property
+    def scheme(self) -> PositionScheme:
+        pretraining_length = self.chunk_size * 4 // 3
+        return PositionScheme(self.chunk_size, pretraining_length - self.chunk_size, pretraining_length)
+
+    @property
+    def label(self) -> str:
+        return f"{self.n_heads}/{self.n_kv_heads}, {self.head_dim}, {self.length:,}, s = {self.chunk_size:,}"
+
+
+PREFILL = (
+    Setting(32, 32, 128, 16384, 3072),
+    Setting(32, 32, 128, 32768, 3072),
+    Setting(32, 8, 128, 32768, 3072),
+    Setting(32, 8, 128, 131072, 24576),
+    Setting(32, 8, 64, 32768, 3072),
+    Setting(32, 32, 96, 32768, 3072),
+    Setting(32, 32, 80, 32768, 3072),
+)
+DECODE = (
+    Setting(32, 32, 128, 32768, 3072),
+    Setting(32, 8, 128, 32768, 3072),
+    Setting(32, 8, 128, 131072, 24576),
+    Setting(32, 32, 128, 1024, 3072),
+)
+
+
+def median_ms(run: Callable[[], object], repeats: int) -> float:
+    """Median of single runs by CUDA events, after two runs that do not count."""
+    times = []
+    for n in range(repeats + 2):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        run()
+        end.record()
+        end.synchronize()
+        if n >= 2:
+            times.append(begin.elapsed_time(end))
+    return statistics.median(times)
+
+
+def sdpa(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, backend: SDPBackend
+) -> Callable[[], torch.Tensor]:
+    """Causal attention by one PyTorch backend; q (1, heads, n, head_dim), k and v with fewer heads."""
+
+    def run() -> torch.Tensor:
+        with sdpa_kernel(backend):
+            return torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]
+            )
+
+    return run
+
+
+def flash(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """FlashAttention-2 with its log-sum-exps; (1, n, heads, head_dim) each, f32 (1, heads, n)."""
+    out, log_sum_exp, *_ = torch.ops.aten._flash_attention_forward(
+        q, k, v, None, None, q.shape[1], k.shape[1], 0.0, causal, False
+    )
+    return out, log_sum_exp
+
+
+def published_dca(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, chunk: int) -> torch.Tensor:
+    """Algorithm 1's calls and merge for (1, n, heads, head_dim); the three rotations of q are not counted, q stands for all."""
+    outs = []
+    for begin in range(0, q.shape[1], chunk):
+        own = q[:, begin : begin + chunk]
+        parts = [flash(own, k[:, begin : begin + chunk], v[:, begin : begin + chunk], True)]
+        if begin >= chunk:
+            parts.append(flash(own, k[:, begin - chunk : begin], v[:, begin - chunk : begin], False))
+        if begin >= 2 * chunk:
+            parts.append(flash(own, k[:, : begin - chunk], v[:, : begin - chunk], False))
+        weights = torch.softmax(torch.stack([log_sum_exp for _, log_sum_exp in parts]), dim=0)
+        outs.append(
+            sum(w.transpose(1, 2)[..., None] * out for w, (out, _) in zip(weights, parts, strict=True)).to(
+                q.dtype
+            )
+        )
+    return torch.cat(outs, dim=1)
+
+
+def time_prefill(
+    library: AttentionLibrary, setting: Setting, dtype: str, repeats: int, kernels: tuple[str, ...]
+) -> dict[str, float]:
+    """Milliseconds by name; each of our kernels' sampled rows are compared with float64 first."""
+    ms: dict[str, float] = {}
+    n = setting.length
+    for name, scheme in (("plain", PositionScheme()), ("DCA", setting.scheme)):
+        problem = Problem(library, setting.shape, scheme, n, dtype, dtype)
+        sample = torch.tensor(
+            sorted({0, setting.chunk_size - 1, setting.chunk_size, n // 2 + 77, n - 1}), device="cuda"
+        )
+        expected = reference(problem, sample)
+        for kernel in kernels:
+            out = torch.full_like(problem.q, math.nan)
+            if not problem.prefill(0, n, out, kernel):
+                continue
+            error = row_errors(out[sample], expected).max().item()
+            if out.isnan().any() or not error < 2e-2:
+                raise AssertionError(
+                    f"{kernel} {name} {setting.label}: worst sampled row {error:.2e}, NaN anywhere: {out.isnan().any().item()}"
+                )
+            ms[f"{name} {kernel}"] = median_ms(
+                lambda p=problem, o=out, k=kernel: p.prefill(0, n, o, k), repeats
+            )
+    q = problem.q.transpose(0, 1)[None].contiguous()
+    k, v = problem.keys[None, :, :n].contiguous(), problem.values[None, :, :n].contiguous()
+    rows = [t.transpose(1, 2).contiguous() for t in (q, k, v)]
+    others: dict[str, Callable[[], object]] = {
+        "FA-2": sdpa(q, k, v, SDPBackend.FLASH_ATTENTION),
+        "cuDNN": sdpa(q, k, v, SDPBackend.CUDNN_ATTENTION),
+        "three calls": lambda: published_dca(*rows, setting.chunk_size),
+    }
+    for name, run in others.items():
+        try:
+            ms[name] = median_ms(run, repeats)
+        except RuntimeError as error:  # a backend that does not take this shape
+            print(f"{name}, {setting.label}: {str(error).splitlines()[0]}")
+    return ms
+
+
+def copy_bandwidth() -> float:
+    """Bytes per second, read and written, of a large copy on the device."""
+    source = torch.empty(2**32, device="cuda", dtype=torch.uint8).random_()
+    target = torch.empty_like(source)
+    return 2 * source.numel() / (median_ms(lambda: target.copy_(source), 10) / 1e3)
+
+
+def time_decode(library: AttentionLibrary, setting: Setting, cache: str) -> tuple[float, float]:
+    """Microseconds of one step and the cache's bytes: replays of a CUDA graph over enough caches to defeat the L2 cache."""
+    bytes_per_step = (
+        2
+        * setting.n_kv_heads
+        * setting.length
+        * (setting.head_dim + 2 if cache == "q8" else 2 * setting.head_dim)
+    )
+    dtype = "f16" if cache == "q8" else cache
+    problems = [
+        Problem(library, setting.shape, setting.scheme, setting.length, dtype, cache, seed=n)
+        for n in range(max(1, math.ceil(256e6 / bytes_per_step)))
+    ]
+    out = torch.empty_like(problems[0].q[0])
+    for problem in problems:
+        problem.decode(setting.length - 1, out)
+    torch.cuda.synchronize()
+    steps = max(8, len(problems))
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for n in range(steps):
+            problems[n % len(problems)].decode(setting.length - 1, out)
+    return median_ms(graph.replay, 10) * 1e3 / steps, bytes_per_step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--build", type=Path, metavar="DIRECTORY", help="compile the kernels there")
+    source.add_argument("--library", type=Path, help="take a library built before")
+    parser.add_argument(
+        "--targets", nargs="+", default=["80", "90a"], help="with --build: architectures, as nvcc names them"
+    )
+    parser.add_argument("--dtype", choices=sorted(TORCH_DTYPES), default="bf16")
+    parser.add_argument(
+        "--kernels",
+        nargs="+",
+        default=["auto", "sm80"],
+        help="our prefill kernels to time: auto, sm80, sm90, simple",
+    )
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--check", type=int, default=40, help="random cases to check first")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--settings", type=int, nargs="*", help="indices of the prefill settings to time; default all"
+    )
+    args = parser.parse_args()
+
+    library = (
+        AttentionLibrary.build(args.build, tuple(args.targets))
+        if args.build
+        else AttentionLibrary(args.library)
+    )
+    if args.check:
+        print(check_all(library, args.seed, args.check))
+
+    bandwidth = copy_bandwidth()
+    settings = [PREFILL[n] for n in args.settings] if args.settings is not None else PREFILL
+    prefill = [(s, time_prefill(library, s, args.dtype, args.repeats, tuple(args.kernels))) for s in settings]
+    decode = [(s, c, *time_decode(library, s, c)) for s in DECODE for c in (args.dtype, "q8")]
+
+    print(
+        f"\n{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}, {args.dtype}, medians of {args.repeats}"
+    )
+    print(
+        "\n| prefill: heads / kv heads, head size, length, chunk | TFLOP/s by kernel | DCA / FA-2 | DCA / cuDNN | DCA / own plain |\n|---|---|---|---|---|"
+    )
+    for setting, ms in prefill:
+        flop = 2 * setting.length**2 * setting.head_dim * setting.n_heads
+        speeds = {name: flop / (t / 1e3) / 1e12 for name, t in ms.items()}
+        best = speeds[f"DCA {args.kernels[0]}"]
+        ratios = [
+            f"{best / speeds[n]:.3f}" if n in speeds else ""
+            for n in ("FA-2", "cuDNN", f"plain {args.kernels[0]}")
+        ]
+        print(
+            f"| {setting.label} | {', '.join(f'{n} {v:.0f}' for n, v in speeds.items())} | {' | '.join(ratios)} |"
+        )
+    print(
+        f"\n| decode: heads / kv heads, head size, length, chunk | cache | us a step | TB/s | of copying ({bandwidth / 1e12:.2f} TB/s) |\n|---|---|---|---|---|"
+    )
+    for setting, cache, us, size in decode:
+        print(
+            f"| {setting.label} | {cache} | {us:.1f} | {size / us / 1e6:.2f} | {size / us * 1e6 / bandwidth:.2f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,16 @@
+// The attention kernels under C names, for the Python beside this file.
+#include "cuda/attention.h"
+
+using namespace dca::cuda;
+
+extern "C" {
+
+int dca_attention_prefill(const PrefillArgs* args, cudaStream_t stream) { return attention_prefill(*args, stream); }
+int dca_attention_decode(const DecodeArgs* args, cudaStream_t stream) { return attention_decode(*args, stream); }
+int dca_store_keys_values(const StoreArgs* args, cudaStream_t stream) { return store_keys_values(*args, stream); }
+size_t dca_prefill_workspace_bytes() { return prefill_workspace_bytes(); }
+size_t dca_decode_workspace_bytes(const AttentionShape* shape) { return decode_workspace_bytes(*shape); }
+
+/// Sizes of the three argument structs, so that the caller can check its own declarations.
+size_t dca_struct_bytes(int which) { return which == 0 ? sizeof(PrefillArgs) : which == 1 ? sizeof(DecodeArgs) : sizeof(StoreArgs); }
+}
