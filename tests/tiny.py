@@ -116,7 +116,7 @@ def _hyperparameters(writer: gguf.GGUFWriter, tiny: Tiny) -> None:
 
 
 def _tokenizer(writer: gguf.GGUFWriter, vocab: int) -> None:
-    tokens = [*SPECIAL, *_byte_characters(), *(merge.replace(" ", "") for merge in MERGES)]
+    tokens = [*SPECIAL, *byte_characters(), *(merge.replace(" ", "") for merge in MERGES)]
     types = [gguf.TokenType.CONTROL] * len(SPECIAL) + [gguf.TokenType.NORMAL] * (len(tokens) - len(SPECIAL))
     if vocab < len(tokens):
         raise ValueError(f"a tiny model with a tokenizer needs vocab >= {len(tokens)}, got {vocab}")
@@ -132,7 +132,7 @@ def _tokenizer(writer: gguf.GGUFWriter, vocab: int) -> None:
     writer.add_chat_template(CHAT_TEMPLATE)
 
 
-def _byte_characters() -> list[str]:
+def byte_characters() -> list[str]:
     """The 256 printable characters that stand for bytes in GPT-2's byte-level BPE, by byte."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in printable]
