@@ -108,7 +108,7 @@ def answers_of_llama_cpp(path: Path, scratch: Path) -> dict[str, Any]:
 
 
 def texts_for(pre: str) -> list[str]:
-    """HARD, less the texts with combining marks where llama.cpp, unlike the models' own files, cuts at these."""
+    """HARD, less texts with combining marks where llama.cpp, unlike the models' own files, cuts at these."""
     if pre not in ("tekken", "gpt-4o"):
         return HARD
     return [text for text in HARD if not any(unicodedata.category(c).startswith("M") for c in text)]
