@@ -3,6 +3,7 @@
 from collections.abc import Generator, Iterator
 
 from dca_runtime.generate import Generation
+from dca_runtime.prompt_cache import PromptCache
 from dca_runtime.sampling import Sampling
 from dca_runtime.session import Session
 
@@ -13,8 +14,7 @@ class Conversation:
     def __init__(self, session: Session, system: str | None = None) -> None:
         """``system`` is the first message, if there is to be one."""
         self.messages = [{"role": "system", "content": system}] if system else []
-        self._session = session
-        self._ids: list[int] = []  # what the session's cache holds
+        self._cache = PromptCache(session)
 
     def reply(self, message: str, max_tokens: int, sampling: Sampling) -> "Reply":
         """The model's answer to a user's ``message``; iterate over it for pieces of text."""
@@ -25,14 +25,13 @@ class Reply(Iterator[str]):
     """One answer, as it is generated. What has been given when it stops becomes part of the conversation."""
 
     def __init__(self, conversation: Conversation, message: str, max_tokens: int, sampling: Sampling) -> None:
-        session, model = conversation._session, conversation._session.model
+        session = conversation._cache.session
+        model = session.model
         question = {"role": "user", "content": message}
         prompt = model.apply_chat_template([*conversation.messages, question])
         ids = model.tokenize(prompt, add_special=False)
-        shared = min(_common_prefix(conversation._ids, ids), len(ids) - 1)
-        session.truncate(shared)
-        conversation._ids = ids[:shared]
-        self.generation = Generation(session, model.tokenizer, ids[shared:], max_tokens, sampling)
+        rest = conversation._cache.rest(ids)
+        self.generation = Generation(session, model.tokenizer, rest, max_tokens, sampling)
         self._pieces = self._run(conversation, question, ids)
 
     def __next__(self) -> str:
@@ -50,14 +49,6 @@ class Reply(Iterator[str]):
                 yield piece
         finally:
             # Also after Ctrl-C and where the context is full: what was said was said.
-            held = conversation._session.length
-            conversation._ids = [*ids, *self.generation.ids][:held]
+            conversation._cache.record([*ids, *self.generation.ids])
             if answer:
                 conversation.messages += [question, {"role": "assistant", "content": answer}]
-
-
-def _common_prefix(first: list[int], second: list[int]) -> int:
-    for index, (one, other) in enumerate(zip(first, second, strict=False)):
-        if one != other:
-            return index
-    return min(len(first), len(second))
