@@ -12,6 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cuda/positions.h"
+
 namespace dca::cuda {
 
 enum class Dtype : int32_t { F16 = 0, BF16 = 1 };
@@ -19,16 +21,6 @@ enum class Dtype : int32_t { F16 = 0, BF16 = 1 };
 /// Q8: signed bytes, one f16 scale for the key and one for the value of each head and token;
 /// a value is byte * scale. Products over a Q8 cache are computed in f16.
 enum class CacheDtype : int32_t { F16 = 0, BF16 = 1, Q8 = 2 };
-
-/// The integers of eq. 2-8 (An et al., ICML 2024) and the optional logit factor.
-struct AttentionScheme {
-    uint32_t chunk_size;          // s >= 1; 2^31: plain causal attention
-    uint32_t local_window;        // w
-    uint32_t pretraining_length;  // c
-    int32_t intra_only;           // 1: a query sees only its own chunk (ablation)
-    float logit_scale;            // a; logits times m^2, m = max(1, a ln((i + 1) / n0) + 1); 0: off
-    uint32_t logit_scale_length;  // n0
-};
 
 struct AttentionShape {
     int32_t n_heads;            // a multiple of n_kv_heads

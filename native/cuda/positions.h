@@ -11,8 +11,6 @@
 
 #include <cstdint>
 
-#include "cuda/attention.h"
-
 #if defined(__CUDACC__)
 #define DCA_HOST_DEVICE __host__ __device__ __forceinline__
 #else
@@ -20,6 +18,16 @@
 #endif
 
 namespace dca::cuda {
+
+/// The integers of eq. 2-8 (An et al., ICML 2024) and the optional logit factor.
+struct AttentionScheme {
+    uint32_t chunk_size;          // s >= 1; 2^31: plain causal attention
+    uint32_t local_window;        // w
+    uint32_t pretraining_length;  // c
+    int32_t intra_only;           // 1: a query sees only its own chunk (ablation)
+    float logit_scale;            // a; logits times m^2, m = max(1, a ln((i + 1) / n0) + 1); 0: off
+    uint32_t logit_scale_length;  // n0
+};
 
 enum class Range : uint32_t { Intra = 0, Successive = 1, Inter = 2 };
 
