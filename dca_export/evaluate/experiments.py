@@ -1,0 +1,35 @@
+"""The experiments by name: how to show what each of them measured."""
+
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+from dca_export.errors import InputError
+from dca_export.evaluate.results import Results, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXPERIMENTS = ("perplexity", "passkey")
+
+
+class Experiment(Protocol):
+    """What each experiment's module offers; all of it works from the results alone."""
+
+    def tables(self, results: Results) -> list[Table]: ...
+
+    def draw(self, results: Results) -> "Figure": ...
+
+    def figures(self, results: Results) -> Any: ...
+
+
+def of(results: Results) -> Experiment:
+    """The experiment that was run. Raises InputError for one not known here."""
+    name = results.header["experiment"]
+    if name not in EXPERIMENTS:
+        raise InputError(f"{results.path}: holds the unknown experiment {name!r}")
+    return importlib.import_module(f"dca_export.evaluate.{name}")
+
+
+def summary(results: Results) -> dict[str, Any]:
+    """What was run on what, and its figures, for JSON."""
+    return results.header | {"results": of(results).figures(results)}

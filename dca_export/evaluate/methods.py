@@ -1,0 +1,74 @@
+"""Ways to run a model's attention that experiments compare."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dca_export.errors import InputError
+from dca_export.scheme import Scheme
+
+if TYPE_CHECKING:
+    from dca_runtime import Model, Session
+
+ATTENTIONS = ("plain", "dca", "intra", "intra+inter")
+
+
+@dataclass(frozen=True)
+class Method:
+    """An attention, and the scheme to use instead of the file's own."""
+
+    attention: str  # one of ATTENTIONS
+    scheme: Scheme | None = None
+
+    @property
+    def name(self) -> str:
+        """As ``parse`` reads it: "plain", "dca", "dca:3072/1024/4096"."""
+        if self.scheme is None:
+            return self.attention
+        s = self.scheme
+        scale = f"/{s.logit_scale:g}/{s.logit_scale_length}" if s.logit_scale else ""
+        return f"{self.attention}:{s.chunk_size}/{s.local_window}/{s.pretraining_length}{scale}"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """For ``Model.session``."""
+        scheme = None if self.scheme is None else dataclasses.astuple(self.scheme)
+        return {"attention": self.attention, "scheme": scheme}
+
+    def session(self, model: "Model", **options: Any) -> "Session":
+        """A session that runs this method; ``options`` are further ones of ``Model.session``."""
+        return model.session(**self.options, **options)
+
+
+def parse(text: str) -> Method:
+    """Reads "ATTENTION" or "ATTENTION:S/W/C[/A/N]" (scheme, then logit scale and its length).
+
+    Raises InputError.
+    """
+    attention, colon, numbers = text.partition(":")
+    if attention not in ATTENTIONS:
+        raise InputError(f"attention {attention!r} is none of {', '.join(ATTENTIONS)}")
+    if not colon:
+        return Method(attention)
+    if attention == "plain":
+        raise InputError(f"{text!r}: plain attention has no scheme")
+    parts = numbers.split("/")
+    if len(parts) not in (3, 5):
+        raise InputError(f"{text!r}: expected CHUNK/WINDOW/LENGTH after the colon, as in dca:3072/1024/4096")
+    try:
+        scale = (float(parts[3]), int(parts[4])) if len(parts) == 5 else ()
+        return Method(attention, Scheme(*map(int, parts[:3]), *scale))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{text!r}: expected numbers after the colon, as in dca:3072/1024/4096") from error
+
+
+def check(methods: list[Method], model: "Model") -> None:
+    """Raises InputError for a method that needs a scheme where the file has none."""
+    for method in methods:
+        if method.attention != "plain" and method.scheme is None and model.scheme is None:
+            raise InputError(
+                f"{model.path}: has no scheme for attention {method.attention}; name one, as in "
+                f"{method.attention}:3072/1024/4096, or write it into the file with dca-export"
+            )

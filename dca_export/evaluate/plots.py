@@ -1,0 +1,93 @@
+"""The pictures of experiments. Needs matplotlib (the extra ``eval``)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dca_export.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+try:
+    from matplotlib.figure import Figure  # noqa: F811 - without pyplot: no window, no global state
+except ImportError as error:
+    raise InputError("plots need matplotlib: pip install 'dca-export[eval]'") from error
+
+KINDS = ("png", "svg", "pdf")
+PANEL = (4.8, 3.6)  # inches
+
+
+def lines(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    x: str,
+    y: str,
+    trained: int,
+    title: str,
+    log_y: bool = False,
+) -> Figure:
+    """One line a name through its (x, y) points; the trained length as a dashed line."""
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
+    draw_lines(axes, series, x, y, trained, log_y)
+    axes.set_title(title)
+    return figure
+
+
+def draw_lines(
+    axes: "Axes",
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    x: str,
+    y: str,
+    trained: int,
+    log_y: bool = False,
+) -> None:
+    """The same into given axes."""
+    for name, points in series.items():
+        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
+    axes.axvline(trained, color="grey", linestyle="--", linewidth=1, label=f"trained: {trained:,}")
+    if log_y:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+
+
+def heat_maps(
+    maps: Mapping[str, Sequence[Sequence[float]]], columns: Sequence[Any], rows: Sequence[Any], x: str, y: str
+) -> Figure:
+    """One map a name: shares from 0 to 1 in rows and columns; NaN where nothing was measured."""
+    width, height = PANEL
+    figure = Figure(figsize=(width * len(maps), height), layout="constrained")
+    panels = figure.subplots(1, len(maps), squeeze=False)[0]
+    for axes, (name, shares) in zip(panels, maps.items(), strict=True):
+        image = axes.imshow(shares, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
+        axes.set_xticks(range(len(columns)), [f"{column:,}" for column in columns])
+        axes.set_yticks(range(len(rows)), [str(row) for row in rows])
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.set_title(name)
+    figure.colorbar(image, ax=panels, label="found")
+    return figure
+
+
+def check_name(path: Path) -> str:
+    """The kind of picture that the name's ending says. Raises InputError if it is none we draw."""
+    kind = path.suffix.lstrip(".").lower()
+    if kind not in KINDS:
+        raise InputError(f"{path}: a picture's name must end with {', '.join(f'.{k}' for k in KINDS)}")
+    return kind
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a picture, whole or not at all."""
+    kind = check_name(path)
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        figure.savefig(unfinished, format=kind, dpi=150)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)

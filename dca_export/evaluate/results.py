@@ -1,0 +1,168 @@
+"""What an experiment measured, cell by cell, in a file from which an interrupted run goes on.
+
+The file is JSON Lines: first a header that says what was run on what, then one line a cell, written as
+soon as the cell is done. A line that was cut off by the interruption is measured again.
+"""
+
+import datetime
+import hashlib
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from dca_export.errors import InputError
+
+if TYPE_CHECKING:
+    from dca_runtime import Model
+
+Cell: TypeAlias = Mapping[str, Any]
+"""What identifies one measurement: its method, length, …; JSON values."""
+
+CellProgress: TypeAlias = Callable[[float, float], Any]
+Measure: TypeAlias = Callable[[Cell, CellProgress], dict[str, Any]]
+
+_HASHED_BYTES = 1 << 20  # of the model's file: its metadata and first tensors tell it from others
+_IDENTITY = ("experiment", "model", "settings")  # of the header: what must agree to go on
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for people; the first column names the rows."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass
+class Results:
+    """A header, and figures by cell in the order they were measured."""
+
+    header: dict[str, Any]
+    path: Path | None = None  # None: kept in memory only
+    _figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the experiment was asked for, beyond what its cells say."""
+        return self.header["settings"]
+
+    def __contains__(self, cell: Cell) -> bool:
+        return _key(cell) in self._figures
+
+    def __getitem__(self, cell: Cell) -> dict[str, Any]:
+        return self._figures[_key(cell)]
+
+    def cells(self, **wanted: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Cells and figures, of those cells whose fields are as ``wanted``."""
+        for key, figures in self._figures.items():
+            cell = json.loads(key)
+            if all(cell.get(name) == value for name, value in wanted.items()):
+                yield cell, figures
+
+    def values(self, name: str, **wanted: Any) -> list[Any]:
+        """The different values of one field of the cells, in the order they were measured."""
+        return list(dict.fromkeys(cell[name] for cell, _ in self.cells(**wanted) if name in cell))
+
+    def add(self, cell: Cell, figures: dict[str, Any]) -> None:
+        """Takes a measured cell and writes it down."""
+        self._figures[_key(cell)] = figures
+        if self.path is not None:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"cell": dict(cell), "figures": figures}) + "\n")
+
+
+def header(experiment: str, model: "Model", settings: dict[str, Any]) -> dict[str, Any]:
+    """Says what is being run. ``settings``: what changes a cell's meaning without being in the cell."""
+    path = Path(model.path)
+    with path.open("rb") as file:
+        digest = hashlib.sha256(file.read(_HASHED_BYTES)).hexdigest()
+    info = model.info
+    return {
+        "experiment": experiment,
+        "model": {
+            "file": path.name,
+            "bytes": path.stat().st_size,
+            "sha256_of_first_mib": digest,
+            "architecture": info.architecture,
+            "context_length": info.context_length,
+            "scheme": None if info.scheme is None else list(info.scheme),
+        },
+        "settings": settings,
+        "command": sys.argv,
+        "device": info.device,
+        "versions": _versions(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def open_results(path: Path | None, head: dict[str, Any]) -> Results:
+    """New results, or those of an interrupted run of the same experiment, which ``path`` holds.
+
+    Raises InputError if the file holds something else.
+    """
+    if path is None or not path.exists() or path.stat().st_size == 0:
+        results = Results(head, path)
+        if path is not None:
+            path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+        return results
+    results = read_results(path)
+    for name in _IDENTITY:
+        if results.header.get(name) != json.loads(json.dumps(head[name])):
+            raise InputError(
+                f"{path}: holds results of another run (its {name} differs); name another file or delete it"
+            )
+    return results
+
+
+def read_results(path: Path) -> Results:
+    """Reads a results file and cuts off an unfinished last line. Raises InputError if it is none."""
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    try:
+        head, *lines = [json.loads(line) for line in whole.splitlines()]
+        results = Results(head, path, {_key(line["cell"]): line["figures"] for line in lines})
+        complete = all(name in head for name in _IDENTITY)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{path}: is not a results file of dca-eval") from error
+    if not complete:
+        raise InputError(f"{path}: is not a results file of dca-eval (its header lacks what was run)")
+    if len(whole) < len(data):
+        with path.open("r+b") as file:
+            file.truncate(len(whole))
+    return results
+
+
+def measure_cells(
+    results: Results, cells: Sequence[Cell], measure: Measure, update: Callable[..., Any]
+) -> None:
+    """Measures the cells that the results lack; ``update(done, total, description)`` counts in cells."""
+    missing = [cell for cell in cells if cell not in results]
+    for index, cell in enumerate(missing):
+        description = " ".join(str(value) for value in cell.values())
+        update(index, len(missing), description)
+
+        def within(done: float, total: float, index: int = index) -> None:
+            update(index + done / max(total, 1), len(missing))
+
+        results.add(cell, measure(cell, within))
+    update(len(missing), len(missing))
+
+
+def _key(cell: Cell) -> str:
+    return json.dumps(dict(cell))
+
+
+def _versions() -> dict[str, str]:
+    from dca_runtime import library_version
+
+    try:
+        package = version("dca-export")
+    except PackageNotFoundError:  # run from a source tree
+        package = "source tree"
+    return {"dca-export": package, "libdca": library_version(), "python": platform.python_version()}
