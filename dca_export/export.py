@@ -12,7 +12,7 @@ import gguf
 import numpy as np
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from dca_export.architectures import find_architecture, known_gguf_names
+from dca_export.architectures import Dimensions, find_architecture, known_gguf_names
 from dca_export.checkpoint import Checkpoint, open_checkpoint
 from dca_export.convert import StreamedTensor, check_readable, tensor_bytes
 from dca_export.errors import InputError
@@ -120,7 +120,7 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Plan:
     parameters = sum(planned.n_values for planned in tensors)
     recipe = _recipe(options.outtype, tensors)
     generated = [generated_tensor(name, values, checkpoint) for name, values in rope.tensors.items()]
-    typed, fallen = _typed(recipe, generated + tensors)
+    typed, fallen = _typed(recipe, generated + tensors, dimensions)
     vocabulary = read_vocabulary(checkpoint.directory, dimensions.vocab)
     prefix = architecture.name
     entries = model_entries(config, architecture, dimensions, _context(checkpoint, stated))
@@ -162,22 +162,23 @@ def _recipe(outtype: str, tensors: list[PlannedTensor]) -> Recipe:
 
 
 def _typed(
-    recipe: Recipe, tensors: list[PlannedTensor]
+    recipe: Recipe, tensors: list[PlannedTensor], dimensions: Dimensions
 ) -> tuple[list[tuple[PlannedTensor, GGMLQuantizationType]], list[str]]:
     """Each tensor with its type, and notes on those whose rows the recipe's own type does not fit."""
     tied = all(planned.name != "output.weight" for planned in tensors)
     typed, fallen = [], []
     for planned in tensors:
-        choice = tensor_type(recipe, planned.name, planned.shape, tied, planned.f32)
+        choice = tensor_type(recipe, planned.name, planned.shape, dimensions, tied, planned.f32)
         typed.append((planned, choice.type))
         if choice.instead_of is not None:
             fallen.append((choice.instead_of, choice.type, planned))
     notes = []
     for wanted, kind in dict.fromkeys((wanted, kind) for wanted, kind, _ in fallen):
         alike = [planned for w, k, planned in fallen if (w, k) == (wanted, kind)]
+        are = "tensor is" if len(alike) == 1 else "tensors are"
         notes.append(
-            f"{len(alike)} tensors are {kind.name} instead of {wanted.name}, whose blocks do not divide "
-            f"their rows (first: {alike[0].name}, rows of {alike[0].shape[-1]})"
+            f"{len(alike)} {are} {kind.name} instead of {wanted.name}, whose blocks do not divide rows of "
+            f"{alike[0].shape[-1]} ({alike[0].name})"
         )
     return typed, notes
 
