@@ -1,0 +1,58 @@
+"""Methods by name."""
+
+import pytest
+
+import dca_runtime as dca
+from dca_export.errors import InputError
+from dca_export.evaluate import methods
+from dca_export.evaluate.methods import Method
+from dca_export.scheme import Scheme
+
+
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [
+        ("plain", Method("plain")),
+        ("dca", Method("dca")),
+        ("intra+inter", Method("intra+inter")),
+        ("dca:3072/1024/4096", Method("dca", Scheme(3072, 1024, 4096))),
+        ("intra:12/4/16/0.1/16", Method("intra", Scheme(12, 4, 16, 0.1, 16))),
+    ],
+)
+def test_names_read_and_written(name, method):
+    assert methods.parse(name) == method
+    assert method.name == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "dual",
+        "plain:12/4/16",
+        "dca:",
+        "dca:12/4",
+        "dca:12/4/16/0.1",
+        "dca:a/b/c",
+        "dca:16/4/16",
+        "dca:1/2/3/x/4",
+    ],
+)
+def test_wrong_names(name):
+    with pytest.raises(InputError):
+        methods.parse(name)
+
+
+def test_a_session_runs_the_method(tiny_gguf):
+    with dca.Model(tiny_gguf()) as model, methods.parse("dca:8/2/12").session(model, context=10) as session:
+        assert session.info.scheme[:3] == (8, 2, 12)
+        assert session.info.context == 10
+
+
+def test_a_scheme_must_come_from_somewhere(tiny_gguf):
+    with dca.Model(tiny_gguf()) as model:
+        methods.check([Method("plain"), methods.parse("dca:8/2/12")], model)
+        with pytest.raises(InputError, match="no scheme"):
+            methods.check([Method("plain"), Method("intra")], model)
+    with dca.Model(tiny_gguf(scheme=(12, 4, 16))) as model:
+        methods.check([Method("intra")], model)
