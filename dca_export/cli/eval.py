@@ -1,16 +1,19 @@
 """dca-eval: experiments on how far a model can be taken."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dca_export.cli import _common
-from dca_export.cli._runtime import add_model_arguments, opened
+from dca_export.cli import _common, _eval_shared
+from dca_export.cli._runtime import opened
+from dca_export.errors import InputError
 
 if TYPE_CHECKING:
+    from dca_export.evaluate.combined import Bench
     from dca_export.evaluate.methods import Method
-    from dca_export.evaluate.results import Cell, Measure, Results
     from dca_runtime import Model
 
 EXAMPLE = """
@@ -23,34 +26,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = _common.command_parser("dca-eval", "Measures how far a model can be taken.", EXAMPLE)
     experiments = parser.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
-    _add_perplexity(experiments)
-    _add_passkey(experiments)
+    for add in (
+        _add_perplexity,
+        _add_passkey,
+        _add_needle,
+        _add_ablation,
+        _add_efficiency,
+        _add_sweep,
+        _add_report,
+    ):
+        add(experiments)
     return _common.run(parser, lambda arguments: arguments.body(arguments), argv)
 
 
-# perplexity
-
-
 def _add_perplexity(experiments: Any) -> None:
-    parser = _add_experiment(
+    parser = _eval_shared.add_experiment(
         experiments, "perplexity", "does it still predict text?", "--text book.txt --lengths 4096,8192"
     )
-    _add_text(parser)
-    _add_methods(parser)
-    parser.add_argument(
-        "--lengths",
-        type=_common.positive_ints,
-        default=[4096, 8192, 16384],
-        metavar="N,…",
-        help="tokens to read (default: 4096,8192,16384)",
-    )
-    parser.add_argument(
-        "--window",
-        type=_common.positive_int,
-        default=2048,
-        metavar="N",
-        help="tokens whose perplexity is averaged, of one pass over the text (default: 2048)",
-    )
+    _eval_shared.add_text(parser)
+    _eval_shared.add_methods(parser)
+    _eval_shared.add_lengths(parser, [4096, 8192, 16384])
+    _eval_shared.add_window(parser)
     parser.add_argument(
         "--stride",
         type=_common.count,
@@ -67,40 +63,24 @@ def _perplexity(arguments: argparse.Namespace) -> int:
 
     source = text.load_text(arguments.text)
     with opened(arguments) as model:
-        methods = _methods(arguments, model)
+        methods = _eval_shared.methods_of(arguments, model)
         cells = perplexity.plan(methods, arguments.lengths, arguments.stride)
         ids = text.text_ids(model, source, max(arguments.lengths))
-        settings = text.describe_text(arguments.text, source) | {
-            "window": arguments.window,
-            "stride": arguments.stride,
-            "cache_type": arguments.cache_type,
-        }
+        options = {name: getattr(arguments, name) for name in ("window", "stride", "cache_type")}
+        settings = text.describe_text(arguments.text, source) | options
         if arguments.stride:
             settings["tokens"] = len(ids)  # how far the contexts slide
-
-        def measure(cell: "Cell", progress: Callable[[float, float], Any]) -> dict[str, Any]:
-            return perplexity.measure(
-                model,
-                ids,
-                cell,
-                progress,
-                window=arguments.window,
-                stride=arguments.stride,
-                cache_type=arguments.cache_type,
-            )
-
-        return _run(arguments, model, settings, cells, measure)
-
-
-# passkey
+        measure = partial(perplexity.measure, model, ids, **options)
+        return _eval_shared.run_cells(arguments, model, settings, cells, measure)
 
 
 def _add_passkey(experiments: Any) -> None:
-    parser = _add_experiment(
+    parser = _eval_shared.add_experiment(
         experiments, "passkey", "does it find a number hidden in filler text?", "--lengths 4096,12288"
     )
-    _add_methods(parser)
-    _add_trials(parser)
+    _eval_shared.add_methods(parser)
+    _eval_shared.add_lengths(parser, [4096, 8192, 12288])
+    _eval_shared.add_trials(parser, depths=[10, 30, 50, 70, 90], trials=2)
     parser.set_defaults(body=_passkey)
 
 
@@ -108,121 +88,225 @@ def _passkey(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import passkey, retrieval
 
     with opened(arguments) as model:
-        methods = _methods(arguments, model)
+        methods = _eval_shared.methods_of(arguments, model)
         cells = retrieval.plan(methods, arguments.lengths, arguments.depths, arguments.trials)
         settings = {"seed": arguments.seed, "cache_type": arguments.cache_type}
         prompts = passkey.Prompts(model, arguments.seed)
         context = max(arguments.lengths) + passkey.ANSWER_TOKENS
         with retrieval.Answerer(model, context, arguments.cache_type) as answerer:
-            return _run(
-                arguments,
-                model,
-                settings,
-                cells,
-                lambda cell, progress: passkey.measure(prompts, answerer, cell, progress),
-            )
+            measure = partial(passkey.measure, prompts, answerer)
+            return _eval_shared.run_cells(arguments, model, settings, cells, measure)
 
 
-# What the experiments share
+def _add_needle(experiments: Any) -> None:
+    from dca_export.evaluate import needle
 
-
-def _add_experiment(experiments: Any, name: str, question: str, example: str) -> argparse.ArgumentParser:
-    parser = experiments.add_parser(
-        name,
-        help=question,
-        description=f"{name}: {question}",
-        epilog=f"example:\n  dca-eval {name} model.gguf {example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = _eval_shared.add_experiment(
+        experiments, "needle", "does it find a sentence hidden in your own text?", "--text book.txt"
     )
-    add_model_arguments(parser)
-    _common.add_json_argument(parser)
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture (.png, .svg or .pdf)")
+    _eval_shared.add_text(parser)
+    _eval_shared.add_methods(parser)
+    _eval_shared.add_lengths(parser, [4096, 8192, 12288])
+    _eval_shared.add_trials(parser, depths=[10, 30, 50, 70, 90], trials=1)
+    parser.add_argument("--needle", default=needle.NEEDLE, metavar="TEXT", help="the sentence to hide")
+    parser.add_argument("--question", default=needle.QUESTION, metavar="TEXT", help="asks for it")
     parser.add_argument(
-        "--results",
-        type=Path,
-        metavar="FILE",
-        help="write down each cell as it is done; run the same command again to go on after an interruption",
-    )
-    return parser
-
-
-def _add_methods(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--attention",
+        "--keyword",
         action="append",
-        metavar="METHOD,…",
-        help="plain, dca, intra, intra+inter; the last three may name a scheme, CHUNK/WINDOW/LENGTH, as in "
-        "dca:3072/1024/4096 (default: plain, and dca if the file has a scheme)",
+        metavar="TEXT",
+        help="what the answer must contain; may be given several times "
+        f"(default: {' and '.join(needle.KEYWORDS)})",
     )
+    parser.set_defaults(body=_needle)
 
 
-def _add_text(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--text", type=Path, metavar="FILE", help="a long text, UTF-8 (default: CPython's documentation)"
+def _needle(arguments: argparse.Namespace) -> int:
+    from dca_export.evaluate import needle, retrieval, text
+
+    source = text.load_text(arguments.text)
+    keywords = arguments.keyword or list(needle.KEYWORDS)
+    with opened(arguments) as model:
+        methods = _eval_shared.methods_of(arguments, model)
+        cells = needle.plan(methods, arguments.lengths, arguments.depths, arguments.trials)
+        settings = text.describe_text(arguments.text, source) | {
+            "needle": arguments.needle,
+            "question": arguments.question,
+            "keywords": keywords,
+            "seed": arguments.seed,
+            "cache_type": arguments.cache_type,
+        }
+        prompts = needle.Prompts(model, source, arguments.needle, arguments.question, arguments.seed)
+        context = max(arguments.lengths) + needle.ANSWER_TOKENS
+        with retrieval.Answerer(model, context, arguments.cache_type) as answerer:
+            measure = partial(needle.measure, prompts, keywords, answerer)
+            return _eval_shared.run_cells(arguments, model, settings, cells, measure)
+
+
+def _add_ablation(experiments: Any) -> None:
+    parser = _eval_shared.add_experiment(
+        experiments,
+        "ablation",
+        "what is each of the three mechanisms for?",
+        "--scheme 1536/512/2048 --lengths 12288",
     )
-
-
-def _add_trials(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--lengths",
+        "--scheme", metavar="CHUNK/WINDOW/LENGTH", help="to use instead of the file's own scheme"
+    )
+    _add_combined(parser, lengths=[4096, 8192, 12288], depths=[10, 30, 50, 70, 90], trials=2)
+    parser.set_defaults(body=_ablation)
+
+
+def _ablation(arguments: argparse.Namespace) -> int:
+    from dca_export.evaluate import ablation, methods
+
+    scheme = methods.parse(f"dca:{arguments.scheme}").scheme if arguments.scheme else None
+    with opened(arguments) as model:
+        compared = ablation.methods(scheme)
+        methods.check(compared, model)
+        return _run_combined(arguments, model, compared)
+
+
+def _add_efficiency(experiments: Any) -> None:
+    parser = _eval_shared.add_experiment(
+        experiments,
+        "efficiency",
+        "what do time and memory cost as prompts grow?",
+        "--lengths 1024,8192,32768",
+    )
+    _eval_shared.add_methods(parser)
+    _eval_shared.add_lengths(parser, [1024, 2048, 4096, 8192, 16384])
+    parser.add_argument(
+        "--decode",
+        type=_common.positive_int,
+        default=16,
+        metavar="N",
+        help="tokens to decode after each prompt (default: 16)",
+    )
+    parser.add_argument(
+        "--repeats", type=_common.positive_int, default=1, metavar="N", help="of each; medians (default: 1)"
+    )
+    parser.set_defaults(body=_efficiency)
+
+
+def _efficiency(arguments: argparse.Namespace) -> int:
+    from dca_export.evaluate import efficiency
+
+    with opened(arguments) as model:
+        methods = _eval_shared.methods_of(arguments, model)
+        cells = efficiency.plan(methods, arguments.lengths, arguments.repeats)
+        options = {"decode": arguments.decode, "cache_type": arguments.cache_type}
+        settings = options | {"device": model.info.device}  # figures of another machine do not continue
+        measure = partial(efficiency.measure, model, **options)
+        return _eval_shared.run_cells(arguments, model, settings, cells, measure)
+
+
+def _add_sweep(experiments: Any) -> None:
+    parser = _eval_shared.add_experiment(
+        experiments, "sweep", "which scheme suits this model and text?", "--text book.txt --lengths 12288"
+    )
+    parser.add_argument(
+        "--pretraining-lengths",
         type=_common.positive_ints,
-        default=[4096, 8192, 12288],
-        metavar="N,…",
-        help="tokens of a prompt (default: 4096,8192,12288)",
+        metavar="C,…",
+        help="to try (default: what the model was trained on, a half, a quarter and an eighth of it)",
     )
     parser.add_argument(
-        "--depths",
-        type=_common.counts,
-        default=[10, 30, 50, 70, 90],
-        metavar="N,…",
-        help="percent of the text before what is hidden (default: 10,30,50,70,90)",
+        "--chunk-shares",
+        type=_shares,
+        default=[0.5, 0.75],
+        metavar="X,…",
+        help="chunk sizes to try, as shares of the pretraining length (default: 0.5,0.75)",
     )
     parser.add_argument(
-        "--trials", type=_common.positive_int, default=2, metavar="N", help="of each (default: 2)"
+        "--window-shares",
+        type=_shares,
+        default=[1.0],
+        metavar="X,…",
+        help="local windows to try, as shares of what the chunk leaves (default: 1)",
     )
-    parser.add_argument("--seed", type=_common.count, default=0, metavar="N", help="default: 0")
+    _add_combined(parser, lengths=[12288], depths=[10, 50, 90], trials=2)
+    parser.set_defaults(body=_sweep)
 
 
-def _methods(arguments: argparse.Namespace, model: "Model") -> list["Method"]:
-    from dca_export.evaluate import methods
+def _sweep(arguments: argparse.Namespace) -> int:
+    from dca_export.evaluate import sweep
 
-    names = ",".join(arguments.attention or ["plain" if model.scheme is None else "plain,dca"])
-    parsed = [methods.parse(name) for name in dict.fromkeys(names.split(","))]
-    methods.check(parsed, model)
-    return parsed
-
-
-def _run(
-    arguments: argparse.Namespace,
-    model: "Model",
-    settings: dict[str, Any],
-    cells: Sequence["Cell"],
-    measure: "Measure",
-) -> int:
-    """Measures what is missing, then shows everything."""
-    from dca_export.evaluate import results
-
-    if arguments.plot is not None:
-        from dca_export.evaluate import plots
-
-        plots.check_name(arguments.plot)
-    head = results.header(arguments.experiment, model, settings)
-    measured = results.open_results(arguments.results, head)
-    with _common.progress_bar(arguments.experiment) as update:
-        results.measure_cells(measured, cells, measure, update)
-    return _show(arguments, measured)
+    with opened(arguments) as model:
+        trained = model.info.context_length
+        lengths = arguments.pretraining_lengths or [trained // share for share in (1, 2, 4, 8)]
+        methods = sweep.methods(lengths, arguments.chunk_shares, arguments.window_shares)
+        return _run_combined(arguments, model, methods)
 
 
-def _show(arguments: argparse.Namespace, results: "Results") -> int:
-    from dca_export.evaluate import experiments
+def _add_report(experiments: Any) -> None:
+    parser = _eval_shared.add_command(
+        experiments,
+        "report",
+        "makes one HTML page of results files",
+        "perplexity.jsonl passkey.jsonl -o report.html",
+    )
+    parser.add_argument("results", nargs="+", type=Path, metavar="RESULTS", help="files that --results wrote")
+    parser.add_argument(
+        "-o", "--output", type=Path, default=Path("report.html"), metavar="FILE", help="default: report.html"
+    )
+    parser.add_argument("--force", action="store_true", help="replace the page if it exists")
+    parser.set_defaults(body=_report)
 
-    if arguments.json != "-":
-        for table in experiments.of(results).tables(results):
-            _common.print_table(table.columns, table.rows, table.title)
-    if arguments.json is not None:
-        _common.write_json(experiments.summary(results), arguments.json)
-    if arguments.plot is not None:
-        from dca_export.evaluate import plots
 
-        plots.save(experiments.of(results).draw(results), arguments.plot)
+def _report(arguments: argparse.Namespace) -> int:
+    from dca_export.evaluate import report, results
+
+    if arguments.output.exists() and not arguments.force:
+        raise InputError(f"{arguments.output}: exists; --force replaces it")
+    page = report.page([results.read_results(path) for path in arguments.results])
+    _common.write_beside(arguments.output, page.encode())
+    _common.note(f"wrote {arguments.output}")
     return _common.EXIT_OK
+
+
+# Perplexity and passkeys of the same methods: ablation and sweep.
+
+
+def _add_combined(
+    parser: argparse.ArgumentParser, lengths: list[int], depths: list[int], trials: int
+) -> None:
+    _eval_shared.add_text(parser)
+    _eval_shared.add_lengths(parser, lengths)
+    _eval_shared.add_window(parser)
+    parser.add_argument(
+        "--passkey-lengths", type=_common.positive_ints, metavar="N,…", help="default: those of --lengths"
+    )
+    _eval_shared.add_trials(parser, depths, trials)
+
+
+def _run_combined(arguments: argparse.Namespace, model: "Model", methods: "list[Method]") -> int:
+    from dca_export.evaluate import combined, text
+
+    source = text.load_text(arguments.text)
+    settings = text.describe_text(arguments.text, source) | {
+        name: getattr(arguments, name) for name in ("window", "seed", "cache_type")
+    }
+    key_lengths = arguments.passkey_lengths or arguments.lengths
+    cells = combined.plan(methods, arguments.lengths, key_lengths, arguments.depths, arguments.trials)
+    with _bench(arguments, model, text.text_ids(model, source, max(arguments.lengths)), key_lengths) as bench:
+        return _eval_shared.run_cells(arguments, model, settings, cells, bench.measure)
+
+
+@contextlib.contextmanager
+def _bench(
+    arguments: argparse.Namespace, model: "Model", ids: Any, key_lengths: list[int]
+) -> "Iterator[Bench]":
+    from dca_export.evaluate import passkey, retrieval
+    from dca_export.evaluate.combined import Bench
+
+    context = max(key_lengths) + passkey.ANSWER_TOKENS
+    with retrieval.Answerer(model, context, arguments.cache_type) as answerer:
+        prompts = passkey.Prompts(model, arguments.seed)
+        yield Bench(model, ids, arguments.window, arguments.cache_type, prompts, answerer)
+
+
+def _shares(text: str) -> list[float]:
+    shares = [_common.finite_float(part) for part in text.split(",")]
+    if not all(share <= 1 for share in shares):
+        raise argparse.ArgumentTypeError(f"expected shares from 0 to 1, got {text!r}")
+    return shares

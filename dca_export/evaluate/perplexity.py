@@ -100,7 +100,7 @@ def figures(results: Results) -> list[dict[str, Any]]:
     for method in results.values("method"):
         lengths = [
             {"length": length, "nll": nll, "perplexity": math.exp(nll)}
-            for length, nll in sorted(_by_length(results, method).items())
+            for length, nll in sorted(nll_by_length(results, method).items())
         ]
         windows = [
             {"start": start, "end": end, "nll": nll, "perplexity": math.exp(nll)}
@@ -113,7 +113,7 @@ def figures(results: Results) -> list[dict[str, Any]]:
 def tables(results: Results) -> list[Table]:
     """Perplexity by length, one row a method; and by window, if the text was read in one pass."""
     methods = results.values("method")
-    by_length = {method: _by_length(results, method) for method in methods}
+    by_length = {method: nll_by_length(results, method) for method in methods}
     lengths = sorted({length for row in by_length.values() for length in row})
     trained = results.header["model"]["context_length"]
     rows = [[method, *_marked(by_length[method], lengths, trained)] for method in methods]
@@ -127,7 +127,7 @@ def tables(results: Results) -> list[Table]:
     if not spans:
         return [overview]
     rows = [
-        [f"{start:,} – {end:,}", *(_perplexity(windows[method].get((start, end))) for method in methods)]
+        [f"{start:,} – {end:,}", *(shown(windows[method].get((start, end))) for method in methods)]
         for start, end in spans
     ]
     return [overview, Table("Perplexity of each window", ["tokens", *methods], rows)]
@@ -137,13 +137,8 @@ def draw(results: Results) -> "Figure":
     """Perplexity of each window, or with a stride at each length, against the position; log scale."""
     from dca_export.evaluate import plots
 
-    lines = {}
-    for method in results.values("method"):
-        windows = _windows(results, method)
-        points = [(end, nll) for _, end, nll in windows] or sorted(_by_length(results, method).items())
-        lines[method] = [(position, math.exp(nll)) for position, nll in points]
     return plots.lines(
-        lines,
+        curves(results),
         x="tokens",
         y="perplexity",
         trained=results.header["model"]["context_length"],
@@ -152,7 +147,18 @@ def draw(results: Results) -> "Figure":
     )
 
 
-def _by_length(results: Results, method: str) -> dict[int, float]:
+def curves(results: Results) -> dict[str, list[tuple[float, float]]]:
+    """(position, perplexity) of each window by method; with a stride, of each length."""
+    series = {}
+    for method in results.values("method"):
+        windows = _windows(results, method)
+        points = [(end, nll) for _, end, nll in windows] or sorted(nll_by_length(results, method).items())
+        series[method] = [(float(position), math.exp(nll)) for position, nll in points]
+    return series
+
+
+def nll_by_length(results: Results, method: str) -> dict[int, float]:
+    """Mean nll up to each length."""
     found: dict[int, float] = {}
     for cell, figures_ in results.cells(method=method):
         if "lengths" in figures_:
@@ -175,11 +181,12 @@ def _marked(row: dict[int, float], lengths: list[int], trained: int) -> list[str
     for length in lengths:
         nll = row.get(length)
         risen = nll is not None and length > trained and math.exp(nll) > limit
-        texts.append(_perplexity(nll) + (f" {MARK}" if risen else ""))
+        texts.append(shown(nll) + (f" {MARK}" if risen else ""))
     return texts
 
 
-def _perplexity(nll: float | None) -> str:
+def shown(nll: float | None) -> str:
+    """The perplexity as tables show it; "" if it was not measured."""
     if nll is None:
         return ""
     value = math.exp(nll)

@@ -19,6 +19,21 @@ KINDS = ("png", "svg", "pdf")
 PANEL = (4.8, 3.6)  # inches
 
 
+def panels(count: int, title: str) -> tuple[Figure, Sequence["Axes"]]:
+    """A figure of ``count`` plots beside each other."""
+    width, height = PANEL
+    figure = Figure(figsize=(max(width * count, 8), height + 0.4), layout="constrained")
+    figure.suptitle(title)
+    return figure, figure.subplots(1, count, squeeze=False)[0]
+
+
+def draw_point(axes: "Axes", x: float, y: float, label: str, emphasised: bool) -> None:
+    """A labelled point, larger and in another colour if emphasised."""
+    axes.scatter([x], [y], s=120 if emphasised else 40, color="tab:red" if emphasised else "tab:blue")
+    axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
+    axes.grid(alpha=0.3)
+
+
 def lines(
     series: Mapping[str, Sequence[tuple[float, float]]],
     x: str,

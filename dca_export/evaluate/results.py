@@ -69,6 +69,14 @@ class Results:
         """The different values of one field of the cells, in the order they were measured."""
         return list(dict.fromkeys(cell[name] for cell, _ in self.cells(**wanted) if name in cell))
 
+    def part(self, **wanted: Any) -> "Results":
+        """The cells whose fields are as ``wanted``, without these fields; not tied to the file."""
+        cells = {
+            _key({name: value for name, value in cell.items() if name not in wanted}): figures
+            for cell, figures in self.cells(**wanted)
+        }
+        return Results(self.header, None, cells)
+
     def add(self, cell: Cell, figures: dict[str, Any]) -> None:
         """Takes a measured cell and writes it down."""
         self._figures[_key(cell)] = figures

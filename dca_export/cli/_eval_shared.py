@@ -1,0 +1,145 @@
+"""What the experiments of dca-eval share: arguments, running the cells, showing results."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dca_export.cli import _common
+from dca_export.cli._runtime import add_model_arguments
+
+if TYPE_CHECKING:
+    from dca_export.evaluate.methods import Method
+    from dca_export.evaluate.results import Cell, Measure, Results
+    from dca_runtime import Model
+
+
+def add_command(experiments: Any, name: str, question: str, example: str) -> argparse.ArgumentParser:
+    """A subcommand's parser, empty."""
+    return experiments.add_parser(
+        name,
+        help=question,
+        description=question[0].upper() + question[1:],
+        epilog=f"example:\n  dca-eval {name} {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def add_experiment(experiments: Any, name: str, question: str, example: str) -> argparse.ArgumentParser:
+    """A subcommand's parser, with the arguments that every experiment takes."""
+    parser = add_command(experiments, name, question, f"model.gguf {example}")
+    add_model_arguments(parser)
+    _common.add_json_argument(parser)
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture (.png, .svg or .pdf)")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="write down each cell as it is done; run the same command again to go on after an interruption",
+    )
+    return parser
+
+
+def add_methods(parser: argparse.ArgumentParser) -> None:
+    """Adds --attention, which ``methods_of`` reads."""
+    parser.add_argument(
+        "--attention",
+        action="append",
+        metavar="METHOD,…",
+        help="plain, dca, intra, intra+inter; the last three may name a scheme, CHUNK/WINDOW/LENGTH, as in "
+        "dca:3072/1024/4096 (default: plain, and dca if the file has a scheme)",
+    )
+
+
+def add_text(parser: argparse.ArgumentParser) -> None:
+    """Adds --text."""
+    parser.add_argument(
+        "--text", type=Path, metavar="FILE", help="a long text, UTF-8 (default: CPython's documentation)"
+    )
+
+
+def add_window(parser: argparse.ArgumentParser) -> None:
+    """Adds --window."""
+    parser.add_argument(
+        "--window",
+        type=_common.positive_int,
+        default=2048,
+        metavar="N",
+        help="tokens whose perplexity is averaged, of one pass over the text (default: 2048)",
+    )
+
+
+def add_lengths(parser: argparse.ArgumentParser, default: list[int]) -> None:
+    """Adds --lengths."""
+    parser.add_argument(
+        "--lengths",
+        type=_common.positive_ints,
+        default=default,
+        metavar="N,…",
+        help=f"tokens (default: {','.join(map(str, default))})",
+    )
+
+
+def add_trials(parser: argparse.ArgumentParser, depths: list[int], trials: int) -> None:
+    """Adds --depths, --trials and --seed."""
+    parser.add_argument(
+        "--depths",
+        type=_common.counts,
+        default=depths,
+        metavar="N,…",
+        help=f"percent of the text that comes before what is hidden (default: {','.join(map(str, depths))})",
+    )
+    parser.add_argument(
+        "--trials",
+        type=_common.positive_int,
+        default=trials,
+        metavar="N",
+        help=f"of each length and depth (default: {trials})",
+    )
+    parser.add_argument("--seed", type=_common.count, default=0, metavar="N", help="default: 0")
+
+
+def methods_of(arguments: argparse.Namespace, model: "Model") -> list["Method"]:
+    """The methods that --attention names. Raises InputError."""
+    from dca_export.evaluate import methods
+
+    names = ",".join(arguments.attention or ["plain" if model.scheme is None else "plain,dca"])
+    parsed = [methods.parse(name) for name in dict.fromkeys(names.split(","))]
+    methods.check(parsed, model)
+    return parsed
+
+
+def run_cells(
+    arguments: argparse.Namespace,
+    model: "Model",
+    settings: dict[str, Any],
+    cells: Sequence["Cell"],
+    measure: "Measure",
+) -> int:
+    """Measures what is missing, then shows everything; gives the exit code."""
+    from dca_export.evaluate import results
+
+    if arguments.plot is not None:
+        from dca_export.evaluate import plots
+
+        plots.check_name(arguments.plot)  # before hours of work, not after
+    head = results.header(arguments.experiment, model, settings)
+    measured = results.open_results(arguments.results, head)
+    with _common.progress_bar(arguments.experiment) as update:
+        results.measure_cells(measured, cells, measure, update)
+    return _show(arguments, measured)
+
+
+def _show(arguments: argparse.Namespace, results: "Results") -> int:
+    from dca_export.evaluate import experiments
+
+    if arguments.json != "-":
+        for table in experiments.of(results).tables(results):
+            _common.print_table(table.columns, table.rows, table.title)
+    if arguments.json is not None:
+        _common.write_json(experiments.summary(results), arguments.json)
+    if arguments.plot is not None:
+        from dca_export.evaluate import plots
+
+        plots.save(experiments.of(results).draw(results), arguments.plot)
+    return _common.EXIT_OK

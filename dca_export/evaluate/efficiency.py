@@ -1,0 +1,109 @@
+"""Time and memory against the prompt's length (the paper's Fig. 3)."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dca_export.evaluate.methods import Method, parse
+from dca_export.evaluate.results import Cell, CellProgress, Results, Table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dca_runtime import Model
+
+WARM_UP_TOKENS = 64  # touch every weight and start every thread
+
+
+def plan(methods: Sequence[Method], lengths: Sequence[int], repeats: int) -> list[dict[str, Any]]:
+    """One cell a method, length and repeat."""
+    return [
+        {"method": method.name, "length": length, "repeat": repeat}
+        for length in sorted(set(lengths))
+        for method in methods
+        for repeat in range(repeats)
+    ]
+
+
+def measure(
+    model: "Model", cell: Cell, progress: CellProgress, *, decode: int, cache_type: str
+) -> dict[str, Any]:
+    """Evaluates a prompt of random tokens, then decodes ``decode`` tokens one by one.
+
+    {"first_token_s", "decode_tokens_per_s", "cache_bytes", "scratch_bytes", "weight_bytes"}.
+    """
+    length = cell["length"]
+    ids = np.random.default_rng(0).integers(0, model.info.n_vocab, length + decode, np.int32)
+    with parse(cell["method"]).session(
+        model, context=length + decode, cache_type=cache_type, progress=progress
+    ) as session:
+        session.eval(ids[: min(WARM_UP_TOKENS, length)])
+        session.truncate(0)
+        start = time.perf_counter()
+        session.eval(ids[:length])
+        first_token = time.perf_counter() - start
+        start = time.perf_counter()
+        for index in range(length, length + decode):
+            session.eval(ids[index : index + 1])
+        seconds = time.perf_counter() - start
+        info = session.info
+    return {
+        "first_token_s": first_token,
+        "decode_tokens_per_s": decode / seconds,
+        "cache_bytes": info.cache_bytes,
+        "scratch_bytes": info.scratch_bytes,
+        "weight_bytes": model.info.weight_bytes,
+    }
+
+
+def figures(results: Results) -> list[dict[str, Any]]:
+    """One entry a method and length, for JSON: medians over the repeats."""
+    return [
+        {"method": method, "length": length}
+        | {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        for method in results.values("method")
+        for length in sorted(results.values("length", method=method))
+        for runs in [[figures_ for _, figures_ in results.cells(method=method, length=length)]]
+    ]
+
+
+def tables(results: Results) -> list[Table]:
+    """One row a length and method."""
+    rows = [
+        [
+            f"{entry['length']:,}",
+            entry["method"],
+            f"{entry['first_token_s']:,.2f}",
+            f"{entry['length'] / entry['first_token_s']:,.0f}",
+            f"{entry['decode_tokens_per_s']:,.1f}",
+            f"{entry['cache_bytes'] / 2**20:,.0f}",
+            f"{entry['scratch_bytes'] / 2**20:,.0f}",
+        ]
+        for entry in sorted(figures(results), key=lambda entry: entry["length"])
+    ]
+    columns = ["tokens", "attention", "first token, s", "prefill/s", "decode/s", "cache, MiB", "scratch, MiB"]
+    return [Table(f"Time and memory on {results.header['device']}", columns, rows)]
+
+
+def draw(results: Results) -> "Figure":
+    """Time to first token, decode speed and memory beside each other."""
+    from dca_export.evaluate import plots
+
+    quantities: dict[str, Callable[[dict[str, Any]], float]] = {
+        "time to first token, s": lambda entry: entry["first_token_s"],
+        "decode, tokens/s": lambda entry: entry["decode_tokens_per_s"],
+        "weights + cache + scratch, MiB": lambda entry: (
+            (entry["weight_bytes"] + entry["cache_bytes"] + entry["scratch_bytes"]) / 2**20
+        ),
+    }
+    head = results.header
+    figure, panels = plots.panels(len(quantities), f"{head['model']['file']} on {head['device']}")
+    for axes, (name, quantity) in zip(panels, quantities.items(), strict=True):
+        series: dict[str, list[tuple[float, float]]] = {}
+        for entry in figures(results):
+            series.setdefault(entry["method"], []).append((entry["length"], quantity(entry)))
+        plots.draw_lines(axes, series, "tokens", name, head["model"]["context_length"])
+    return figure

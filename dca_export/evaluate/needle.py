@@ -1,0 +1,101 @@
+"""Needle in a haystack: a sentence hidden in the user's own text, asked for at the end (paper, Fig. 6)."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dca_export.errors import InputError
+from dca_export.evaluate import retrieval
+from dca_export.evaluate.methods import Method
+from dca_export.evaluate.results import Cell, CellProgress, Results, Table
+from dca_export.evaluate.retrieval import Answerer
+
+if TYPE_CHECKING:
+    from dca_runtime import Model
+
+# The sentence, question and answer that needle tests have used since Kamradt's of 2023.
+NEEDLE = "The best thing to do in San Francisco is eat a sandwich and sit in Dolores Park on a sunny day."
+QUESTION = "What is the best thing to do in San Francisco?"
+KEYWORDS = ("sandwich", "Dolores Park")
+
+TITLE = "Needles found"
+ANSWER_TOKENS = 48
+_MARK = "\x02haystack\x03"  # where the text goes in the rendered template; no text contains it
+_SENTENCE_ENDS = (".", "!", "?", "\n")
+_SEARCHED = 300  # tokens before the depth asked for in which a sentence's end is looked for
+
+
+def plan(
+    methods: Sequence[Method], lengths: Sequence[int], depths: Sequence[int], trials: int
+) -> list[dict[str, Any]]:
+    """The cells of ``retrieval.plan``, ordered so that those in one haystack share its start."""
+    cells = retrieval.plan(methods, lengths, depths, trials)
+    order = [method.name for method in methods]
+    return sorted(cells, key=lambda cell: (order.index(cell["method"]), cell["trial"]))
+
+
+class Prompts:
+    """Builds the prompts: the model's chat template if it has one, around text, needle and question."""
+
+    def __init__(self, model: "Model", text: str, needle: str, question: str, seed: int) -> None:
+        self._model = model
+        self._text = np.array(model.tokenize(text, add_special=False, parse_special=False), np.int32)
+        self._needle = model.tokenize(f" {needle}", add_special=False, parse_special=False)
+        self._seed = seed
+        self._before, self._after = _frame(model, question)
+
+    def build(self, length: int, depth: int, trial: int) -> list[int]:
+        """Token ids of a prompt of ``length`` tokens, the needle after about ``depth`` percent of the text.
+
+        The needle stands between sentences. The first trial reads the text from its beginning, others
+        from a place that depends on the seed. Raises InputError if the text is too short.
+        """
+        room = length - len(self._before) - len(self._needle) - len(self._after)
+        spare = len(self._text) - room
+        if room <= 0 or spare < 0:
+            raise InputError(f"{length} tokens need a text of {max(room, 1)}, it has {len(self._text)}")
+        start = int(np.random.default_rng([self._seed, trial]).integers(0, spare + 1)) if trial else 0
+        hay = self._text[start : start + room].tolist()
+        cut = self._sentence_end(hay, round(room * depth / 100))
+        return [*self._before, *hay[:cut], *self._needle, *hay[cut:], *self._after]
+
+    def _sentence_end(self, hay: list[int], wanted: int) -> int:
+        """The last sentence's end at or before ``wanted``, or ``wanted`` if there is none near."""
+        for cut in range(wanted, max(wanted - _SEARCHED, 0), -1):
+            if self._model.detokenize(hay[cut - 1 : cut]).endswith(_SENTENCE_ENDS):
+                return cut
+        return wanted
+
+
+def measure(
+    prompts: Prompts, keywords: Sequence[str], answerer: Answerer, cell: Cell, progress: CellProgress
+) -> dict[str, Any]:
+    """{"found": share of the keywords that the answer contains, "answer", "tokens"}."""
+    ids = prompts.build(cell["length"], cell["depth"], cell["trial"])
+    answer = answerer.answer(cell["method"], ids, ANSWER_TOKENS, progress)
+    hits = [keyword.lower() in answer.lower() for keyword in keywords]
+    return {"found": sum(hits) / len(hits), "answer": answer, "tokens": len(ids)}
+
+
+def tables(results: Results) -> list[Table]:
+    """Needles found by length and depth."""
+    return retrieval.tables(results, TITLE)
+
+
+figures = retrieval.figures
+draw = retrieval.draw
+
+
+def _frame(model: "Model", question: str) -> tuple[list[int], list[int]]:
+    """Token ids before and after the text."""
+    from dca_runtime.chat import TEMPLATE_KEY
+
+    if TEMPLATE_KEY not in model.metadata:
+        ask = f"\n\nQuestion: {question}\nAnswer:"
+        return model.tokenize(""), model.tokenize(ask, add_special=False)
+    prompt = model.apply_chat_template([{"role": "user", "content": f"{_MARK}\n\n{question}"}])
+    before, mark, after = prompt.partition(_MARK)
+    if not mark:
+        raise InputError(f"{model.path}: its chat template leaves out what the user says")
+    return model.tokenize(before, add_special=False), model.tokenize(after, add_special=False)

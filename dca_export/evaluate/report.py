@@ -1,0 +1,65 @@
+"""One HTML page of several experiments: tables, pictures, commands and versions; opens offline."""
+
+import base64
+import io
+import shlex
+from collections.abc import Sequence
+from html import escape
+
+from dca_export.evaluate import experiments
+from dca_export.evaluate.results import Results, Table
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h2 { margin-top: 3rem; border-bottom: 1px solid #ccc; }
+table { border-collapse: collapse; margin: 1rem 0; }
+caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
+th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #eee; }
+th:first-child, td:first-child { text-align: left; }
+img { max-width: 100%; }
+pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; }
+dl { display: grid; grid-template-columns: max-content auto; gap: 0 1rem; }
+dd { margin: 0; }
+"""
+
+
+def page(measured: Sequence[Results]) -> str:
+    """The whole page, with everything it needs inside it."""
+    sections = "\n".join(_section(results) for results in measured)
+    return (
+        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f"<title>dca-eval</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>dca-eval</h1>\n{sections}\n</body>\n</html>\n"
+    )
+
+
+def _section(results: Results) -> str:
+    head, experiment = results.header, experiments.of(results)
+    facts = {
+        "model": f"{head['model']['file']}, trained to {head['model']['context_length']:,} tokens",
+        "device": head["device"],
+        **{name: str(value) for name, value in results.settings.items()},
+        **head["versions"],
+        "started": head["started"],
+    }
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
+    tables = "\n".join(_table(table) for table in experiment.tables(results))
+    return (
+        f"<h2>{escape(head['experiment'])}</h2>\n"
+        f'<img alt="{escape(head["experiment"])}" src="data:image/png;base64,{_picture(results)}">\n'
+        f"{tables}\n<pre>{escape(shlex.join(head['command']))}</pre>\n<dl>{listed}</dl>"
+    )
+
+
+def _table(table: Table) -> str:
+    columns = "".join(f"<th>{escape(column)}</th>" for column in table.columns)
+    rows = "\n".join(
+        "<tr>" + "".join(f"<td>{escape(value)}</td>" for value in row) + "</tr>" for row in table.rows
+    )
+    return f"<table>\n<caption>{escape(table.title)}</caption>\n<tr>{columns}</tr>\n{rows}\n</table>"
+
+
+def _picture(results: Results) -> str:
+    buffer = io.BytesIO()
+    experiments.of(results).draw(results).savefig(buffer, format="png", dpi=110)
+    return base64.b64encode(buffer.getvalue()).decode()
