@@ -1,0 +1,127 @@
+"""Perplexity and passkeys together: the grid, what is recommended, tables and pictures."""
+
+import pytest
+
+from dca_export.evaluate import ablation, combined, experiments, plots, sweep
+from dca_export.evaluate.methods import Method
+from dca_export.evaluate.results import Results, measure_cells
+from dca_export.scheme import Scheme
+
+LENGTHS = [100, 200]
+
+
+def results(experiment, methods, figures) -> Results:
+    """``figures``: (nll, keys found of two) by method; no keys where that is None."""
+    kept = Results(
+        {
+            "experiment": experiment,
+            "model": {"file": "m.gguf", "context_length": 100},
+            "settings": {"text": "t"},
+        }
+    )
+
+    def measure(cell, progress):
+        nll, found = figures[cell["method"]]
+        if cell["part"] == combined.PREDICTION:
+            lengths = [[length, nll] for length in cell["lengths"]]
+            return {"lengths": lengths, "windows": [[0, 100, nll], [100, 200, nll + 1]]}
+        return {"found": int(cell["trial"] < found), "answer": "", "key": "12345", "tokens": 9}
+
+    cells = combined.plan(methods, LENGTHS, [200], [50], 2)
+    cells = [c for c in cells if c["part"] == combined.PREDICTION or figures[c["method"]][1] is not None]
+    measure_cells(kept, cells, measure, lambda *_: None)
+    return kept
+
+
+def test_the_grid_has_plain_and_every_scheme_once():
+    methods = sweep.methods([4096, 2048], [0.75, 0.5], [1.0, 0.0, 1.0])
+    assert methods[0] == Method("plain")
+    assert [method.scheme for method in methods[1:]] == [
+        Scheme(3072, 1024, 4096),
+        Scheme(3072, 0, 4096),
+        Scheme(2048, 2048, 4096),
+        Scheme(2048, 0, 4096),
+        Scheme(1536, 512, 2048),
+        Scheme(1536, 0, 2048),
+        Scheme(1024, 1024, 2048),
+        Scheme(1024, 0, 2048),
+    ]
+
+
+FIGURES = {
+    "plain": (9.0, 2),  # never recommended, however many keys it finds
+    "dca:96/32/128": (3.00, 0),
+    "dca:48/16/64": (3.04, 1),  # within 5 % of the best perplexity
+    "dca:24/8/32": (3.30, 2),
+    "dca:12/4/16": (2.00, None),  # its passkeys have not been measured
+}
+METHODS = [
+    Method("plain"),
+    *(Method("dca", Scheme(*s)) for s in [(96, 32, 128), (48, 16, 64), (24, 8, 32), (12, 4, 16)]),
+]
+
+
+def test_recommendations_weigh_both_figures():
+    chosen = sweep.recommendations(results("sweep", METHODS, FIGURES))
+    assert {name: candidate.method for name, candidate in chosen.items()} == {
+        "recommended": "dca:48/16/64",
+        "best prediction": "dca:96/32/128",
+        "best retrieval": "dca:24/8/32",
+    }
+    assert chosen["recommended"].found == 0.5
+
+
+def test_equal_finders_are_told_apart_by_perplexity():
+    figures = FIGURES | {"dca:96/32/128": (3.0, 1)}
+    chosen = sweep.recommendations(results("sweep", METHODS, figures))
+    assert chosen["recommended"].method == "dca:96/32/128"
+
+
+def test_nothing_measured_nothing_recommended():
+    kept = results("sweep", METHODS, {name: (nll, None) for name, (nll, _) in FIGURES.items()})
+    assert sweep.recommendations(kept) == {} and len(sweep.tables(kept)) == 1
+
+
+def test_sweep_tables_say_what_to_write():
+    schemes, advice = sweep.tables(results("sweep", METHODS, FIGURES))
+    assert [row[0] for row in schemes.rows] == list(FIGURES)
+    assert [row[-1] for row in schemes.rows] == ["", "best prediction", "recommended", "best retrieval", ""]
+    assert [row[-2] for row in schemes.rows] == ["100%", "0%", "50%", "100%", ""]
+    assert advice.rows[0][0] == "recommended"
+    assert advice.rows[0][-1] == "--chunk-size 48 --local-window 16 --pretraining-length 64"
+
+
+ABLATION = {"plain": (5.0, 0), "intra": (3.0, 0), "intra+inter": (3.2, 2), "dca": (3.0, 2)}
+
+
+def test_ablation_compares_one_mechanism_more_at_a_time():
+    assert [method.name for method in ablation.methods(None)] == list(ABLATION)
+    assert [method.name for method in ablation.methods(Scheme(12, 4, 16))] == [
+        "plain",
+        "intra:12/4/16",
+        "intra+inter:12/4/16",
+        "dca:12/4/16",
+    ]
+
+
+def test_ablation_tables():
+    prediction, keys = ablation.tables(results("ablation", ablation.methods(None), ABLATION))
+    assert [row[0] for row in prediction.rows] == list(ABLATION)
+    assert keys.rows == [
+        ["plain", "0/2", "0/2"],
+        ["intra", "0/2", "0/2"],
+        ["intra+inter", "2/2", "2/2"],
+        ["dca", "2/2", "2/2"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "methods", "figures"),
+    [("sweep", METHODS, FIGURES), ("ablation", ablation.methods(None), ABLATION)],
+)
+def test_pictures_and_json(tmp_path, name, methods, figures):
+    kept = results(name, methods, figures)
+    plots.save(experiments.of(kept).draw(kept), tmp_path / "plot.png")
+    summary = experiments.summary(kept)
+    assert summary["experiment"] == name
+    assert {entry["method"] for entry in summary["results"]["perplexity"]} == set(figures)

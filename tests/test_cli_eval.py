@@ -1,0 +1,131 @@
+"""dca-eval from end to end on a small model: tables, JSON, pictures, going on after an interruption."""
+
+import json
+import re
+
+import pytest
+
+from dca_export.cli.eval import main
+
+
+@pytest.fixture(scope="module")
+def path(tiny_gguf):
+    return str(tiny_gguf(tokenizer=True, scheme=(96, 32, 128), context_length=128, layers=1))
+
+
+@pytest.fixture(scope="module")
+def book(tmp_path_factory):
+    file = tmp_path_factory.mktemp("text") / "book.txt"
+    file.write_text("".join(f"This is sentence {n} of the book.\n" for n in range(200)), encoding="utf-8")
+    return str(file)
+
+
+COMMANDS = {
+    "perplexity": ["--lengths", "100,200", "--window", "64"],
+    "passkey": ["--lengths", "600,700", "--depths", "10,90", "--trials", "1"],
+    "needle": ["--lengths", "500", "--depths", "10,90", "--keyword", "the"],
+    "ablation": ["--lengths", "200", "--passkey-lengths", "600", "--depths", "50", "--trials", "1"],
+    "efficiency": ["--lengths", "64,128", "--decode", "2"],
+    "sweep": ["--lengths", "200", "--passkey-lengths", "600", "--depths", "50", "--trials", "1"],
+}
+READS_TEXT = ("perplexity", "needle", "ablation", "sweep")
+
+
+def command(name, path, book):
+    text = ["--text", book] if name in READS_TEXT else []
+    return [name, path, *COMMANDS[name], *text]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_experiment_runs_resumes_and_is_reported(path, book, tmp_path, capsys, name):
+    arguments = command(name, path, book)
+    files = ["--results", str(tmp_path / "r.jsonl"), "--plot", str(tmp_path / "p.png")]
+    assert main([*arguments, *files, "--json", str(tmp_path / "j.json")]) == 0
+    first = capsys.readouterr()
+    assert first.err == "" and "tokens" in first.out or name == "sweep"
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+    summary = json.loads((tmp_path / "j.json").read_text())
+    assert summary["experiment"] == name and summary["results"]
+
+    lines = (tmp_path / "r.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "r.jsonl").write_text("".join(lines[:2]) + lines[2][:10])
+    assert main([*arguments, *files]) == 0
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == len(lines)
+    if name != "efficiency":  # whose figures are times
+        assert capsys.readouterr().out == first.out
+
+    assert main(["report", str(tmp_path / "r.jsonl"), "-o", str(tmp_path / "report.html")]) == 0
+    page = (tmp_path / "report.html").read_text()
+    assert f"<h2>{name}</h2>" in page and "data:image/png;base64," in page
+    assert not re.search(r'(src|href)="(?!data:)', page), "the page must open offline"
+
+
+def test_json_on_stdout_is_nothing_but_json(path, book, capsys):
+    assert main([*command("perplexity", path, book), "--json", "-"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert [entry["method"] for entry in summary["results"]] == ["plain", "dca"]
+    assert [length["length"] for length in summary["results"][0]["lengths"]] == [100, 200]
+
+
+def test_methods_are_named_in_any_way(path, book, capsys):
+    methods = ["--attention", "plain,intra", "--attention", "dca:48/16/64,plain"]
+    assert main([*command("perplexity", path, book), *methods, "--json", "-"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert [entry["method"] for entry in summary["results"]] == ["plain", "intra", "dca:48/16/64"]
+
+
+def test_a_stride_is_the_papers_way(path, book, capsys):
+    assert main([*command("perplexity", path, book), "--stride", "50", "--json", "-"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["settings"]["stride"] == 50
+    assert [len(entry["windows"]) for entry in summary["results"]] == [0, 0]
+
+
+def test_a_file_without_a_scheme_runs_plain(tiny_gguf, book, capsys):
+    path = str(tiny_gguf(tokenizer=True, context_length=128, layers=1))
+    assert main([*command("perplexity", path, book), "--json", "-"]) == 0
+    assert [entry["method"] for entry in json.loads(capsys.readouterr().out)["results"]] == ["plain"]
+
+
+def test_another_runs_results_are_refused(path, book, tmp_path, capsys):
+    results = ["--results", str(tmp_path / "r.jsonl")]
+    assert main([*command("perplexity", path, book), *results]) == 0
+    assert main([*command("passkey", path, book), *results]) == 2
+    assert "another run" in capsys.readouterr().err
+
+
+def test_a_page_is_not_replaced_without_force(tmp_path, path, book, capsys):
+    results, page = tmp_path / "r.jsonl", tmp_path / "report.html"
+    assert main([*command("perplexity", path, book), "--results", str(results)]) == 0
+    page.write_text("mine")
+    assert main(["report", str(results), "-o", str(page)]) == 2
+    assert page.read_text() == "mine"
+    assert main(["report", str(results), "-o", str(page), "--force"]) == 0
+    assert "<h2>perplexity</h2>" in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "EXPERIMENT"),
+        (["juggle"], "juggle"),
+        (["perplexity", "no.gguf"], "no.gguf"),
+        (["perplexity", "MODEL", "--attention", "dual"], "dual"),
+        (["perplexity", "MODEL", "--lengths", "9999999"], "9999999"),
+        (["perplexity", "MODEL", "--lengths", "0"], "--lengths"),
+        (["perplexity", "MODEL", "--text", "no-such.txt"], "no-such.txt"),
+        (["perplexity", "MODEL", "--lengths", "100", "--plot", "plot.exe"], "plot.exe"),
+        (["passkey", "MODEL", "--lengths", "20"], "20"),
+        (["passkey", "MODEL", "--depths", "101"], "101"),
+        (["ablation", "MODEL", "--scheme", "1/2"], "CHUNK"),
+        (["sweep", "MODEL", "--chunk-shares", "1.5"], "shares"),
+        (["sweep", "MODEL", "--chunk-shares", "1"], "chunk_size"),
+        (["report", "no-such.jsonl"], "no-such.jsonl"),
+    ],
+)
+def test_bad_usage_is_one_line_and_2(path, capsys, monkeypatch, tmp_path, arguments, says):
+    monkeypatch.chdir(tmp_path)
+    assert main([path if part == "MODEL" else part for part in arguments]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and says in errors
+    assert list(tmp_path.iterdir()) == []
