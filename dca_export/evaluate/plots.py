@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 try:
     from matplotlib.figure import Figure  # noqa: F811 - without pyplot: no window, no global state
+    from matplotlib.ticker import LogLocator, NullFormatter
 except ImportError as error:
     raise InputError("plots need matplotlib: pip install 'dca-export[eval]'") from error
 
@@ -32,6 +33,7 @@ def draw_point(axes: "Axes", x: float, y: float, label: str, emphasised: bool) -
     axes.scatter([x], [y], s=120 if emphasised else 40, color="tab:red" if emphasised else "tab:blue")
     axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
     axes.grid(alpha=0.3)
+    axes.margins(0.15)  # room for the labels
 
 
 def lines(
@@ -64,7 +66,10 @@ def draw_lines(
     axes.axvline(trained, color="grey", linestyle="--", linewidth=1, label=f"trained: {trained:,}")
     if log_y:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:,g}")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3, which="both")
