@@ -74,16 +74,23 @@ class Sampler:
         return logits
 
     def _candidates(self, logits: np.ndarray) -> np.ndarray:
-        """Ids that the filters keep, the likeliest first; at least one."""
+        """Ids that the filters keep, at least one.
+
+        Sorting a whole vocabulary takes as long as decoding with a small model, so what ``min_p`` drops is
+        dropped before ``top_p`` sorts: it is less likely than all it keeps, so no sum changes.
+        """
         sampling = self.sampling
-        order = np.argsort(-logits, kind="stable")
-        if sampling.top_k:
-            order = order[: sampling.top_k]
-        probabilities = softmax(logits[order])
+        ids = np.arange(len(logits))
+        if 0 < sampling.top_k < len(ids):
+            ids = np.argpartition(-logits, sampling.top_k - 1)[: sampling.top_k]
+        probabilities = softmax(logits[ids])
+        kept = probabilities >= sampling.min_p * probabilities.max()
+        ids, probabilities = ids[kept], probabilities[kept]
         if sampling.top_p < 1:
-            reached = np.searchsorted(np.cumsum(probabilities), sampling.top_p)
-            order, probabilities = order[: reached + 1], probabilities[: reached + 1]
-        return order[probabilities >= sampling.min_p * probabilities[0]]
+            order = np.argsort(-probabilities, kind="stable")
+            reached = np.searchsorted(np.cumsum(probabilities[order]), sampling.top_p)
+            ids = ids[order[: reached + 1]]
+        return ids
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
