@@ -46,6 +46,7 @@ def test_every_experiment_runs_resumes_and_is_reported(path, book, tmp_path, cap
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
     summary = json.loads((tmp_path / "j.json").read_text())
     assert summary["experiment"] == name and summary["results"]
+    assert summary["command"][:3] == ["dca-eval", name, path]
 
     lines = (tmp_path / "r.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "r.jsonl").write_text("".join(lines[:2]) + lines[2][:10])

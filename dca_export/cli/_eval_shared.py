@@ -123,7 +123,7 @@ def run_cells(
         from dca_export.evaluate import plots
 
         plots.check_name(arguments.plot)  # before hours of work, not after
-    head = results.header(arguments.experiment, model, settings)
+    head = results.header(arguments.experiment, model, settings, arguments.command)
     measured = results.open_results(arguments.results, head)
     with _common.progress_bar(arguments.experiment) as update:
         results.measure_cells(measured, cells, measure, update)

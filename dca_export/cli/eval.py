@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,7 @@ dca-eval passkey model.gguf --lengths 4096,12288 --attention plain,dca,dca:1536/
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = _common.command_parser("dca-eval", "Measures how far a model can be taken.", EXAMPLE)
+    parser.set_defaults(command=["dca-eval", *(sys.argv[1:] if argv is None else argv)])
     experiments = parser.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
     for add in (
         _add_perplexity,

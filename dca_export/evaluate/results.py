@@ -8,7 +8,6 @@ import datetime
 import hashlib
 import json
 import platform
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -85,8 +84,14 @@ class Results:
                 file.write(json.dumps({"cell": dict(cell), "figures": figures}) + "\n")
 
 
-def header(experiment: str, model: "Model", settings: dict[str, Any]) -> dict[str, Any]:
-    """Says what is being run. ``settings``: what changes a cell's meaning without being in the cell."""
+def header(
+    experiment: str, model: "Model", settings: dict[str, Any], command: Sequence[str]
+) -> dict[str, Any]:
+    """Says what is being run.
+
+    settings: what changes a cell's meaning without being in the cell.
+    command: what the user typed, to run the same again.
+    """
     path = Path(model.path)
     with path.open("rb") as file:
         digest = hashlib.sha256(file.read(_HASHED_BYTES)).hexdigest()
@@ -102,7 +107,7 @@ def header(experiment: str, model: "Model", settings: dict[str, Any]) -> dict[st
             "scheme": None if info.scheme is None else list(info.scheme),
         },
         "settings": settings,
-        "command": sys.argv,
+        "command": list(command),
         "device": info.device,
         "versions": _versions(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

@@ -106,6 +106,6 @@ def test_the_header_tells_models_apart(tiny_gguf):
     heads = []
     for fields in ({"seed": 1}, {"seed": 1}, {"seed": 2}):
         with dca.Model(tiny_gguf(**fields)) as model:
-            heads.append(results.header("passkey", model, {}))
+            heads.append(results.header("passkey", model, {}, []))
     assert heads[0]["model"] == heads[1]["model"] != heads[2]["model"]
     assert heads[0]["model"]["context_length"] == 64
