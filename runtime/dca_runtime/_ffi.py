@@ -2,6 +2,7 @@
 
 import functools
 import importlib.resources
+import operator
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,17 @@ def check(status: int) -> None:
 def text(characters: Any) -> str:
     """A NUL-terminated C string as str; bytes that are not UTF-8 become U+FFFD."""
     return ffi.string(characters).decode("utf-8", "replace")
+
+
+def integer(value: Any, least: int, what: str, most: int = 2**32 - 1) -> int:
+    """``value`` if C can hold it in its place; otherwise raises DcaError."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = None
+    if number is None or not least <= number <= most:
+        raise DcaError(f"{what} must be an integer from {least} to {most}, got {value!r}")
+    return number
 
 
 class Callback:

@@ -22,7 +22,7 @@ class BlockFormat:
 def block_format(type_number: int) -> BlockFormat:
     """The format of a ggml_type number as GGUF stores it. Raises DcaError for one it does not know."""
     found = ffi.new("dca_block_format *")
-    _ffi.check(_ffi.lib().dca_block_format_get(type_number, found))
+    _ffi.check(_ffi.lib().dca_block_format_get(_ffi.integer(type_number, 0, "ggml type"), found))
     return BlockFormat(_ffi.text(found.name), found.block_size, found.block_bytes, bool(found.can_encode))
 
 
@@ -43,7 +43,7 @@ def encode(type_number: int, values: np.ndarray, threads: int = 0) -> np.ndarray
             ffi.from_buffer("float[]", values),
             values.size,
             columns,
-            threads,
+            _ffi.integer(threads, 0, "threads", most=2**31 - 1),
             ffi.from_buffer("uint8_t[]", blocks, require_writable=True),
             blocks.nbytes,
         )
@@ -66,7 +66,7 @@ def decode(type_number: int, blocks: np.ndarray, threads: int = 0) -> np.ndarray
             ffi.from_buffer("uint8_t[]", blocks),
             blocks.nbytes,
             values.size,
-            threads,
+            _ffi.integer(threads, 0, "threads", most=2**31 - 1),
             ffi.from_buffer("float[]", values, require_writable=True),
         )
         _ffi.check(status)

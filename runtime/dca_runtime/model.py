@@ -78,7 +78,7 @@ class Model:
         device_name = ffi.new("char[]", device.encode())
         options = ffi.new("dca_model_options *", lib.dca_model_options_default())
         options.device = device_name
-        options.threads = threads
+        options.threads = _ffi.integer(threads, 0, "threads", most=2**31 - 1)
         options.repack = repack
         options.progress = callback.function
         model = ffi.new("dca_model **")
@@ -143,8 +143,10 @@ class Model:
         prefill_block: tokens evaluated together in prefill; 0: the backend's choice.
         progress: called with (tokens done, tokens in all) during long calls; to cancel a call, raise.
         """
+        if context is None:
+            context = DEFAULT_CONTEXT if self.context is None else self.context
         options = SessionOptions(
-            context=context or self.context or DEFAULT_CONTEXT,
+            context=context,
             attention=attention,
             scheme=scheme,
             cache_type=cache_type,
@@ -161,7 +163,7 @@ class Model:
 
         ``options`` are those of ``session``.
         """
-        options.setdefault("context", self.context or len(ids))
+        options.setdefault("context", self._context_for(len(ids)))
         with self.session(**options) as session:
             return session.score(ids)
 
@@ -219,8 +221,11 @@ class Model:
         from dca_runtime.sampling import Sampling
 
         ids = self.tokenize(prompt) if isinstance(prompt, str) else prompt
-        session = session or self.session(context=self.context or len(ids) + max_tokens)
+        session = session or self.session(context=self._context_for(len(ids) + max_tokens))
         return Generation(session, self.tokenizer, ids, max_tokens, Sampling(**sampling))
+
+    def _context_for(self, tokens: int) -> int:
+        return max(tokens, 1) if self.context is None else self.context
 
     def _handle(self) -> Any:
         if self._closed:

@@ -197,10 +197,10 @@ def scheme_of(native: Any) -> Scheme | None:
 
 def _native_options(options: SessionOptions, callback: _ffi.Callback) -> Any:
     native = ffi.new("dca_session_options *", _ffi.lib().dca_session_options_default())
-    native.context = _u32(options.context, 1, "context")
+    native.context = _ffi.integer(options.context, 1, "context")
     native.attention = _choice(options.attention, ATTENTIONS, "attention")
     native.cache_type = _choice(options.cache_type, CACHE_TYPES, "cache_type")
-    native.prefill_block = _u32(options.prefill_block, 0, "prefill_block")
+    native.prefill_block = _ffi.integer(options.prefill_block, 0, "prefill_block")
     native.progress = callback.function
     if options.scheme is not None:
         _set_scheme(native.scheme, options.scheme)
@@ -213,24 +213,18 @@ def _set_scheme(native: Any, scheme: Sequence[float]) -> None:
             "scheme must be (chunk_size, local_window, pretraining_length"
             f"[, logit_scale, logit_scale_length]), got {tuple(scheme)}"
         )
-    native.chunk_size = _u32(scheme[0], 1, "scheme's chunk_size")
-    native.local_window = _u32(scheme[1], 0, "scheme's local_window")
-    native.pretraining_length = _u32(scheme[2], 1, "scheme's pretraining_length")
+    native.chunk_size = _ffi.integer(scheme[0], 1, "scheme's chunk_size")
+    native.local_window = _ffi.integer(scheme[1], 0, "scheme's local_window")
+    native.pretraining_length = _ffi.integer(scheme[2], 1, "scheme's pretraining_length")
     if len(scheme) == 5:
         native.logit_scale = scheme[3]
-        native.logit_scale_length = _u32(scheme[4], 0, "scheme's logit_scale_length")
+        native.logit_scale_length = _ffi.integer(scheme[4], 0, "scheme's logit_scale_length")
 
 
 def _choice(name: str, choices: dict[str, int], what: str) -> int:
     if name not in choices:
         raise DcaError(f"{what} must be one of {', '.join(choices)}, got {name!r}")
     return choices[name]
-
-
-def _u32(value: float, least: int, what: str) -> int:
-    if not (isinstance(value, int | np.integer) and least <= value < 2**32):
-        raise DcaError(f"{what} must be an integer from {least} to 2^32 - 1, got {value!r}")
-    return int(value)
 
 
 def _free(lib: Any, native: Any, native_model: Any) -> None:

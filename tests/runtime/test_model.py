@@ -130,6 +130,12 @@ def test_wrong_device(tiny_gguf, device):
         dca.Model(tiny_gguf(), device=device)
 
 
+@pytest.mark.parametrize("threads", [-1, 2**31, 1.5])
+def test_wrong_threads(tiny_gguf, threads):
+    with pytest.raises(dca.DcaError, match="threads"):
+        dca.Model(tiny_gguf(), threads=threads)
+
+
 def test_nul_in_a_path():
     with pytest.raises(dca.DcaError, match="NUL"):
         dca.Model("a\0b")

@@ -310,6 +310,7 @@ def test_score_needs_two(model):
         ({"attention": "dual"}, "attention"),
         ({"cache_type": "f8"}, "cache_type"),
         ({"context": -1}, "context"),
+        ({"context": 0}, "context"),
         ({"context": 2**40}, "context"),
         ({"prefill_block": -1}, "prefill_block"),
         ({"scheme": (1, 2)}, "scheme"),
