@@ -1,4 +1,4 @@
-"""Existing GGUF files: the header walked with every size checked, and copies with other metadata.
+"""Existing GGUF files: the header walked with every size checked.
 
 `gguf`'s own reader trusts the file: a forged count keeps it busy for ever. And a trip through its values and
 back loses what it has no value for, such as empty arrays. So entries are kept here as the bytes they are in
@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import re
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import gguf
 from gguf import GGUFValueType
@@ -24,7 +25,7 @@ from dca_export.errors import InputError
 MAGIC = b"GGUF"
 MAX_DIMENSIONS = 4
 MAX_NAME_BYTES = 65535
-COPY_BYTES = 16 << 20  # copied at a time: large enough for full speed, small enough to show progress
+_PART = re.compile(r"(?P<stem>.*)-00001-of-(?P<count>\d{5})\.gguf")
 
 _SCALARS = {
     GGUFValueType.UINT8: "<B",
@@ -81,7 +82,7 @@ class GgufFile(Mapping[str, Any]):
             self._entries[key] = start, self._at
         self.alignment = self._alignment()
         infos = [self._tensor_info() for _ in range(n_tensors)]
-        data_start = _padded(self._at, self.alignment)
+        data_start = padded(self._at, self.alignment)
         self.tensors = tuple(self._placed(data_start, *info) for info in infos)
         seen: set[str] = set()
         for tensor in self.tensors:
@@ -233,54 +234,45 @@ class GgufFile(Mapping[str, Any]):
         return TensorInfo(name, shape, kind, start, nbytes)
 
 
-@dataclass(frozen=True)
-class Copy:
-    """A GGUF file made of tensors of others: `write` streams it."""
+def open_parts(path: Path) -> list[GgufFile]:
+    """The file at `path`, or all files of a model in several parts of which it is the first.
 
-    entries: dict[str, bytes]  # key -> value as it stands in a file, its type included
-    tensors: tuple[tuple[GgufFile, TensorInfo], ...]
-    alignment: int
-
-    @property
-    def data_bytes(self) -> int:
-        return sum(tensor.nbytes for _, tensor in self.tensors)
-
-    def write(self, out: BinaryIO, progress: Callable[[int, int], None]) -> None:
-        """Writes the file; `progress(done, total)` counts bytes of tensors."""
-        out.write(self._header())
-        done = 0
-        for source, tensor in self.tensors:
-            out.write(b"\0" * (_padded(out.tell(), self.alignment) - out.tell()))
-            with open(source.path, "rb", buffering=0) as file:
-                file.seek(tensor.start)
-                left = tensor.nbytes
-                while left:
-                    block = file.read(min(left, COPY_BYTES))
-                    if not block:
-                        raise InputError(f"{source.path}: became shorter while it was copied")
-                    out.write(block)
-                    left -= len(block)
-                    done += len(block)
-                    progress(done, self.data_bytes)
-        out.write(b"\0" * (_padded(out.tell(), self.alignment) - out.tell()))
-
-    def _header(self) -> bytes:
-        parts = [MAGIC, struct.pack("<IQQ", 3, len(self.tensors), len(self.entries))]
-        for key, value in self.entries.items():
-            parts += _packed_string(key), value
-        offset = 0
-        for _, tensor in self.tensors:
-            parts += _packed_string(tensor.name), struct.pack("<I", len(tensor.shape))
-            parts.append(struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape[::-1]))
-            parts.append(struct.pack("<IQ", tensor.type, offset))
-            offset = _padded(offset + tensor.nbytes, self.alignment)
-        header = b"".join(parts)
-        return header + b"\0" * (_padded(len(header), self.alignment) - len(header))
+    Raises InputError if a part is missing or belongs to something else.
+    """
+    first = GgufFile(path)
+    count = first.get("split.count", 1)
+    if not isinstance(count, int) or count <= 1:
+        return [first]
+    match = _PART.fullmatch(path.name)
+    if match is None or int(match["count"]) != count:
+        raise InputError(
+            f"{path}: is one of {count} parts; its name must end in -00001-of-{count:05d}.gguf, so that "
+            "the others can be found"
+        )
+    if first.get("split.no") != 0:
+        raise InputError(f"{path}: is not the first of its {count} parts; name the one with -00001-of-")
+    parts = [first]
+    for number in range(2, count + 1):
+        other = path.with_name(f"{match['stem']}-{number:05d}-of-{match['count']}.gguf")
+        if not other.is_file():
+            raise InputError(f"{other}: this part of {path.name} is missing")
+        parts.append(GgufFile(other))
+        if parts[-1].get("split.no") != number - 1 or parts[-1].get("split.count") != count:
+            raise InputError(f"{other}: is not part {number} of {count}, as its name says")
+    names = [tensor.name for part in parts for tensor in part.tensors]
+    if len(set(names)) != len(names):
+        raise InputError(f"{path}: its parts hold a tensor twice; they do not belong together")
+    if first.get("split.tensors.count", len(names)) != len(names):
+        raise InputError(
+            f"{path}: its parts hold {len(names)} tensors, it states {first['split.tensors.count']}; "
+            "they do not belong together"
+        )
+    return parts
 
 
 def packed_value(kind: GGUFValueType, value: int | float | str) -> bytes:
     """A scalar or string as a GGUF file states it, its type included."""
-    body = _packed_string(value) if isinstance(value, str) else struct.pack(_SCALARS[kind], value)
+    body = packed_string(value) if isinstance(value, str) else struct.pack(_SCALARS[kind], value)
     return struct.pack("<I", kind) + body
 
 
@@ -292,10 +284,10 @@ def is_gguf(path: Path) -> bool:
         return os.path.splitext(path)[1] == ".gguf" or file.read(4) == MAGIC
 
 
-def _packed_string(text: str) -> bytes:
+def packed_string(text: str) -> bytes:
     data = text.encode("utf-8", "surrogateescape")
     return struct.pack("<Q", len(data)) + data
 
 
-def _padded(size: int, alignment: int) -> int:
+def padded(size: int, alignment: int) -> int:
     return -(-size // alignment) * alignment

@@ -22,27 +22,28 @@ def check_output(path: Path, force: bool) -> None:
         raise InputError(f"{path}: already exists; use --force to replace it")
 
 
-@contextlib.contextmanager
-def written_beside(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; renamed to `path` if the block succeeds, removed if it does not."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        mask = os.umask(0)
-        os.umask(mask)
-        partial.chmod(0o666 & ~mask)  # mkstemp gives 0600; an output is an ordinary file
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
 def check_space(path: Path, needed: int) -> None:
-    """Raises InputError if the file system of `path` has fewer than `needed` bytes free."""
+    """Raises InputError if the file system that `path` is to be on has fewer than `needed` bytes free."""
     usage = shutil.disk_usage(path.parent)
     if usage.total and usage.free < needed:
         raise InputError(
             f"{path}: needs {needed / 1e9:.2f} GB, its file system has {usage.free / 1e9:.2f} GB free"
         )
+
+
+@contextlib.contextmanager
+def directory_beside(path: Path) -> Iterator[Path]:
+    """An empty directory beside `path`, on the same file system; removed with what is left in it."""
+    directory = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def move_into_place(files: dict[Path, Path], force: bool) -> None:
+    """Renames finished files (from, to). All targets are checked before the first is touched."""
+    for target in files.values():
+        check_output(target, force)
+    for finished, target in files.items():
+        os.replace(finished, target)

@@ -113,6 +113,34 @@ class Scheme:
         """Both parameterisations count a chunk with its local part; their largest position is `chunk`."""
         return cls(chunk - local, local, chunk + 1, logit_scale, logit_scale_length)
 
+    def nearest_dual_chunk(self) -> Scheme:
+        """The nearest scheme that `dual_chunk_attention_config` can state: this one, if it can.
+
+        There c is s + w + 1 always; chunks and the largest position are kept, the window gives way. Its
+        logit scale is 0.1 or none.
+        """
+        window = self.pretraining_length - 1 - self.chunk_size
+        sharpens = self.logit_scale > 0
+        return Scheme(
+            self.chunk_size,
+            window,
+            self.pretraining_length,
+            QWEN_LOGIT_SCALE if sharpens else 0.0,
+            self.logit_scale_length if sharpens else 0,
+        )
+
+    def to_dual_chunk_config(self) -> dict[str, int]:
+        """The scheme as `dual_chunk_attention_config` states it; SchemeError if it cannot."""
+        if self != self.nearest_dual_chunk():
+            raise SchemeError(
+                f"local_window is {self.local_window}, dual_chunk_attention_config can only state "
+                f"pretraining_length - 1 - chunk_size (and a logit_scale of {QWEN_LOGIT_SCALE} or none)"
+            )
+        config = {"chunk_size": self.chunk_size + self.local_window, "local_size": self.local_window}
+        if self.logit_scale > 0:
+            config["original_max_position_embeddings"] = self.logit_scale_length
+        return config
+
     def key_positions(self, n: int) -> np.ndarray:
         """P_k of the first `n` tokens (eq. 2), int64 (n,). They do not depend on the query."""
         return np.arange(n, dtype=np.int64) % self.chunk_size

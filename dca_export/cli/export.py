@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from dca_export.cli import _common
-from dca_export.export import AUTO, ExportOptions, export_model
+from dca_export.errors import InputError
+from dca_export.export import export_model
+from dca_export.hf_format import export_directory
+from dca_export.plan import AUTO, CopyPlan, ExportOptions, plan_export
 from dca_export.recipes import RECIPES
 from dca_export.scheme_choice import SchemeOptions
+from dca_export.summary import short_count, size
+from dca_export.verify import verify
+
+_UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -16,7 +24,9 @@ def main(argv: list[str] | None = None) -> int:
         "dca-export",
         "Writes a GGUF file whose attention reaches past the trained context (Dual Chunk Attention).",
         example="dca-export ./Llama-2-7b-hf llama2-dca.gguf --outtype q8_0\n"
-        "dca-export old.gguf with-dca.gguf --chunk-size 3072 --pretraining-length 4096",
+        "dca-export old.gguf with-dca.gguf --chunk-size 3072 --pretraining-length 4096\n"
+        "dca-export ./Qwen2.5-7B-hf ./Qwen2.5-7B-dca --format hf\n"
+        "dca-export --verify llama2-dca.gguf ./Llama-2-7b-hf",
     )
     parser.add_argument(
         "model",
@@ -24,13 +34,42 @@ def main(argv: list[str] | None = None) -> int:
         metavar="MODEL",
         help="a Hugging Face model directory, or a .gguf to add the keys to",
     )
-    parser.add_argument("output", type=Path, metavar="OUT.gguf", help="the file to write")
+    parser.add_argument(
+        "output", type=Path, nargs="?", metavar="OUT", help="the file (or directory) to write"
+    )
     parser.add_argument(
         "--outtype",
         choices=[AUTO, *RECIPES],
         default=AUTO,
-        help="type of the matrices (default: auto, the checkpoint's own 16-bit type)",
+        help="types of the matrices (default: auto, the checkpoint's own 16-bit type)",
     )
+    _add_scheme_arguments(parser)
+    parser.add_argument(
+        "--format",
+        choices=["gguf", "hf"],
+        default="gguf",
+        help="hf: a Hugging Face directory with the scheme in config.json, for engines that read it there",
+    )
+    parser.add_argument(
+        "--split-max-size",
+        type=_size,
+        default=0,
+        metavar="N[K|M|G]",
+        help="write several files with at most so many bytes of tensors each",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and write nothing")
+    parser.add_argument(
+        "--verify",
+        type=Path,
+        metavar="OUT.gguf",
+        help="write nothing: compare every tensor of OUT.gguf with MODEL",
+    )
+    parser.add_argument("--force", action="store_true", help="replace OUT if it is a file that exists")
+    _common.add_json_argument(parser)
+    return _common.run(parser, _body, argv)
+
+
+def _add_scheme_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pretraining-length",
         type=_common.positive_int,
@@ -47,20 +86,95 @@ def main(argv: list[str] | None = None) -> int:
         help="tokens after a chunk border that see the chunk before at exact distances (default: C - S)",
     )
     parser.add_argument("--no-dca", action="store_true", help="write no scheme: plain attention")
-    parser.add_argument("--force", action="store_true", help="replace OUT.gguf if it exists")
-    _common.add_json_argument(parser)
-    return _common.run(parser, _body, argv)
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
+    if found is None or int(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"expected a size such as 500M or 4G, got {text!r}")
+    return int(found[1]) * _UNITS.get(found[2], 1)
 
 
 def _body(arguments: argparse.Namespace) -> int:
+    if arguments.verify is not None:
+        return _verify(arguments)
     scheme = SchemeOptions(
         not arguments.no_dca, arguments.pretraining_length, arguments.chunk_size, arguments.local_window
     )
-    options = ExportOptions(arguments.outtype, scheme)
+    if not scheme.dca and scheme != SchemeOptions(dca=False, pretraining_length=scheme.pretraining_length):
+        raise InputError("--no-dca does not go with --chunk-size or --local-window")
+    options = ExportOptions(arguments.outtype, scheme, arguments.split_max_size)
+    if arguments.dry_run:
+        return _dry_run(arguments, options)
+    if arguments.output is None:
+        raise InputError("OUT is missing: name the file to write")
+    if arguments.format == "hf":
+        return _export_directory(arguments, options)
     with _common.progress_bar(f"writing {arguments.output.name}") as update:
-        summary = export_model(arguments.model, arguments.output, options, arguments.force, update)
-    if arguments.json != "-":
-        print("\n".join([f"wrote    {arguments.output}", *summary.lines()]))
+        exported = export_model(arguments.model, arguments.output, options, arguments.force, update)
+    files = [str(path) for path in exported.files]
+    _report(arguments, [f"wrote    {path}" for path in files] + exported.summary.lines())
     if arguments.json:
-        _common.write_json(summary.as_json(), arguments.json)
+        _common.write_json({"files": files} | exported.summary.as_json(), arguments.json)
     return _common.EXIT_OK
+
+
+def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> int:
+    if options != ExportOptions(scheme=options.scheme):
+        raise InputError(
+            "--format hf keeps the weights as they are: --outtype and --split-max-size do not go with it"
+        )
+    with _common.progress_bar(f"linking {arguments.output.name}") as update:
+        facts = export_directory(arguments.model, arguments.output, options.scheme, update)
+    _report(arguments, [f"wrote    {arguments.output}", *facts.lines()])
+    if arguments.json:
+        _common.write_json({"files": [str(arguments.output)]} | facts.as_json(), arguments.json)
+    return _common.EXIT_OK
+
+
+def _dry_run(arguments: argparse.Namespace, options: ExportOptions) -> int:
+    plan = plan_export(arguments.model, options)
+    if isinstance(plan, CopyPlan):
+        rows = [(t.name, t.shape, t.type.name, t.type.name, t.nbytes) for _, t in plan.copy.tensors]
+    else:
+        rows = [
+            (t.planned.name, t.planned.shape, t.planned.pieces[0].tensor.dtype, t.type.name, t.nbytes)
+            for t in plan.tensors
+        ]
+    if arguments.json != "-":
+        table = [
+            [name, " x ".join(map(str, shape)), stored, kind, size(nbytes)]
+            for name, shape, stored, kind, nbytes in rows
+        ]
+        _common.print_table(["tensor", "shape", "from", "to", "size"], table)
+    _report(arguments, ["plan     nothing is written", *plan.summary.lines()])
+    if arguments.json:
+        tensors = [
+            {"name": name, "shape": list(shape), "from": stored, "to": kind, "bytes": nbytes}
+            for name, shape, stored, kind, nbytes in rows
+        ]
+        _common.write_json(plan.summary.as_json() | {"tensors": tensors}, arguments.json)
+    return _common.EXIT_OK
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    if arguments.output is not None:
+        raise InputError(f"--verify writes nothing: what is {arguments.output} for?")
+    with _common.progress_bar(f"reading {arguments.verify.name}") as update:
+        report = verify(arguments.verify, arguments.model, update)
+    if arguments.json != "-":
+        rows = [[name, f"{found.tensors}", f"{found.worst:.2g}"] for name, found in report.types.items()]
+        _common.print_table(["type", "tensors", "largest relative error"], rows)
+    verdict = "FAILED" if report.problems else "as the source"
+    counted = f"{report.tensors} tensors, {short_count(report.values)} values"
+    _report(arguments, [*report.problems, f"{arguments.verify}: {counted}: {verdict}"])
+    if arguments.json:
+        types = {name: vars(found) for name, found in report.types.items()}
+        figures = {"tensors": report.tensors, "values": report.values, "types": types}
+        _common.write_json(figures | {"problems": report.problems}, arguments.json)
+    return _common.EXIT_CHECK_FAILED if report.problems else _common.EXIT_OK
+
+
+def _report(arguments: argparse.Namespace, lines: list[str]) -> None:
+    if arguments.json != "-":
+        print("\n".join(lines))
