@@ -10,7 +10,7 @@
 namespace dca {
 namespace {
 
-/// Bytes of f32 that a thread takes at a time: a few milliseconds of the slowest encoder, and small
+/// Values that a thread takes at a time: a millisecond of the slower encoders, and few
 /// enough to stay in its cache between the range check and the encoding.
 constexpr int64_t kGrainValues = 64 * 1024;
 static_assert(kGrainValues % kSuperBlock == 0);
