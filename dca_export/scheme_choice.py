@@ -51,7 +51,7 @@ def choose_scheme(
             s = base.chunk_size if base and not options.pretraining_length else Scheme.paper(c).chunk_size
         if w is None:
             keeps_window = base and not options.pretraining_length and not options.chunk_size
-            w = base.local_window if base and keeps_window else c - s
+            w = base.local_window if base and keeps_window else max(0, c - s)
         if base is None:
             scheme = Scheme(s, w, c)
         else:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dca_export.errors import InputError
-from dca_export.gguf_file import Copy, GgufFile, is_gguf, packed_value
+from dca_export.gguf_copy import Copy
+from dca_export.gguf_file import GgufFile, is_gguf, open_parts, packed_value
 
 
 def string(text: bytes) -> bytes:
@@ -222,3 +223,70 @@ def test_is_gguf(tmp_path, full):
     assert is_gguf(tmp_path / "named")
     assert not is_gguf(tmp_path)
     assert not is_gguf(tmp_path / "absent.gguf")
+
+
+def part(number: int, count: int, tensors: list[bytes], total: int = 2) -> bytes:
+    def u16(key: bytes, value: int) -> bytes:
+        return string(key) + struct.pack("<IH", GGUFValueType.UINT16, value)
+
+    total_entry = string(b"split.tensors.count") + struct.pack("<Ii", GGUFValueType.INT32, total)
+    entries = [u16(b"split.no", number), u16(b"split.count", count), total_entry]
+    return gguf_bytes(entries, tensors, b"\0" * 16)
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """A model in two parts of one tensor each; the path of the first."""
+    for number, name in enumerate((b"a", b"b")):
+        path = tmp_path / f"m-{number + 1:05d}-of-00002.gguf"
+        path.write_bytes(part(number, 2, [tensor_info(name, (4,))]))
+    return tmp_path / "m-00001-of-00002.gguf"
+
+
+def test_parts(parts):
+    assert [[tensor.name for tensor in file.tensors] for file in open_parts(parts)] == [["a"], ["b"]]
+
+
+def test_a_file_in_one_part(full):
+    assert len(open_parts(full)) == 1
+
+
+def second(parts):
+    return parts.with_name("m-00002-of-00002.gguf")
+
+
+def test_a_missing_part(parts):
+    second(parts).unlink()
+    with pytest.raises(
+        InputError, match="m-00002-of-00002.gguf: this part of m-00001-of-00002.gguf is missing"
+    ):
+        open_parts(parts)
+
+
+def test_a_part_that_is_not_the_first(parts):
+    with pytest.raises(InputError, match="its name must end in -00001-of-00002.gguf"):
+        open_parts(second(parts))
+
+
+def test_a_part_under_another_name(parts):
+    parts.write_bytes(second(parts).read_bytes())
+    with pytest.raises(InputError, match="is not the first of its 2 parts"):
+        open_parts(parts)
+
+
+def test_a_part_of_something_else(parts):
+    second(parts).write_bytes(part(0, 3, [tensor_info(b"b", (4,))]))
+    with pytest.raises(InputError, match="is not part 2 of 2, as its name says"):
+        open_parts(parts)
+
+
+def test_parts_with_the_same_tensor(parts):
+    second(parts).write_bytes(part(1, 2, [tensor_info(b"a", (4,))]))
+    with pytest.raises(InputError, match="its parts hold a tensor twice"):
+        open_parts(parts)
+
+
+def test_parts_with_too_few_tensors(parts):
+    parts.write_bytes(part(0, 2, [tensor_info(b"a", (4,))], total=3))
+    with pytest.raises(InputError, match="its parts hold 2 tensors, it states 3"):
+        open_parts(parts)
