@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <atomic>
 #include <exception>
+#include <fstream>
 #include <limits>
 #include <mutex>
+#include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -14,10 +17,47 @@
 
 namespace dca {
 
+#if defined(__linux__)
+
+namespace {
+
+/// The first hardware thread of the core that `cpu` belongs to; `cpu` itself where the kernel does not say.
+int core_of(int cpu) {
+    std::ifstream siblings("/sys/devices/system/cpu/cpu" + std::to_string(cpu) + "/topology/thread_siblings_list");
+    int first = cpu;
+    siblings >> first;
+    return first;
+}
+
+/// Whole processors that the control group allows (cgroup v2, else v1); INT_MAX where it sets no limit.
+int allowed_by_cgroup() {
+    double quota = 0.0, period = 0.0;
+    if (std::ifstream v2("/sys/fs/cgroup/cpu.max"); !(v2 >> quota >> period)) {
+        std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> quota;
+        std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
+    }
+    if (quota <= 0.0 || period <= 0.0) return std::numeric_limits<int>::max();
+    return std::max(1, int(quota / period + 0.5));
+}
+
+}  // namespace
+
+#endif
+
 int usable_cores() noexcept {
 #if defined(__linux__)
-    cpu_set_t set;
-    if (sched_getaffinity(0, sizeof(set), &set) == 0) return std::max(1, CPU_COUNT(&set));
+    try {
+        cpu_set_t set;
+        if (sched_getaffinity(0, sizeof(set), &set) == 0) {
+            std::set<int> cores;
+            for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+                if (CPU_ISSET(cpu, &set)) cores.insert(core_of(cpu));
+            }
+            return std::max(1, std::min(int(cores.size()), allowed_by_cgroup()));
+        }
+    } catch (...) {
+        // Out of memory while counting: the plain answer below.
+    }
 #endif
     return std::max(1, int(std::thread::hardware_concurrency()));
 }

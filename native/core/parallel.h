@@ -7,7 +7,7 @@
 
 namespace dca {
 
-/// The cores this process may use, at least 1.
+/// The physical cores this process may use (affinity and control group honoured), at least 1.
 int usable_cores() noexcept;
 
 /// Calls body(begin, end) over ranges that cover [0, n), each `grain` long but the last, on up to
