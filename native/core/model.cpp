@@ -1,19 +1,39 @@
 #include "core/model.h"
 
 #include <algorithm>
+#include <charconv>
 #include <cstring>
 #include <string_view>
 
+#include "core/cuda_library.h"
 #include "core/error.h"
 
 namespace dca {
 
 namespace {
 
+/// N of "cuda:N", 0 for "cuda".
+int cuda_ordinal(std::string_view device) {
+    const std::string_view digits = device == "cuda" ? "0" : device.substr(std::string_view("cuda:").size());
+    int ordinal = -1;
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), ordinal);
+    if (error != std::errc() || end != digits.data() + digits.size() || ordinal < 0) {
+        fail(DCA_ERROR_ARGUMENT, "device is ", device, ", must be cpu, cuda, cuda:N or auto");
+    }
+    return ordinal;
+}
+
 std::unique_ptr<Backend> make_backend(std::string_view device, const BackendSource& source) {
-    if (device == "cpu" || device == "auto") return make_cpu_backend(source);
-    if (device.starts_with("cuda")) fail(DCA_ERROR_DEVICE, "device ", device, ": this build has no CUDA backend");
-    fail(DCA_ERROR_ARGUMENT, "device is ", device, ", must be cpu, cuda, cuda:N or auto");
+    if (device == "cpu") return make_cpu_backend(source);
+    if (device == "cuda" || device.starts_with("cuda:")) return make_cuda_backend(source, cuda_ordinal(device));
+    if (device != "auto") fail(DCA_ERROR_ARGUMENT, "device is ", device, ", must be cpu, cuda, cuda:N or auto");
+    try {
+        return make_cuda_backend(source, 0);
+    } catch (const Error& error) {
+        // No card, or not one for this model. A caller who wants to know why asks for cuda.
+        if (error.status() == DCA_ERROR_CANCELLED) throw;
+        return make_cpu_backend(source);
+    }
 }
 
 void copy_text(char* out, size_t capacity, std::string_view text) {
@@ -27,7 +47,7 @@ void copy_text(char* out, size_t capacity, std::string_view text) {
 Model::Model(const std::string& path, const dca_model_options& options)
     : file_(path), hparams_(read_hparams(file_)), weights_(read_weights(file_, hparams_)) {
     const char* device = options.device != nullptr ? options.device : "cpu";
-    backend_ = make_backend(device, {hparams_, weights_, options.threads, options.repack != 0, options.progress, options.user});
+    backend_ = make_backend(device, {hparams_, weights_, options.threads, options.progress, options.user});
 }
 
 void Model::fill_info(dca_model_info& info) const {

@@ -20,9 +20,12 @@
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>
 #define DCA_BOTH __host__ __device__ __forceinline__
-#define DCA_UNROLL _Pragma("unroll")
 #else
 #define DCA_BOTH inline
+#endif
+#if defined(__CUDA_ARCH__)
+#define DCA_UNROLL _Pragma("unroll")
+#else
 #define DCA_UNROLL
 #endif
 

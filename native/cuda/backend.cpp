@@ -1,0 +1,63 @@
+// The CUDA backend, and the one symbol that libdca looks for in this library.
+#include <memory>
+
+#include "core/backend.h"
+#include "core/error.h"
+#include "cuda/check.h"
+#include "cuda/device.h"
+#include "cuda/executor.h"
+#include "cuda/weights.h"
+
+namespace dca::cuda {
+namespace {
+
+constexpr uint32_t most_head_dim = 256;
+
+void check_model(const Hparams& h) {
+    if (h.n_experts > 0) fail(DCA_ERROR_UNSUPPORTED, "mixtures of experts do not run on the CUDA backend; take device cpu");
+    if (h.head_dim % 2 != 0 || h.head_dim > most_head_dim) {
+        fail(DCA_ERROR_UNSUPPORTED, "head size is ", h.head_dim, ", the CUDA backend runs even ones up to ", most_head_dim);
+    }
+    for (const auto& [name, width] : {std::pair{"model", h.n_embd}, {"feed-forward", h.n_ff}, {"query", h.q_width()}, {"key", h.kv_width()}}) {
+        if (width % 8 != 0) fail(DCA_ERROR_UNSUPPORTED, name, " width is ", width, ", the CUDA backend runs multiples of 8");
+    }
+}
+
+class CudaBackend final : public Backend {
+public:
+    CudaBackend(const BackendSource& source, int ordinal)
+        : hparams_(checked(source.hparams)), device_(open_device(ordinal)), weights_(source) {
+        weights_.visit_products([&](const Matrix& w, bool normed) {
+            if (!matvec_takes(device_.card, w, normed)) {
+                fail(DCA_ERROR_UNSUPPORTED, "a matrix of ", w.rows, " x ", w.cols, " is wider than the kernels for ", device_.description, " take");
+            }
+        });
+    }
+
+    std::string description() const override { return device_.description; }
+
+    std::unique_ptr<Executor> make_executor(ExecutorOptions options) override {
+        check(cudaSetDevice(device_.ordinal), "selecting the card");
+        return std::make_unique<CudaExecutor>(hparams_, weights_, device_, std::move(options));
+    }
+
+private:
+    static const Hparams& checked(const Hparams& hparams) {
+        check_model(hparams);
+        return hparams;
+    }
+
+    const Hparams& hparams_;
+    Device device_;
+    DeviceWeights weights_;
+};
+
+}  // namespace
+}  // namespace dca::cuda
+
+extern "C" __attribute__((visibility("default"))) dca::Backend* dca_cuda_make_backend(const char* version, const dca::BackendSource& source, int ordinal) {
+    if (std::string_view(version) != DCA_VERSION) {
+        dca::fail(DCA_ERROR_DEVICE, "libdca_cuda is version ", DCA_VERSION, ", libdca is ", version, "; install both from one build");
+    }
+    return std::make_unique<dca::cuda::CudaBackend>(source, ordinal).release();
+}

@@ -1,0 +1,335 @@
+#include "cuda/executor.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+#include "core/forward.h"
+#include "cuda/elementwise.h"
+#include "cuda/weight_kernels.h"
+
+namespace dca::cuda {
+
+namespace {
+
+// How much of the next matrices a kernel asks for ahead. Enough to span the gap to the next kernel,
+// and where the attention stands between, what memory delivers while attention over a short cache lasts.
+constexpr uint64_t ahead_bytes = uint64_t{8} << 20;
+
+Ahead ahead(const Matrix& next) {
+    return {next.low, std::min(plane_bytes(next.format, uint64_t{next.rows} * next.cols).low, ahead_bytes) / 16 * 16};
+}
+
+AttentionShape attention_shape(const Hparams& h) {
+    return {
+        .n_heads = static_cast<int32_t>(h.n_heads),
+        .n_kv_heads = static_cast<int32_t>(h.n_kv_heads),
+        .head_dim = static_cast<int32_t>(h.head_dim),
+        .rotary_dim = static_cast<int32_t>(h.rotary_dim),
+        .rope_interleaved = h.rope_layout == RopeLayout::Interleaved,
+        .scale = 1.0f / std::sqrt(static_cast<float>(h.head_dim)),
+    };
+}
+
+AttentionScheme attention_scheme(const Scheme& s) {
+    return {s.chunk_size, s.local_window, s.pretraining_length, s.intra_only, s.logit_scale, s.logit_scale_length};
+}
+
+}  // namespace
+
+CudaExecutor::CudaExecutor(const Hparams& hparams, const DeviceWeights& weights, const Device& device, ExecutorOptions options)
+    : h_(hparams),
+      weights_(weights),
+      device_(device),
+      shape_(attention_shape(hparams)),
+      scheme_(attention_scheme(options.scheme)),
+      memory_(hparams, weights, device, shape_, options),
+      gemm_(memory_.gemm_workspace),
+      stream_(make_stream()) {}
+
+CudaExecutor::~CudaExecutor() { static_cast<void>(cudaStreamSynchronize(stream_.get())); }
+
+void CudaExecutor::prepare_step(std::span<const int32_t> tokens, uint32_t start) {
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    std::ranges::copy(tokens, memory_.tokens);
+    *memory_.start = start;
+    rows_ = static_cast<uint32_t>(tokens.size());
+    first_row_ = 0;
+    start_ = start;
+    replayed_ = false;
+}
+
+bool CudaExecutor::replay(std::span<const int32_t> tokens, uint32_t start, uint32_t wanted) {
+    if (recording_ || !warm_ || tokens.size() != 1 || wanted != 1) return false;
+    if (graph_ == nullptr) record(tokens, start);
+    prepare_step(tokens, start);
+    check(cudaGraphLaunch(graph_.get(), stream_.get()), "running the model");
+    replayed_ = true;
+    return true;
+}
+
+void CudaExecutor::record(std::span<const int32_t> tokens, uint32_t start) {
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    check(cudaStreamBeginCapture(stream_.get(), cudaStreamCaptureModeThreadLocal), "recording a step");
+    recording_ = true;
+    cudaGraph_t raw = nullptr;
+    try {
+        forward(*this, h_, tokens, start, 1);
+        logits_row();
+    } catch (...) {
+        recording_ = false;
+        static_cast<void>(cudaStreamEndCapture(stream_.get(), &raw));
+        Graph(raw).reset();
+        throw;
+    }
+    recording_ = false;
+    check(cudaStreamEndCapture(stream_.get(), &raw), "recording a step");
+    const Graph graph(raw);
+    cudaGraphExec_t exec = nullptr;
+    check(cudaGraphInstantiate(&exec, graph.get(), 0), "recording a step");
+    graph_.reset(exec);
+}
+
+void CudaExecutor::begin(std::span<const int32_t> tokens, uint32_t start) {
+    prepare_step(tokens, start);
+    warm_ |= tokens.size() == 1;
+    const EmbedArgs args{weights_.token_embedding(), memory_.tokens, memory_.start, rows_, memory_.x, memory_.length};
+    check(embed(args, stream_.get()), "embedding tokens");
+}
+
+void CudaExecutor::norm(const float* weight) {
+    check(rms_norm(x(), weight, h_.rms_epsilon, rows_, h_.n_embd, weights_.dtype(), memory_.normed, stream_.get()), "norming");
+}
+
+void CudaExecutor::multiply(const Stack& stack, const void* in, const Output& out) {
+    uint32_t column = 0;
+    for (const Matrix& part : stack.parts) {
+        Output here = out;
+        here.to = static_cast<std::byte*>(out.to) + size_t{column} * (out.f32 ? 4 : 2);
+        const std::byte* bias = static_cast<const std::byte*>(out.f32 ? stack.bias : stack.bias_16);
+        multiply(part, in, bias == nullptr ? nullptr : bias + size_t{column} * (out.f32 ? 4 : 2), here, rows_);
+        column += part.rows;
+    }
+}
+
+void CudaExecutor::multiply(const Matrix& w, const void* in, const void* bias, const Output& out, uint32_t tokens) {
+    GemmArgs args{
+        .w = w.low,
+        .x = in,
+        .y = out.to,
+        .tokens = tokens,
+        .rows = w.rows,
+        .cols = w.cols,
+        .y_stride = out.stride,
+        .dtype = weights_.dtype(),
+        .y_f32 = out.f32,
+        .add = out.add,
+        .bias = bias,
+    };
+    if (w.format == WeightFormat::F16 || w.format == WeightFormat::BF16) {
+        gemm_.multiply(args, stream_.get());
+        return;
+    }
+    uint64_t most_rows = memory_.expanded_bytes / (2 * uint64_t{w.cols});
+    most_rows = most_rows >= w.rows ? w.rows : most_rows / SessionMemory::expanded_rows * SessionMemory::expanded_rows;
+    for (uint32_t first = 0; first < w.rows; first += most_rows) {
+        const size_t value_bytes = out.f32 ? 4 : 2;
+        args.rows = static_cast<uint32_t>(std::min<uint64_t>(most_rows, w.rows - first));
+        check(expand(w, first, args.rows, weights_.dtype(), memory_.expanded, stream_.get()), "expanding weights");
+        args.w = memory_.expanded;
+        args.y = static_cast<std::byte*>(out.to) + first * value_bytes;
+        args.bias = bias == nullptr ? nullptr : static_cast<const std::byte*>(bias) + first * value_bytes;
+        gemm_.multiply(args, stream_.get());
+    }
+}
+
+std::span<const Matrix> CudaExecutor::first_of_layer(uint32_t layer) const noexcept {
+    return layer < h_.n_layers ? std::span(weights_.layers()[layer].qkv.parts) : std::span(weights_.output().parts);
+}
+
+void CudaExecutor::multiply_row(const Stack& stack, const RowInput& in, const RowOutput& out, std::span<const Matrix> next) {
+    const size_t value_bytes = out.type == VectorType::F32 ? 4 : 2;
+    uint32_t row = 0;
+    for (size_t i = 0; i < stack.parts.size(); ++i) {
+        const Matrix& part = stack.parts[i];
+        MatvecArgs args{};
+        args.w = part;
+        args.x = in.from;
+        args.x_type = in.type;
+        args.norm = in.norm;
+        args.epsilon = h_.rms_epsilon;
+        args.bias = stack.bias == nullptr ? nullptr : stack.bias + row;
+        args.y = static_cast<std::byte*>(out.to) + row * value_bytes;
+        args.y_type = out.type;
+        args.add = out.add;
+        const Matrix* following = i + 1 < stack.parts.size() ? &stack.parts[i + 1] : next.empty() ? nullptr : &next.front();
+        if (following != nullptr) args.ahead[0] = ahead(*following);
+        check(matvec(device_.card, args, stream_.get()), "multiplying a row");
+        row += part.rows;
+    }
+}
+
+void CudaExecutor::project_qkv(uint32_t layer) {
+    const DeviceLayer& w = weights_.layers()[layer];
+    if (rows_ == 1) {
+        multiply_row(w.qkv, {x(), VectorType::F32, w.attention_norm}, {qkv(), row_type(), false}, w.output.parts);
+    } else {
+        norm(w.attention_norm);
+        multiply(w.qkv, memory_.normed, {qkv(), qkv_width(), false, false});
+    }
+    if (w.q_norm == nullptr) return;
+    const HeadNormArgs args{qkv(),      weights_.dtype(), rows_,    qkv_width(), h_.n_heads,     h_.n_kv_heads,
+                            h_.head_dim, w.q_norm,         w.k_norm, h_.rms_epsilon};
+    check(head_norm(device_.card, args, stream_.get()), "norming heads");
+}
+
+void CudaExecutor::store_keys_values(uint32_t layer) {
+    const std::byte* keys = qkv() + size_t{2} * h_.q_width();
+    const StoreArgs args{
+        .shape = shape_,
+        .scheme = scheme_,
+        .cache = memory_.cache[layer],
+        .rotary = memory_.rotary,
+        .k = keys,
+        .v = keys + size_t{2} * h_.kv_width(),
+        .k_stride = qkv_width(),
+        .v_stride = qkv_width(),
+        .dtype = weights_.dtype(),
+        .start = start_,
+        .length = rows_ == 1 ? memory_.length : nullptr,
+        .n_tokens = rows_,
+    };
+    check(cuda::store_keys_values(args, stream_.get()), "storing keys and values");
+}
+
+void CudaExecutor::keep_last_rows(uint32_t rows) {
+    const uint32_t dropped = rows_ - rows;
+    first_row_ += dropped;
+    start_ += dropped;
+    rows_ = rows;
+}
+
+void CudaExecutor::attend(uint32_t layer) {
+    if (rows_ == 1) {
+        const DecodeArgs args{
+            .shape = shape_,
+            .scheme = scheme_,
+            .cache = memory_.cache[layer],
+            .rotary = memory_.rotary,
+            .q = qkv(),
+            .out = memory_.attended,
+            .dtype = weights_.dtype(),
+            .length = memory_.length,
+            .workspace = memory_.decode_workspace,
+        };
+        check(attention_decode(args, stream_.get()), "attending");
+        return;
+    }
+    const PrefillArgs args{
+        .shape = shape_,
+        .scheme = scheme_,
+        .cache = memory_.cache[layer],
+        .rotary = memory_.rotary,
+        .q = qkv(),
+        .out = memory_.attended,
+        .q_stride = qkv_width(),
+        .out_stride = h_.q_width(),
+        .dtype = weights_.dtype(),
+        .start = start_,
+        .n_queries = rows_,
+        .workspace = memory_.prefill_workspace,
+        .workspace_bytes = memory_.prefill_bytes,
+        .kernel = PrefillKernel::Auto,
+    };
+    check(attention_prefill(args, stream_.get()), "attending");
+}
+
+void CudaExecutor::project_output(uint32_t layer) {
+    const DeviceLayer& w = weights_.layers()[layer];
+    if (rows_ == 1) {
+        multiply_row(w.output, {memory_.attended, row_type(), nullptr}, {x(), VectorType::F32, true}, w.gate_up.parts);
+    } else {
+        multiply(w.output, memory_.attended, {x(), h_.n_embd, true, true});
+    }
+}
+
+void CudaExecutor::feed_forward(uint32_t layer) {
+    if (rows_ == 1) return feed_forward_row(layer);
+    const DeviceLayer& w = weights_.layers()[layer];
+    norm(w.ffn_norm);
+    multiply(w.gate_up, memory_.normed, {memory_.gate_up, 2 * h_.n_ff, false, false});
+    check(silu_multiply(memory_.gate_up, rows_, h_.n_ff, weights_.dtype(), memory_.gated, stream_.get()), "gating");
+    multiply(w.down, memory_.gated, {x(), h_.n_embd, true, true});
+}
+
+void CudaExecutor::feed_forward_row(uint32_t layer) {
+    const DeviceLayer& w = weights_.layers()[layer];
+    const RowInput in{x(), VectorType::F32, w.ffn_norm};
+    if (w.gate_up.merged()) {
+        MatvecArgs args{};
+        args.w = w.gate_up.parts.front();
+        args.x = in.from;
+        args.x_type = in.type;
+        args.norm = in.norm;
+        args.epsilon = h_.rms_epsilon;
+        args.y = memory_.gated_row;
+        args.y_type = VectorType::F32;
+        args.gated = true;
+        args.ahead[0] = ahead(w.down.parts.front());
+        check(matvec(device_.card, args, stream_.get()), "multiplying a row");
+    } else {
+        multiply_row(w.gate_up, in, {memory_.gate_up_row, VectorType::F32, false}, w.down.parts);
+        check(silu_multiply_row(device_.card, memory_.gate_up_row, h_.n_ff, memory_.gated_row, stream_.get()), "gating");
+    }
+    multiply_row(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {x(), VectorType::F32, true}, first_of_layer(layer + 1));
+}
+
+void CudaExecutor::feed_forward_experts(uint32_t) {
+    fail(DCA_ERROR_UNSUPPORTED, "mixtures of experts do not run on the CUDA backend; take device cpu");
+}
+
+void CudaExecutor::logits_row() {
+    multiply_row(weights_.output(), {x(), VectorType::F32, weights_.output_norm()}, {memory_.logits, VectorType::F32, false}, {});
+    check(cudaMemcpyAsync(memory_.logits_row, memory_.logits, size_t{4} * h_.n_vocab, cudaMemcpyDeviceToHost, stream_.get()), "reading logits");
+}
+
+void CudaExecutor::logits(float* out) {
+    const size_t n_vocab = h_.n_vocab;
+    if (rows_ == 1) {
+        if (!replayed_) logits_row();
+        check(cudaStreamSynchronize(stream_.get()), "running the model");
+        std::memcpy(out, memory_.logits_row, n_vocab * sizeof(float));
+        return;
+    }
+    norm(weights_.output_norm());
+    for (uint32_t first = 0; first < rows_; first += memory_.vocab_rows) {
+        const uint32_t count = std::min(memory_.vocab_rows, rows_ - first);
+        multiply(weights_.output().parts.front(), memory_.normed + size_t{first} * h_.n_embd * 2, nullptr, {memory_.logits, h_.n_vocab, true, false}, count);
+        check(cudaMemcpyAsync(out + first * n_vocab, memory_.logits, count * n_vocab * sizeof(float), cudaMemcpyDeviceToHost, stream_.get()),
+              "reading logits");
+    }
+    check(cudaStreamSynchronize(stream_.get()), "running the model");
+}
+
+void CudaExecutor::nll(std::span<const int32_t> targets, float* out) {
+    std::ranges::copy(targets, memory_.targets);
+    const auto n_targets = static_cast<uint32_t>(targets.size());
+    if (rows_ == 1) {
+        logits_row();
+        check(negative_log_likelihood(memory_.logits, 1, h_.n_vocab, memory_.targets, memory_.nll, stream_.get()), "scoring");
+    } else {
+        norm(weights_.output_norm());
+        for (uint32_t first = 0; first < n_targets; first += memory_.vocab_rows) {
+            const uint32_t count = std::min(memory_.vocab_rows, n_targets - first);
+            multiply(weights_.output().parts.front(), memory_.normed + size_t{first} * h_.n_embd * 2, nullptr, {memory_.logits, h_.n_vocab, true, false}, count);
+            check(negative_log_likelihood(memory_.logits, count, h_.n_vocab, memory_.targets + first, memory_.nll + first, stream_.get()), "scoring");
+        }
+    }
+    check(cudaStreamSynchronize(stream_.get()), "running the model");
+    std::memcpy(out, memory_.nll, targets.size() * sizeof(float));
+}
+
+void CudaExecutor::end() { check(cudaStreamSynchronize(stream_.get()), "running the model"); }
+
+}  // namespace dca::cuda

@@ -1,0 +1,104 @@
+// One session on a card: its cache, its activations, and the operations of backend.h over them.
+//
+// Steps of many tokens go through cuBLASLt and the prefill attention; a step of one token, and the
+// last layer of a step of which one row is kept, through kernels made for one row. Those take the
+// token and its index from memory, so that a recording of them (a CUDA graph) serves every later step.
+#pragma once
+
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "core/backend.h"
+#include "cuda/device.h"
+#include "cuda/gemm.h"
+#include "cuda/matvec.h"
+#include "cuda/resources.h"
+#include "cuda/session_memory.h"
+#include "cuda/weights.h"
+
+namespace dca::cuda {
+
+class CudaExecutor final : public Executor {
+public:
+    CudaExecutor(const Hparams& hparams, const DeviceWeights& weights, const Device& device, ExecutorOptions options);
+    ~CudaExecutor() override;
+
+    uint32_t prefill_block() const override { return memory_.block; }
+    uint64_t cache_bytes() const override { return memory_.cache_bytes; }
+    uint64_t scratch_bytes() const override { return memory_.scratch_bytes; }
+
+    bool replay(std::span<const int32_t> tokens, uint32_t start, uint32_t wanted) override;
+    void begin(std::span<const int32_t> tokens, uint32_t start) override;
+    void project_qkv(uint32_t layer) override;
+    void store_keys_values(uint32_t layer) override;
+    void keep_last_rows(uint32_t rows) override;
+    void attend(uint32_t layer) override;
+    void project_output(uint32_t layer) override;
+    void feed_forward(uint32_t layer) override;
+    void feed_forward_experts(uint32_t layer) override;
+    void logits(float* out) override;
+    void nll(std::span<const int32_t> targets, float* out) override;
+    void end() override;
+
+private:
+    /// Where the first kept row of an activation is.
+    float* x() const noexcept { return memory_.x + size_t{first_row_} * h_.n_embd; }
+    std::byte* qkv() const noexcept { return memory_.qkv + size_t{first_row_} * qkv_width() * 2; }
+    uint32_t qkv_width() const noexcept { return h_.q_width() + 2 * h_.kv_width(); }
+
+    void prepare_step(std::span<const int32_t> tokens, uint32_t start);
+    void record(std::span<const int32_t> tokens, uint32_t start);
+
+    /// Rows of x, normed, to memory_.normed in the activations' type.
+    void norm(const float* weight);
+
+    struct Output {
+        void* to;
+        uint32_t stride;  // elements
+        bool f32;         // else the activations' type
+        bool add;
+    };
+    /// Every part of the stack times the kept rows of `in`, which lie back to back.
+    void multiply(const Stack& stack, const void* in, const Output& out);
+    void multiply(const Matrix& w, const void* in, const void* bias, const Output& out, uint32_t tokens);
+
+    struct RowInput {
+        const void* from;
+        VectorType type;
+        const float* norm;  // null: none
+    };
+    struct RowOutput {
+        void* to;
+        VectorType type;
+        bool add;
+    };
+    /// The same for one row.
+    void multiply_row(const Stack& stack, const RowInput& in, const RowOutput& out, std::span<const Matrix> next);
+    void feed_forward_row(uint32_t layer);
+    void logits_row();
+
+    VectorType row_type() const noexcept { return weights_.dtype() == Dtype::F16 ? VectorType::F16 : VectorType::BF16; }
+    /// The matrices that a decode step reads from `layer` on.
+    std::span<const Matrix> first_of_layer(uint32_t layer) const noexcept;
+
+    const Hparams& h_;
+    const DeviceWeights& weights_;
+    Device device_;
+    AttentionShape shape_;
+    AttentionScheme scheme_;
+    SessionMemory memory_;
+    Gemm gemm_;
+    Stream stream_;
+
+    uint32_t rows_ = 0;       // tokens of the step still kept
+    uint32_t first_row_ = 0;  // how many of its first ones are not
+    uint32_t start_ = 0;      // index of the first token kept
+
+    bool warm_ = false;       // a step of one token has run, so that all its kernels are loaded
+    bool recording_ = false;
+    bool replayed_ = false;   // the step came from graph_ and its logits are on their way to the host
+    GraphExec graph_;         // a step of one token with logits
+};
+
+}  // namespace dca::cuda

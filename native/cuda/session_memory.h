@@ -1,0 +1,65 @@
+// All memory of a session on a card, allocated at once: KV cache, activations, work space.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/backend.h"
+#include "cuda/attention.h"
+#include "cuda/device.h"
+#include "cuda/resources.h"
+#include "cuda/weights.h"
+
+namespace dca::cuda {
+
+struct SessionMemory {
+    static constexpr uint32_t expanded_rows = 128;  // a matrix that is expanded in slices is cut at multiples of this
+
+    /// Throws a memory error, before allocating, that names the context that would fit; or an
+    /// unsupported error for a cache type that the kernels do not read.
+    SessionMemory(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
+                  const ExecutorOptions& options);
+
+    uint32_t block = 0;         // rows of a step at most
+    uint64_t cache_bytes = 0;
+    uint64_t scratch_bytes = 0;
+
+    std::vector<KvCache> cache; // by layer
+    RotaryTable rotary{};
+
+    float* x;                   // (block, n_embd) residual stream
+    std::byte* normed;          // (block, n_embd)              these in the activations' 16-bit type
+    std::byte* qkv;             // (block, q_width + 2 kv_width)
+    std::byte* attended;        // (block, q_width)
+    std::byte* gate_up;         // (block, 2 n_ff)
+    std::byte* gated;           // (block, n_ff)
+    float* gate_up_row;         // (2 n_ff) of one row
+    float* gated_row;           // (n_ff) of one row
+    float* logits;              // (vocab_rows, n_vocab)
+    uint32_t vocab_rows = 0;
+    std::byte* expanded;        // a quantised matrix, or as many of its rows as fit, in 16 bits
+    uint64_t expanded_bytes = 0;
+    std::byte* gemm_workspace;
+    std::byte* prefill_workspace;
+    size_t prefill_bytes = 0;
+    std::byte* decode_workspace;
+    uint32_t* length;           // tokens in the cache after the step
+
+    // Host memory that the card reads and writes.
+    int32_t* tokens;            // (block)
+    int32_t* targets;           // (block)
+    float* nll;                 // (block)
+    float* logits_row;          // (n_vocab)
+    uint32_t* start;            // index of the step's first token
+
+private:
+    struct Plan;
+
+    void place(Arena& cache_arena, Arena& scratch, const Plan& plan);
+    void place_host(Arena& host, const Plan& plan);
+
+    DeviceMemory device_;
+    PinnedMemory host_;
+};
+
+}  // namespace dca::cuda

@@ -1,0 +1,101 @@
+// 16-byte vectors of 16-bit floats, four-element loads, and the hooks of programmatic launch.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+#include <cstdint>
+
+#include "cuda/attention.h"
+
+namespace dca::cuda {
+
+/// Rounds to T; beyond f16's range to its largest value rather than infinity.
+template <class T>
+__device__ __forceinline__ T rounded(float value);
+
+template <>
+__device__ __forceinline__ __half rounded<__half>(float value) {
+    return __float2half_rn(fminf(fmaxf(value, -65504.0f), 65504.0f));
+}
+
+template <>
+__device__ __forceinline__ __nv_bfloat16 rounded<__nv_bfloat16>(float value) {
+    return __float2bfloat16_rn(value);
+}
+
+template <class T>
+__device__ __forceinline__ float to_float(T value) {
+    if constexpr (sizeof(T) == 4) return value;
+    else return static_cast<float>(value);
+}
+
+/// Eight values of T, moved as one.
+template <class T>
+struct alignas(16) Eight {
+    T v[8];
+};
+
+// Loads that go past the L1 cache: with programmatic launch it may hold lines from before the
+// previous kernel wrote them.
+
+/// Two values of T (16 bits) as floats.
+template <class T>
+__device__ __forceinline__ float2 load_two(const T* from) {
+    const uint32_t bits = __ldcg(reinterpret_cast<const uint32_t*>(from));
+    const T* v = reinterpret_cast<const T*>(&bits);
+    return {to_float(v[0]), to_float(v[1])};
+}
+
+/// Four values of T as floats.
+template <class T>
+__device__ __forceinline__ float4 load_four(const T* from) {
+    if constexpr (sizeof(T) == 4) {
+        return __ldcg(reinterpret_cast<const float4*>(from));
+    } else {
+        const uint2 bits = __ldcg(reinterpret_cast<const uint2*>(from));
+        const T* v = reinterpret_cast<const T*>(&bits);
+        return {to_float(v[0]), to_float(v[1]), to_float(v[2]), to_float(v[3])};
+    }
+}
+
+__device__ __forceinline__ float warp_sum(float value) {
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
+    return value;
+}
+
+/// The sum over all threads of the block, in every thread. `scratch` holds a float per warp.
+__device__ __forceinline__ float block_sum(float value, float* scratch) {
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    value = warp_sum(value);
+    if (lane == 0) scratch[warp] = value;
+    __syncthreads();
+    return warp_sum(lane < warps ? scratch[lane] : 0.0f);
+}
+
+// Programmatic launch (Hopper and later): a kernel may start while the one before it still runs,
+// and touches nothing that kernel writes before await_previous(). Everywhere else these do nothing.
+
+__device__ __forceinline__ void let_next_start() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    cudaTriggerProgrammaticLaunchCompletion();
+#endif
+}
+
+__device__ __forceinline__ void await_previous() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    cudaGridDependencySynchronize();
+#endif
+}
+
+/// Asks for `bytes` (a multiple of 16) from a 16-byte aligned address to be brought into the L2 cache.
+__device__ __forceinline__ void prefetch_l2(const void* from, uint32_t bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
+#else
+    static_cast<void>(from), static_cast<void>(bytes);
+#endif
+}
+
+}  // namespace dca::cuda

@@ -1,0 +1,78 @@
+// A model's weights in the memory of one card.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/backend.h"
+#include "cuda/attention.h"
+#include "cuda/planes.h"
+#include "cuda/resources.h"
+
+namespace dca::cuda {
+
+/// Matrices that multiply the same vector, their outputs one after another: one matrix where the
+/// file's types agree, else several.
+struct Stack {
+    std::vector<Matrix> parts;
+    uint32_t rows = 0;        // of all parts
+    float* bias = nullptr;    // (rows), null: none
+    void* bias_16 = nullptr;  // the same in the activations' type
+
+    bool merged() const noexcept { return parts.size() == 1; }
+};
+
+struct DeviceLayer {
+    float* attention_norm;    // (n_embd)
+    Stack qkv;
+    float* q_norm;            // (head_dim), null: none
+    float* k_norm;
+    Stack output;
+    float* ffn_norm;          // (n_embd)
+    Stack gate_up;
+    Stack down;
+};
+
+class DeviceWeights {
+public:
+    /// Uploads everything. Throws a memory error before allocating if it does not fit.
+    explicit DeviceWeights(const BackendSource& source);
+
+    Dtype dtype() const noexcept { return dtype_; }
+    bool quantised() const noexcept { return quantised_; }
+    uint64_t bytes() const noexcept { return bytes_; }
+
+    const Matrix& token_embedding() const noexcept { return token_embedding_; }
+    const std::vector<DeviceLayer>& layers() const noexcept { return layers_; }
+    float* output_norm() const noexcept { return output_norm_; }
+    const Stack& output() const noexcept { return output_; }
+
+    /// Every matrix that a decode step multiplies with, and whether it norms the vector first.
+    template <class Visit>
+    void visit_products(Visit&& visit) const {
+        const auto each = [&](const Stack& stack, bool normed) {
+            for (const Matrix& part : stack.parts) visit(part, normed);
+        };
+        for (const DeviceLayer& layer : layers_) {
+            each(layer.qkv, true);
+            each(layer.output, false);
+            each(layer.gate_up, true);
+            each(layer.down, false);
+        }
+        each(output_, true);
+    }
+
+private:
+    friend class WeightPlacement;
+
+    Dtype dtype_;
+    bool quantised_ = false;
+    uint64_t bytes_ = 0;
+    DeviceMemory memory_;
+    Matrix token_embedding_;
+    std::vector<DeviceLayer> layers_;
+    float* output_norm_ = nullptr;
+    Stack output_;
+};
+
+}  // namespace dca::cuda
