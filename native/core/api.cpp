@@ -71,7 +71,7 @@ const char* dca_last_error(void) { return dca::last_error.c_str(); }
 const char* dca_version(void) { return DCA_VERSION; }
 
 dca_model_options dca_model_options_default(void) {
-    return {.size = sizeof(dca_model_options), .device = nullptr, .threads = 0, .repack = 1, .progress = nullptr, .user = nullptr};
+    return {.size = sizeof(dca_model_options), .device = nullptr, .threads = 0, .progress = nullptr, .user = nullptr};
 }
 
 dca_status dca_model_load(const char* path, const dca_model_options* options, dca_model** model) {

@@ -92,7 +92,6 @@ struct BackendSource {
     const Hparams& hparams;
     const Weights& weights;
     int32_t threads;       // 0: the physical cores this process may use
-    bool repack;
     dca_progress progress; // may be null
     void* user;
 };

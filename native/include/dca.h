@@ -60,7 +60,6 @@ typedef struct dca_model_options {
     size_t size;           /* sizeof(dca_model_options), set by the default call */
     const char *device;    /* "cpu", "cuda", "cuda:N" or "auto" (cuda if it can be had); NULL: "cpu" */
     int32_t threads;       /* CPU threads; 0: the physical cores this process may use */
-    int32_t repack;        /* CPU: rearrange weights at load where that is faster (costs their size in memory); default 1 */
     dca_progress progress; /* may be NULL */
     void *user;            /* handed to progress */
 } dca_model_options;

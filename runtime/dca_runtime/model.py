@@ -56,7 +56,6 @@ class Model:
         device: str = "cpu",
         context: int | None = None,
         threads: int = 0,
-        repack: bool = True,
         progress: Progress | None = None,
     ) -> None:
         """Maps and checks the file, and makes it ready on the device.
@@ -65,7 +64,6 @@ class Model:
         context: capacity of the sessions made without one of their own, tokens; None: 4096, or in
             ``generate`` and ``score`` what the call needs.
         threads: CPU threads; 0: the physical cores this process may use.
-        repack: rearrange weights at load where that is faster, which costs their size in memory (CPU).
         progress: called with (bytes done, bytes in all) while loading; to cancel, raise.
 
         Raises DcaError: the file cannot be read, is damaged, or is not something libdca runs.
@@ -79,7 +77,6 @@ class Model:
         options = ffi.new("dca_model_options *", lib.dca_model_options_default())
         options.device = device_name
         options.threads = _ffi.integer(threads, 0, "threads", most=2**31 - 1)
-        options.repack = repack
         options.progress = callback.function
         model = ffi.new("dca_model **")
         status = lib.dca_model_load(_c_path(self.path), options, model)
