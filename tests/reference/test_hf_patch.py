@@ -1,7 +1,5 @@
 """The patch for transformers' models, on small random ones of many families."""
 
-from copy import deepcopy
-
 import numpy as np
 import pytest
 from relative_oracle import relative_attention
@@ -12,86 +10,13 @@ from dca_export.scheme import Scheme
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, StaticCache  # noqa: E402
+from hf_families import FAMILIES, LONGROPE, make, tokens  # noqa: E402
+from transformers import AttentionInterface, StaticCache  # noqa: E402
 
 from dca_export.reference.hf import patch  # noqa: E402
 
-SMALL = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "moe_intermediate_size": 16,
-    "shared_expert_intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "num_local_experts": 4,
-    "max_position_embeddings": 64,
-    "sliding_window": None,
-    "initializer_range": 0.4,  # large enough that a wrong position changes the logits
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-LLAMA3 = {
-    "rope_type": "llama3",
-    "rope_theta": 10000.0,
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}
-YARN = {
-    "rope_type": "yarn",
-    "rope_theta": 10000.0,
-    "factor": 4.0,
-    "original_max_position_embeddings": 16,
-}
-LONGROPE = {
-    "rope_type": "longrope",
-    "rope_theta": 10000.0,
-    "short_factor": [1.0, 1.1, 1.2, 1.3],
-    "long_factor": [2.0, 3.0, 4.0, 5.0],
-    "factor": 4.0,
-}
-FAMILIES = {
-    "llama": {},
-    "llama, linear": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
-    "llama, llama3": {"rope_parameters": LLAMA3},
-    "llama, yarn": {"rope_parameters": YARN},
-    "mistral": {},
-    "qwen2": {},
-    "qwen3, head_dim apart from width": {"head_dim": 12},
-    "phi3": {},
-    "phi3, partial rotary": {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
-    "phi3, longrope": {"rope_parameters": LONGROPE, "original_max_position_embeddings": 16},
-    "mixtral": {},
-    "qwen2_moe": {},
-    "qwen3_moe": {},
-    "stablelm, partial rotary": {},
-    "glm, interleaved and partial": {"head_dim": 8},
-    "cohere, interleaved": {},
-    "smollm3, a layer without rotation": {"no_rope_layer_interval": 2},
-    "granite, own softmax scale": {"attention_multiplier": 0.3},
-}
 SCHEME = Scheme(5, 3, 11)
 LENGTH = 23  # four chunk borders
-
-
-def make(family: str, dtype=torch.float64, **changes):
-    torch.manual_seed(0)
-    values = deepcopy({**SMALL, **FAMILIES.get(family, {}), **changes})  # a config changes what it is given
-    config = AutoConfig.for_model(family.split(",")[0], **values)
-    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
-    if "moe" in family or family == "mixtral":
-        model.set_experts_implementation("eager")  # the other ones take no float64
-    return model
-
-
-def tokens(length: int = LENGTH):
-    return torch.randint(3, 61, (1, length), generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(params=FAMILIES)
@@ -107,16 +32,16 @@ def oracle_logits(model, ids, scheme, attention):
 
     def attend(module, query, key, value, mask, scaling=None, **others):
         d = query.shape[-1]
-        plain = not getattr(module, "use_rope", True)
+        rotates = getattr(module, "use_rope", True)
         result = relative_attention(
             query[0].numpy() * (scaling * d**0.5),
             key[0].numpy(),
             value[0].numpy(),
             scheme,
-            "plain" if plain else attention,
-            np.zeros(1) if plain else frequencies,
+            attention,
+            frequencies if rotates else np.zeros(1),
             "interleaved" if interleaved else "halves",
-            1.0 if plain else scale,
+            scale if rotates else 1.0,
         )
         return torch.from_numpy(result).transpose(0, 1)[None], None
 
@@ -135,9 +60,7 @@ def oracle_logits(model, ids, scheme, attention):
 
 @pytest.mark.parametrize("attention", ["dca", "intra", "intra+inter"])
 def test_patched_models_run_the_papers_equation(model, attention):
-    if model.config.model_type == "smollm3" and attention != "dca":
-        pytest.skip("the oracle has no ablations for layers without positions")
-    ids = tokens()
+    ids = tokens(LENGTH)
     expected = oracle_logits(model, ids, SCHEME, attention)
     with patch(model, SCHEME, attention):
         found = model(ids).logits
@@ -161,7 +84,7 @@ def test_plain_attention_is_the_models_own(model):
 
 @pytest.mark.parametrize("kernel", ["eager", "flash"])
 def test_decode_equals_prefill(model, kernel):
-    ids = tokens()
+    ids = tokens(LENGTH)
     with patch(model, SCHEME, kernel=kernel):
         whole = model(ids).logits
         step, pieces = None, []
@@ -175,12 +98,12 @@ def test_kernels_agree(model):
     logits = []
     for kernel in ("eager", "flash"):
         with patch(model, SCHEME, kernel=kernel):
-            logits.append(model(tokens()).logits)
+            logits.append(model(tokens(LENGTH)).logits)
     assert (logits[0] - logits[1]).abs().max() < 1e-6 * logits[0].abs().max()
 
 
 def test_restoring_gives_the_model_back(model):
-    ids = tokens()
+    ids = tokens(LENGTH)
     before, config = model(ids).logits, model.config.to_dict()
     changed = patch(model, SCHEME, ignore_sliding_window=True)
     assert not torch.equal(model(ids).logits, before)
@@ -203,7 +126,7 @@ def test_generate_is_greedy_decoding():
 
 
 def test_logit_scale_sharpens_long_sequences():
-    model, ids = make("llama"), tokens()
+    model, ids = make("llama"), tokens(LENGTH)
     scheme = Scheme(5, 3, 11, 0.3, 8)
     expected = oracle_logits(model, ids, scheme, "dca")
     for kernel in ("eager", "flash"):
@@ -219,7 +142,7 @@ def test_a_sliding_window_is_refused_or_ignored(family):
     with pytest.raises(InputError, match="sliding window of 4 tokens"):
         patch(windowed, SCHEME)
     with patch(full, SCHEME), patch(windowed, SCHEME, ignore_sliding_window=True):
-        first, second = (model(tokens(), use_cache=True) for model in (full, windowed))
+        first, second = (model(tokens(LENGTH), use_cache=True) for model in (full, windowed))
         assert torch.equal(first.logits, second.logits)
         next_token = torch.tensor([[7]])
         first, second = (
@@ -267,7 +190,7 @@ def test_models_that_dca_does_not_fit_are_refused(family, message):
 
 
 def test_calls_it_cannot_serve_are_refused():
-    model, ids = make("llama", torch.float32), tokens()
+    model, ids = make("llama", torch.float32), tokens(LENGTH)
     with patch(model, SCHEME):
         with pytest.raises(InputError, match="one sequence at a time, got a batch of 2"):
             model(ids.repeat(2, 1))
@@ -301,7 +224,7 @@ def test_16_bit_models_run(dtype):
     exact.load_state_dict(model.state_dict())
     tolerance = 200 * torch.finfo(dtype).eps
     with patch(exact, SCHEME):
-        expected = exact(tokens()).logits
+        expected = exact(tokens(LENGTH)).logits
     for kernel in ("eager", "flash"):
         with patch(model, SCHEME, kernel=kernel):
-            assert (model(tokens()).logits - expected).abs().max() < tolerance * expected.abs().max()
+            assert (model(tokens(LENGTH)).logits - expected).abs().max() < tolerance * expected.abs().max()

@@ -1,0 +1,196 @@
+"""Runs the comparison: one pass of the reference for each group, its parts beside it block by block."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from dca_export.errors import InputError
+from dca_export.gguf_file import GgufFile
+from dca_export.parity.agreement import Agreement, Comparison
+from dca_export.parity.feeding import Feeder, chunk_borders
+from dca_export.parity.plan import Group, plan
+from dca_export.parity.tokens import token_ids
+from dca_export.parity.tolerance import Tolerance, tolerance_for
+from dca_export.scheme import Scheme
+
+if TYPE_CHECKING:
+    from dca_runtime import Model
+
+Progress = Callable[[float, float, str], None]
+"""(tokens done, tokens in all, what is running)"""
+
+
+class Reference(Protocol):
+    """Says what the right logits are."""
+
+    name: str
+    """what it is and where it runs, for the report"""
+    flash: bool
+    """whether it also has a flash form in 16 bits"""
+
+    def stream(self, ids: Sequence[int], group: Group) -> Iterator[np.ndarray]:
+        """Logits (rows, n_vocab) float32, block by block."""
+        ...
+
+
+@dataclass(frozen=True)
+class Part:
+    """One way of feeding the tokens under one attention, compared and judged."""
+
+    group: str
+    fed: str
+    calls: int
+    scheme: Scheme | None
+    scheme_shrunk: bool
+    """whether the scheme is not the file's own, so that enough chunk borders are crossed"""
+    borders: int
+    """chunk borders crossed"""
+    agreement: Agreement
+    failures: list[str]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What dca-parity found."""
+
+    file: str
+    reference: str
+    device: str
+    weights: str
+    """the type of most of the file's weights"""
+    cache_type: str
+    text: str
+    """where the token ids come from"""
+    tolerance: Tolerance
+    parts: list[Part]
+
+    @property
+    def passed(self) -> bool:
+        return not any(part.failures for part in self.parts)
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values; every figure of every part and the verdict."""
+        parts = [
+            {**asdict(part), "top1": part.agreement.top1, "passed": not part.failures} for part in self.parts
+        ]
+        return {**asdict(self), "parts": parts, "passed": self.passed}
+
+
+def check(
+    model: Model,
+    reference: Reference,
+    length: int,
+    *,
+    weights: str,
+    against_original: bool = False,
+    cache_type: str | None = None,
+    text: Path | None = None,
+    progress: Progress = lambda done, total, what: None,
+) -> Report:
+    """Compares an open model of dca_runtime with the reference over `length` tokens.
+
+    `weights` is weight_type of the file. `against_original`: the reference is the original checkpoint, not
+    the file's own weights. `cache_type` is by default f32 for f32 files on a CPU, f16 otherwise. Raises
+    InputError, and DcaError from the runtime.
+    """
+    gpu = model.info.device.startswith("cuda")
+    cache_type = cache_type or ("f32" if weights == "f32" and not gpu else "f16")
+    ids, source = token_ids(model, length, text)
+    tolerance = tolerance_for(weights, model.info.device, against_original)
+    scheme = None if model.info.scheme is None else Scheme(*model.info.scheme)
+    groups = plan(length, scheme, model.info.n_vocab, gpu, reference.flash)
+    total, done = sum(group.length for group in groups), 0
+    parts: list[Part] = []
+    for group in groups:
+        before = done
+
+        def advance(tokens: int, before: int = before, title: str = group.title) -> None:
+            progress(before + tokens, total, title)
+
+        parts += _run(model, reference, group, ids[: group.length], cache_type, tolerance, advance)
+        done += group.length
+    return Report(
+        file=str(model.path),
+        reference=reference.name,
+        device=model.info.device,
+        weights=weights,
+        cache_type=cache_type,
+        text=source,
+        tolerance=tolerance,
+        parts=parts,
+    )
+
+
+def _run(
+    model: Model,
+    reference: Reference,
+    group: Group,
+    ids: list[int],
+    cache_type: str,
+    tolerance: Tolerance,
+    advance: Callable[[int], None],
+) -> list[Part]:
+    comparisons = {name: Comparison() for name in group.feeds}
+    next_ids = np.array([*ids[1:], -1], np.int64)
+    with contextlib.ExitStack() as stack:
+        feeders = {}
+        for name, pieces in group.feeds.items():
+            session = model.session(context=len(ids), cache_type=cache_type, **group.session_options)
+            feeders[name] = Feeder(stack.enter_context(session), ids, pieces)
+        start = 0
+        for expected in _closing(reference.stream(ids, group), stack):
+            if expected.shape[1] != model.info.n_vocab:
+                raise InputError(
+                    f"the reference has a vocabulary of {expected.shape[1]} tokens, {model.path} one of "
+                    f"{model.info.n_vocab}"
+                )
+            stop = start + len(expected)
+            for name, feeder in feeders.items():
+                positions, found = feeder.take(stop)
+                if len(positions):
+                    rows = expected[positions - start]
+                    comparisons[name].add(positions, rows, found, next_ids[positions])
+            start = stop
+            advance(stop)
+    if start != len(ids):
+        raise InputError(f"the reference gave logits for {start} of {len(ids)} tokens")
+    results = {name: comparison.result() for name, comparison in comparisons.items()}
+    return [
+        Part(
+            group=group.title,
+            fed=name,
+            calls=len(group.feeds[name]),
+            scheme=group.scheme,
+            scheme_shrunk=group.override,
+            borders=len(chunk_borders(group.length, group.scheme)),
+            agreement=agreement,
+            failures=tolerance.failures(agreement),
+        )
+        for name, agreement in results.items()
+    ]
+
+
+def _closing(stream: Iterator[np.ndarray], stack: contextlib.ExitStack) -> Iterable[np.ndarray]:
+    """The stream, closed with the stack: the model behind it is given back even if a comparison fails."""
+    close = getattr(stream, "close", None)
+    if close is not None:
+        stack.callback(close)
+    return stream
+
+
+def weight_type(file: GgufFile) -> str:
+    """The type that most of the values in matrices are stored in, "q8_0"."""
+    values: dict[str, int] = {}
+    for tensor in file.tensors:
+        if len(tensor.shape) > 1:
+            name = tensor.type.name.lower()
+            values[name] = values.get(name, 0) + tensor.n_values
+    if not values:
+        raise InputError(f"{file.path}: has no matrices")
+    return max(values, key=lambda name: values[name])

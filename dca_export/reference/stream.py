@@ -1,0 +1,42 @@
+"""Logits of the reference for a whole sequence, a block of tokens at a time, so that memory stays bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from dca_export.reference.attention import Attention
+from dca_export.reference.hf import Kernel, patch
+
+if TYPE_CHECKING:
+    from dca_export.scheme import Scheme
+
+BLOCK_VALUES = 1 << 24  # logits held at once: 64 MiB in float32
+LONGEST_BLOCK = 512  # tokens; longer ones are not faster
+
+
+def stream_logits(
+    model: PreTrainedModel,
+    ids: Sequence[int],
+    scheme: Scheme | None,
+    attention: Attention = "dca",
+    kernel: Kernel = "eager",
+) -> Iterator[np.ndarray]:
+    """Float32 (rows, n_vocab) blocks, in order: row i of all of them together predicts ids[i + 1].
+
+    The model is patched meanwhile, sliding windows ignored, and given back when the iterator ends or is
+    closed. Frequencies that depend on the length are those for c, or for plain attention len(ids).
+    """
+    rows = max(1, min(LONGEST_BLOCK, BLOCK_VALUES // model.config.get_text_config().vocab_size))
+    tokens = torch.tensor([list(ids)], device=model.device)
+    length = len(ids) if attention == "plain" else None
+    cache = DynamicCache()
+    with patch(model, scheme, attention, kernel, ignore_sliding_window=True, rope_length=length):
+        for block in tokens.split(rows, dim=1):
+            with torch.inference_mode():
+                output = model(block, past_key_values=cache, use_cache=True)
+            yield output.logits[0].float().cpu().numpy()

@@ -1,0 +1,141 @@
+"""Small random models of transformers, of many families, with every feature on."""
+
+from copy import deepcopy
+
+import numpy as np
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+SMALL = {
+    "vocab_size": 61,
+    "hidden_size": 64,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 16,
+    "shared_expert_intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "num_local_experts": 4,
+    "max_position_embeddings": 64,
+    "sliding_window": None,
+    "initializer_range": 0.3,  # large enough that a wrong position changes the logits
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+YARN = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3, 1.4],
+    "long_factor": [2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 5.5],
+    "factor": 4.0,
+}
+FAMILIES = {
+    "llama": {},
+    "llama, linear": {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+    "llama, llama3": {"rope_parameters": LLAMA3},
+    "llama, yarn": {"rope_parameters": YARN},
+    "mistral": {},
+    "qwen2": {},
+    "qwen3, head_dim apart from width": {"head_dim": 32},
+    "phi3": {},
+    "phi3, partial rotary": {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+    "phi3, longrope": {"rope_parameters": LONGROPE, "original_max_position_embeddings": 16},
+    "mixtral": {},
+    "qwen2_moe": {},
+    "qwen3_moe": {},
+    "stablelm, partial rotary": {},
+    "glm, interleaved and partial": {"head_dim": 16},
+    "cohere, interleaved": {},
+    "smollm3, a layer without rotation": {"no_rope_layer_interval": 2},
+    "granite, own softmax scale": {"attention_multiplier": 0.3},
+}
+
+
+def make(family: str, dtype=torch.float64, **changes):
+    torch.manual_seed(0)
+    values = deepcopy({**SMALL, **FAMILIES.get(family, {}), **changes})  # a config changes what it is given
+    config = AutoConfig.for_model(family.split(",")[0], **values)
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
+    if "moe" in family or family == "mixtral":
+        model.set_experts_implementation("eager")  # the other ones take no float64
+    return model
+
+
+def tokens(length: int):
+    return torch.randint(3, 61, (1, length), generator=torch.Generator().manual_seed(1))
+
+
+YARN_KEYS = {
+    "rope.scaling.type": "yarn",
+    "rope.scaling.factor": 4.0,
+    "rope.scaling.original_context_length": 16,
+}
+LONGROPE_KEYS = {"rope.scaling.original_context_length": 16, "rope.scaling.factor": 4.0}
+
+
+def llama3_factors() -> np.ndarray:
+    """What Llama 3's scaling divides each frequency by, from its definition (wavelengths in tokens)."""
+    result = []
+    for p in range(8):
+        wavelength = 2 * np.pi * 10000 ** (p / 8)
+        low, high = 32 / LLAMA3["low_freq_factor"], 32 / LLAMA3["high_freq_factor"]
+        if wavelength < high:
+            result.append(1.0)
+        elif wavelength > low:
+            result.append(8.0)
+        else:
+            smooth = (32 / wavelength - 1) / (4 - 1)
+            result.append(1 / ((1 - smooth) / 8 + smooth))
+    return np.array(result, np.float32)
+
+
+# case -> family, changes to its config, keys and tensors that a GGUF file has beside those of `write_gguf`
+GGUF_CASES = {
+    "llama": ("llama", {}, {}, {}),
+    "llama, tied": ("llama", {"tie_word_embeddings": True}, {}, {}),
+    "llama, biases": ("llama", {"attention_bias": True}, {}, {}),
+    "llama, head_dim": ("llama", {"head_dim": 32}, {}, {}),
+    "llama, linear": ("llama, linear", {}, {"rope.scaling.type": "linear", "rope.scaling.factor": 2.0}, {}),
+    "llama, yarn": ("llama, yarn", {}, YARN_KEYS, {}),
+    "llama, llama3": ("llama, llama3", {}, {}, {"rope_freqs.weight": llama3_factors()}),
+    "qwen2": ("qwen2", {}, {}, {}),
+    "qwen3": ("qwen3, head_dim apart from width", {}, {}, {}),
+    "phi3": ("phi3", {}, {}, {}),
+    "phi3, partial": ("phi3, partial rotary", {}, {"rope.dimension_count": 8}, {}),
+    "phi3, longrope": (
+        "phi3, longrope",
+        {},
+        {**LONGROPE_KEYS, "rope.scaling.attn_factor": float(np.sqrt(1 + np.log(4) / np.log(16)))},
+        {
+            "rope_factors_short.weight": np.array(LONGROPE["short_factor"], np.float32),
+            "rope_factors_long.weight": np.array(LONGROPE["long_factor"], np.float32),
+        },
+    ),
+    "mixtral": ("mixtral", {}, {}, {}),
+    "qwen2_moe": ("qwen2_moe", {}, {}, {}),
+    "qwen2_moe, weights normed": ("qwen2_moe", {"norm_topk_prob": True}, {"expert_weights_norm": True}, {}),
+    "qwen3_moe": ("qwen3_moe", {"norm_topk_prob": True}, {}, {}),
+}
+
+
+def make_case(case: str):
+    """The model in float32, and the keys and tensors of `write_gguf` that it needs beside its own."""
+    family, changes, keys, extra = GGUF_CASES[case]
+    return make(family, torch.float32, **changes), keys, extra
