@@ -8,7 +8,9 @@ extern "C" {
 int dca_attention_prefill(const PrefillArgs* args, cudaStream_t stream) { return attention_prefill(*args, stream); }
 int dca_attention_decode(const DecodeArgs* args, cudaStream_t stream) { return attention_decode(*args, stream); }
 int dca_store_keys_values(const StoreArgs* args, cudaStream_t stream) { return store_keys_values(*args, stream); }
-size_t dca_prefill_workspace_bytes() { return prefill_workspace_bytes(); }
+size_t dca_prefill_workspace_bytes(const AttentionShape* shape, uint32_t context, int32_t kv_heads) {
+    return prefill_workspace_bytes(*shape, context, kv_heads);
+}
 size_t dca_decode_workspace_bytes(const AttentionShape* shape) { return decode_workspace_bytes(*shape); }
 
 /// Sizes of the three argument structs, so that the caller can check its own declarations.

@@ -96,6 +96,7 @@ class _Prefill(ctypes.Structure):
         ("start", ctypes.c_uint32),
         ("n_queries", ctypes.c_uint32),
         ("workspace", ctypes.c_void_p),
+        ("workspace_bytes", ctypes.c_size_t),
         ("kernel", ctypes.c_int32),
     ]
 
@@ -129,7 +130,8 @@ class Problem:
     """Random queries, keys and values of one sequence on the GPU, with the cache stored by our own kernel.
 
     ``q`` is (n_tokens, n_heads, head_dim), ``k`` and ``v`` (n_tokens, n_kv_heads, head_dim), un-rotated;
-    the cache holds all n_tokens keys and values. Raises RuntimeError if a CUDA call fails.
+    the cache holds all n_tokens keys and values. ``widened_kv_heads`` is how many key heads of a q8 cache
+    prefill has room to widen at a time. Raises RuntimeError if a CUDA call fails.
     """
 
     def __init__(
@@ -142,7 +144,7 @@ class Problem:
         cache: str = "bf16",
         capacity: int | None = None,
         seed: int = 0,
-        sharpness: float = 1.0,
+        widened_kv_heads: int = 0,
     ):
         self.library, self.shape, self.scheme, self.n_tokens, self.dtype, self.cache_dtype = (
             library,
@@ -161,13 +163,13 @@ class Problem:
             )
 
         self.q, self.k, self.v = (
-            random(shape.n_heads) * sharpness,
+            random(shape.n_heads),
             random(shape.n_kv_heads),
             random(shape.n_kv_heads),
         )
         rows = (shape.n_kv_heads, self.capacity)
         if cache == "q8":
-            self.keys = torch.full((*rows, shape.head_dim), 77, device="cuda", dtype=torch.int8)
+            self.keys = torch.full((*rows, shape.head_dim), 77, device="cuda", dtype=torch.uint8)
             self.values = self.keys.clone()
             self.key_scales = torch.full(rows, math.nan, device="cuda", dtype=torch.float16)
             self.value_scales = self.key_scales.clone()
@@ -184,7 +186,9 @@ class Problem:
             library.decode_workspace_bytes(self._shape()), device="cuda", dtype=torch.uint8
         )
         self.prefill_workspace = torch.zeros(
-            library.prefill_workspace_bytes(), device="cuda", dtype=torch.uint8
+            library.prefill_workspace_bytes(self._shape(), n_tokens, widened_kv_heads),
+            device="cuda",
+            dtype=torch.uint8,
         )
         self.length = torch.tensor([n_tokens], device="cuda", dtype=torch.int32)
         self.store()
@@ -223,6 +227,7 @@ class Problem:
             start,
             n_queries,
             self.prefill_workspace.data_ptr(),
+            self.prefill_workspace.numel(),
             KERNELS[kernel],
         )
         return self.library.call("dca_attention_prefill", args)
@@ -243,8 +248,8 @@ class Problem:
         """Keys and values as the cache holds them, (n_kv_heads, n_tokens, head_dim)."""
         keys, values = self.keys[:, : self.n_tokens].double(), self.values[:, : self.n_tokens].double()
         if self.key_scales is not None and self.value_scales is not None:
-            keys = keys * self.key_scales[:, : self.n_tokens, None].double()
-            values = values * self.value_scales[:, : self.n_tokens, None].double()
+            keys = (keys - 128) * self.key_scales[:, : self.n_tokens, None].double()
+            values = (values - 128) * self.value_scales[:, : self.n_tokens, None].double()
         return keys, values
 
     def _shape(self) -> _Shape:
@@ -318,8 +323,8 @@ class AttentionLibrary:
             raise RuntimeError(f"{name}: CUDA error {status}")
         return status == 0
 
-    def prefill_workspace_bytes(self) -> int:
-        return self._library.dca_prefill_workspace_bytes()
+    def prefill_workspace_bytes(self, shape: _Shape, context: int, kv_heads: int) -> int:
+        return self._library.dca_prefill_workspace_bytes(ctypes.byref(shape), context, kv_heads)
 
     def decode_workspace_bytes(self, shape: _Shape) -> int:
         return self._library.dca_decode_workspace_bytes(ctypes.byref(shape))
@@ -332,5 +337,6 @@ SOURCES = (
     "decode.cu",
     "prefill_sm80.cu",
     "prefill_sm90.cu",
+    "prefill_widened.cu",
     "tensor_map.cpp",
 )

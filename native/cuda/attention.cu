@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cuda/attention_kernels.h"
+#include "cuda/prefill_widened.h"
 
 namespace dca::cuda {
 namespace {
@@ -63,12 +64,16 @@ cudaError_t make_work_order(const PrefillArgs& args, const QueryBlocks& blocks, 
     return error;
 }
 
-size_t prefill_workspace_bytes() { return sizeof(int32_t); }
+size_t prefill_workspace_bytes() { return kWidenedOffset; }
+
+size_t prefill_workspace_bytes(const AttentionShape& shape, uint32_t context, int32_t kv_heads) {
+    return kWidenedOffset + kv_heads * widened_head_bytes(shape, context);
+}
 
 cudaError_t attention_prefill(const PrefillArgs& args, cudaStream_t stream) {
     const uint64_t context = uint64_t{args.start} + args.n_queries;
     if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || args.n_queries == 0 || context > args.cache.capacity ||
-        !valid_positions(args.scheme, args.rotary, args.shape, context) || !aligned_16(args.q) || !aligned_16(args.out) || !args.workspace)
+        !valid_positions(args.scheme, args.rotary, args.shape, context) || !aligned_16(args.q) || !aligned_16(args.out) || !aligned_16(args.workspace) || args.workspace_bytes < prefill_workspace_bytes())
         return cudaErrorInvalidValue;
     Device device;
     const cudaError_t error = current_device(device);

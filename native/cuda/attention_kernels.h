@@ -18,7 +18,7 @@ inline bool fast_shape(const AttentionShape& shape) {
 
 cudaError_t launch_prefill_sm80(const PrefillArgs& args, cudaStream_t stream);
 
-/// Hopper: TMA and wgmma. Head sizes up to 128, 16-bit caches.
+/// Hopper: TMA and wgmma. Head sizes up to 128; a Q8 cache is widened in the workspace first.
 bool prefill_sm90_takes(const PrefillArgs& args, int compute_capability);
 cudaError_t launch_prefill_sm90(const PrefillArgs& args, int multiprocessors, cudaStream_t stream);
 

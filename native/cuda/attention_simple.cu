@@ -21,7 +21,7 @@ private:
         const size_t at = row * head_dim + e;
         if (cache.dtype == CacheDtype::F16) return __half2float(static_cast<const __half*>(data)[at]);
         if (cache.dtype == CacheDtype::BF16) return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[at]);
-        return static_cast<const int8_t*>(data)[at] * __half2float(static_cast<const __half*>(scales)[row]);
+        return (static_cast<const uint8_t*>(data)[at] - 128) * __half2float(static_cast<const __half*>(scales)[row]);
     }
 };
 

@@ -14,20 +14,24 @@ struct DecodeGrid {
     size_t partial_rows() const { return slots() * splits * heads_per_group; }
 };
 
-// One block of threads per multiprocessor: eight warps with a tile of keys and one of values in
-// flight each keep memory busy.
-DecodeGrid decode_grid(const AttentionShape& shape, int multiprocessors) {
+constexpr int kMostBlocks = 2;  // per multiprocessor, of any configuration
+
+/// The whole grid runs at once; eight warps a block with a tile of keys and one of values in flight
+/// each keep memory busy.
+DecodeGrid decode_grid(const AttentionShape& shape, int thread_blocks) {
     const uint32_t group = shape.n_heads / shape.n_kv_heads;
     const uint32_t heads_per_group = group > 8 && shape.head_dim <= 128 ? 16 : 8;
     const uint32_t kv_heads = shape.n_kv_heads, groups = ceil_div(group, heads_per_group);
-    return {std::max(1u, multiprocessors / (kv_heads * groups)), kv_heads, groups, heads_per_group};
+    return {std::max(1u, thread_blocks / (kv_heads * groups)), kv_heads, groups, heads_per_group};
 }
 
 constexpr size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 template <int kHeadDim, class T, bool kQ8, int kHeadTiles>
-cudaError_t launch(const DecodeArgs& args, const DecodeGrid& grid, cudaStream_t stream) {
+cudaError_t launch(const DecodeArgs& args, int multiprocessors, cudaStream_t stream) {
     using C = decode::Config<kHeadDim, T, kQ8, kHeadTiles>;
+    static_assert(C::kBlocks <= kMostBlocks);
+    const DecodeGrid grid = decode_grid(args.shape, C::kBlocks * multiprocessors);
     uint8_t* workspace = static_cast<uint8_t*>(args.workspace);
     const size_t tickets_bytes = aligned(grid.slots() * sizeof(uint32_t));
     const size_t softmax_bytes = aligned(grid.partial_rows() * sizeof(float2));
@@ -47,38 +51,37 @@ cudaError_t launch(const DecodeArgs& args, const DecodeGrid& grid, cudaStream_t 
 }
 
 template <int kHeadDim, int kHeadTiles>
-cudaError_t launch_dtype(const DecodeArgs& args, const DecodeGrid& grid, cudaStream_t stream) {
+cudaError_t launch_dtype(const DecodeArgs& args, int multiprocessors, cudaStream_t stream) {
     switch (args.cache.dtype) {
-        case CacheDtype::F16: return launch<kHeadDim, __half, false, kHeadTiles>(args, grid, stream);
-        case CacheDtype::BF16: return launch<kHeadDim, __nv_bfloat16, false, kHeadTiles>(args, grid, stream);
-        case CacheDtype::Q8: return launch<kHeadDim, __half, true, kHeadTiles>(args, grid, stream);
+        case CacheDtype::F16: return launch<kHeadDim, __half, false, kHeadTiles>(args, multiprocessors, stream);
+        case CacheDtype::BF16: return launch<kHeadDim, __nv_bfloat16, false, kHeadTiles>(args, multiprocessors, stream);
+        case CacheDtype::Q8: return launch<kHeadDim, __half, true, kHeadTiles>(args, multiprocessors, stream);
     }
     return cudaErrorInvalidValue;
 }
 
 template <int kHeadDim>
-cudaError_t launch_heads(const DecodeArgs& args, const DecodeGrid& grid, cudaStream_t stream) {
+cudaError_t launch_heads(const DecodeArgs& args, int multiprocessors, cudaStream_t stream) {
     if constexpr (kHeadDim <= 128)
-        if (grid.heads_per_group == 16) return launch_dtype<kHeadDim, 2>(args, grid, stream);
-    return launch_dtype<kHeadDim, 1>(args, grid, stream);
+        if (args.shape.n_heads / args.shape.n_kv_heads > 8) return launch_dtype<kHeadDim, 2>(args, multiprocessors, stream);
+    return launch_dtype<kHeadDim, 1>(args, multiprocessors, stream);
 }
 
 }  // namespace
 
 size_t decode_workspace_bytes(const AttentionShape& shape, int multiprocessors) {
-    const DecodeGrid grid = decode_grid(shape, multiprocessors);
+    const DecodeGrid grid = decode_grid(shape, kMostBlocks * multiprocessors);
     return aligned(grid.slots() * sizeof(uint32_t)) + aligned(grid.partial_rows() * sizeof(float2)) +
            grid.partial_rows() * shape.head_dim * sizeof(float);
 }
 
 cudaError_t launch_decode(const DecodeArgs& args, int multiprocessors, cudaStream_t stream) {
-    const DecodeGrid grid = decode_grid(args.shape, multiprocessors);
     switch (args.shape.head_dim) {
-        case 64: return launch_heads<64>(args, grid, stream);
-        case 80: return launch_heads<80>(args, grid, stream);
-        case 96: return launch_heads<96>(args, grid, stream);
-        case 128: return launch_heads<128>(args, grid, stream);
-        case 256: return launch_heads<256>(args, grid, stream);
+        case 64: return launch_heads<64>(args, multiprocessors, stream);
+        case 80: return launch_heads<80>(args, multiprocessors, stream);
+        case 96: return launch_heads<96>(args, multiprocessors, stream);
+        case 128: return launch_heads<128>(args, multiprocessors, stream);
+        case 256: return launch_heads<256>(args, multiprocessors, stream);
         default: return cudaErrorNotSupported;
     }
 }

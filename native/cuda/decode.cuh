@@ -35,7 +35,8 @@ struct Config {
     static constexpr int kHeads = 8 * kHeadTiles;
     static constexpr int kWarps = 8;
     static constexpr int kThreads = 32 * kWarps;
-    static constexpr int kKeys = kHeadDim <= 128 && kHeadTiles == 1 ? 32 : 16;  // of a warp's tile
+    static constexpr int kBlocks = kHeadDim <= 128 && kHeadTiles == 1 && (kQ8 || kHeadDim <= 64) ? 2 : 1;  // per multiprocessor
+    static constexpr int kKeys = kHeadDim <= 128 && kHeadTiles == 1 && kBlocks == 1 ? 32 : 16;  // of a warp's tile
     static constexpr int kKeyRun = kQ8 ? 16 : 8;       // values of one 16-byte load
     static constexpr int kKeyRuns = (kHeadDim + 4 * kKeyRun - 1) / (4 * kKeyRun);
     static constexpr int kValueRun = kQ8 && kHeadDim > 64 ? 16 : 8;
@@ -90,7 +91,7 @@ template <class C>
 struct RawTile {
     uint4 keys[C::kKeys / 8][C::kKeyRuns];          // rows g, g + 8, ...
     uint4 values[C::kKeys / 4][C::kValueRuns];      // rows 2t, 2t + 1, 2t + 8, 2t + 9, ...; half used where kValueRun is 8 bytes
-    float key_scale, value_scale;                   // Q8: of row `lane`
+    __half key_scale, value_scale;                  // Q8: of row `lane`
 };
 
 template <class C>
@@ -136,7 +137,7 @@ struct Warp {
         }
         if constexpr (C::kQ8) {
             const bool valid = lane < C::kKeys && tile.key + lane < tile.end;
-            raw.key_scale = valid ? __half2float(static_cast<const __half*>(cache.key_scales)[first_row + tile.key + lane]) : 0.0f;
+            raw.key_scale = valid ? static_cast<const __half*>(cache.key_scales)[first_row + tile.key + lane] : __half(0.0f);
         }
     }
 
@@ -158,7 +159,7 @@ struct Warp {
         }
         if constexpr (C::kQ8) {
             const bool valid = lane < C::kKeys && tile.key + lane < tile.end;
-            raw.value_scale = valid ? __half2float(static_cast<const __half*>(cache.value_scales)[first_row + tile.key + lane]) : 0.0f;
+            raw.value_scale = valid ? static_cast<const __half*>(cache.value_scales)[first_row + tile.key + lane] : __half(0.0f);
         }
     }
 
@@ -170,24 +171,18 @@ struct Warp {
             for (int h = 0; h < C::kHeadTiles; ++h)
 #pragma unroll
                 for (float& logit : s[h][n]) logit = 0.0f;
+            const ByteScale by_low = scales_of(raw.key_scale, 16 * n + g, 16 * n + g);
+            const ByteScale by_high = scales_of(raw.key_scale, 16 * n + 8 + g, 16 * n + 8 + g);
 #pragma unroll
             for (int run = 0; run < C::kKeyRuns; ++run) {
                 uint32_t low[C::kKeyRun / 2], high[C::kKeyRun / 2];  // keys g and g + 8
-                pairs_of_row(raw.keys[2 * n][run], low);
-                pairs_of_row(raw.keys[2 * n + 1][run], high);
+                pairs_of_row(raw.keys[2 * n][run], by_low, low);
+                pairs_of_row(raw.keys[2 * n + 1][run], by_high, high);
 #pragma unroll
                 for (int k = 0; k < C::kKeyRun / 4; ++k) {
                     const uint32_t a[4] = {low[2 * k], high[2 * k], low[2 * k + 1], high[2 * k + 1]};
 #pragma unroll
                     for (int h = 0; h < C::kHeadTiles; ++h) ptx::mma_16x8x16<T>(s[h][n], a, q[h][run][k].x, q[h][run][k].y);
-                }
-            }
-            if constexpr (C::kQ8) {
-#pragma unroll
-                for (int half = 0; half < 2; ++half) {
-                    const float scale = __shfl_sync(~0u, raw.key_scale, 16 * n + 8 * half + g);
-#pragma unroll
-                    for (int h = 0; h < C::kHeadTiles; ++h) s[h][n][2 * half] *= scale, s[h][n][2 * half + 1] *= scale;
                 }
             }
         }
@@ -233,24 +228,16 @@ struct Warp {
     __device__ __forceinline__ void multiply_values(const RawTile<C>& raw, const uint2 (&p)[C::kHeadTiles][C::kKeys / 16]) {
 #pragma unroll
         for (int n = 0; n < C::kKeys / 16; ++n) {
-            __half2 scale_low, scale_high;  // Q8: of keys 2t, 2t + 1 and of those + 8
-            if constexpr (C::kQ8) {
-                const int key = 16 * n + 2 * t;
-                scale_low = __floats2half2_rn(__shfl_sync(~0u, raw.value_scale, key), __shfl_sync(~0u, raw.value_scale, key + 1));
-                scale_high = __floats2half2_rn(__shfl_sync(~0u, raw.value_scale, key + 8), __shfl_sync(~0u, raw.value_scale, key + 9));
-            }
+            const int key = 16 * n + 2 * t;
+            const ByteScale by_low = scales_of(raw.value_scale, key, key + 1), by_high = scales_of(raw.value_scale, key + 8, key + 9);
 #pragma unroll
             for (int run = 0; run < C::kValueRuns; ++run) {
                 uint32_t low[C::kValueRun], high[C::kValueRun];  // one pair of keys for each value
-                pairs_of_rows(raw.values[4 * n][run], raw.values[4 * n + 1][run], low);
-                pairs_of_rows(raw.values[4 * n + 2][run], raw.values[4 * n + 3][run], high);
+                pairs_of_rows(raw.values[4 * n][run], raw.values[4 * n + 1][run], by_low, low);
+                pairs_of_rows(raw.values[4 * n + 2][run], raw.values[4 * n + 3][run], by_high, high);
 #pragma unroll
                 for (int m = 0; m < C::kValueRun / 2; ++m) {
-                    uint32_t a[4] = {low[2 * m], low[2 * m + 1], high[2 * m], high[2 * m + 1]};
-                    if constexpr (C::kQ8) {
-                        a[0] = multiply_halves(a[0], scale_low), a[1] = multiply_halves(a[1], scale_low);
-                        a[2] = multiply_halves(a[2], scale_high), a[3] = multiply_halves(a[3], scale_high);
-                    }
+                    const uint32_t a[4] = {low[2 * m], low[2 * m + 1], high[2 * m], high[2 * m + 1]};
 #pragma unroll
                     for (int h = 0; h < C::kHeadTiles; ++h) ptx::mma_16x8x16<T>(o[h][run][m], a, p[h][n].x, p[h][n].y);
                 }
@@ -273,24 +260,30 @@ private:
         return static_cast<const uint8_t*>(data) + ((first_row + row) * C::kHeadDim + column) * kElementBytes;
     }
 
+    /// Q8: the scales of two rows of the tile, from the lanes that loaded them.
+    static __device__ __forceinline__ ByteScale scales_of(__half own, int first, int second) {
+        if constexpr (C::kQ8) return {__shfl_sync(~0u, own, first), __shfl_sync(~0u, own, second)};
+        else return {own, own};
+    }
+
     /// One lane's run of a key as pairs of neighbouring values.
-    static __device__ __forceinline__ void pairs_of_row(const uint4& row, uint32_t (&pairs)[C::kKeyRun / 2]) {
+    static __device__ __forceinline__ void pairs_of_row(const uint4& row, const ByteScale& by, uint32_t (&pairs)[C::kKeyRun / 2]) {
         const uint32_t words[4] = {row.x, row.y, row.z, row.w};
 #pragma unroll
         for (int n = 0; n < 4; ++n) {
-            if constexpr (C::kQ8) widen_bytes(words[n], pairs[2 * n], pairs[2 * n + 1]);
+            if constexpr (C::kQ8) widen_bytes(words[n], by, pairs[2 * n], pairs[2 * n + 1]);
             else pairs[n] = words[n];
         }
     }
 
     /// The same run of two values' rows as pairs (value of the first row, of the second).
-    static __device__ __forceinline__ void pairs_of_rows(const uint4& first, const uint4& second, uint32_t (&pairs)[C::kValueRun]) {
+    static __device__ __forceinline__ void pairs_of_rows(const uint4& first, const uint4& second, const ByteScale& by, uint32_t (&pairs)[C::kValueRun]) {
         const uint32_t a[4] = {first.x, first.y, first.z, first.w}, b[4] = {second.x, second.y, second.z, second.w};
         if constexpr (C::kQ8) {
 #pragma unroll
             for (int n = 0; n < C::kValueRun / 4; ++n) {
-                widen_bytes(__byte_perm(a[n], b[n], 0x5140), pairs[4 * n], pairs[4 * n + 1]);
-                widen_bytes(__byte_perm(a[n], b[n], 0x7362), pairs[4 * n + 2], pairs[4 * n + 3]);
+                widen_bytes(__byte_perm(a[n], b[n], 0x5140), by, pairs[4 * n], pairs[4 * n + 1]);
+                widen_bytes(__byte_perm(a[n], b[n], 0x7362), by, pairs[4 * n + 2], pairs[4 * n + 3]);
             }
         } else {
 #pragma unroll
@@ -322,7 +315,7 @@ __device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeAr
         const size_t position = query_position(args.scheme, static_cast<Range>(range), r);
         Quad a = Quad::from(*reinterpret_cast<const uint2*>(source + piece.a), args.dtype);
         Quad b = Quad::from(*reinterpret_cast<const uint2*>(source + piece.b), args.dtype);
-        rotate_piece(a, b, piece, args.shape.rope_interleaved, args.rotary.cos_sin + position * (args.shape.rotary_dim / 2), factor);
+        rotate_piece(a, b, load_angles(args.rotary.cos_sin + position * (args.shape.rotary_dim / 2), piece), args.shape.rope_interleaved, factor);
         *reinterpret_cast<uint2*>(to + piece.a) = a.template packed<typename C::T>();
         *reinterpret_cast<uint2*>(to + piece.b) = b.template packed<typename C::T>();
     }
@@ -351,7 +344,7 @@ __device__ __forceinline__ void merge(int heads, int head_dim, int count, float 
 }
 
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(C::kThreads, C::kBlocks) decode_kernel(const __grid_constant__ Params params) {
     extern __shared__ __align__(16) uint8_t memory[];
     Shared<C>& shared = *reinterpret_cast<Shared<C>*>(memory);
     const DecodeArgs& args = params.args;

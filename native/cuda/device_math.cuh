@@ -54,21 +54,23 @@ __device__ __forceinline__ float2 unpack(uint32_t pair, Dtype dtype) {
                                : __bfloat1622float2(*reinterpret_cast<const __nv_bfloat162*>(&pair));
 }
 
-/// Four signed bytes as two pairs of f16, exactly: 0x6400 + u is 1024 + u for u < 1024, and u is
-/// the byte + 128.
-__device__ __forceinline__ void widen_bytes(uint32_t bytes, uint32_t& low, uint32_t& high) {
-    const uint32_t raised = bytes ^ 0x80808080u;
-    const uint32_t low_bits = __byte_perm(raised, 0x64646464u, 0x4140), high_bits = __byte_perm(raised, 0x64646464u, 0x4342);
-    const __half2 offset = __float2half2_rn(1152.0f);
-    const __half2 low_pair = __hsub2(*reinterpret_cast<const __half2*>(&low_bits), offset);
-    const __half2 high_pair = __hsub2(*reinterpret_cast<const __half2*>(&high_bits), offset);
+/// Scales of a pair of rows or values of a Q8 cache, ready for widen_bytes.
+struct ByteScale {
+    __half2 scale, offset;
+
+    __device__ __forceinline__ ByteScale(__half first, __half second)
+        : scale(__halves2half2(first, second)), offset(__hmul2(scale, __float2half2_rn(-1152.0f))) {}
+};
+
+/// Four bytes of a Q8 cache as two pairs of f16. The f16 with bits 0x6400 + byte is 1024 + byte, so
+/// (byte - 128) * scale = (1024 + byte) * scale - 1152 * scale; scales have seven bits, which makes the
+/// last product exact and the whole one rounding.
+__device__ __forceinline__ void widen_bytes(uint32_t bytes, const ByteScale& by, uint32_t& low, uint32_t& high) {
+    const uint32_t low_bits = __byte_perm(bytes, 0x64646464u, 0x4140), high_bits = __byte_perm(bytes, 0x64646464u, 0x4342);
+    const __half2 low_pair = __hfma2(*reinterpret_cast<const __half2*>(&low_bits), by.scale, by.offset);
+    const __half2 high_pair = __hfma2(*reinterpret_cast<const __half2*>(&high_bits), by.scale, by.offset);
     low = *reinterpret_cast<const uint32_t*>(&low_pair);
     high = *reinterpret_cast<const uint32_t*>(&high_pair);
-}
-
-__device__ __forceinline__ uint32_t multiply_halves(uint32_t pair, __half2 factor) {
-    const __half2 product = __hmul2(*reinterpret_cast<const __half2*>(&pair), factor);
-    return *reinterpret_cast<const uint32_t*>(&product);
 }
 
 /// Four values of a query's row.
@@ -101,26 +103,31 @@ __device__ __forceinline__ RotaryPiece rotary_piece(const AttentionShape& shape,
     return {pair, half + pair, pair};
 }
 
-/// Rotates one piece by the angles at `cos_sin` (four pairs) and multiplies it by `factor`.
-__device__ __forceinline__ void rotate_piece(Quad& a, Quad& b, const RotaryPiece& piece, bool interleaved,
-                                             const float2* cos_sin, float factor) {
-    if (piece.pair >= 0) {
-        const float4 low = *reinterpret_cast<const float4*>(cos_sin + piece.pair);
-        const float4 high = *reinterpret_cast<const float4*>(cos_sin + piece.pair + 2);
-        const float c[4] = {low.x, low.z, high.x, high.z}, s[4] = {low.y, low.w, high.y, high.w};
-        const Quad x = interleaved ? Quad{{a.v[0], a.v[2], b.v[0], b.v[2]}} : a;
-        const Quad y = interleaved ? Quad{{a.v[1], a.v[3], b.v[1], b.v[3]}} : b;
-        Quad u, w;
+/// cos and sin of a piece's four pairs: (cos, sin, cos, sin) twice.
+struct Angles {
+    float4 low, high;
+};
+
+/// `row` is the table's row of the position.
+__device__ __forceinline__ Angles load_angles(const float2* row, const RotaryPiece& piece) {
+    if (piece.pair < 0) return {{1.0f, 0.0f, 1.0f, 0.0f}, {1.0f, 0.0f, 1.0f, 0.0f}};
+    return {__ldg(reinterpret_cast<const float4*>(row + piece.pair)), __ldg(reinterpret_cast<const float4*>(row + piece.pair + 2))};
+}
+
+/// Rotates one piece and multiplies it by `factor`.
+__device__ __forceinline__ void rotate_piece(Quad& a, Quad& b, const Angles& angles, bool interleaved, float factor) {
+    const float c[4] = {angles.low.x, angles.low.z, angles.high.x, angles.high.z};
+    const float s[4] = {angles.low.y, angles.low.w, angles.high.y, angles.high.w};
+    const Quad x = interleaved ? Quad{{a.v[0], a.v[2], b.v[0], b.v[2]}} : a;
+    const Quad y = interleaved ? Quad{{a.v[1], a.v[3], b.v[1], b.v[3]}} : b;
+    Quad u, w;
 #pragma unroll
-        for (int n = 0; n < 4; ++n) {
-            u.v[n] = x.v[n] * c[n] - y.v[n] * s[n];
-            w.v[n] = y.v[n] * c[n] + x.v[n] * s[n];
-        }
-        a = interleaved ? Quad{{u.v[0], w.v[0], u.v[1], w.v[1]}} : u;
-        b = interleaved ? Quad{{u.v[2], w.v[2], u.v[3], w.v[3]}} : w;
+    for (int n = 0; n < 4; ++n) {
+        u.v[n] = (x.v[n] * c[n] - y.v[n] * s[n]) * factor;
+        w.v[n] = (y.v[n] * c[n] + x.v[n] * s[n]) * factor;
     }
-#pragma unroll
-    for (int n = 0; n < 4; ++n) a.v[n] *= factor, b.v[n] *= factor;
+    a = interleaved ? Quad{{u.v[0], w.v[0], u.v[1], w.v[1]}} : u;
+    b = interleaved ? Quad{{u.v[2], w.v[2], u.v[3], w.v[3]}} : w;
 }
 
 }  // namespace dca::cuda

@@ -37,7 +37,7 @@ struct Shared {
     alignas(1024) uint8_t queries[C::kRows * C::kHeadDim * 2];  // rotated; the output on its way out
     alignas(1024) uint8_t keys[C::kTileBytes];
     alignas(1024) uint8_t values[C::kTileBytes];
-    alignas(16) int8_t bytes[2][C::kQ8 ? C::kKeys * C::kHeadDim : 16];  // keys, values as in the cache
+    alignas(16) uint8_t bytes[2][C::kQ8 ? C::kKeys * C::kHeadDim : 16];  // keys, values as in the cache
 };
 
 /// Rows [key, key + kKeys) of one head's keys or values on their way to shared memory.
@@ -48,7 +48,7 @@ struct TileLoader {
     const uint8_t* rows;    // of this head
     const __half* scales;   // of this head; Q8 only
     uint8_t* tile;
-    int8_t* bytes;          // Q8 only
+    uint8_t* bytes;          // Q8 only
     uint32_t n_keys;        // rows that hold something
 
     /// Issues the copies; rows past n_keys become zeros.
@@ -75,13 +75,12 @@ struct TileLoader {
 #pragma unroll 4
         for (int n = threadIdx.x; n < C::kKeys * kVectors; n += C::kThreads) {
             const int row = n / kVectors, vector = n % kVectors;
-            const __half2 scale = __half2half2(key + row < n_keys ? scales[key + row] : __half(0.0f));
+            const __half scale = key + row < n_keys ? scales[key + row] : __half(0.0f);
+            const ByteScale by(scale, scale);
             const uint2 packed = *reinterpret_cast<const uint2*>(bytes + n * 8);
             uint32_t wide[4];
-            widen_bytes(packed.x, wide[0], wide[1]);
-            widen_bytes(packed.y, wide[2], wide[3]);
-#pragma unroll
-            for (uint32_t& pair : wide) pair = multiply_halves(pair, scale);
+            widen_bytes(packed.x, by, wide[0], wide[1]);
+            widen_bytes(packed.y, by, wide[2], wide[3]);
             *reinterpret_cast<uint4*>(tile + P::offset(C::kKeys, row, vector * 8)) = {wide[0], wide[1], wide[2], wide[3]};
         }
     }
@@ -117,8 +116,8 @@ struct Warp {
             const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * ((i - args.start) * args.q_stride + head * C::kHeadDim);
             Quad a = Quad::from(*reinterpret_cast<const uint2*>(source + 2 * piece.a), args.dtype);
             Quad b = Quad::from(*reinterpret_cast<const uint2*>(source + 2 * piece.b), args.dtype);
-            rotate_piece(a, b, piece, args.shape.rope_interleaved, args.rotary.cos_sin + static_cast<size_t>(position) * (args.shape.rotary_dim / 2),
-                         logit_factor(args.scheme, i));
+            const Angles angles = load_angles(args.rotary.cos_sin + static_cast<size_t>(position) * (args.shape.rotary_dim / 2), piece);
+            rotate_piece(a, b, angles, args.shape.rope_interleaved, logit_factor(args.scheme, i));
             *reinterpret_cast<uint2*>(shared.queries + P::offset(C::kRows, row, piece.a)) = a.template packed<T>();
             *reinterpret_cast<uint2*>(shared.queries + P::offset(C::kRows, row, piece.b)) = b.template packed<T>();
         }

@@ -1,7 +1,9 @@
+#include <algorithm>
 #include <cmath>
 
 #include "cuda/attention_kernels.h"
 #include "cuda/prefill_sm90.cuh"
+#include "cuda/prefill_widened.h"
 #include "cuda/tensor_map.h"
 
 namespace dca::cuda {
@@ -67,7 +69,8 @@ cudaError_t launch_head_dim(const PrefillArgs& args, int multiprocessors, cudaSt
 
 bool prefill_sm90_takes(const PrefillArgs& args, int compute_capability) {
 #if defined(DCA_CUDA_SM90A)
-    return compute_capability == 90 && fast_shape(args.shape) && args.shape.head_dim <= 128 && args.cache.dtype != CacheDtype::Q8;
+    return compute_capability == 90 && fast_shape(args.shape) && args.shape.head_dim <= 128 &&
+           (args.cache.dtype != CacheDtype::Q8 || widening_pays(args));
 #else
     static_cast<void>(args), static_cast<void>(compute_capability);
     return false;  // built without machine code for sm_90a
@@ -75,8 +78,12 @@ bool prefill_sm90_takes(const PrefillArgs& args, int compute_capability) {
 }
 
 cudaError_t launch_prefill_sm90(const PrefillArgs& args, int multiprocessors, cudaStream_t stream) {
-    return args.cache.dtype == CacheDtype::F16 ? launch_head_dim<__half>(args, multiprocessors, stream)
-                                               : launch_head_dim<__nv_bfloat16>(args, multiprocessors, stream);
+    switch (args.cache.dtype) {
+        case CacheDtype::F16: return launch_head_dim<__half>(args, multiprocessors, stream);
+        case CacheDtype::BF16: return launch_head_dim<__nv_bfloat16>(args, multiprocessors, stream);
+        case CacheDtype::Q8: return launch_prefill_widened(args, multiprocessors, stream);
+    }
+    return cudaErrorInvalidValue;
 }
 
 }  // namespace dca::cuda

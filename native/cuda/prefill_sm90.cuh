@@ -133,8 +133,16 @@ struct Consumer {
         if (lane == 0) ptx::barrier_arrive(ptx::shared_address(&barrier));
     }
 
+    /// Every thread for itself: each has read the queries and the item with ordinary loads.
+    __device__ __forceinline__ void release_queries() const { ptx::barrier_arrive(ptx::shared_address(&shared.queries_empty)); }
+
     __device__ __forceinline__ void await_turn() const { ptx::named_sync(turn_barrier(index), 256); }
     __device__ __forceinline__ void pass_turn() const { ptx::named_arrive(turn_barrier(index + 1 == C::kConsumers ? 0 : index + 1), 256); }
+
+    /// Index of the query in `row` of the block; rows past the block repeat its last.
+    static __device__ __forceinline__ uint32_t index_of(const QueryBlock& block, int row) {
+        return block.first + min(static_cast<uint32_t>(row), block.rows - 1);
+    }
 
     /// Keeps the next wait for products behind the arithmetic that leads to `value`. The assembler
     /// takes waits to be free to move and would put this one in front of the softmax, which then
@@ -146,21 +154,34 @@ struct Consumer {
     /// Rotates this warpgroup's queries for the keys of `range`. No product may be under way.
     __device__ __forceinline__ void rotate(const QueryBlock& block, Range range) const {
         join();  // the other warps' products have been waited for too
-        constexpr int kPieces = C::kHeadDim / 8;
-        const int half = params.shape.rotary_dim / 2;
+        constexpr int kPieces = C::kHeadDim / 8;                 // of a row
+        constexpr int kItems = 64 * kPieces / 128;               // of a thread
+        constexpr int kBatch = kItems % 8 == 0 ? 4 : kItems % 2 == 0 ? 2 : 1;  // loaded together; more would spill
         const bool interleaved = params.shape.rope_interleaved;
 #pragma unroll 1
-        for (int n = thread; n < 64 * kPieces; n += 128) {
-            const int row = first_row + n / kPieces;
-            const RotaryPiece piece = rotary_piece(params.shape, n % kPieces);
-            const uint32_t i = block.first + min(static_cast<uint32_t>(row), block.rows - 1);
-            const uint32_t position = query_position(params.scheme, range, i - block.chunk * params.scheme.chunk_size);
-            const uint8_t* source = shared.queries + row * C::kHeadDim * 2;
-            Quad a = Quad::from(*reinterpret_cast<const uint2*>(source + 2 * piece.a), params.dtype);
-            Quad b = Quad::from(*reinterpret_cast<const uint2*>(source + 2 * piece.b), params.dtype);
-            rotate_piece(a, b, piece, interleaved, params.cos_sin + static_cast<size_t>(position) * half, logit_factor(params.scheme, i));
-            *reinterpret_cast<uint2*>(shared.rotated + P::offset(C::kRows, row, piece.a)) = a.template packed<T>();
-            *reinterpret_cast<uint2*>(shared.rotated + P::offset(C::kRows, row, piece.b)) = b.template packed<T>();
+        for (int done = 0; done < kItems; done += kBatch) {
+            uint2 low[kBatch], high[kBatch];
+            Angles angles[kBatch];
+#pragma unroll
+            for (int n = 0; n < kBatch; ++n) {
+                const int at = (done + n) * 128 + thread, row = first_row + at / kPieces;
+                const RotaryPiece piece = rotary_piece(params.shape, at % kPieces);
+                const uint8_t* source = shared.queries + row * C::kHeadDim * 2;
+                low[n] = *reinterpret_cast<const uint2*>(source + 2 * piece.a);
+                high[n] = *reinterpret_cast<const uint2*>(source + 2 * piece.b);
+                const uint32_t r = index_of(block, row) - block.chunk * params.scheme.chunk_size;
+                const size_t position = query_position(params.scheme, range, r);
+                angles[n] = load_angles(params.cos_sin + position * (params.shape.rotary_dim / 2), piece);
+            }
+#pragma unroll
+            for (int n = 0; n < kBatch; ++n) {
+                const int at = (done + n) * 128 + thread, row = first_row + at / kPieces;
+                const RotaryPiece piece = rotary_piece(params.shape, at % kPieces);
+                Quad a = Quad::from(low[n], params.dtype), b = Quad::from(high[n], params.dtype);
+                rotate_piece(a, b, angles[n], interleaved, logit_factor(params.scheme, index_of(block, row)));
+                *reinterpret_cast<uint2*>(shared.rotated + P::offset(C::kRows, row, piece.a)) = a.template packed<T>();
+                *reinterpret_cast<uint2*>(shared.rotated + P::offset(C::kRows, row, piece.b)) = b.template packed<T>();
+            }
         }
         ptx::fence_async_proxy();
         join();
@@ -228,7 +249,7 @@ struct Consumer {
             const QueryBlock block = params.blocks.at(work.block);
             TileWalk<C::kKeys> walk(params.scheme, block);
             rotate(block, walk.range());
-            if (walk.in_last_range()) release(shared.queries_empty);
+            if (walk.in_last_range()) release_queries();
 
             OnlineSoftmax softmax;
             float s[C::kKeys / 2], o[C::kHeadDim / 2], keep[2];
@@ -249,7 +270,7 @@ struct Consumer {
             while (walk.next()) {
                 if (walk.entered) {
                     rotate(block, walk.range());
-                    if (walk.in_last_range()) release(shared.queries_empty);
+                    if (walk.in_last_range()) release_queries();
                 }
                 const Ring<C::kStages> previous = ring;
                 ring.advance();
@@ -274,7 +295,8 @@ struct Consumer {
                 wgmma::pin(s), wgmma::pin(o);
                 release(shared.values_empty[previous.stage]);
                 to_operands<T>(s, p);
-                scale_rows(o, keep);
+                // Most tiles raise no maximum: nothing to rescale, exactly.
+                if (__any_sync(~0u, keep[0] != 1.0f || keep[1] != 1.0f)) scale_rows(o, keep);
             }
 
             ptx::barrier_wait(ptx::shared_address(&shared.values_full[ring.stage]), ring.phase);
@@ -310,7 +332,7 @@ __global__ void __launch_bounds__(C::kThreads, 1)
             ptx::barrier_init(ptx::shared_address(&shared.values_empty[stage]), kConsumerWarps);
         }
         ptx::barrier_init(ptx::shared_address(&shared.queries_full), 1);
-        ptx::barrier_init(ptx::shared_address(&shared.queries_empty), kConsumerWarps);
+        ptx::barrier_init(ptx::shared_address(&shared.queries_empty), 128 * C::kConsumers);
         ptx::barrier_init_fence();
     }
     __syncthreads();

@@ -25,23 +25,26 @@ struct OnlineSoftmax {
     /// must be multiplied by `keep`.
     template <int kCount>
     __device__ __forceinline__ void step(float (&s)[kCount], float scale_log2, float (&keep)[2]) {
-        float raised[2] = {maximum[0], maximum[1]}, offset[2];
+        // Four chains each for maxima and sums (rows and parities), two would wait for themselves.
+        float highest[4] = {s[0], s[1], s[2], s[3]}, total[4] = {}, offset[2];
 #pragma unroll
-        for (int n = 0; n < kCount; ++n) raised[n / 2 % 2] = fmaxf(raised[n / 2 % 2], s[n]);
+        for (int n = 4; n < kCount; ++n) highest[n % 4] = fmaxf(highest[n % 4], s[n]);
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            raised[half] = fmaxf(raised[half], __shfl_xor_sync(~0u, raised[half], 1));
-            raised[half] = fmaxf(raised[half], __shfl_xor_sync(~0u, raised[half], 2));
-            keep[half] = ptx::exp2((maximum[half] - raised[half]) * scale_log2);
-            maximum[half] = raised[half];
-            offset[half] = raised[half] * scale_log2;
-            sum[half] *= keep[half];
+            float raised = fmaxf(maximum[half], fmaxf(highest[2 * half], highest[2 * half + 1]));
+            raised = fmaxf(raised, __shfl_xor_sync(~0u, raised, 1));
+            raised = fmaxf(raised, __shfl_xor_sync(~0u, raised, 2));
+            keep[half] = ptx::exp2((maximum[half] - raised) * scale_log2);
+            maximum[half] = raised;
+            offset[half] = raised * scale_log2;
         }
 #pragma unroll
         for (int n = 0; n < kCount; ++n) {
             s[n] = ptx::exp2(s[n] * scale_log2 - offset[n / 2 % 2]);
-            sum[n / 2 % 2] += s[n];
+            total[n % 4] += s[n];
         }
+#pragma unroll
+        for (int half = 0; half < 2; ++half) sum[half] = sum[half] * keep[half] + (total[2 * half] + total[2 * half + 1]);
     }
 
     /// One over the sums of whole rows.

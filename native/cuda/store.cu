@@ -13,16 +13,22 @@ __device__ float warp_maximum(float x) {
     return x;
 }
 
-/// Writes one row; this lane holds values 2 (lane + 32 n) and the next. Q8 rounds to the nearest
-/// multiple of scale = max |value| / 127, the scale rounded to f16 first.
+/// The least scale of at most seven significant bits whose multiples up to 127 reach `largest`.
+__device__ __half byte_scale(float largest) {
+    constexpr float kMostScale = 56.5f;            // 1152 times it is still an f16
+    constexpr uint32_t kLostBits = (1u << 17) - 1;  // of f32's 23 behind the point, six remain
+    const uint32_t bits = __float_as_uint(fminf(largest / 127.0f, kMostScale));
+    return __float2half_ru(__uint_as_float((bits + kLostBits) & ~kLostBits));
+}
+
+/// Writes one row; this lane holds values 2 (lane + 32 n) and the next.
 __device__ void write_row(void* data, void* scales, CacheDtype dtype, size_t row, int head_dim, const float2 (&values)[kMaxPairs]) {
     const int lane = threadIdx.x % 32;
     float inverse = 0.0f;
     if (dtype == CacheDtype::Q8) {
         float largest = 0.0f;
         for (const float2& v : values) largest = fmaxf(largest, fmaxf(fabsf(v.x), fabsf(v.y)));
-        // f16 ends at 65504, and a scale that rounds to zero would lose the row.
-        const __half scale = __float2half_ru(fminf(warp_maximum(largest) / 127.0f, 65504.0f));
+        const __half scale = byte_scale(warp_maximum(largest));
         inverse = __half2float(scale) > 0.0f ? 1.0f / __half2float(scale) : 0.0f;
         if (lane == 0) static_cast<__half*>(scales)[row] = scale;
     }
@@ -32,8 +38,8 @@ __device__ void write_row(void* data, void* scales, CacheDtype dtype, size_t row
         const size_t at = row * head_dim + e;
         const float2 v = values[n];
         if (dtype == CacheDtype::Q8) {
-            const auto quantised = [&](float x) { return static_cast<signed char>(max(-127, min(127, __float2int_rn(x * inverse)))); };
-            *reinterpret_cast<char2*>(static_cast<int8_t*>(data) + at) = make_char2(quantised(v.x), quantised(v.y));
+            const auto quantised = [&](float x) { return static_cast<uint8_t>(128 + max(-127, min(127, __float2int_rn(x * inverse)))); };
+            *reinterpret_cast<uchar2*>(static_cast<uint8_t*>(data) + at) = make_uchar2(quantised(v.x), quantised(v.y));
         } else {
             *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(data) + at) = pack(v.x, v.y, dtype == CacheDtype::F16 ? Dtype::F16 : Dtype::BF16);
         }

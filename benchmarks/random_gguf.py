@@ -1,0 +1,142 @@
+"""Writes GGUF files with random weights in the shape of published models, for speed and memory.
+
+    python benchmarks/random_gguf.py llama-2-7b Q4_0 /tmp/llama-2-7b.Q4_0.gguf
+
+A few megabytes of random weights are made and quantised once; every tensor is cut out of them at random
+places, so that a file is written about as fast as the disk takes it. llama.cpp loads these files too.
+"""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+POOL_VALUES = 1 << 24
+STANDARD_DEVIATION = 0.02  # of the weights: keeps activations of random models of these widths near 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """The sizes of a published model."""
+
+    layers: int
+    width: int
+    ff: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context_length: int
+    rope_base: float
+    architecture: str = "llama"
+    qkv_bias: bool = False
+
+
+SHAPES = {
+    "llama-2-7b": Shape(32, 4096, 11008, 32, 32, 128, 32000, 4096, 1e4),
+    "llama-3-8b": Shape(32, 4096, 14336, 32, 8, 128, 128256, 8192, 5e5),
+    "qwen2.5-7b": Shape(28, 3584, 18944, 28, 4, 128, 152064, 32768, 1e6, "qwen2", True),
+    "tinyllama-1.1b": Shape(22, 2048, 5632, 32, 4, 64, 32000, 2048, 1e4),
+}
+
+
+def write_random_gguf(
+    path: Path,
+    shape: Shape,
+    dtype: gguf.GGMLQuantizationType,
+    scheme: tuple[int, int, int] | None = None,
+    seed: int = 0,
+) -> None:
+    """A file with all matrices in ``dtype``; ``scheme`` is (chunk_size, local_window, pretraining_length)."""
+    random = np.random.default_rng(seed)
+    values = random.standard_normal((POOL_VALUES // 4096, 4096), np.float32) * STANDARD_DEVIATION
+    pool = gguf.quants.quantize(values, dtype).reshape(-1).view(np.uint8)
+    block_values, block_bytes = gguf.GGML_QUANT_SIZES[dtype]
+
+    writer = gguf.GGUFWriter(path, shape.architecture)
+    _hyperparameters(writer, shape, scheme)
+    tensors = list(_tensors(shape))
+    for name, size in tensors:
+        if len(size) == 1:
+            writer.add_tensor_info(
+                name, size, np.dtype(np.float32), 4 * size[0], gguf.GGMLQuantizationType.F32
+            )
+        else:
+            row_bytes = size[1] // block_values * block_bytes
+            byte_shape = (size[0], row_bytes)
+            writer.add_tensor_info(name, byte_shape, np.dtype(np.uint8), size[0] * row_bytes, dtype)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    for name, size in tensors:
+        if len(size) == 1:
+            data = np.ones(size, np.float32) if "norm" in name else random.standard_normal(size, np.float32)
+        else:
+            data = _cut(pool, size[0] * (size[1] // block_values) * block_bytes, block_bytes, random)
+        writer.write_tensor_data(data)
+    writer.close()
+
+
+def _cut(pool: np.ndarray, size: int, block_bytes: int, random: np.random.Generator) -> np.ndarray:
+    """``size`` bytes of whole blocks out of ``pool``, starting at a random block and going round."""
+    start = int(random.integers(len(pool) // block_bytes)) * block_bytes
+    return np.resize(np.concatenate((pool[start:], pool[:start])), size)
+
+
+def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
+    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
+    yield "token_embd.weight", (shape.vocab, shape.width)
+    for layer in range(shape.layers):
+        prefix = f"blk.{layer}."
+        yield prefix + "attn_norm.weight", (shape.width,)
+        for name, rows in (("attn_q", queries), ("attn_k", keys), ("attn_v", keys)):
+            yield prefix + name + ".weight", (rows, shape.width)
+            if shape.qkv_bias:
+                yield prefix + name + ".bias", (rows,)
+        yield prefix + "attn_output.weight", (shape.width, queries)
+        yield prefix + "ffn_norm.weight", (shape.width,)
+        yield prefix + "ffn_gate.weight", (shape.ff, shape.width)
+        yield prefix + "ffn_up.weight", (shape.ff, shape.width)
+        yield prefix + "ffn_down.weight", (shape.width, shape.ff)
+    yield "output_norm.weight", (shape.width,)
+    yield "output.weight", (shape.vocab, shape.width)
+
+
+def _hyperparameters(writer: gguf.GGUFWriter, shape: Shape, scheme: tuple[int, int, int] | None) -> None:
+    writer.add_name("random weights")
+    writer.add_context_length(shape.context_length)
+    writer.add_embedding_length(shape.width)
+    writer.add_block_count(shape.layers)
+    writer.add_feed_forward_length(shape.ff)
+    writer.add_head_count(shape.heads)
+    writer.add_head_count_kv(shape.kv_heads)
+    writer.add_rope_dimension_count(shape.head_dim)
+    writer.add_rope_freq_base(shape.rope_base)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(shape.vocab)
+    writer.add_tokenizer_model("no_vocab")
+    if scheme is not None:
+        for key, value in zip(("chunk_size", "local_window", "pretraining_length"), scheme, strict=True):
+            writer.add_uint32(f"{shape.architecture}.attention.dca.{key}", value)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("shape", choices=SHAPES)
+    parser.add_argument(
+        "dtype", help="F16, BF16, Q8_0, Q4_0, ...", type=lambda name: gguf.GGMLQuantizationType[name]
+    )
+    parser.add_argument("path", type=Path)
+    parser.add_argument("--scheme", help="chunk_size,local_window,pretraining_length to write as well")
+    arguments = parser.parse_args()
+    integers = arguments.scheme and tuple(int(text) for text in arguments.scheme.split(","))
+    write_random_gguf(arguments.path, SHAPES[arguments.shape], arguments.dtype, integers)
+
+
+if __name__ == "__main__":
+    main()
