@@ -1,5 +1,6 @@
 """dca-run: what it prints, and a chat on a terminal."""
 
+import contextlib
 import io
 import os
 import pty
@@ -172,5 +173,10 @@ def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(smollm2_gguf):
         os.killpg(terminal.process.pid, signal.SIGINT)
         terminal.until("tokens/s]")
         terminal.until("> ")
-        os.killpg(terminal.process.pid, signal.SIGINT)
-        assert terminal.process.wait(timeout=30) == 130
+        # A signal between the prompt and the read behind it is seen only after the read, so ask again.
+        for _ in range(10):
+            os.killpg(terminal.process.pid, signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                terminal.process.wait(timeout=2)
+                break
+        assert terminal.process.returncode == 130
