@@ -84,7 +84,7 @@ def read_vocabulary(directory: Path, vocab_size: int) -> Vocabulary:
     _apply_added_tokens(vocabulary, added, vocab_size)
     vocabulary.huggingface_json = text
     vocabulary.special = _special_tokens(directory, vocab_size)
-    vocabulary.adds |= _added_around_text(json_path, text, directory, vocabulary)
+    vocabulary.adds |= _added_around_text(text, directory, vocabulary)
     return vocabulary
 
 
@@ -284,27 +284,32 @@ def _special_tokens(directory: Path, vocab_size: int) -> gguf.SpecialVocab:
     return special
 
 
-def _added_around_text(
-    json_path: Path, text: str | None, directory: Path, vocabulary: Vocabulary
-) -> dict[str, bool]:
-    """Whether the model expects its bos before and its eos after a text, found by tokenizing one.
+def _added_around_text(text: str | None, directory: Path, vocabulary: Vocabulary) -> dict[str, bool]:
+    """Whether the model expects its bos before and its eos after a text.
 
-    tokenizer_config.json has the last word, as in transformers.
+    What tokenizer.json does decides, as in transformers; tokenizer_config.json only where there is none.
     """
-    special = vocabulary.special
-    assert special is not None
+    assert vocabulary.special is not None
+    ids_of = vocabulary.special.special_token_ids
+    config = directory / "tokenizer_config.json"
+    stated = read_json_object(config) if config.is_file() else {}
     adds = {"bos": vocabulary.kind == SENTENCEPIECE, "eos": False}
     if text is not None:
         ids = tokenizers.Tokenizer.from_str(text).encode("a").ids
-        adds = {
-            "bos": bool(ids) and ids[0] == special.special_token_ids.get("bos"),
-            "eos": len(ids) > 1 and ids[-1] == special.special_token_ids.get("eos"),
-        }
-    config = directory / "tokenizer_config.json"
-    stated = read_json_object(config) if config.is_file() else {}
+        adds["bos"] = bool(ids) and ids[0] == ids_of.get("bos")
+        adds["eos"] = len(ids) > 1 and ids[-1] == ids_of.get("eos")
     for name, found in adds.items():
-        explicit = stated.get(f"add_{name}_token")
-        adds[name] = explicit if isinstance(explicit, bool) else found
+        wanted = stated.get(f"add_{name}_token")
+        if not isinstance(wanted, bool) or wanted == found:
+            continue
+        if text is None:
+            adds[name] = wanted
+        else:
+            does = "adds" if found else "does not add"
+            vocabulary.notes.append(
+                f"tokenizer.json {does} the {name} token, add_{name}_token in tokenizer_config.json says "
+                "otherwise: the former counts, as in transformers"
+            )
     if isinstance(stated.get("add_prefix_space"), bool):
         adds["space_prefix"] = stated["add_prefix_space"]
     return adds

@@ -7,7 +7,7 @@ import signal
 import gguf
 import numpy as np
 import pytest
-from tiny_hf import stored_as, tiny_config, tiny_tensors, write_tiny_model, write_tokenizer
+from tiny_hf import stored_as, tiny_config, write_tiny_model
 
 import dca_runtime
 from dca_export.errors import InputError
@@ -411,14 +411,3 @@ def test_export_needs_no_tokenizer_json_if_there_is_a_model(tmp_path):
     (tmp_path / "m" / "tokenizer.model").write_bytes(pieces + BPE)
     export_model(tmp_path / "m", tmp_path / "out.gguf")
     assert read(tmp_path / "out.gguf")[0]["tokenizer.ggml.tokens"] == ["<unk>", "<s>", "a"]
-
-
-def test_tensors_are_unused_by_tokenizer_changes(tmp_path):
-    write_tiny_model(tmp_path / "m")
-    write_tokenizer(tmp_path / "m", add_bos_token=True)
-    export_model(tmp_path / "m", tmp_path / "out.gguf", ExportOptions("f32"))
-    keys, tensors = read(tmp_path / "out.gguf")
-    assert keys["tokenizer.ggml.add_bos_token"] is True
-    np.testing.assert_array_equal(
-        tensors["output_norm.weight"], tiny_tensors(tiny_config())["model.norm.weight"]
-    )

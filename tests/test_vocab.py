@@ -13,6 +13,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from dca_export.errors import InputError
 from dca_export.gguf_file import GgufFile
 from dca_export.vocab import read_vocabulary
+from dca_runtime.tokenizer import Tokenizer as RuntimeTokenizer
 from dca_runtime.vocabulary import build_tokenizer
 
 HARD = [
@@ -180,9 +181,18 @@ def test_bos_that_the_post_processor_adds(tmp_path):
     assert keys["tokenizer.ggml.add_eos_token"] is True
 
 
-def test_tokenizer_config_has_the_last_word_on_bos(tmp_path):
+def test_tokenizer_json_has_the_last_word_on_bos(tmp_path):
     write_tokenizer(tmp_path, converted_sentencepiece(), add_bos_token=False)
-    assert keys_of(tmp_path, 269)["tokenizer.ggml.add_bos_token"] is False
+    vocabulary = read_vocabulary(tmp_path, 269)
+    assert vocabulary.adds["bos"] is True
+    assert vocabulary.notes[0].startswith("tokenizer.json adds the bos token, add_bos_token in")
+
+
+def test_tokenizer_config_decides_where_there_is_no_tokenizer_json(tmp_path):
+    (tmp_path / "tokenizer.model").write_bytes(piece(b"<unk>", 0.0, 2) + piece(b"a", -1.0) + BPE)
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false, "add_eos_token": true}')
+    adds = read_vocabulary(tmp_path, 2).adds
+    assert (adds["bos"], adds["eos"]) == (False, True)
 
 
 def test_template_in_its_own_file(tmp_path):
@@ -269,3 +279,15 @@ def test_other_malformed_files_beside_get_one_line(tmp_path):
     write_tokenizer(tmp_path)
     (tmp_path / "config.json").write_text("[1]")
     refused(tmp_path, "malformed tokenizer configuration")
+
+
+@pytest.mark.parametrize(
+    ("make", "vocab_size"), [(tiny_tokenizer, 320), (converted_sentencepiece, 269)], ids=["bytes", "pieces"]
+)
+def test_the_runtime_gives_the_ids_transformers_gives(tmp_path, make, vocab_size):
+    transformers = pytest.importorskip("transformers")
+    write_tokenizer(tmp_path, make())
+    ours = RuntimeTokenizer(keys_of(tmp_path, vocab_size))
+    theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
+    for text in HARD:
+        assert ours.encode(text) == theirs.encode(text)
