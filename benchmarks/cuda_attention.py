@@ -2,10 +2,10 @@
 
     python benchmarks/cuda_attention.py --build build/cuda_attention
 
-compiles the kernels, checks them against float64 on random cases, then times, on the same tensors in one run,
-our plain causal attention and our Dual Chunk Attention, PyTorch's FlashAttention-2 and cuDNN's kernel, and DCA as
-published (Algorithm 1: three flash attentions per chunk, merged by their log-sum-exps). Medians; prefill figures
-count the causal half of the two products, decode figures the bytes of the cache. The tables come last.
+compiles the kernels, checks them against float64 on random cases, then times, on the same tensors in one
+run, our plain causal attention and our Dual Chunk Attention, PyTorch's FlashAttention-2 and cuDNN's kernel,
+and DCA as published (Algorithm 1: three flash attentions per chunk, merged by their log-sum-exps). Medians;
+prefill figures count the causal half of the two products, decode figures the bytes of the cache.
 """
 
 from __future__ import annotations
@@ -59,21 +59,26 @@ DECODE = (
     Setting(32, 8, 128, 32768, 3072),
     Setting(32, 8, 128, 131072, 24576),
     Setting(32, 32, 128, 1024, 3072),
+    Setting(32, 32, 128, 200, 3072),
+    Setting(32, 8, 128, 4096, 3072),
+    Setting(9, 3, 64, 8192, 3072),
 )
 
 
-def median_ms(run: Callable[[], object], repeats: int) -> float:
-    """Median of single runs by CUDA events, after two runs that do not count."""
-    times = []
+def median_ms(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Medians by CUDA events. The runs take turns, after two rounds that do not count: a card at its power
+    limit slows down as it warms, and so everyone meets the same card."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
     for n in range(repeats + 2):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        run()
-        end.record()
-        end.synchronize()
-        if n >= 2:
-            times.append(begin.elapsed_time(end))
-    return statistics.median(times)
+        for name, run in runs.items():
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            run()
+            end.record()
+            end.synchronize()
+            if n >= 2:
+                times[name].append(begin.elapsed_time(end))
+    return {name: statistics.median(ms) for name, ms in times.items()}
 
 
 def sdpa(
@@ -81,10 +86,12 @@ def sdpa(
 ) -> Callable[[], torch.Tensor]:
     """Causal attention by one PyTorch backend; q (1, heads, n, head_dim), k and v with fewer heads."""
 
+    shared = q.shape[1] != k.shape[1]
+
     def run() -> torch.Tensor:
         with sdpa_kernel(backend):
             return torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, is_causal=True, enable_gqa=q.shape[1] != k.shape[1]
+                q, k, v, is_causal=True, enable_gqa=shared
             )
 
     return run
@@ -94,14 +101,16 @@ def flash(
     q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, causal: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """FlashAttention-2 with its log-sum-exps; (1, n, heads, head_dim) each, f32 (1, heads, n)."""
+    lengths = q.shape[1], k.shape[1]
     out, log_sum_exp, *_ = torch.ops.aten._flash_attention_forward(
-        q, k, v, None, None, q.shape[1], k.shape[1], 0.0, causal, False
+        q, k, v, None, None, *lengths, 0.0, causal, False
     )
     return out, log_sum_exp
 
 
 def published_dca(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, chunk: int) -> torch.Tensor:
-    """Algorithm 1's calls and merge for (1, n, heads, head_dim); the three rotations of q are not counted, q stands for all."""
+    """Algorithm 1's calls and merge for (1, n, heads, head_dim); q stands for all its three rotations, which
+    are not counted."""
     outs = []
     for begin in range(0, q.shape[1], chunk):
         own = q[:, begin : begin + chunk]
@@ -111,24 +120,22 @@ def published_dca(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, chunk: int)
         if begin >= 2 * chunk:
             parts.append(flash(own, k[:, : begin - chunk], v[:, : begin - chunk], False))
         weights = torch.softmax(torch.stack([log_sum_exp for _, log_sum_exp in parts]), dim=0)
-        outs.append(
-            sum(w.transpose(1, 2)[..., None] * out for w, (out, _) in zip(weights, parts, strict=True)).to(
-                q.dtype
-            )
-        )
+        weights = weights.transpose(2, 3)[..., None]
+        merged = sum(weight * out for weight, (out, _) in zip(weights, parts, strict=True))
+        outs.append(merged.to(q.dtype))
     return torch.cat(outs, dim=1)
 
 
 def time_prefill(
     library: AttentionLibrary, setting: Setting, dtype: str, repeats: int, kernels: tuple[str, ...]
 ) -> dict[str, float]:
-    """Milliseconds by name; each of our kernels' sampled rows are compared with float64 first."""
-    ms: dict[str, float] = {}
+    """Milliseconds by name; sampled rows of each of our kernels are compared with float64 first."""
+    runs: dict[str, Callable[[], object]] = {}
     n = setting.length
     caches = (
-        ("plain", PositionScheme(), dtype),
-        ("DCA q8", setting.scheme, "q8"),
         ("DCA", setting.scheme, dtype),
+        ("DCA q8", setting.scheme, "q8"),
+        ("plain", PositionScheme(), dtype),
     )
     for name, scheme, cache in caches:
         problem = Problem(
@@ -144,9 +151,7 @@ def time_prefill(
             error = row_errors(out[sample], expected).max().item()
             if out.isnan().any() or not error < ROOM * ROUNDOFF[dtype]:
                 raise AssertionError(f"{kernel} {name} {setting.label}: worst sampled row {error:.2e}")
-            ms[f"{name} {kernel}"] = median_ms(
-                lambda p=problem, o=out, k=kernel: p.prefill(0, n, o, k), repeats
-            )
+            runs[f"{name} {kernel}"] = lambda p=problem, o=out, k=kernel: p.prefill(0, n, o, k)
     q = problem.q.transpose(0, 1)[None].contiguous()
     k, v = problem.keys[None, :, :n].contiguous(), problem.values[None, :, :n].contiguous()
     by_token = [t.transpose(1, 2).contiguous() for t in (q, k, v)]
@@ -157,27 +162,26 @@ def time_prefill(
     }
     for name, run in others.items():
         try:
-            ms[name] = median_ms(run, repeats)
+            run()
         except RuntimeError as error:  # a backend that does not take this shape
             print(f"{name}, {setting.label}: {str(error).splitlines()[0]}")
-    return ms
+        else:
+            runs[name] = run
+    return median_ms(runs, repeats)
 
 
 def copy_bandwidth() -> float:
     """Bytes per second, read and written, of a large copy on the device."""
     source = torch.empty(2**32, device="cuda", dtype=torch.uint8).random_()
     target = torch.empty_like(source)
-    return 2 * source.numel() / (median_ms(lambda: target.copy_(source), 10) / 1e3)
+    ms = median_ms({"copy": lambda: target.copy_(source)}, 10)["copy"]
+    return 2 * source.numel() / (ms / 1e3)
 
 
 def time_decode(library: AttentionLibrary, setting: Setting, cache: str) -> tuple[float, float]:
-    """Microseconds of one step and the cache's bytes: replays of a CUDA graph over enough caches to defeat the L2 cache."""
-    bytes_per_step = (
-        2
-        * setting.n_kv_heads
-        * setting.length
-        * (setting.head_dim + 2 if cache == "q8" else 2 * setting.head_dim)
-    )
+    """Microseconds of one step, and the cache's bytes: a CUDA graph over enough caches to defeat L2."""
+    bytes_per_row = setting.head_dim + 2 if cache == "q8" else 2 * setting.head_dim
+    bytes_per_step = 2 * setting.n_kv_heads * setting.length * bytes_per_row
     dtype = "f16" if cache == "q8" else cache
     problems = [
         Problem(library, setting.shape, setting.scheme, setting.length, dtype, cache, seed=n)
@@ -192,7 +196,34 @@ def time_decode(library: AttentionLibrary, setting: Setting, cache: str) -> tupl
     with torch.cuda.graph(graph):
         for n in range(steps):
             problems[n % len(problems)].decode(setting.length - 1, out)
-    return median_ms(graph.replay, 10) * 1e3 / steps, bytes_per_step
+    return median_ms({"graph": graph.replay}, 10)["graph"] * 1e3 / steps, bytes_per_step
+
+
+def print_tables(
+    prefill: list[tuple[Setting, dict[str, float]]],
+    decode: list[tuple[Setting, str, float, float]],
+    kernel: str,
+    bandwidth: float,
+) -> None:
+    """Prefill in ms by name, ratios for our ``kernel``; decode as (setting, cache, microseconds, bytes)."""
+    ratios = ("FA-2", "cuDNN", "three calls", f"plain {kernel}")
+    print(
+        "\nPrefill (heads / kv heads, head size, length, chunk), TFLOP/s; ratios are DCA's to the others'\n"
+    )
+    print(
+        f"| setting | by kernel | {' | '.join('to ' + name for name in ratios)} |\n|---|---|---|---|---|---|"
+    )
+    for setting, ms in prefill:
+        flop = 2 * setting.length**2 * setting.head_dim * setting.n_heads
+        speeds = ", ".join(f"{name} {flop / t / 1e9:.0f}" for name, t in ms.items())
+        own = ms[f"DCA {kernel}"]
+        to_others = " | ".join(f"{ms[name] / own:.3f}" if name in ms else "" for name in ratios)
+        print(f"| {setting.label} | {speeds} | {to_others} |")
+    print(f"\nDecode; copying on this card moves {bandwidth / 1e12:.2f} TB/s, read and written\n")
+    print("| setting | cache | us a step | TB/s | of copying |\n|---|---|---|---|---|")
+    for setting, cache, us, size in decode:
+        speed = size / (us / 1e6)
+        print(f"| {setting.label} | {cache} | {us:.1f} | {speed / 1e12:.2f} | {speed / bandwidth:.2f} |")
 
 
 def main() -> None:
@@ -203,60 +234,34 @@ def main() -> None:
     source.add_argument("--build", type=Path, metavar="DIRECTORY", help="compile the kernels there")
     source.add_argument("--library", type=Path, help="take a library built before")
     parser.add_argument(
-        "--targets", nargs="+", default=["80", "90a"], help="with --build: architectures, as nvcc names them"
+        "--targets", nargs="+", default=["80", "90a"], help="with --build: as nvcc names them"
     )
     parser.add_argument("--dtype", choices=sorted(TORCH_DTYPES), default="bf16")
     parser.add_argument(
-        "--kernels",
-        nargs="+",
-        default=["auto", "sm80"],
-        help="our prefill kernels to time: auto, sm80, sm90, simple",
+        "--kernels", nargs="+", default=["auto", "sm80"], help="our prefill kernels: auto, sm80, sm90, simple"
     )
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--check", type=int, default=40, help="random cases to check first")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
-        "--settings", type=int, nargs="*", help="indices of the prefill settings to time; default all"
+        "--settings", type=int, nargs="*", help="indices of the prefill settings; default all"
     )
     args = parser.parse_args()
 
-    library = (
-        AttentionLibrary.build(args.build, tuple(args.targets))
-        if args.build
-        else AttentionLibrary(args.library)
-    )
+    if args.build:
+        library = AttentionLibrary.build(args.build, tuple(args.targets))
+    else:
+        library = AttentionLibrary(args.library)
     if args.check:
         print(check_all(library, args.seed, args.check))
 
     bandwidth = copy_bandwidth()
-    settings = [PREFILL[n] for n in args.settings] if args.settings is not None else PREFILL
+    settings = PREFILL if args.settings is None else [PREFILL[n] for n in args.settings]
     prefill = [(s, time_prefill(library, s, args.dtype, args.repeats, tuple(args.kernels))) for s in settings]
     decode = [(s, c, *time_decode(library, s, c)) for s in DECODE for c in (args.dtype, "q8")]
-
-    print(
-        f"\n{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}, {args.dtype}, medians of {args.repeats}"
-    )
-    print(
-        "\n| prefill: heads / kv heads, head size, length, chunk | TFLOP/s by kernel | DCA / FA-2 | DCA / cuDNN | DCA / own plain |\n|---|---|---|---|---|"
-    )
-    for setting, ms in prefill:
-        flop = 2 * setting.length**2 * setting.head_dim * setting.n_heads
-        speeds = {name: flop / (t / 1e3) / 1e12 for name, t in ms.items()}
-        best = speeds[f"DCA {args.kernels[0]}"]
-        ratios = [
-            f"{best / speeds[n]:.3f}" if n in speeds else ""
-            for n in ("FA-2", "cuDNN", f"plain {args.kernels[0]}")
-        ]
-        print(
-            f"| {setting.label} | {', '.join(f'{n} {v:.0f}' for n, v in speeds.items())} | {' | '.join(ratios)} |"
-        )
-    print(
-        f"\n| decode: heads / kv heads, head size, length, chunk | cache | us a step | TB/s | of copying ({bandwidth / 1e12:.2f} TB/s) |\n|---|---|---|---|---|"
-    )
-    for setting, cache, us, size in decode:
-        print(
-            f"| {setting.label} | {cache} | {us:.1f} | {size / us / 1e6:.2f} | {size / us * 1e6 / bandwidth:.2f} |"
-        )
+    versions = f"PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
+    print(f"\n{torch.cuda.get_device_name()}, {versions}, {args.dtype}, medians of {args.repeats}")
+    print_tables(prefill, decode, args.kernels[0], bandwidth)
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ class Problem:
         self.library.call("dca_store_keys_values", args)
 
     def prefill(self, start: int, n_queries: int, out: torch.Tensor, kernel: str = "auto") -> bool:
-        """Attention of queries [start, start + n_queries) into ``out``; False if the kernel does not take the shape."""
+        """Attention of queries from ``start`` on into ``out``; False if the kernel does not take this."""
         q = self.q[start : start + n_queries]
         args = _Prefill(
             *self._common(),
@@ -233,7 +233,7 @@ class Problem:
         return self.library.call("dca_attention_prefill", args)
 
     def decode(self, index: int, out: torch.Tensor) -> None:
-        """Attention of the query at ``index`` into ``out`` (n_heads, head_dim); ``length`` must hold index + 1."""
+        """Attention of the query at ``index`` into ``out`` (n_heads, head_dim); ``length`` is index + 1."""
         args = _Decode(
             *self._common(),
             self.q[index].data_ptr(),
@@ -290,14 +290,14 @@ class AttentionLibrary:
             expected = self._library.dca_struct_bytes(which)
             if ctypes.sizeof(struct) != expected:
                 raise RuntimeError(
-                    f"{path}: {struct.__name__} has {ctypes.sizeof(struct)} bytes here, {expected} in the library; build it again"
+                    f"{path}: {struct.__name__} has {expected} bytes, here {ctypes.sizeof(struct)}: stale"
                 )
 
     @classmethod
     def build(
         cls, directory: Path, targets: tuple[str, ...] = ("90a",), nvcc: str = "nvcc", jobs: int = 8
     ) -> AttentionLibrary:
-        """Compiles every source of native/cuda's attention into ``directory``; raises CalledProcessError if nvcc fails."""
+        """Compiles native/cuda's attention into ``directory``; raises CalledProcessError if nvcc fails."""
         directory.mkdir(parents=True, exist_ok=True)
         sources = [ROOT / "native/cuda" / name for name in SOURCES] + [
             Path(__file__).with_name("cuda_attention_exports.cpp")

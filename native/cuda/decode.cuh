@@ -35,8 +35,7 @@ struct Config {
     static constexpr int kHeads = 8 * kHeadTiles;
     static constexpr int kWarps = 8;
     static constexpr int kThreads = 32 * kWarps;
-    static constexpr int kBlocks = kHeadDim <= 128 && kHeadTiles == 1 && (kQ8 || kHeadDim <= 64) ? 2 : 1;  // per multiprocessor
-    static constexpr int kKeys = kHeadDim <= 128 && kHeadTiles == 1 && kBlocks == 1 ? 32 : 16;  // of a warp's tile
+    static constexpr int kKeys = kHeadDim > 128 || kHeadTiles > 1 ? 16 : kQ8 ? 64 : 32;  // of a warp's tile, as many as registers hold
     static constexpr int kKeyRun = kQ8 ? 16 : 8;       // values of one 16-byte load
     static constexpr int kKeyRuns = (kHeadDim + 4 * kKeyRun - 1) / (4 * kKeyRun);
     static constexpr int kValueRun = kQ8 && kHeadDim > 64 ? 16 : 8;
@@ -91,7 +90,8 @@ template <class C>
 struct RawTile {
     uint4 keys[C::kKeys / 8][C::kKeyRuns];          // rows g, g + 8, ...
     uint4 values[C::kKeys / 4][C::kValueRuns];      // rows 2t, 2t + 1, 2t + 8, 2t + 9, ...; half used where kValueRun is 8 bytes
-    __half key_scale, value_scale;                  // Q8: of row `lane`
+    static constexpr int kLaneRows = (C::kKeys + 31) / 32;
+    __half key_scales[kLaneRows], value_scales[kLaneRows];  // Q8: of rows lane, lane + 32
 };
 
 template <class C>
@@ -136,8 +136,7 @@ struct Warp {
             }
         }
         if constexpr (C::kQ8) {
-            const bool valid = lane < C::kKeys && tile.key + lane < tile.end;
-            raw.key_scale = valid ? static_cast<const __half*>(cache.key_scales)[first_row + tile.key + lane] : __half(0.0f);
+            load_scales(raw.key_scales, cache.key_scales, tile);
         }
     }
 
@@ -158,8 +157,15 @@ struct Warp {
             }
         }
         if constexpr (C::kQ8) {
-            const bool valid = lane < C::kKeys && tile.key + lane < tile.end;
-            raw.value_scale = valid ? static_cast<const __half*>(cache.value_scales)[first_row + tile.key + lane] : __half(0.0f);
+            load_scales(raw.value_scales, cache.value_scales, tile);
+        }
+    }
+
+    __device__ __forceinline__ void load_scales(__half (&own)[RawTile<C>::kLaneRows], const void* scales, const Tile& tile) const {
+#pragma unroll
+        for (int n = 0; n < RawTile<C>::kLaneRows; ++n) {
+            const uint32_t row = tile.key + 32 * n + lane;
+            own[n] = row < tile.end ? static_cast<const __half*>(scales)[first_row + row] : __half(0.0f);
         }
     }
 
@@ -171,8 +177,9 @@ struct Warp {
             for (int h = 0; h < C::kHeadTiles; ++h)
 #pragma unroll
                 for (float& logit : s[h][n]) logit = 0.0f;
-            const ByteScale by_low = scales_of(raw.key_scale, 16 * n + g, 16 * n + g);
-            const ByteScale by_high = scales_of(raw.key_scale, 16 * n + 8 + g, 16 * n + 8 + g);
+            const __half own = raw.key_scales[n / 2];
+            const int row = 16 * n % 32 + g;
+            const ByteScale by_low = scales_of(own, row, row), by_high = scales_of(own, row + 8, row + 8);
 #pragma unroll
             for (int run = 0; run < C::kKeyRuns; ++run) {
                 uint32_t low[C::kKeyRun / 2], high[C::kKeyRun / 2];  // keys g and g + 8
@@ -228,8 +235,9 @@ struct Warp {
     __device__ __forceinline__ void multiply_values(const RawTile<C>& raw, const uint2 (&p)[C::kHeadTiles][C::kKeys / 16]) {
 #pragma unroll
         for (int n = 0; n < C::kKeys / 16; ++n) {
-            const int key = 16 * n + 2 * t;
-            const ByteScale by_low = scales_of(raw.value_scale, key, key + 1), by_high = scales_of(raw.value_scale, key + 8, key + 9);
+            const __half own = raw.value_scales[n / 2];
+            const int row = 16 * n % 32 + 2 * t;
+            const ByteScale by_low = scales_of(own, row, row + 1), by_high = scales_of(own, row + 8, row + 9);
 #pragma unroll
             for (int run = 0; run < C::kValueRuns; ++run) {
                 uint32_t low[C::kValueRun], high[C::kValueRun];  // one pair of keys for each value
@@ -260,7 +268,7 @@ private:
         return static_cast<const uint8_t*>(data) + ((first_row + row) * C::kHeadDim + column) * kElementBytes;
     }
 
-    /// Q8: the scales of two rows of the tile, from the lanes that loaded them.
+    /// Q8: the scales of two of the 32 rows whose scales `own` holds, one a lane.
     static __device__ __forceinline__ ByteScale scales_of(__half own, int first, int second) {
         if constexpr (C::kQ8) return {__shfl_sync(~0u, own, first), __shfl_sync(~0u, own, second)};
         else return {own, own};
@@ -344,7 +352,7 @@ __device__ __forceinline__ void merge(int heads, int head_dim, int count, float 
 }
 
 template <class C>
-__global__ void __launch_bounds__(C::kThreads, C::kBlocks) decode_kernel(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_constant__ Params params) {
     extern __shared__ __align__(16) uint8_t memory[];
     Shared<C>& shared = *reinterpret_cast<Shared<C>*>(memory);
     const DecodeArgs& args = params.args;
