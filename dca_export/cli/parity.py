@@ -72,11 +72,15 @@ def _parity(arguments: argparse.Namespace) -> int:
 
     try:
         with progress_bar("importing PyTorch"):
+            import transformers
+
             from dca_export.parity.torch_reference import TorchReference
     except ImportError as error:
         raise InputError(
             f"the reference needs the package {error.name}: pip install 'dca-export[reference]'"
         ) from error
+    transformers.logging.set_verbosity_error()  # its bars and remarks are not this command's
+    transformers.logging.disable_progress_bar()
     from dca_export.gguf_file import GgufFile
     from dca_export.parity.check import check, weight_type
 

@@ -232,12 +232,14 @@ def test_another_model_for_a_reference_fails(tiny_gguf, capsys):
     assert output.endswith("FAILED\n")
 
 
-def test_an_original_checkpoint_serves_as_reference(tiny_gguf, tmp_path):
+def test_an_original_checkpoint_serves_as_reference(tiny_gguf, tmp_path, capfd):
     from dca_export.reference.load import load_reference
 
     path = tiny_gguf(scheme=(20, 6, 30))
     load_reference(path).save_pretrained(tmp_path)
+    capfd.readouterr()
     assert run(path, "--length", 60, "--reference", tmp_path) == 0
+    assert capfd.readouterr().err == ""  # silent where it is not a terminal
 
 
 def test_the_texts_tokens_are_used(tiny_gguf, tmp_path, capsys):
