@@ -66,7 +66,7 @@ def _choice(
     choice = choose_scheme(options, trained, stated)
     classes = checkpoint.config.values.get("architectures") or ["?"]
     if classes[0] not in SERVED:
-        notes.append(f"SGLang reads {DUAL_CHUNK} for {', '.join(SERVED)}, not for {classes[0]}")
+        notes.append(f"SGLang runs {DUAL_CHUNK} for {', '.join(SERVED)} only, not for {classes[0]}")
     if choice.scheme is None or _can_be_stated(choice.scheme):
         return choice, notes
     nearest = choice.scheme.nearest_dual_chunk()
