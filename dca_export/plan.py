@@ -89,12 +89,12 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     stated, notes = stated_by_config(config)
     trained = trained_length(config)
     choice = choose_scheme(options.scheme, trained, stated)
-    positions = choice.scheme.pretraining_length if choice.scheme else trained.tokens
-    rope = read_rope(config, dimensions.head_dim, options.scheme.pretraining_length or positions)
-    stored = plan_tensors(checkpoint, architecture, dimensions)
+    stored = plan_tensors(checkpoint, architecture, dimensions)  # first: it shows the sizes to be real
     for planned in stored:
         for piece in planned.pieces:
             check_readable(piece.tensor)
+    positions = choice.scheme.pretraining_length if choice.scheme else trained.tokens
+    rope = read_rope(config, dimensions.head_dim, options.scheme.pretraining_length or positions)
     recipe = _recipe(options.outtype, stored)
     generated = [generated_tensor(name, values, checkpoint) for name, values in rope.tensors.items()]
     tensors, fallen = _typed(recipe, generated + stored, dimensions)
@@ -102,6 +102,11 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     entries = model_entries(config, architecture, dimensions, _context(checkpoint, stated))
     entries |= {f"{architecture.name}.{key}": value for key, value in rope.entries.items()}
     entries |= scheme_entries(architecture.name, choice.scheme)
+    if f"{architecture.name}.expert_weights_norm" in entries:
+        notes.append(
+            f"norm_topk_prob is not what stock llama.cpp assumes for {architecture.name}; "
+            "there this model will give other results"
+        )
     if window := sliding_window(config):
         notes.append(f"sliding_window {window} is not used: every layer attends to everything before it")
     summary = Summary(

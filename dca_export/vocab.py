@@ -102,8 +102,9 @@ def _parse(path: Path, text: str) -> dict[str, Any]:
     except Exception as error:  # the library raises plain Exception
         raise InputError(f"{path}: not a valid tokenizer ({error})") from None
     parsed = json.loads(text)
-    if parsed["model"].get("type", "BPE") != "BPE":
-        raise InputError(f"{path}: the model is {parsed['model']['type']}, only BPE is supported")
+    kind = parsed["model"].get("type") or ("BPE" if "merges" in parsed["model"] else "no BPE")
+    if kind != "BPE":
+        raise InputError(f"{path}: the model is {kind}, only BPE is supported")
     return parsed
 
 
@@ -279,7 +280,9 @@ def _special_tokens(directory: Path, vocab_size: int) -> gguf.SpecialVocab:
         quiet.setLevel(level)
     template = special.chat_template
     if template is not None and not isinstance(template, str):
-        if not all(isinstance(t, Mapping) and isinstance(t.get("template"), str) for t in template):
+        named = [t for t in template if isinstance(t, Mapping)]
+        texts = [value for t in named for value in (t.get("name"), t.get("template"))]
+        if len(named) != len(template) or not all(isinstance(value, str) for value in texts):
             raise InputError(f"{directory}: chat_template must be a string or a list of named strings")
     return special
 

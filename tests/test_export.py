@@ -247,6 +247,13 @@ def break_quantization(directory) -> None:
     )
 
 
+def break_size(directory) -> None:
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(
+        json.dumps(config | {"head_dim": 2**31 - 2, "vocab_size": 2**31 - 1})
+    )
+
+
 def break_key(directory) -> None:
     config = json.loads((directory / "config.json").read_text())
     del config["num_attention_heads"]
@@ -275,6 +282,7 @@ BROKEN = {
     break_shape: "has shape .* config.json implies",
     break_nan: "factor is NaN, must be finite and above 0",
     break_quantization: 'quant_method is "gptq"',
+    break_size: "has shape",
     break_key: "num_attention_heads is missing",
     break_class: "architecture FalconForCausalLM is not supported",
     break_header: "not a valid safetensors file",

@@ -95,3 +95,11 @@ def test_dynamic_ntk_is_fixed_for_the_pretraining_length(tmp_path):
     with patch(model, scheme, rope_length=40):
         wanted = model(tokens(LENGTH)).logits[0].numpy()
     np.testing.assert_allclose(logits_of(tmp_path / "out.gguf"), wanted, atol=2e-3)
+
+
+def test_weights_that_stock_engines_normalise_otherwise_are_noted(tmp_path):
+    model = make("qwen2_moe", torch.float32, norm_topk_prob=True)
+    model.save_pretrained(tmp_path / "m")
+    write_tokenizer(tmp_path / "m", tiny_tokenizer())
+    notes = export_model(tmp_path / "m", tmp_path / "out.gguf").summary.scheme.notes
+    assert any(note.startswith("norm_topk_prob is not what stock llama.cpp assumes") for note in notes)

@@ -247,6 +247,13 @@ def test_other_kinds_of_model(tmp_path):
     refused(tmp_path, "neither byte-level BPE nor SentencePiece's BPE")
 
 
+def test_other_kinds_without_a_type(tmp_path):
+    untyped = json.loads(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).to_str())
+    del untyped["model"]["type"]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(untyped))
+    refused(tmp_path, "the model is no BPE, only BPE is supported")
+
+
 def test_unigram_tokenizer_model(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(piece(b"a", 0.0))
     refused(tmp_path, "a unigram SentencePiece model; only BPE ones are supported")
@@ -260,6 +267,7 @@ def test_unigram_tokenizer_model(tmp_path):
         ({"added_tokens_decoder": {"-1": {"content": "a"}}}, "token id '-1' must be an integer"),
         ({"added_tokens_decoder": {"5": "a"}}, "5 has no content"),
         ({"chat_template": [{"name": "default"}]}, "chat_template must be a string or a list"),
+        ({"chat_template": [{"name": 3, "template": "x"}]}, "chat_template must be a string or a list"),
         ({"chat_template": [7]}, "chat_template must be a string or a list"),
     ],
 )
