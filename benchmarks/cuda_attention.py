@@ -65,19 +65,29 @@ DECODE = (
 )
 
 
+WARM_MS = 50  # power limits act over tens of milliseconds
+
+
+def elapsed_ms(run: Callable[[], object]) -> float:
+    """One run by CUDA events."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    run()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end)
+
+
 def median_ms(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Medians by CUDA events. The runs take turns, after two rounds that do not count: a card at its power
-    limit slows down as it warms, and so everyone meets the same card."""
+    """Medians. The runs take turns, and each first heats the card for itself: at the power limit a run's speed
+    depends on what ran before it."""
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for n in range(repeats + 2):
+    for _ in range(repeats):
         for name, run in runs.items():
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-            run()
-            end.record()
-            end.synchronize()
-            if n >= 2:
-                times[name].append(begin.elapsed_time(end))
+            warm = 0.0
+            while warm < WARM_MS:
+                warm += elapsed_ms(run)
+            times[name].append(elapsed_ms(run))
     return {name: statistics.median(ms) for name, ms in times.items()}
 
 

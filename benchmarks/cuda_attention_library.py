@@ -168,6 +168,8 @@ class Problem:
             random(shape.n_kv_heads),
         )
         rows = (shape.n_kv_heads, self.capacity)
+        self.key_scales: torch.Tensor | None = None
+        self.value_scales: torch.Tensor | None = None
         if cache == "q8":
             self.keys = torch.full((*rows, shape.head_dim), 77, device="cuda", dtype=torch.uint8)
             self.values = self.keys.clone()
@@ -178,7 +180,6 @@ class Problem:
                 (*rows, shape.head_dim), math.nan, device="cuda", dtype=TORCH_DTYPES[cache]
             )
             self.values = self.keys.clone()
-            self.key_scales = self.value_scales = None
         positions = torch.arange(scheme.positions(n_tokens), device="cuda", dtype=torch.float64)
         angles = positions[:, None] * self.frequencies()
         self.cos_sin = torch.stack((angles.cos(), angles.sin()), dim=-1).float().contiguous()

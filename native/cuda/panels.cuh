@@ -14,12 +14,13 @@ struct Panels {
     static constexpr int kWidth = kHeadDim % 64 == 0 ? 64 : kHeadDim % 32 == 0 ? 32 : 16;
     static constexpr int kCount = kHeadDim / kWidth;
     static constexpr int kRowBytes = 2 * kWidth;
-    static constexpr int kSwizzle = kWidth / 8 - 1;  // of the address bits above 16 bytes
 
-    /// Byte offset of element (row, column) in a tile of `rows` rows.
-    static __device__ __forceinline__ uint32_t offset(int rows, int row, int column) {
-        const uint32_t within = row * kRowBytes + column % kWidth * 2;
-        return column / kWidth * rows * kRowBytes + (within ^ ((within >> 7 & kSwizzle) << 4));
+    /// Byte offset of element (row, column) in a tile of `rows` rows. Piece `column / 8` of a panel's row
+    /// trades places by the address bits above 128 bytes, as many as the pieces have.
+    static __device__ __forceinline__ uint32_t offset(uint32_t rows, uint32_t row, uint32_t column) {
+        constexpr uint32_t kPieces = kWidth / 8;
+        const uint32_t trade = row / (128 / kRowBytes) % kPieces;
+        return column / kWidth * rows * kRowBytes + row * kRowBytes + ((column % kWidth / 8) ^ trade) * 16 + column % 8 * 2;
     }
 };
 

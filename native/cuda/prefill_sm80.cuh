@@ -60,8 +60,8 @@ struct TileLoader {
             const int at = n * C::kThreads + threadIdx.x;
             if (C::kKeys * kVectors % C::kThreads != 0 && at >= C::kKeys * kVectors) break;
             const int row = at / kVectors, vector = at % kVectors;
-            const bool valid = key + row < n_keys;
-            const uint8_t* from = rows + (static_cast<size_t>(valid ? key + row : 0) * kVectors + vector) * 16;
+            const bool valid = key + row < n_keys;  // else nothing is read, wherever `from` points
+            const uint8_t* from = rows + (static_cast<size_t>(key + row) * kVectors + vector) * 16;
             const uint32_t to = C::kQ8 ? ptx::shared_address(bytes) + at * 16
                                        : ptx::shared_address(tile) + P::offset(C::kKeys, row, vector * 8);
             ptx::copy_16_async(to, from, valid);
@@ -183,7 +183,7 @@ struct Warp {
             float keep[2];
             softmax[tile].step(s[tile], params.scale_log2, keep);
             to_operands<T>(s[tile], p[tile]);
-            scale_rows(o[tile], keep);
+            rescale(o[tile], keep);
         }
     }
 
@@ -254,11 +254,10 @@ __global__ void __launch_bounds__(C::kThreads) prefill_kernel(const __grid_const
         warp.multiply_keys(s);
         ptx::copy_wait<0>();
         __syncthreads();  // the values are here, and the keys used up
-        const TileWalk<C::kKeys> current = walk;
+        if constexpr (C::kQ8) values.widen(walk.key);
+        warp.absorb(s, p, walk);
         more = walk.next();
-        if (more) keys.start(walk.key);
-        if constexpr (C::kQ8) values.widen(current.key);
-        warp.absorb(s, p, current);
+        if (more) keys.start(walk.key);  // not earlier: registers are short while the logits live
         if constexpr (C::kQ8) __syncthreads();
         warp.multiply_values(p);
     }

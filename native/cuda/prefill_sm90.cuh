@@ -4,9 +4,10 @@
 // (the schedule of FlashAttention-3, Shah et al., arXiv 2407.08608). Blocks of threads persist
 // and draw work from a counter.
 //
-// Dual Chunk Attention adds one thing: where the walk over the keys enters another range, each
-// warpgroup rotates its 64 queries anew, from the un-rotated copy in shared memory into the tile
-// that wgmma reads. After the last range the un-rotated copy is free for the next block's queries.
+// Dual Chunk Attention adds one thing: where the walk over the keys enters another range, each warp
+// rotates its 16 queries anew, from the un-rotated copy in shared memory, to where the products read
+// them: registers if there is room (3 % faster: shared memory is the busier), else shared memory.
+// After the last range the un-rotated copy is free for the next block's queries.
 #pragma once
 
 #include "cuda/softmax.cuh"
@@ -36,6 +37,7 @@ struct Config {
     static constexpr int kKeys = 128;
     static constexpr int kStages = 2;
     static constexpr int kThreads = 128 * (kConsumers + 1);
+    static constexpr bool kQueriesInRegisters = kConsumers == 2;
     static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
     static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
     static constexpr uint32_t kQueryBytes = kRows * kHeadDim * 2;
@@ -46,7 +48,7 @@ template <class C>
 struct Shared {
     alignas(1024) uint8_t keys[C::kStages][C::kTileBytes];
     alignas(1024) uint8_t values[C::kStages][C::kTileBytes];
-    alignas(1024) uint8_t rotated[C::kQueryBytes];  // the first operand; the output on its way out
+    alignas(1024) uint8_t rotated[C::kQueryBytes];  // queries; the output on its way out
     alignas(1024) uint8_t queries[C::kQueryBytes];  // (kRows, kHeadDim), un-rotated
     alignas(8) uint64_t keys_full[C::kStages], keys_empty[C::kStages];
     uint64_t values_full[C::kStages], values_empty[C::kStages];
@@ -123,10 +125,19 @@ struct Consumer {
     const int index = __shfl_sync(~0u, threadIdx.x / 128, 0) - 1;  // uniform, and known to be
     const int thread = threadIdx.x % 128;
     const int lane = threadIdx.x % 32;
-    const int first_row = 64 * index;  // of this warpgroup, in the block
+    const int first_row = 64 * index;                       // of this warpgroup, in the block
+    const int warp_row = 64 * index + thread / 32 * 16;     // of this warp
 
-    /// Everyone in the warpgroup is here.
-    __device__ __forceinline__ void join() const { ptx::named_sync(own_barrier(index), 128); }
+    /// What warps write into `rotated` is ready for its readers, or read. Rows stay within a warp, but
+    /// wgmma reads shared memory for the whole warpgroup.
+    __device__ __forceinline__ void join() const {
+        if constexpr (C::kQueriesInRegisters) {
+            __syncwarp();
+        } else {
+            ptx::fence_async_proxy();
+            ptx::named_sync(own_barrier(index), 128);
+        }
+    }
 
     /// One arrival a warp, once it needs the buffer no more.
     __device__ __forceinline__ void release(const uint64_t& barrier) const {
@@ -151,11 +162,11 @@ struct Consumer {
         asm volatile("st.shared.f32 [%0], %1;" ::"r"(ptx::shared_address(&shared.ordering[threadIdx.x - 128])), "f"(value) : "memory");
     }
 
-    /// Rotates this warpgroup's queries for the keys of `range`. No product may be under way.
-    __device__ __forceinline__ void rotate(const QueryBlock& block, Range range) const {
-        join();  // the other warps' products have been waited for too
+    /// Rotates this warp's queries for the keys of `range`. No product may be under way.
+    __device__ __forceinline__ void rotate(const QueryBlock& block, Range range, uint32_t (&q)[C::kHeadDim / 4]) const {
+        join();
         constexpr int kPieces = C::kHeadDim / 8;                 // of a row
-        constexpr int kItems = 64 * kPieces / 128;               // of a thread
+        constexpr int kItems = 16 * kPieces / 32;                // of a thread
         constexpr int kBatch = kItems % 8 == 0 ? 4 : kItems % 2 == 0 ? 2 : 1;  // loaded together; more would spill
         const bool interleaved = params.shape.rope_interleaved;
 #pragma unroll 1
@@ -164,7 +175,7 @@ struct Consumer {
             Angles angles[kBatch];
 #pragma unroll
             for (int n = 0; n < kBatch; ++n) {
-                const int at = (done + n) * 128 + thread, row = first_row + at / kPieces;
+                const int at = (done + n) * 32 + lane, row = warp_row + at / kPieces;
                 const RotaryPiece piece = rotary_piece(params.shape, at % kPieces);
                 const uint8_t* source = shared.queries + row * C::kHeadDim * 2;
                 low[n] = *reinterpret_cast<const uint2*>(source + 2 * piece.a);
@@ -175,7 +186,7 @@ struct Consumer {
             }
 #pragma unroll
             for (int n = 0; n < kBatch; ++n) {
-                const int at = (done + n) * 128 + thread, row = first_row + at / kPieces;
+                const int at = (done + n) * 32 + lane, row = warp_row + at / kPieces;
                 const RotaryPiece piece = rotary_piece(params.shape, at % kPieces);
                 Quad a = Quad::from(low[n], params.dtype), b = Quad::from(high[n], params.dtype);
                 rotate_piece(a, b, angles[n], interleaved, logit_factor(params.scheme, index_of(block, row)));
@@ -183,19 +194,26 @@ struct Consumer {
                 *reinterpret_cast<uint2*>(shared.rotated + P::offset(C::kRows, row, piece.b)) = b.template packed<T>();
             }
         }
-        ptx::fence_async_proxy();
         join();
+        if constexpr (C::kQueriesInRegisters) {
+#pragma unroll
+            for (int e = 0; e < C::kHeadDim; e += kDepth)
+                ptx::load_matrices(*reinterpret_cast<uint32_t(*)[4]>(&q[e / 4]),
+                                   ptx::shared_address(shared.rotated) + P::offset(C::kRows, warp_row + lane % 16, e + lane / 16 * 8));
+        }
     }
 
     /// Issues s = Q K^T.
-    __device__ __forceinline__ void multiply_keys(float (&s)[C::kKeys / 2], uint32_t stage) const {
-        const uint64_t q = wgmma::descriptor<C::kHeadDim>(ptx::shared_address(shared.rotated) + first_row * P::kRowBytes, 16);
+    __device__ __forceinline__ void multiply_keys(float (&s)[C::kKeys / 2], const uint32_t (&q)[C::kHeadDim / 4], uint32_t stage) const {
+        const uint64_t shared_q = wgmma::descriptor<C::kHeadDim>(ptx::shared_address(shared.rotated) + first_row * P::kRowBytes, 16);
         const uint64_t k = wgmma::descriptor<C::kHeadDim>(ptx::shared_address(shared.keys[stage]), 16);
 #pragma unroll
         for (int e = 0; e < C::kHeadDim; e += kDepth) {
             const int panel = e / P::kWidth, column = e % P::kWidth * 2;
-            wgmma::Product<C::kKeys, T>::shared(s, wgmma::advance(q, panel * C::kRows * P::kRowBytes + column),
-                                                wgmma::advance(k, panel * C::kKeys * P::kRowBytes + column), e > 0);
+            const uint64_t tile = wgmma::advance(k, panel * C::kKeys * P::kRowBytes + column);
+            using Product = wgmma::Product<C::kKeys, T>;
+            if constexpr (C::kQueriesInRegisters) Product::template registers<false>(s, q + e / 4, tile, e > 0);
+            else Product::shared(s, wgmma::advance(shared_q, panel * C::kRows * P::kRowBytes + column), tile, e > 0);
         }
     }
 
@@ -204,7 +222,7 @@ struct Consumer {
         const uint64_t v = wgmma::descriptor<C::kHeadDim>(ptx::shared_address(shared.values[stage]), C::kKeys * P::kRowBytes);
 #pragma unroll
         for (int key = 0; key < C::kKeys; key += kDepth)
-            wgmma::Product<C::kHeadDim, T>::registers(o, p + key / 4, wgmma::advance(v, key * P::kRowBytes));
+            wgmma::Product<C::kHeadDim, T>::template registers<true>(o, p + key / 4, wgmma::advance(v, key * P::kRowBytes), 1);
     }
 
     /// Masks the keys of the walk's current tile that lie past the range or after the query.
@@ -221,7 +239,7 @@ struct Consumer {
     /// Divides by the sums and writes the block's rows out, through the shared tile of the queries.
     __device__ __forceinline__ void write(const float (&o)[C::kHeadDim / 2], const float (&inverse)[2], const QueryBlock& block, uint32_t head) const {
         join();
-        const int row = first_row + thread / 32 * 16 + lane / 4;
+        const int row = warp_row + lane / 4;
 #pragma unroll
         for (int n = 0; n < C::kHeadDim / 2; n += 2) {
             const int half = n / 2 % 2;
@@ -231,8 +249,8 @@ struct Consumer {
         join();
         constexpr int kVectors = C::kHeadDim / 8;
 #pragma unroll
-        for (int n = thread; n < 64 * kVectors; n += 128) {
-            const uint32_t r = first_row + n / kVectors;
+        for (int n = lane; n < 16 * kVectors; n += 32) {
+            const uint32_t r = warp_row + n / kVectors;
             if (r >= block.rows) break;
             uint8_t* to = static_cast<uint8_t*>(params.out) + ((block.first - params.blocks.start + r) * params.out_stride + head * C::kHeadDim + n % kVectors * 8) * 2;
             *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(shared.rotated + P::offset(C::kRows, r, n % kVectors * 8));
@@ -248,15 +266,14 @@ struct Consumer {
             const WorkOrder::Item work = params.order.at(shared.item);
             const QueryBlock block = params.blocks.at(work.block);
             TileWalk<C::kKeys> walk(params.scheme, block);
-            rotate(block, walk.range());
-            if (walk.in_last_range()) release_queries();
-
             OnlineSoftmax softmax;
             float s[C::kKeys / 2], o[C::kHeadDim / 2], keep[2];
-            uint32_t p[C::kKeys / 4];
+            uint32_t p[C::kKeys / 4], q[C::kHeadDim / 4];  // operands; q if the queries are in registers
+            rotate(block, walk.range(), q);
+            if (walk.in_last_range()) release_queries();
             ptx::barrier_wait(ptx::shared_address(&shared.keys_full[ring.stage]), ring.phase);
             wgmma::fence();
-            multiply_keys(s, ring.stage);
+            multiply_keys(s, q, ring.stage);
             wgmma::commit();
             wgmma::wait<0>();
             wgmma::pin(s);
@@ -269,7 +286,7 @@ struct Consumer {
 
             while (walk.next()) {
                 if (walk.entered) {
-                    rotate(block, walk.range());
+                    rotate(block, walk.range(), q);
                     if (walk.in_last_range()) release_queries();
                 }
                 const Ring<C::kStages> previous = ring;
@@ -277,8 +294,9 @@ struct Consumer {
                 ptx::barrier_wait(ptx::shared_address(&shared.keys_full[ring.stage]), ring.phase);
                 await_turn();
                 wgmma::pin(s), wgmma::pin(o), wgmma::pin(p);
+                if constexpr (C::kQueriesInRegisters) wgmma::pin(q);
                 wgmma::fence();
-                multiply_keys(s, ring.stage);
+                multiply_keys(s, q, ring.stage);
                 wgmma::commit();
                 ptx::barrier_wait(ptx::shared_address(&shared.values_full[previous.stage]), previous.phase);
                 wgmma::fence();
@@ -295,8 +313,7 @@ struct Consumer {
                 wgmma::pin(s), wgmma::pin(o);
                 release(shared.values_empty[previous.stage]);
                 to_operands<T>(s, p);
-                // Most tiles raise no maximum: nothing to rescale, exactly.
-                if (__any_sync(~0u, keep[0] != 1.0f || keep[1] != 1.0f)) scale_rows(o, keep);
+                rescale(o, keep);
             }
 
             ptx::barrier_wait(ptx::shared_address(&shared.values_full[ring.stage]), ring.phase);

@@ -59,10 +59,13 @@ struct OnlineSoftmax {
     }
 };
 
+/// Multiplies what was accumulated by `keep`. Most tiles raise no maximum in a whole warp: then there is
+/// nothing to do, exactly.
 template <int kCount>
-__device__ __forceinline__ void scale_rows(float (&acc)[kCount], const float (&factor)[2]) {
+__device__ __forceinline__ void rescale(float (&acc)[kCount], const float (&keep)[2]) {
+    if (!__any_sync(~0u, keep[0] != 1.0f || keep[1] != 1.0f)) return;
 #pragma unroll
-    for (int n = 0; n < kCount; ++n) acc[n] *= factor[n / 2 % 2];
+    for (int n = 0; n < kCount; ++n) acc[n] *= keep[n / 2 % 2];
 }
 
 /// Accumulators of (rows, 16 k) as the first operands of k products, 4 registers each: the two

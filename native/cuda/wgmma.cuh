@@ -51,9 +51,9 @@ struct Name<__nv_bfloat16> {
     static constexpr char text[] = "bf16";
 };
 
-/// Products by number of columns. `shared`: acc = (or +=, if accumulate) A B^T with A (64, 16) and
-/// B (N, 16) in shared memory. `registers`: acc += A B with A in registers and B (16, N) in
-/// shared memory, rows of N (the "transposed" operand).
+/// Products by number of columns: acc = A B, or += if `accumulate`, with A (64, 16).
+/// `shared`: A in shared memory, B as rows of 16 (its transpose, (N, 16)).
+/// `registers`: A in registers; B likewise, or as rows of N where kRowsOfN.
 template <int N, class T>
 struct Product;
 
@@ -68,7 +68,7 @@ struct Product;
 #define DCA_LIST40 DCA_LIST32 ",%32,%33,%34,%35,%36,%37,%38,%39"
 #define DCA_LIST48 DCA_LIST40 ",%40,%41,%42,%43,%44,%45,%46,%47"
 #define DCA_LIST64 DCA_LIST48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define DCA_PRODUCT(N, REGISTERS, P0, P1, P2, P3, P4, P5, P6)                                                              \
+#define DCA_PRODUCT(N, REGISTERS, P0, P1, P2, P3, P4, P5, P6, P7)                                                          \
     template <class T>                                                                                                     \
     struct Product<N, T> {                                                                                                 \
         static __device__ __forceinline__ void shared(float (&acc)[REGISTERS], uint64_t a, uint64_t b, int accumulate) {   \
@@ -78,19 +78,22 @@ struct Product;
                          : DCA_ACC##REGISTERS                                                                              \
                          : "l"(a), "l"(b), "r"(accumulate), "C"(Name<T>::text));                                           \
         }                                                                                                                  \
-        static __device__ __forceinline__ void registers(float (&acc)[REGISTERS], const uint32_t* a, uint64_t b) {         \
+        template <bool kRowsOfN>                                                                                           \
+        static __device__ __forceinline__ void registers(float (&acc)[REGISTERS], const uint32_t* a, uint64_t b,           \
+                                                         int accumulate) {                                                 \
             asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P5 ", 0;\n"                                                   \
                          "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." P6 "." P6                                       \
-                         " {" DCA_LIST##REGISTERS "}, {" P0 "," P1 "," P2 "," P3 "}, " P4 ", p, 1, 1, 1;\n}"               \
+                         " {" DCA_LIST##REGISTERS "}, {" P0 "," P1 "," P2 "," P3 "}, " P4 ", p, 1, 1, " P7 ";\n}"          \
                          : DCA_ACC##REGISTERS                                                                              \
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(1), "C"(Name<T>::text));                \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "C"(Name<T>::text),        \
+                           "n"(kRowsOfN ? 1 : 0));                                                                         \
         }                                                                                                                  \
     }
 
-DCA_PRODUCT(64, 32, "%32", "%33", "%34", "%35", "%36", "%37", "%38");
-DCA_PRODUCT(80, 40, "%40", "%41", "%42", "%43", "%44", "%45", "%46");
-DCA_PRODUCT(96, 48, "%48", "%49", "%50", "%51", "%52", "%53", "%54");
-DCA_PRODUCT(128, 64, "%64", "%65", "%66", "%67", "%68", "%69", "%70");
+DCA_PRODUCT(64, 32, "%32", "%33", "%34", "%35", "%36", "%37", "%38", "%39");
+DCA_PRODUCT(80, 40, "%40", "%41", "%42", "%43", "%44", "%45", "%46", "%47");
+DCA_PRODUCT(96, 48, "%48", "%49", "%50", "%51", "%52", "%53", "%54", "%55");
+DCA_PRODUCT(128, 64, "%64", "%65", "%66", "%67", "%68", "%69", "%70", "%71");
 
 #undef DCA_PRODUCT
 #undef DCA_LIST64
