@@ -19,6 +19,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from dca_export.gguf_file import GgufFile
+from dca_export.pre_tokenizer import build_pre_tokenizer
+from dca_runtime.pretokenizers import PRETOKENIZERS
+
 OUT = Path("demo")
 TOKENS = 12288
 WINDOW = 2048
@@ -123,8 +127,14 @@ def smollm2_directory() -> Path:
         with contextlib.redirect_stderr(io.StringIO()):  # its progress bar runs into ours
             tokenizer = transformers.AutoTokenizer.from_pretrained(origin, gguf_file=file)
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                origin, gguf_file=file, dtype=torch.float16
+                origin,
+                gguf_file=file,
+                dtype=torch.float16,
+                quantization_config=transformers.GgufConfig(dequantize=True),
             )
+        # transformers takes every GGUF for GPT-2's way of splitting text; SmolLM2 splits digits apart.
+        splits = PRETOKENIZERS[GgufFile(origin / file)["tokenizer.ggml.pre"]]
+        tokenizer.backend_tokenizer.pre_tokenizer = build_pre_tokenizer(splits)
         # The weights are dequantised by now; what still says otherwise keeps transformers from saving.
         model.hf_quantizer = None
         del model.config.quantization_config

@@ -1,11 +1,18 @@
 """Fixtures that several test modules share."""
 
 import importlib.util
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tiny import Tiny, write_tiny_gguf
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Ctrl-C works in the tests and their subprocesses even where whoever started them ignores it."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -47,7 +47,8 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="METHOD,…",
         help="plain, dca, intra, intra+inter; the last three may name a scheme, CHUNK/WINDOW/LENGTH, as in "
-        "dca:3072/1024/4096 (default: plain, and dca if the file has a scheme)",
+        "dca:3072/1024/4096; @linear:F, @ntk:F or @yarn:F behind any of them replaces the model's RoPE "
+        "scaling, as in plain@yarn:4 (default: plain, and dca if the file has a scheme)",
     )
 
 

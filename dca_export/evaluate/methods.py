@@ -11,29 +11,32 @@ if TYPE_CHECKING:
     from dca_runtime import Model, Session
 
 ATTENTIONS = ("plain", "dca", "intra", "intra+inter")
+ROPES = ("linear", "ntk", "yarn")
 
 
 @dataclass(frozen=True)
 class Method:
-    """An attention, and the scheme to use instead of the file's own."""
+    """An attention, and the scheme and RoPE scaling to use instead of the file's own."""
 
     attention: str  # one of ATTENTIONS
     scheme: Scheme | None = None
+    rope: str | None = None  # "linear:F", "ntk:F" or "yarn:F", as ``Model.session`` takes it
 
     @property
     def name(self) -> str:
-        """As ``parse`` reads it: "plain", "dca", "dca:3072/1024/4096"."""
+        """As ``parse`` reads it: "plain", "dca", "dca:3072/1024/4096", "plain@yarn:4"."""
+        rope = f"@{self.rope}" if self.rope else ""
         if self.scheme is None:
-            return self.attention
+            return self.attention + rope
         s = self.scheme
         scale = f"/{s.logit_scale:g}/{s.logit_scale_length}" if s.logit_scale else ""
-        return f"{self.attention}:{s.chunk_size}/{s.local_window}/{s.pretraining_length}{scale}"
+        return f"{self.attention}:{s.chunk_size}/{s.local_window}/{s.pretraining_length}{scale}{rope}"
 
     @property
     def options(self) -> dict[str, Any]:
         """For ``Model.session``."""
         scheme = None if self.scheme is None else dataclasses.astuple(self.scheme)
-        return {"attention": self.attention, "scheme": scheme}
+        return {"attention": self.attention, "scheme": scheme, "rope": self.rope}
 
     def session(self, model: "Model", **options: Any) -> "Session":
         """A session that runs this method; ``options`` are further ones of ``Model.session``."""
@@ -41,10 +44,17 @@ class Method:
 
 
 def parse(text: str) -> Method:
-    """Reads "ATTENTION" or "ATTENTION:S/W/C[/A/N]" (scheme, then logit scale and its length).
+    """Reads "ATTENTION[:S/W/C[/A/N]][@ROPE:F]": scheme, logit scale and its length, RoPE scaling.
 
     Raises InputError.
     """
+    rest, at, rope = text.partition("@")
+    if at:
+        kind, _, factor = rope.partition(":")
+        if kind not in ROPES or not _is_factor(factor):
+            expected = f"one of {', '.join(ROPES)} with a factor of at least 1"
+            raise InputError(f"{text!r}: expected {expected} after the @, as in plain@yarn:4")
+        return dataclasses.replace(parse(rest), rope=rope)
     attention, colon, numbers = text.partition(":")
     if attention not in ATTENTIONS:
         raise InputError(f"attention {attention!r} is none of {', '.join(ATTENTIONS)}")
@@ -62,6 +72,13 @@ def parse(text: str) -> Method:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{text!r}: expected numbers after the colon, as in dca:3072/1024/4096") from error
+
+
+def _is_factor(text: str) -> bool:
+    try:
+        return 1 <= float(text) < float("inf")
+    except ValueError:
+        return False
 
 
 def check(methods: list[Method], model: "Model") -> None:

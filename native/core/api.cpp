@@ -28,12 +28,31 @@ T& needed(T* pointer, const char* name) {
     return *pointer;
 }
 
+constexpr dca_model_options default_model_options{
+    .size = sizeof(dca_model_options), .device = nullptr, .threads = 0, .progress = nullptr, .user = nullptr};
+
+constexpr dca_session_options default_session_options{
+    .size = sizeof(dca_session_options), .context = 4096, .attention = DCA_ATTENTION_AUTO, .scheme = {},
+    .cache_type = DCA_CACHE_F16, .prefill_block = 0, .progress = nullptr, .user = nullptr,
+    .rope = DCA_ROPE_MODEL, .rope_factor = 1.0f};
+
+bool plausible_size(size_t size) noexcept { return size >= sizeof(size_t) && size <= 4096; }
+
+/// The defaults, as far as the caller's struct reaches.
+template <class Options>
+void fill_default(Options* out, const Options& defaults) noexcept {
+    if (out == nullptr || !plausible_size(out->size)) return;
+    const size_t size = out->size;
+    std::memcpy(out, &defaults, std::min(size, sizeof(Options)));
+    out->size = size;
+}
+
 /// The caller's options over the defaults, as far as the caller's struct reaches.
 template <class Options>
-Options merged(Options merged, const Options* given, const char* name) {
+Options merged(Options merged, const Options* given) {
     if (given == nullptr) return merged;
-    if (given->size < sizeof(size_t) || given->size > 4096) {
-        fail(DCA_ERROR_ARGUMENT, name, "->size is ", given->size, "; fill the struct with its _default call first");
+    if (!plausible_size(given->size)) {
+        fail(DCA_ERROR_ARGUMENT, "options->size is ", given->size, "; set it to sizeof(*options) and call the _default function first");
     }
     std::memcpy(&merged, given, std::min(given->size, sizeof(Options)));
     merged.size = sizeof(Options);
@@ -44,7 +63,7 @@ Options merged(Options merged, const Options* given, const char* name) {
 template <class Info, class Source>
 void fill(Info* out, const Source& source) {
     const size_t size = needed(out, "info").size;
-    if (size < sizeof(size_t) || size > 4096) fail(DCA_ERROR_ARGUMENT, "info->size is ", size, "; set it to sizeof(*info)");
+    if (!plausible_size(size)) fail(DCA_ERROR_ARGUMENT, "info->size is ", size, "; set it to sizeof(*info)");
     Info info{};
     source.fill_info(info);
     info.size = size;
@@ -70,15 +89,13 @@ const char* dca_last_error(void) { return dca::last_error.c_str(); }
 
 const char* dca_version(void) { return DCA_VERSION; }
 
-dca_model_options dca_model_options_default(void) {
-    return {.size = sizeof(dca_model_options), .device = nullptr, .threads = 0, .progress = nullptr, .user = nullptr};
-}
+void dca_model_options_default(dca_model_options* options) { dca::fill_default(options, dca::default_model_options); }
 
 dca_status dca_model_load(const char* path, const dca_model_options* options, dca_model** model) {
     return guarded([&] {
         needed(model, "model") = nullptr;
         needed(path, "path");
-        const auto all = dca::merged(dca_model_options_default(), options, "options");
+        const auto all = dca::merged(dca::default_model_options, options);
         if (all.threads < 0 || all.threads > 1024) dca::fail(DCA_ERROR_ARGUMENT, "threads is ", all.threads, ", must be 0 to 1024");
         *model = new dca_model{dca::Model(path, all)};
     });
@@ -111,15 +128,12 @@ dca_status dca_model_metadata_at(const dca_model* model, uint64_t index, dca_met
     });
 }
 
-dca_session_options dca_session_options_default(void) {
-    return {.size = sizeof(dca_session_options), .context = 4096, .attention = DCA_ATTENTION_AUTO, .scheme = {},
-            .cache_type = DCA_CACHE_F16, .prefill_block = 0, .progress = nullptr, .user = nullptr};
-}
+void dca_session_options_default(dca_session_options* options) { dca::fill_default(options, dca::default_session_options); }
 
 dca_status dca_session_create(dca_model* model, const dca_session_options* options, dca_session** session) {
     return guarded([&] {
         needed(session, "session") = nullptr;
-        const auto all = dca::merged(dca_session_options_default(), options, "options");
+        const auto all = dca::merged(dca::default_session_options, options);
         *session = new dca_session{dca::Session(needed(model, "model").model, all)};
     });
 }

@@ -24,6 +24,30 @@ double yarn_interpolated_share(const Hparams& h, uint32_t j) {
 
 }  // namespace
 
+Hparams with_rope(const Hparams& hparams, int32_t rope, float factor) {
+    if (rope < DCA_ROPE_MODEL || rope > DCA_ROPE_YARN) {
+        fail(DCA_ERROR_ARGUMENT, "rope is ", rope, ", must be one of dca_rope (0 to 3)");
+    }
+    Hparams h = hparams;
+    if (rope == DCA_ROPE_MODEL) return h;
+    if (!(factor >= 1.0f) || !std::isfinite(factor)) fail(DCA_ERROR_ARGUMENT, "rope_factor is ", factor, ", must be finite and at least 1");
+    if (h.rope_scaling == RopeScaling::LongRope) {
+        fail(DCA_ERROR_UNSUPPORTED, "this model's RoPE has factors of its own for long texts (LongRoPE); they cannot be replaced");
+    }
+    h.rope_attention_factor = 1.0f;
+    h.rope_factor = factor;
+    h.rope_original_context = h.context_length;
+    h.yarn_beta_fast = 32.0f;
+    h.yarn_beta_slow = 1.0f;
+    h.rope_scaling = rope == DCA_ROPE_LINEAR ? RopeScaling::Linear : rope == DCA_ROPE_YARN ? RopeScaling::Yarn : RopeScaling::None;
+    if (rope == DCA_ROPE_NTK) {
+        const double d = h.rotary_dim;
+        if (d <= 2) fail(DCA_ERROR_UNSUPPORTED, "NTK-aware RoPE needs a rotary dimension above 2, this model has ", h.rotary_dim);
+        h.rope_base = static_cast<float>(h.rope_base * std::pow(static_cast<double>(factor), d / (d - 2.0)));
+    }
+    return h;
+}
+
 RopeTable make_rope_table(const Hparams& h, const Weights& weights, const Scheme& scheme, uint32_t context) {
     RopeTable table;
     table.positions = scheme.position_count(context);

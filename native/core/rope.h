@@ -20,6 +20,10 @@ struct RopeTable {
     const float* sin_row(uint32_t position) const noexcept { return sin.data() + size_t{position} * n_frequencies; }
 };
 
+/// The hparams with another RoPE scaling in place of the file's: a dca_rope and its factor.
+/// Throws an argument error if there is no such kind or the factor is below 1.
+Hparams with_rope(const Hparams& hparams, int32_t rope, float factor);
+
 /// The table for sequences of up to `context` tokens under `scheme`. Angles are computed in
 /// double precision from frequencies rounded to f32, as models were trained with.
 RopeTable make_rope_table(const Hparams& hparams, const Weights& weights, const Scheme& scheme, uint32_t context);

@@ -21,7 +21,7 @@ Session::Session(Model& model, const dca_session_options& options)
         .cache_type = static_cast<dca_cache_type>(options.cache_type),
         .prefill_block = std::min(options.prefill_block, context_),
         .scheme = scheme,
-        .rope = make_rope_table(model.hparams(), model.weights(), scheme, context_),
+        .rope = make_rope_table(with_rope(model.hparams(), options.rope, options.rope_factor), model.weights(), scheme, context_),
     });
 }
 

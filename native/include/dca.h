@@ -3,8 +3,9 @@
  * Rules that hold everywhere:
  *  - Handles are opaque. Every call that can fail returns a dca_status; DCA_OK is 0.
  *    After a failure dca_last_error() gives the calling thread's message, one line.
- *  - Option structs start with their own size and are filled by their _default call,
- *    so that a program compiled against an older header keeps working.
+ *  - Option structs start with their own size: set it to sizeof, let their _default call fill
+ *    the rest, then change what you want. So a program compiled against an older header keeps
+ *    working with a newer library.
  *  - No exception, abort or exit crosses this boundary, whatever a file contains.
  *  - A model may be shared by threads. A session belongs to one thread at a time.
  *  - Pointers handed out live as long as the handle they came from.
@@ -57,14 +58,15 @@ DCA_API const char *dca_version(void);
 /* ---- Model ------------------------------------------------------------------- */
 
 typedef struct dca_model_options {
-    size_t size;           /* sizeof(dca_model_options), set by the default call */
+    size_t size;           /* sizeof(dca_model_options), set by the caller */
     const char *device;    /* "cpu", "cuda", "cuda:N" or "auto" (cuda if it can be had); NULL: "cpu" */
     int32_t threads;       /* CPU threads; 0: the physical cores this process may use */
     dca_progress progress; /* may be NULL */
     void *user;            /* handed to progress */
 } dca_model_options;
 
-DCA_API dca_model_options dca_model_options_default(void);
+/* Fills the struct up to options->size, which the caller has set. */
+DCA_API void dca_model_options_default(dca_model_options *options);
 
 /* Maps the GGUF file at `path`, validates all of it, and makes it ready on the device. */
 DCA_API dca_status dca_model_load(const char *path, const dca_model_options *options, dca_model **model);
@@ -134,8 +136,15 @@ typedef enum dca_cache_type {
     DCA_CACHE_Q8 = 3 /* 8 bits a value with scales; see docs/architecture.md for the layout per device */
 } dca_cache_type;
 
+typedef enum dca_rope {
+    DCA_ROPE_MODEL = 0,  /* as the file says */
+    DCA_ROPE_LINEAR = 1, /* position interpolation: every frequency divided by the factor */
+    DCA_ROPE_NTK = 2,    /* NTK-aware: the base times factor^(d / (d - 2)), d the rotary dimension */
+    DCA_ROPE_YARN = 3    /* YaRN from the trained context, with its attention factor */
+} dca_rope;
+
 typedef struct dca_session_options {
-    size_t size;               /* sizeof(dca_session_options), set by the default call */
+    size_t size;               /* sizeof(dca_session_options), set by the caller */
     uint32_t context;          /* capacity of the KV cache, tokens; default 4096 */
     int32_t attention;         /* dca_attention; default AUTO */
     dca_scheme scheme;         /* chunk_size 0 (the default): the file's */
@@ -143,9 +152,12 @@ typedef struct dca_session_options {
     uint32_t prefill_block;    /* tokens evaluated together in prefill; 0: the backend's choice */
     dca_progress progress;     /* may be NULL */
     void *user;                /* handed to progress */
+    int32_t rope;              /* dca_rope; default MODEL. Others replace the file's own scaling */
+    float rope_factor;         /* at least 1; used unless rope is MODEL */
 } dca_session_options;
 
-DCA_API dca_session_options dca_session_options_default(void);
+/* Fills the struct up to options->size, which the caller has set. */
+DCA_API void dca_session_options_default(dca_session_options *options);
 
 DCA_API dca_status dca_session_create(dca_model *model, const dca_session_options *options, dca_session **session);
 

@@ -69,6 +69,14 @@ def check(status: int) -> None:
         raise DcaError(text(lib().dca_last_error()), Status(status))
 
 
+def options(struct: str) -> Any:
+    """A new option struct of that name, filled with the library's defaults."""
+    native = ffi.new(f"{struct} *")
+    native.size = ffi.sizeof(struct)
+    getattr(lib(), f"{struct}_default")(native)
+    return native
+
+
 def text(characters: Any) -> str:
     """A NUL-terminated C string as str; bytes that are not UTF-8 become U+FFFD."""
     return ffi.string(characters).decode("utf-8", "replace")

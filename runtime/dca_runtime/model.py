@@ -74,7 +74,7 @@ class Model:
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         lib, callback = _ffi.lib(), _ffi.Callback(progress)
         device_name = ffi.new("char[]", device.encode())
-        options = ffi.new("dca_model_options *", lib.dca_model_options_default())
+        options = _ffi.options("dca_model_options")
         options.device = device_name
         options.threads = _ffi.integer(threads, 0, "threads", most=2**31 - 1)
         options.progress = callback.function
@@ -127,6 +127,7 @@ class Model:
         cache_type: str = "f16",
         prefill_block: int = 0,
         progress: Progress | None = None,
+        rope: str | None = None,
     ) -> Session:
         """A new, empty session.
 
@@ -139,6 +140,8 @@ class Model:
         cache_type: what keys and values are kept in: "f16", "f32", "bf16" or "q8".
         prefill_block: tokens evaluated together in prefill; 0: the backend's choice.
         progress: called with (tokens done, tokens in all) during long calls; to cancel a call, raise.
+        rope: another RoPE scaling in place of the model's: "linear:F" (position interpolation), "ntk:F"
+            (NTK-aware base) or "yarn:F" (from the trained context), F at least 1.
         """
         if context is None:
             context = DEFAULT_CONTEXT if self.context is None else self.context
@@ -149,6 +152,7 @@ class Model:
             cache_type=cache_type,
             prefill_block=prefill_block,
             progress=progress,
+            rope=rope,
         )
         with self._lock:
             session = Session(self, self._handle(), options)

@@ -20,6 +20,7 @@ TokenIds: TypeAlias = Sequence[int] | np.ndarray
 
 ATTENTIONS = {"auto": 0, "plain": 1, "dca": 2, "intra": 3, "intra+inter": 4}  # dca_attention
 CACHE_TYPES = {"f16": 0, "f32": 1, "bf16": 2, "q8": 3}  # dca_cache_type
+ROPES = {"linear": 1, "ntk": 2, "yarn": 3}  # dca_rope
 DEFAULT_CONTEXT = 4096  # tokens
 
 _LOGITS_NONE, _LOGITS_LAST, _LOGITS_ALL = 0, 1, 2
@@ -45,6 +46,7 @@ class SessionOptions:
     cache_type: str
     prefill_block: int
     progress: Progress | None
+    rope: str | None
 
 
 @dataclass(frozen=True)
@@ -196,7 +198,7 @@ def scheme_of(native: Any) -> Scheme | None:
 
 
 def _native_options(options: SessionOptions, callback: _ffi.Callback) -> Any:
-    native = ffi.new("dca_session_options *", _ffi.lib().dca_session_options_default())
+    native = _ffi.options("dca_session_options")
     native.context = _ffi.integer(options.context, 1, "context")
     native.attention = _choice(options.attention, ATTENTIONS, "attention")
     native.cache_type = _choice(options.cache_type, CACHE_TYPES, "cache_type")
@@ -204,7 +206,17 @@ def _native_options(options: SessionOptions, callback: _ffi.Callback) -> Any:
     native.progress = callback.function
     if options.scheme is not None:
         _set_scheme(native.scheme, options.scheme)
+    if options.rope is not None:
+        native.rope, native.rope_factor = _rope(options.rope)
     return native
+
+
+def _rope(text: str) -> tuple[int, float]:
+    kind, _, factor = text.partition(":")
+    try:
+        return _choice(kind, ROPES, "rope"), float(factor)
+    except ValueError:
+        raise DcaError(f"rope must be KIND:FACTOR, as in yarn:4, got {text!r}") from None
 
 
 def _set_scheme(native: Any, scheme: Sequence[float]) -> None:

@@ -56,3 +56,18 @@ def test_a_scheme_must_come_from_somewhere(tiny_gguf):
             methods.check([Method("plain"), Method("intra")], model)
     with dca.Model(tiny_gguf(scheme=(12, 4, 16))) as model:
         methods.check([Method("intra")], model)
+
+
+def test_rope_scaling_follows_the_at_sign():
+    method = methods.parse("dca:3072/1024/4096@yarn:4")
+    assert method.rope == "yarn:4"
+    assert method.name == "dca:3072/1024/4096@yarn:4"
+    assert method.options["rope"] == "yarn:4"
+
+
+@pytest.mark.parametrize(
+    "text", ["plain@", "plain@yarn", "plain@yarn:0.5", "plain@cubic:4", "plain@yarn:inf"]
+)
+def test_rope_scaling_must_make_sense(text):
+    with pytest.raises(InputError, match="as in plain@yarn:4"):
+        methods.parse(text)

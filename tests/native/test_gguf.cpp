@@ -1,5 +1,8 @@
 #include "core/gguf.h"
 
+#include <cstddef>
+#include <cstring>
+
 #include "check.h"
 #include "core/error.h"
 #include "core/hparams.h"
@@ -119,6 +122,19 @@ TEST(the_c_api_reports_and_does_not_throw) {
     const TemporaryFile file(small().file(small_data));
     CHECK(dca_model_load(file.path().c_str(), nullptr, &model) == DCA_ERROR_FORMAT);
     dca_model_free(nullptr);
+    dca_model_options_default(nullptr);
     dca_session_free(nullptr);
     CHECK(dca_session_eval(nullptr, nullptr, 0, DCA_LOGITS_NONE, nullptr, 0) == DCA_ERROR_ARGUMENT);
+}
+
+TEST(option_structs_of_an_older_header_stay_within_their_size) {
+    // A program whose dca_session_options ended before `rope`.
+    constexpr size_t older = offsetof(dca_session_options, rope);
+    alignas(dca_session_options) unsigned char memory[sizeof(dca_session_options)];
+    std::memset(memory, 0x5a, sizeof memory);
+    auto* options = reinterpret_cast<dca_session_options*>(memory);
+    options->size = older;
+    dca_session_options_default(options);
+    CHECK(options->size == older && options->context == 4096);
+    for (size_t i = older; i < sizeof memory; ++i) CHECK(memory[i] == 0x5a);
 }
