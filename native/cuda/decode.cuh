@@ -35,7 +35,8 @@ struct Config {
     static constexpr int kHeads = 8 * kHeadTiles;
     static constexpr int kWarps = 8;
     static constexpr int kThreads = 32 * kWarps;
-    static constexpr int kKeys = kHeadDim > 128 || kHeadTiles > 1 ? 16 : kQ8 ? 64 : 32;  // of a warp's tile, as many as registers hold
+    static constexpr int kKeys = kHeadDim > 128 || kHeadTiles > 1 || !kQ8 ? 16 : 32;  // of a warp's tile
+    static constexpr int kStages = kHeadDim > 128 || kHeadTiles > 1 ? 1 : 2;           // tiles in flight, as registers allow
     static constexpr int kKeyRun = kQ8 ? 16 : 8;       // values of one 16-byte load
     static constexpr int kKeyRuns = (kHeadDim + 4 * kKeyRun - 1) / (4 * kKeyRun);
     static constexpr int kValueRun = kQ8 && kHeadDim > 64 ? 16 : 8;
@@ -373,32 +374,41 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
 
     Warp<C> warp{args.cache, static_cast<size_t>(blockIdx.y) * args.cache.capacity};
     warp.start();
-    RawTile<C> raw;
-    Tile tile{};
-    if (index < end) {
-        tile = tiles.at(index);
-        warp.load_keys(raw, tile);
-        warp.load_values(raw, tile);
+    RawTile<C> raw[C::kStages];
+    Tile tile[C::kStages];
+#pragma unroll
+    for (int stage = 0; stage < C::kStages; ++stage) {
+        if (index + stage * C::kWarps >= end) break;
+        tile[stage] = tiles.at(index + stage * C::kWarps);
+        warp.load_keys(raw[stage], tile[stage]);
+        warp.load_values(raw[stage], tile[stage]);
     }
     rotate_queries(shared, args, length - 1, first_head, heads, tiles.at(split * per_split).range, tiles.at(end - 1).range);
     __syncthreads();
 
-    bool range_entered = true;
+    constexpr uint32_t kAhead = C::kStages * C::kWarps;
+    int loaded_range = -1;
     while (index < end) {
-        if (range_entered) warp.load_queries(shared.queries[static_cast<int>(tile.range)]);
-        float s[C::kHeadTiles][C::kKeys / 16][4];
-        uint2 p[C::kHeadTiles][C::kKeys / 16];
-        warp.multiply_keys(raw, s);
-        index += C::kWarps;
-        const Tile current = tile;
-        if (index < end) {
-            tile = tiles.at(index);
-            warp.load_keys(raw, tile);
+#pragma unroll
+        for (int stage = 0; stage < C::kStages; ++stage, index += C::kWarps) {
+            if (index >= end) break;
+            const Tile current = tile[stage];
+            if (loaded_range != static_cast<int>(current.range)) {
+                loaded_range = static_cast<int>(current.range);
+                warp.load_queries(shared.queries[loaded_range]);
+            }
+            float s[C::kHeadTiles][C::kKeys / 16][4];
+            uint2 p[C::kHeadTiles][C::kKeys / 16];
+            warp.multiply_keys(raw[stage], s);
+            const bool more = index + kAhead < end;
+            if (more) {
+                tile[stage] = tiles.at(index + kAhead);
+                warp.load_keys(raw[stage], tile[stage]);
+            }
+            warp.absorb(s, p, current, params.scale_log2);
+            warp.multiply_values(raw[stage], p);
+            if (more) warp.load_values(raw[stage], tile[stage]);
         }
-        range_entered = tile.range != current.range;
-        warp.absorb(s, p, current, params.scale_log2);
-        warp.multiply_values(raw, p);
-        if (index < end) warp.load_values(raw, tile);
     }
 
     warp.finish();
