@@ -135,9 +135,7 @@ def smollm2_directory() -> Path:
         # transformers takes every GGUF for GPT-2's way of splitting text; SmolLM2 splits digits apart.
         splits = PRETOKENIZERS[GgufFile(origin / file)["tokenizer.ggml.pre"]]
         tokenizer.backend_tokenizer.pre_tokenizer = build_pre_tokenizer(splits)
-        # The weights are dequantised by now; what still says otherwise keeps transformers from saving.
-        model.hf_quantizer = None
-        del model.config.quantization_config
+        model.hf_quantizer = None  # done with: while it is there transformers refuses to save
         partial = OUT / "SmolLM2-135M-Instruct.partial"
         tokenizer.save_pretrained(partial)
         model.save_pretrained(partial)
