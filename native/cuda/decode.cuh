@@ -42,7 +42,7 @@ struct Config {
     static constexpr int kValueRun = kQ8 && kHeadDim > 64 ? 16 : 8;
     static constexpr int kValueRuns = (kHeadDim + 8 * kValueRun - 1) / (8 * kValueRun);
     static constexpr int kQueryStride = 4 * kKeyRun * kKeyRuns + 8;  // padded with zeros; 16 bytes against bank conflicts
-    static constexpr uint32_t kLeastTiles = kWarps;    // of a split, so that short contexts need no merge
+    static constexpr uint32_t kLeastTiles = 256 / kKeys;  // of a split, so that short contexts need no merge
 };
 
 template <class C>

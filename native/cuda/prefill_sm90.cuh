@@ -54,7 +54,6 @@ struct Shared {
     uint64_t values_full[C::kStages], values_empty[C::kStages];
     uint64_t queries_full, queries_empty;
     int32_t item;                                   // whose queries these are; negative: no more work
-    float ordering[128 * C::kConsumers];            // never read, see Consumer::order_after
 };
 
 /// Named barriers: one per warpgroup for its own threads, one for its turn at the tensor cores.
@@ -153,13 +152,6 @@ struct Consumer {
     /// Index of the query in `row` of the block; rows past the block repeat its last.
     static __device__ __forceinline__ uint32_t index_of(const QueryBlock& block, int row) {
         return block.first + min(static_cast<uint32_t>(row), block.rows - 1);
-    }
-
-    /// Keeps the next wait for products behind the arithmetic that leads to `value`. The assembler
-    /// takes waits to be free to move and would put this one in front of the softmax, which then
-    /// overlaps with nothing; it does not move them across a store.
-    __device__ __forceinline__ void order_after(float value) const {
-        asm volatile("st.shared.f32 [%0], %1;" ::"r"(ptx::shared_address(&shared.ordering[threadIdx.x - 128])), "f"(value) : "memory");
     }
 
     /// Rotates this warp's queries for the keys of `range`. No product may be under way.
@@ -308,7 +300,10 @@ struct Consumer {
                 release(shared.keys_empty[ring.stage]);
                 mask(s, block, walk);
                 softmax.step(s, params.scale_log2, keep);
-                order_after(softmax.sum[0] + softmax.sum[1]);
+                // The assembler takes waits to be free to move and would put the next one in front of the
+                // softmax, which then overlaps with nothing. Asking again for values that are here stops it.
+                // With three warpgroups the others fill the gap, and the question costs more than it saves.
+                if constexpr (C::kQueriesInRegisters) ptx::barrier_wait(ptx::shared_address(&shared.values_full[previous.stage]), previous.phase);
                 wgmma::wait<0>();
                 wgmma::pin(s), wgmma::pin(o);
                 release(shared.values_empty[previous.stage]);
