@@ -66,7 +66,8 @@ TEST(dot_rows_equals_decoding_for_every_format) {
     using dca::BlockType;
     const int rows = 3;
     for (const auto type : {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::Q8_0, BlockType::Q4_0, BlockType::Q4_1,
-                            BlockType::Q5_0, BlockType::Q5_1, BlockType::Q4_K, BlockType::Q6_K}) {
+                            BlockType::Q5_0, BlockType::Q5_1, BlockType::Q2_K, BlockType::Q3_K, BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K,
+                            BlockType::IQ4_NL}) {
         const dca::BlockInfo& info = dca::block_info(type);
         // Odd sizes where the format allows them: neither block counts nor vectors come out even.
         const int cols = info.block_size == 1 ? 77 : info.block_size == 32 ? 32 * 5 : 256 * 3;

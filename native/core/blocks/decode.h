@@ -10,6 +10,7 @@
 #include "core/block_formats.h"
 #include "core/block_layouts.h"
 #include "core/blocks/halves.h"
+#include "core/blocks/scales_and_mins.h"
 
 namespace dca {
 namespace {
@@ -95,20 +96,6 @@ void decode(const BlockQ3_K& block, float* out) {
             out[16 * j + i] = scale * float(((qs[i] >> shift & 3) | (hmask[i] >> bit & 1) << 2) - 4);
     }
 }
-
-/// The 6-bit scales and minima of Q4_K and Q5_K.
-struct ScalesAndMins {
-    uint8_t scale[8], min[8];
-
-    explicit ScalesAndMins(const uint8_t (&packed)[12]) {
-        for (int j = 0; j < 4; ++j) {
-            scale[j] = packed[j] & 63;
-            min[j] = packed[j + 4] & 63;
-            scale[j + 4] = uint8_t((packed[j + 8] & 15) | (packed[j] >> 6) << 4);
-            min[j + 4] = uint8_t((packed[j + 8] >> 4) | (packed[j + 4] >> 6) << 4);
-        }
-    }
-};
 
 void decode(const BlockQ4_K& block, float* out) {
     const float d = half_to_float(block.d), dmin = half_to_float(block.dmin);
