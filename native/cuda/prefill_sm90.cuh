@@ -1,8 +1,8 @@
 // Prefill attention on Hopper. One producer warp copies tiles with the copy engine; consumer
-// warpgroups multiply with wgmma, 64 queries each, taking turns: while one multiplies, another
-// does its softmax, and within a warpgroup the next tile's Q K^T runs during the current softmax
-// (the schedule of FlashAttention-3, Shah et al., arXiv 2407.08608). Blocks of threads persist
-// and draw work from a counter.
+// warpgroups multiply with wgmma, 64 queries each: while one multiplies, another does its softmax,
+// and within a warpgroup the next tile's Q K^T runs during the current softmax (the schedule of
+// FlashAttention-3, Shah et al., arXiv 2407.08608). Blocks of threads persist and draw work from a
+// counter.
 //
 // Dual Chunk Attention adds one thing: where the walk over the keys enters another range, each warp
 // rotates its 16 queries anew, from the un-rotated copy in shared memory, to where the products read
@@ -38,6 +38,7 @@ struct Config {
     static constexpr int kStages = 2;
     static constexpr int kThreads = 128 * (kConsumers + 1);
     static constexpr bool kQueriesInRegisters = kConsumers == 2;
+    static constexpr bool kTurns = kConsumers > 2;  // at the tensor cores; two find their own rhythm, 2 % faster
     static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
     static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
     static constexpr uint32_t kQueryBytes = kRows * kHeadDim * 2;
@@ -250,7 +251,7 @@ struct Consumer {
     }
 
     __device__ __forceinline__ void run() const {
-        if (index + 1 == C::kConsumers) pass_turn();  // the first warpgroup has the first turn
+        if (C::kTurns && index + 1 == C::kConsumers) pass_turn();  // the first warpgroup has the first turn
         Ring<C::kStages> ring;
         for (uint32_t q_phase = 0;; q_phase ^= 1) {
             ptx::barrier_wait(ptx::shared_address(&shared.queries_full), q_phase);
@@ -284,7 +285,7 @@ struct Consumer {
                 const Ring<C::kStages> previous = ring;
                 ring.advance();
                 ptx::barrier_wait(ptx::shared_address(&shared.keys_full[ring.stage]), ring.phase);
-                await_turn();
+                if constexpr (C::kTurns) await_turn();
                 wgmma::pin(s), wgmma::pin(o), wgmma::pin(p);
                 if constexpr (C::kQueriesInRegisters) wgmma::pin(q);
                 wgmma::fence();
@@ -294,7 +295,7 @@ struct Consumer {
                 wgmma::fence();
                 multiply_values(o, p, previous.stage);
                 wgmma::commit();
-                pass_turn();
+                if constexpr (C::kTurns) pass_turn();
                 wgmma::wait<1>();
                 wgmma::pin(s);
                 release(shared.keys_empty[ring.stage]);
