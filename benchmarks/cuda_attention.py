@@ -79,8 +79,8 @@ def elapsed_ms(run: Callable[[], object]) -> float:
 
 
 def median_ms(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Medians. The runs take turns, and each heats the card for itself first: at the power limit a run's speed
-    depends on what ran before it."""
+    """Medians. The runs take turns, and each heats the card for itself first: at the power limit, a run's
+    speed depends on what ran before it."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
@@ -206,7 +206,7 @@ def time_decode(library: AttentionLibrary, setting: Setting, cache: str) -> tupl
     with torch.cuda.graph(graph):
         for n in range(steps):
             problems[n % len(problems)].decode(setting.length - 1, out)
-    return median_ms({"graph": graph.replay}, 10)["graph"] * 1e3 / steps, bytes_per_step
+    return median_ms({"graph": graph.replay}, 5)["graph"] * 1e3 / steps, bytes_per_step
 
 
 def print_tables(
