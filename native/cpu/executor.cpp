@@ -10,6 +10,7 @@ namespace dca::cpu {
 namespace {
 
 constexpr uint32_t default_block = 512;
+constexpr int decode_tasks_a_thread = 2;
 constexpr uint32_t fewest_for_panels = 4;  // fewer rows run one by one at matrix-vector speed
 
 size_t padded(uint32_t rows) { return (size_t{rows} + panel_lanes - 1) / panel_lanes * panel_lanes; }
@@ -137,20 +138,38 @@ void CpuExecutor::norm(Activation& from, const std::vector<float>& weight, Activ
     });
 }
 
-int CpuExecutor::row_groups(const Tensor& w) const noexcept { return static_cast<int>((w.rows + gemm_rows - 1) / gemm_rows); }
+int CpuExecutor::group_rows(const Tensor& w) const noexcept {
+    if (lanes_ != 1) return gemm_rows;
+    // Decode reads at memory speed only in long runs: the processor's prefetch starts anew with each task.
+    const int64_t tasks = int64_t{decode_tasks_a_thread} * pool_.threads();
+    return static_cast<int>(std::max<int64_t>(gemm_rows, (w.rows + tasks - 1) / tasks));
+}
+
+int CpuExecutor::row_groups(const Tensor& w) const noexcept {
+    const int rows = group_rows(w);
+    return static_cast<int>((w.rows + rows - 1) / rows);
+}
+
+CpuExecutor::RowSpan CpuExecutor::row_group(const Tensor& w, int group) const noexcept {
+    const int rows = group_rows(w);
+    return {group * rows, static_cast<int>(std::min<int64_t>(rows, w.rows - int64_t{group} * rows))};
+}
 
 void CpuExecutor::multiply_rows(const Tensor& w, int first, int count, const float* x, float* y, int y_width, const float* bias,
                                 bool accumulate, Worker& worker) {
     const int cols = static_cast<int>(w.cols);
     const std::byte* rows = w.data + first * w.row_bytes();
     if (lanes_ == 1) {
-        for (int p = 0; p < panels_; ++p) {
-            float result[gemm_rows];
-            kernels_.dot_rows(w.type, rows, w.row_bytes(), count, x + size_t(p) * cols, cols, result);
-            float* out = y + size_t(p) * y_width + first;
-            for (int r = 0; r < count; ++r) {
-                const float value = result[r] + (bias != nullptr ? bias[first + r] : 0.0f);
-                out[r] = accumulate ? out[r] + value : value;
+        for (int row = 0; row < count; row += gemm_rows) {
+            const int piece = std::min(gemm_rows, count - row);
+            for (int p = 0; p < panels_; ++p) {
+                float result[gemm_rows];
+                kernels_.dot_rows(w.type, rows + row * w.row_bytes(), w.row_bytes(), piece, x + size_t(p) * cols, cols, result);
+                float* out = y + size_t(p) * y_width + first + row;
+                for (int r = 0; r < piece; ++r) {
+                    const float value = result[r] + (bias != nullptr ? bias[first + row + r] : 0.0f);
+                    out[r] = accumulate ? out[r] + value : value;
+                }
             }
         }
         return;
@@ -187,8 +206,8 @@ void CpuExecutor::multiply_rows(const Tensor& w, int first, int count, const flo
 
 void CpuExecutor::multiply(const Tensor& w, Activation& x, Activation& y, const std::vector<float>& bias, bool accumulate) {
     pool_.run(row_groups(w), [&](int group, int worker) {
-        const int first = group * gemm_rows;
-        multiply_rows(w, first, std::min<int>(gemm_rows, static_cast<int>(w.rows) - first), x.memory.data(), y.memory.data(), y.width,
+        const auto [first, count] = row_group(w, group);
+        multiply_rows(w, first, count, x.memory.data(), y.memory.data(), y.width,
                       bias.empty() ? nullptr : bias.data(), accumulate, workers_[worker]);
     });
 }
@@ -196,8 +215,7 @@ void CpuExecutor::multiply(const Tensor& w, Activation& x, Activation& y, const 
 void CpuExecutor::gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, Activation& gate, Activation& up) {
     gate.width = up.width = static_cast<int>(w_gate.rows);
     pool_.run(row_groups(w_gate), [&](int group, int worker) {
-        const int first = group * gemm_rows;
-        const int count = std::min<int>(gemm_rows, gate.width - first);
+        const auto [first, count] = row_group(w_gate, group);
         multiply_rows(w_gate, first, count, x.memory.data(), gate.memory.data(), gate.width, nullptr, false, workers_[worker]);
         multiply_rows(w_up, first, count, x.memory.data(), up.memory.data(), up.width, nullptr, false, workers_[worker]);
         for (int p = 0; p < panels_; ++p) {
@@ -223,9 +241,8 @@ void CpuExecutor::project_qkv(uint32_t layer) {
                 group -= row_groups(product.w);
                 continue;
             }
-            const int first = group * gemm_rows;
-            multiply_rows(product.w, first, std::min<int>(gemm_rows, static_cast<int>(product.w.rows) - first), normed_.memory.data(),
-                          product.y.memory.data(), product.y.width, product.bias.empty() ? nullptr : product.bias.data(), false,
+            const auto [first, count] = row_group(product.w, group);
+            multiply_rows(product.w, first, count, normed_.memory.data(), product.y.memory.data(), product.y.width, product.bias.empty() ? nullptr : product.bias.data(), false,
                           workers_[worker]);
             return;
         }

@@ -64,7 +64,13 @@ private:
     /// Rows [first, first + count) of y = w x, or y += w x, for every panel; y has rows of `y_width` features.
     void multiply_rows(const Tensor& w, int first, int count, const float* x, float* y, int y_width, const float* bias,
                        bool accumulate, Worker& worker);
+    /// How w's rows are split into tasks.
+    struct RowSpan {
+        int first, count;
+    };
+    int group_rows(const Tensor& w) const noexcept;
     int row_groups(const Tensor& w) const noexcept;
+    RowSpan row_group(const Tensor& w, int group) const noexcept;
 
     /// multiply_rows over all of w, spread over the pool.
     void multiply(const Tensor& w, Activation& x, Activation& y, const std::vector<float>& bias, bool accumulate);

@@ -20,8 +20,8 @@ int CpuExecutor::output_panels(int first) {
     const int all_panels = panels_;
     panels_ = count;
     pool_.run(row_groups(w_.output), [&](int group, int worker) {
-        const int row = group * gemm_rows;
-        multiply_rows(w_.output, row, std::min<int>(gemm_rows, static_cast<int>(h_.n_vocab) - row), normed_.panel(first, lanes_),
+        const auto [row, count_of_rows] = row_group(w_.output, group);
+        multiply_rows(w_.output, row, count_of_rows, normed_.panel(first, lanes_),
                       vocab_.data(), static_cast<int>(h_.n_vocab), nullptr, false, workers_[worker]);
     });
     panels_ = all_panels;
