@@ -13,14 +13,6 @@ namespace dca::cuda {
 
 namespace {
 
-// How much of the next matrices a kernel asks for ahead. Enough to span the gap to the next kernel,
-// and where the attention stands between, what memory delivers while attention over a short cache lasts.
-constexpr uint64_t ahead_bytes = uint64_t{8} << 20;
-
-Ahead ahead(const Matrix& next) {
-    return {next.low, std::min(plane_bytes(next.format, uint64_t{next.rows} * next.cols).low, ahead_bytes) / 16 * 16};
-}
-
 AttentionShape attention_shape(const Hparams& h) {
     return {
         .n_heads = static_cast<int32_t>(h.n_heads),
@@ -144,15 +136,10 @@ void CudaExecutor::multiply(const Matrix& w, const void* in, const void* bias, c
     }
 }
 
-std::span<const Matrix> CudaExecutor::first_of_layer(uint32_t layer) const noexcept {
-    return layer < h_.n_layers ? std::span(weights_.layers()[layer].qkv.parts) : std::span(weights_.output().parts);
-}
-
-void CudaExecutor::multiply_row(const Stack& stack, const RowInput& in, const RowOutput& out, std::span<const Matrix> next) {
+void CudaExecutor::multiply_row(const Stack& stack, const RowInput& in, const RowOutput& out) {
     const size_t value_bytes = out.type == VectorType::F32 ? 4 : 2;
     uint32_t row = 0;
-    for (size_t i = 0; i < stack.parts.size(); ++i) {
-        const Matrix& part = stack.parts[i];
+    for (const Matrix& part : stack.parts) {
         MatvecArgs args{};
         args.w = part;
         args.x = in.from;
@@ -163,8 +150,6 @@ void CudaExecutor::multiply_row(const Stack& stack, const RowInput& in, const Ro
         args.y = static_cast<std::byte*>(out.to) + row * value_bytes;
         args.y_type = out.type;
         args.add = out.add;
-        const Matrix* following = i + 1 < stack.parts.size() ? &stack.parts[i + 1] : next.empty() ? nullptr : &next.front();
-        if (following != nullptr) args.ahead[0] = ahead(*following);
         check(matvec(device_.card, args, stream_.get()), "multiplying a row");
         row += part.rows;
     }
@@ -173,7 +158,7 @@ void CudaExecutor::multiply_row(const Stack& stack, const RowInput& in, const Ro
 void CudaExecutor::project_qkv(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     if (rows_ == 1) {
-        multiply_row(w.qkv, {x(), VectorType::F32, w.attention_norm}, {qkv(), row_type(), false}, w.output.parts);
+        multiply_row(w.qkv, {x(), VectorType::F32, w.attention_norm}, {qkv(), row_type(), false});
     } else {
         norm(w.attention_norm);
         multiply(w.qkv, memory_.normed, {qkv(), qkv_width(), false, false});
@@ -248,7 +233,7 @@ void CudaExecutor::attend(uint32_t layer) {
 void CudaExecutor::project_output(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     if (rows_ == 1) {
-        multiply_row(w.output, {memory_.attended, row_type(), nullptr}, {x(), VectorType::F32, true}, w.gate_up.parts);
+        multiply_row(w.output, {memory_.attended, row_type(), nullptr}, {x(), VectorType::F32, true});
     } else {
         multiply(w.output, memory_.attended, {x(), h_.n_embd, true, true});
     }
@@ -276,13 +261,12 @@ void CudaExecutor::feed_forward_row(uint32_t layer) {
         args.y = memory_.gated_row;
         args.y_type = VectorType::F32;
         args.gated = true;
-        args.ahead[0] = ahead(w.down.parts.front());
         check(matvec(device_.card, args, stream_.get()), "multiplying a row");
     } else {
-        multiply_row(w.gate_up, in, {memory_.gate_up_row, VectorType::F32, false}, w.down.parts);
+        multiply_row(w.gate_up, in, {memory_.gate_up_row, VectorType::F32, false});
         check(silu_multiply_row(device_.card, memory_.gate_up_row, h_.n_ff, memory_.gated_row, stream_.get()), "gating");
     }
-    multiply_row(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {x(), VectorType::F32, true}, first_of_layer(layer + 1));
+    multiply_row(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {x(), VectorType::F32, true});
 }
 
 void CudaExecutor::feed_forward_experts(uint32_t) {
@@ -290,7 +274,7 @@ void CudaExecutor::feed_forward_experts(uint32_t) {
 }
 
 void CudaExecutor::logits_row() {
-    multiply_row(weights_.output(), {x(), VectorType::F32, weights_.output_norm()}, {memory_.logits, VectorType::F32, false}, {});
+    multiply_row(weights_.output(), {x(), VectorType::F32, weights_.output_norm()}, {memory_.logits, VectorType::F32, false});
     check(cudaMemcpyAsync(memory_.logits_row, memory_.logits, size_t{4} * h_.n_vocab, cudaMemcpyDeviceToHost, stream_.get()), "reading logits");
 }
 

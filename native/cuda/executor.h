@@ -74,13 +74,11 @@ private:
         bool add;
     };
     /// The same for one row.
-    void multiply_row(const Stack& stack, const RowInput& in, const RowOutput& out, std::span<const Matrix> next);
+    void multiply_row(const Stack& stack, const RowInput& in, const RowOutput& out);
     void feed_forward_row(uint32_t layer);
     void logits_row();
 
     VectorType row_type() const noexcept { return weights_.dtype() == Dtype::F16 ? VectorType::F16 : VectorType::BF16; }
-    /// The matrices that a decode step reads from `layer` on.
-    std::span<const Matrix> first_of_layer(uint32_t layer) const noexcept;
 
     const Hparams& h_;
     const DeviceWeights& weights_;

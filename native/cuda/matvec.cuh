@@ -2,8 +2,10 @@
 //
 // Every block of threads first puts the whole vector into shared memory, normed where wanted:
 // f32 for 16-bit weights, 16-bit integers with a scale per 32 (planes.h) for quantised ones.
-// Then each warp takes rows, kRows at a time: a lane reads 16 bytes of each, kDepth times
-// before it uses the first.
+// Then each warp takes pairs of rows. Weights reach it through a ring of its own in shared memory,
+// filled by asynchronous copies several steps ahead: memory is kept busy while the warp computes,
+// from one pair of rows to the next, and, where a kernel may start before its predecessor has
+// ended, while the vector is still being made.
 #pragma once
 
 #include "cuda/matvec.h"
@@ -12,46 +14,24 @@
 namespace dca::cuda::vec {
 
 constexpr int kThreads = 512;
-constexpr int kBlocksPerMultiprocessor = 2;  // 64 registers a thread
 constexpr int kWarps = kThreads / 32;
-constexpr int kNormVectors = 8;              // groups of four values a thread holds while it norms
-constexpr uint32_t kMaxNormed = 4 * kThreads * kNormVectors;
+constexpr int kResident = 2;         // kernels at a time on a multiprocessor, so that the next one can fill its rings
+constexpr int kRows = 2;             // that a warp works on together
+constexpr int kStepBytes = 512;      // of a row's low plane that a warp takes in one step, 16 a lane
+constexpr int kVectors = 8;          // groups of four values that a thread holds while it norms
+constexpr uint32_t kMaxNormed = 4 * kThreads * kVectors;
 
-/// Weights are read once: they need not stay in L1.
-__device__ __forceinline__ Words load_words(const void* from) {
-    Words words;
-    asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(words.w[0]), "=r"(words.w[1]), "=r"(words.w[2]), "=r"(words.w[3])
-                 : "l"(from));
-    return words;
-}
-
-template <class T>
-__device__ __forceinline__ T load_once(const void* from) {
-    return __ldg(static_cast<const T*>(from));
-}
-
-/// How rows of 16-bit floats are read and multiplied.
+/// Rows of 16-bit floats. A piece is what a lane takes of a row in one step.
 template <class T>
 struct Dense {
     static constexpr int kWeights = 8;  // of a piece
-    static constexpr int kDepth = 4;
-    using Loaded = Words;
+    static constexpr int kUnits = 0;    // of a step that have parts beside the low plane
+    static constexpr int kHighBytes = 0, kScaleBytes = 0;
     struct Vector {
         float4 x[2];
     };
 
-    __host__ __device__ static size_t shared_bytes(uint32_t cols) { return cols * sizeof(float); }
-
-    /// Where a lane reads in a row; batches lie 32 pieces apart.
-    struct Cursor {
-        const uint8_t* low;
-
-        __device__ Cursor(const Matrix& w, uint32_t row, uint32_t piece)
-            : low(static_cast<const uint8_t*>(w.low) + (uint64_t{row} * w.cols + 8 * piece) * sizeof(T)) {}
-        __device__ Loaded load(int batch) const { return load_words(low + 512 * batch); }
-        __device__ void advance(int batches) { low += 512 * batches; }
-    };
+    __host__ __device__ static size_t vector_bytes(uint32_t cols) { return cols * sizeof(float); }
 
     /// Chunk c of piece p lies at 16 (c · pieces + p): a warp reads 512 bytes in a row.
     __device__ static void stage(uint8_t* shared, uint32_t cols, uint32_t at, float4 values) {
@@ -64,8 +44,8 @@ struct Dense {
         return {{x[piece], x[cols / 8 + piece]}};
     }
 
-    __device__ static float dot(const Loaded& loaded, const Vector& vector) {
-        const T* w = reinterpret_cast<const T*>(loaded.w);
+    __device__ static float dot(Words low, const uint8_t*, const uint8_t*, const Vector& vector) {
+        const T* w = reinterpret_cast<const T*>(low.w);
         const float* x = reinterpret_cast<const float*>(vector.x);
         float sum = 0.0f;
 #pragma unroll
@@ -74,59 +54,21 @@ struct Dense {
     }
 };
 
-/// The same for the planes of a quantised format.
+/// The planes of a quantised format.
 template <class P>
 struct Quantised {
     static constexpr int kWeights = Piece<P>::kWeights;
     static constexpr int kChunks = Piece<P>::kChunks;
-    static constexpr int kDepth = P::kGroups == 2 ? 1 : 2;  // what 64 registers hold
-    using Loaded = Piece<P>;
+    static constexpr int kUnits = 32 * kWeights / kUnit;
+    static constexpr int kHighBytes = P::kHighWords * 4, kScaleBytes = P::kScaleHalves * 2;  // of a unit
     struct Vector {
         Words x[kChunks];
         ActivationBlock block;
     };
 
-    __host__ __device__ static size_t shared_bytes(uint32_t cols) {
+    __host__ __device__ static size_t vector_bytes(uint32_t cols) {
         return cols * sizeof(int16_t) + cols / kUnit * sizeof(ActivationBlock);
     }
-
-    struct Cursor {
-        static constexpr int kUnits = 32 * kWeights / kUnit;  // of a batch
-        static constexpr int kHighStride = kUnits * P::kHighWords * 4, kScaleStride = kUnits * P::kScaleHalves * 2;
-        const uint8_t* low;
-        const uint8_t* high;
-        const uint8_t* scales;
-
-        __device__ Cursor(const Matrix& w, uint32_t row, uint32_t piece) {
-            const uint64_t first = uint64_t{row} * (w.cols / kWeights) + piece, unit = first / (kUnit / kWeights);
-            low = static_cast<const uint8_t*>(w.low) + 16 * first;
-            high = static_cast<const uint8_t*>(w.high) + unit * (P::kHighWords * 4);
-            scales = static_cast<const uint8_t*>(w.scales) + unit * (P::kScaleHalves * 2);
-        }
-
-        __device__ Loaded load(int batch) const {
-            Loaded loaded;
-            loaded.low = load_words(low + 512 * batch);
-            if constexpr (P::kHighWords == 1) loaded.high[0] = load_once<uint32_t>(high + kHighStride * batch);
-            if constexpr (P::kHighWords == 2) reinterpret_cast<uint2&>(loaded.high) = load_once<uint2>(high + kHighStride * batch);
-            if constexpr (P::kScaleHalves == 1) {
-                loaded.scales[0] = load_once<uint16_t>(scales + kScaleStride * batch);
-            } else {
-                uint32_t both[P::kScaleHalves / 2];
-                if constexpr (P::kScaleHalves == 2) both[0] = load_once<uint32_t>(scales + kScaleStride * batch);
-                else reinterpret_cast<uint2&>(both) = load_once<uint2>(scales + kScaleStride * batch);
-#pragma unroll
-                for (int i = 0; i < P::kScaleHalves; ++i) loaded.scales[i] = static_cast<uint16_t>(both[i / 2] >> 16 * (i % 2));
-            }
-            return loaded;
-        }
-
-        __device__ void advance(int batches) {
-            low += 512 * batches;
-            high += kHighStride * batches;
-            scales += kScaleStride * batches;
-        }
-    };
 
     /// Eight neighbouring threads hold a block of 32.
     __device__ static void stage(uint8_t* shared, uint32_t cols, uint32_t at, float4 values) {
@@ -159,43 +101,152 @@ struct Quantised {
         return vector;
     }
 
-    __device__ static float dot(const Loaded& loaded, const Vector& vector) { return dot_piece<P>(loaded, vector.x, vector.block); }
+    /// `high` and `scales` are the piece's unit's.
+    __device__ static float dot(Words low, const uint8_t* high, const uint8_t* scales, const Vector& vector) {
+        Piece<P> piece;
+        piece.low = low;
+        if constexpr (kHighBytes == 4) piece.high[0] = *reinterpret_cast<const uint32_t*>(high);
+        if constexpr (kHighBytes == 8) reinterpret_cast<uint2&>(piece.high) = *reinterpret_cast<const uint2*>(high);
+#pragma unroll
+        for (int i = 0; i < P::kScaleHalves; ++i) piece.scales[i] = reinterpret_cast<const uint16_t*>(scales)[i];
+        return dot_piece<P>(piece, vector.x, vector.block);
+    }
 };
 
-__device__ __forceinline__ float4 load_input(const MatvecArgs& args, uint32_t at) {
-    switch (args.x_type) {
-        case VectorType::F16: return load_four(static_cast<const __half*>(args.x) + at);
-        case VectorType::BF16: return load_four(static_cast<const __nv_bfloat16*>(args.x) + at);
-        case VectorType::F32: break;
+template <int kBytes>
+__device__ __forceinline__ void copy_async(void* to, const void* from, bool present) {
+    const uint32_t shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    const int bytes = present ? kBytes : 0;  // the rest is filled with zeros
+    if constexpr (kBytes == 16) {
+        asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(bytes) : "memory");
+    } else {
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(from), "n"(kBytes), "r"(bytes) : "memory");
     }
-    return load_four(static_cast<const float*>(args.x) + at);
+}
+
+__device__ __forceinline__ void close_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+/// All but the newest kGroups groups of this thread's copies have arrived.
+template <int kGroups>
+__device__ __forceinline__ void await_groups() {
+    asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
+}
+
+/// What one step of a warp takes of kRows rows.
+template <class W>
+struct Step {
+    alignas(16) uint8_t low[kRows][kStepBytes];
+    alignas(16) uint8_t high[kRows][W::kUnits * W::kHighBytes + (W::kHighBytes == 0)];
+    alignas(16) uint8_t scales[kRows][W::kUnits * W::kScaleBytes + (W::kScaleBytes == 0)];
+};
+
+/// Fills a warp's ring, step by step along its rows and on to its next rows.
+template <class W, bool kGated>
+class Feed {
+public:
+    __device__ Feed(const Matrix& w) : w_(w), pieces_(w.cols / W::kWeights), lane_(threadIdx.x % 32), item_(first_item()) { enter(); }
+
+    static __device__ uint32_t first_item() { return blockIdx.x + gridDim.x * (threadIdx.x / 32); }
+    static __device__ uint32_t item_stride() { return gridDim.x * kWarps; }
+    __device__ uint32_t items() const { return kGated ? w_.rows / 2 : (w_.rows + 1) / 2; }
+
+    __device__ uint32_t row(uint32_t item, int r) const {
+        if constexpr (kGated) return item + r * (w_.rows / 2);
+        return min(2 * item + r, w_.rows - 1);
+    }
+
+    /// Starts the copies of the next step; without one, only the count of groups goes on.
+    __device__ void next(Step<W>& step) {
+        if (item_ < items()) {
+            const bool present = piece_ < pieces_;
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) copy_async<16>(step.low[r] + 16 * lane_, low_[r], present);
+            if constexpr (W::kUnits > 0) next_extras(step);
+            piece_ += 32;
+            if (piece_ - lane_ < pieces_) {
+#pragma unroll
+                for (int r = 0; r < kRows; ++r) low_[r] += kStepBytes;
+            } else {
+                item_ += item_stride();
+                enter();
+            }
+        }
+        close_group();
+    }
+
+private:
+    static constexpr int kPairLanes = W::kUnits > 0 ? W::kUnits / 2 : 1;  // a row's high bits and scales: two units a lane
+
+    __device__ void enter() {
+        piece_ = lane_;
+        if (item_ >= items()) return;
+#pragma unroll
+        for (int r = 0; r < kRows; ++r) low_[r] = static_cast<const uint8_t*>(w_.low) + (uint64_t{row(item_, r)} * pieces_ + lane_) * 16;
+    }
+
+    __device__ void next_extras(Step<W>& step) const {
+        const int r = lane_ / kPairLanes;
+        if (r >= kRows) return;
+        const uint32_t pair = lane_ % kPairLanes;
+        const uint32_t units = w_.cols / kUnit, unit = (piece_ - lane_) / 32 * W::kUnits + 2 * pair;
+        const uint64_t at = uint64_t{row(item_, r)} * padded_units(w_.cols) + unit;
+        if constexpr (W::kHighBytes > 0) {
+            copy_async<2 * W::kHighBytes>(step.high[r] + pair * 2 * W::kHighBytes, static_cast<const uint8_t*>(w_.high) + at * W::kHighBytes, unit < units);
+        }
+        copy_async<2 * W::kScaleBytes>(step.scales[r] + pair * 2 * W::kScaleBytes, static_cast<const uint8_t*>(w_.scales) + at * W::kScaleBytes, unit < units);
+    }
+
+    const Matrix& w_;
+    uint32_t pieces_, lane_, item_;
+    uint32_t piece_;
+    const uint8_t* low_[kRows];
+};
+
+/// Values at, at + 4 kThreads, ... of x as floats: all loads are on their way before the first is used.
+template <class T>
+__device__ __forceinline__ void load_vectors(const void* x, uint32_t first, uint32_t cols, float4 (&values)[kVectors]) {
+#pragma unroll
+    for (int n = 0; n < kVectors; ++n) {
+        const uint32_t at = first + 4 * n * kThreads;
+        values[n] = at < cols ? load_four(static_cast<const T*>(x) + at) : float4{};
+    }
+}
+
+__device__ __forceinline__ void load_input(const MatvecArgs& args, uint32_t first, float4 (&values)[kVectors]) {
+    switch (args.x_type) {
+        case VectorType::F32: load_vectors<float>(args.x, first, args.w.cols, values); return;
+        case VectorType::F16: load_vectors<__half>(args.x, first, args.w.cols, values); return;
+        case VectorType::BF16: load_vectors<__nv_bfloat16>(args.x, first, args.w.cols, values); return;
+    }
 }
 
 template <class W>
 __device__ __forceinline__ void stage_vector(const MatvecArgs& args, uint8_t* shared) {
     const uint32_t cols = args.w.cols;
-    if (args.norm == nullptr) {
-        for (uint32_t at = 4 * threadIdx.x; at < cols; at += 4 * kThreads) W::stage(shared, cols, at, load_input(args, at));
+    float4 values[kVectors];
+    if (args.norm != nullptr) {
+        __shared__ float scratch[kWarps];
+        load_vectors<float>(args.x, 4 * threadIdx.x, cols, values);
+        float squares = 0.0f;
+#pragma unroll
+        for (const float4& v : values) squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+        const float scale = rsqrtf(block_sum(squares, scratch) / cols + args.epsilon);
+#pragma unroll
+        for (int n = 0; n < kVectors; ++n) {
+            const uint32_t at = 4 * (threadIdx.x + n * kThreads);
+            if (at >= cols) break;
+            const float4 weight = *reinterpret_cast<const float4*>(args.norm + at), v = values[n];
+            W::stage(shared, cols, at, {v.x * scale * weight.x, v.y * scale * weight.y, v.z * scale * weight.z, v.w * scale * weight.w});
+        }
         return;
     }
-    __shared__ float scratch[kWarps];
-    const float* x = static_cast<const float*>(args.x);
-    float4 values[kNormVectors];
+    for (uint32_t first = 4 * threadIdx.x; first < cols; first += 4 * kThreads * kVectors) {
+        load_input(args, first, values);
 #pragma unroll
-    for (int n = 0; n < kNormVectors; ++n) {
-        const uint32_t at = 4 * (threadIdx.x + n * kThreads);
-        values[n] = at < cols ? load_four(x + at) : float4{};
-    }
-    float squares = 0.0f;
-#pragma unroll
-    for (const float4& v : values) squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-    const float scale = rsqrtf(block_sum(squares, scratch) / cols + args.epsilon);
-#pragma unroll
-    for (int n = 0; n < kNormVectors; ++n) {
-        const uint32_t at = 4 * (threadIdx.x + n * kThreads);
-        if (at >= cols) break;
-        const float4 weight = *reinterpret_cast<const float4*>(args.norm + at), v = values[n];
-        W::stage(shared, cols, at, {v.x * scale * weight.x, v.y * scale * weight.y, v.z * scale * weight.z, v.w * scale * weight.w});
+        for (int n = 0; n < kVectors; ++n) {
+            const uint32_t at = first + 4 * n * kThreads;
+            if (at < cols) W::stage(shared, cols, at, values[n]);
+        }
     }
 }
 
@@ -210,59 +261,41 @@ __device__ __forceinline__ void write_result(const MatvecArgs& args, uint32_t ro
     *y = args.add ? __ldcg(y) + value : value;
 }
 
-/// Each warp asks for its share of what the next kernels read first.
-__device__ __forceinline__ void fetch_ahead(const Ahead& ahead) {
-    constexpr uint32_t kChunk = 4096;
-    const uint64_t warps = uint64_t{gridDim.x} * kWarps;
-    const uint64_t warp = uint64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
-    for (uint64_t at = (warp + (threadIdx.x % 32) * warps) * kChunk; at < ahead.bytes; at += 32 * warps * kChunk) {
-        const uint64_t left = ahead.bytes - at;
-        prefetch_l2(static_cast<const uint8_t*>(ahead.from) + at, static_cast<uint32_t>(left < kChunk ? left / 16 * 16 : kChunk));
-    }
-}
-
-/// kGated: an item is a gate and its up row; otherwise kRows neighbouring rows.
-template <class W, bool kGated>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) matvec_kernel(const MatvecArgs args) {
-    constexpr int kRows = 2;
+/// The vector is at the end of shared memory, behind kWarps rings of kSteps steps.
+template <class W, bool kGated, int kSteps>
+__global__ void __launch_bounds__(kThreads, kResident) matvec_kernel(const __grid_constant__ MatvecArgs args) {
     extern __shared__ __align__(16) uint8_t shared[];
+    Step<W>* ring = reinterpret_cast<Step<W>*>(shared) + threadIdx.x / 32 * kSteps;
+    uint8_t* vector = shared + sizeof(Step<W>) * kSteps * kWarps;
     let_next_start();
+    Feed<W, kGated> feed(args.w);
+#pragma unroll
+    for (int step = 0; step + 1 < kSteps; ++step) feed.next(ring[step]);
     await_previous();
-    stage_vector<W>(args, shared);
+    stage_vector<W>(args, vector);
     __syncthreads();
 
     const uint32_t lane = threadIdx.x % 32;
-    const uint32_t half = args.w.rows / 2;
-    const uint32_t items = kGated ? half : (args.w.rows + 1) / 2;
     const uint32_t pieces = args.w.cols / W::kWeights;
-    // Neighbouring warps of the card take neighbouring rows, and every multiprocessor gets its share of the last ones.
-    for (uint32_t item = blockIdx.x + gridDim.x * (threadIdx.x / 32); item < items; item += gridDim.x * kWarps) {
-        const uint32_t rows[kRows] = {kGated ? item : 2 * item, kGated ? item + half : min(2 * item + 1, args.w.rows - 1)};
-        typename W::Cursor cursors[kRows] = {{args.w, rows[0], lane}, {args.w, rows[1], lane}};
+    const uint32_t unit = W::kUnits == 32 ? lane : lane / 2;  // of the step, that this lane's piece is in
+    int slot = 0;
+    for (uint32_t item = feed.first_item(); item < feed.items(); item += feed.item_stride()) {
         float sums[kRows] = {};
-        uint32_t piece = lane;
-        const auto batches = [&](auto present) {  // present(d): whether this lane has a piece in batch d
-            typename W::Loaded loaded[W::kDepth][kRows];
-#pragma unroll
-            for (int d = 0; d < W::kDepth; ++d) {
+        for (uint32_t first = 0; first < pieces; first += 32) {
+            await_groups<kSteps - 2>();
+            __syncwarp();  // every lane's copies have arrived, and every lane is done with the step before
+            feed.next(ring[slot == 0 ? kSteps - 1 : slot - 1]);
+            const uint32_t piece = first + lane;
+            if (piece < pieces) {
+                const typename W::Vector x = W::vector(vector, args.w.cols, piece);
 #pragma unroll
                 for (int r = 0; r < kRows; ++r) {
-                    if (present(d)) loaded[d][r] = cursors[r].load(d);
+                    const Words low = *reinterpret_cast<const Words*>(ring[slot].low[r] + 16 * lane);
+                    sums[r] += W::dot(low, ring[slot].high[r] + unit * W::kHighBytes, ring[slot].scales[r] + unit * W::kScaleBytes, x);
                 }
             }
-#pragma unroll
-            for (int d = 0; d < W::kDepth; ++d) {
-                if (!present(d)) break;
-                const typename W::Vector vector = W::vector(shared, args.w.cols, piece + 32 * d);
-#pragma unroll
-                for (int r = 0; r < kRows; ++r) sums[r] += W::dot(loaded[d][r], vector);
-            }
-        };
-        for (; piece + 32 * (W::kDepth - 1) < pieces; piece += 32 * W::kDepth) {
-            batches([](int) { return true; });
-            for (auto& cursor : cursors) cursor.advance(W::kDepth);
+            slot = slot + 1 == kSteps ? 0 : slot + 1;
         }
-        batches([&](int d) { return piece + 32 * d < pieces; });
 #pragma unroll
         for (int r = 0; r < kRows; ++r) sums[r] = warp_sum(sums[r]);
         if constexpr (kGated) {
@@ -271,7 +304,6 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor) matvec_ker
             write_result(args, 2 * item + lane, lane == 0 ? sums[0] : sums[1]);
         }
     }
-    for (const Ahead& ahead : args.ahead) fetch_ahead(ahead);
 }
 
 }  // namespace dca::cuda::vec

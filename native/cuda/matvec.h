@@ -12,13 +12,6 @@ namespace dca::cuda {
 
 enum class VectorType : int32_t { F32, F16, BF16 };
 
-/// Device memory that the next kernels will read, brought into the L2 cache as soon as this kernel
-/// has issued its own reads: memory works on through the gaps between kernels.
-struct Ahead {
-    const void* from = nullptr;  // 16-byte aligned
-    uint64_t bytes = 0;
-};
-
 struct MatvecArgs {
     Matrix w;
     const void* x;               // (w.cols)
@@ -30,7 +23,6 @@ struct MatvecArgs {
     VectorType y_type;
     bool add;                    // y += W x; y_type is F32
     bool gated;                  // rows r and r + w.rows / 2 are a gate and its up: y = silu(gate) · up, no bias
-    Ahead ahead[2];
 };
 
 /// Launches on `stream`, returns without waiting and allocates nothing.

@@ -8,6 +8,8 @@
 // A weight is scale * (q - offset), or scale * q + minimum. Formats that do not look like this in
 // the file become one that does; a product of two scales is rounded to f16 then (2^-12 relative).
 //
+// In the high and the scale planes a row of an odd number of units is followed by one that is not used.
+//
 // Four-bit units: byte k of low word j holds q[4j + k] in its low and q[16 + 4j + k] in its high
 // nibble. One high bit: bit 2j + n of byte k, n = 0 for the low nibble and 1 for the high one.
 // Two high bits: bits 2 (2 (j % 2) + n) and up of byte k of high word j / 2.
@@ -43,6 +45,9 @@ struct Matrix {
 };
 
 constexpr int kUnit = 32;
+
+/// Units of a row in the high and scale planes, where rows start at pairs of units so that two can be copied at a time.
+constexpr DCA_BOTH uint32_t padded_units(uint32_t cols) { return (cols / kUnit + 1) / 2 * 2; }
 
 template <WeightFormat kFormat_, int kLowBits_, int kHighBits_, int kGroup_, int kOffset_, bool kMinimum_>
 struct Planes {
@@ -147,12 +152,13 @@ DCA_BOTH Unit<P> pack_unit(const UnitValues& values) {
     return unit;
 }
 
-/// Unit `index` of the matrix, counted through all rows.
+/// Unit `u` of a row.
 template <class P>
-DCA_BOTH void store_unit(const Matrix& matrix, uint64_t index, const Unit<P>& unit) {
+DCA_BOTH void store_unit(const Matrix& matrix, uint32_t row, uint32_t u, const Unit<P>& unit) {
+    const uint64_t index = uint64_t{row} * (matrix.cols / kUnit) + u, padded = uint64_t{row} * padded_units(matrix.cols) + u;
     for (int i = 0; i < P::kLowWords; ++i) static_cast<uint32_t*>(matrix.low)[index * P::kLowWords + i] = unit.low[i];
-    for (int i = 0; i < P::kHighWords; ++i) static_cast<uint32_t*>(matrix.high)[index * P::kHighWords + i] = unit.high[i];
-    for (int i = 0; i < P::kScaleHalves; ++i) static_cast<uint16_t*>(matrix.scales)[index * P::kScaleHalves + i] = unit.scales[i];
+    for (int i = 0; i < P::kHighWords; ++i) static_cast<uint32_t*>(matrix.high)[padded * P::kHighWords + i] = unit.high[i];
+    for (int i = 0; i < P::kScaleHalves; ++i) static_cast<uint16_t*>(matrix.scales)[padded * P::kScaleHalves + i] = unit.scales[i];
 }
 
 /// Word j of a four-bit unit as four bytes: the values of nibble n, high bits and all.
@@ -168,11 +174,12 @@ DCA_BOTH uint32_t nibble_bytes(uint32_t low, const uint32_t* high, int j, int n)
     return bytes;
 }
 
-/// Values 8c ... 8c + 7 of unit `index`.
+/// Values 8c ... 8c + 7 of unit `u` of a row.
 template <class P>
-DCA_BOTH void decode_eight(const Matrix& matrix, uint64_t index, int c, float (&out)[8]) {
+DCA_BOTH void decode_eight(const Matrix& matrix, uint32_t row, uint32_t u, int c, float (&out)[8]) {
+    const uint64_t index = uint64_t{row} * (matrix.cols / kUnit) + u, padded = uint64_t{row} * padded_units(matrix.cols) + u;
     const uint32_t* low = static_cast<const uint32_t*>(matrix.low) + index * P::kLowWords;
-    const uint16_t* scales = static_cast<const uint16_t*>(matrix.scales) + index * P::kScaleHalves;
+    const uint16_t* scales = static_cast<const uint16_t*>(matrix.scales) + padded * P::kScaleHalves;
     const int group = P::kGroups == 2 ? c / 2 : 0;
     const float scale = float_of_half(scales[P::kMinimum ? 2 * group : group]);
     uint32_t bytes[2];
@@ -180,7 +187,7 @@ DCA_BOTH void decode_eight(const Matrix& matrix, uint64_t index, int c, float (&
         bytes[0] = low[2 * c];
         bytes[1] = low[2 * c + 1];
     } else {
-        const uint32_t* high = static_cast<const uint32_t*>(matrix.high) + index * P::kHighWords;
+        const uint32_t* high = static_cast<const uint32_t*>(matrix.high) + padded * P::kHighWords;
         const int j = 2 * (c % 2);
         bytes[0] = nibble_bytes<P>(low[j], high, j, c / 2);
         bytes[1] = nibble_bytes<P>(low[j + 1], high, j + 1, c / 2);

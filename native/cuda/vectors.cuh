@@ -89,13 +89,4 @@ __device__ __forceinline__ void await_previous() {
 #endif
 }
 
-/// Asks for `bytes` (a multiple of 16) from a 16-byte aligned address to be brought into the L2 cache.
-__device__ __forceinline__ void prefetch_l2(const void* from, uint32_t bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(__cvta_generic_to_global(from)), "r"(bytes) : "memory");
-#else
-    static_cast<void>(from), static_cast<void>(bytes);
-#endif
-}
-
 }  // namespace dca::cuda

@@ -14,7 +14,10 @@ template <class Block, class P>
 __global__ void __launch_bounds__(kThreads) repack_kernel(const Block* blocks, uint64_t n_units, int units_a_block, Matrix to, uint64_t first_unit) {
     const uint64_t u = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (u >= n_units) return;
-    store_unit<P>(to, first_unit + u, pack_unit<P>(unpack(blocks[u / units_a_block], static_cast<int>(u % units_a_block))));
+    const uint64_t at = first_unit + u;
+    const uint32_t units = to.cols / kUnit;
+    store_unit<P>(to, static_cast<uint32_t>(at / units), static_cast<uint32_t>(at % units),
+                  pack_unit<P>(unpack(blocks[u / units_a_block], static_cast<int>(u % units_a_block))));
 }
 
 template <class From, class To>
@@ -35,11 +38,12 @@ void convert(const void* from, uint64_t n, const Matrix& to, uint64_t first, cud
 
 /// A thread decodes eight values, so that a warp writes 512 bytes in a row.
 template <class P, class To>
-__global__ void __launch_bounds__(kThreads) expand_kernel(Matrix from, uint64_t first_unit, uint64_t n_eights, Eight<To>* to) {
+__global__ void __launch_bounds__(kThreads) expand_kernel(Matrix from, uint32_t first_row, uint64_t n_eights, Eight<To>* to) {
     const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (i >= n_eights) return;
+    const uint32_t eights = from.cols / 8, column = static_cast<uint32_t>(i % eights);
     float values[8];
-    decode_eight<P>(from, first_unit + i / 4, static_cast<int>(i % 4), values);
+    decode_eight<P>(from, first_row + static_cast<uint32_t>(i / eights), column / 4, static_cast<int>(column % 4), values);
     Eight<To> out;
 #pragma unroll
     for (int k = 0; k < 8; ++k) out.v[k] = rounded<To>(values[k]);
@@ -62,7 +66,7 @@ __global__ void __launch_bounds__(kThreads) embed_planes_kernel(const EmbedArgs 
     const uint32_t units = args.table.cols / kUnit;
     for (uint32_t i = threadIdx.x; i < 4 * units; i += kThreads) {
         float values[8];
-        decode_eight<P>(args.table, uint64_t{at.row} * units + i / 4, static_cast<int>(i % 4), values);
+        decode_eight<P>(args.table, at.row, i / 4, static_cast<int>(i % 4), values);
         for (int k = 0; k < 8; ++k) at.out()[8 * i + k] = values[k];
     }
 }
@@ -82,12 +86,12 @@ WeightFormat device_format(BlockType type, Dtype dtype) {
     return format;
 }
 
-PlaneBytes plane_bytes(WeightFormat format, uint64_t n_values) {
-    PlaneBytes bytes{2 * n_values, 0, 0};
+PlaneBytes plane_bytes(WeightFormat format, uint32_t rows, uint32_t cols) {
+    PlaneBytes bytes{2 * uint64_t{rows} * cols, 0, 0};
     visit_planes(format, [&](auto planes) {
         using P = decltype(planes);
-        const uint64_t units = n_values / kUnit;
-        bytes = {units * P::kLowWords * 4, units * P::kHighWords * 4, units * P::kScaleHalves * 2};
+        const uint64_t units = uint64_t{rows} * (cols / kUnit), padded = uint64_t{rows} * padded_units(cols);
+        bytes = {units * P::kLowWords * 4, padded * P::kHighWords * 4, padded * P::kScaleHalves * 2};
     });
     return bytes;
 }
@@ -108,14 +112,13 @@ cudaError_t repack(BlockType type, const void* blocks, uint64_t n_blocks, const 
 }
 
 cudaError_t expand(const Matrix& from, uint32_t first_row, uint32_t rows, Dtype dtype, void* to, cudaStream_t stream) {
-    const uint64_t first_unit = uint64_t{first_row} * (from.cols / kUnit);
     const uint64_t eights = uint64_t{rows} * from.cols / 8;
     visit_planes(from.format, [&](auto planes) {
         using P = decltype(planes);
         if (dtype == Dtype::F16) {
-            expand_kernel<P><<<blocks_for(eights), kThreads, 0, stream>>>(from, first_unit, eights, static_cast<Eight<__half>*>(to));
+            expand_kernel<P><<<blocks_for(eights), kThreads, 0, stream>>>(from, first_row, eights, static_cast<Eight<__half>*>(to));
         } else {
-            expand_kernel<P><<<blocks_for(eights), kThreads, 0, stream>>>(from, first_unit, eights, static_cast<Eight<__nv_bfloat16>*>(to));
+            expand_kernel<P><<<blocks_for(eights), kThreads, 0, stream>>>(from, first_row, eights, static_cast<Eight<__nv_bfloat16>*>(to));
         }
     });
     return cudaGetLastError();

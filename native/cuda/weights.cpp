@@ -85,7 +85,7 @@ private:
 
     Matrix matrix(BlockType type, uint32_t rows, uint32_t cols) {
         Matrix m{device_format(type, out_.dtype_), rows, cols, nullptr, nullptr, nullptr};
-        const PlaneBytes bytes = plane_bytes(m.format, uint64_t{rows} * cols);
+        const PlaneBytes bytes = plane_bytes(m.format, rows, cols);
         m.low = arena_.take<std::byte>(bytes.low);
         m.high = arena_.take<std::byte>(bytes.high);
         m.scales = arena_.take<std::byte>(bytes.scales);

@@ -11,11 +11,11 @@ from dca_runtime.errors import Status
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
 # Mean KL divergence (nats) from the CPU's distribution, where activations are kept in f32. Activations
-# rounded to 11 bits (f16) move these models' logits, of standard deviation 1, by about 2e-3, so the mean
-# KL is about 2e-6; 8 bits (bf16) move them eight times as far. A wrong position or a swapped scale costs
-# more than 1e-2.
-F16_KL = 2e-5
-BF16_KL = 2e-3
+# rounded to 11 bits (f16) move these models' logits, of standard deviation 1, by about 5e-3, so the mean
+# KL is about 1e-5 and a few times that at single positions; 8 bits (bf16) move them eight times as far.
+# A wrong position or a swapped scale costs more than 1e-2.
+F16_KL = 1e-4
+BF16_KL = 3e-3
 Q8_CACHE_KL = 1e-3
 
 QUANTISED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")

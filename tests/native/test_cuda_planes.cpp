@@ -34,7 +34,7 @@ void pack(const std::vector<std::byte>& blocks, Packed& out) {
     out.matrix = {P::kFormat, 1, kValues, out.low.data(), out.high.data(), out.scales.data()};
     const auto* typed = reinterpret_cast<const Block*>(blocks.data());
     const int units_a_block = units / static_cast<int>(blocks.size() / sizeof(Block));
-    for (int u = 0; u < units; ++u) store_unit<P>(out.matrix, u, pack_unit<P>(unpack(typed[u / units_a_block], u % units_a_block)));
+    for (int u = 0; u < units; ++u) store_unit<P>(out.matrix, 0, u, pack_unit<P>(unpack(typed[u / units_a_block], u % units_a_block)));
 }
 
 std::vector<float> random_values(uint32_t seed) {
@@ -58,7 +58,7 @@ std::vector<float> decoded(const Matrix& matrix) {
     for (int u = 0; u < kValues / kUnit; ++u) {
         for (int c = 0; c < 4; ++c) {
             float eight[8];
-            decode_eight<P>(matrix, u, c, eight);
+            decode_eight<P>(matrix, 0, u, c, eight);
             values.insert(values.end(), eight, eight + 8);
         }
     }
