@@ -136,28 +136,62 @@ void CudaExecutor::multiply(const Matrix& w, const void* in, const void* bias, c
     }
 }
 
+MatvecArgs CudaExecutor::row_product(const Matrix& w, const RowInput& in, const RowOutput& out) const noexcept {
+    MatvecArgs args{};
+    args.w = w;
+    args.x = in.from;
+    args.x_type = in.type;
+    args.norm = in.norm;
+    args.epsilon = h_.rms_epsilon;
+    args.y = out.to;
+    args.y_type = out.type;
+    args.add = out.add;
+    args.rows_apart = 1;
+    return args;
+}
+
 void CudaExecutor::multiply_row(const Stack& stack, const RowInput& in, const RowOutput& out) {
     const size_t value_bytes = out.type == VectorType::F32 ? 4 : 2;
     uint32_t row = 0;
     for (const Matrix& part : stack.parts) {
-        MatvecArgs args{};
-        args.w = part;
-        args.x = in.from;
-        args.x_type = in.type;
-        args.norm = in.norm;
-        args.epsilon = h_.rms_epsilon;
+        MatvecArgs args = row_product(part, in, {static_cast<std::byte*>(out.to) + row * value_bytes, out.type, out.add});
         args.bias = stack.bias == nullptr ? nullptr : stack.bias + row;
-        args.y = static_cast<std::byte*>(out.to) + row * value_bytes;
-        args.y_type = out.type;
-        args.add = out.add;
         check(matvec(device_.card, args, stream_.get()), "multiplying a row");
         row += part.rows;
     }
 }
 
+bool CudaExecutor::stores_while_projecting(const DeviceLayer& w) const noexcept {
+    const bool pairs_together = h_.rope_layout == RopeLayout::Interleaved || h_.rotary_dim == h_.head_dim;
+    return w.qkv.merged() && w.q_norm == nullptr && memory_.cache.front().dtype != CacheDtype::Q8 && pairs_together;
+}
+
+void CudaExecutor::project_and_store_row(uint32_t layer) {
+    const DeviceLayer& w = weights_.layers()[layer];
+    const KvCache& cache = memory_.cache[layer];
+    MatvecArgs args = row_product(w.qkv.parts.front(), {x(), VectorType::F32, w.attention_norm}, {qkv(), row_type(), false});
+    args.bias = w.qkv.bias;
+    args.kv = {
+        .keys = cache.keys,
+        .values = cache.values,
+        .type = cache.dtype == CacheDtype::F16 ? VectorType::F16 : VectorType::BF16,
+        .capacity = cache.capacity,
+        .head_dim = h_.head_dim,
+        .rotary_dim = h_.rotary_dim,
+        .q_rows = h_.q_width(),
+        .kv_rows = h_.kv_width(),
+        .chunk_size = scheme_.chunk_size,
+        .cos_sin = memory_.rotary.cos_sin,
+        .length = memory_.length,
+    };
+    if (h_.rope_layout == RopeLayout::Halves) args.rows_apart = h_.head_dim / 2;
+    check(matvec(device_.card, args, stream_.get()), "multiplying a row");
+}
+
 void CudaExecutor::project_qkv(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     if (rows_ == 1) {
+        if (stores_while_projecting(w)) return project_and_store_row(layer);
         multiply_row(w.qkv, {x(), VectorType::F32, w.attention_norm}, {qkv(), row_type(), false});
     } else {
         norm(w.attention_norm);
@@ -170,6 +204,7 @@ void CudaExecutor::project_qkv(uint32_t layer) {
 }
 
 void CudaExecutor::store_keys_values(uint32_t layer) {
+    if (rows_ == 1 && stores_while_projecting(weights_.layers()[layer])) return;
     const std::byte* keys = qkv() + size_t{2} * h_.q_width();
     const StoreArgs args{
         .shape = shape_,
@@ -252,19 +287,13 @@ void CudaExecutor::feed_forward_row(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     const RowInput in{x(), VectorType::F32, w.ffn_norm};
     if (w.gate_up.merged()) {
-        MatvecArgs args{};
-        args.w = w.gate_up.parts.front();
-        args.x = in.from;
-        args.x_type = in.type;
-        args.norm = in.norm;
-        args.epsilon = h_.rms_epsilon;
-        args.y = memory_.gated_row;
-        args.y_type = VectorType::F32;
+        MatvecArgs args = row_product(w.gate_up.parts.front(), in, {memory_.gated_row, VectorType::F32, false});
         args.gated = true;
+        args.rows_apart = h_.n_ff;
         check(matvec(device_.card, args, stream_.get()), "multiplying a row");
     } else {
         multiply_row(w.gate_up, in, {memory_.gate_up_row, VectorType::F32, false});
-        check(silu_multiply_row(device_.card, memory_.gate_up_row, h_.n_ff, memory_.gated_row, stream_.get()), "gating");
+            check(silu_multiply_row(device_.card, memory_.gate_up_row, h_.n_ff, memory_.gated_row, stream_.get()), "gating");
     }
     multiply_row(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {x(), VectorType::F32, true});
 }

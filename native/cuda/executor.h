@@ -73,8 +73,12 @@ private:
         VectorType type;
         bool add;
     };
+    MatvecArgs row_product(const Matrix& w, const RowInput& in, const RowOutput& out) const noexcept;
     /// The same for one row.
     void multiply_row(const Stack& stack, const RowInput& in, const RowOutput& out);
+    /// Whether one kernel can project a row's q, k and v and put k and v into the cache.
+    bool stores_while_projecting(const DeviceLayer& w) const noexcept;
+    void project_and_store_row(uint32_t layer);
     void feed_forward_row(uint32_t layer);
     void logits_row();
 

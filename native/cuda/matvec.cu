@@ -5,21 +5,17 @@
 namespace dca::cuda {
 namespace {
 
-#ifndef MV_STEPS
-#define MV_STEPS 4
-#endif
-constexpr int kSteps = MV_STEPS;
-constexpr int kFewSteps = 2;  // where shared memory is short
+constexpr int kMostSteps = 4, kFewSteps = 3, kFewestSteps = 2;  // of the rings: as many as shared memory holds
 constexpr size_t kSharedByDefault = 48 * 1024;
 
 template <class W>
 size_t shared_bytes(uint32_t cols, int steps) {
-    return sizeof(vec::Step<W>) * steps * vec::kWarps + W::vector_bytes(cols);
+    return size_t{vec::Step<W>::kBytes} * steps * vec::kWarps + vec::vector_bytes<W>(cols);
 }
 
 template <class W, int kSteps>
 cudaError_t launch(const Card& card, const MatvecArgs& args, cudaStream_t stream) {
-    const auto kernel = args.gated ? vec::matvec_kernel<W, true, kSteps> : vec::matvec_kernel<W, false, kSteps>;
+    const auto kernel = vec::matvec_kernel<W, kSteps>;
     const size_t bytes = shared_bytes<W>(args.w.cols, kSteps);
     if (bytes > kSharedByDefault) {
         const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
@@ -42,22 +38,25 @@ void visit_reader(WeightFormat format, Visit&& visit) {
 }  // namespace
 
 cudaError_t matvec(const Card& card, const MatvecArgs& args, cudaStream_t stream) {
-    if (!matvec_takes(card, args.w, args.norm != nullptr)) return cudaErrorInvalidValue;
+    if (!matvec_takes(card, args.w)) return cudaErrorInvalidValue;
     cudaError_t status = cudaSuccess;
     visit_reader(args.w.format, [&](auto reader) {
         using W = decltype(reader);
-        const bool room = shared_bytes<W>(args.w.cols, kSteps) <= card.shared_bytes;
-        status = room ? launch<W, kSteps>(card, args, stream) : launch<W, kFewSteps>(card, args, stream);
+        const auto fits = [&](int steps) { return shared_bytes<W>(args.w.cols, steps) + vec::kStaticBytes <= card.shared_bytes; };
+        if (fits(kMostSteps)) status = launch<W, kMostSteps>(card, args, stream);
+        else if (fits(kFewSteps)) status = launch<W, kFewSteps>(card, args, stream);
+        else status = launch<W, kFewestSteps>(card, args, stream);
     });
     return status;
 }
 
-bool matvec_takes(const Card& card, const Matrix& w, bool normed) {
+bool matvec_takes(const Card& card, const Matrix& w) {
     bool takes = false;
     visit_reader(w.format, [&](auto reader) {
         using W = decltype(reader);
         const uint32_t multiple = W::kUnits == 0 ? 8 : kUnit;
-        takes = w.cols % multiple == 0 && (!normed || w.cols <= vec::kMaxNormed) && shared_bytes<W>(w.cols, kFewSteps) <= card.shared_bytes;
+        takes = w.cols % multiple == 0 &&
+                shared_bytes<W>(w.cols, kFewestSteps) + vec::kStaticBytes <= card.shared_bytes;
     });
     return takes;
 }

@@ -4,8 +4,7 @@
 // f32 for 16-bit weights, 16-bit integers with a scale per 32 (planes.h) for quantised ones.
 // Then each warp takes pairs of rows. Weights reach it through a ring of its own in shared memory,
 // filled by asynchronous copies several steps ahead: memory is kept busy while the warp computes,
-// from one pair of rows to the next, and, where a kernel may start before its predecessor has
-// ended, while the vector is still being made.
+// from one pair of rows to the next, and while the vector is still being made.
 #pragma once
 
 #include "cuda/matvec.h"
@@ -15,37 +14,55 @@ namespace dca::cuda::vec {
 
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
-constexpr int kResident = 2;         // kernels at a time on a multiprocessor, so that the next one can fill its rings
 constexpr int kRows = 2;             // that a warp works on together
-constexpr int kStepBytes = 512;      // of a row's low plane that a warp takes in one step, 16 a lane
-constexpr int kVectors = 8;          // groups of four values that a thread holds while it norms
-constexpr uint32_t kMaxNormed = 4 * kThreads * kVectors;
+constexpr int kHalves = 2;           // of a step; in each a lane takes a piece of 16 bytes of every row
+constexpr int kHalfBytes = 512;      // of a row's low plane
+constexpr int kVectors = 4;          // groups of four values that a thread loads at once
+constexpr size_t kStaticBytes = 1024;  // shared memory beside ring and vector: the block's sum and what CUDA reserves
 
-/// Rows of 16-bit floats. A piece is what a lane takes of a row in one step.
+// Shared memory is addressed by plain 32-bit addresses: the compiler keeps those in registers.
+
+__device__ __forceinline__ uint32_t shared_address(const void* at) { return static_cast<uint32_t>(__cvta_generic_to_shared(at)); }
+
+template <class T>
+__device__ __forceinline__ T load_shared(uint32_t at) {
+    T value;
+    if constexpr (sizeof(T) == 16) {
+        uint32_t(&w)[4] = reinterpret_cast<uint32_t(&)[4]>(value);
+        asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "r"(at));
+    } else if constexpr (sizeof(T) == 8) {
+        uint32_t(&w)[2] = reinterpret_cast<uint32_t(&)[2]>(value);
+        asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(w[0]), "=r"(w[1]) : "r"(at));
+    } else if constexpr (sizeof(T) == 4) {
+        asm volatile("ld.shared.u32 %0, [%1];" : "=r"(reinterpret_cast<uint32_t&>(value)) : "r"(at));
+    } else {
+        asm volatile("ld.shared.u16 %0, [%1];" : "=h"(reinterpret_cast<uint16_t&>(value)) : "r"(at));
+    }
+    return value;
+}
+
+/// Rows of 16-bit floats against a vector in f32. A piece is what a lane takes of a row at a time.
 template <class T>
 struct Dense {
     static constexpr int kWeights = 8;  // of a piece
-    static constexpr int kUnits = 0;    // of a step that have parts beside the low plane
+    static constexpr int kUnits = 0;    // of half a step that have parts beside the low plane
     static constexpr int kHighBytes = 0, kScaleBytes = 0;
+    static constexpr int kVectorBytes = 2 * 512;  // that go with half a step: 16 bytes a lane, twice
     struct Vector {
         float4 x[2];
     };
 
-    __host__ __device__ static size_t vector_bytes(uint32_t cols) { return cols * sizeof(float); }
-
-    /// Chunk c of piece p lies at 16 (c · pieces + p): a warp reads 512 bytes in a row.
-    __device__ static void stage(uint8_t* shared, uint32_t cols, uint32_t at, float4 values) {
+    __device__ static void stage(uint8_t* shared, uint32_t at, float4 values) {
         const uint32_t piece = at / 8, chunk = at % 8 / 4;
-        reinterpret_cast<float4*>(shared)[chunk * (cols / 8) + piece] = values;
+        *reinterpret_cast<float4*>(shared + piece / 32 * kVectorBytes + chunk * 512 + piece % 32 * 16) = values;
     }
 
-    __device__ static Vector vector(const uint8_t* shared, uint32_t cols, uint32_t piece) {
-        const float4* x = reinterpret_cast<const float4*>(shared);
-        return {{x[piece], x[cols / 8 + piece]}};
-    }
+    /// `at` is where this lane's first 16 bytes of the half step's vector are.
+    __device__ static Vector vector(uint32_t at, uint32_t) { return {{load_shared<float4>(at), load_shared<float4>(at + 512)}}; }
 
-    __device__ static float dot(Words low, const uint8_t*, const uint8_t*, const Vector& vector) {
-        const T* w = reinterpret_cast<const T*>(low.w);
+    __device__ static float dot(uint32_t low, uint32_t, uint32_t, const Vector& vector) {
+        const Words words = load_shared<Words>(low);
+        const T* w = reinterpret_cast<const T*>(words.w);
         const float* x = reinterpret_cast<const float*>(vector.x);
         float sum = 0.0f;
 #pragma unroll
@@ -54,24 +71,21 @@ struct Dense {
     }
 };
 
-/// The planes of a quantised format.
+/// The planes of a quantised format against a vector in 16-bit integers with a scale per 32.
 template <class P>
 struct Quantised {
     static constexpr int kWeights = Piece<P>::kWeights;
     static constexpr int kChunks = Piece<P>::kChunks;
     static constexpr int kUnits = 32 * kWeights / kUnit;
     static constexpr int kHighBytes = P::kHighWords * 4, kScaleBytes = P::kScaleHalves * 2;  // of a unit
+    static constexpr int kVectorBytes = kChunks * 512 + kUnits * static_cast<int>(sizeof(ActivationBlock));
     struct Vector {
         Words x[kChunks];
         ActivationBlock block;
     };
 
-    __host__ __device__ static size_t vector_bytes(uint32_t cols) {
-        return cols * sizeof(int16_t) + cols / kUnit * sizeof(ActivationBlock);
-    }
-
     /// Eight neighbouring threads hold a block of 32.
-    __device__ static void stage(uint8_t* shared, uint32_t cols, uint32_t at, float4 values) {
+    __device__ static void stage(uint8_t* shared, uint32_t at, float4 values) {
         const uint32_t mask = 0xffu << (threadIdx.x & 24);
         float largest = fmaxf(fmaxf(fabsf(values.x), fabsf(values.y)), fmaxf(fabsf(values.z), fabsf(values.w)));
 #pragma unroll
@@ -83,44 +97,60 @@ struct Quantised {
         sum += __shfl_xor_sync(mask, sum, 1);
         sum += __shfl_xor_sync(mask, sum, 2);
         const int other = __shfl_xor_sync(mask, sum, 4);
-        if (at % kUnit == 0) {
-            ActivationBlock* blocks = reinterpret_cast<ActivationBlock*>(shared + cols * sizeof(int16_t));
-            blocks[at / kUnit] = {largest / 32767.0f, {sum, other}, 0};
-        }
         const uint32_t piece = at / kWeights, chunk = at % kWeights / 8;
-        const uint2 packed = {__byte_perm(q[0], q[1], 0x5410), __byte_perm(q[2], q[3], 0x5410)};
-        reinterpret_cast<uint2*>(shared)[2 * (chunk * (cols / kWeights) + piece) + at % 8 / 4] = packed;
+        uint8_t* half = shared + piece / 32 * kVectorBytes;
+        if (at % kUnit == 0) {
+            reinterpret_cast<ActivationBlock*>(half + kChunks * 512)[at / kUnit % kUnits] = {largest / 32767.0f, {sum, other}, 0};
+        }
+        *reinterpret_cast<uint2*>(half + chunk * 512 + piece % 32 * 16 + at % 8 * 2) = {__byte_perm(q[0], q[1], 0x5410),
+                                                                                      __byte_perm(q[2], q[3], 0x5410)};
     }
 
-    __device__ static Vector vector(const uint8_t* shared, uint32_t cols, uint32_t piece) {
+    /// `block` is where the half step's first activation block for this lane is.
+    __device__ static Vector vector(uint32_t at, uint32_t block) {
         Vector vector;
 #pragma unroll
-        for (int c = 0; c < kChunks; ++c) vector.x[c] = reinterpret_cast<const Words*>(shared)[c * (cols / kWeights) + piece];
-        const ActivationBlock* blocks = reinterpret_cast<const ActivationBlock*>(shared + cols * sizeof(int16_t));
-        vector.block = blocks[piece / (kUnit / kWeights)];
+        for (int c = 0; c < kChunks; ++c) vector.x[c] = load_shared<Words>(at + 512 * c);
+        vector.block = load_shared<ActivationBlock>(block);
         return vector;
     }
 
     /// `high` and `scales` are the piece's unit's.
-    __device__ static float dot(Words low, const uint8_t* high, const uint8_t* scales, const Vector& vector) {
+    __device__ static float dot(uint32_t low, uint32_t high, uint32_t scales, const Vector& vector) {
         Piece<P> piece;
-        piece.low = low;
-        if constexpr (kHighBytes == 4) piece.high[0] = *reinterpret_cast<const uint32_t*>(high);
-        if constexpr (kHighBytes == 8) reinterpret_cast<uint2&>(piece.high) = *reinterpret_cast<const uint2*>(high);
+        piece.low = load_shared<Words>(low);
+        if constexpr (kHighBytes == 4) piece.high[0] = load_shared<uint32_t>(high);
+        if constexpr (kHighBytes == 8) reinterpret_cast<uint2&>(piece.high) = load_shared<uint2>(high);
+        if constexpr (kScaleBytes == 2) {
+            piece.scales[0] = load_shared<uint16_t>(scales);
+        } else {
+            uint32_t both[kScaleBytes / 4];
+            if constexpr (kScaleBytes == 4) both[0] = load_shared<uint32_t>(scales);
+            else reinterpret_cast<uint2&>(both) = load_shared<uint2>(scales);
 #pragma unroll
-        for (int i = 0; i < P::kScaleHalves; ++i) piece.scales[i] = reinterpret_cast<const uint16_t*>(scales)[i];
+            for (int i = 0; i < P::kScaleHalves; ++i) piece.scales[i] = static_cast<uint16_t>(both[i / 2] >> 16 * (i % 2));
+        }
         return dot_piece<P>(piece, vector.x, vector.block);
     }
 };
 
+/// The whole vector in shared memory, with zeros up to the end of the last step.
+template <class W>
+__host__ __device__ inline uint32_t vector_bytes(uint32_t cols) {
+    const uint32_t pieces = cols / W::kWeights, a_step = 32 * kHalves;
+    return (pieces + a_step - 1) / a_step * kHalves * W::kVectorBytes;
+}
+
 template <int kBytes>
-__device__ __forceinline__ void copy_async(void* to, const void* from, bool present) {
-    const uint32_t shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+__device__ __forceinline__ void copy_async(uint32_t to, const void* from, bool present) {
     const int bytes = present ? kBytes : 0;  // the rest is filled with zeros
-    if constexpr (kBytes == 16) {
-        asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(shared), "l"(from), "r"(bytes) : "memory");
+    if constexpr (kBytes == 32) {
+        copy_async<16>(to, from, present);
+        copy_async<16>(to + 16, static_cast<const uint8_t*>(from) + 16, present);
+    } else if constexpr (kBytes == 16) {
+        asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
     } else {
-        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(shared), "l"(from), "n"(kBytes), "r"(bytes) : "memory");
+        asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to), "l"(from), "n"(kBytes), "r"(bytes) : "memory");
     }
 }
 
@@ -132,42 +162,72 @@ __device__ __forceinline__ void await_groups() {
     asm volatile("cp.async.wait_group %0;" ::"n"(kGroups) : "memory");
 }
 
-/// What one step of a warp takes of kRows rows.
+/// How a step of a warp lies in its ring: kRows rows of the low plane, of the high plane, of the scales.
 template <class W>
 struct Step {
-    alignas(16) uint8_t low[kRows][kStepBytes];
-    alignas(16) uint8_t high[kRows][W::kUnits * W::kHighBytes + (W::kHighBytes == 0)];
-    alignas(16) uint8_t scales[kRows][W::kUnits * W::kScaleBytes + (W::kScaleBytes == 0)];
+    static constexpr uint32_t kLowRow = kHalves * kHalfBytes;
+    static constexpr uint32_t kHighRow = kHalves * W::kUnits * W::kHighBytes, kScaleRow = kHalves * W::kUnits * W::kScaleBytes;
+    static constexpr uint32_t kHigh = kRows * kLowRow, kScales = kHigh + kRows * kHighRow;
+    static constexpr uint32_t kBytes = kScales + kRows * kScaleRow;
+};
+
+/// How rows make the items that warps work on, kRows rows each.
+struct Items {
+    uint32_t rows, count;
+    uint32_t apart;  // an item's rows are `apart` rows from each other, and fill runs of 2 · apart rows
+
+    __device__ explicit Items(const MatvecArgs& args) : rows(args.w.rows), count((rows + 1) / 2), apart(args.rows_apart) {}
+
+    /// Row r of an item. The last item of an odd number of rows has its row twice.
+    __device__ __forceinline__ uint32_t row(uint32_t item, int r) const {
+        if (apart == 1) return min(2 * item + r, rows - 1);
+        const uint32_t of_run = item < apart ? item : item % apart;
+        return 2 * (item - of_run) + of_run + r * apart;
+    }
+
+    /// Neighbouring blocks take neighbouring items, so that every multiprocessor gets its share of the last ones.
+    static __device__ __forceinline__ uint32_t first() { return blockIdx.x + gridDim.x * (threadIdx.x / 32); }
+    static __device__ __forceinline__ uint32_t stride() { return gridDim.x * kWarps; }
 };
 
 /// Fills a warp's ring, step by step along its rows and on to its next rows.
-template <class W, bool kGated>
+template <class W>
 class Feed {
 public:
-    __device__ Feed(const Matrix& w) : w_(w), pieces_(w.cols / W::kWeights), lane_(threadIdx.x % 32), item_(first_item()) { enter(); }
-
-    static __device__ uint32_t first_item() { return blockIdx.x + gridDim.x * (threadIdx.x / 32); }
-    static __device__ uint32_t item_stride() { return gridDim.x * kWarps; }
-    __device__ uint32_t items() const { return kGated ? w_.rows / 2 : (w_.rows + 1) / 2; }
-
-    __device__ uint32_t row(uint32_t item, int r) const {
-        if constexpr (kGated) return item + r * (w_.rows / 2);
-        return min(2 * item + r, w_.rows - 1);
+    __device__ Feed(const MatvecArgs& args, const Items& items)
+        : items_(items), pieces_(args.w.cols / W::kWeights), units_(args.w.cols / kUnit), padded_units_(padded_units(args.w.cols)) {
+        low_base_ = static_cast<const uint8_t*>(args.w.low) + 16 * lane_;
+        high_base_ = static_cast<const uint8_t*>(args.w.high) + lane_ % 16 * kGroup * W::kHighBytes;
+        scale_base_ = static_cast<const uint8_t*>(args.w.scales) + lane_ % 16 * kGroup * W::kScaleBytes;
+        enter();
     }
 
-    /// Starts the copies of the next step; without one, only the count of groups goes on.
-    __device__ void next(Step<W>& step) {
-        if (item_ < items()) {
-            const bool present = piece_ < pieces_;
+    /// Starts the copies of the next step to `at`; without one, only the count of groups goes on.
+    __device__ __forceinline__ void next(uint32_t at) {
+        if (item_ < items_.count) {
 #pragma unroll
-            for (int r = 0; r < kRows; ++r) copy_async<16>(step.low[r] + 16 * lane_, low_[r], present);
-            if constexpr (W::kUnits > 0) next_extras(step);
-            piece_ += 32;
-            if (piece_ - lane_ < pieces_) {
+            for (int r = 0; r < kRows; ++r) {
 #pragma unroll
-                for (int r = 0; r < kRows; ++r) low_[r] += kStepBytes;
+                for (int h = 0; h < kHalves; ++h) {
+                    copy_async<16>(at + r * Step<W>::kLowRow + h * kHalfBytes + 16 * lane_, low_[r] + h * kHalfBytes, left_ > 32 * h);
+                }
+            }
+            if constexpr (W::kUnits > 0) {
+                const bool present = extras_left_ > 0;
+                if constexpr (W::kHighBytes > 0) {
+                    copy_async<kGroup * W::kHighBytes>(at + Step<W>::kHigh + lane_ * kGroup * W::kHighBytes, high_, present);
+                    high_ += Step<W>::kHighRow;
+                }
+                copy_async<kGroup * W::kScaleBytes>(at + Step<W>::kScales + lane_ * kGroup * W::kScaleBytes, scales_, present);
+                scales_ += Step<W>::kScaleRow;
+                extras_left_ -= kHalves * W::kUnits;
+            }
+            left_ -= 32 * kHalves;
+            if (left_ + static_cast<int>(lane_) > 0) {
+#pragma unroll
+                for (int r = 0; r < kRows; ++r) low_[r] += Step<W>::kLowRow;
             } else {
-                item_ += item_stride();
+                item_ += Items::stride();
                 enter();
             }
         }
@@ -175,31 +235,34 @@ public:
     }
 
 private:
-    static constexpr int kPairLanes = W::kUnits > 0 ? W::kUnits / 2 : 1;  // a row's high bits and scales: two units a lane
+    /// Half the lanes fetch the high bits and scales of one row, half those of the other: kGroup units each.
+    static constexpr int kGroup = W::kUnits > 0 ? kHalves * W::kUnits / 16 : 1;
+    static_assert(kRows == 2);
 
-    __device__ void enter() {
-        piece_ = lane_;
-        if (item_ >= items()) return;
+    __device__ __forceinline__ void enter() {
+        if (item_ >= items_.count) return;
+        const uint32_t rows[kRows] = {items_.row(item_, 0), items_.row(item_, 1)};
+        left_ = static_cast<int>(pieces_ - lane_);
 #pragma unroll
-        for (int r = 0; r < kRows; ++r) low_[r] = static_cast<const uint8_t*>(w_.low) + (uint64_t{row(item_, r)} * pieces_ + lane_) * 16;
-    }
-
-    __device__ void next_extras(Step<W>& step) const {
-        const int r = lane_ / kPairLanes;
-        if (r >= kRows) return;
-        const uint32_t pair = lane_ % kPairLanes;
-        const uint32_t units = w_.cols / kUnit, unit = (piece_ - lane_) / 32 * W::kUnits + 2 * pair;
-        const uint64_t at = uint64_t{row(item_, r)} * padded_units(w_.cols) + unit;
-        if constexpr (W::kHighBytes > 0) {
-            copy_async<2 * W::kHighBytes>(step.high[r] + pair * 2 * W::kHighBytes, static_cast<const uint8_t*>(w_.high) + at * W::kHighBytes, unit < units);
+        for (int r = 0; r < kRows; ++r) low_[r] = low_base_ + uint64_t{rows[r]} * (16 * pieces_);
+        if constexpr (W::kUnits > 0) {
+            const uint64_t unit = uint64_t{lane_ < 16 ? rows[0] : rows[1]} * padded_units_;
+            high_ = high_base_ + unit * W::kHighBytes;
+            scales_ = scale_base_ + unit * W::kScaleBytes;
+            extras_left_ = static_cast<int>(units_ - lane_ % 16 * kGroup);
         }
-        copy_async<2 * W::kScaleBytes>(step.scales[r] + pair * 2 * W::kScaleBytes, static_cast<const uint8_t*>(w_.scales) + at * W::kScaleBytes, unit < units);
     }
 
-    const Matrix& w_;
-    uint32_t pieces_, lane_, item_;
-    uint32_t piece_;
+    const Items& items_;
+    const uint32_t lane_ = threadIdx.x % 32;
+    const uint32_t pieces_, units_, padded_units_;
+    const uint8_t *low_base_, *high_base_, *scale_base_;
+
+    // The item and the step, from this lane's part on.
+    uint32_t item_ = Items::first();
+    int left_ = 0, extras_left_ = 0;   // pieces and units of the row
     const uint8_t* low_[kRows];
+    const uint8_t *high_, *scales_;
 };
 
 /// Values at, at + 4 kThreads, ... of x as floats: all loads are on their way before the first is used.
@@ -220,89 +283,148 @@ __device__ __forceinline__ void load_input(const MatvecArgs& args, uint32_t firs
     }
 }
 
-template <class W>
-__device__ __forceinline__ void stage_vector(const MatvecArgs& args, uint8_t* shared) {
-    const uint32_t cols = args.w.cols;
+/// Puts the vector into shared memory. `loading` is called while the first loads are on their way.
+template <class W, class Loading>
+__device__ __forceinline__ void stage_vector(const MatvecArgs& args, uint8_t* shared, Loading&& loading) {
+    constexpr uint32_t at_once = 4 * kThreads * kVectors, step_bytes = kHalves * W::kVectorBytes;
+    const uint32_t cols = args.w.cols, own = 4 * threadIdx.x;
     float4 values[kVectors];
+    load_input(args, own, values);
+    loading();
+    if (cols % (32 * kHalves * W::kWeights) != 0) {
+        uint8_t* last = shared + vector_bytes<W>(cols) - step_bytes;
+        for (uint32_t at = 16 * threadIdx.x; at < step_bytes; at += 16 * kThreads) *reinterpret_cast<float4*>(last + at) = float4{};
+        __syncthreads();
+    }
+    float scale = 1.0f;
     if (args.norm != nullptr) {
         __shared__ float scratch[kWarps];
-        load_vectors<float>(args.x, 4 * threadIdx.x, cols, values);
         float squares = 0.0f;
+        for (uint32_t first = own;;) {
 #pragma unroll
-        for (const float4& v : values) squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-        const float scale = rsqrtf(block_sum(squares, scratch) / cols + args.epsilon);
-#pragma unroll
-        for (int n = 0; n < kVectors; ++n) {
-            const uint32_t at = 4 * (threadIdx.x + n * kThreads);
-            if (at >= cols) break;
-            const float4 weight = *reinterpret_cast<const float4*>(args.norm + at), v = values[n];
-            W::stage(shared, cols, at, {v.x * scale * weight.x, v.y * scale * weight.y, v.z * scale * weight.z, v.w * scale * weight.w});
+            for (const float4& v : values) squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+            first += at_once;
+            if (first >= cols) break;
+            load_input(args, first, values);
         }
-        return;
+        scale = rsqrtf(block_sum(squares, scratch) / cols + args.epsilon);
+        if (cols > at_once) load_input(args, own, values);
     }
-    for (uint32_t first = 4 * threadIdx.x; first < cols; first += 4 * kThreads * kVectors) {
-        load_input(args, first, values);
+    for (uint32_t first = own; first < cols;) {
 #pragma unroll
         for (int n = 0; n < kVectors; ++n) {
             const uint32_t at = first + 4 * n * kThreads;
-            if (at < cols) W::stage(shared, cols, at, values[n]);
+            if (at >= cols) break;
+            float4 v = values[n];
+            if (args.norm != nullptr) {
+                const float4 weight = *reinterpret_cast<const float4*>(args.norm + at);
+                v = {v.x * scale * weight.x, v.y * scale * weight.y, v.z * scale * weight.z, v.w * scale * weight.w};
+            }
+            W::stage(shared, at, v);
         }
+        first += at_once;
+        if (first < cols) load_input(args, first, values);
     }
 }
 
-__device__ __forceinline__ void write_result(const MatvecArgs& args, uint32_t row, float value) {
-    if (args.bias != nullptr) value += args.bias[row];
-    switch (args.y_type) {
-        case VectorType::F16: static_cast<__half*>(args.y)[row] = rounded<__half>(value); return;
-        case VectorType::BF16: static_cast<__nv_bfloat16*>(args.y)[row] = rounded<__nv_bfloat16>(value); return;
+/// One value of y, of type y_type.
+__device__ __forceinline__ void write_value(void* y, VectorType type, uint64_t at, float value) {
+    switch (type) {
+        case VectorType::F16: static_cast<__half*>(y)[at] = rounded<__half>(value); return;
+        case VectorType::BF16: static_cast<__nv_bfloat16*>(y)[at] = rounded<__nv_bfloat16>(value); return;
         case VectorType::F32: break;
     }
-    float* y = static_cast<float*>(args.y) + row;
-    *y = args.add ? __ldcg(y) + value : value;
+    static_cast<float*>(y)[at] = value;
 }
 
-/// The vector is at the end of shared memory, behind kWarps rings of kSteps steps.
-template <class W, bool kGated, int kSteps>
-__global__ void __launch_bounds__(kThreads, kResident) matvec_kernel(const __grid_constant__ MatvecArgs args) {
-    extern __shared__ __align__(16) uint8_t shared[];
-    Step<W>* ring = reinterpret_cast<Step<W>*>(shared) + threadIdx.x / 32 * kSteps;
-    uint8_t* vector = shared + sizeof(Step<W>) * kSteps * kWarps;
-    let_next_start();
-    Feed<W, kGated> feed(args.w);
+/// A pair of rows of q, k or v: keys are rotated (row 0 and row 1 are a pair of RoPE) and go to the cache with the values.
+__device__ __forceinline__ void write_qkv(const MatvecArgs& args, const KvTarget& kv, const uint32_t (&rows)[kRows], const float (&sums)[kRows], bool second) {
+    const uint32_t row = second ? rows[1] : rows[0];
+    float value = second ? sums[1] : sums[0];
+    if (row < kv.q_rows) {
+        write_value(args.y, args.y_type, row, value);
+        return;
+    }
+    const bool is_key = row < kv.q_rows + kv.kv_rows;
+    const uint32_t at = row - kv.q_rows - (is_key ? 0 : kv.kv_rows), head = at / kv.head_dim, e = at % kv.head_dim;
+    const uint32_t index = *kv.length - 1;
+    const uint32_t pair = rows[0] % kv.head_dim / (args.rows_apart == 1 ? 2 : 1);
+    if (is_key && 2 * pair < kv.rotary_dim) {
+        const float2 angle = kv.cos_sin[uint64_t{index % kv.chunk_size} * (kv.rotary_dim / 2) + pair];
+        value = second ? sums[1] * angle.x + sums[0] * angle.y : sums[0] * angle.x - sums[1] * angle.y;
+    }
+    write_value(is_key ? kv.keys : kv.values, kv.type, (uint64_t{head} * kv.capacity + index) * kv.head_dim + e, value);
+}
+
+/// An item's results, lanes 0 and 1 one row each.
+__device__ __forceinline__ void write_item(const MatvecArgs& args, const Items& items, uint32_t item, float (&sums)[kRows], uint32_t lane) {
+    if (lane >= kRows || (lane == 1 && items.rows == 2 * item + 1)) return;
+    const uint32_t rows[kRows] = {items.row(item, 0), items.row(item, 1)};
+    if (args.gated) {
+        if (lane == 0) write_value(args.y, args.y_type, rows[0], sums[0] / (1.0f + __expf(-sums[0])) * sums[1]);
+        return;
+    }
+    if (args.bias != nullptr) {
 #pragma unroll
-    for (int step = 0; step + 1 < kSteps; ++step) feed.next(ring[step]);
+        for (int r = 0; r < kRows; ++r) sums[r] += args.bias[rows[r]];
+    }
+    const bool second = lane == 1;
+    if (args.kv.keys != nullptr) {
+        write_qkv(args, args.kv, rows, sums, second);
+    } else {
+        const uint32_t row = second ? rows[1] : rows[0];
+        const float value = second ? sums[1] : sums[0];
+        write_value(args.y, args.y_type, row, args.add ? __ldcg(static_cast<const float*>(args.y) + row) + value : value);
+    }
+}
+
+/// In shared memory: kWarps rings of kSteps steps, then the vector.
+template <class W, int kSteps>
+__global__ void __launch_bounds__(kThreads, 1) matvec_kernel(const __grid_constant__ MatvecArgs args) {
+    constexpr uint32_t kRing = kSteps * Step<W>::kBytes;
+    extern __shared__ __align__(16) uint8_t shared[];
+    uint8_t* vector = shared + kWarps * kRing;
+    const uint32_t ring = shared_address(shared) + threadIdx.x / 32 * kRing, ring_end = ring + kRing;
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t unit = W::kUnits == 32 ? lane : lane / 2;  // of half a step, that this lane's piece is in
+    let_next_start();
+    const Items items(args);
+    Feed<W> feed(args, items);
+    feed.next(ring);
     await_previous();
-    stage_vector<W>(args, vector);
+    // The vector's loads go before most of the weights': behind them they would wait for all of those.
+    stage_vector<W>(args, vector, [&] {
+#pragma unroll 1
+        for (int step = 1; step + 1 < kSteps; ++step) feed.next(ring + step * Step<W>::kBytes);
+    });
     __syncthreads();
 
-    const uint32_t lane = threadIdx.x % 32;
-    const uint32_t pieces = args.w.cols / W::kWeights;
-    const uint32_t unit = W::kUnits == 32 ? lane : lane / 2;  // of the step, that this lane's piece is in
-    int slot = 0;
-    for (uint32_t item = feed.first_item(); item < feed.items(); item += feed.item_stride()) {
+    const uint32_t x_begin = shared_address(vector) + 16 * lane, x_end = x_begin + vector_bytes<W>(args.w.cols);
+    uint32_t from = ring, to = ring_end - Step<W>::kBytes;
+    for (uint32_t item = Items::first(); item < items.count; item += Items::stride()) {
         float sums[kRows] = {};
-        for (uint32_t first = 0; first < pieces; first += 32) {
+        for (uint32_t x_at = x_begin; x_at < x_end; x_at += kHalves * W::kVectorBytes) {
             await_groups<kSteps - 2>();
             __syncwarp();  // every lane's copies have arrived, and every lane is done with the step before
-            feed.next(ring[slot == 0 ? kSteps - 1 : slot - 1]);
-            const uint32_t piece = first + lane;
-            if (piece < pieces) {
-                const typename W::Vector x = W::vector(vector, args.w.cols, piece);
+            feed.next(to);
+#pragma unroll
+            for (int h = 0; h < kHalves; ++h) {
+                const uint32_t block = x_at - 16 * lane + h * W::kVectorBytes + (W::kVectorBytes - 16 * W::kUnits) + 16 * unit;
+                const typename W::Vector x = W::vector(x_at + h * W::kVectorBytes, block);
 #pragma unroll
                 for (int r = 0; r < kRows; ++r) {
-                    const Words low = *reinterpret_cast<const Words*>(ring[slot].low[r] + 16 * lane);
-                    sums[r] += W::dot(low, ring[slot].high[r] + unit * W::kHighBytes, ring[slot].scales[r] + unit * W::kScaleBytes, x);
+                    sums[r] += W::dot(from + r * Step<W>::kLowRow + h * kHalfBytes + 16 * lane,
+                                      from + Step<W>::kHigh + r * Step<W>::kHighRow + (h * W::kUnits + unit) * W::kHighBytes,
+                                      from + Step<W>::kScales + r * Step<W>::kScaleRow + (h * W::kUnits + unit) * W::kScaleBytes, x);
                 }
             }
-            slot = slot + 1 == kSteps ? 0 : slot + 1;
+            to = from;
+            from += Step<W>::kBytes;
+            if (from == ring_end) from = ring;
         }
 #pragma unroll
         for (int r = 0; r < kRows; ++r) sums[r] = warp_sum(sums[r]);
-        if constexpr (kGated) {
-            if (lane == 0) write_result(args, item, sums[0] / (1.0f + __expf(-sums[0])) * sums[1]);
-        } else if (lane < kRows && 2 * item + lane < args.w.rows) {
-            write_result(args, 2 * item + lane, lane == 0 ? sums[0] : sums[1]);
-        }
+        write_item(args, items, item, sums, lane);
     }
 }
 

@@ -1,7 +1,7 @@
 // One token's matrix products: kernels that read every weight once, at the speed of memory.
 #pragma once
 
-#include <cuda_runtime_api.h>
+#include <cuda_runtime.h>
 
 #include <cstdint>
 
@@ -12,25 +12,40 @@ namespace dca::cuda {
 
 enum class VectorType : int32_t { F32, F16, BF16 };
 
+/// Where the keys and values of a token go: straight into a layer's cache, the keys rotated at P_k.
+struct KvTarget {
+    void* keys = nullptr;        // (n_kv_heads, capacity, head_dim) of `type`; null: no cache
+    void* values = nullptr;
+    VectorType type;             // F16 or BF16
+    uint32_t capacity;           // tokens
+    uint32_t head_dim, rotary_dim;
+    uint32_t q_rows, kv_rows;    // the matrix is q over k over v
+    uint32_t chunk_size;         // s
+    const float2* cos_sin;       // (positions, rotary_dim / 2)
+    const uint32_t* length;      // device memory: tokens with the new one
+};
+
 struct MatvecArgs {
     Matrix w;
     const void* x;               // (w.cols)
     VectorType x_type;
-    const float* norm;           // (w.cols): x, f32, is RMS normed with this weight first; null: as it is
+    const float* norm;           // (w.cols): x is RMS normed with this weight first; null: as it is
     float epsilon;
-    const float* bias;           // (w.rows), null: none
-    void* y;                     // (w.rows), or half of it if gated
+    const float* bias;           // (w.rows), null: none; not with gated
+    void* y;                     // (w.rows), (w.rows / 2) if gated
     VectorType y_type;
     bool add;                    // y += W x; y_type is F32
-    bool gated;                  // rows r and r + w.rows / 2 are a gate and its up: y = silu(gate) · up, no bias
+    bool gated;                  // rows r and r + w.rows / 2 are a gate and its up: y = silu(gate) · up
+    KvTarget kv;                 // if its keys are set: y gets q only
+    uint32_t rows_apart;         // of the two rows a warp takes together: 1; w.rows / 2 if gated; with kv, of RoPE's pairs
 };
 
 /// Launches on `stream`, returns without waiting and allocates nothing.
 /// cudaErrorInvalidValue: matvec_takes() is false.
 cudaError_t matvec(const Card& card, const MatvecArgs& args, cudaStream_t stream);
 
-/// Whether a product of this shape fits the card: with norm at most 16,384 columns, and the vector
-/// fits in shared memory. Columns are a multiple of 8, of 32 where quantised.
-bool matvec_takes(const Card& card, const Matrix& w, bool normed);
+/// Whether a product of this shape fits the card: the vector and a ring of weights fit in shared
+/// memory. Columns are a multiple of 8, of 32 where quantised.
+bool matvec_takes(const Card& card, const Matrix& w);
 
 }  // namespace dca::cuda

@@ -8,7 +8,7 @@
 // A weight is scale * (q - offset), or scale * q + minimum. Formats that do not look like this in
 // the file become one that does; a product of two scales is rounded to f16 then (2^-12 relative).
 //
-// In the high and the scale planes a row of an odd number of units is followed by one that is not used.
+// In the high and the scale planes a row is followed by zeros up to a multiple of four units.
 //
 // Four-bit units: byte k of low word j holds q[4j + k] in its low and q[16 + 4j + k] in its high
 // nibble. One high bit: bit 2j + n of byte k, n = 0 for the low nibble and 1 for the high one.
@@ -46,8 +46,8 @@ struct Matrix {
 
 constexpr int kUnit = 32;
 
-/// Units of a row in the high and scale planes, where rows start at pairs of units so that two can be copied at a time.
-constexpr DCA_BOTH uint32_t padded_units(uint32_t cols) { return (cols / kUnit + 1) / 2 * 2; }
+/// Units of a row in the high and scale planes, where rows start at multiples of four so that four can be copied at a time.
+constexpr DCA_BOTH uint32_t padded_units(uint32_t cols) { return (cols / kUnit + 3) / 4 * 4; }
 
 template <WeightFormat kFormat_, int kLowBits_, int kHighBits_, int kGroup_, int kOffset_, bool kMinimum_>
 struct Planes {
@@ -219,14 +219,21 @@ struct alignas(16) ActivationBlock {
     int32_t unused;
 };
 
-/// c + a's two 16-bit values times b's bytes 2 half and 2 half + 1, all signed.
-template <int kHalf>
+/// c + a's two signed 16-bit values times b's bytes 2 half and 2 half + 1, signed or unsigned.
+template <int kHalf, bool kSigned>
 DCA_BOTH int32_t dot_pair(uint32_t a, uint32_t b, int32_t c) {
 #if defined(__CUDA_ARCH__)
-    if constexpr (kHalf == 0) return __dp2a_lo(static_cast<int>(a), static_cast<int>(b), c);
-    return __dp2a_hi(static_cast<int>(a), static_cast<int>(b), c);
+    int32_t sum;
+    if constexpr (kHalf == 0 && kSigned) asm("dp2a.lo.s32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    if constexpr (kHalf == 1 && kSigned) asm("dp2a.hi.s32.s32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    if constexpr (kHalf == 0 && !kSigned) asm("dp2a.lo.s32.u32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    if constexpr (kHalf == 1 && !kSigned) asm("dp2a.hi.s32.u32 %0, %1, %2, %3;" : "=r"(sum) : "r"(a), "r"(b), "r"(c));
+    return sum;
 #else
-    const auto byte = [&](int i) { return static_cast<int32_t>(static_cast<int8_t>(b >> 8 * (2 * kHalf + i))); };
+    const auto byte = [&](int i) {
+        const auto bits = static_cast<uint8_t>(b >> 8 * (2 * kHalf + i));
+        return kSigned ? int32_t{static_cast<int8_t>(bits)} : int32_t{bits};
+    };
     return c + static_cast<int16_t>(a) * byte(0) + static_cast<int16_t>(a >> 16) * byte(1);
 #endif
 }
@@ -244,12 +251,13 @@ struct Piece {
 template <class P>
 DCA_BOTH float dot_piece(const Piece<P>& piece, const Words (&x)[Piece<P>::kChunks], const ActivationBlock& block) {
     const auto pair = [&](int i) { return x[i / 4].w[i % 4]; };  // activations 2i and 2i + 1
+    constexpr bool kSixteenfold = P::kHighBits == 0;
     int32_t sum[2] = {0, 0};
     if constexpr (P::kLowBits == 8) {
         DCA_UNROLL
         for (int j = 0; j < 4; ++j) {
-            sum[j % 2] = dot_pair<0>(pair(2 * j), piece.low.w[j], sum[j % 2]);
-            sum[j % 2] = dot_pair<1>(pair(2 * j + 1), piece.low.w[j], sum[j % 2]);
+            sum[j % 2] = dot_pair<0, true>(pair(2 * j), piece.low.w[j], sum[j % 2]);
+            sum[j % 2] = dot_pair<1, true>(pair(2 * j + 1), piece.low.w[j], sum[j % 2]);
         }
         return float_of_half(piece.scales[0]) * block.scale * static_cast<float>(sum[0] + sum[1]);
     } else {
@@ -257,11 +265,13 @@ DCA_BOTH float dot_piece(const Piece<P>& piece, const Words (&x)[Piece<P>::kChun
         for (int j = 0; j < 4; ++j) {
             DCA_UNROLL
             for (int n = 0; n < 2; ++n) {
-                const uint32_t bytes = nibble_bytes<P>(piece.low.w[j], piece.high, j, n);
-                sum[n] = dot_pair<0>(pair(8 * n + 2 * j), bytes, sum[n]);
-                sum[n] = dot_pair<1>(pair(8 * n + 2 * j + 1), bytes, sum[n]);
+                // A high nibble without high bits counts sixteenfold where it is.
+                const uint32_t bytes = kSixteenfold && n == 1 ? piece.low.w[j] & 0xf0f0f0f0u : nibble_bytes<P>(piece.low.w[j], piece.high, j, n);
+                sum[n] = dot_pair<0, false>(pair(8 * n + 2 * j), bytes, sum[n]);
+                sum[n] = dot_pair<1, false>(pair(8 * n + 2 * j + 1), bytes, sum[n]);
             }
         }
+        if constexpr (kSixteenfold) sum[1] >>= 4;  // exact
         float total = 0.0f;
         DCA_UNROLL
         for (int g = 0; g < P::kGroups; ++g) {

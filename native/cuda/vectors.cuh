@@ -10,13 +10,13 @@
 
 namespace dca::cuda {
 
-/// Rounds to T; beyond f16's range to its largest value rather than infinity.
+/// Rounds to T; beyond f16's range to its largest value rather than infinity. NaN stays NaN.
 template <class T>
 __device__ __forceinline__ T rounded(float value);
 
 template <>
 __device__ __forceinline__ __half rounded<__half>(float value) {
-    return __float2half_rn(fminf(fmaxf(value, -65504.0f), 65504.0f));
+    return __float2half_rn(value > 65504.0f ? 65504.0f : value < -65504.0f ? -65504.0f : value);
 }
 
 template <>
@@ -47,13 +47,16 @@ __device__ __forceinline__ float2 load_two(const T* from) {
     return {to_float(v[0]), to_float(v[1])};
 }
 
-/// Four values of T as floats.
+/// Four values of T as floats. Stays where it is among other volatile operations.
 template <class T>
 __device__ __forceinline__ float4 load_four(const T* from) {
     if constexpr (sizeof(T) == 4) {
-        return __ldcg(reinterpret_cast<const float4*>(from));
+        float4 v;
+        asm volatile("ld.global.cg.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(from));
+        return v;
     } else {
-        const uint2 bits = __ldcg(reinterpret_cast<const uint2*>(from));
+        uint2 bits;
+        asm volatile("ld.global.cg.v2.u32 {%0, %1}, [%2];" : "=r"(bits.x), "=r"(bits.y) : "l"(from));
         const T* v = reinterpret_cast<const T*>(&bits);
         return {to_float(v[0]), to_float(v[1]), to_float(v[2]), to_float(v[3])};
     }

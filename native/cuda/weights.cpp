@@ -153,6 +153,8 @@ DeviceWeights::DeviceWeights(const BackendSource& source) : dtype_(activation_ty
              gigabytes(total), " are free; take a smaller quantisation, another card or device cpu");
     }
     memory_ = allocate_device(bytes_, "allocating the weights");
+    check(cudaMemset(memory_.get(), 0, bytes_), "allocating the weights");  // rows of scales end in zeros
+    check(cudaStreamSynchronize(nullptr), "allocating the weights");        // the uploader's stream does not wait for it
     const WeightPlacement placement(source, *this, memory_.get());
     Uploader uploader(source, placement.file_bytes());
     for (const auto& [from, to, first_row] : placement.transfers) uploader.matrix(*from, to, first_row);
@@ -160,6 +162,7 @@ DeviceWeights::DeviceWeights(const BackendSource& source) : dtype_(activation_ty
         check(cudaMemcpy(to, from.data(), from.size(), cudaMemcpyHostToDevice), "loading weights");
     }
     uploader.finish();
+    check(cudaStreamSynchronize(nullptr), "loading weights");
 }
 
 }  // namespace dca::cuda

@@ -47,19 +47,19 @@ public:
     float* output_norm() const noexcept { return output_norm_; }
     const Stack& output() const noexcept { return output_; }
 
-    /// Every matrix that a decode step multiplies with, and whether it norms the vector first.
+    /// Every matrix that a decode step multiplies with.
     template <class Visit>
     void visit_products(Visit&& visit) const {
-        const auto each = [&](const Stack& stack, bool normed) {
-            for (const Matrix& part : stack.parts) visit(part, normed);
+        const auto each = [&](const Stack& stack) {
+            for (const Matrix& part : stack.parts) visit(part);
         };
         for (const DeviceLayer& layer : layers_) {
-            each(layer.qkv, true);
-            each(layer.output, false);
-            each(layer.gate_up, true);
-            each(layer.down, false);
+            each(layer.qkv);
+            each(layer.output);
+            each(layer.gate_up);
+            each(layer.down);
         }
-        each(output_, true);
+        each(output_);
     }
 
 private:
