@@ -52,7 +52,7 @@ _F32 = Tolerance("f32 throughout: only the order of sums differs", max_differenc
 _F16 = Tolerance("f16 weights and cache: 11 bits of activations", mean_kl=1e-5, top1=0.998)
 # Rounding steps are 8 times f16's, and KL grows with the square of the error: 64 times f16's at most.
 _BF16 = Tolerance("bf16 weights: 8 bits of activations", mean_kl=1e-4, top1=0.99)
-_QUANTISED = Tolerance("activations quantised to 8 bits in blocks", mean_kl=1e-4, top1=0.985)
+_QUANTISED = Tolerance("quantised weights: room for activations in 8-bit blocks", mean_kl=1e-4, top1=0.985)
 # Two computations in 16 bits are compared there, each with f16's error.
 _CUDA = Tolerance("16-bit matrix products on the GPU", mean_kl=1e-4, top1=0.995)
 
