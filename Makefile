@@ -33,7 +33,8 @@ $(VENV)/ready: pyproject.toml constraints.txt $(NATIVE)
 
 # For a machine with an NVIDIA driver: the CUDA compiler and cuBLASLt from pip, then the package with its backend.
 cuda: $(VENV)/ready $(VENV)/cuda-packages
-	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' \
+	VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(BIN)):$$PATH" \
+		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' \
 		--config-settings='cmake.define.DCA_CUDA=ON' --config-settings='cmake.define.DCA_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)'
 
 # Compiles and links the CUDA backend without installing it; needs no GPU.
