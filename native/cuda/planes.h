@@ -85,6 +85,30 @@ bool visit_planes(WeightFormat format, Visit&& visit) {
     return false;
 }
 
+/// Device bytes of a matrix's planes.
+struct PlaneBytes {
+    uint64_t low, high, scales;
+};
+
+inline PlaneBytes plane_bytes(WeightFormat format, uint64_t rows, uint32_t cols) {
+    PlaneBytes bytes{2 * rows * cols, 0, 0};
+    visit_planes(format, [&](auto planes) {
+        using P = decltype(planes);
+        const uint64_t units = rows * (cols / kUnit), padded = rows * padded_units(cols);
+        bytes = {units * P::kLowWords * 4, padded * P::kHighWords * 4, padded * P::kScaleHalves * 2};
+    });
+    return bytes;
+}
+
+/// Matrix `index` of a stack, whose matrices have one shape and lie one behind the other in every plane.
+inline Matrix of_stack(const Matrix& first, uint32_t index) {
+    const PlaneBytes apart = plane_bytes(first.format, first.rows, first.cols);
+    const auto behind = [&](void* plane, uint64_t bytes) -> void* {
+        return plane == nullptr ? nullptr : static_cast<uint8_t*>(plane) + index * bytes;
+    };
+    return {first.format, first.rows, first.cols, behind(first.low, apart.low), behind(first.high, apart.high), behind(first.scales, apart.scales)};
+}
+
 DCA_BOTH float float_of_half(uint16_t bits) {
 #if defined(__CUDA_ARCH__)
     return __half2float(__ushort_as_half(bits));

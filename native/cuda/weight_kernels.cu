@@ -86,16 +86,6 @@ WeightFormat device_format(BlockType type, Dtype dtype) {
     return format;
 }
 
-PlaneBytes plane_bytes(WeightFormat format, uint32_t rows, uint32_t cols) {
-    PlaneBytes bytes{2 * uint64_t{rows} * cols, 0, 0};
-    visit_planes(format, [&](auto planes) {
-        using P = decltype(planes);
-        const uint64_t units = uint64_t{rows} * (cols / kUnit), padded = uint64_t{rows} * padded_units(cols);
-        bytes = {units * P::kLowWords * 4, padded * P::kHighWords * 4, padded * P::kScaleHalves * 2};
-    });
-    return bytes;
-}
-
 cudaError_t repack(BlockType type, const void* blocks, uint64_t n_blocks, const Matrix& to, uint64_t first_value, cudaStream_t stream) {
     const bool quantised = visit_blocks(type, [&](auto block, auto planes) {
         const int units_a_block = static_cast<int>(block_info(type).block_size) / kUnit;

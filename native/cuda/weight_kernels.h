@@ -16,12 +16,6 @@ namespace dca::cuda {
 /// The format that a tensor of this type has on the device, where the activations are `dtype`.
 WeightFormat device_format(BlockType type, Dtype dtype);
 
-/// Device bytes of a matrix's planes.
-struct PlaneBytes {
-    uint64_t low, high, scales;
-};
-PlaneBytes plane_bytes(WeightFormat format, uint32_t rows, uint32_t cols);
-
 /// n_blocks blocks of `type`, as in the file, to values [first_value, ...) of `to`, counted row after row.
 cudaError_t repack(BlockType type, const void* blocks, uint64_t n_blocks, const Matrix& to, uint64_t first_value, cudaStream_t stream);
 

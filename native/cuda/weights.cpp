@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <span>
 
 #include "core/error.h"
 #include "core/half.h"
@@ -21,9 +22,19 @@ Dtype activation_type(const Weights& weights) {
     const auto is_bf16 = [](const Tensor& tensor) { return tensor.type == BlockType::BF16; };
     const bool any = is_bf16(weights.token_embedding) || is_bf16(weights.output) ||
                      std::ranges::any_of(weights.layers, [&](const LayerWeights& layer) {
-                         return is_bf16(layer.q) || is_bf16(layer.output) || is_bf16(layer.gate) || is_bf16(layer.down);
+                         return is_bf16(layer.q) || is_bf16(layer.output) || is_bf16(layer.gate) || is_bf16(layer.down) ||
+                                is_bf16(layer.expert_gate) || is_bf16(layer.expert_down);
                      });
     return any ? Dtype::BF16 : Dtype::F16;
+}
+
+/// A router's matrix as it is on the device, in f32: a choice among experts should not hang on rounded weights.
+std::vector<float> router_matrix(const LayerWeights& layer, const Hparams& h) {
+    std::vector<float> rows(size_t{router_rows(h.n_experts)} * h.n_embd, 0.0f);
+    decode_blocks(layer.router.type, layer.router.data, layer.router.elements(), rows.data());
+    std::ranges::copy(layer.shared_router, rows.begin() + static_cast<ptrdiff_t>(layer.router.elements()));
+    for (size_t i = 0; i < rows.size(); ++i) rows[i] *= layer.ffn_norm[i % h.n_embd];
+    return rows;
 }
 
 }  // namespace
@@ -35,7 +46,7 @@ public:
         const Hparams& h = source.hparams;
         const Weights& w = source.weights;
         out.token_embedding_ = matrix(w.token_embedding.type, h.n_vocab, h.n_embd);
-        transfers.push_back({&w.token_embedding, out.token_embedding_, 0});
+        transfers.push_back({w.token_embedding, out.token_embedding_, 0});
         out.output_norm_ = vector(w.output_norm);
         if (w.output.data == w.token_embedding.data) {
             out.output_ = {{out.token_embedding_}, h.n_vocab, nullptr, nullptr};
@@ -44,6 +55,10 @@ public:
         }
         out.layers_.clear();
         for (const LayerWeights& layer : w.layers) {
+            const bool mixture = h.n_experts > 0;
+            const Tensor& gate = mixture ? layer.expert_gate : layer.gate;
+            const Tensor& up = mixture ? layer.expert_up : layer.up;
+            const Tensor& down = mixture ? layer.expert_down : layer.down;
             out.layers_.push_back({
                 .attention_norm = vector(layer.attention_norm),
                 .qkv = stack({{&layer.q, &layer.q_bias}, {&layer.k, &layer.k_bias}, {&layer.v, &layer.v_bias}}),
@@ -51,8 +66,12 @@ public:
                 .k_norm = vector(layer.k_norm),
                 .output = stack({{&layer.output, &layer.output_bias}}),
                 .ffn_norm = vector(layer.ffn_norm),
-                .gate_up = stack({{&layer.gate, nullptr}, {&layer.up, nullptr}}),
-                .down = stack({{&layer.down, nullptr}}),
+                .gate_up = stack({{&gate, nullptr}, {&up, nullptr}}),
+                .down = stack({{&down, nullptr}}),
+                .router = mixture ? copied(router_matrix(layer, h)) : nullptr,
+                .shared_gated = !layer.shared_router.empty(),
+                .shared_gate_up = layer.shared_gate ? stack({{&layer.shared_gate, nullptr}, {&layer.shared_up, nullptr}}) : Stack{},
+                .shared_down = layer.shared_down ? stack({{&layer.shared_down, nullptr}}) : Stack{},
             });
         }
     }
@@ -61,12 +80,12 @@ public:
 
     uint64_t file_bytes() const noexcept {
         uint64_t bytes = 0;
-        for (const Transfer& transfer : transfers) bytes += static_cast<uint64_t>(transfer.from->bytes());
+        for (const Transfer& transfer : transfers) bytes += static_cast<uint64_t>(transfer.from.bytes());
         return bytes;
     }
 
     struct Transfer {
-        const Tensor* from;
+        Tensor from;
         Matrix to;
         uint64_t first_row;
     };
@@ -83,9 +102,10 @@ private:
         const std::vector<float>* bias;  // null or empty: none
     };
 
-    Matrix matrix(BlockType type, uint32_t rows, uint32_t cols) {
+    /// The first of `depth` matrices that lie one behind the other.
+    Matrix matrix(BlockType type, uint32_t rows, uint32_t cols, uint64_t depth = 1) {
         Matrix m{device_format(type, out_.dtype_), rows, cols, nullptr, nullptr, nullptr};
-        const PlaneBytes bytes = plane_bytes(m.format, rows, cols);
+        const PlaneBytes bytes = plane_bytes(m.format, depth * rows, cols);
         m.low = arena_.take<std::byte>(bytes.low);
         m.high = arena_.take<std::byte>(bytes.high);
         m.scales = arena_.take<std::byte>(bytes.scales);
@@ -113,18 +133,29 @@ private:
             for (; end != sources.end() && device_format(end->tensor->type, out_.dtype_) == format; ++end) {
                 rows += static_cast<uint32_t>(end->tensor->rows);
             }
-            stack.parts.push_back(matrix(at->tensor->type, rows, static_cast<uint32_t>(at->tensor->cols)));
+            stack.parts.push_back(matrix(at->tensor->type, rows, static_cast<uint32_t>(at->tensor->cols), static_cast<uint64_t>(at->tensor->depth)));
             stack.rows += rows;
             out_.quantised_ |= quantised(format);
-            uint64_t row = 0;
-            for (; at != end; ++at) {
-                transfers.push_back({at->tensor, stack.parts.back(), row});
-                row += static_cast<uint64_t>(at->tensor->rows);
-                biased |= at->bias != nullptr && !at->bias->empty();
-            }
+            transfer(std::span(at, end), stack.parts.back());
+            for (; at != end; ++at) biased |= at->bias != nullptr && !at->bias->empty();
         }
         if (biased) add_bias(stack, sources);
         return stack;
+    }
+
+    /// Tensors that become one matrix; where each holds several, all first ones become the first matrix, and so on.
+    void transfer(std::span<const Source> sources, const Matrix& to) {
+        if (sources.size() == 1) {
+            transfers.push_back({*sources.front().tensor, to, 0});
+            return;
+        }
+        uint64_t row = 0;
+        for (int64_t index = 0; index < sources.front().tensor->depth; ++index) {
+            for (const Source& source : sources) {
+                transfers.push_back({source.tensor->of_stack(index), to, row});
+                row += static_cast<uint64_t>(source.tensor->rows);
+            }
+        }
     }
 
     void add_bias(Stack& stack, std::initializer_list<Source> sources) {
@@ -157,7 +188,7 @@ DeviceWeights::DeviceWeights(const BackendSource& source) : dtype_(activation_ty
     check(cudaStreamSynchronize(nullptr), "allocating the weights");        // the uploader's stream does not wait for it
     const WeightPlacement placement(source, *this, memory_.get());
     Uploader uploader(source, placement.file_bytes());
-    for (const auto& [from, to, first_row] : placement.transfers) uploader.matrix(*from, to, first_row);
+    for (const auto& [from, to, first_row] : placement.transfers) uploader.matrix(from, to, first_row);
     for (const auto& [from, to] : placement.copies) {
         check(cudaMemcpy(to, from.data(), from.size(), cudaMemcpyHostToDevice), "loading weights");
     }

@@ -22,6 +22,10 @@ struct Stack {
     bool merged() const noexcept { return parts.size() == 1; }
 };
 
+/// Rows of a router's matrix on the device: a logit each expert, one for the shared expert's gate, zeros
+/// up to a multiple of eight, which cuBLASLt likes best.
+constexpr uint32_t router_rows(uint32_t n_experts) { return (n_experts + 1 + 7) / 8 * 8; }
+
 struct DeviceLayer {
     float* attention_norm;    // (n_embd)
     Stack qkv;
@@ -29,8 +33,13 @@ struct DeviceLayer {
     float* k_norm;
     Stack output;
     float* ffn_norm;          // (n_embd)
-    Stack gate_up;
+    Stack gate_up;            // of a mixture: of expert 0, the others behind it (of_stack)
     Stack down;
+
+    // Of a mixture; otherwise null and without parts.
+    float* router = nullptr;  // (router_rows, n_embd), ffn_norm multiplied in: it takes x before the norm
+    bool shared_gated = false;  // the shared expert has a logit of its own, row n_experts
+    Stack shared_gate_up, shared_down;
 };
 
 class DeviceWeights {
@@ -58,6 +67,8 @@ public:
             each(layer.output);
             each(layer.gate_up);
             each(layer.down);
+            each(layer.shared_gate_up);
+            each(layer.shared_down);
         }
         each(output_);
     }
