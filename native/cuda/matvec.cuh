@@ -378,20 +378,18 @@ __device__ __forceinline__ void write_item(const MatvecArgs& args, const Items& 
     }
 }
 
-/// In shared memory: kWarps rings of kSteps steps, then the vector.
-template <class W, int kSteps>
-__global__ void __launch_bounds__(kThreads, 1) matvec_kernel(const __grid_constant__ MatvecArgs args) {
+/// The product. In shared memory: kWarps rings of kSteps steps, then the vector. `await_input` returns when x may be read.
+template <class W, int kSteps, class Await>
+__device__ __forceinline__ void multiply(const MatvecArgs& args, uint8_t* shared, Await&& await_input) {
     constexpr uint32_t kRing = kSteps * Step<W>::kBytes;
-    extern __shared__ __align__(16) uint8_t shared[];
     uint8_t* vector = shared + kWarps * kRing;
     const uint32_t ring = shared_address(shared) + threadIdx.x / 32 * kRing, ring_end = ring + kRing;
     const uint32_t lane = threadIdx.x % 32;
     const uint32_t unit = W::kUnits == 32 ? lane : lane / 2;  // of half a step, that this lane's piece is in
-    let_next_start();
     const Items items(args);
     Feed<W> feed(args, items);
     feed.next(ring);
-    await_previous();
+    await_input();
     // The vector's loads go before most of the weights': behind them they would wait for all of those.
     stage_vector<W>(args, vector, [&] {
 #pragma unroll 1
@@ -426,6 +424,13 @@ __global__ void __launch_bounds__(kThreads, 1) matvec_kernel(const __grid_consta
         for (int r = 0; r < kRows; ++r) sums[r] = warp_sum(sums[r]);
         write_item(args, items, item, sums, lane);
     }
+}
+
+template <class W, int kSteps>
+__global__ void __launch_bounds__(kThreads, 1) matvec_kernel(const __grid_constant__ MatvecArgs args) {
+    extern __shared__ __align__(16) uint8_t shared[];
+    let_next_start();
+    multiply<W, kSteps>(args, shared, [] { await_previous(); });
 }
 
 }  // namespace dca::cuda::vec

@@ -44,6 +44,16 @@ struct MatvecArgs {
 /// cudaErrorInvalidValue: matvec_takes() is false.
 cudaError_t matvec(const Card& card, const MatvecArgs& args, cudaStream_t stream);
 
+/// Some matrices of a stack, each times a vector.
+struct ExpertMatvecArgs {
+    MatvecArgs first;            // w is the stack's first matrix, x and y the first choice's; neither bias, add nor kv
+    const uint32_t* experts;     // (n_chosen) in device memory: which matrix each choice takes
+    uint32_t n_chosen;
+    uint32_t x_apart, y_apart;   // elements between the vectors of two choices (0: they share one) and between their results
+};
+/// As matvec(), once for each choice.
+cudaError_t matvec_experts(const Card& card, const ExpertMatvecArgs& args, cudaStream_t stream);
+
 /// Whether a product of this shape fits the card: the vector and a ring of weights fit in shared
 /// memory. Columns are a multiple of 8, of 32 where quantised.
 bool matvec_takes(const Card& card, const Matrix& w);
