@@ -6,6 +6,7 @@
 #include "cuda/check.h"
 #include "cuda/device.h"
 #include "cuda/executor.h"
+#include "cuda/router.h"
 #include "cuda/weights.h"
 
 namespace dca::cuda {
@@ -14,11 +15,13 @@ namespace {
 constexpr uint32_t most_head_dim = 256;
 
 void check_model(const Hparams& h) {
-    if (h.n_experts > 0) fail(DCA_ERROR_UNSUPPORTED, "mixtures of experts do not run on the CUDA backend; take device cpu");
     if (h.head_dim % 2 != 0 || h.head_dim > most_head_dim) {
         fail(DCA_ERROR_UNSUPPORTED, "head size is ", h.head_dim, ", the CUDA backend runs even ones up to ", most_head_dim);
     }
-    for (const auto& [name, width] : {std::pair{"model", h.n_embd}, {"feed-forward", h.n_ff}, {"query", h.q_width()}, {"key", h.kv_width()}}) {
+    const bool mixture = h.n_experts > 0;
+    if (h.n_experts > most_experts) fail(DCA_ERROR_UNSUPPORTED, "there are ", h.n_experts, " experts, the CUDA backend runs up to ", most_experts);
+    for (const auto& [name, width] : {std::pair{"model", h.n_embd}, {"feed-forward", mixture ? h.n_ff_expert : h.n_ff}, {"shared expert's", h.n_ff_shared},
+                                      {"query", h.q_width()}, {"key", h.kv_width()}}) {
         if (width % 8 != 0) fail(DCA_ERROR_UNSUPPORTED, name, " width is ", width, ", the CUDA backend runs multiples of 8");
     }
 }

@@ -20,7 +20,7 @@ void with_type(Dtype dtype, Body&& body) {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) rms_norm_kernel(const float* x, const float* weight, float epsilon, uint32_t width, T* to) {
+__global__ void __launch_bounds__(kThreads) rms_norm_kernel(const float* x, const float* weight, float epsilon, uint32_t width, T* to, float* factors) {
     __shared__ float scratch[kThreads / 32];
     x += uint64_t{blockIdx.x} * width;
     to += uint64_t{blockIdx.x} * width;
@@ -30,6 +30,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const float* x, cons
         squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     }
     const float scale = rsqrtf(block_sum(squares, scratch) / width + epsilon);
+    if (factors != nullptr && threadIdx.x == 0) factors[blockIdx.x] = scale;
     for (uint32_t i = 8 * threadIdx.x; i < width; i += 8 * kThreads) {
         const float4 v[2] = {*reinterpret_cast<const float4*>(x + i), *reinterpret_cast<const float4*>(x + i + 4)};
         const float4 w[2] = {*reinterpret_cast<const float4*>(weight + i), *reinterpret_cast<const float4*>(weight + i + 4)};
@@ -84,11 +85,13 @@ __global__ void __launch_bounds__(kThreads) silu_multiply_kernel(const Eight<T>*
     to[i] = out;
 }
 
-__global__ void __launch_bounds__(kThreads) silu_multiply_row_kernel(const float* gate_up, uint32_t width, float* to) {
+__global__ void __launch_bounds__(kThreads) silu_multiply_f32_kernel(const float* gate_up, uint32_t rows, uint32_t width, float* to) {
     let_next_start();
     await_previous();
-    const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
-    if (i < width) to[i] = silu(__ldcg(gate_up + i)) * __ldcg(gate_up + width + i);
+    const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (i >= uint64_t{rows} * width) return;
+    const float* gate = gate_up + i / width * 2 * width + i % width;
+    to[i] = silu(__ldcg(gate)) * __ldcg(gate + width);
 }
 
 /// One pass: every thread keeps a maximum and a sum of exponentials over its logits.
@@ -119,14 +122,15 @@ uint32_t blocks_for(uint64_t threads) { return static_cast<uint32_t>((threads + 
 
 bool has_kernels() {
     cudaFuncAttributes attributes;
-    const bool has = cudaFuncGetAttributes(&attributes, silu_multiply_row_kernel) == cudaSuccess;
+    const bool has = cudaFuncGetAttributes(&attributes, silu_multiply_f32_kernel) == cudaSuccess;
     static_cast<void>(cudaGetLastError());
     return has;
 }
 
-cudaError_t rms_norm(const float* x, const float* weight, float epsilon, uint32_t rows, uint32_t width, Dtype dtype, void* to, cudaStream_t stream) {
-    with_type(dtype, [&](auto type) {
-        rms_norm_kernel<<<rows, kThreads, 0, stream>>>(x, weight, epsilon, width, static_cast<decltype(type)*>(to));
+cudaError_t rms_norm(const RmsNormArgs& args, cudaStream_t stream) {
+    with_type(args.dtype, [&](auto type) {
+        rms_norm_kernel<<<args.rows, kThreads, 0, stream>>>(args.x, args.weight, args.epsilon, args.width, static_cast<decltype(type)*>(args.to),
+                                                            args.factors);
     });
     return cudaGetLastError();
 }
@@ -150,8 +154,9 @@ cudaError_t silu_multiply(const void* gate_up, uint32_t rows, uint32_t width, Dt
     return cudaGetLastError();
 }
 
-cudaError_t silu_multiply_row(const Card& card, const float* gate_up, uint32_t width, float* to, cudaStream_t stream) {
-    return launch_overlapped(card, silu_multiply_row_kernel, dim3(blocks_for(width)), kThreads, 0, stream, gate_up, width, to);
+cudaError_t silu_multiply_f32(const Card& card, const float* gate_up, uint32_t rows, uint32_t width, float* to, cudaStream_t stream) {
+    const dim3 grid(blocks_for(uint64_t{rows} * width));
+    return launch_overlapped(card, silu_multiply_f32_kernel, grid, kThreads, 0, stream, gate_up, rows, width, to);
 }
 
 cudaError_t negative_log_likelihood(const float* logits, uint32_t rows, uint32_t n_vocab, const int32_t* targets, float* nll, cudaStream_t stream) {

@@ -14,8 +14,17 @@ namespace dca::cuda {
 /// Whether this build holds code that the current card can run.
 bool has_kernels();
 
-/// to = x / rms(x) · weight, row by row; x (rows, width) f32, to (rows, width) of dtype. width is a multiple of 8.
-cudaError_t rms_norm(const float* x, const float* weight, float epsilon, uint32_t rows, uint32_t width, Dtype dtype, void* to, cudaStream_t stream);
+struct RmsNormArgs {
+    const float* x;           // (rows, width)
+    const float* weight;      // (width)
+    float epsilon;
+    uint32_t rows, width;     // width is a multiple of 8
+    Dtype dtype;
+    void* to;                 // (rows, width) of dtype
+    float* factors;           // (rows), becomes 1 / rms(x); null: not wanted
+};
+/// to = x / rms(x) · weight, row by row.
+cudaError_t rms_norm(const RmsNormArgs& args, cudaStream_t stream);
 
 struct HeadNormArgs {
     void* heads;              // n_rows rows of n_q_heads + n_k_heads heads, dtype, normed in place
@@ -32,8 +41,8 @@ cudaError_t head_norm(const Card& card, const HeadNormArgs& args, cudaStream_t s
 /// to = silu(gate) · up, where row r of `gate_up` (rows, 2 width) is gate and then up; width is a multiple of 8.
 cudaError_t silu_multiply(const void* gate_up, uint32_t rows, uint32_t width, Dtype dtype, void* to, cudaStream_t stream);
 
-/// The same for one row in f32.
-cudaError_t silu_multiply_row(const Card& card, const float* gate_up, uint32_t width, float* to, cudaStream_t stream);
+/// The same in f32, for the few rows of a decode step.
+cudaError_t silu_multiply_f32(const Card& card, const float* gate_up, uint32_t rows, uint32_t width, float* to, cudaStream_t stream);
 
 /// nll[r] = -log softmax(logits row r)[targets[r]]; logits (rows, n_vocab) f32. targets and nll may be
 /// host memory that the device can reach.

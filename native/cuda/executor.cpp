@@ -90,8 +90,9 @@ void CudaExecutor::begin(std::span<const int32_t> tokens, uint32_t start) {
     check(embed(args, stream_.get()), "embedding tokens");
 }
 
-void CudaExecutor::norm(const float* weight) {
-    check(rms_norm(x(), weight, h_.rms_epsilon, rows_, h_.n_embd, weights_.dtype(), memory_.normed, stream_.get()), "norming");
+void CudaExecutor::norm(const float* weight, float* factors) {
+    const RmsNormArgs args{x(), weight, h_.rms_epsilon, rows_, h_.n_embd, weights_.dtype(), memory_.normed, factors};
+    check(rms_norm(args, stream_.get()), "norming");
 }
 
 void CudaExecutor::multiply(const Stack& stack, const void* in, const Output& out) {
@@ -115,6 +116,7 @@ void CudaExecutor::multiply(const Matrix& w, const void* in, const void* bias, c
         .cols = w.cols,
         .y_stride = out.stride,
         .dtype = weights_.dtype(),
+        .in_f32 = false,
         .y_f32 = out.f32,
         .add = out.add,
         .bias = bias,
@@ -283,23 +285,23 @@ void CudaExecutor::feed_forward(uint32_t layer) {
     multiply(w.down, memory_.gated, {x(), h_.n_embd, true, true});
 }
 
-void CudaExecutor::feed_forward_row(uint32_t layer) {
-    const DeviceLayer& w = weights_.layers()[layer];
-    const RowInput in{x(), VectorType::F32, w.ffn_norm};
-    if (w.gate_up.merged()) {
-        MatvecArgs args = row_product(w.gate_up.parts.front(), in, {memory_.gated_row, VectorType::F32, false});
+void CudaExecutor::gate_row(const Stack& gate_up, const float* norm, uint32_t width) {
+    const RowInput in{x(), VectorType::F32, norm};
+    if (gate_up.merged()) {
+        MatvecArgs args = row_product(gate_up.parts.front(), in, {memory_.gated_row, VectorType::F32, false});
         args.gated = true;
-        args.rows_apart = h_.n_ff;
+        args.rows_apart = width;
         check(matvec(device_.card, args, stream_.get()), "multiplying a row");
     } else {
-        multiply_row(w.gate_up, in, {memory_.gate_up_row, VectorType::F32, false});
-            check(silu_multiply_row(device_.card, memory_.gate_up_row, h_.n_ff, memory_.gated_row, stream_.get()), "gating");
+        multiply_row(gate_up, in, {memory_.gate_up_row, VectorType::F32, false});
+        check(silu_multiply_f32(device_.card, memory_.gate_up_row, 1, width, memory_.gated_row, stream_.get()), "gating");
     }
-    multiply_row(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {x(), VectorType::F32, true});
 }
 
-void CudaExecutor::feed_forward_experts(uint32_t) {
-    fail(DCA_ERROR_UNSUPPORTED, "mixtures of experts do not run on the CUDA backend; take device cpu");
+void CudaExecutor::feed_forward_row(uint32_t layer) {
+    const DeviceLayer& w = weights_.layers()[layer];
+    gate_row(w.gate_up, w.ffn_norm, h_.n_ff);
+    multiply_row(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {x(), VectorType::F32, true});
 }
 
 void CudaExecutor::logits_row() {

@@ -19,6 +19,8 @@
 
 namespace dca::cuda {
 
+struct ExpertRun;
+
 class CudaExecutor final : public Executor {
 public:
     CudaExecutor(const Hparams& hparams, const DeviceWeights& weights, const Device& device, ExecutorOptions options);
@@ -50,8 +52,8 @@ private:
     void prepare_step(std::span<const int32_t> tokens, uint32_t start);
     void record(std::span<const int32_t> tokens, uint32_t start);
 
-    /// Rows of x, normed, to memory_.normed in the activations' type.
-    void norm(const float* weight);
+    /// Rows of x, normed, to memory_.normed in the activations' type; the factors of the norm to `factors` if set.
+    void norm(const float* weight, float* factors = nullptr);
 
     struct Output {
         void* to;
@@ -79,8 +81,21 @@ private:
     /// Whether one kernel can project a row's q, k and v and put k and v into the cache.
     bool stores_while_projecting(const DeviceLayer& w) const noexcept;
     void project_and_store_row(uint32_t layer);
+    /// memory_.gated_row (width) = silu(gate · norm(x)) · up · norm(x)
+    void gate_row(const Stack& gate_up, const float* norm, uint32_t width);
     void feed_forward_row(uint32_t layer);
     void logits_row();
+
+    // A mixture of experts (executor_experts.cpp). Of many rows: every row's experts, and the rows sorted
+    // by expert; the experts of a run; the shared one. Each adds to x.
+    void choose(const DeviceLayer& w, const float* factors);
+    void route(const DeviceLayer& w);
+    void multiply_experts(const Stack& stack, const ExpertRun& run, const std::byte* in, const Output& out);
+    void run_experts(const DeviceLayer& w, const ExpertRun& run);
+    void run_shared_expert(const DeviceLayer& w);
+    /// The matrices of a row's experts, each times its vector.
+    void multiply_chosen(const Stack& stack, const RowInput& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated);
+    void feed_forward_experts_row(const DeviceLayer& w);
 
     VectorType row_type() const noexcept { return weights_.dtype() == Dtype::F16 ? VectorType::F16 : VectorType::BF16; }
 

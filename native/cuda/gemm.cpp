@@ -55,7 +55,7 @@ Gemm::Gemm(void* workspace) : workspace_(workspace) {
 }
 
 Gemm::Plan& Gemm::plan(const GemmArgs& args) {
-    const Key key{args.tokens, args.rows, args.cols, args.y_stride, args.dtype, args.y_f32, args.add, args.bias != nullptr};
+    const Key key{args.tokens, args.rows, args.cols, args.y_stride, args.dtype, args.in_f32, args.y_f32, args.add, args.bias != nullptr};
     if (const auto found = plans_.find(key); found != plans_.end()) return *found->second;
     if (plans_.size() >= most_plans) plans_.clear();
 
@@ -63,9 +63,9 @@ Gemm::Plan& Gemm::plan(const GemmArgs& args) {
     // is (cols, rows) and has to be transposed, and x read by columns is (cols, tokens).
     auto plan = std::make_shared<Plan>();
     const cudaDataType_t type = args.dtype == Dtype::F16 ? CUDA_R_16F : CUDA_R_16BF;
-    const cudaDataType_t y_type = args.y_f32 ? CUDA_R_32F : type;
-    plan->w = make_layout(type, args.cols, args.rows, args.cols);
-    plan->x = make_layout(type, args.cols, args.tokens, args.cols);
+    const cudaDataType_t in_type = args.in_f32 ? CUDA_R_32F : type, y_type = args.y_f32 ? CUDA_R_32F : type;
+    plan->w = make_layout(in_type, args.cols, args.rows, args.cols);
+    plan->x = make_layout(in_type, args.cols, args.tokens, args.cols);
     plan->y = make_layout(y_type, args.rows, args.tokens, args.y_stride);
 
     cublasLtMatmulDesc_t description = nullptr;

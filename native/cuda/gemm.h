@@ -15,12 +15,13 @@ namespace dca::cuda {
 
 /// y (tokens, rows) = x (tokens, cols) · wᵀ, w (rows, cols), everything row-major; f32 accumulation.
 struct GemmArgs {
-    const void* w;           // dtype, rows back to back
-    const void* x;           // dtype, rows back to back
+    const void* w;           // dtype (or f32), rows back to back
+    const void* x;           // likewise
     void* y;
     uint32_t tokens, rows, cols;
     uint32_t y_stride;       // elements between y's rows
     Dtype dtype;
+    bool in_f32;             // w and x are f32 and not dtype: products in full f32
     bool y_f32;              // else dtype
     bool add;                // y += ...
     const void* bias;        // (rows) of y's type, added to every row; null: none
@@ -41,7 +42,7 @@ private:
     struct Key {
         uint32_t tokens, rows, cols, y_stride;
         Dtype dtype;
-        bool y_f32, add, bias;
+        bool in_f32, y_f32, add, bias;
         auto operator<=>(const Key&) const = default;
     };
     struct Plan;

@@ -30,6 +30,16 @@ CacheDtype cache_dtype(dca_cache_type type) {
     fail(DCA_ERROR_UNSUPPORTED, "cache_type is f32, must be f16, bf16 or q8 on a CUDA device");
 }
 
+/// Values between a feed-forward's first matrices and its last, in a step of `block` rows and in one of a single row.
+struct HiddenValues {
+    size_t of_block, of_row;
+};
+HiddenValues hidden_values(const Hparams& h, uint32_t block) {
+    if (h.n_experts == 0) return {size_t{h.n_ff} * block, h.n_ff};
+    return {std::max(size_t{h.n_ff_expert} * ExpertMemory::product_rows(block), size_t{h.n_ff_shared} * block),
+            std::max(size_t{h.n_ff_expert} * h.n_experts_used, size_t{h.n_ff_shared})};
+}
+
 }  // namespace
 
 struct SessionMemory::Plan {
@@ -60,7 +70,7 @@ struct SessionMemory::Plan {
     uint64_t expanded_bytes() const {
         uint64_t values = 0, cols = 0;
         for (const DeviceLayer& layer : weights.layers()) {
-            for (const Stack* stack : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down}) {
+            for (const Stack* stack : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down, &layer.shared_gate_up, &layer.shared_down}) {
                 for (const Matrix& part : stack->parts) {
                     values = std::max(values, uint64_t{part.rows} * part.cols);
                     cols = std::max<uint64_t>(cols, part.cols);
@@ -93,10 +103,12 @@ void SessionMemory::place(Arena& cache_arena, Arena& scratch, const Plan& plan) 
     normed = activation(h.n_embd);
     qkv = activation(size_t{h.q_width()} + 2 * h.kv_width());
     attended = activation(h.q_width());
-    gate_up = activation(size_t{2} * h.n_ff);
-    gated = activation(h.n_ff);
-    gate_up_row = scratch.take<float>(size_t{2} * h.n_ff);
-    gated_row = scratch.take<float>(h.n_ff);
+    const HiddenValues hidden = hidden_values(h, block);
+    gate_up = scratch.take<std::byte>(2 * 2 * hidden.of_block);
+    gated = scratch.take<std::byte>(2 * hidden.of_block);
+    gate_up_row = scratch.take<float>(2 * hidden.of_row);
+    gated_row = scratch.take<float>(hidden.of_row);
+    if (h.n_experts > 0) experts.place(scratch, h, block);
     vocab_rows = static_cast<uint32_t>(std::clamp<uint64_t>(logits_bytes / (4 * uint64_t{h.n_vocab}), 1, block));
     logits = scratch.take<float>(size_t{vocab_rows} * h.n_vocab);
     expanded_bytes = plan.weights.quantised() && block > 1 ? plan.expanded_bytes() : 0;
@@ -114,6 +126,7 @@ void SessionMemory::place_host(Arena& host, const Plan& plan) {
     nll = host.take<float>(block);
     logits_row = host.take<float>(plan.h.n_vocab);
     start = host.take<uint32_t>(1);
+    if (plan.h.n_experts > 0) experts.place_host(host, plan.h);
 }
 
 SessionMemory::SessionMemory(const Hparams& h, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,

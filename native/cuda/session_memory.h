@@ -7,6 +7,7 @@
 #include "core/backend.h"
 #include "cuda/attention.h"
 #include "cuda/device.h"
+#include "cuda/expert_memory.h"
 #include "cuda/resources.h"
 #include "cuda/weights.h"
 
@@ -31,10 +32,11 @@ struct SessionMemory {
     std::byte* normed;          // (block, n_embd)              these in the activations' 16-bit type
     std::byte* qkv;             // (block, q_width + 2 kv_width)
     std::byte* attended;        // (block, q_width)
-    std::byte* gate_up;         // (block, 2 n_ff)
-    std::byte* gated;           // (block, n_ff)
-    float* gate_up_row;         // (2 n_ff) of one row
-    float* gated_row;           // (n_ff) of one row
+    std::byte* gate_up;         // (block, 2 n_ff); of a mixture (product_rows, 2 n_ff_expert) and (block, 2 n_ff_shared)
+    std::byte* gated;           // half as wide
+    float* gate_up_row;         // of one row (2 n_ff); of a mixture (n_experts_used, 2 n_ff_expert) and (2 n_ff_shared)
+    float* gated_row;           // half as wide
+    ExpertMemory experts{};     // of a mixture
     float* logits;              // (vocab_rows, n_vocab)
     uint32_t vocab_rows = 0;
     std::byte* expanded;        // a quantised matrix, or as many of its rows as fit, in 16 bits
