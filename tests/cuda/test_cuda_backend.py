@@ -4,61 +4,18 @@ import threading
 
 import numpy as np
 import pytest
+from comparison import BF16_KL, F16_KL, all_logits, check, mean_kl, tokens
 
 from dca_runtime import DcaError, Model
 from dca_runtime.errors import Status
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
-# Mean KL divergence (nats) from the CPU's distribution, where activations are kept in f32. Activations
-# rounded to 11 bits (f16) move these models' logits, of standard deviation 1, by about 5e-3, so the mean
-# KL is about 1e-5 and a few times that at single positions; 8 bits (bf16) move them eight times as far.
-# A wrong position or a swapped scale costs more than 1e-2.
-F16_KL = 1e-4
-BF16_KL = 3e-3
-Q8_CACHE_KL = 1e-3
+Q8_CACHE_KL = 1e-3  # as comparison.py's limits
 
 QUANTISED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
 MIXED = (("", "Q4_K"), ("attn_v", "Q6_K"), ("ffn_down", "Q6_K"), ("ffn_up", "Q5_0"), ("output.", "Q8_0"))
 SCHEME = (48, 16, 64)
-
-
-def tokens(path, count: int, seed: int = 0) -> np.ndarray:
-    with Model(path) as model:
-        return np.random.default_rng(seed).integers(0, model.info.n_vocab, count, np.int32)
-
-
-def all_logits(path, device: str, ids: np.ndarray, pieces=None, **options) -> np.ndarray:
-    """Logits after every token, fed in pieces of these lengths (None: all at once)."""
-    with Model(path, device=device) as model, model.session(context=len(ids), **options) as session:
-        if pieces is None:
-            return session.eval(ids, all_logits=True)
-        parts, first = [], 0
-        while first < len(ids):
-            length = pieces[len(parts) % len(pieces)]
-            parts.append(session.eval(ids[first : first + length], all_logits=True))
-            first += length
-        return np.concatenate(parts)
-
-
-def mean_kl(expected: np.ndarray, found: np.ndarray) -> float:
-    def log_softmax(logits):
-        logits = logits.astype(np.float64)
-        shifted = logits - logits.max(axis=-1, keepdims=True)
-        return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-    assert np.isfinite(found).all()
-    p, q = log_softmax(expected), log_softmax(found)
-    return float((np.exp(p) * (p - q)).sum(axis=-1).mean())
-
-
-def check(path, limit: float, count: int = 150, **options) -> None:
-    """Prefill in one go, and token by token: both as the CPU has it."""
-    ids = tokens(path, count)
-    cpu_options = {key: value for key, value in options.items() if key != "cache_type"}
-    expected = all_logits(path, "cpu", ids, cache_type="f32", **cpu_options)
-    assert mean_kl(expected, all_logits(path, "cuda", ids, **options)) < limit
-    assert mean_kl(expected, all_logits(path, "cuda", ids, pieces=(1,), **options)) < limit
 
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", *QUANTISED])
