@@ -8,6 +8,7 @@ places, so that a file is written about as fast as the disk takes it. llama.cpp 
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ class Shape:
 
     layers: int
     width: int
-    ff: int
+    ff: int  # of a mixture: of each expert
     heads: int
     kv_heads: int
     head_dim: int
@@ -33,6 +34,9 @@ class Shape:
     rope_base: float
     architecture: str = "llama"
     qkv_bias: bool = False
+    head_norm: bool = False
+    experts: int = 0  # 0: dense
+    experts_used: int = 0
 
 
 SHAPES = {
@@ -40,6 +44,10 @@ SHAPES = {
     "llama-3-8b": Shape(32, 4096, 14336, 32, 8, 128, 128256, 8192, 5e5),
     "qwen2.5-7b": Shape(28, 3584, 18944, 28, 4, 128, 152064, 32768, 1e6, "qwen2", True),
     "tinyllama-1.1b": Shape(22, 2048, 5632, 32, 4, 64, 32000, 2048, 1e4),
+    "mixtral-8x7b": Shape(32, 4096, 14336, 32, 8, 128, 32000, 32768, 1e6, experts=8, experts_used=2),
+    "qwen3-30b-a3b": Shape(
+        48, 2048, 768, 32, 4, 128, 151936, 40960, 1e6, "qwen3moe", head_norm=True, experts=128, experts_used=8
+    ),
 }
 
 
@@ -50,7 +58,10 @@ def write_random_gguf(
     scheme: tuple[int, int, int] | None = None,
     seed: int = 0,
 ) -> None:
-    """A file with all matrices in ``dtype``; ``scheme`` is (chunk_size, local_window, pretraining_length)."""
+    """A file with all matrices in ``dtype``, but routers in F32.
+
+    ``scheme`` is (chunk_size, local_window, pretraining_length).
+    """
     random = np.random.default_rng(seed)
     values = random.standard_normal((POOL_VALUES // 4096, 4096), np.float32) * STANDARD_DEVIATION
     pool = gguf.quants.quantize(values, dtype).reshape(-1).view(np.uint8)
@@ -60,24 +71,29 @@ def write_random_gguf(
     _hyperparameters(writer, shape, scheme)
     tensors = list(_tensors(shape))
     for name, size in tensors:
-        if len(size) == 1:
-            writer.add_tensor_info(
-                name, size, np.dtype(np.float32), 4 * size[0], gguf.GGMLQuantizationType.F32
-            )
+        if _in_f32(name, size):
+            n_bytes = 4 * math.prod(size)
+            writer.add_tensor_info(name, size, np.dtype(np.float32), n_bytes, gguf.GGMLQuantizationType.F32)
         else:
-            row_bytes = size[1] // block_values * block_bytes
-            byte_shape = (size[0], row_bytes)
-            writer.add_tensor_info(name, byte_shape, np.dtype(np.uint8), size[0] * row_bytes, dtype)
+            byte_shape = (*size[:-1], size[-1] // block_values * block_bytes)
+            writer.add_tensor_info(name, byte_shape, np.dtype(np.uint8), math.prod(byte_shape), dtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, size in tensors:
-        if len(size) == 1:
-            data = np.ones(size, np.float32) if "norm" in name else random.standard_normal(size, np.float32)
+        if "norm" in name:
+            data = np.ones(size, np.float32)
+        elif _in_f32(name, size):
+            data = random.standard_normal(size, np.float32)
+            data *= STANDARD_DEVIATION if len(size) > 1 else 1.0
         else:
-            data = _cut(pool, size[0] * (size[1] // block_values) * block_bytes, block_bytes, random)
+            data = _cut(pool, math.prod(size) // block_values * block_bytes, block_bytes, random)
         writer.write_tensor_data(data)
     writer.close()
+
+
+def _in_f32(name: str, size: tuple[int, ...]) -> bool:
+    return len(size) == 1 or "ffn_gate_inp" in name
 
 
 def _cut(pool: np.ndarray, size: int, block_bytes: int, random: np.random.Generator) -> np.ndarray:
@@ -96,11 +112,17 @@ def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield prefix + name + ".weight", (rows, shape.width)
             if shape.qkv_bias:
                 yield prefix + name + ".bias", (rows,)
+        if shape.head_norm:
+            yield prefix + "attn_q_norm.weight", (shape.head_dim,)
+            yield prefix + "attn_k_norm.weight", (shape.head_dim,)
         yield prefix + "attn_output.weight", (shape.width, queries)
         yield prefix + "ffn_norm.weight", (shape.width,)
-        yield prefix + "ffn_gate.weight", (shape.ff, shape.width)
-        yield prefix + "ffn_up.weight", (shape.ff, shape.width)
-        yield prefix + "ffn_down.weight", (shape.width, shape.ff)
+        if shape.experts:
+            yield prefix + "ffn_gate_inp.weight", (shape.experts, shape.width)
+        stack, suffix = ((shape.experts,), "_exps") if shape.experts else ((), "")
+        yield f"{prefix}ffn_gate{suffix}.weight", (*stack, shape.ff, shape.width)
+        yield f"{prefix}ffn_up{suffix}.weight", (*stack, shape.ff, shape.width)
+        yield f"{prefix}ffn_down{suffix}.weight", (*stack, shape.width, shape.ff)
     yield "output_norm.weight", (shape.width,)
     yield "output.weight", (shape.vocab, shape.width)
 
@@ -113,6 +135,12 @@ def _hyperparameters(writer: gguf.GGUFWriter, shape: Shape, scheme: tuple[int, i
     writer.add_feed_forward_length(shape.ff)
     writer.add_head_count(shape.heads)
     writer.add_head_count_kv(shape.kv_heads)
+    writer.add_key_length(shape.head_dim)
+    writer.add_value_length(shape.head_dim)
+    if shape.experts:
+        writer.add_expert_count(shape.experts)
+        writer.add_expert_used_count(shape.experts_used)
+        writer.add_expert_feed_forward_length(shape.ff)
     writer.add_rope_dimension_count(shape.head_dim)
     writer.add_rope_freq_base(shape.rope_base)
     writer.add_layer_norm_rms_eps(1e-5)
