@@ -427,7 +427,7 @@ __device__ __forceinline__ void multiply(const MatvecArgs& args, uint8_t* shared
 }
 
 template <class W, int kSteps>
-__global__ void __launch_bounds__(kThreads, 1) matvec_kernel(const __grid_constant__ MatvecArgs args) {
+__global__ void __launch_bounds__(kThreads, 2) matvec_kernel(const __grid_constant__ MatvecArgs args) {
     extern __shared__ __align__(16) uint8_t shared[];
     let_next_start();
     multiply<W, kSteps>(args, shared, [] { await_previous(); });
