@@ -29,7 +29,7 @@ console = Console()
 
 PREDICTOR = "dca:6144/2048/8192"  # the paper's scheme for c = 8192, what the model was trained to
 RETRIEVER = "dca:1536/512/2048"  # for a quarter of it: finds more
-BASELINES = "plain,plain@linear:4,plain@ntk:4,plain@yarn:4"
+SCALED = "plain@linear:4,plain@ntk:4,plain@yarn:4"  # PI, NTK-aware and YaRN
 DEPTHS = "10,20,30,40,50,60,70,80,90"
 # A passkey's answer is five tokens. At 12,288 = 8 · 1,536 they would fall on a chunk border, where
 # intra + inter has no locality; 12,000 lies between borders.
@@ -165,11 +165,16 @@ def ppl(value: float | None) -> str:
     return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
 
 
+def marked(entry: Any) -> str:
+    """The perplexity at one length, bold where it rose more than 1 above the trained length."""
+    return f"**{ppl(entry['perplexity'])}**" if entry["risen"] else ppl(entry["perplexity"])
+
+
 def perplexity_tables(results: Any) -> list[Table]:
     """Mean up to each length by method, and of each window."""
     lengths = [entry["length"] for entry in results[0]["lengths"]]
     means: Table = [["mean up to", *(f"{length:,}" for length in lengths)]]
-    means += [[r["method"], *(ppl(entry["perplexity"]) for entry in r["lengths"])] for r in results]
+    means += [[r["method"], *map(marked, r["lengths"])] for r in results]
     windows: Table = [["tokens", *(r["method"] for r in results)]]
     for same in zip(*(r["windows"] for r in results), strict=True):
         span = f"{same[0]['start']:,} – {same[0]['end']:,}"
@@ -206,7 +211,7 @@ def combined_tables(results: Any) -> list[Table]:
         method = row["method"]
         keys = found([entry for entry in results["passkey"] if entry["method"] == method])
         mark = [marks.get(method, "")] if marks else []
-        table.append([method, *(ppl(entry["perplexity"]) for entry in row["lengths"]), keys, *mark])
+        table.append([method, *map(marked, row["lengths"]), keys, *mark])
     return [table]
 
 
@@ -229,14 +234,14 @@ def efficiency_tables(results: Any) -> list[Table]:
 
 PARTS = {
     "perplexity": Part(
-        ["--attention", f"{BASELINES},{PREDICTOR}", "--lengths", "4096,8192,16384,32768,65536",
+        ["--attention", f"plain,{PREDICTOR},{SCALED}", "--lengths", "4096,8192,16384,32768,65536",
          "--window", 4096],
         perplexity_tables,
         reads_text=True,
     ),
     "passkey": Part(
-        ["--attention", f"{BASELINES},{PREDICTOR},{RETRIEVER}", "--lengths", "4096,12288,16384,24576,32768",
-         "--depths", DEPTHS, "--trials", 3],
+        ["--attention", f"plain,{PREDICTOR},{RETRIEVER},{SCALED}",
+         "--lengths", "4096,12288,16384,24576,32768", "--depths", DEPTHS, "--trials", 3],
         found_tables,
     ),
     "needle": Part(
@@ -264,7 +269,7 @@ PARTS = {
     ),
     # What two cores must do in under half an hour each.
     "perplexity-cpu": Part(
-        ["--attention", f"{BASELINES},{PREDICTOR}", "--lengths", "4096,8192,16384", "--window", 2048],
+        ["--attention", f"plain,{PREDICTOR},{SCALED}", "--lengths", "4096,8192,16384", "--window", 2048],
         perplexity_tables,
         reads_text=True,
         device=TWO_CORES,
