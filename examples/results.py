@@ -256,6 +256,12 @@ PARTS = {
         combined_tables,
         reads_text=True,
     ),
+    "chunk-border": Part(
+        ["--attention", f"{RETRIEVER.replace('dca', 'intra+inter')},{RETRIEVER}",
+         "--lengths", f"5400,6144,{BETWEEN_BORDERS},12288", "--depths", DEPTHS, "--trials", 3],
+        found_tables,
+        experiment="passkey",
+    ),
     "sweep": Part(
         ["--pretraining-lengths", "8192,4096,2048,1024", "--lengths", "16384,32768",
          "--passkey-lengths", BETWEEN_BORDERS, "--depths", DEPTHS, "--trials", 3],
