@@ -51,14 +51,16 @@ def test_every_experiment_runs_resumes_and_is_reported(path, book, tmp_path, cap
     lines = (tmp_path / "r.jsonl").read_text().splitlines(keepends=True)
     (tmp_path / "r.jsonl").write_text("".join(lines[:2]) + lines[2][:10])
     assert main([*arguments, *files]) == 0
-    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == len(lines)
+    continued = (tmp_path / "r.jsonl").read_text().splitlines()
+    assert sum('"cell"' in line for line in continued) == len(lines) - 1
     if name != "efficiency":  # whose figures are times
         assert capsys.readouterr().out == first.out
 
     assert main(["report", str(tmp_path / "r.jsonl"), "-o", str(tmp_path / "report.html")]) == 0
     page = (tmp_path / "report.html").read_text()
     assert f"<h2>{name}</h2>" in page and "data:image/png;base64," in page
-    assert not re.search(r'(src|href)="(?!data:)', page), "the page must open offline"
+    assert page.count(f"<pre>dca-eval {name} ") == 2, "one command for each sitting"
+    assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<script', page), "the page must open offline"
 
 
 def test_json_on_stdout_is_nothing_but_json(path, book, capsys):

@@ -1,6 +1,7 @@
 """Ways to run a model's attention that experiments compare."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,22 @@ def parse(text: str) -> Method:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{text!r}: expected numbers after the colon, as in dca:3072/1024/4096") from error
+
+
+def shares_prefill(first: Method, second: Method) -> bool:
+    """Whether the keys and values of both agree where every attention is the ordinary one: same RoPE."""
+    return first.rope == second.rope
+
+
+def pairs(methods: Sequence[Method]) -> list[list[Method]]:
+    """Neighbours that can share prefill two by two, the others alone; the order is kept."""
+    groups: list[list[Method]] = []
+    for method in methods:
+        if groups and len(groups[-1]) == 1 and shares_prefill(groups[-1][0], method):
+            groups[-1].append(method)
+        else:
+            groups.append([method])
+    return groups
 
 
 def _is_factor(text: str) -> bool:

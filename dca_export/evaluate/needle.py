@@ -7,7 +7,7 @@ import numpy as np
 
 from dca_export.errors import InputError
 from dca_export.evaluate import retrieval
-from dca_export.evaluate.methods import Method
+from dca_export.evaluate.methods import Method, pairs
 from dca_export.evaluate.results import Cell, CellProgress, Results, Table
 from dca_export.evaluate.retrieval import Answerer
 
@@ -31,8 +31,8 @@ def plan(
 ) -> list[dict[str, Any]]:
     """The cells of ``retrieval.plan``, ordered so that those in one haystack share its start."""
     cells = retrieval.plan(methods, lengths, depths, trials)
-    order = [method.name for method in methods]
-    return sorted(cells, key=lambda cell: (order.index(cell["method"]), cell["trial"]))
+    order = {method.name: index for index, pair in enumerate(pairs(methods)) for method in pair}
+    return sorted(cells, key=lambda cell: (order[cell["method"]], cell["trial"]))
 
 
 class Prompts:

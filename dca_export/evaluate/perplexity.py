@@ -95,11 +95,17 @@ def _sliding(
 
 
 def figures(results: Results) -> list[dict[str, Any]]:
-    """One entry a method, for JSON: mean nll and perplexity at each length, and of each window."""
+    """One entry a method, for JSON: mean nll and perplexity at each length, and of each window.
+
+    "risen" marks a length whose perplexity is more than RISE above that within the trained length.
+    """
     entries = []
+    trained = results.header["model"]["context_length"]
     for method in results.values("method"):
+        limit = _limit(results, method, trained)
         lengths = [
             {"length": length, "nll": nll, "perplexity": math.exp(nll)}
+            | {"risen": length > trained and math.exp(nll) > limit}
             for length, nll in sorted(nll_by_length(results, method).items())
         ]
         windows = [
@@ -116,7 +122,10 @@ def tables(results: Results) -> list[Table]:
     by_length = {method: nll_by_length(results, method) for method in methods}
     lengths = sorted({length for row in by_length.values() for length in row})
     trained = results.header["model"]["context_length"]
-    rows = [[method, *_marked(by_length[method], lengths, trained)] for method in methods]
+    rows = [
+        [method, *_marked(by_length[method], lengths, trained, _limit(results, method, trained))]
+        for method in methods
+    ]
     overview = Table(
         f"Perplexity up to each length ({MARK}: more than {RISE:g} above the trained {trained:,})",
         ["tokens", *(f"{length:,}" for length in lengths)],
@@ -174,9 +183,22 @@ def _windows(results: Results, method: str) -> list[tuple[int, int, float]]:
     return [tuple(window) for window in max(passes, key=len, default=[])]
 
 
-def _marked(row: dict[int, float], lengths: list[int], trained: int) -> list[str]:
-    base = max((length for length in row if length <= trained), default=None)
-    limit = math.inf if base is None else math.exp(row[base]) + RISE
+def _limit(results: Results, method: str, trained: int) -> float:
+    """The perplexity above which a length beyond the trained one counts as risen; infinite if nothing tells.
+
+    RISE above that of the longest length within the trained one, or of the windows that lie in it.
+    """
+    row = nll_by_length(results, method)
+    within = [length for length in row if length <= trained]
+    if within:
+        return math.exp(row[max(within)]) + RISE
+    windows = [(end - start, nll) for start, end, nll in _windows(results, method) if end <= trained]
+    if not windows:
+        return math.inf
+    return math.exp(sum(n * nll for n, nll in windows) / sum(n for n, _ in windows)) + RISE
+
+
+def _marked(row: dict[int, float], lengths: list[int], trained: int, limit: float) -> list[str]:
     texts = []
     for length in lengths:
         nll = row.get(length)

@@ -18,6 +18,7 @@ except ImportError as error:
 
 KINDS = ("png", "svg", "pdf")
 PANEL = (4.8, 3.6)  # inches
+MAPS_ACROSS = 3  # a page is not wider
 
 
 def panels(count: int, title: str) -> tuple[Figure, Sequence["Axes"]]:
@@ -81,16 +82,20 @@ def heat_maps(
 ) -> Figure:
     """One map a name: shares from 0 to 1 in rows and columns; NaN where nothing was measured."""
     width, height = PANEL
-    figure = Figure(figsize=(width * len(maps), height), layout="constrained")
-    panels = figure.subplots(1, len(maps), squeeze=False)[0]
-    for axes, (name, shares) in zip(panels, maps.items(), strict=True):
+    across = min(len(maps), MAPS_ACROSS)
+    down = -(-len(maps) // across)
+    figure = Figure(figsize=(width * across, height * down), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False).ravel()
+    for axes in panels[len(maps) :]:
+        axes.set_axis_off()
+    for axes, (name, shares) in zip(panels, maps.items(), strict=False):
         image = axes.imshow(shares, vmin=0, vmax=1, cmap="RdYlGn", aspect="auto")
         axes.set_xticks(range(len(columns)), [f"{column:,}" for column in columns])
         axes.set_yticks(range(len(rows)), [str(row) for row in rows])
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.set_title(name)
-    figure.colorbar(image, ax=panels, label="found")
+    figure.colorbar(image, ax=list(panels), label="found")
     return figure
 
 

@@ -5,6 +5,7 @@ import io
 import shlex
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 from dca_export.evaluate import experiments
 from dca_export.evaluate.results import Results, Table
@@ -35,20 +36,25 @@ def page(measured: Sequence[Results]) -> str:
 
 def _section(results: Results) -> str:
     head, experiment = results.header, experiments.of(results)
+    sittings = [head, *results.sittings]
     facts = {
         "model": f"{head['model']['file']}, trained to {head['model']['context_length']:,} tokens",
-        "device": head["device"],
         **{name: str(value) for name, value in results.settings.items()},
-        **head["versions"],
-        "started": head["started"],
     }
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
     tables = "\n".join(_table(table) for table in experiment.tables(results))
     return (
         f"<h2>{escape(head['experiment'])}</h2>\n"
         f'<img alt="{escape(head["experiment"])}" src="data:image/png;base64,{_picture(results)}">\n'
-        f"{tables}\n<pre>{escape(shlex.join(head['command']))}</pre>\n<dl>{listed}</dl>"
+        f"{tables}\n<dl>{listed}</dl>\n{chr(10).join(map(_sitting, sittings))}"
     )
+
+
+def _sitting(sitting: dict[str, Any]) -> str:
+    """The command of one sitting, and what it ran on; a run that was interrupted may have several."""
+    versions = ", ".join(f"{name} {version}" for name, version in sitting["versions"].items())
+    about = f"{sitting['started']} on {sitting['device']}, {versions}"
+    return f"<pre>{escape(shlex.join(sitting['command']))}</pre>\n<p>{escape(about)}</p>"
 
 
 def _table(table: Table) -> str:

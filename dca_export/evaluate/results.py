@@ -1,7 +1,8 @@
 """What an experiment measured, cell by cell, in a file from which an interrupted run goes on.
 
 The file is JSON Lines: first a header that says what was run on what, then one line a cell, written as
-soon as the cell is done. A line that was cut off by the interruption is measured again.
+soon as the cell is done. A line that was cut off by the interruption is measured again. Where a run went
+on with another command, device or version, a line before its cells says so.
 """
 
 import datetime
@@ -26,6 +27,7 @@ CellProgress: TypeAlias = Callable[[float, float], Any]
 Measure: TypeAlias = Callable[[Cell, CellProgress], dict[str, Any]]
 
 _HASHED_BYTES = 1 << 20  # of the model's file: its metadata and first tensors tell it from others
+_SITTING = ("command", "device", "versions", "started")  # of the header: what may change as a run goes on
 _IDENTITY = ("experiment", "model", "settings")  # of the header: what must agree to go on
 
 
@@ -45,6 +47,8 @@ class Results:
     header: dict[str, Any]
     path: Path | None = None  # None: kept in memory only
     _figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sittings: list[dict[str, Any]] = field(default_factory=list)  # after the first, which the header tells
+    _unwritten: dict[str, Any] | None = None  # this sitting, until it has measured something
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -79,9 +83,14 @@ class Results:
     def add(self, cell: Cell, figures: dict[str, Any]) -> None:
         """Takes a measured cell and writes it down."""
         self._figures[_key(cell)] = figures
+        lines: list[dict[str, Any]] = [{"cell": dict(cell), "figures": figures}]
+        if self._unwritten is not None:
+            lines.insert(0, {"sitting": self._unwritten})
+            self.sittings.append(self._unwritten)
+            self._unwritten = None
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"cell": dict(cell), "figures": figures}) + "\n")
+                file.write("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def header(
@@ -130,6 +139,9 @@ def open_results(path: Path | None, head: dict[str, Any]) -> Results:
             raise InputError(
                 f"{path}: holds results of another run (its {name} differs); name another file or delete it"
             )
+    this = _sitting(head)
+    if not any(_same_sitting(this, other) for other in (_sitting(results.header), *results.sittings)):
+        results._unwritten = this
     return results
 
 
@@ -139,7 +151,9 @@ def read_results(path: Path) -> Results:
     whole = data[: data.rfind(b"\n") + 1]
     try:
         head, *lines = [json.loads(line) for line in whole.splitlines()]
-        results = Results(head, path, {_key(line["cell"]): line["figures"] for line in lines})
+        cells = {_key(line["cell"]): line["figures"] for line in lines if "sitting" not in line}
+        sittings = [line["sitting"] for line in lines if "sitting" in line]
+        results = Results(head, path, cells, sittings)
         complete = all(name in head for name in _IDENTITY)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(f"{path}: is not a results file of dca-eval") from error
@@ -165,6 +179,15 @@ def measure_cells(
 
         results.add(cell, measure(cell, within))
     update(len(missing), len(missing))
+
+
+def _sitting(head: dict[str, Any]) -> dict[str, Any]:
+    return {name: head[name] for name in _SITTING if name in head}
+
+
+def _same_sitting(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """But for the time."""
+    return all(one.get(name) == other.get(name) for name in _SITTING if name != "started")
 
 
 def _key(cell: Cell) -> str:

@@ -1,39 +1,56 @@
 """What passkey and needle have in common: trials over lengths and depths, greedy answers, heat maps."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dca_export.errors import InputError
-from dca_export.evaluate.methods import Method, parse
+from dca_export.evaluate.methods import Method, pairs, parse, shares_prefill
 from dca_export.evaluate.results import CellProgress, Results, Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from dca_runtime import Model
+    from dca_runtime.prompt_cache import PromptCache
 
 
 def plan(
     methods: Sequence[Method], lengths: Sequence[int], depths: Sequence[int], trials: int
 ) -> list[dict[str, Any]]:
-    """One cell a method, length, depth (percent of the text before what is hidden) and trial."""
+    """One cell a method, length, depth (percent of the text before what is hidden) and trial.
+
+    Ordered so that a prompt shares its start with the one before. Methods that can share prefill
+    (``methods.pairs``) take turns on each prompt.
+    """
     if max(depths) > 100:
         raise InputError(f"a depth is a percentage of the text, got {max(depths)}")
     return [
         {"method": method.name, "length": length, "depth": depth, "trial": trial}
-        for method in methods
+        for pair in pairs(methods)
         for length in sorted(set(lengths))
         for depth in sorted(set(depths))
         for trial in range(trials)
+        for method in pair
     ]
 
 
-class Answerer:
-    """Answers prompts greedily, evaluating of each only what differs from the one before.
+@dataclass
+class _Runner:
+    """A method's session and what it holds."""
 
-    Holds one session, for the method of the last prompt. A context manager.
+    method: Method
+    cache: "PromptCache"
+
+
+class Answerer:
+    """Answers prompts greedily, evaluating of each only what no session holds already.
+
+    Keeps the session of the last method; and of the one before, if the two can share prefill: then the
+    start of a prompt that is the same to both is copied (``Session.exact_prefix``). So it takes the
+    memory of two sessions at most; where two do not fit, of one, and prompts share less. A context manager.
     """
 
     def __init__(self, model: "Model", context: int, cache_type: str) -> None:
@@ -41,29 +58,32 @@ class Answerer:
         self._model = model
         self._context = context
         self._cache_type = cache_type
-        self._method: str | None = None
+        self._runners: list[_Runner] = []  # at most two; the last used is the last
         self._progress: CellProgress = lambda done, total: None
+        self.evaluated = 0  # tokens of prompts, so far
 
     def answer(self, method: str, ids: Sequence[int], tokens: int, progress: CellProgress) -> str:
         """The text of up to ``tokens`` tokens after the prompt ``ids``."""
         from dca_runtime import Sampling
         from dca_runtime.generate import Generation
 
-        if method != self._method:
-            self._open(method)
+        runner = self._runner(parse(method))
+        others = [other.cache for other in self._runners if other is not runner]
+        rest = runner.cache.rest(ids, others)
         self._progress = progress
-        rest = self._cache.rest(ids)
         self._progress_total = len(rest)
-        generation = Generation(self._session, self._model.tokenizer, rest, tokens, Sampling(temperature=0.0))
+        generation = Generation(
+            runner.cache.session, self._model.tokenizer, rest, tokens, Sampling(temperature=0.0)
+        )
         text = "".join(generation)
-        self._cache.record([*ids, *generation.ids])
+        runner.cache.record([*ids, *generation.ids])
+        self.evaluated += len(rest)
         return text
 
     def close(self) -> None:
-        """Frees the session."""
-        if self._method is not None:
-            self._session.close()
-            self._method = None
+        """Frees the sessions."""
+        while self._runners:
+            self._runners.pop().cache.session.close()
 
     def __enter__(self) -> "Answerer":
         return self
@@ -71,15 +91,32 @@ class Answerer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self, method: str) -> None:
+    def _runner(self, method: Method) -> _Runner:
+        for runner in self._runners:
+            if runner.method == method:
+                self._runners.remove(runner)
+                self._runners.append(runner)
+                return runner
+        if self._runners and not shares_prefill(self._runners[-1].method, method):
+            self.close()
+        while len(self._runners) > 1:
+            self._runners.pop(0).cache.session.close()
+        self._runners.append(self._open(method))
+        return self._runners[-1]
+
+    def _open(self, method: Method) -> _Runner:
+        from dca_runtime import DcaError, Status
         from dca_runtime.prompt_cache import PromptCache
 
-        self.close()
-        self._session = parse(method).session(
-            self._model, context=self._context, cache_type=self._cache_type, progress=self._report
-        )
-        self._cache = PromptCache(self._session)
-        self._method = method
+        options = {"context": self._context, "cache_type": self._cache_type, "progress": self._report}
+        try:
+            session = method.session(self._model, **options)
+        except DcaError as error:
+            if error.status != Status.MEMORY or not self._runners:
+                raise
+            self.close()  # without sharing, then
+            session = method.session(self._model, **options)
+        return _Runner(method, PromptCache(session))
 
     def _report(self, done: int, total: int) -> None:
         if total == self._progress_total:  # the prompt's evaluation, not that of single answer tokens

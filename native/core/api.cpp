@@ -159,6 +159,14 @@ dca_status dca_session_score(dca_session* session, const int32_t* tokens, size_t
     });
 }
 
+dca_status dca_session_exact_prefix(const dca_session* a, const dca_session* b, uint32_t* length) {
+    return guarded([&] { needed(length, "length") = needed(a, "a").session.exact_prefix(needed(b, "b").session); });
+}
+
+dca_status dca_session_copy_prefix(dca_session* to, const dca_session* from, uint32_t length) {
+    return guarded([&] { needed(to, "to").session.copy_prefix(needed(from, "from").session, length); });
+}
+
 dca_status dca_session_truncate(dca_session* session, uint32_t length) {
     return guarded([&] { needed(session, "session").session.truncate(length); });
 }

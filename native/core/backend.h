@@ -37,6 +37,10 @@ public:
     virtual uint64_t cache_bytes() const = 0;
     virtual uint64_t scratch_bytes() const = 0;
 
+    /// Copies the keys and values of the first `length` tokens from another executor of the same backend
+    /// and cache type, over what is there. Both have room for them.
+    virtual void copy_cache(const Executor& from, uint32_t length) = 0;
+
     /// Runs the whole step from a recording of an earlier one, if the backend keeps such
     /// (CUDA graphs). False: forward() issues the operations one by one.
     virtual bool replay(std::span<const int32_t> tokens, uint32_t start, uint32_t wanted) {

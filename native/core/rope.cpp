@@ -56,10 +56,12 @@ RopeTable make_rope_table(const Hparams& h, const Weights& weights, const Scheme
 
     const bool beyond_original = h.rope_scaling == RopeScaling::LongRope && table.positions > h.rope_original_context;
     const std::vector<float>& factors = beyond_original ? weights.rope_factors_long : weights.rope_factors;
-    double magnitude = h.rope_attention_factor;
+    double& magnitude = table.frequencies.magnitude;
+    magnitude = h.rope_attention_factor;
     if (h.rope_scaling == RopeScaling::Yarn) magnitude *= 1.0 + 0.1 * std::log(static_cast<double>(h.rope_factor));
 
-    std::vector<float> frequencies(table.n_frequencies);
+    std::vector<float>& frequencies = table.frequencies.radians;
+    frequencies.resize(table.n_frequencies);
     for (uint32_t j = 0; j < table.n_frequencies; ++j) {
         double frequency = std::pow(static_cast<double>(h.rope_base), -2.0 * j / h.rotary_dim);
         if (!factors.empty()) {

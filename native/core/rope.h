@@ -10,7 +10,16 @@
 
 namespace dca {
 
+/// What tells one RoPE from another.
+struct RopeFrequencies {
+    std::vector<float> radians;      // (rotary_dim / 2) a position
+    double magnitude = 1.0;          // the attention factor, of cos and sin
+
+    bool operator==(const RopeFrequencies&) const = default;
+};
+
 struct RopeTable {
+    RopeFrequencies frequencies;
     uint32_t positions = 0;
     uint32_t n_frequencies = 0;      // rotary_dim / 2
     RopeLayout layout = RopeLayout::Interleaved;

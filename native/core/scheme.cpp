@@ -22,6 +22,16 @@ void validate_scheme(const dca_scheme& scheme, dca_status status, const char* wh
     }
 }
 
+uint32_t common_prefix(const Scheme& a, const Scheme& b) noexcept {
+    if (a == b) return Scheme::endless;
+    uint32_t length = std::min(a.chunk_size, b.chunk_size);
+    if (a.logit_scale == b.logit_scale && a.logit_scale_length == b.logit_scale_length) return length;
+    for (const Scheme* scheme : {&a, &b}) {
+        if (scheme->logit_scale != 0.0f) length = std::min(length, scheme->logit_scale_length);
+    }
+    return length;
+}
+
 Scheme make_scheme(const dca_scheme& integers, int32_t attention) {
     if (attention < DCA_ATTENTION_AUTO || attention > DCA_ATTENTION_INTRA_INTER) {
         fail(DCA_ERROR_ARGUMENT, "attention is ", attention, ", must be one of dca_attention (0 to 4)");

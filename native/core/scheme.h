@@ -26,6 +26,8 @@ struct Scheme {
 
     static constexpr uint32_t endless = 1u << 31;
 
+    bool operator==(const Scheme&) const = default;
+
     bool plain() const noexcept { return chunk_size == endless; }
 
     uint32_t key_position(uint32_t i) const noexcept { return i % chunk_size; }
@@ -65,6 +67,11 @@ inline KeyRanges key_ranges(const Scheme& scheme, uint32_t i) noexcept {
     const uint32_t successive_begin = chunk == 0 ? 0 : intra_begin - scheme.chunk_size;
     return {scheme.intra_only ? intra_begin : 0, scheme.intra_only ? intra_begin : successive_begin, intra_begin};
 }
+
+/// How many tokens from the start of a sequence two schemes treat alike, so that they give them the same
+/// keys and values: all (`endless`) if they are equal, else those of the smaller first chunk, where
+/// positions are the ordinary ones, as far as no logit factor sets in.
+uint32_t common_prefix(const Scheme& a, const Scheme& b) noexcept;
 
 /// The scheme that a session runs: `attention` applied to the integers of `options`
 /// (DESIGN contract: 0 < s < c, 0 <= w <= c - s). Throws Error naming the field.

@@ -1,6 +1,7 @@
 #include "core/session.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/error.h"
 #include "core/forward.h"
@@ -14,14 +15,17 @@ Session::Session(Model& model, const dca_session_options& options)
         fail(DCA_ERROR_ARGUMENT, "cache_type is ", options.cache_type, ", must be one of dca_cache_type (0 to 3)");
     }
     const dca_scheme& integers = options.scheme.chunk_size != 0 ? options.scheme : model.hparams().scheme;
-    const Scheme scheme = make_scheme(integers, options.attention);
-    scheme_ = scheme.plain() ? dca_scheme{} : integers;
+    attention_ = make_scheme(integers, options.attention);
+    scheme_ = attention_.plain() ? dca_scheme{} : integers;
+    cache_type_ = static_cast<dca_cache_type>(options.cache_type);
+    RopeTable rope = make_rope_table(with_rope(model.hparams(), options.rope, options.rope_factor), model.weights(), attention_, context_);
+    rope_ = rope.frequencies;
     executor_ = model.backend().make_executor({
         .context = context_,
-        .cache_type = static_cast<dca_cache_type>(options.cache_type),
+        .cache_type = cache_type_,
         .prefill_block = std::min(options.prefill_block, context_),
-        .scheme = scheme,
-        .rope = make_rope_table(with_rope(model.hparams(), options.rope, options.rope_factor), model.weights(), scheme, context_),
+        .scheme = attention_,
+        .rope = std::move(rope),
     });
 }
 
@@ -86,6 +90,29 @@ void Session::score(std::span<const int32_t> tokens, std::span<float> nll) {
 
 void Session::truncate(uint32_t length) {
     if (length > length_) fail(DCA_ERROR_ARGUMENT, "cannot truncate to ", length, " tokens, the session has ", length_);
+    length_ = length;
+}
+
+const char* Session::difference(const Session& other) const noexcept {
+    if (&model_ != &other.model_) return "models differ";
+    if (cache_type_ != other.cache_type_) return "cache types differ";
+    if (rope_ != other.rope_) return "RoPE scalings differ";
+    return nullptr;
+}
+
+uint32_t Session::exact_prefix(const Session& other) const noexcept {
+    return difference(other) != nullptr ? 0 : common_prefix(attention_, other.attention_);
+}
+
+void Session::copy_prefix(const Session& from, uint32_t length) {
+    if (&from == this) fail(DCA_ERROR_ARGUMENT, "a session cannot copy from itself");
+    if (const char* what = difference(from)) fail(DCA_ERROR_ARGUMENT, "the sessions' ", what, ": their keys and values have nothing in common");
+    if (const uint32_t exact = exact_prefix(from); length > exact) {
+        fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens: the two attentions give only the first ", exact, " the same keys and values");
+    }
+    if (length > from.length_) fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens, the other session has ", from.length_);
+    if (length > context_) fail(DCA_ERROR_CONTEXT, "cannot copy ", length, " tokens, the context holds ", context_);
+    executor_->copy_cache(*from.executor_, length);
     length_ = length;
 }
 

@@ -82,6 +82,10 @@ void CpuExecutor::set_rows(uint32_t rows, uint32_t start) {
     panels_ = static_cast<int>((rows + lanes_ - 1) / lanes_);
 }
 
+void CpuExecutor::copy_cache(const Executor& from, uint32_t length) {
+    cache_.copy_from(static_cast<const CpuExecutor&>(from).cache_, length);
+}
+
 void CpuExecutor::begin(std::span<const int32_t> tokens, uint32_t start) {
     set_rows(static_cast<uint32_t>(tokens.size()), start);
     const Tensor& table = w_.token_embedding;

@@ -30,6 +30,7 @@ public:
     uint64_t cache_bytes() const override { return cache_.bytes(); }
     uint64_t scratch_bytes() const override;
 
+    void copy_cache(const Executor& from, uint32_t length) override;
     void begin(std::span<const int32_t> tokens, uint32_t start) override;
     void project_qkv(uint32_t layer) override;
     void store_keys_values(uint32_t layer) override;

@@ -13,6 +13,9 @@ class KvCache {
 public:
     KvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t context, dca_cache_type type);
 
+    /// Copies the first `length` tokens of another cache of the same type and model. Both have room for them.
+    void copy_from(const KvCache& other, uint32_t length) noexcept;
+
     CacheType type() const noexcept { return type_; }
     uint64_t bytes() const noexcept { return keys_.bytes() + values_.bytes() + key_scales_.bytes() + value_scales_.bytes(); }
 
@@ -33,6 +36,8 @@ private:
 
     CacheType type_;
     uint32_t n_kv_heads_;
+    size_t heads_;       // of all layers
+    size_t token_bytes_; // of one layer and head, keys or values
     size_t capacity_;    // tokens, whole key blocks
     size_t head_bytes_;  // of one layer and head, keys or values
     Buffer<std::byte> keys_, values_;

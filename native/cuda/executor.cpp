@@ -42,6 +42,31 @@ CudaExecutor::CudaExecutor(const Hparams& hparams, const DeviceWeights& weights,
 
 CudaExecutor::~CudaExecutor() { static_cast<void>(cudaStreamSynchronize(stream_.get())); }
 
+void CudaExecutor::copy_cache(const Executor& from, uint32_t length) {
+    const auto& other = static_cast<const CudaExecutor&>(from);
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    check(cudaStreamSynchronize(other.stream_.get()), "running the model");  // this session's stream does not wait for that one
+    for (uint32_t layer = 0; layer < h_.n_layers; ++layer) {
+        const KvCache& to = memory_.cache[layer];
+        const KvCache& source = other.memory_.cache[layer];
+        const auto copy = [&](void* into, const void* out_of, size_t token_bytes) {
+            for (size_t head = 0; head < h_.n_kv_heads; ++head) {
+                check(cudaMemcpyAsync(static_cast<std::byte*>(into) + head * to.capacity * token_bytes,
+                                      static_cast<const std::byte*>(out_of) + head * source.capacity * token_bytes, length * token_bytes,
+                                      cudaMemcpyDeviceToDevice, stream_.get()),
+                      "copying the cache");
+            }
+        };
+        const bool scaled = to.dtype == CacheDtype::Q8;
+        copy(to.keys, source.keys, size_t{h_.head_dim} * (scaled ? 1 : 2));
+        copy(to.values, source.values, size_t{h_.head_dim} * (scaled ? 1 : 2));
+        if (!scaled) continue;
+        copy(to.key_scales, source.key_scales, sizeof(uint16_t));
+        copy(to.value_scales, source.value_scales, sizeof(uint16_t));
+    }
+    check(cudaStreamSynchronize(stream_.get()), "copying the cache");  // the other session may change after this
+}
+
 void CudaExecutor::prepare_step(std::span<const int32_t> tokens, uint32_t start) {
     check(cudaSetDevice(device_.ordinal), "selecting the card");
     std::ranges::copy(tokens, memory_.tokens);

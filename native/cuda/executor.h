@@ -30,6 +30,7 @@ public:
     uint64_t cache_bytes() const override { return memory_.cache_bytes; }
     uint64_t scratch_bytes() const override { return memory_.scratch_bytes; }
 
+    void copy_cache(const Executor& from, uint32_t length) override;
     bool replay(std::span<const int32_t> tokens, uint32_t start, uint32_t wanted) override;
     void begin(std::span<const int32_t> tokens, uint32_t start) override;
     void project_qkv(uint32_t layer) override;

@@ -193,6 +193,16 @@ DCA_API dca_status dca_session_score(dca_session *session, const int32_t *tokens
  * rest of the cache stays valid: prompts with a common start can share it. */
 DCA_API dca_status dca_session_truncate(dca_session *session, uint32_t length);
 
+/* How many tokens from the start of a sequence two sessions give the very same keys and values: the
+ * smaller chunk size where only the attention differs (inside the first chunk every attention is the
+ * ordinary one), 2^31 where nothing differs, 0 where the model, cache type or RoPE does. */
+DCA_API dca_status dca_session_exact_prefix(const dca_session *a, const dca_session *b, uint32_t *length);
+
+/* Makes the first `length` tokens of `from` all that `to` holds, without evaluating them. `length` is
+ * at most dca_session_exact_prefix, the tokens in `from` and the context of `to`; else it fails and
+ * `to` is as before. Both sessions must belong to the calling thread. */
+DCA_API dca_status dca_session_copy_prefix(dca_session *to, const dca_session *from, uint32_t length);
+
 /* ---- Block formats ----------------------------------------------------------- */
 
 typedef struct dca_block_format {

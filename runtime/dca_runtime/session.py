@@ -126,6 +126,31 @@ class Session:
                 )
             _ffi.check(_ffi.lib().dca_session_truncate(self._native, length))
 
+    def exact_prefix(self, other: "Session") -> int:
+        """How many tokens from the start of a sequence both sessions give the very same keys and values.
+
+        The smaller chunk size where only the attention differs: inside the first chunk every attention is
+        the ordinary one. 2**31 where nothing differs; 0 where the model, cache type or RoPE does.
+        """
+        if other is self:
+            return 2**31
+        with self._exclusive(), other._exclusive():
+            length = ffi.new("uint32_t *")
+            _ffi.check(_ffi.lib().dca_session_exact_prefix(self._native, other._native, length))
+            return length[0]
+
+    def copy_prefix(self, other: "Session", length: int) -> None:
+        """Makes the first ``length`` tokens of ``other`` all that this session holds; evaluates nothing.
+
+        Raises DcaError, and leaves the session as it is: ``length`` is above ``exact_prefix``, the tokens
+        in ``other`` or the context here; or ``other`` is this session.
+        """
+        if other is self:
+            raise DcaError("a session cannot copy from itself")
+        with self._exclusive(), other._exclusive():
+            tokens = _ffi.integer(length, 0, "length")
+            _ffi.check(_ffi.lib().dca_session_copy_prefix(self._native, other._native, tokens))
+
     @property
     def length(self) -> int:
         """Tokens in the cache."""

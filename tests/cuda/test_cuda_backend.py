@@ -64,6 +64,31 @@ def test_q8_cache(variant_gguf):
     check(variant_gguf(), Q8_CACHE_KL, cache_type="q8", scheme=SCHEME)
 
 
+@pytest.mark.parametrize("cache_type", ["f16", "q8"])
+@pytest.mark.parametrize("step", [1, 60])
+def test_going_on_from_a_copied_prefix(variant_gguf, cache_type, step):
+    path = variant_gguf(kv_heads=2, heads=4)
+    ids = tokens(path, 150)
+    chunk = SCHEME[0]
+
+    def rest(session) -> np.ndarray:
+        parts = [session.eval(ids[i : i + step], all_logits=True) for i in range(chunk, len(ids), step)]
+        return np.concatenate(parts)
+
+    with Model(path, device="cuda") as model:
+        options = {"cache_type": cache_type, "scheme": SCHEME}
+        plain = model.session(context=200, attention="plain", **options)  # another capacity, other strides
+        fresh, copied = (model.session(context=150, attention="dca", **options) for _ in range(2))
+        plain.append(ids)
+        copied.append(ids[::-1])
+        copied.copy_prefix(plain, chunk)
+        plain.truncate(0)
+        plain.append(ids[::-1])  # the copy does not depend on what it was made from
+        fresh.append(ids)
+        fresh.truncate(chunk)
+        assert mean_kl(rest(fresh), rest(copied)) < 1e-6
+
+
 @pytest.mark.parametrize("pieces", [(47, 1, 1, 3), (2,), (49,), (1, 90)])
 def test_feeding_in_pieces(variant_gguf, pieces):
     path = variant_gguf(types=(("", "Q4_0"),), scheme=SCHEME)

@@ -79,7 +79,12 @@ def test_a_real_model_finds_a_needle(smollm2):
 
 
 def test_cells_of_one_haystack_follow_each_other():
-    cells = needle.plan([Method("plain"), Method("dca")], [10, 20], [0, 50], 2)
+    # Two methods that share prefill take turns on each prompt; the third has its turn after them.
+    cells = needle.plan([Method("plain"), Method("dca"), Method("intra")], [10, 20], [0, 50], 2)
     assert [(cell["method"], cell["trial"]) for cell in cells] == [
-        (method, trial) for method in ("plain", "dca") for trial in (0, 1) for _ in range(4)
+        (method, trial)
+        for pair in (("plain", "dca"), ("intra",))
+        for trial in (0, 1)
+        for _ in range(4)
+        for method in pair
     ]

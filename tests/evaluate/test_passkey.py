@@ -132,6 +132,15 @@ def test_heat_maps_are_drawn(tmp_path):
     assert "<svg" in (tmp_path / "map.svg").read_text()
 
 
+def test_many_heat_maps_stay_as_wide_as_a_page():
+    from dca_export.evaluate import plots
+
+    width, height = plots.heat_maps(
+        {str(n): [[n / 4]] for n in range(4)}, [1], [1], "x", "y"
+    ).get_size_inches()
+    assert width == plots.MAPS_ACROSS * plots.PANEL[0] and height == 2 * plots.PANEL[1]
+
+
 def test_a_depth_is_a_percentage():
     with pytest.raises(InputError, match="101"):
         retrieval.plan([Method("plain")], [100], [101], 1)

@@ -104,6 +104,14 @@ def test_tables_mark_what_rose_beyond_the_trained_length():
     assert windows.rows == [["0 – 100", "7.39", "7.39"], ["100 – 200", "8,103", "8.17"]]
 
 
+def test_what_rose_is_marked_where_no_trained_length_was_asked_for():
+    kept = Results({"experiment": "perplexity", "model": {"context_length": 100}, "settings": {}})
+    windows = [[0, 50, 2.0], [50, 100, 2.0], [100, 200, 4.0]]
+    kept.add({"method": "plain"}, {"lengths": [[200, 3.0]], "windows": windows})
+    assert perplexity.tables(kept)[0].rows == [["plain", "20.09 !"]]
+    assert [length["risen"] for length in perplexity.figures(kept)[0]["lengths"]] == [True]
+
+
 def test_plots_are_drawn(model, ids, tmp_path):
     from dca_export.evaluate import plots
 

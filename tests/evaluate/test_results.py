@@ -109,3 +109,26 @@ def test_the_header_tells_models_apart(tiny_gguf):
             heads.append(results.header("passkey", model, {}, []))
     assert heads[0]["model"] == heads[1]["model"] != heads[2]["model"]
     assert heads[0]["model"]["context_length"] == 64
+
+
+def test_a_run_that_goes_on_otherwise_says_so(tmp_path):
+    path = tmp_path / "results.jsonl"
+    head = HEAD | {"device": "cpu", "versions": {"libdca": "1"}, "started": "then"}
+    later = {"started": "now"}
+    for cells, change in enumerate([{}, later, later | {"device": "cuda:0"}], start=1):
+        kept = results.open_results(path, head | change)
+        results.measure_cells(kept, CELLS[:cells], measure, silent)
+    read = results.read_results(path)
+    assert read.sittings == kept.sittings
+    assert read.sittings == [
+        {"command": ["a"], "device": "cuda:0", "versions": {"libdca": "1"}, "started": "now"}
+    ]
+    assert read.values("length") == [1, 2, 3]
+
+
+def test_a_run_with_nothing_left_to_measure_leaves_no_trace(tmp_path):
+    path = tmp_path / "results.jsonl"
+    results.measure_cells(results.open_results(path, HEAD), CELLS, measure, silent)
+    before = path.read_bytes()
+    results.measure_cells(results.open_results(path, HEAD | {"command": ["b"]}), CELLS, measure, silent)
+    assert path.read_bytes() == before

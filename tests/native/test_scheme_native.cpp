@@ -71,3 +71,25 @@ TEST(schemes_that_cannot_be_are_refused) {
     CHECK_ERROR(scheme(1u << 30, 0, (1u << 30) + 1), DCA_ERROR_ARGUMENT);
     CHECK_ERROR(dca::make_scheme({4, 2, 8, 0.1f, 0}, DCA_ATTENTION_AUTO), DCA_ERROR_ARGUMENT);
 }
+
+TEST(attentions_agree_in_the_smaller_first_chunk) {
+    const dca::Scheme plain = scheme(6, 4, 10, DCA_ATTENTION_PLAIN);
+    CHECK(dca::common_prefix(plain, scheme(6, 4, 10)) == 6);
+    CHECK(dca::common_prefix(scheme(6, 4, 10), scheme(4, 3, 8)) == 4);
+    CHECK(dca::common_prefix(scheme(6, 4, 10), scheme(6, 2, 10)) == 6);
+    CHECK(dca::common_prefix(scheme(6, 4, 10, DCA_ATTENTION_INTRA), scheme(6, 4, 10)) == 6);
+}
+
+TEST(equal_attentions_agree_everywhere) {
+    CHECK(dca::common_prefix(scheme(6, 4, 10), scheme(6, 4, 10)) == dca::Scheme::endless);
+    CHECK(dca::common_prefix(scheme(6, 0, 10), scheme(6, 4, 10, DCA_ATTENTION_INTRA_INTER)) == dca::Scheme::endless);
+}
+
+TEST(a_logit_factor_ends_the_agreement_where_it_sets_in) {
+    const dca::Scheme plain = scheme(60, 20, 100, DCA_ATTENTION_PLAIN);
+    const dca::Scheme sharpened = dca::make_scheme({60, 20, 100, 0.1f, 30}, DCA_ATTENTION_AUTO);
+    CHECK(dca::common_prefix(plain, sharpened) == 30);
+    CHECK(sharpened.logit_factor(29) == 1.0f && sharpened.logit_factor(30) > 1.0f);
+    CHECK(dca::common_prefix(sharpened, dca::make_scheme({50, 20, 100, 0.1f, 30}, DCA_ATTENTION_AUTO)) == 50);
+    CHECK(dca::common_prefix(sharpened, dca::make_scheme({60, 20, 100, 0.2f, 200}, DCA_ATTENTION_AUTO)) == 30);
+}
