@@ -171,7 +171,7 @@ def marked(entry: Any) -> str:
 
 
 def perplexity_tables(results: Any) -> list[Table]:
-    """Mean up to each length by method, and of each window."""
+    """Mean up to each length (or by contexts of that length) by method, and of each window."""
     lengths = [entry["length"] for entry in results[0]["lengths"]]
     means: Table = [["mean up to", *(f"{length:,}" for length in lengths)]]
     means += [[r["method"], *map(marked, r["lengths"])] for r in results]
@@ -179,7 +179,7 @@ def perplexity_tables(results: Any) -> list[Table]:
     for same in zip(*(r["windows"] for r in results), strict=True):
         span = f"{same[0]['start']:,} – {same[0]['end']:,}"
         windows.append([span, *(ppl(window["perplexity"]) for window in same)])
-    return [means, windows]
+    return [means, windows] if len(windows) > 1 else [means]  # contexts that slide have no windows
 
 
 def found_tables(results: Any) -> list[Table]:
@@ -238,6 +238,13 @@ PARTS = {
          "--window", 4096],
         perplexity_tables,
         reads_text=True,
+    ),
+    # How hard the text is: the same tokens, never with more than the trained length before them.
+    "sliding": Part(
+        ["--attention", f"plain,{PREDICTOR}", "--lengths", "4096,8192,16384,32768", "--stride", 2048],
+        perplexity_tables,
+        reads_text=True,
+        experiment="perplexity",
     ),
     "passkey": Part(
         ["--attention", f"plain,{PREDICTOR},{RETRIEVER},{SCALED}",
