@@ -31,8 +31,8 @@ PREDICTOR = "dca:6144/2048/8192"  # the paper's scheme for c = 8192, what the mo
 RETRIEVER = "dca:1536/512/2048"  # for a quarter of it: finds more
 SCALED = "plain@linear:4,plain@ntk:4,plain@yarn:4"  # PI, NTK-aware and YaRN
 DEPTHS = "10,20,30,40,50,60,70,80,90"
-# A passkey's answer is five tokens. At 12,288 = 8 · 1,536 they would fall on a chunk border, where
-# intra + inter has no locality; 12,000 lies between borders.
+# A passkey's answer is five tokens; where it crosses a chunk border intra + inter has no locality.
+# Here it does not, for any chunk size of the sweep.
 BETWEEN_BORDERS = 12000
 TWO_CORES = ("--device", "cpu", "--threads", "2")
 
