@@ -189,10 +189,12 @@ def _llama3_factors(rope: Config, base: float, dimension: int) -> np.ndarray:
     original = rope.integer(ORIGINAL, 8192)
     if low >= high:
         raise rope.error("low_freq_factor", f"must be below high_freq_factor {high}")
-    frequencies = (1.0 / base ** (np.arange(0, dimension, 2) / dimension)).astype(np.float32)
-    turns = original * frequencies.astype(np.float64) / (2 * math.pi)
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return (1.0 / ((1.0 - kept) / factor + kept)).astype(np.float32)
+    # Step by step in f32, as PyTorch does it (a power correctly rounded), so that the file is llama.cpp's.
+    f32 = np.float32
+    exponents = np.arange(0, dimension, 2, dtype=f32) / f32(dimension)
+    wavelengths = f32(2 * math.pi) / (f32(1) / np.power(base, exponents.astype(np.float64)).astype(f32))
+    kept = np.clip((f32(original) / wavelengths - f32(low)) / f32(high - low), f32(0), f32(1))
+    return f32(1) / ((f32(1) - kept) / f32(factor) + kept)
 
 
 def _longrope(config: Config, rope: Config) -> dict[str, tuple[GGUFValueType, Any]]:

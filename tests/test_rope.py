@@ -131,6 +131,34 @@ def test_llama3_frequencies_are_those_of_transformers(kind, scaling):
     assert magnitude == 1.0
 
 
+@pytest.mark.parametrize(
+    ("base", "head_dim", "factor", "original"),
+    [
+        (500000.0, 128, 8.0, 8192),  # Llama 3.1
+        (500000.0, 64, 32.0, 8192),  # Llama 3.2 1B
+        (500000.0, 128, 32.0, 8192),  # Llama 3.2 3B
+        (500000.0, 48, 16.0, 8192),
+        (1000000.0, 80, 4.0, 4096),
+    ],
+)
+def test_llama3_factors_are_to_the_bit_what_f32_steps_give(base, head_dim, factor, original):
+    """llama.cpp's files hold what PyTorch computes in f32, one operation after the other."""
+    torch = pytest.importorskip("torch")
+    frequencies = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    wanted = []
+    for wavelength in 2 * math.pi / frequencies:
+        if wavelength < original / 4.0:
+            wanted.append(torch.tensor(1.0))
+        elif wavelength > original / 1.0:
+            wanted.append(torch.tensor(factor))
+        else:
+            smooth = (original / wavelength - 1.0) / (4.0 - 1.0)
+            wanted.append(1 / ((1 - smooth) / factor + smooth))
+    scaling = LLAMA3 | {"factor": factor, "original_max_position_embeddings": original}
+    tensors = read_rope(config(scaling, rope_theta=base), head_dim, 4096).tensors
+    np.testing.assert_array_equal(tensors["rope_freqs.weight"], torch.stack(wanted).numpy())
+
+
 def trained(scaling=None, **values) -> int:
     return trained_length(config(scaling, **values)).tokens
 
