@@ -123,7 +123,7 @@ def read_safetensors(file: Path) -> dict[str, SourceTensor]:
     try:
         with safe_open(file, framework="numpy"):
             pass
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:  # its OSError names no file
         raise InputError(f"{file}: not a valid safetensors file ({error})") from None
     with open(file, "rb") as opened:
         (header_bytes,) = struct.unpack("<Q", opened.read(8))
