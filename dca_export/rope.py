@@ -98,6 +98,11 @@ def trained_length(config: Config) -> TrainedLength:
     return found
 
 
+def original_context(config: Config) -> int:
+    """Tokens before any scaling of RoPE, where config.json states them; else the context length it states."""
+    return rope_config(config).integer(ORIGINAL, config.integer("max_position_embeddings"))
+
+
 def sliding_window(config: Config) -> int | None:
     """The window of a model whose layers were trained with one, else None."""
     if "sliding_window" not in config or not config.boolean("use_sliding_window", True):
@@ -148,7 +153,7 @@ def _dynamic_base(config: Config, rope: Config, base: float, dimension: int, len
 
 
 def _yarn(config: Config, rope: Config) -> dict[str, tuple[GGUFValueType, Any]]:
-    original = rope.integer(ORIGINAL, config.integer("max_position_embeddings"))
+    original = original_context(config)
     factor = rope.positive("factor", config.integer("max_position_embeddings") / original)
     entries = _scaling("yarn", factor)
     entries["rope.scaling.original_context_length"] = (U32, original)
@@ -199,7 +204,7 @@ def _llama3_factors(rope: Config, base: float, dimension: int) -> np.ndarray:
 
 def _longrope(config: Config, rope: Config) -> dict[str, tuple[GGUFValueType, Any]]:
     longest = config.integer("max_position_embeddings")
-    original = rope.integer(ORIGINAL, longest)
+    original = original_context(config)
     factor = longest / original if "factor" not in rope else rope.positive("factor")
     default = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return {
