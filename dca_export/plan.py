@@ -24,6 +24,7 @@ from dca_export.scheme_choice import (
     SchemeOptions,
     choose_scheme,
     stated_by_config,
+    stated_elsewhere,
     trained_length_of_gguf,
 )
 from dca_export.summary import SchemeFacts, Summary, count_types
@@ -87,6 +88,7 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     architecture = find_architecture(config)
     dimensions = read_dimensions(config, architecture)
     stated, notes = stated_by_config(config)
+    notes += stated_elsewhere(config, checkpoint.directory)
     trained = trained_length(config)
     choice = choose_scheme(options.scheme, trained, stated)
     stored = plan_tensors(checkpoint, architecture, dimensions)  # first: it shows the sizes to be real

@@ -21,6 +21,7 @@ _OTHER_NAMES = {"su": "longrope"}  # Phi-3's first configs
 
 DEFAULT_BASE = 10000.0
 ORIGINAL = "original_max_position_embeddings"
+DUAL_CHUNK = "dual_chunk_attention_config"  # where Qwen's models state a scheme
 
 F32, U32, TEXT = GGUFValueType.FLOAT32, GGUFValueType.UINT32, GGUFValueType.STRING
 
@@ -85,11 +86,14 @@ def context_length(config: Config) -> TrainedLength:
 def trained_length(config: Config) -> TrainedLength:
     """How far apart the tokens were that a model saw in training: the default for a scheme's c.
 
-    The context length, except that YaRN states the length before it, and that a sliding window hides all
-    longer distances.
+    The context length, except that YaRN and a stated scheme name the length before them, and that a sliding
+    window hides all longer distances.
     """
     rope = rope_config(config)
     found = context_length(config)
+    scheme = config.section(DUAL_CHUNK)
+    if scheme is not None and ORIGINAL in scheme:
+        found = TrainedLength(scheme.integer(ORIGINAL), f"{ORIGINAL} of {DUAL_CHUNK}")
     if rope_kind(rope) == "yarn" and ORIGINAL in rope:
         found = TrainedLength(rope.integer(ORIGINAL), f"{ORIGINAL}, before YaRN")
     window = sliding_window(config)
@@ -105,7 +109,9 @@ def original_context(config: Config) -> int:
 
 def sliding_window(config: Config) -> int | None:
     """The window of a model whose layers were trained with one, else None."""
-    if "sliding_window" not in config or not config.boolean("use_sliding_window", True):
+    # Qwen's classes take it for false where it is not stated; the others do not know it.
+    unstated = not config.text("model_type", "").startswith("qwen")
+    if "sliding_window" not in config or not config.boolean("use_sliding_window", unstated):
         return None
     return config.integer("sliding_window", lowest=0) or None
 

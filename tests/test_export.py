@@ -120,6 +120,14 @@ def test_scheme_from_config(tmp_path):
     assert keys["llama.context_length"] == 48  # what plain attention was trained for, not what DCA reaches
 
 
+def test_a_scheme_in_a_second_config_is_noted(tmp_path):
+    write_tiny_model(tmp_path / "m")
+    section = {"dual_chunk_attention_config": {"chunk_size": 32, "local_size": 8}}
+    (tmp_path / "m" / "config_1m.json").write_text(json.dumps(tiny_config(**section)))
+    notes = export_model(tmp_path / "m", tmp_path / "out.gguf").summary.scheme.notes
+    assert notes == ["config_1m.json states a scheme; put it in the place of config.json to use that one"]
+
+
 def test_sliding_window_is_noted(tmp_path):
     write_tiny_model(tmp_path / "m", sliding_window=32)
     summary = export_model(tmp_path / "m", tmp_path / "out.gguf").summary

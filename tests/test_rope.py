@@ -176,6 +176,13 @@ def test_trained_length_with_yarn_is_the_one_before_it():
     assert context_length(config(YARN, max_position_embeddings=131072)).tokens == 131072
 
 
+def test_trained_length_of_qwen_1m_is_the_one_its_scheme_states():
+    scheme = {"chunk_size": 262144, "local_size": 8192, "original_max_position_embeddings": 262144}
+    assert trained(max_position_embeddings=1010000, dual_chunk_attention_config=scheme) == 262144
+    del scheme["original_max_position_embeddings"]
+    assert trained(max_position_embeddings=32768, dual_chunk_attention_config=scheme) == 32768
+
+
 def test_trained_length_of_together_counts_in_scaled_positions():
     assert trained({"type": "linear", "factor": 8.0}, max_position_embeddings=32768) == 32768
 
@@ -198,6 +205,8 @@ def test_a_sliding_window_is_all_that_was_seen():
 
 def test_a_window_that_is_switched_off_does_not_count():
     assert sliding_window(config(sliding_window=1024, use_sliding_window=False)) is None
+    assert sliding_window(config(sliding_window=1024, model_type="qwen2")) is None
+    assert sliding_window(config(sliding_window=1024, model_type="mistral")) == 1024
     assert sliding_window(config(sliding_window=None)) is None
     assert sliding_window(config(sliding_window=0)) is None
 
