@@ -6,9 +6,9 @@ A checkpoint in the shape of Llama 3.2 1B (BF16, 2.5 GB, Llama 3 scaling, tied, 
 tokenizer) is written first, in --directory, which needs room for three times as much. F16 and Q8_0 are
 converted from it by `dca-export` and by llama.cpp's converter; Q4_K_M by `dca-export` from it and by
 `llama-quantize` from the same weights as a BF16 GGUF file. Every round runs both, on the same processors.
-Medians are printed, the ratio is the median of the rounds'. Peak memory is what the kernel counts as resident,
-mapped pages of the input included. llama.cpp's converter needs torch, transformers and sentencepiece in this
-Python.
+Medians are printed, the ratio is the median of the rounds'. Peak memory is what the kernel counts as
+resident, mapped pages of the input included. llama.cpp's converter needs torch, transformers and
+sentencepiece in this Python.
 """
 
 from __future__ import annotations
