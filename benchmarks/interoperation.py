@@ -1,9 +1,10 @@
 """Perplexity of the same files in stock llama.cpp and here, inside the trained context.
 
-    python benchmarks/interoperation.py FILE.gguf ... --text FILE --engine NAME=PATH [--engine NAME=PATH]
+    python benchmarks/interoperation.py FILE.gguf ... --text FILE --engine NAME=PROGRAM [--engine ...]
 
-PATH is a llama-perplexity. The text's first tokens are cut into windows; as that program does, each window
-is read from its start (with bos where the file says so) and the tokens of its second half are scored.
+PROGRAM is a llama-perplexity, with arguments after it where wanted. The text's first tokens are cut into
+windows; as that program does, each window is read from its start (with bos where the file says so) and the
+tokens of its second half are scored.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +30,7 @@ def main() -> None:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.gguf")
     parser.add_argument("--text", type=Path, required=True, help="UTF-8, long enough for all windows")
-    parser.add_argument("--engine", action="append", type=engine, default=[], metavar="NAME=PATH")
+    parser.add_argument("--engine", action="append", type=engine, default=[], metavar="NAME=PROGRAM")
     parser.add_argument("--window", type=int, default=1024, help="tokens (default: %(default)s)")
     parser.add_argument("--windows", type=int, default=32, help="how many (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=2)
@@ -51,12 +53,13 @@ def main() -> None:
     Console(width=140).print(table)
 
 
-def engine(text: str) -> tuple[str, Path]:
-    """NAME=PATH as (name, path)."""
-    name, equals, path = text.partition("=")
-    if not equals or not Path(path).is_file():
+def engine(text: str) -> tuple[str, list[str]]:
+    """NAME=PROGRAM [ARGUMENT ...] as (name, words of the command)."""
+    name, _, command = text.partition("=")
+    words = shlex.split(command)
+    if not words or not Path(words[0]).is_file():
         raise argparse.ArgumentTypeError(f"expected NAME=PATH of a llama-perplexity, got {text!r}")
-    return name, Path(path)
+    return name, words
 
 
 def ours(file: Path, arguments: argparse.Namespace) -> float:
@@ -78,13 +81,13 @@ def ours(file: Path, arguments: argparse.Namespace) -> float:
     return math.exp(np.concatenate(scores).mean())
 
 
-def theirs(program: Path, file: Path, arguments: argparse.Namespace) -> float:
-    command = [program, "-m", file, "-f", arguments.text, "--no-escape", "-c", arguments.window]
+def theirs(program: list[str], file: Path, arguments: argparse.Namespace) -> float:
+    command = [*program, "-m", file, "-f", arguments.text, "--no-escape", "-c", arguments.window]
     command += ["--chunks", arguments.windows, "-t", arguments.threads]
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     found = re.search(r"Final estimate: PPL = ([0-9.]+)", done.stdout + done.stderr)
     if found is None:
-        sys.exit(f"{program} failed:\n{done.stderr[-2000:]}")
+        sys.exit(f"{program[0]} failed:\n{done.stderr[-2000:]}")
     return float(found[1])
 
 
