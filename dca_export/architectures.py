@@ -74,6 +74,7 @@ class Dimensions:
     expert_ff: int = 0
     shared_ff: int = 0
     window: int = 0  # of sliding-window attention; 0: none
+    original_context: int = 0  # tokens before RoPE scaling, whether there is any or not
 
     def size(self, word: str) -> int:
         derived = {
@@ -197,7 +198,10 @@ ARCHITECTURES = (
         ("Phi3ForCausalLM",),
         _model(NORMS, FUSED_ATTENTION, FUSED_FEED_FORWARD),
         required=SILU,
-        keys={"attention.sliding_window": "window"},
+        keys={
+            "attention.sliding_window": "window",
+            "rope.scaling.original_context_length": "original_context",
+        },
     ),
     Architecture(
         "qwen2moe",

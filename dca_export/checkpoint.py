@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def read_safetensors(file: Path) -> dict[str, SourceTensor]:
     try:
         with safe_open(file, framework="numpy"):
             pass
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:  # its OSError names no file
         raise InputError(f"{file}: not a valid safetensors file ({error})") from None
     with open(file, "rb") as opened:
         (header_bytes,) = struct.unpack("<Q", opened.read(8))
@@ -168,7 +169,8 @@ def read_torch_file(file: Path) -> dict[str, SourceTensor]:
     try:
         # Only the zip form that torch has written since 1.6 can be mapped.
         mapped = zipfile.is_zipfile(file)
-        state = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # what is wrong with the file becomes the error
+            state = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:  # torch promises no particular type for a file it cannot or must not read
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{file}: cannot be read as PyTorch weights ({reason})") from None

@@ -13,7 +13,7 @@ from gguf.gguf_writer import SHARD_NAME_FORMAT
 
 from dca_export.convert import StreamedTensor
 from dca_export.description import add_description
-from dca_export.output_file import check_output, check_space, directory_beside, move_into_place
+from dca_export.output_file import check_apart, check_output, check_space, directory_beside, move_into_place
 from dca_export.plan import CopyPlan, DirectoryPlan, ExportOptions, plan_export
 from dca_export.summary import Summary
 
@@ -45,6 +45,7 @@ def export_model(
     """
     options = options or ExportOptions()
     check_output(output, force)
+    check_apart(output, source)
     plan = plan_export(source, options)
     check_space(output, plan.summary.bytes + HEADER_RESERVE)
     if isinstance(plan, CopyPlan):
@@ -54,6 +55,7 @@ def export_model(
     targets = [output.with_name(name) for name in files.names(output)]
     for target in targets:
         check_output(target, force)
+        check_apart(target, source)
     with directory_beside(output) as directory:
         files.write(directory / output.name, progress or _silent)
         move_into_place({directory / target.name: target for target in targets}, force)

@@ -14,6 +14,7 @@ import re
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,7 @@ class GgufFile(Mapping[str, Any]):
             if tensor.name in seen:
                 raise InputError(f"{path}: tensor {tensor.name} occurs twice")
             seen.add(tensor.name)
+        self._check_apart()
 
     def __getitem__(self, key: str) -> Any:
         self._at, _ = self._entries[key]
@@ -193,6 +195,15 @@ class GgufFile(Mapping[str, Any]):
             element, count = self._array_header(key)
             return [self._value(element, key) for _ in range(count)]
         return self._number(_SCALARS[kind], key)
+
+    def _check_apart(self) -> None:
+        ordered = sorted(self.tensors, key=lambda tensor: tensor.start)
+        for before, after in pairwise(ordered):
+            if before.start + before.nbytes > after.start:
+                raise InputError(
+                    f"{self.path}: tensors {before.name} and {after.name} overlap at byte {after.start}; "
+                    "the file is damaged"
+                )
 
     def _alignment(self) -> int:
         if "general.alignment" not in self._entries:

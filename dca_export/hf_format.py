@@ -15,9 +15,15 @@ from typing import Any
 from dca_export.checkpoint import Checkpoint, open_checkpoint
 from dca_export.errors import InputError
 from dca_export.output_file import check_space, directory_beside
-from dca_export.rope import ORIGINAL, TrainedLength, trained_length
+from dca_export.rope import DUAL_CHUNK, ORIGINAL, TrainedLength, trained_length
 from dca_export.scheme import Scheme, SchemeError
-from dca_export.scheme_choice import DUAL_CHUNK, SchemeChoice, SchemeOptions, choose_scheme, stated_by_config
+from dca_export.scheme_choice import (
+    SchemeChoice,
+    SchemeOptions,
+    choose_scheme,
+    stated_by_config,
+    stated_elsewhere,
+)
 from dca_export.summary import SchemeFacts
 
 # Model classes whose SGLang implementation hands the key to its attention.
@@ -38,9 +44,8 @@ def export_directory(
         raise InputError(f"{output}: already exists; name a directory that is new or empty")
     if not output.parent.is_dir():
         raise InputError(f"{output.parent}: no such directory to make {output.name} in")
-    checkpoint = open_checkpoint(source)
-    trained = trained_length(checkpoint.config)
-    choice, notes = _choice(checkpoint, options, trained)
+    checkpoint, facts = _plan(source, options)
+    choice = facts.choice
     config = dict(checkpoint.config.values)
     if choice.scheme is None:
         config.pop(DUAL_CHUNK, None)
@@ -55,14 +60,26 @@ def export_directory(
         text = json.dumps(config, indent=2, ensure_ascii=False)
         (made / "config.json").write_text(text + "\n", encoding="utf-8")
         os.replace(made, output)
-    return SchemeFacts(trained, choice, notes)
+    return facts
+
+
+def plan_directory(source: Path, options: SchemeOptions) -> SchemeFacts:
+    """What export_directory would state; nothing is written. Raises InputError."""
+    return _plan(source, options)[1]
+
+
+def _plan(source: Path, options: SchemeOptions) -> tuple[Checkpoint, SchemeFacts]:
+    checkpoint = open_checkpoint(source)
+    trained = trained_length(checkpoint.config)
+    choice, notes = _choice(checkpoint, options, trained)
+    return checkpoint, SchemeFacts(trained, choice, notes)
 
 
 def _choice(
     checkpoint: Checkpoint, options: SchemeOptions, trained: TrainedLength
 ) -> tuple[SchemeChoice, list[str]]:
     stated, _ = stated_by_config(checkpoint.config)
-    notes = []
+    notes = stated_elsewhere(checkpoint.config, checkpoint.directory)
     choice = choose_scheme(options, trained, stated)
     classes = checkpoint.config.values.get("architectures") or ["?"]
     if classes[0] not in SERVED:

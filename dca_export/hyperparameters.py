@@ -9,7 +9,7 @@ from gguf import GGUFValueType
 from dca_export.architectures import Architecture, Dimensions
 from dca_export.config import Config
 from dca_export.errors import InputError
-from dca_export.rope import sliding_window
+from dca_export.rope import original_context, sliding_window
 
 Entries = dict[str, tuple[GGUFValueType, Any]]
 """GGUF key to (value type, value)."""
@@ -47,6 +47,7 @@ def read_dimensions(config: Config, architecture: Architecture) -> Dimensions:
         head_dim=head_dim,
         ff=config.integer("intermediate_size"),
         window=sliding_window(config) or 0,
+        original_context=original_context(config),
         **{word: _first_stated(config, keys) for word, keys in architecture.sizes.items()},
     )
 

@@ -22,6 +22,13 @@ def check_output(path: Path, force: bool) -> None:
         raise InputError(f"{path}: already exists; use --force to replace it")
 
 
+def check_apart(path: Path, source: Path) -> None:
+    """Raises InputError if `path` is a file of the model directory `source`, other than a .gguf there."""
+    is_part = path.is_file() and path.resolve().parent == source.resolve() and path.suffix != ".gguf"
+    if is_part:
+        raise InputError(f"{path}: is part of the model that is read; name another file to write")
+
+
 def check_space(path: Path, needed: int) -> None:
     """Raises InputError if the file system that `path` is to be on has fewer than `needed` bytes free."""
     usage = shutil.disk_usage(path.parent)

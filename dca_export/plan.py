@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gguf import GGMLQuantizationType
 
-from dca_export.architectures import Dimensions, find_architecture, known_gguf_names
+from dca_export.architectures import find_architecture, known_gguf_names
 from dca_export.checkpoint import Checkpoint, open_checkpoint
 from dca_export.convert import check_readable, tensor_bytes
 from dca_export.errors import InputError
@@ -17,13 +17,14 @@ from dca_export.gguf_file import GgufFile, is_gguf, open_parts, packed_value
 from dca_export.hyperparameters import Entries, model_entries, read_dimensions
 from dca_export.layout import PlannedTensor, generated_tensor, plan_tensors
 from dca_export.metadata import read_scheme, scheme_entries, scheme_keys
-from dca_export.recipes import RECIPES, Recipe, tensor_type
+from dca_export.recipes import RECIPES, Model, Recipe, tensor_type
 from dca_export.rope import context_length, read_rope, sliding_window, trained_length
 from dca_export.scheme_choice import (
     SchemeChoice,
     SchemeOptions,
     choose_scheme,
     stated_by_config,
+    stated_elsewhere,
     trained_length_of_gguf,
 )
 from dca_export.summary import SchemeFacts, Summary, count_types
@@ -87,6 +88,7 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     architecture = find_architecture(config)
     dimensions = read_dimensions(config, architecture)
     stated, notes = stated_by_config(config)
+    notes += stated_elsewhere(config, checkpoint.directory)
     trained = trained_length(config)
     choice = choose_scheme(options.scheme, trained, stated)
     stored = plan_tensors(checkpoint, architecture, dimensions)  # first: it shows the sizes to be real
@@ -97,7 +99,8 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     rope = read_rope(config, dimensions.head_dim, options.scheme.pretraining_length or positions)
     recipe = _recipe(options.outtype, stored)
     generated = [generated_tensor(name, values, checkpoint) for name, values in rope.tensors.items()]
-    tensors, fallen = _typed(recipe, generated + stored, dimensions)
+    tied = all(planned.name != "output.weight" for planned in stored)
+    tensors, fallen = _typed(recipe, Model(architecture.name, dimensions, tied), generated + stored)
     vocabulary = read_vocabulary(checkpoint.directory, dimensions.vocab)
     entries = model_entries(config, architecture, dimensions, _context(checkpoint, stated))
     entries |= {f"{architecture.name}.{key}": value for key, value in rope.entries.items()}
@@ -140,15 +143,12 @@ def _recipe(outtype: str, tensors: list[PlannedTensor]) -> Recipe:
     return RECIPES[outtype]
 
 
-def _typed(
-    recipe: Recipe, tensors: list[PlannedTensor], dimensions: Dimensions
-) -> tuple[list[TypedTensor], list[str]]:
+def _typed(recipe: Recipe, model: Model, tensors: list[PlannedTensor]) -> tuple[list[TypedTensor], list[str]]:
     """Each tensor with its type, and notes on those whose rows the recipe's own type does not fit."""
-    tied = all(planned.name != "output.weight" for planned in tensors)
     typed: list[TypedTensor] = []
     replaced: dict[tuple[GGMLQuantizationType, GGMLQuantizationType], list[PlannedTensor]] = {}
     for planned in tensors:
-        choice = tensor_type(recipe, planned.name, planned.shape, dimensions, tied, planned.f32)
+        choice = tensor_type(recipe, model, planned.name, planned.shape, planned.f32)
         typed.append(TypedTensor(planned, choice.type))
         if choice.instead_of is not None:
             replaced.setdefault((choice.instead_of, choice.type), []).append(planned)

@@ -24,12 +24,39 @@ _SAME_ROLE = {"attn_qkv": V}
 
 
 @dataclass(frozen=True)
+class Model:
+    """What the choice depends on of a model: its GGUF architecture, its sizes, whether embeddings are tied.
+
+    `tied`: there is no separate output matrix.
+    """
+
+    architecture: str
+    dimensions: Dimensions
+    tied: bool
+
+    @property
+    def is_70b(self) -> bool:
+        """Whether llama.cpp counts it among the 70B models: 80 layers, and in Llama's case grouped heads.
+
+        Other architectures have no model of that size there. Qwen1.5-72B counts though its heads are not
+        grouped.
+        """
+        grouped = self.dimensions.heads != self.dimensions.kv_heads
+        large = self.architecture == "qwen2" or (self.architecture == "llama" and grouped)
+        return large and self.dimensions.layers == 80
+
+
+@dataclass(frozen=True)
 class Place:
     """Where a matrix stands in a model: its role (what its name says it does) and its layer."""
 
     role: str
     layer: int
-    dimensions: Dimensions
+    model: Model
+
+    @property
+    def dimensions(self) -> Dimensions:
+        return self.model.dimensions
 
 
 Condition = Callable[[Place], bool]
@@ -203,27 +230,27 @@ class TypeChoice:
 
 
 def tensor_type(
-    recipe: Recipe, name: str, shape: tuple[int, ...], dimensions: Dimensions, tied: bool, keep_f32: bool
+    recipe: Recipe, model: Model, name: str, shape: tuple[int, ...], keep_f32: bool
 ) -> TypeChoice:
-    """The type `recipe` gives to the GGUF tensor `name`; `tied`: there is no separate output matrix."""
+    """The type `recipe` gives to the GGUF tensor `name` of `model`."""
     if keep_f32 or len(shape) < 2 or name.endswith("_norm.weight"):
         return TypeChoice(T.F32)
-    if name == "output.weight" or (tied and name == "token_embd.weight"):
+    if name == "output.weight" or (model.tied and name == "token_embd.weight"):
         wanted = recipe.output
     else:
-        wanted = _wanted(recipe, name, dimensions)
+        wanted = _wanted(recipe, model, name)
     chosen = wanted
     while shape[-1] % GGML_QUANT_SIZES[chosen][0]:
         chosen = FALLBACKS[chosen]
     return TypeChoice(chosen, wanted if chosen != wanted else None)
 
 
-def _wanted(recipe: Recipe, name: str, dimensions: Dimensions) -> GGMLQuantizationType:
+def _wanted(recipe: Recipe, model: Model, name: str) -> GGMLQuantizationType:
     found = _ROLE.fullmatch(name)
     if found is None:
         return recipe.matrix
     layer, role = int(found[1]), found[2]
-    place = Place(_SAME_ROLE.get(role, role), layer, dimensions)
+    place = Place(_SAME_ROLE.get(role, role), layer, model)
     for override in recipe.overrides:
         if override.role == place.role and override.applies(place):
             return _of_70b(override.type, place)
@@ -231,8 +258,7 @@ def _wanted(recipe: Recipe, name: str, dimensions: Dimensions) -> GGMLQuantizati
 
 
 def _of_70b(kind: GGMLQuantizationType, place: Place) -> GGMLQuantizationType:
-    """Models of 70B share each key head among eight query heads: their v costs little and matters much."""
-    is_70b = place.dimensions.layers == 80 and place.dimensions.heads != place.dimensions.kv_heads
-    if place.role == V and is_70b and kind in (T.Q3_K, T.Q4_K):
+    """In models of 70B v is small, each of its heads serving eight query heads, and matters much."""
+    if place.role == V and place.model.is_70b and kind in (T.Q3_K, T.Q4_K):
         return T.Q5_K
     return kind

@@ -21,6 +21,7 @@ _OTHER_NAMES = {"su": "longrope"}  # Phi-3's first configs
 
 DEFAULT_BASE = 10000.0
 ORIGINAL = "original_max_position_embeddings"
+DUAL_CHUNK = "dual_chunk_attention_config"  # where Qwen's models state a scheme
 
 F32, U32, TEXT = GGUFValueType.FLOAT32, GGUFValueType.UINT32, GGUFValueType.STRING
 
@@ -85,11 +86,14 @@ def context_length(config: Config) -> TrainedLength:
 def trained_length(config: Config) -> TrainedLength:
     """How far apart the tokens were that a model saw in training: the default for a scheme's c.
 
-    The context length, except that YaRN states the length before it, and that a sliding window hides all
-    longer distances.
+    The context length, except that YaRN and a stated scheme name the length before them, and that a sliding
+    window hides all longer distances.
     """
     rope = rope_config(config)
     found = context_length(config)
+    scheme = config.section(DUAL_CHUNK)
+    if scheme is not None and ORIGINAL in scheme:
+        found = TrainedLength(scheme.integer(ORIGINAL), f"{ORIGINAL} of {DUAL_CHUNK}")
     if rope_kind(rope) == "yarn" and ORIGINAL in rope:
         found = TrainedLength(rope.integer(ORIGINAL), f"{ORIGINAL}, before YaRN")
     window = sliding_window(config)
@@ -98,9 +102,16 @@ def trained_length(config: Config) -> TrainedLength:
     return found
 
 
+def original_context(config: Config) -> int:
+    """Tokens before any scaling of RoPE, where config.json states them; else the context length it states."""
+    return rope_config(config).integer(ORIGINAL, config.integer("max_position_embeddings"))
+
+
 def sliding_window(config: Config) -> int | None:
     """The window of a model whose layers were trained with one, else None."""
-    if "sliding_window" not in config or not config.boolean("use_sliding_window", True):
+    # Qwen's classes take it for false where it is not stated; the others do not know it.
+    unstated = not config.text("model_type", "").startswith("qwen")
+    if "sliding_window" not in config or not config.boolean("use_sliding_window", unstated):
         return None
     return config.integer("sliding_window", lowest=0) or None
 
@@ -148,7 +159,7 @@ def _dynamic_base(config: Config, rope: Config, base: float, dimension: int, len
 
 
 def _yarn(config: Config, rope: Config) -> dict[str, tuple[GGUFValueType, Any]]:
-    original = rope.integer(ORIGINAL, config.integer("max_position_embeddings"))
+    original = original_context(config)
     factor = rope.positive("factor", config.integer("max_position_embeddings") / original)
     entries = _scaling("yarn", factor)
     entries["rope.scaling.original_context_length"] = (U32, original)
@@ -189,15 +200,17 @@ def _llama3_factors(rope: Config, base: float, dimension: int) -> np.ndarray:
     original = rope.integer(ORIGINAL, 8192)
     if low >= high:
         raise rope.error("low_freq_factor", f"must be below high_freq_factor {high}")
-    frequencies = (1.0 / base ** (np.arange(0, dimension, 2) / dimension)).astype(np.float32)
-    turns = original * frequencies.astype(np.float64) / (2 * math.pi)
-    kept = np.clip((turns - low) / (high - low), 0.0, 1.0)
-    return (1.0 / ((1.0 - kept) / factor + kept)).astype(np.float32)
+    # Step by step in f32, as PyTorch does it (a power correctly rounded), so that the file is llama.cpp's.
+    f32 = np.float32
+    exponents = np.arange(0, dimension, 2, dtype=f32) / f32(dimension)
+    wavelengths = f32(2 * math.pi) / (f32(1) / np.power(base, exponents.astype(np.float64)).astype(f32))
+    kept = np.clip((f32(original) / wavelengths - f32(low)) / f32(high - low), f32(0), f32(1))
+    return f32(1) / ((f32(1) - kept) / f32(factor) + kept)
 
 
 def _longrope(config: Config, rope: Config) -> dict[str, tuple[GGUFValueType, Any]]:
     longest = config.integer("max_position_embeddings")
-    original = rope.integer(ORIGINAL, longest)
+    original = original_context(config)
     factor = longest / original if "factor" not in rope else rope.positive("factor")
     default = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return {

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from dca_export.config import Config
 from dca_export.errors import InputError
 from dca_export.gguf_file import GgufFile
-from dca_export.rope import TrainedLength
+from dca_export.rope import DUAL_CHUNK, TrainedLength
 from dca_export.scheme import Scheme, SchemeError
 
-DUAL_CHUNK = "dual_chunk_attention_config"
+OTHER_CONFIG = "config_1m.json"  # beside config.json in Qwen3-2507's directories, with a scheme
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,14 @@ def stated_by_config(config: Config) -> tuple[SchemeChoice | None, list[str]]:
     sparse = sorted(key for key in section.values if key.startswith("sparse_attention"))
     notes = [f"{DUAL_CHUNK}: {', '.join(sparse)} not used (attention is exact)"] if sparse else []
     return SchemeChoice(scheme, DUAL_CHUNK), notes
+
+
+def stated_elsewhere(config: Config, directory: Path) -> list[str]:
+    """A note, if the directory holds a second configuration with a scheme and config.json has none."""
+    other = directory / OTHER_CONFIG
+    if DUAL_CHUNK in config or not other.is_file() or DUAL_CHUNK not in Config.read(other):
+        return []
+    return [f"{OTHER_CONFIG} states a scheme; put it in the place of config.json to use that one"]
 
 
 def trained_length_of_gguf(file: GgufFile) -> TrainedLength:

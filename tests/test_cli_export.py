@@ -102,6 +102,16 @@ def test_hugging_face_format(model, tmp_path, capsys):
     assert "local_window 15" in capsys.readouterr().out
 
 
+def test_dry_run_of_the_hugging_face_format(model, tmp_path, capsys):
+    before = sorted(tmp_path.rglob("*"))
+    assert run(model, tmp_path / "out", "--format", "hf", "--dry-run") == 0
+    assert run(model, "--format", "hf", "--dry-run", "--json", "-") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "plan     nothing is written"
+    assert "local_window 15" in lines[2]
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def refused(capsys, *arguments) -> str:
     """The one line on stderr of a command that fails with exit code 2."""
     assert run(*arguments) == 2

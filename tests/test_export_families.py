@@ -11,6 +11,7 @@ from hf_families import make, tokens  # noqa: E402
 
 import dca_runtime  # noqa: E402
 from dca_export.export import export_model  # noqa: E402
+from dca_export.gguf_file import GgufFile  # noqa: E402
 from dca_export.plan import ExportOptions  # noqa: E402
 from dca_export.reference.hf import patch  # noqa: E402
 from dca_export.scheme import Scheme  # noqa: E402
@@ -103,3 +104,13 @@ def test_weights_that_stock_engines_normalise_otherwise_are_noted(tmp_path):
     write_tokenizer(tmp_path / "m", tiny_tokenizer())
     notes = export_model(tmp_path / "m", tmp_path / "out.gguf").summary.scheme.notes
     assert any(note.startswith("norm_topk_prob is not what stock llama.cpp assumes") for note in notes)
+
+
+def test_phi3_states_its_original_context_without_scaling_too(tmp_path):
+    """llama.cpp's converter writes the key for every Phi-3."""
+    model = make("phi3", torch.float32, original_max_position_embeddings=32)
+    model.save_pretrained(tmp_path / "m")
+    write_tokenizer(tmp_path / "m", tiny_tokenizer())
+    exported = export_model(tmp_path / "m", tmp_path / "out.gguf")
+    assert GgufFile(tmp_path / "out.gguf")["phi3.rope.scaling.original_context_length"] == 32
+    assert exported.summary.scheme.trained.tokens == 64

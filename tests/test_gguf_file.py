@@ -180,6 +180,7 @@ MALFORMED = {
     "data cut": (gguf_bytes([], [ONE], b"\0" * 15), "truncated"),
     "offset": (gguf_bytes([], [tensor_info(b"t", (4,), offset=2**63)], b"\0" * 16), "truncated"),
     "odd offset": (gguf_bytes([], [tensor_info(b"t", (4,), offset=4)], b"\0" * 64), "damaged"),
+    "overlap": (gguf_bytes([], [ONE, tensor_info(b"u", (4,))], b"\0" * 16), "t and u overlap at byte"),
     "tensor twice": (gguf_bytes([], [ONE, ONE], b"\0" * 16), "t occurs twice"),
 }
 

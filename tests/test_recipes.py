@@ -1,10 +1,12 @@
 """Which tensor gets which type; the expected types are what llama-quantize gave for the same models."""
 
+from dataclasses import replace
+
 import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from dca_export.architectures import Dimensions
-from dca_export.recipes import FALLBACKS, RECIPES, TypeChoice, tensor_type
+from dca_export.recipes import FALLBACKS, RECIPES, Model, TypeChoice, tensor_type
 
 T = GGMLQuantizationType
 LLAMA_7B = Dimensions(layers=32, vocab=32000, width=4096, heads=32, kv_heads=32, head_dim=128, ff=11008)
@@ -17,8 +19,8 @@ MIXTRAL = Dimensions(
 
 def chosen(outtype: str, name: str, dimensions: Dimensions = LLAMA_7B, columns: int = 4096, **options):
     shape = options.pop("shape", (4096, columns))
-    options = {"tied": False, "keep_f32": False} | options
-    return tensor_type(RECIPES[outtype], name, shape, dimensions, **options)
+    model = Model(options.get("architecture", "llama"), dimensions, options.get("tied", False))
+    return tensor_type(RECIPES[outtype], model, name, shape, options.get("keep_f32", False))
 
 
 @pytest.mark.parametrize("outtype", sorted(RECIPES))
@@ -55,9 +57,12 @@ def test_matrices_and_the_output(outtype, matrix, output):
     assert chosen(outtype, "token_embd.weight", tied=True).type == output
 
 
-def layers_with(outtype: str, role: str, kind: T, dimensions: Dimensions = LLAMA_7B) -> list[int]:
+def layers_with(
+    outtype: str, role: str, kind: T, dimensions: Dimensions = LLAMA_7B, architecture: str = "llama"
+) -> list[int]:
     types = [
-        chosen(outtype, f"blk.{layer}.{role}.weight", dimensions).type for layer in range(dimensions.layers)
+        chosen(outtype, f"blk.{layer}.{role}.weight", dimensions, architecture=architecture).type
+        for layer in range(dimensions.layers)
     ]
     return [layer for layer, found in enumerate(types) if found == kind]
 
@@ -88,6 +93,21 @@ def test_wide_groups_of_query_heads():
 def test_v_of_a_70b_model():
     assert layers_with("q3_k_s", "attn_v", T.Q5_K, LLAMA_70B) == list(range(80))
     assert layers_with("q3_k_s", "attn_k", T.Q3_K, LLAMA_70B) == list(range(80))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kv_heads", "kind"),
+    [
+        ("llama", 8, T.Q5_K),
+        ("llama", 64, T.Q3_K),  # Llama 1 65B
+        ("qwen2", 8, T.Q5_K),
+        ("qwen2", 64, T.Q5_K),  # Qwen1.5-72B
+        ("qwen3", 8, T.Q3_K),  # no such model is known to llama.cpp
+    ],
+)
+def test_which_models_of_80_layers_count_as_70b(architecture, kv_heads, kind):
+    dimensions = replace(LLAMA_70B, kv_heads=kv_heads)
+    assert chosen("q3_k_s", "blk.9.attn_v.weight", dimensions, architecture=architecture).type == kind
 
 
 def test_mixtures_of_eight():

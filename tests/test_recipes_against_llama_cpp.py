@@ -1,7 +1,7 @@
 """The type of every tensor, for every recipe and kind of model, against llama.cpp's own choice.
 
 Its choices (October 2026) lie in llama_cpp_types.json. ``python tests/test_recipes_against_llama_cpp.py
-LLAMA_QUANTIZE``, the path of that program, writes the file anew.
+LLAMA_QUANTIZE [MODEL ...]``, the path of that program, writes the file anew (only those models' choices).
 """
 
 import json
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from dca_export.architectures import Dimensions
-from dca_export.recipes import RECIPES, tensor_type
+from dca_export.recipes import RECIPES, Model, tensor_type
 
 RECORDED = Path(__file__).with_name("llama_cpp_types.json")
 RECORDS: dict[str, dict[str, Any]] = json.loads(RECORDED.read_text(encoding="utf-8"))
@@ -49,12 +49,12 @@ def spread(recorded: dict[str, str], pattern: str, layers: int) -> list[str]:
 def test_types_are_those_of_llama_cpp(model, recipe):
     description = RECORDS[model]
     dimensions = Dimensions(**description["dimensions"])
-    tied = "output" not in description["shapes"]
+    judged = Model(description["architecture"], dimensions, tied="output" not in description["shapes"])
     recorded = description["types"][recipe]
     for pattern, name, shape in tensors(description):
         layer = re.match(r"blk\.(\d+)", name)
         expected = spread(recorded, pattern, dimensions.layers)[int(layer[1]) if layer else 0]
-        chosen = tensor_type(RECIPES[recipe], name, shape, dimensions, tied, keep_f32=False)
+        chosen = tensor_type(RECIPES[recipe], judged, name, shape, keep_f32=False)
         assert (name, chosen.type.name) == (name, expected)
 
 
@@ -106,7 +106,7 @@ def _types_of(model: dict[str, Any], recipe: str, llama_quantize: str, directory
 
 
 if __name__ == "__main__":
-    for described in RECORDS.values():
+    for described in [RECORDS[name] for name in sys.argv[2:] or RECORDS]:
         with tempfile.TemporaryDirectory() as scratch:
             described["types"] = {
                 recipe: _types_of(described, recipe, sys.argv[1], Path(scratch)) for recipe in QUANTISED

@@ -131,6 +131,34 @@ def test_llama3_frequencies_are_those_of_transformers(kind, scaling):
     assert magnitude == 1.0
 
 
+@pytest.mark.parametrize(
+    ("base", "head_dim", "factor", "original"),
+    [
+        (500000.0, 128, 8.0, 8192),  # Llama 3.1
+        (500000.0, 64, 32.0, 8192),  # Llama 3.2 1B
+        (500000.0, 128, 32.0, 8192),  # Llama 3.2 3B
+        (500000.0, 48, 16.0, 8192),
+        (1000000.0, 80, 4.0, 4096),
+    ],
+)
+def test_llama3_factors_are_to_the_bit_what_f32_steps_give(base, head_dim, factor, original):
+    """llama.cpp's files hold what PyTorch computes in f32, one operation after the other."""
+    torch = pytest.importorskip("torch")
+    frequencies = 1.0 / base ** (torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim)
+    wanted = []
+    for wavelength in 2 * math.pi / frequencies:
+        if wavelength < original / 4.0:
+            wanted.append(torch.tensor(1.0))
+        elif wavelength > original / 1.0:
+            wanted.append(torch.tensor(factor))
+        else:
+            smooth = (original / wavelength - 1.0) / (4.0 - 1.0)
+            wanted.append(1 / ((1 - smooth) / factor + smooth))
+    scaling = LLAMA3 | {"factor": factor, "original_max_position_embeddings": original}
+    tensors = read_rope(config(scaling, rope_theta=base), head_dim, 4096).tensors
+    np.testing.assert_array_equal(tensors["rope_freqs.weight"], torch.stack(wanted).numpy())
+
+
 def trained(scaling=None, **values) -> int:
     return trained_length(config(scaling, **values)).tokens
 
@@ -146,6 +174,13 @@ def test_trained_length_with_llama3_scaling():
 def test_trained_length_with_yarn_is_the_one_before_it():
     assert trained(YARN, max_position_embeddings=131072) == 32768
     assert context_length(config(YARN, max_position_embeddings=131072)).tokens == 131072
+
+
+def test_trained_length_of_qwen_1m_is_the_one_its_scheme_states():
+    scheme = {"chunk_size": 262144, "local_size": 8192, "original_max_position_embeddings": 262144}
+    assert trained(max_position_embeddings=1010000, dual_chunk_attention_config=scheme) == 262144
+    del scheme["original_max_position_embeddings"]
+    assert trained(max_position_embeddings=32768, dual_chunk_attention_config=scheme) == 32768
 
 
 def test_trained_length_of_together_counts_in_scaled_positions():
@@ -170,6 +205,8 @@ def test_a_sliding_window_is_all_that_was_seen():
 
 def test_a_window_that_is_switched_off_does_not_count():
     assert sliding_window(config(sliding_window=1024, use_sliding_window=False)) is None
+    assert sliding_window(config(sliding_window=1024, model_type="qwen2")) is None
+    assert sliding_window(config(sliding_window=1024, model_type="mistral")) == 1024
     assert sliding_window(config(sliding_window=None)) is None
     assert sliding_window(config(sliding_window=0)) is None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dca_export.cli import _common
 from dca_export.errors import InputError
 from dca_export.export import export_model
-from dca_export.hf_format import export_directory
+from dca_export.hf_format import export_directory, plan_directory
 from dca_export.plan import AUTO, CopyPlan, ExportOptions, plan_export
 from dca_export.recipes import RECIPES
 from dca_export.scheme_choice import SchemeOptions
@@ -104,9 +104,9 @@ def _body(arguments: argparse.Namespace) -> int:
     if not scheme.dca and scheme != SchemeOptions(dca=False, pretraining_length=scheme.pretraining_length):
         raise InputError("--no-dca does not go with --chunk-size or --local-window")
     options = ExportOptions(arguments.outtype, scheme, arguments.split_max_size)
-    if arguments.dry_run:
+    if arguments.dry_run and arguments.format == "gguf":
         return _dry_run(arguments, options)
-    if arguments.output is None:
+    if arguments.output is None and not arguments.dry_run:
         raise InputError("OUT is missing: name the file to write")
     if arguments.format == "hf":
         return _export_directory(arguments, options)
@@ -124,6 +124,12 @@ def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> 
         raise InputError(
             "--format hf keeps the weights as they are: --outtype and --split-max-size do not go with it"
         )
+    if arguments.dry_run:
+        facts = plan_directory(arguments.model, options.scheme)
+        _report(arguments, ["plan     nothing is written", *facts.lines()])
+        if arguments.json:
+            _common.write_json(facts.as_json(), arguments.json)
+        return _common.EXIT_OK
     with _common.progress_bar(f"linking {arguments.output.name}") as update:
         facts = export_directory(arguments.model, arguments.output, options.scheme, update)
     _report(arguments, [f"wrote    {arguments.output}", *facts.lines()])
