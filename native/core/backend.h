@@ -92,6 +92,7 @@ struct BackendSource {
     const Hparams& hparams;
     const Weights& weights;
     int32_t threads;       // 0: the physical cores this process may use
+    bool repack;           // let the CPU backend repack weights
     dca_progress progress; // may be null
     void* user;
 };

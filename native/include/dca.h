@@ -63,6 +63,8 @@ typedef struct dca_model_options {
     int32_t threads;       /* CPU threads; 0: the physical cores this process may use */
     dca_progress progress; /* may be NULL */
     void *user;            /* handed to progress */
+    int32_t repack;        /* not 0 (the default): the CPU repacks quantised weights while loading, one more copy of them in
+                              memory and faster; without effect on other devices and on CPUs without AVX-512 VNNI */
 } dca_model_options;
 
 /* Fills the struct up to options->size, which the caller has set. */
