@@ -84,6 +84,8 @@ class Backend {
 public:
     virtual ~Backend() = default;
     virtual std::string description() const = 0;
+    /// Memory that weights take which were repacked beside the mapped file.
+    virtual uint64_t repacked_bytes() const { return 0; }
     virtual std::unique_ptr<Executor> make_executor(ExecutorOptions options) = 0;
 };
 

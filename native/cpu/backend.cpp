@@ -32,6 +32,8 @@ public:
                (pool_.threads() == 1 ? " thread)" : " threads)");
     }
 
+    uint64_t repacked_bytes() const override { return packed_.bytes(); }
+
     std::unique_ptr<Executor> make_executor(ExecutorOptions options) override {
         return std::make_unique<CpuExecutor>(hparams_, weights_, packed_, kernels_, pool_, std::move(options));
     }

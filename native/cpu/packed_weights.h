@@ -25,6 +25,8 @@ public:
         return found == groups_.end() ? nullptr : found->second;
     }
 
+    uint64_t bytes() const noexcept { return memory_.bytes(); }
+
 private:
     Buffer<std::byte> memory_;
     std::unordered_map<const std::byte*, const std::byte*> groups_;  // by the matrix's place in the file
