@@ -20,9 +20,15 @@ void nibbles(const uint8_t (&qs)[16], uint8_t* codes) {
 }
 
 void add_fifth_bits(const uint8_t (&qh)[4], uint8_t* codes) {
-    uint32_t bits;
-    std::memcpy(&bits, qh, sizeof bits);
-    for (int i = 0; i < kBlock; ++i) codes[i] = uint8_t(codes[i] | (bits >> i & 1) << 4);
+    for (int byte = 0; byte < 4; ++byte) {
+        // Bit i of the byte moves to byte i, then to bit 4 there.
+        const uint64_t spread = qh[byte] * 0x0101010101010101u & 0x8040201008040201u;
+        const uint64_t fifth = (spread + 0x7f7f7f7f7f7f7f7fu) >> 3 & 0x1010101010101010u;
+        uint64_t eight;
+        std::memcpy(&eight, codes + 8 * byte, sizeof eight);
+        eight |= fifth;
+        std::memcpy(codes + 8 * byte, &eight, sizeof eight);
+    }
 }
 
 void read_codes(const BlockQ4_0& block, int, uint8_t* codes) { nibbles(block.qs, codes); }
@@ -52,38 +58,42 @@ void read_codes(const BlockQ6_K& block, int j, uint8_t* codes) {
     }
 }
 
-/// The low nibbles of bytes 0, 2, 4, 6 of `bytes`, one after another.
-uint32_t even_nibbles(uint64_t bytes) {
-    bytes &= 0x000f000f000f000f;
-    bytes = (bytes | bytes >> 12) & 0x000000ff000000ff;
-    return uint32_t(bytes | bytes >> 24) & 0xffff;
+/// The low `bits` of bytes 0, 2, 4, 6 of `bytes`, one after another.
+template <int bits>
+uint32_t even_fields(uint64_t bytes) {
+    bytes &= ((1u << bits) - 1) * uint64_t{0x0001000100010001};
+    constexpr int step = 16 - bits;
+    return uint32_t(bytes | bytes >> step | bytes >> 2 * step | bytes >> 3 * step) & ((1u << 4 * bits) - 1);
+}
+
+/// The low `bits` of eight codes: those of even columns in the low half, at `shift` from each half's end.
+template <int bits>
+uint32_t four_pairs(uint64_t codes, int shift) {
+    return even_fields<bits>(codes) << shift | even_fields<bits>(codes >> 8) << (16 + shift);
 }
 
 /// The words of one row and block.
 template <class Format>
 void pack_codes(const uint8_t* codes, uint32_t* words) {
     if constexpr (Format::bits == 8) {
-        // Byte 2 of a word is its second column and byte 1 its third: a pair is every other byte.
-        for (int k = 0; k < 8; ++k) {
-            const uint8_t* at = codes + 4 * k;
-            words[k] = at[0] | uint32_t{at[2]} << 8 | uint32_t{at[1]} << 16 | uint32_t{at[3]} << 24;
+        for (int k = 0; k < 8; ++k) {  // the middle bytes change places: a pair is every other byte
+            uint32_t word;
+            std::memcpy(&word, codes + 4 * k, sizeof word);
+            words[k] = (word & 0xff0000ff) | (word >> 8 & 0x0000ff00) | (word << 8 & 0x00ff0000);
         }
     } else {
-        for (int k = 0; k < 4; ++k) {
-            uint64_t bytes;
-            std::memcpy(&bytes, codes + 8 * k, sizeof bytes);
-            words[k] = even_nibbles(bytes) | even_nibbles(bytes >> 8) << 16;
-        }
         constexpr int high_bits = Format::bits - 4;
-        constexpr int pairs = high_bits == 0 ? packed_pairs : 16 / high_bits;  // of a word
-        for (int k = 4; k < Format::planes; ++k) {
-            uint32_t word = 0;
-            for (int i = 0; i < pairs; ++i) {
-                const uint8_t* pair = codes + 2 * ((k - 4) * pairs + i);
-                word |= uint32_t(pair[0] >> 4) << (high_bits * i) | uint32_t(pair[1] >> 4) << (16 + high_bits * i);
+        for (int k = 4; k < Format::planes; ++k) words[k] = 0;
+        for (int k = 0; k < 4; ++k) {
+            uint64_t eight;
+            std::memcpy(&eight, codes + 8 * k, sizeof eight);
+            words[k] = four_pairs<4>(eight, 0);
+            if constexpr (high_bits != 0) {
+                constexpr int of_a_word = 4 / high_bits;  // groups of eight codes
+                words[4 + k / of_a_word] |= four_pairs<high_bits>(eight >> 4, 4 * high_bits * (k % of_a_word));
             }
-            words[k] = std::rotl(word, 4);
         }
+        for (int k = 4; k < Format::planes; ++k) words[k] = std::rotl(words[k], 4);
     }
 }
 
