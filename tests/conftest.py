@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tiny import Tiny, write_tiny_gguf
+from variants import Variant, write_variant
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,6 +29,22 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
             write_tiny_gguf(path, tiny)
             made[tiny] = path
         return made[tiny]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def variant_gguf(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """``variant_gguf(**fields of variants.Variant)`` is the path of such a model's file, made once."""
+    directory = tmp_path_factory.mktemp("variants")
+    made: dict[Variant, Path] = {}
+
+    def make(**fields) -> Path:
+        variant = Variant(**fields)
+        if variant not in made:
+            made[variant] = directory / f"variant-{len(made)}.gguf"
+            write_variant(made[variant], variant)
+        return made[variant]
 
     return make
 

@@ -15,7 +15,7 @@ ATTENTIONS = ("auto", "plain", "dca", "intra", "intra+inter")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model's file and --device, --threads and --cache-type."""
+    """Adds the model's file and --device, --threads, --no-repack and --cache-type."""
     parser.add_argument("model", metavar="MODEL.gguf", help="the model")
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:N or auto: cuda if it can be had (default: auto)"
@@ -23,11 +23,22 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--threads", type=count, default=0, metavar="N", help="CPU threads (default: the physical cores)"
     )
+    add_repack_argument(parser)
     parser.add_argument(
         "--cache-type",
         choices=CACHE_TYPES,
         default="f16",
         help="what keys and values are kept in (default: f16)",
+    )
+
+
+def add_repack_argument(parser: argparse.ArgumentParser) -> None:
+    """Adds --no-repack, for ``Model(repack=arguments.repack)``."""
+    parser.add_argument(
+        "--no-repack",
+        dest="repack",
+        action="store_false",
+        help="CPUs with AVX-512 VNNI: use quantised weights as the file has them, without a copy; slower",
     )
 
 
@@ -37,6 +48,12 @@ def opened(arguments: argparse.Namespace) -> Iterator["Model"]:
     from dca_runtime import Model
 
     with progress_bar("loading") as update:
-        model = Model(arguments.model, device=arguments.device, threads=arguments.threads, progress=update)
+        model = Model(
+            arguments.model,
+            device=arguments.device,
+            threads=arguments.threads,
+            progress=update,
+            repack=arguments.repack,
+        )
     with model:
         yield model

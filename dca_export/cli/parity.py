@@ -17,7 +17,7 @@ from dca_export.cli._common import (
     run,
     write_json,
 )
-from dca_export.cli._runtime import CACHE_TYPES
+from dca_export.cli._runtime import CACHE_TYPES, add_repack_argument
 from dca_export.errors import InputError
 
 if TYPE_CHECKING:
@@ -55,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--threads", type=count, default=0, metavar="N", help="CPU threads (default: the physical cores)"
     )
+    add_repack_argument(parser)
     parser.add_argument(
         "--cache-type",
         choices=CACHE_TYPES,
@@ -85,7 +86,14 @@ def _parity(arguments: argparse.Namespace) -> int:
     from dca_export.parity.check import check, weight_type
 
     with progress_bar("loading") as update:
-        with Model(arguments.model, arguments.device, threads=arguments.threads, progress=update) as model:
+        model = Model(
+            arguments.model,
+            arguments.device,
+            threads=arguments.threads,
+            progress=update,
+            repack=arguments.repack,
+        )
+        with model:
             weights = weight_type(GgufFile(arguments.model))
             source = arguments.reference or arguments.model
             report = check(

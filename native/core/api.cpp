@@ -29,7 +29,7 @@ T& needed(T* pointer, const char* name) {
 }
 
 constexpr dca_model_options default_model_options{
-    .size = sizeof(dca_model_options), .device = nullptr, .threads = 0, .progress = nullptr, .user = nullptr};
+    .size = sizeof(dca_model_options), .device = nullptr, .threads = 0, .progress = nullptr, .user = nullptr, .repack = 1};
 
 constexpr dca_session_options default_session_options{
     .size = sizeof(dca_session_options), .context = 4096, .attention = DCA_ATTENTION_AUTO, .scheme = {},

@@ -88,6 +88,8 @@ class Backend {
 public:
     virtual ~Backend() = default;
     virtual std::string description() const = 0;
+    /// Memory that weights take which were repacked beside the mapped file.
+    virtual uint64_t repacked_bytes() const { return 0; }
     virtual std::unique_ptr<Executor> make_executor(ExecutorOptions options) = 0;
 };
 
@@ -96,6 +98,7 @@ struct BackendSource {
     const Hparams& hparams;
     const Weights& weights;
     int32_t threads;       // 0: the physical cores this process may use
+    bool repack;           // let the CPU backend repack weights
     dca_progress progress; // may be null
     void* user;
 };

@@ -23,4 +23,8 @@ private:
     size_t size_ = 0;
 };
 
+/// Takes whole pages inside a mapped range out of this process's memory; a later read brings them
+/// back from the file.
+void release_pages(std::span<const std::byte> mapped) noexcept;
+
 }  // namespace dca

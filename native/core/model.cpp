@@ -47,7 +47,7 @@ void copy_text(char* out, size_t capacity, std::string_view text) {
 Model::Model(const std::string& path, const dca_model_options& options)
     : file_(path), hparams_(read_hparams(file_)), weights_(read_weights(file_, hparams_)) {
     const char* device = options.device != nullptr ? options.device : "cpu";
-    backend_ = make_backend(device, {hparams_, weights_, options.threads, options.progress, options.user});
+    backend_ = make_backend(device, {hparams_, weights_, options.threads, options.repack != 0, options.progress, options.user});
 }
 
 void Model::fill_info(dca_model_info& info) const {
@@ -65,6 +65,7 @@ void Model::fill_info(dca_model_info& info) const {
     info.n_experts_used = h.n_experts_used;
     info.context_length = h.context_length;
     info.scheme = h.scheme;
+    info.repacked_bytes = backend_->repacked_bytes();
     info.n_params = info.n_params_used = info.weight_bytes = info.weight_bytes_used = 0;
     for (const Tensor& tensor : file_.tensors()) {
         info.n_params += static_cast<uint64_t>(tensor.elements());

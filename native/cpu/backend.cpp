@@ -6,6 +6,7 @@
 #include "core/parallel.h"
 #include "cpu/executor.h"
 #include "cpu/kernels.h"
+#include "cpu/packed_weights.h"
 #include "cpu/thread_pool.h"
 
 namespace dca {
@@ -23,6 +24,7 @@ public:
         if (hparams_.head_dim % 16 != 0 || hparams_.head_dim > max_head_dim) {
             fail(DCA_ERROR_UNSUPPORTED, "head size is ", hparams_.head_dim, ", the CPU backend runs multiples of 16 up to ", max_head_dim);
         }
+        if (source.repack && kernels_.packed != nullptr) packed_ = PackedWeights(source);
     }
 
     std::string description() const override {
@@ -30,13 +32,16 @@ public:
                (pool_.threads() == 1 ? " thread)" : " threads)");
     }
 
+    uint64_t repacked_bytes() const override { return packed_.bytes(); }
+
     std::unique_ptr<Executor> make_executor(ExecutorOptions options) override {
-        return std::make_unique<CpuExecutor>(hparams_, weights_, kernels_, pool_, std::move(options));
+        return std::make_unique<CpuExecutor>(hparams_, weights_, packed_, kernels_, pool_, std::move(options));
     }
 
 private:
     const Hparams& hparams_;
     const Weights& weights_;
+    PackedWeights packed_;
     const Kernels& kernels_;
     ThreadPool pool_;
 };

@@ -17,10 +17,11 @@ size_t padded(uint32_t rows) { return (size_t{rows} + panel_lanes - 1) / panel_l
 
 }  // namespace
 
-CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const Kernels& kernels, ThreadPool& pool,
+CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels, ThreadPool& pool,
                          ExecutorOptions options)
     : h_(hparams),
       w_(weights),
+      packed_(packed),
       kernels_(kernels),
       pool_(pool),
       scheme_(options.scheme),
@@ -39,6 +40,10 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const K
     const uint32_t n_ff = std::max({h_.n_ff, h_.n_ff_expert, h_.n_ff_shared});
     gate_ = activation(n_ff);
     up_ = activation(n_ff);
+    if (kernels_.packed != nullptr) {
+        const uint32_t widest = std::max({h_.n_embd, h_.q_width(), n_ff});
+        packed_x_ = Buffer<std::byte>(packed_token_bytes(static_cast<int>(rows), widest));
+    }
     kept_ = Buffer<float>(rows * std::max(h_.n_embd, h_.q_width()));
 
     if (h_.n_experts != 0) {
@@ -64,7 +69,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const K
 }
 
 uint64_t CpuExecutor::scratch_bytes() const {
-    uint64_t bytes = kept_.bytes() + vocab_.bytes() + partials_.bytes() + (rope_.cos.size() + rope_.sin.size()) * sizeof(float);
+    uint64_t bytes = packed_x_.bytes() + kept_.bytes() + vocab_.bytes() + partials_.bytes() + (rope_.cos.size() + rope_.sin.size()) * sizeof(float);
     for (const Activation* activation : {&x_, &normed_, &q_, &k_, &v_, &a_, &gate_, &up_, &router_, &gathered_, &expert_out_}) bytes += activation->memory.bytes();
     for (const Worker& worker : workers_) {
         for (const Buffer<float>* buffer : {&worker.weights, &worker.attention, &worker.q, &worker.out, &worker.maximum,
@@ -146,7 +151,8 @@ int CpuExecutor::group_rows(const Tensor& w) const noexcept {
     if (lanes_ != 1) return gemm_rows;
     // Decode reads at memory speed only in long runs: the processor's prefetch starts anew with each task.
     const int64_t tasks = int64_t{decode_tasks_a_thread} * pool_.threads();
-    return static_cast<int>(std::max<int64_t>(gemm_rows, (w.rows + tasks - 1) / tasks));
+    const int64_t rows = (w.rows + tasks - 1) / tasks;
+    return static_cast<int>(std::max<int64_t>(gemm_rows, (rows + packed_rows - 1) / packed_rows * packed_rows));
 }
 
 int CpuExecutor::row_groups(const Tensor& w) const noexcept {
@@ -161,6 +167,7 @@ CpuExecutor::RowSpan CpuExecutor::row_group(const Tensor& w, int group) const no
 
 void CpuExecutor::multiply_rows(const Tensor& w, int first, int count, const float* x, float* y, int y_width, const float* bias,
                                 bool accumulate, Worker& worker) {
+    if (const std::byte* groups = packed_.find(w)) return multiply_packed(w, groups, first, count, y, y_width, bias, accumulate);
     const int cols = static_cast<int>(w.cols);
     const std::byte* rows = w.data + first * w.row_bytes();
     if (lanes_ == 1) {
@@ -209,6 +216,7 @@ void CpuExecutor::multiply_rows(const Tensor& w, int first, int count, const flo
 }
 
 void CpuExecutor::multiply(const Tensor& w, Activation& x, Activation& y, const std::vector<float>& bias, bool accumulate) {
+    pack_input(x.memory.data(), x.width, static_cast<int>(rows_), {&w});
     pool_.run(row_groups(w), [&](int group, int worker) {
         const auto [first, count] = row_group(w, group);
         multiply_rows(w, first, count, x.memory.data(), y.memory.data(), y.width,
@@ -218,6 +226,7 @@ void CpuExecutor::multiply(const Tensor& w, Activation& x, Activation& y, const 
 
 void CpuExecutor::gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, Activation& gate, Activation& up) {
     gate.width = up.width = static_cast<int>(w_gate.rows);
+    pack_input(x.memory.data(), x.width, static_cast<int>(rows_), {&w_gate, &w_up});
     pool_.run(row_groups(w_gate), [&](int group, int worker) {
         const auto [first, count] = row_group(w_gate, group);
         multiply_rows(w_gate, first, count, x.memory.data(), gate.memory.data(), gate.width, nullptr, false, workers_[worker]);
@@ -238,6 +247,7 @@ void CpuExecutor::project_qkv(uint32_t layer) {
         Activation& y;
     };
     const Product products[] = {{w.q, w.q_bias, q_}, {w.k, w.k_bias, k_}, {w.v, w.v_bias, v_}};
+    pack_input(normed_.memory.data(), normed_.width, static_cast<int>(rows_), {&w.q, &w.k, &w.v});
     const int groups = row_groups(w.q) + row_groups(w.k) + row_groups(w.v);
     pool_.run(groups, [&](int group, int worker) {
         for (const Product& product : products) {

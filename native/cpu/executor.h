@@ -1,6 +1,7 @@
 // One session on the CPU: its cache, its activations, and the operations of backend.h over them.
 #pragma once
 
+#include <initializer_list>
 #include <span>
 #include <vector>
 
@@ -8,6 +9,7 @@
 #include "cpu/buffer.h"
 #include "cpu/kernels.h"
 #include "cpu/kv_cache.h"
+#include "cpu/packed_weights.h"
 #include "cpu/thread_pool.h"
 
 namespace dca::cpu {
@@ -24,7 +26,7 @@ struct Activation {
 
 class CpuExecutor final : public Executor {
 public:
-    CpuExecutor(const Hparams& hparams, const Weights& weights, const Kernels& kernels, ThreadPool& pool, ExecutorOptions options);
+    CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels, ThreadPool& pool, ExecutorOptions options);
 
     uint32_t prefill_block() const override { return block_; }
     uint64_t cache_bytes() const override { return cache_.bytes(); }
@@ -63,6 +65,7 @@ private:
     void norm(Activation& from, const std::vector<float>& weight, Activation& to);
 
     /// Rows [first, first + count) of y = w x, or y += w x, for every panel; y has rows of `y_width` features.
+    /// Where w is packed, x is what pack_input was given.
     void multiply_rows(const Tensor& w, int first, int count, const float* x, float* y, int y_width, const float* bias,
                        bool accumulate, Worker& worker);
     /// How w's rows are split into tasks.
@@ -72,6 +75,12 @@ private:
     int group_rows(const Tensor& w) const noexcept;
     int row_groups(const Tensor& w) const noexcept;
     RowSpan row_group(const Tensor& w, int group) const noexcept;
+
+    /// Makes x (`tokens` of it, in panels) ready for products with those of `readers` that are packed.
+    void pack_input(const float* x, int cols, int tokens, std::initializer_list<const Tensor*> readers);
+    /// multiply_rows with pack_input's x; `groups` are w's.
+    void multiply_packed(const Tensor& w, const std::byte* groups, int first, int count, float* y, int y_width, const float* bias,
+                         bool accumulate);
 
     /// multiply_rows over all of w, spread over the pool.
     void multiply(const Tensor& w, Activation& x, Activation& y, const std::vector<float>& bias, bool accumulate);
@@ -97,6 +106,7 @@ private:
 
     const Hparams& h_;
     const Weights& w_;
+    const PackedWeights& packed_;
     const Kernels& kernels_;
     ThreadPool& pool_;
     Scheme scheme_;
@@ -111,6 +121,8 @@ private:
     int panels_ = 0;
 
     Activation x_, normed_, q_, k_, v_, a_, gate_, up_;
+    Buffer<std::byte> packed_x_;  // a product's input as integers (packed.h)
+    int packed_tokens_ = 0;
     Buffer<float> kept_;     // keep_last_rows' way station
     Buffer<float> vocab_;    // (n_vocab, lanes) for a few panels
     Buffer<float> partials_; // attend_rows' pieces

@@ -19,6 +19,8 @@ int CpuExecutor::output_panels(int first) {
     if (vocab_.size() < needed) vocab_ = Buffer<float>(needed);
     const int all_panels = panels_;
     panels_ = count;
+    const int tokens = std::min(static_cast<int>(rows_) - first * lanes_, count * lanes_);
+    pack_input(normed_.panel(first, lanes_), normed_.width, tokens, {&w_.output});
     pool_.run(row_groups(w_.output), [&](int group, int worker) {
         const auto [row, count_of_rows] = row_group(w_.output, group);
         multiply_rows(w_.output, row, count_of_rows, normed_.panel(first, lanes_),

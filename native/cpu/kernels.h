@@ -11,6 +11,7 @@
 
 #include "core/block_formats.h"
 #include "core/rope.h"
+#include "cpu/packed.h"
 
 namespace dca::cpu {
 
@@ -115,6 +116,8 @@ struct Kernels {
 
     /// log of the sum of exp over `rows` values of each lane, folded into a running (maximum, sum).
     void (*fold_exp_sum)(const float* x, int rows, int lanes, float* maximum, float* sum);
+
+    const PackedKernels* packed;  // null where this instruction set has none
 };
 
 /// The best table for this machine. DCA_ISA=generic|avx2|avx512 chooses another one that the

@@ -11,7 +11,7 @@ SCRIPT = """
 import sys
 import numpy as np
 import dca_runtime as dca
-with dca.Model(sys.argv[1], device="cpu", threads=2) as model:
+with dca.Model(sys.argv[1], device="cpu", threads=2, repack=False) as model:
     print(model.info.device, file=sys.stderr)
     ids = np.arange(70, dtype=np.int32) * 7 % model.info.n_vocab
     with model.session(context=128, scheme=(24, 8, 32), cache_type=sys.argv[2]) as session:

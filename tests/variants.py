@@ -1,4 +1,4 @@
-"""Small random models in every block format, dense or with experts, for the CUDA backend's tests."""
+"""Small random models in every block format, dense or with experts, for tests that need them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,0 +1,116 @@
+// Weights repacked for products in integers: 16 rows side by side, so that a vector holds one
+// column pair of 16 rows, a product needs no sum across lanes, and scales are vectors too.
+//
+// A matrix is cut into groups of 16 rows (the last one padded with zeros), a group into records:
+// 32 columns, or the 256 of a K format's super-block. A record of `blocks` × 32 columns holds
+//   codes        blocks × planes × 16 × 32 bits; plane k's word r belongs to row r
+//   scales       16 f16: d
+//   minima       16 f16: m or dmin, where the format has one
+//   sub-scales   256 / sub × 16 × 8 bits, K formats only
+//   sub-minima   the same, K formats with minima only
+// The 32 columns of a block are 16 pairs p = (2p, 2p + 1), and codes lie so that few instructions
+// give the 16-bit pair of every row:
+//   4 bits    planes 0 … 3: (word[p / 4] >> 4 (p % 4)) & 0x000f000f
+//   + 1 bit   plane 4: rotated right by p, & 0x00100010
+//   + 2 bits  planes 4 and 5: word[4 + p / 8] rotated right by 2 (p % 8), & 0x00300030
+//   8 bits    planes 0 … 7: the even, then the odd bytes of word[p / 2]
+//
+// Activations become 16-bit integers with one scale per token and block of 32: an error of 2^-16
+// of the block's largest value. They are multiplied with the codes in 32-bit integers, exactly.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/block_formats.h"
+#include "core/block_layouts.h"
+
+namespace dca::cpu {
+
+constexpr int packed_rows = 16;   // of a group
+constexpr int packed_pairs = 16;  // column pairs of a block
+constexpr int packed_bundle = 8;  // tokens that prefill multiplies at a time
+
+/// One format's layout. A weight is scale · (code - offset), or scale · code + minimum.
+template <class Block_, int bits_, int offset_, int sub_, bool minimum_>
+struct PackedFormat {
+    using Block = Block_;                   // in the file
+    static constexpr int bits = bits_;      // of a code
+    static constexpr int offset = offset_;  // 0 or a power of two
+    static constexpr int sub = sub_;        // columns that share a scale: 16 or 32
+    static constexpr bool minimum = minimum_;
+    static constexpr bool super = requires(Block block) { block.scales; };
+    static constexpr int blocks = super ? kSuperBlock / kBlock : 1;
+    static constexpr int planes = bits;     // 32 columns × bits are `bits` words
+    static constexpr int subs = super ? kSuperBlock / sub : 0;
+
+    static constexpr size_t scales_at = sizeof(uint32_t) * blocks * planes * packed_rows;
+    static constexpr size_t minima_at = scales_at + sizeof(uint16_t) * packed_rows;
+    static constexpr size_t sub_scales_at = minima_at + (minimum ? sizeof(uint16_t) * packed_rows : 0);
+    static constexpr size_t sub_minima_at = sub_scales_at + subs * packed_rows;
+    static constexpr size_t bytes = sub_minima_at + (minimum ? subs * packed_rows : 0);
+};
+
+/// Calls visit(PackedFormat{}) for a format that has a packed layout; false for another.
+template <class Visit>
+bool visit_packed(BlockType type, Visit&& visit) {
+    switch (type) {
+        case BlockType::Q4_0: visit(PackedFormat<BlockQ4_0, 4, 8, 32, false>{}); return true;
+        case BlockType::Q4_1: visit(PackedFormat<BlockQ4_1, 4, 0, 32, true>{}); return true;
+        case BlockType::Q5_0: visit(PackedFormat<BlockQ5_0, 5, 16, 32, false>{}); return true;
+        case BlockType::Q5_1: visit(PackedFormat<BlockQ5_1, 5, 0, 32, true>{}); return true;
+        case BlockType::Q8_0: visit(PackedFormat<BlockQ8_0, 8, 0, 32, false>{}); return true;
+        case BlockType::Q4_K: visit(PackedFormat<BlockQ4_K, 4, 0, 32, true>{}); return true;
+        case BlockType::Q5_K: visit(PackedFormat<BlockQ5_K, 5, 0, 32, true>{}); return true;
+        case BlockType::Q6_K: visit(PackedFormat<BlockQ6_K, 6, 32, 16, false>{}); return true;
+        default: return false;
+    }
+}
+
+/// Bytes of a group of 16 rows; 0 for a format without a packed layout.
+size_t packed_group_bytes(BlockType type, int64_t cols) noexcept;
+
+/// Packs `rows` (at most 16) rows of blocks into one group. `out` is zeroed where rows are fewer.
+void pack_group(BlockType type, const std::byte* blocks, int64_t row_bytes, int rows, int64_t cols, std::byte* out) noexcept;
+
+/// One block of 32 columns of `tokens` tokens: x = scale · integer.
+template <int tokens>
+struct PackedTokens {
+    int32_t pairs[packed_pairs][tokens];  // two 16-bit integers: column 2p low, column 2p + 1 high
+    float scale[tokens];
+    int32_t negated_sum[3][tokens];       // of the integers: first 16 columns, last 16, all
+    float sum[3][tokens];                 // of scale · integer likewise
+};
+
+/// Tokens that lie side by side in a PackedTokens: 1, 2 or 4 where tokens are plain vectors
+/// (fewer than five), packed_bundle in panels.
+[[gnu::always_inline]] constexpr inline int packed_tokens(int tokens, int lanes) {
+    return lanes != 1 ? packed_bundle : tokens <= 2 ? tokens : 4;
+}
+
+[[gnu::always_inline]] constexpr inline size_t packed_token_bytes(int side_by_side, int64_t cols) {
+    return static_cast<size_t>(cols / kBlock * side_by_side) * sizeof(PackedTokens<1>);
+}
+
+/// y = W x or y += W x for a run of row groups and all tokens of x.
+struct PackedProduct {
+    BlockType type;
+    const std::byte* w;     // the first of the groups
+    int rows;               // of y; only a matrix's last group has fewer than 16
+    int cols;
+    const std::byte* x;     // bundles of packed_tokens(tokens, lanes), packed_token_bytes each
+    int tokens;
+    int lanes;              // of y's panels: panel_lanes or 1
+    float* y;               // the first row in the first panel
+    size_t y_panel_stride;  // floats
+    const float* bias;      // of the first row, or null
+    bool accumulate;
+};
+
+struct PackedKernels {
+    /// One bundle: packed_bundle lanes of a panel from `x` on, or (lanes = 1) `tokens` vectors one after another.
+    void (*pack_tokens)(const float* x, int lanes, int tokens, int cols, std::byte* out);
+    void (*multiply)(const PackedProduct& product);
+};
+
+}  // namespace dca::cpu
