@@ -25,6 +25,7 @@ from rich.table import Table
 
 TESTS = [("pp512", 512, 0, 0), ("pp4096", 4096, 0, 0), ("pp16384", 16384, 0, 0)]
 TESTS += [("tg64", 0, 64, 0), ("tg64@d8192", 0, 64, 8192)]  # name, prompt, generate, depth
+LONG = 1024  # tokens; a warm-up as long as the test would only double the time
 
 
 def main() -> None:
@@ -74,10 +75,12 @@ def main() -> None:
 
 
 def llama_bench(program: Path, file: Path, test: tuple, threads: int) -> float:
-    """llama-bench's tokens/s in one repetition after its own warm-up, flash attention as it chooses."""
+    """llama-bench's tokens/s in one repetition, flash attention as it chooses; short tests warmed up."""
     _, prompt, generate, depth = test
     command = [program, "-m", file, "-p", prompt, "-n", generate, "-d", depth]
     command += ["-t", threads, "-r", 1, "-o", "json"]
+    if prompt + depth > LONG:
+        command.append("--no-warmup")
     return output(command)[0]["avg_ts"]
 
 

@@ -38,7 +38,7 @@ def add_repack_argument(parser: argparse.ArgumentParser) -> None:
         "--no-repack",
         dest="repack",
         action="store_false",
-        help="CPUs with AVX-512 VNNI: use quantised weights as the file has them, without a copy; slower",
+        help="CPU: read the weights from the file as they are, without a copy in memory; slower",
     )
 
 

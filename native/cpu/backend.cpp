@@ -24,7 +24,7 @@ public:
         if (hparams_.head_dim % 16 != 0 || hparams_.head_dim > max_head_dim) {
             fail(DCA_ERROR_UNSUPPORTED, "head size is ", hparams_.head_dim, ", the CPU backend runs multiples of 16 up to ", max_head_dim);
         }
-        if (source.repack && kernels_.packed != nullptr) packed_ = PackedWeights(source);
+        if (source.repack) packed_ = PackedWeights(source, kernels_.packed != nullptr);
     }
 
     std::string description() const override {

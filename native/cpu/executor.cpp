@@ -169,7 +169,7 @@ void CpuExecutor::multiply_rows(const Tensor& w, int first, int count, const flo
                                 bool accumulate, Worker& worker) {
     if (const std::byte* groups = packed_.find(w)) return multiply_packed(w, groups, first, count, y, y_width, bias, accumulate);
     const int cols = static_cast<int>(w.cols);
-    const std::byte* rows = w.data + first * w.row_bytes();
+    const std::byte* rows = packed_.rows(w) + first * w.row_bytes();
     if (lanes_ == 1) {
         for (int row = 0; row < count; row += gemm_rows) {
             const int piece = std::min(gemm_rows, count - row);

@@ -1,9 +1,11 @@
 #include "cpu/packed_weights.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include <sys/mman.h>
 
+#include "core/available_memory.h"
 #include "core/error.h"
 #include "core/mapped_file.h"
 #include "core/parallel.h"
@@ -31,9 +33,24 @@ std::vector<Tensor> matrices(const Weights& weights) {
     return all;
 }
 
+constexpr size_t cache_line = 64;
+
 int64_t row_groups(const Tensor& matrix) { return (matrix.rows + packed_rows - 1) / packed_rows; }
 
-size_t packed_bytes(const Tensor& matrix) { return static_cast<size_t>(row_groups(matrix)) * packed_group_bytes(matrix.type, matrix.cols); }
+bool is_float(const Tensor& matrix) { return matrix.type == BlockType::F16 || matrix.type == BlockType::BF16 || matrix.type == BlockType::F32; }
+
+/// Bytes of the copy; 0 for a format that has none.
+size_t copied_bytes(const Tensor& matrix) {
+    if (is_float(matrix)) return (static_cast<size_t>(matrix.bytes()) + cache_line - 1) / cache_line * cache_line;
+    return static_cast<size_t>(row_groups(matrix)) * packed_group_bytes(matrix.type, matrix.cols);
+}
+
+void copy_rows(const Tensor& matrix, int threads, std::byte* out) {
+    constexpr int64_t grain = 64;  // rows of a task
+    parallel_ranges(matrix.rows, grain, threads, [&](int64_t begin, int64_t end) {
+        std::memcpy(out + begin * matrix.row_bytes(), matrix.data + begin * matrix.row_bytes(), static_cast<size_t>((end - begin) * matrix.row_bytes()));
+    });
+}
 
 void pack(const Tensor& matrix, int threads, std::byte* out) {
     const size_t group_bytes = packed_group_bytes(matrix.type, matrix.cols);
@@ -49,16 +66,16 @@ void pack(const Tensor& matrix, int threads, std::byte* out) {
 
 }  // namespace
 
-PackedWeights::PackedWeights(const BackendSource& source) {
+PackedWeights::PackedWeights(const BackendSource& source, bool quantised) {
     std::vector<Tensor> all = matrices(source.weights);
-    std::erase_if(all, [](const Tensor& matrix) { return packed_bytes(matrix) == 0; });
+    std::erase_if(all, [=](const Tensor& matrix) { return copied_bytes(matrix) == 0 || (!quantised && !is_float(matrix)); });
     size_t bytes = 0;
     uint64_t total = 0;
     for (const Tensor& matrix : all) {
-        bytes += packed_bytes(matrix);
+        bytes += copied_bytes(matrix);
         total += static_cast<uint64_t>(matrix.bytes());
     }
-    if (bytes == 0) return;
+    if (bytes == 0 || bytes > available_memory() / 4 * 3) return;
     memory_ = Buffer<std::byte>(bytes);
     // Weights are read from end to end: large pages, where the system gives them, save most of the address lookups.
     static_cast<void>(::madvise(memory_.data(), memory_.bytes(), MADV_HUGEPAGE));
@@ -66,9 +83,10 @@ PackedWeights::PackedWeights(const BackendSource& source) {
     std::byte* at = memory_.data();
     uint64_t done = 0;
     for (const Tensor& matrix : all) {
-        if (!groups_.emplace(matrix.data, at).second) continue;
-        pack(matrix, source.threads, at);
-        at += packed_bytes(matrix);
+        if (!(is_float(matrix) ? rows_ : groups_).emplace(matrix.data, at).second) continue;
+        if (is_float(matrix)) copy_rows(matrix, source.threads, at);
+        else pack(matrix, source.threads, at);
+        at += copied_bytes(matrix);
         if (matrix.data != source.weights.token_embedding.data) release_pages({matrix.data, static_cast<size_t>(matrix.bytes())});
         done += static_cast<uint64_t>(matrix.bytes());
         if (source.progress != nullptr && source.progress(done, total, source.user) != 0) {

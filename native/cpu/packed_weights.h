@@ -1,5 +1,5 @@
-// A model's matrices repacked at load (packed.h): one copy more in memory, for products that
-// run several times as fast. The file's own pages of what was packed are given back.
+// A model's matrices copied at load into large pages, the quantised ones repacked (packed.h): one copy
+// more in memory, for products that run up to several times as fast. The file's own pages are given back.
 #pragma once
 
 #include <unordered_map>
@@ -12,12 +12,13 @@ namespace dca::cpu {
 
 class PackedWeights {
 public:
-    /// Nothing packed.
+    /// Nothing copied.
     PackedWeights() = default;
 
-    /// Every matrix that products read and whose format has a packed layout, on source.threads
-    /// threads. Throws Error(DCA_ERROR_CANCELLED) if the progress callback asks for it.
-    explicit PackedWeights(const BackendSource& source);
+    /// Every matrix that products read: those in floats, and if `quantised` those that have a packed layout,
+    /// on source.threads threads. Nothing where the copies would take more than three quarters of the memory
+    /// that is available. Throws Error(DCA_ERROR_CANCELLED) if the progress callback asks for it.
+    PackedWeights(const BackendSource& source, bool quantised);
 
     /// The row groups of a matrix, group after group; null if it is not packed.
     const std::byte* find(const Tensor& matrix) const noexcept {
@@ -25,11 +26,17 @@ public:
         return found == groups_.end() ? nullptr : found->second;
     }
 
+    /// The rows of a matrix that is not packed: a copy in large pages, or where they lie in the file.
+    const std::byte* rows(const Tensor& matrix) const noexcept {
+        const auto found = rows_.find(matrix.data);
+        return found == rows_.end() ? matrix.data : found->second;
+    }
+
     uint64_t bytes() const noexcept { return memory_.bytes(); }
 
 private:
     Buffer<std::byte> memory_;
-    std::unordered_map<const std::byte*, const std::byte*> groups_;  // by the matrix's place in the file
+    std::unordered_map<const std::byte*, const std::byte*> groups_, rows_;  // by the matrix's place in the file
 };
 
 }  // namespace dca::cpu

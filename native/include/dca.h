@@ -63,8 +63,10 @@ typedef struct dca_model_options {
     int32_t threads;       /* CPU threads; 0: the physical cores this process may use */
     dca_progress progress; /* may be NULL */
     void *user;            /* handed to progress */
-    int32_t repack;        /* not 0 (the default): the CPU repacks quantised weights while loading, one more copy of them in
-                              memory and faster; without effect on other devices and on CPUs without AVX-512 VNNI */
+    int32_t repack;        /* not 0 (the default): the CPU copies the matrices into large pages while loading, and repacks the
+                              quantised ones where it has AVX-512 VNNI (elsewhere those stay in the file): as much memory
+                              as they take in the file, and faster; not done where that is more than three quarters of
+                              the memory available; without effect on other devices */
 } dca_model_options;
 
 /* Fills the struct up to options->size, which the caller has set. */
@@ -103,7 +105,7 @@ typedef struct dca_model_info {
     uint64_t weight_bytes;    /* bytes of all tensors as stored in the file */
     uint64_t weight_bytes_used; /* bytes of weights that one decoded token reads */
     dca_scheme scheme;        /* the file's; chunk_size 0 where the file has none */
-    uint64_t repacked_bytes;  /* memory that repacked weights take on the CPU; 0: nothing is repacked */
+    uint64_t repacked_bytes;  /* memory that copied and repacked weights take on the CPU; 0: all are read from the file */
 } dca_model_info;
 
 DCA_API dca_status dca_model_get_info(const dca_model *model, dca_model_info *info);

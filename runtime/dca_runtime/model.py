@@ -42,7 +42,7 @@ class ModelInfo:
     weight_bytes: int  # all tensors as stored
     weight_bytes_used: int  # what one decoded token reads
     scheme: Scheme | None  # the file's, with its logit scale; None: plain attention
-    repacked_bytes: int  # memory that repacked weights take on the CPU; 0: nothing is repacked
+    repacked_bytes: int  # memory that copied and repacked weights take on the CPU; 0: all stay in the file
 
 
 class Model:
@@ -67,8 +67,9 @@ class Model:
             ``generate`` and ``score`` what the call needs.
         threads: CPU threads; 0: the physical cores this process may use.
         progress: called with (bytes done, bytes in all) while loading; to cancel, raise.
-        repack: let the CPU repack quantised weights while loading: a copy of them in memory, and faster.
-            Without effect on other devices and on CPUs without AVX-512 VNNI.
+        repack: let the CPU copy the weights into large pages while loading, repacked where quantised and the
+            CPU has AVX-512 VNNI: faster. Left out where it would take over three quarters of the available
+            memory; without effect on other devices.
 
         Raises DcaError: the file cannot be read, is damaged, or is not something libdca runs.
         """

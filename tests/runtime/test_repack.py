@@ -13,8 +13,7 @@ EXPERTS = {"experts": 8, "experts_used": 2, "ff": 256}
 def logits(path, repack, pieces):
     ids = np.random.default_rng(1).integers(0, 512, TOKENS, np.int32)
     with dca.Model(path, device="cpu", threads=2, repack=repack) as model:
-        repacked = model.info.repacked_bytes
-        assert (repacked > 0) == (repack and "AVX-512" in model.info.device)
+        assert repack or model.info.repacked_bytes == 0
         with model.session(context=TOKENS, cache_type="f32") as session:
             found = [session.eval(part, all_logits=True) for part in np.split(ids, np.cumsum(pieces))]
     return np.concatenate(found)
@@ -36,6 +35,19 @@ TOLERANCE = 1e-3
 @pytest.mark.parametrize("dtype", QUANTISED)
 def test_every_format(variant_gguf, dtype):
     check(variant_gguf(types=(("", dtype),), bias=True), TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "F16", "BF16"])
+def test_floats_are_copied_as_they_are(variant_gguf, dtype):
+    path = variant_gguf(types=(("", dtype),), bias=True)
+    with dca.Model(path, device="cpu") as model:
+        assert model.info.repacked_bytes > 0
+    np.testing.assert_array_equal(logits(path, True, ()), logits(path, False, ()))
+
+
+def test_quantised_weights_are_repacked_where_the_machine_has_the_kernels(variant_gguf):
+    with dca.Model(variant_gguf(types=(("", "Q4_0"),), bias=True), device="cpu") as model:
+        assert (model.info.repacked_bytes > 0) == ("AVX-512" in model.info.device)
 
 
 @pytest.mark.parametrize("dtype", ["Q4_0", "Q4_K"])
