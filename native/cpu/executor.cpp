@@ -57,7 +57,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
     workers_.resize(pool_.threads());
     for (Worker& worker : workers_) {
         worker.weights = Buffer<float>(size_t{gemm_rows} * gemm_stride);
-        worker.attention = Buffer<float>(attend_scratch_floats(static_cast<int>(h_.head_dim)));
+        worker.attention = Buffer<float>(attend_scratch_floats(group_, static_cast<int>(h_.head_dim)));
         worker.q = Buffer<float>(head_panels);
         worker.out = Buffer<float>(head_panels);
         worker.maximum = Buffer<float>(size_t(group_) * panel_lanes);

@@ -64,7 +64,7 @@ struct AttendPanelArgs {
     CacheView cache;
     KeySpan span;
     uint32_t first_query; // index of lane 0's query; keys after a lane's query are not seen
-    float* scratch;       // attend_scratch_floats(head_dim)
+    float* scratch;       // attend_scratch_floats(group, head_dim)
 };
 
 /// The same for one query (lanes = 1).
@@ -79,8 +79,10 @@ struct AttendRowArgs {
     KeySpan span;
 };
 
-constexpr size_t attend_scratch_floats(int head_dim) {
-    return size_t{key_tile} * head_dim * 2 + size_t{key_tile} * panel_lanes;
+/// A tile's keys and values in f32, its scores, and what attention_int16.inc adds: queries as integers, a scale a column.
+constexpr size_t attend_scratch_floats(int group, int head_dim) {
+    const size_t scales = size_t{key_tile} + head_dim + panel_lanes + size_t(group) * panel_lanes;
+    return size_t{key_tile} * head_dim * 2 + size_t{key_tile} * panel_lanes + scales + size_t(group) * head_dim / 2 * panel_lanes;
 }
 
 enum class CacheType { F16, F32, BF16, Q8 };
