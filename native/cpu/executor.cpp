@@ -11,6 +11,7 @@ namespace {
 
 constexpr uint32_t default_block = 512;
 constexpr int decode_tasks_a_thread = 2;
+constexpr int decode_rows = 512;           // of weights that one call of a kernel walks
 constexpr uint32_t fewest_for_panels = 4;  // fewer rows run one by one at matrix-vector speed
 
 size_t padded(uint32_t rows) { return (size_t{rows} + panel_lanes - 1) / panel_lanes * panel_lanes; }
@@ -171,10 +172,12 @@ void CpuExecutor::multiply_rows(const Tensor& w, int first, int count, const flo
     const int cols = static_cast<int>(w.cols);
     const std::byte* rows = packed_.rows(w) + first * w.row_bytes();
     if (lanes_ == 1) {
-        for (int row = 0; row < count; row += gemm_rows) {
-            const int piece = std::min(gemm_rows, count - row);
+        // The kernel walks long runs of rows; several tokens read them again, from the second-level cache.
+        const int longest = panels_ == 1 ? decode_rows : gemm_rows;
+        for (int row = 0; row < count; row += longest) {
+            const int piece = std::min(longest, count - row);
             for (int p = 0; p < panels_; ++p) {
-                float result[gemm_rows];
+                float result[decode_rows];
                 kernels_.dot_rows(w.type, rows + row * w.row_bytes(), w.row_bytes(), piece, x + size_t(p) * cols, cols, result);
                 float* out = y + size_t(p) * y_width + first + row;
                 for (int r = 0; r < piece; ++r) {
