@@ -43,6 +43,22 @@ def test_options_reach_the_session(path, capsys):
     assert plain != greedy_text(path, prompt, 12) + "\n"
 
 
+def test_no_repack_leaves_the_weights_in_the_file(path, monkeypatch, capsys):
+    import dca_runtime as dca
+
+    repacked = []
+
+    class Watched(dca.Model):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            repacked.append(self.info.repacked_bytes)
+
+    monkeypatch.setattr("dca_runtime.Model", Watched)
+    for options in ([], ["--no-repack"]):
+        assert main([path, "-p", "the", "-n", "2", "--device", "cpu", *options]) == 0
+    assert repacked[0] > 0 == repacked[1]
+
+
 def test_a_seed_repeats(path, capsys):
     texts = []
     for seed in ["1", "1", "2"]:

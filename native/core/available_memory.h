@@ -5,7 +5,8 @@
 
 namespace dca {
 
-/// Bytes: what the system calls available, and no more than the control group allows; UINT64_MAX where neither is known.
+/// Bytes: what the system calls available, no more than the control group allows, and no more than the process may
+/// still map; UINT64_MAX where none of these is known.
 uint64_t available_memory() noexcept;
 
 }  // namespace dca

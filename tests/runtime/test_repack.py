@@ -1,5 +1,8 @@
 """Repacked weights give the logits that the file's own blocks give."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -54,6 +57,31 @@ def test_quantised_weights_are_repacked_where_the_machine_has_the_kernels(varian
 def test_experts(variant_gguf, dtype):
     # The router's channels are several times as large as the values beside them: so are the errors.
     check(variant_gguf(types=(("", dtype), ("token_embd", "F16")), **EXPERTS), 4 * TOLERANCE)
+
+
+SHORT_OF_MEMORY = """
+import resource, sys
+import dca_runtime as dca
+
+path, room = sys.argv[1], int(sys.argv[2])
+dca.Model(path, device="cpu", threads=1, repack=False).close()  # what a model needs besides is mapped by now
+mapped = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + room, resource.RLIM_INFINITY))
+with dca.Model(path, device="cpu", threads=1) as model, model.session(context=8) as session:
+    session.eval([1, 2, 3])
+    print(model.info.repacked_bytes)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits and their use are read from Linux's /proc")
+@pytest.mark.parametrize(("sizes", "copied"), [(2.2, False), (3.0, True)])
+def test_weights_stay_in_the_file_where_memory_is_short(variant_gguf, sizes, copied):
+    """The mapped file takes one of its sizes; of what is left a copy may take three quarters."""
+    path = variant_gguf(types=(("", "F32"),), layers=1, width=1024, ff=4096)
+    room = int(sizes * path.stat().st_size)
+    words = [sys.executable, "-c", SHORT_OF_MEMORY, str(path), str(room)]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert (int(done.stdout) > 0) == copied
 
 
 def test_loading_can_be_cancelled_while_repacking(variant_gguf):
