@@ -52,8 +52,7 @@ struct KeySpan {
     uint32_t end;
 };
 
-/// One panel's lanes [first_lane, last_lane) of one key head's `group` query heads against keys
-/// `span`, folded into a running softmax.
+/// One panel of one key head's `group` query heads against keys `span`, folded into a running softmax.
 struct AttendPanelArgs {
     const float* q;       // group × (head_dim, panel_lanes), rotated, times scale · log2(e)
     float* out;           // group × (head_dim, panel_lanes), not yet divided by sum
