@@ -19,8 +19,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from dca_export.gguf_file import GgufFile
-from dca_export.pre_tokenizer import build_pre_tokenizer
+from dca_export.gguf.file import GgufFile
+from dca_export.tokenizer.pre_tokenizer import build_pre_tokenizer
 from dca_runtime.pretokenizers import PRETOKENIZERS
 
 OUT = Path("demo")

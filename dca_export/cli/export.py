@@ -8,13 +8,13 @@ from pathlib import Path
 
 from dca_export.cli import _common
 from dca_export.errors import InputError
-from dca_export.export import export_model
-from dca_export.hf_format import export_directory, plan_directory
-from dca_export.plan import AUTO, CopyPlan, ExportOptions, plan_export
-from dca_export.recipes import RECIPES
-from dca_export.scheme_choice import SchemeOptions
-from dca_export.summary import short_count, size
-from dca_export.verify import verify
+from dca_export.export.hf_format import export_directory, plan_directory
+from dca_export.export.plan import AUTO, CopyPlan, ExportOptions, plan_export
+from dca_export.export.recipes import RECIPES
+from dca_export.export.scheme_choice import SchemeOptions
+from dca_export.export.summary import short_count, size
+from dca_export.export.verify import verify
+from dca_export.export.write import export_model
 
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 

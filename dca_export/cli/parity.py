@@ -82,7 +82,7 @@ def _parity(arguments: argparse.Namespace) -> int:
         ) from error
     transformers.logging.set_verbosity_error()  # its bars and remarks are not this command's
     transformers.logging.disable_progress_bar()
-    from dca_export.gguf_file import GgufFile
+    from dca_export.gguf.file import GgufFile
     from dca_export.parity.check import check, weight_type
 
     with progress_bar("loading") as update:

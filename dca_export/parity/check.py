@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dca_export.errors import InputError
-from dca_export.gguf_file import GgufFile
+from dca_export.gguf.file import GgufFile
 from dca_export.parity.agreement import Agreement, Comparison
 from dca_export.parity.feeding import Feeder, chunk_borders
 from dca_export.parity.plan import Group, plan

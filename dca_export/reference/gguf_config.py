@@ -10,7 +10,7 @@ import numpy as np
 from transformers import AutoConfig, PreTrainedConfig
 
 from dca_export.errors import InputError
-from dca_export.gguf_file import GgufFile
+from dca_export.gguf.file import GgufFile
 
 _MISSING = object()
 

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dca_export.errors import InputError
-from dca_export.gguf_file import GgufFile, TensorInfo
+from dca_export.gguf.file import GgufFile, TensorInfo
 from dca_export.reference.gguf_config import Architecture, Keys, build_config, find_architecture
 
 _OUTER = {

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dca_export.errors import InputError
-from dca_export.gguf_file import GgufFile, is_gguf
+from dca_export.gguf.file import GgufFile, is_gguf
 from dca_export.reference.gguf_weights import load_gguf
 
 

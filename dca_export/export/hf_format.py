@@ -1,0 +1,134 @@
+"""An ordinary Hugging Face directory whose config.json carries a scheme, for engines that read it there.
+
+The scheme goes into `dual_chunk_attention_config`, as Qwen's own 1M models state theirs (docs/serving.md).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dca_export.checkpoint.tensors import Checkpoint, open_checkpoint
+from dca_export.errors import InputError
+from dca_export.export.output_file import check_space, directory_beside
+from dca_export.export.scheme_choice import (
+    SchemeChoice,
+    SchemeOptions,
+    choose_scheme,
+    stated_by_config,
+    stated_elsewhere,
+)
+from dca_export.export.summary import SchemeFacts
+from dca_export.model.rope import DUAL_CHUNK, ORIGINAL, TrainedLength, trained_length
+from dca_export.scheme import Scheme, SchemeError
+
+# Model classes whose SGLang implementation hands the key to its attention.
+SERVED = ("Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
+
+Progress = Callable[[int, int], Any]
+
+
+def export_directory(
+    source: Path, output: Path, options: SchemeOptions, progress: Progress | None = None
+) -> SchemeFacts:
+    """Writes the directory `output`: everything in `source`, hard-linked where possible, and the scheme.
+
+    It appears whole or not at all. Raises InputError if the scheme cannot be stated there (naming the
+    nearest one that can) or `output` holds something already.
+    """
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise InputError(f"{output}: already exists; name a directory that is new or empty")
+    if not output.parent.is_dir():
+        raise InputError(f"{output.parent}: no such directory to make {output.name} in")
+    checkpoint, facts = _plan(source, options)
+    choice = facts.choice
+    config = dict(checkpoint.config.values)
+    if choice.scheme is None:
+        config.pop(DUAL_CHUNK, None)
+    else:
+        # What else the model states there, such as sparse attention, stays.
+        others = {key: value for key, value in (config.get(DUAL_CHUNK) or {}).items() if key != ORIGINAL}
+        config[DUAL_CHUNK] = others | choice.scheme.to_dual_chunk_config()
+    with directory_beside(output) as directory:
+        made = directory / output.name
+        made.mkdir()
+        _take_over(checkpoint, made, output, progress or (lambda done, total: None))
+        text = json.dumps(config, indent=2, ensure_ascii=False)
+        (made / "config.json").write_text(text + "\n", encoding="utf-8")
+        os.replace(made, output)
+    return facts
+
+
+def plan_directory(source: Path, options: SchemeOptions) -> SchemeFacts:
+    """What export_directory would state; nothing is written. Raises InputError."""
+    return _plan(source, options)[1]
+
+
+def _plan(source: Path, options: SchemeOptions) -> tuple[Checkpoint, SchemeFacts]:
+    checkpoint = open_checkpoint(source)
+    trained = trained_length(checkpoint.config)
+    choice, notes = _choice(checkpoint, options, trained)
+    return checkpoint, SchemeFacts(trained, choice, notes)
+
+
+def _choice(
+    checkpoint: Checkpoint, options: SchemeOptions, trained: TrainedLength
+) -> tuple[SchemeChoice, list[str]]:
+    stated, _ = stated_by_config(checkpoint.config)
+    notes = stated_elsewhere(checkpoint.config, checkpoint.directory)
+    choice = choose_scheme(options, trained, stated)
+    classes = checkpoint.config.values.get("architectures") or ["?"]
+    if classes[0] not in SERVED:
+        notes.append(f"SGLang runs {DUAL_CHUNK} for {', '.join(SERVED)} only, not for {classes[0]}")
+    if choice.scheme is None or _can_be_stated(choice.scheme):
+        return choice, notes
+    nearest = choice.scheme.nearest_dual_chunk()
+    if options.local_window is not None:
+        raise InputError(
+            f"config.json cannot state {_words(choice.scheme)}: there pretraining_length is chunk_size + "
+            f"local_window + 1; the nearest is {_words(nearest)}"
+        )
+    return SchemeChoice(nearest, f"{choice.source}, with the window that config.json can state"), notes
+
+
+def _can_be_stated(scheme: Scheme) -> bool:
+    try:
+        scheme.to_dual_chunk_config()
+    except SchemeError:
+        return False
+    return True
+
+
+def _words(scheme: Scheme) -> str:
+    return (
+        f"chunk_size {scheme.chunk_size}, local_window {scheme.local_window}, "
+        f"pretraining_length {scheme.pretraining_length}"
+    )
+
+
+def _take_over(checkpoint: Checkpoint, made: Path, output: Path, progress: Progress) -> None:
+    """Links or copies every file but config.json and hidden ones, of the directory and those below it."""
+    source = checkpoint.directory
+    files = [
+        path
+        for path in sorted(source.rglob("*"))
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(source).parts)
+    ]
+    total = sum(path.stat().st_size for path in files)
+    done = 0
+    for path in files:
+        target = made / path.relative_to(source)
+        if target == made / "config.json":
+            continue
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(path.resolve(), target)
+        except OSError:  # another file system, or one without links
+            check_space(output, path.stat().st_size)
+            shutil.copyfile(path, target)
+        done += path.stat().st_size
+        progress(done, total)

@@ -1,0 +1,198 @@
+"""The plan of an export: everything decided, no tensor read yet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gguf import GGMLQuantizationType
+
+from dca_export.checkpoint.fp8 import dequantised
+from dca_export.checkpoint.tensors import Checkpoint, open_checkpoint
+from dca_export.errors import InputError
+from dca_export.export.convert import check_readable, tensor_bytes
+from dca_export.export.recipes import RECIPES, Model, Recipe, tensor_type
+from dca_export.export.scheme_choice import (
+    SchemeChoice,
+    SchemeOptions,
+    choose_scheme,
+    stated_by_config,
+    stated_elsewhere,
+    trained_length_of_gguf,
+)
+from dca_export.export.summary import SchemeFacts, Summary, count_types
+from dca_export.gguf.copy import Copy
+from dca_export.gguf.file import GgufFile, is_gguf, open_parts, packed_value
+from dca_export.gguf.scheme_keys import read_scheme, scheme_entries, scheme_keys
+from dca_export.model.architectures import find_architecture, known_gguf_names
+from dca_export.model.hyperparameters import Entries, model_entries, read_dimensions
+from dca_export.model.layout import PlannedTensor, generated_tensor, plan_tensors
+from dca_export.model.rope import context_length, read_rope, sliding_window, trained_length
+from dca_export.tokenizer.vocabulary import Vocabulary, read_vocabulary
+
+AUTO = "auto"
+SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")  # of files in several parts
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """`outtype`: "auto" or a name of recipes.RECIPES. `split_bytes`: largest part's tensors; 0: one file."""
+
+    outtype: str = AUTO
+    scheme: SchemeOptions = SchemeOptions()
+    split_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class TypedTensor:
+    """A tensor to be written and the type it is written in."""
+
+    planned: PlannedTensor
+    type: GGMLQuantizationType
+
+    @property
+    def nbytes(self) -> int:
+        return tensor_bytes(self.planned.shape, self.type)
+
+
+@dataclass(frozen=True)
+class DirectoryPlan:
+    """A model directory that is to become a GGUF file."""
+
+    checkpoint: Checkpoint
+    architecture: str
+    recipe: Recipe
+    entries: Entries
+    tensors: list[TypedTensor]
+    vocabulary: Vocabulary
+    summary: Summary
+
+
+@dataclass(frozen=True)
+class CopyPlan:
+    """A GGUF file that is to get other DCA keys."""
+
+    copy: Copy
+    summary: Summary
+
+
+def plan_export(source: Path, options: ExportOptions) -> DirectoryPlan | CopyPlan:
+    """Reads configuration, headers and tokenizer of `source` and decides on everything. Raises InputError."""
+    if is_gguf(source):
+        return _plan_copy(source, options)
+    return _plan_directory(dequantised(open_checkpoint(source)), options)
+
+
+def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> DirectoryPlan:
+    config = checkpoint.config
+    architecture = find_architecture(config)
+    dimensions = read_dimensions(config, architecture)
+    stated, notes = stated_by_config(config)
+    notes += stated_elsewhere(config, checkpoint.directory)
+    trained = trained_length(config)
+    choice = choose_scheme(options.scheme, trained, stated)
+    stored = plan_tensors(checkpoint, architecture, dimensions)  # first: it shows the sizes to be real
+    for planned in stored:
+        for piece in planned.pieces:
+            check_readable(piece.tensor)
+    positions = choice.scheme.pretraining_length if choice.scheme else trained.tokens
+    rope = read_rope(config, dimensions.head_dim, options.scheme.pretraining_length or positions)
+    recipe = _recipe(options.outtype, stored)
+    generated = [generated_tensor(name, values, checkpoint) for name, values in rope.tensors.items()]
+    tied = all(planned.name != "output.weight" for planned in stored)
+    tensors, fallen = _typed(recipe, Model(architecture.name, dimensions, tied), generated + stored)
+    vocabulary = read_vocabulary(checkpoint.directory, dimensions.vocab)
+    entries = model_entries(config, architecture, dimensions, _context(checkpoint, stated))
+    entries |= {f"{architecture.name}.{key}": value for key, value in rope.entries.items()}
+    entries |= scheme_entries(architecture.name, choice.scheme)
+    if f"{architecture.name}.expert_weights_norm" in entries:
+        notes.append(
+            f"norm_topk_prob is not what stock llama.cpp assumes for {architecture.name}; "
+            "there this model will give other results"
+        )
+    if window := sliding_window(config):
+        notes.append(f"sliding_window {window} is not used: every layer attends to everything before it")
+    summary = Summary(
+        architecture.name,
+        parameters=sum(planned.n_values for planned in stored),
+        bytes=sum(tensor.nbytes for tensor in tensors),
+        types=count_types(tensor.type for tensor in tensors),
+        scheme=SchemeFacts(trained, choice, notes + fallen + vocabulary.notes),
+    )
+    return DirectoryPlan(checkpoint, architecture.name, recipe, entries, tensors, vocabulary, summary)
+
+
+def _context(checkpoint: Checkpoint, stated: SchemeChoice | None) -> int:
+    """What `{architecture}.context_length` says: the length that plain attention was trained for.
+
+    Models that state a scheme give the length it reaches as max_position_embeddings.
+    """
+    context = context_length(checkpoint.config).tokens
+    if stated is not None and stated.scheme is not None and stated.scheme.logit_scale_length:
+        return min(context, stated.scheme.logit_scale_length)
+    return context
+
+
+def _recipe(outtype: str, tensors: list[PlannedTensor]) -> Recipe:
+    """The recipe asked for; "auto" keeps the 16-bit type of the first matrix, and makes others F16."""
+    if outtype == AUTO:
+        first = next(planned for planned in tensors if len(planned.shape) > 1)
+        outtype = "bf16" if first.pieces[0].tensor.dtype == "BF16" else "f16"
+    if outtype not in RECIPES:
+        raise InputError(f"outtype {outtype} is not known; known are {', '.join(RECIPES)} and {AUTO}")
+    return RECIPES[outtype]
+
+
+def _typed(recipe: Recipe, model: Model, tensors: list[PlannedTensor]) -> tuple[list[TypedTensor], list[str]]:
+    """Each tensor with its type, and notes on those whose rows the recipe's own type does not fit."""
+    typed: list[TypedTensor] = []
+    replaced: dict[tuple[GGMLQuantizationType, GGMLQuantizationType], list[PlannedTensor]] = {}
+    for planned in tensors:
+        choice = tensor_type(recipe, model, planned.name, planned.shape, planned.f32)
+        typed.append(TypedTensor(planned, choice.type))
+        if choice.instead_of is not None:
+            replaced.setdefault((choice.instead_of, choice.type), []).append(planned)
+    notes = []
+    for (wanted, kind), alike in replaced.items():
+        are = "tensor is" if len(alike) == 1 else "tensors are"
+        notes.append(
+            f"{len(alike)} {are} {kind.name} instead of {wanted.name}, whose blocks do not divide rows of "
+            f"{alike[0].shape[-1]} ({alike[0].name})"
+        )
+    return typed, notes
+
+
+def _plan_copy(source: Path, options: ExportOptions) -> CopyPlan:
+    if options.outtype != AUTO:
+        raise InputError(
+            f"{source}: tensors of a GGUF file are copied as they are; leave --outtype {options.outtype} out"
+        )
+    parts = open_parts(source)
+    file = parts[0]
+    architecture = file.architecture
+    if architecture not in known_gguf_names():
+        known = ", ".join(known_gguf_names())
+        raise InputError(f"{source}: architecture {architecture} is not supported; supported are {known}")
+    stated = read_scheme(file, str(source))
+    trained = trained_length_of_gguf(file)
+    kept = SchemeChoice(stated, "as the file had it") if stated else None
+    choice = choose_scheme(options.scheme, trained, kept)
+    dropped = (*scheme_keys(architecture), *SPLIT_KEYS)
+    entries = {key: file.value_bytes(key) for key in file if key not in dropped}
+    for key, (kind, value) in scheme_entries(architecture, choice.scheme).items():
+        entries[key] = packed_value(kind, value)
+    copy = Copy(entries, tuple((part, tensor) for part in parts for tensor in part.tensors), file.alignment)
+    summary = Summary(
+        architecture,
+        parameters=_parameters(parts),
+        bytes=copy.data_bytes,
+        types=count_types(tensor.type for _, tensor in copy.tensors),
+        scheme=SchemeFacts(trained, choice),
+    )
+    return CopyPlan(copy, summary)
+
+
+def _parameters(parts: list[GgufFile]) -> int:
+    """Values of all tensors but those that follow from the configuration (frequency factors)."""
+    tensors = [tensor for part in parts for tensor in part.tensors]
+    return sum(tensor.n_values for tensor in tensors if not tensor.name.startswith("rope_"))

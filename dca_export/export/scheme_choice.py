@@ -1,0 +1,104 @@
+"""Which scheme an export gets: what the user asked for, else what the model states, else the paper's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dca_export.config import Config
+from dca_export.errors import InputError
+from dca_export.gguf.file import GgufFile
+from dca_export.model.rope import DUAL_CHUNK, TrainedLength
+from dca_export.scheme import Scheme, SchemeError
+
+OTHER_CONFIG = "config_1m.json"  # beside config.json in Qwen3-2507's directories, with a scheme
+
+
+@dataclass(frozen=True)
+class SchemeOptions:
+    """What the user said of the scheme; None: nothing. `dca` False: plain attention."""
+
+    dca: bool = True
+    pretraining_length: int | None = None
+    chunk_size: int | None = None
+    local_window: int | None = None
+
+
+@dataclass(frozen=True)
+class SchemeChoice:
+    """A scheme (None: plain attention) and one phrase on where it comes from."""
+
+    scheme: Scheme | None
+    source: str
+
+
+def choose_scheme(
+    options: SchemeOptions, trained: TrainedLength, stated: SchemeChoice | None
+) -> SchemeChoice:
+    """The scheme for a model trained on `trained`, which itself states `stated` (None: nothing).
+
+    Options override; what depends on one follows it by the paper's rule (s = ¾·c, w = c - s).
+    """
+    if not options.dca:
+        return SchemeChoice(None, "not wanted")
+    asked = [options.pretraining_length, options.chunk_size, options.local_window]
+    if stated is not None and stated.scheme is not None and asked == [None] * 3:
+        return stated
+    base = stated.scheme if stated is not None else None
+    c = options.pretraining_length or (base.pretraining_length if base else trained.tokens)
+    s, w = options.chunk_size, options.local_window
+    try:
+        if s is None:
+            s = base.chunk_size if base and not options.pretraining_length else Scheme.paper(c).chunk_size
+        if w is None:
+            keeps_window = base and not options.pretraining_length and not options.chunk_size
+            w = base.local_window if base and keeps_window else max(0, c - s)
+        if base is None:
+            scheme = Scheme(s, w, c)
+        else:
+            scheme = Scheme(s, w, c, base.logit_scale, base.logit_scale_length)
+    except SchemeError as error:
+        raise InputError(f"the scheme asked for is not valid: {error}") from None
+    if asked != [None] * 3:
+        return SchemeChoice(scheme, "as asked for")
+    return SchemeChoice(scheme, "the paper's default")
+
+
+def stated_by_config(config: Config) -> tuple[SchemeChoice | None, list[str]]:
+    """The scheme that config.json states in Qwen's way, and notes on what else it states there."""
+    section = config.section(DUAL_CHUNK)
+    if section is None:
+        return None, []
+    try:
+        scheme = Scheme.from_dual_chunk_config(section.values)
+    except SchemeError as error:
+        raise InputError(f"{config.where}: {error}") from None
+    sparse = sorted(key for key in section.values if key.startswith("sparse_attention"))
+    notes = [f"{DUAL_CHUNK}: {', '.join(sparse)} not used (attention is exact)"] if sparse else []
+    return SchemeChoice(scheme, DUAL_CHUNK), notes
+
+
+def stated_elsewhere(config: Config, directory: Path) -> list[str]:
+    """A note, if the directory holds a second configuration with a scheme and config.json has none."""
+    other = directory / OTHER_CONFIG
+    if DUAL_CHUNK in config or not other.is_file() or DUAL_CHUNK not in Config.read(other):
+        return []
+    return [f"{OTHER_CONFIG} states a scheme; put it in the place of config.json to use that one"]
+
+
+def trained_length_of_gguf(file: GgufFile) -> TrainedLength:
+    """How far apart the tokens were that a GGUF model saw in training."""
+    prefix = file.architecture
+    key = f"{prefix}.context_length"
+    if (
+        f"{prefix}.rope.scaling.original_context_length" in file
+        and file.get(f"{prefix}.rope.scaling.type") == "yarn"
+    ):
+        key = f"{prefix}.rope.scaling.original_context_length"
+    tokens = file.get(key)
+    if not isinstance(tokens, int) or tokens < 1:
+        raise InputError(f"{file.path}: {key} is {tokens!r}, must be a positive integer")
+    window = file.get(f"{prefix}.attention.sliding_window")
+    if isinstance(window, int) and 0 < window < tokens:
+        return TrainedLength(window, f"{prefix}.attention.sliding_window")
+    return TrainedLength(tokens, key)

@@ -1,0 +1,80 @@
+"""Writes GGUF files whose tensors come from others, byte for byte."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from gguf import GGUFValueType
+
+from dca_export.errors import InputError
+from dca_export.gguf.file import MAGIC, GgufFile, TensorInfo, packed_string, packed_value, padded
+
+VERSION = 3
+COPY_BYTES = 16 << 20  # copied at a time: large enough for full speed, small enough to show progress
+
+
+@dataclass(frozen=True)
+class Copy:
+    """A GGUF file made of tensors of others: `write` streams it."""
+
+    entries: dict[str, bytes]  # key -> value as it stands in a file, its type included
+    tensors: tuple[tuple[GgufFile, TensorInfo], ...]
+    alignment: int
+
+    @property
+    def data_bytes(self) -> int:
+        return sum(tensor.nbytes for _, tensor in self.tensors)
+
+    def write(self, out: BinaryIO, progress: Callable[[int, int], None]) -> None:
+        """Writes the file; `progress(done, total)` counts bytes of tensors."""
+        out.write(self._header())
+        done = 0
+        for source, tensor in self.tensors:
+            out.write(b"\0" * (padded(out.tell(), self.alignment) - out.tell()))
+            with open(source.path, "rb", buffering=0) as file:
+                file.seek(tensor.start)
+                left = tensor.nbytes
+                while left:
+                    block = file.read(min(left, COPY_BYTES))
+                    if not block:
+                        raise InputError(f"{source.path}: became shorter while it was copied")
+                    out.write(block)
+                    left -= len(block)
+                    done += len(block)
+                    progress(done, self.data_bytes)
+        out.write(b"\0" * (padded(out.tell(), self.alignment) - out.tell()))
+
+    def _header(self) -> bytes:
+        parts = [MAGIC, struct.pack("<IQQ", 3, len(self.tensors), len(self.entries))]
+        for key, value in self.entries.items():
+            parts += packed_string(key), value
+        offset = 0
+        for _, tensor in self.tensors:
+            parts += packed_string(tensor.name), struct.pack("<I", len(tensor.shape))
+            parts.append(struct.pack(f"<{len(tensor.shape)}Q", *tensor.shape[::-1]))
+            parts.append(struct.pack("<IQ", tensor.type, offset))
+            offset = padded(offset + tensor.nbytes, self.alignment)
+        header = b"".join(parts)
+        return header + b"\0" * (padded(len(header), self.alignment) - len(header))
+
+    def split(self, most_bytes: int) -> list[Copy]:
+        """The same in parts of at most `most_bytes` of tensors (or one tensor): metadata in the first."""
+        groups: list[list[tuple[GgufFile, TensorInfo]]] = [[]]
+        for source, tensor in self.tensors:
+            if groups[-1] and sum(t.nbytes for _, t in groups[-1]) + tensor.nbytes > most_bytes:
+                groups.append([])
+            groups[-1].append((source, tensor))
+        if len(groups) == 1:
+            return [self]
+        alignment = {key: value for key, value in self.entries.items() if key == "general.alignment"}
+        parts = []
+        for number, group in enumerate(groups):
+            entries = dict(self.entries) if number == 0 else dict(alignment)
+            entries["split.no"] = packed_value(GGUFValueType.UINT16, number)
+            entries["split.count"] = packed_value(GGUFValueType.UINT16, len(groups))
+            entries["split.tensors.count"] = packed_value(GGUFValueType.INT32, len(self.tensors))
+            parts.append(replace(self, entries=entries, tensors=tuple(group)))
+        return parts

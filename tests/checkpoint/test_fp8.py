@@ -1,0 +1,94 @@
+"""FP8 checkpoints: the values their codes and scales stand for, against PyTorch's own FP8."""
+
+import json
+
+import numpy as np
+import pytest
+from tiny_hf import stored_as, tiny_config, write_safetensors
+
+from dca_export.checkpoint.fp8 import E4M3, dequantised
+from dca_export.checkpoint.tensors import open_checkpoint
+from dca_export.errors import InputError
+
+CODES = np.random.default_rng(2).integers(0, 0x7F, (300, 200)).astype(np.uint8)
+
+
+def opened(directory, tensors: dict, quantization: dict | None = None):
+    (directory / "config.json").write_text(json.dumps(tiny_config(quantization_config=quantization)))
+    write_safetensors(directory / "model.safetensors", tensors)
+    return dequantised(open_checkpoint(directory))
+
+
+def read(checkpoint, name: str = "w") -> np.ndarray:
+    tensor = checkpoint.tensors[name]
+    assert tensor.dtype == "F32"
+    return tensor.read(0, tensor.rows)
+
+
+def scale(shape, dtype: str = "F32"):
+    values = np.random.default_rng(3).uniform(0.5, 2, shape).astype(np.float32)
+    return (dtype, stored_as(values, dtype)), values
+
+
+def test_codes_are_those_of_pytorch():
+    torch = pytest.importorskip("torch")
+    wanted = torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn).float().numpy()
+    np.testing.assert_array_equal(E4M3, wanted)
+
+
+def test_block_scales(tmp_path):
+    stored, scales = scale((3, 2))
+    tensors = {"w": ("F8_E4M3", CODES), "w_scale_inv": stored}
+    checkpoint = opened(tmp_path, tensors, {"quant_method": "fp8", "weight_block_size": [128, 128]})
+    each = np.repeat(np.repeat(scales, 128, axis=0), 128, axis=1)[:300, :200]
+    np.testing.assert_array_equal(read(checkpoint), E4M3[CODES] * each)
+    np.testing.assert_array_equal(checkpoint.tensors["w"].read(120, 140), read(checkpoint)[120:140])
+    assert set(checkpoint.tensors) == {"w"}
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (300,), (300, 1)])
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_one_scale_or_one_a_row(tmp_path, shape, dtype):
+    stored, scales = scale(shape, dtype)
+    checkpoint = opened(tmp_path, {"w": ("F8_E4M3", CODES), "w_scale": stored}, {"quant_method": "fp8"})
+    if dtype == "BF16":
+        scales = (stored_as(scales, "BF16").astype(np.uint32) << 16).view(np.float32)
+    wanted = E4M3[CODES] * (scales.reshape(-1, 1) if scales.size > 1 else scales)
+    np.testing.assert_array_equal(read(checkpoint), wanted)
+
+
+def test_without_scales(tmp_path):
+    checkpoint = opened(tmp_path, {"w": ("F8_E4M3", CODES), "n": ("F32", np.ones(3, np.float32))})
+    np.testing.assert_array_equal(read(checkpoint), E4M3[CODES])
+
+
+def test_scales_of_activations_are_left_out(tmp_path):
+    one = ("F32", np.ones(1, np.float32))
+    checkpoint = opened(tmp_path, {"a.weight": ("F8_E4M3", CODES), "a.input_scale": one})
+    assert set(checkpoint.tensors) == {"a.weight"}
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_scale_that_is_not_finite(tmp_path, bad):
+    stored = ("F32", np.full((1,), bad, np.float32))
+    with pytest.raises(InputError, match="tensor w_scale holds a scale that is not finite"):
+        opened(tmp_path, {"w": ("F8_E4M3", CODES), "w_scale": stored}, {"quant_method": "fp8"})
+
+
+def test_a_scale_of_the_wrong_shape(tmp_path):
+    stored, _ = scale((3, 3))
+    with pytest.raises(InputError, match=r"w_scale_inv is F32 of shape \[3, 3\], expected .* \[3, 2\]"):
+        opened(tmp_path, {"w": ("F8_E4M3", CODES), "w_scale_inv": stored}, {"quant_method": "fp8"})
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "compressed-tensors", "mxfp4"])
+def test_other_quantisations_are_refused(tmp_path, method):
+    with pytest.raises(InputError, match=f'quantization_config: quant_method is "{method}", only fp8'):
+        opened(tmp_path, {"w": ("F8_E4M3", CODES)}, {"quant_method": method})
+
+
+@pytest.mark.parametrize("block", [[128], [0, 128], "128", [0.5, 128]])
+def test_a_senseless_block_size(tmp_path, block):
+    with pytest.raises(InputError, match="weight_block_size"):
+        quantization = {"quant_method": "fp8", "weight_block_size": block}
+        opened(tmp_path, {"w": ("F8_E4M3", CODES)}, quantization)
