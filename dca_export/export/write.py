@@ -143,6 +143,12 @@ def _prepared_writer(plan: DirectoryPlan, split_bytes: int) -> gguf.GGUFWriter:
     for tensor in plan.tensors:
         name, shape = tensor.planned.name, tensor.planned.shape
         writer.add_tensor_info(name, shape, np.dtype(np.float32), tensor.nbytes, raw_dtype=tensor.type)
+    add_metadata(writer, plan)
+    return writer
+
+
+def add_metadata(writer: gguf.GGUFWriter, plan: DirectoryPlan) -> None:
+    """Adds every entry of the file to a writer."""
     writer.add_type(gguf.GGUFType.MODEL)
     add_description(writer, plan.checkpoint.directory, plan.summary.parameters)
     for key, (value_type, value) in plan.entries.items():
@@ -150,4 +156,3 @@ def _prepared_writer(plan: DirectoryPlan, split_bytes: int) -> gguf.GGUFWriter:
     writer.add_file_type(plan.recipe.file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     plan.vocabulary.add_to(writer)
-    return writer

@@ -70,11 +70,13 @@ def watch_calls(model: PreTrainedModel, rotation: object, undo: contextlib.ExitS
         if asked is None:
             asked = getattr(module.config, "output_attentions", False)
         if asked:
-            raise InputError("the DCA reference has no attention weights to give: leave output_attentions out")
+            raise InputError(
+                "the DCA reference has no attention weights to give; leave output_attentions out"
+            )
         cache: Any = arguments.get("past_key_values")
         if isinstance(cache, Cache) and getattr(cache, _MARK, None) != rotation:
             if int(cache.get_seq_length()) > 0:
-                raise InputError("this cache was filled before the model was patched like this; start a new one")
+                raise InputError("this cache was filled before this patch of the model; start a new one")
             setattr(cache, _MARK, rotation)
 
     def after(module: Any, inputs: Any, output: Any) -> None:

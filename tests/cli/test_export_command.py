@@ -86,7 +86,10 @@ def test_verify_fails(model, tmp_path, capsys):
     write_tiny_model(tmp_path / "other", seed=1)
     capsys.readouterr()
     assert run("--verify", tmp_path / "out.gguf", tmp_path / "other", "--json", tmp_path / "r.json") == 1
-    assert "tensor output.weight (F32) is off by 1." in capsys.readouterr().out
+    assert (
+        "tensor output.weight (F32): 20,480 values are not the source's rounded once"
+        in capsys.readouterr().out
+    )
     assert len(json.loads((tmp_path / "r.json").read_text())["problems"]) == 21
 
 

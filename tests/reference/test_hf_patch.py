@@ -200,7 +200,9 @@ def test_calls_it_cannot_serve_are_refused():
             model(ids, attention_mask=(torch.arange(LENGTH) > 2)[None].long())
         with pytest.raises(InputError, match="a cache that grows"):
             model(ids, past_key_values=StaticCache(model.config, max_cache_len=64))
-        with pytest.raises(InputError, match="positions that count the cache's tokens, here 0 to 22.*got 4, 5"):
+        with pytest.raises(
+            InputError, match="positions that count the cache's tokens, here 0 to 22.*got 4, 5"
+        ):
             model(ids, position_ids=torch.arange(4, 4 + LENGTH)[None])
         with pytest.raises(InputError, match="patched already"):
             patch(model, SCHEME)
