@@ -15,7 +15,6 @@ A command is a parser and a body::
 
 import argparse
 import contextlib
-import json
 import math
 import os
 import signal
@@ -25,6 +24,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
 
+from dca_export import strict_json
 from dca_export.errors import InputError
 
 EXIT_OK = 0
@@ -216,21 +216,11 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
 
 def write_json(value: Any, target: str) -> None:
     """Writes ``value`` to the file ``target``, or to stdout for "-". NaN and infinity become null."""
-    text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
+    text = strict_json.dumps(value, indent=2) + "\n"
     if target == "-":
         sys.stdout.write(text)
     else:
         write_beside(Path(target), text.encode())
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def write_beside(path: Path, data: bytes) -> None:

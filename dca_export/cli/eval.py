@@ -63,13 +63,13 @@ def _add_perplexity(experiments: Any) -> None:
 def _perplexity(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import perplexity, text
 
-    source = text.load_text(arguments.text)
+    source = text.Text(arguments.text)
     with opened(arguments) as model:
         methods = _eval_shared.methods_of(arguments, model)
         cells = perplexity.plan(methods, arguments.lengths, arguments.stride)
-        ids = text.text_ids(model, source, max(arguments.lengths))
+        ids = source.ids(model, max(arguments.lengths))
         options = {name: getattr(arguments, name) for name in ("window", "stride", "cache_type")}
-        settings = text.describe_text(arguments.text, source) | options
+        settings = source.description() | options
         if arguments.stride:
             settings["tokens"] = len(ids)  # how far the contexts slide
         measure = partial(perplexity.measure, model, ids, **options)
@@ -125,19 +125,20 @@ def _add_needle(experiments: Any) -> None:
 def _needle(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import needle, retrieval, text
 
-    source = text.load_text(arguments.text)
+    source = text.Text(arguments.text)
     keywords = arguments.keyword or list(needle.KEYWORDS)
     with opened(arguments) as model:
         methods = _eval_shared.methods_of(arguments, model)
         cells = needle.plan(methods, arguments.lengths, arguments.depths, arguments.trials)
-        settings = text.describe_text(arguments.text, source) | {
+        settings = source.description() | {
             "needle": arguments.needle,
             "question": arguments.question,
             "keywords": keywords,
             "seed": arguments.seed,
             "cache_type": arguments.cache_type,
         }
-        prompts = needle.Prompts(model, source, arguments.needle, arguments.question, arguments.seed)
+        hay = needle.haystack(source, max(arguments.lengths))
+        prompts = needle.Prompts(model, hay, arguments.needle, arguments.question, arguments.seed)
         context = max(arguments.lengths) + needle.ANSWER_TOKENS
         with retrieval.Answerer(model, context, arguments.cache_type) as answerer:
             measure = partial(needle.measure, prompts, keywords, answerer)
@@ -284,13 +285,13 @@ def _add_combined(
 def _run_combined(arguments: argparse.Namespace, model: "Model", methods: "list[Method]") -> int:
     from dca_export.evaluate import combined, text
 
-    source = text.load_text(arguments.text)
-    settings = text.describe_text(arguments.text, source) | {
+    source = text.Text(arguments.text)
+    settings = source.description() | {
         name: getattr(arguments, name) for name in ("window", "seed", "cache_type")
     }
     key_lengths = arguments.passkey_lengths or arguments.lengths
     cells = combined.plan(methods, arguments.lengths, key_lengths, arguments.depths, arguments.trials)
-    with _bench(arguments, model, text.text_ids(model, source, max(arguments.lengths)), key_lengths) as bench:
+    with _bench(arguments, model, source.ids(model, max(arguments.lengths)), key_lengths) as bench:
         return _eval_shared.run_cells(arguments, model, settings, cells, bench.measure)
 
 
