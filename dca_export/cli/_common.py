@@ -20,7 +20,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
 
@@ -199,12 +199,37 @@ def print_table(
     console = Console(file=file, width=None if file.isatty() else WIDTH_IN_A_PIPE)
     if title is not None:
         console.print(Text(title), soft_wrap=True)  # as the table's own it would be broken to its width
-    table = Table(box=box.SIMPLE_HEAD)
-    for index, name in enumerate(columns):
-        table.add_column(Text(name), justify="left" if index == 0 else "right")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
+    for shown in _fitting(columns, rows, console.width):
+        table = Table(box=box.SIMPLE_HEAD)
+        for index in shown:
+            table.add_column(
+                Text(columns[index]), justify="left" if index == 0 else "right", no_wrap=index > 0
+            )
+        for row in rows:
+            table.add_row(*(Text(row[index]) for index in shown))
+        console.print(table)
+
+
+_PADDING = 3  # columns between two of a table
+_NAMES_SHARE = 2  # the names of the rows may take the second part of the width; longer ones are broken
+
+
+def _fitting(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """The columns of a table, in groups that fit `width` with the first column before each: a figure that is
+    cut is no figure."""
+    widths = [max(map(len, [name, *(row[index] for row in rows)])) for index, name in enumerate(columns)]
+    names = (
+        min(widths[0], width // _NAMES_SHARE) if sum(widths) + _PADDING * len(widths) > width else widths[0]
+    )
+    groups: list[list[int]] = [[0]]
+    left = width - names - _PADDING
+    for index in range(1, len(columns)):
+        if widths[index] + _PADDING > left and len(groups[-1]) > 1:
+            groups.append([0])
+            left = width - names - _PADDING
+        groups[-1].append(index)
+        left -= widths[index] + _PADDING
+    return groups
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
@@ -221,6 +246,37 @@ def write_json(value: Any, target: str) -> None:
         sys.stdout.write(text)
     else:
         write_beside(Path(target), text.encode())
+
+
+def check_outputs(outputs: Mapping[str, Path | str | None], inputs: Mapping[str, Path | str | None]) -> None:
+    """Raises InputError, before any work, unless each output can be written without harm.
+
+    By the names of their options, "--json"; None and "-" (standard output) are passed over. A folder must be
+    there, and no output may be an input, a model's file, or the same as another output.
+    """
+    taken = {name: Path(path) for name, path in inputs.items() if path is not None}
+    for name, given in outputs.items():
+        if given is None or str(given) == "-":
+            continue
+        path = Path(given)
+        if path.is_dir():
+            raise InputError(f"{name} {path}: is a folder, expected the name of a file to write")
+        if not path.parent.is_dir():
+            raise InputError(f"{name} {path}: there is no folder {path.parent} to write it in")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise InputError(f"{name} {path}: may not be written (permissions)")
+        for other, used in taken.items():
+            if _same_file(path, used) or (used.is_dir() and path.exists() and _same_file(path.parent, used)):
+                raise InputError(f"{name} {path}: would overwrite what {other} names; give another name")
+        if path.is_file() and path.open("rb").read(4) == b"GGUF":
+            raise InputError(f"{name} {path}: is a model; give another name")
+        taken[name] = path
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()
 
 
 def write_beside(path: Path, data: bytes) -> None:

@@ -38,7 +38,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_report,
     ):
         add(experiments)
-    return _common.run(parser, lambda arguments: arguments.body(arguments), argv)
+    return _common.run(parser, _run, argv)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.experiment != "report":
+        _eval_shared.check_outputs(arguments)
+    return arguments.body(arguments)
 
 
 def _add_perplexity(experiments: Any) -> None:
@@ -259,8 +265,12 @@ def _add_report(experiments: Any) -> None:
 def _report(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import report, results
 
+    inputs = {f"RESULTS {path}": path for path in arguments.results}
+    _common.check_outputs({"--output": arguments.output}, inputs)
     if arguments.output.exists() and not arguments.force:
         raise InputError(f"{arguments.output}: exists; --force replaces it")
+    if arguments.output.exists() and not report.is_page(arguments.output):
+        raise InputError(f"{arguments.output}: is no HTML page, so it is not replaced; name another file")
     page = report.page([results.read_results(path) for path in arguments.results])
     _common.write_beside(arguments.output, page.encode())
     _common.note(f"wrote {arguments.output}")

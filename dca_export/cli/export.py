@@ -102,6 +102,8 @@ def _body(arguments: argparse.Namespace) -> int:
     )
     if not scheme.dca and scheme != SchemeOptions(dca=False, pretraining_length=scheme.pretraining_length):
         raise InputError("--no-dca does not go with --chunk-size or --local-window")
+    inputs = {"MODEL": arguments.model, "--verify": arguments.verify, "OUT": arguments.output}
+    _common.check_outputs({"--json": arguments.json}, inputs)
     if arguments.verify is not None:
         return _verify(arguments, None if scheme == SchemeOptions() else scheme)
     options = ExportOptions(arguments.outtype, scheme, arguments.split_max_size)

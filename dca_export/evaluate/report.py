@@ -5,6 +5,7 @@ import io
 import shlex
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from dca_export.evaluate import experiments
@@ -22,6 +23,12 @@ pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; }
 dl { display: grid; grid-template-columns: max-content auto; gap: 0 1rem; }
 dd { margin: 0; }
 """
+
+
+def is_page(path: Path) -> bool:
+    """Whether a file is an HTML page or empty, so that another may take its place."""
+    with path.open("rb") as file:
+        return file.read(9).upper() in (b"", b"<!DOCTYPE")
 
 
 def page(measured: Sequence[Results]) -> str:
