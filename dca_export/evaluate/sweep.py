@@ -245,8 +245,11 @@ def draw(results: Results) -> "Figure":
     chosen = recommendations(results)
     for candidate in ranking(results).candidates:
         names = [name for name, other in chosen.items() if other == candidate]
-        label = candidate.method.removeprefix("dca:") + "".join(f"\n{name}" for name in names)
+        label = f"{candidate.method.removeprefix('dca:')}: {candidate.perplexity:.2f}, {candidate.found:.0%}"
+        label += "".join(f"\n{name}" for name in names)
         plots.draw_point(axes, candidate.perplexity, 100 * candidate.found, label, "recommended" in names)
-    axes.set_xlabel("perplexity at the longest length")
+    axes.set_xlabel(f"perplexity to {ranking(results).length:,} tokens")
     axes.set_ylabel("keys found, %")
+    axes.set_ylim(-8, 112)  # room for labels; no tick beyond what can be
+    axes.set_yticks(range(0, 101, 20))
     return figure

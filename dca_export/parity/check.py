@@ -99,8 +99,9 @@ def check(
     """Compares an open model of dca_runtime with the reference over `length` tokens.
 
     `weights` is weight_type of the file. `against_original`: the reference is the original checkpoint, not
-    the file's own weights: this judges the quantisation, in one way of feeding only, and not the runtime. `cache_type` is by default f32 for f32 files on a CPU, f16 otherwise. Raises
-    InputError, and DcaError from the runtime.
+    the file's own weights: this judges the quantisation, in one way of feeding only, and not the runtime.
+    `cache_type` is by default f32 for f32 files on a CPU, f16 otherwise. Raises InputError, and DcaError from
+    the runtime.
     """
     gpu = model.info.device.startswith("cuda")
     cache_type = cache_type or ("f32" if weights == "f32" and not gpu else "f16")
