@@ -35,7 +35,7 @@ def draw_point(axes: "Axes", x: float, y: float, label: str, emphasised: bool) -
     axes.scatter([x], [y], s=120 if emphasised else 40, color="tab:red" if emphasised else "tab:blue")
     axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
     axes.grid(alpha=0.3)
-    axes.margins(0.15)  # room for the labels
+    axes.margins(x=0.35, y=0.15)  # room for the labels
 
 
 def lines(
