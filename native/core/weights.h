@@ -1,5 +1,5 @@
 // A model's tensors under their roles, checked against its hparams. Matrices stay in the mapped
-// file (W is rows × cols and y = W x); norms and biases are decoded to f32.
+// file (W is rows × cols and y = W x); norms and biases are dequantized to f32.
 #pragma once
 
 #include <vector>

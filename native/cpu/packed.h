@@ -1,5 +1,5 @@
 // Weights repacked for products in integers: 16 rows side by side, so that a vector holds one
-// column pair of 16 rows, a product needs no sum across lanes, and scales are vectors too.
+// column pair of 16 rows, a product needs no sum across a vector, and scales are vectors too.
 //
 // A matrix is cut into groups of 16 rows (the last one padded with zeros), a group into records:
 // 32 columns, or the 256 of a K format's super-block. A record of `blocks` × 32 columns holds

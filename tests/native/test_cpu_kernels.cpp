@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "core/block_formats.h"
+#include "core/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/kv_cache.h"
 #include "cpu/thread_pool.h"
@@ -16,13 +17,10 @@ namespace {
 using namespace dca::cpu;
 
 std::vector<const Kernels*> tables() {
-    std::vector<const Kernels*> all{generic_kernels()};
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all.push_back(avx2_kernels());
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni")) {
-        all.push_back(avx512_kernels());
+    std::vector<const Kernels*> all;
+    for (const dca::Isa isa : dca::kAllIsas) {
+        if (dca::machine_has(isa)) all.push_back(&cpu_kernels(isa));
     }
-#endif
     return all;
 }
 
@@ -75,7 +73,7 @@ TEST(gemm_multiplies_panels) {
     }
 }
 
-TEST(dot_rows_equals_decoding_for_every_format) {
+TEST(dot_rows_equals_dequantizing_for_every_format) {
     using dca::BlockType;
     const int rows = 3;
     for (const auto type : {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::Q8_0, BlockType::Q4_0, BlockType::Q4_1,
@@ -89,14 +87,14 @@ TEST(dot_rows_equals_decoding_for_every_format) {
         const int64_t row_bytes = int64_t{cols} / info.block_size * info.block_bytes;
         std::vector<std::byte> blocks(static_cast<size_t>(rows * row_bytes));
         dca::encode_blocks(type, values.data(), int64_t{rows} * cols, blocks.data());
-        std::vector<float> decoded(values.size());
-        dca::decode_blocks(type, blocks.data(), int64_t{rows} * cols, decoded.data());
+        std::vector<float> dequantized(values.size());
+        dca::decode_blocks(type, blocks.data(), int64_t{rows} * cols, dequantized.data());
         for (const Kernels* kernels : tables()) {
             float y[rows];
             kernels->dot_rows(type, blocks.data(), row_bytes, rows, x.data(), cols, y);
             for (int r = 0; r < rows; ++r) {
                 double sum = 0.0;
-                for (int k = 0; k < cols; ++k) sum += double{decoded[r * cols + k]} * x[k];
+                for (int k = 0; k < cols; ++k) sum += double{dequantized[r * cols + k]} * x[k];
                 CHECK(close(y[r], sum, 1e-5));
             }
         }
@@ -201,7 +199,7 @@ TEST(attention_over_a_span_is_a_softmax) {
     }
 }
 
-// Prefill's kernels may round what a 16-bit or 8-bit cache has rounded already (attention_int16.inc);
+// Prefill's kernels may round what a 16-bit or 8-bit cache has rounded already (kernels/attention_int16.h);
 // decode's multiply in f32. Outliers in one feature, one key and one value are what single scales suffer from.
 TEST(attention_of_panels_and_rows_agrees_on_the_same_cache) {
     constexpr int group = 2;

@@ -1,4 +1,4 @@
-// Packed products against the decoded weights in double precision, for every packed format, odd
+// Packed products against the dequantized weights in double precision, for every packed format, odd
 // sizes, and every number of tokens that takes another path.
 #include <algorithm>
 #include <cmath>
@@ -19,29 +19,24 @@ using dca::BlockType;
 constexpr BlockType packed_types[] = {BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_0, BlockType::Q5_1,
                                       BlockType::Q8_0, BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K};
 
-/// The table of this machine that has packed kernels; null if it has none.
-const PackedKernels* packed_kernels() {
-#if defined(__x86_64__)
-    if (dca::machine_has(dca::Isa::Avx512)) return avx512_kernels()->packed;
-#endif
-    return nullptr;
-}
+/// The packed kernels of this machine; null if it has none.
+const PackedKernels* packed_kernels() { return cpu_kernels(dca::choose_isa("")).packed; }
 
 struct Matrix {
     BlockType type;
     int rows, cols;
-    std::vector<float> decoded;     // (rows, cols)
+    std::vector<float> dequantized;     // (rows, cols)
     std::vector<std::byte> groups;  // packed
 
-    Matrix(BlockType type, int rows, int cols, std::mt19937& engine) : type(type), rows(rows), cols(cols), decoded(size_t(rows) * cols) {
+    Matrix(BlockType type, int rows, int cols, std::mt19937& engine) : type(type), rows(rows), cols(cols), dequantized(size_t(rows) * cols) {
         const dca::BlockInfo& info = dca::block_info(type);
         std::normal_distribution<float> normal(0.3f, 1.0f);  // not centred: minima and offsets must matter
-        std::vector<float> values(decoded.size());
+        std::vector<float> values(dequantized.size());
         for (float& value : values) value = normal(engine);
         const int64_t row_bytes = int64_t{cols} / info.block_size * info.block_bytes;
         std::vector<std::byte> blocks(static_cast<size_t>(rows * row_bytes));
         dca::encode_blocks(type, values.data(), int64_t{rows} * cols, blocks.data());
-        dca::decode_blocks(type, blocks.data(), int64_t{rows} * cols, decoded.data());
+        dca::decode_blocks(type, blocks.data(), int64_t{rows} * cols, dequantized.data());
         const size_t group_bytes = packed_group_bytes(type, cols);
         groups.resize(group_bytes * ((rows + packed_rows - 1) / packed_rows));
         for (int row = 0; row < rows; row += packed_rows) {
@@ -109,8 +104,8 @@ bool product_is_right(const PackedKernels& kernels, const Matrix& w, const std::
         const auto found = [&](int r) { return double{y[(size_t(t / lanes) * (w.rows + guard) + r) * lanes + t % lanes]}; };
         for (int r = 0; r < w.rows; ++r) {
             double sum = accumulate ? double{before} + bias[r] : 0.0;
-            for (int i = 0; i < w.cols; ++i) sum += double{w.decoded[size_t(r) * w.cols + i]} * x[size_t(t) * w.cols + i];
-            right &= std::fabs(found(r) - sum) <= allowed(&w.decoded[size_t(r) * w.cols], &x[size_t(t) * w.cols], w.cols) + 1e-6 * (1.0 + std::fabs(sum));
+            for (int i = 0; i < w.cols; ++i) sum += double{w.dequantized[size_t(r) * w.cols + i]} * x[size_t(t) * w.cols + i];
+            right &= std::fabs(found(r) - sum) <= allowed(&w.dequantized[size_t(r) * w.cols], &x[size_t(t) * w.cols], w.cols) + 1e-6 * (1.0 + std::fabs(sum));
         }
         for (int r = w.rows; r < w.rows + guard; ++r) right &= found(r) == before;
     }
@@ -119,7 +114,7 @@ bool product_is_right(const PackedKernels& kernels, const Matrix& w, const std::
 
 }  // namespace
 
-TEST(packed_products_equal_decoded_weights) {
+TEST(packed_products_equal_dequantized_weights) {
     const PackedKernels* kernels = packed_kernels();
     if (kernels == nullptr) return;
     std::mt19937 engine(21);

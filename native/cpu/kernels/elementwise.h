@@ -1,4 +1,17 @@
 // Norms, gating, rotation and the softmax's running sums over panels.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstddef>
+
+#include "core/rope.h"
+#include "core/simd.h"
+#include "cpu/kernels.h"
+#include "cpu/kernels/exp2.h"
+
+namespace dca::cpu {
+namespace {
 
 void rms_norm(const float* x, const float* weight, float* y, int features, int lanes, float epsilon) {
     if (lanes == 1) {
@@ -104,3 +117,6 @@ void fold_exp_sum(const float* x, int rows, int lanes, float* running_maximum, f
         store(running_maximum + lane, top);
     }
 }
+
+}  // namespace
+}  // namespace dca::cpu

@@ -6,6 +6,22 @@
 // its length, the root of the sum of squares, below 2^15.5. Then no sum of products, whole or in
 // part, leaves 32 bits (Cauchy and Schwarz: |a · b| <= |a| |b|), and rounding moves a · b by
 // 2^-17 |a| |b|, a third of what rounding one of them to f16 does.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <immintrin.h>
+
+#include "core/simd.h"
+#include "cpu/kernels.h"
+#include "cpu/kernels/attention.h"
+#include "cpu/kernels/matmul.h"
+
+namespace dca::cpu {
+namespace {
 
 constexpr float longest_column = 46300.0f;    // below 2^15.5 by more than rounding adds
 constexpr float largest_of_column = 32767.0f;
@@ -178,3 +194,6 @@ void attend_panel_int16(const AttendPanelArgs& args) {
         }
     });
 }
+
+}  // namespace
+}  // namespace dca::cpu

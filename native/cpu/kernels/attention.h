@@ -1,5 +1,20 @@
 // Attention over the cache, one span of keys at a time, folded into a running softmax: the walk
 // over the three key ranges of Dual Chunk Attention calls these with one query rotation a range.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/half.h"
+#include "core/simd.h"
+#include "cpu/kernels.h"
+#include "cpu/kernels/exp2.h"
+#include "cpu/kernels/matmul.h"
+
+namespace dca::cpu {
+namespace {
 
 /// How a cache type stores values: `width` of them as floats, one as float, and the way in.
 struct CacheF32 {
@@ -323,3 +338,6 @@ void attend_row(const AttendRowArgs& args) {
         default: return;
     }
 }
+
+}  // namespace
+}  // namespace dca::cpu
