@@ -269,7 +269,7 @@ uint32_t Engine::exact_prefix(const Engine& other) const noexcept {
 }
 
 void Engine::adopt(Sequence& sequence, std::span<const int32_t> tokens) {
-    const Feed feed{&sequence, tokens};
+    const Feed feed{.sequence = &sequence, .tokens = tokens, .out = {}};
     check({&feed, 1}, 1);
     Reservation reservation(*this, {&feed, 1});
     reservation.commit();

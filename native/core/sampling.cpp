@@ -9,6 +9,7 @@ namespace dca {
 namespace {
 
 constexpr float never = -std::numeric_limits<float>::infinity();
+constexpr float largest_gumbel = 16.64f;  // -log(-log(u)) of the largest u that uniform_of gives
 
 /// log of the sum of exp(logits); minus infinity where none is a number above it.
 double log_sum(std::span<const float> logits, float top) {
@@ -93,37 +94,34 @@ float threshold(std::span<const float> logits, float top, const SampleRequest& r
 }  // namespace
 
 void sample(std::span<float> logits, SampleRequest& request) {
-    const double total = log_sum(logits, largest(logits));
+    const bool reports = request.wants_logprob || request.top_logprobs != 0;
+    const double total = reports ? log_sum(logits, largest(logits)) : 0.0;
     if (request.top_logprobs != 0) report_likeliest(logits, total, request);
-    std::vector<float> own;  // the model's logits of tokens that are changed
-    const auto chosen = [&](int32_t token, float logit) {
-        request.token = token;
-        request.logprob = token < 0 ? never : logprob_of(logit, total);
-    };
-    const bool changes = !request.occurring.empty() || !request.biases.empty();
-    if (changes) own.assign(logits.begin(), logits.end());
-    adjust(logits, request);
-    const float top = largest(logits);
-    if (!(top > never)) return chosen(-1, never);
+    std::vector<float> own;  // the model's logits
+    if (request.wants_logprob) own.assign(logits.begin(), logits.end());
 
-    const bool greedy = request.temperature == 0.0f || std::isinf(top);
-    const float lowest = greedy ? top : threshold(logits, top, request);
-    int32_t best = -1;
-    float best_value = never;
-    for (size_t t = 0; t < logits.size(); ++t) {
-        if (!(logits[t] >= lowest)) continue;
-        float value = logits[t];
-        if (!greedy) {
-            const float uniform = uniform_of(request.seed, request.position, static_cast<uint32_t>(t));
-            // Against the largest logit first, so that a tiny temperature overflows to minus infinity, never to the top.
-            value = (logits[t] - top) / request.temperature - std::log(-std::log(uniform));
-        }
-        if (best < 0 || value > best_value) {
-            best = static_cast<int32_t>(t);
-            best_value = value;
+    adjust(logits, request);
+    const auto likeliest = std::ranges::max_element(logits);
+    const float top = *likeliest;
+    request.token = top > never ? static_cast<int32_t>(likeliest - logits.begin()) : -1;
+    const bool draws = request.temperature > 0.0f && std::isfinite(top);
+    if (draws) {
+        const float lowest = threshold(logits, top, request);
+        // Against the largest logit, so that a tiny temperature takes the others to minus infinity, never the top beyond infinity.
+        const auto value = [&](int32_t token) {
+            const float uniform = uniform_of(request.seed, request.position, static_cast<uint32_t>(token));
+            return (logits[token] - top) / request.temperature - std::log(-std::log(uniform));
+        };
+        float best = value(request.token);
+        for (int32_t token = 0; token < static_cast<int32_t>(logits.size()); ++token) {
+            if (!(logits[token] >= lowest) || (logits[token] - top) / request.temperature + largest_gumbel < best) continue;
+            if (const float here = value(token); here > best || (here == best && token < request.token)) {
+                request.token = token;
+                best = here;
+            }
         }
     }
-    chosen(best, changes ? own[best] : logits[best]);
+    if (request.wants_logprob) request.logprob = request.token < 0 ? never : logprob_of(own[request.token], total);
 }
 
 }  // namespace dca

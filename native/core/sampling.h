@@ -39,11 +39,12 @@ struct SampleRequest {
     std::span<const TokenCount> occurring;
     std::span<const TokenBias> biases;
     const uint32_t* allowed = nullptr;  // bit (t % 32) of word t / 32: token t may be chosen; null: all
+    bool wants_logprob = false;      // of the chosen token; costs a pass over the vocabulary
     uint32_t top_logprobs = 0;       // how many of the likeliest tokens are reported
 
     // The answer. Log-probabilities are the model's own, before penalties, bias and mask.
     int32_t token = -1;              // -1: no token is allowed, or no logit is a number
-    float logprob = 0.0f;
+    float logprob = 0.0f;            // if wanted
     std::vector<TokenLogprob> top;   // the likeliest first
 };
 

@@ -27,7 +27,7 @@ void Session::eval(std::span<const int32_t> tokens, dca_logits which, std::span<
 }
 
 void Session::score(std::span<const int32_t> tokens, std::span<float> nll) {
-    const Feed feed{.sequence = &sequence_, .tokens = tokens, .out = nll};
+    const Feed feed{&sequence_, tokens, DCA_LOGITS_NONE, nll};
     engine_.score({&feed, 1});
 }
 

@@ -48,7 +48,7 @@ struct CacheView {
     const float* value_scales;  // (capacity), Q8 only
 };
 
-/// Keys [begin, end) as one query range sees them.
+/// Keys [begin, end) as one query range sees them, counted from the start of the view.
 struct KeySpan {
     uint32_t begin;
     uint32_t end;
@@ -64,7 +64,7 @@ struct AttendPanelArgs {
     int head_dim;
     CacheView cache;
     KeySpan span;
-    uint32_t first_query; // index of lane 0's query; keys after a lane's query are not seen
+    int64_t first_query;  // index of lane 0's query, perhaps before the span's memory; keys after a lane's query are not seen
     float* scratch;       // attend_scratch_floats(group, head_dim)
 };
 
