@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dca_export.cli._common import count, progress_bar
-from dca_runtime.options import ATTENTIONS, CACHE_TYPES
+from dca_runtime.options import CACHE_TYPES
 
 if TYPE_CHECKING:
     from dca_runtime import Model
