@@ -222,7 +222,7 @@ class Model:
 
     def generate(
         self,
-        prompt: "str | TokenIds",
+        prompt: str | TokenIds,
         max_tokens: int = 256,
         session: Session | None = None,
         **sampling: Any,

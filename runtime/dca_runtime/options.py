@@ -6,12 +6,12 @@ library, so that a command's --help costs nothing.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
 
 if TYPE_CHECKING:
     import numpy as np
 
-TokenIds: TypeAlias = "Sequence[int] | np.ndarray"
+TokenIds: TypeAlias = Union[Sequence[int], "np.ndarray"]
 
 Progress: TypeAlias = Callable[[int, int], Any]
 """Called with (done, total) now and then during a long call; to cancel the call, raise."""

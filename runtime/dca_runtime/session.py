@@ -25,7 +25,7 @@ class SessionInfo:
     context: int
     cache_bytes: int
     scratch_bytes: int
-    scheme: Scheme | None  # in force; None: plain attention
+    scheme: Scheme | None  # in force: local_window 0 in the ablations; None: plain attention
 
 
 class Session:
