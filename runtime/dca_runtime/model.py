@@ -120,16 +120,16 @@ class Model:
         return f"Model({self.path!r}, device={self.info.device!r})"
 
     @property
-    def scheme(self) -> tuple[float, ...] | None:
+    def scheme(self) -> tuple[int, int, int] | tuple[int, int, int, float, int] | None:
         """The file's scheme as ``session`` takes one; None: plain attention.
 
         (chunk_size, local_window, pretraining_length), and where the file scales logits also
         logit_scale and logit_scale_length.
         """
-        scheme = self.info.scheme
-        if scheme is None:
+        if self.info.scheme is None:
             return None
-        return tuple(scheme) if scheme.logit_scale else tuple(scheme[:3])
+        s, w, c, logit_scale, logit_scale_length = self.info.scheme
+        return (s, w, c, logit_scale, logit_scale_length) if logit_scale else (s, w, c)
 
     # Running.
 
