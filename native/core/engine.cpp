@@ -141,14 +141,14 @@ void Engine::check(std::span<const Feed> feeds, size_t least) const {
         for (size_t j = 0; j < i; ++j) {
             if (feeds[j].sequence == feed.sequence) fail(DCA_ERROR_ARGUMENT, "sequences ", j, " and ", i, " are the same; a sequence can be in a batch once");
         }
-        if (feed.tokens.size() < least) fail(DCA_ERROR_ARGUMENT, "at least ", least, least == 1 ? " token is" : " tokens are", " needed, got ", feed.tokens.size());
+        if (feed.tokens.size() < least) fail(DCA_ERROR_ARGUMENT, "expected at least ", least, least == 1 ? " token" : " tokens", ", got ", feed.tokens.size());
         if (feed.tokens.size() > tokens_ - std::min(tokens_, feed.sequence->length())) {
             fail(DCA_ERROR_CONTEXT, "the ", room_, " holds ", tokens_, " tokens, ", feed.sequence->length(), " are in it and ", feed.tokens.size(),
                  " more do not fit; make it larger");
         }
         for (size_t t = 0; t < feed.tokens.size(); ++t) {
             if (feed.tokens[t] < 0 || static_cast<uint32_t>(feed.tokens[t]) >= n_vocab) {
-                fail(DCA_ERROR_ARGUMENT, "token ", t, " is ", feed.tokens[t], ", must be 0 to ", n_vocab - 1);
+                fail(DCA_ERROR_ARGUMENT, "token id ", feed.tokens[t], " at index ", t, " is not in the vocabulary of ", n_vocab, " tokens");
             }
         }
     }
