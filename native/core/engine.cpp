@@ -132,6 +132,16 @@ dca_scheme Engine::scheme_info() const noexcept {
     return {scheme_.chunk_size, scheme_.local_window, scheme_.pretraining_length, scheme_.logit_scale, scheme_.logit_scale_length};
 }
 
+void Engine::fill_info(dca_engine_info& info) const {
+    info.tokens = tokens_;
+    info.tokens_used = tokens_used();
+    info.page_tokens = page_tokens;
+    info.max_rows = executor_->max_rows();
+    info.cache_bytes = cache_bytes();
+    info.scratch_bytes = scratch_bytes();
+    info.scheme = scheme_info();
+}
+
 void Engine::check(std::span<const Feed> feeds, size_t least) const {
     const uint32_t n_vocab = model_.hparams().n_vocab;
     for (size_t i = 0; i < feeds.size(); ++i) {

@@ -42,6 +42,12 @@ public:
     /// Forgets the tokens from index `length` on, and gives back pages that hold none.
     void truncate(uint32_t length);
 
+    /// Exchanges what two sequences of one engine hold.
+    void swap(Sequence& other) noexcept {
+        pages_.swap(other.pages_);
+        tokens_.swap(other.tokens_);
+    }
+
 private:
     friend class Engine;
 
@@ -107,6 +113,7 @@ public:
     uint64_t cache_bytes() const noexcept { return cache_->bytes(); }
     uint64_t scratch_bytes() const noexcept { return executor_->scratch_bytes(); }
     dca_scheme scheme_info() const noexcept;
+    void fill_info(dca_engine_info& info) const;
 
 private:
     friend class Sequence;

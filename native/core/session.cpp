@@ -1,5 +1,7 @@
 #include "core/session.h"
 
+#include "core/sequence_file.h"
+
 namespace dca {
 
 namespace {
@@ -29,6 +31,12 @@ void Session::eval(std::span<const int32_t> tokens, dca_logits which, std::span<
 void Session::score(std::span<const int32_t> tokens, std::span<float> nll) {
     const Feed feed{&sequence_, tokens, DCA_LOGITS_NONE, nll};
     engine_.score({&feed, 1});
+}
+
+void Session::load(const std::string& path) {
+    // A session has room for one sequence only.
+    sequence_.truncate(0);
+    sequence_.swap(*load_sequence(engine_, path));
 }
 
 void Session::fill_info(dca_session_info& info) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 
 #include "core/engine.h"
 #include "core/model.h"
@@ -23,7 +24,10 @@ public:
     /// Makes the first `length` tokens of `from` all that this session holds. Throws unless that is exact.
     void copy_prefix(const Session& from, uint32_t length) { engine_.copy_prefix(sequence_, from.sequence_, length); }
 
-    Sequence& sequence() noexcept { return sequence_; }
+    const Sequence& sequence() const noexcept { return sequence_; }
+
+    /// Replaces what the session holds with a saved sequence (core/sequence_file.h).
+    void load(const std::string& path);
     void fill_info(dca_session_info& info) const;
 
 private:
