@@ -11,14 +11,33 @@ namespace {
 
 constexpr uint32_t most_top_logprobs = 1024;
 
-constexpr dca_engine_options default_engine_options{
-    .size = sizeof(dca_engine_options), .tokens = 65536, .attention = DCA_ATTENTION_AUTO, .scheme = {}, .cache_type = DCA_CACHE_F16,
-    .max_rows = 0, .progress = nullptr, .user = nullptr, .rope = DCA_ROPE_MODEL, .rope_factor = 1.0f};
+constexpr dca_engine_options default_engine_options{.size = sizeof(dca_engine_options),
+                                                    .tokens = 65536,
+                                                    .attention = DCA_ATTENTION_AUTO,
+                                                    .scheme = {},
+                                                    .cache_type = DCA_CACHE_F16,
+                                                    .max_rows = 0,
+                                                    .progress = nullptr,
+                                                    .user = nullptr,
+                                                    .rope = DCA_ROPE_MODEL,
+                                                    .rope_factor = 1.0f};
 
-constexpr dca_sampling default_sampling{
-    .size = sizeof(dca_sampling), .temperature = 0.0f, .top_k = 0, .top_p = 1.0f, .min_p = 0.0f, .repeat_penalty = 1.0f, .presence_penalty = 0.0f,
-    .frequency_penalty = 0.0f, .penalty_window = 64, .seed = 0, .biases = nullptr, .n_biases = 0, .allowed = nullptr, .logprob = 0,
-    .top_logprobs = 0, .top = nullptr};
+constexpr dca_sampling default_sampling{.size = sizeof(dca_sampling),
+                                        .temperature = 0.0f,
+                                        .top_k = 0,
+                                        .top_p = 1.0f,
+                                        .min_p = 0.0f,
+                                        .repeat_penalty = 1.0f,
+                                        .presence_penalty = 0.0f,
+                                        .frequency_penalty = 0.0f,
+                                        .penalty_window = 64,
+                                        .seed = 0,
+                                        .biases = nullptr,
+                                        .n_biases = 0,
+                                        .allowed = nullptr,
+                                        .logprob = 0,
+                                        .top_logprobs = 0,
+                                        .top = nullptr};
 
 Sequence& sequence_of(const dca_sequence* handle) { return *needed(handle, "sequence").sequence; }
 
@@ -29,10 +48,12 @@ std::vector<Feed> feeds_of(const dca_feed* feeds, size_t n, bool writes_logits, 
         const dca_feed& feed = feeds[i];
         if (feed.n != 0) needed(feed.tokens, "tokens");
         const int32_t which = writes_logits ? feed.which : int32_t{DCA_LOGITS_NONE};
-        if (which < DCA_LOGITS_NONE || which > DCA_LOGITS_ALL) fail(DCA_ERROR_ARGUMENT, "which is ", which, ", must be one of dca_logits (0 to 2)");
+        if (which < DCA_LOGITS_NONE || which > DCA_LOGITS_ALL)
+            fail(DCA_ERROR_ARGUMENT, "which is ", which, ", must be one of dca_logits (0 to 2)");
         const bool written = writes_logits ? which != DCA_LOGITS_NONE : writes;
         if (written) needed(feed.out, "out");
-        all.push_back({&sequence_of(feed.sequence), {feed.tokens, feed.n}, static_cast<dca_logits>(which), {feed.out, written ? feed.capacity : 0}});
+        all.push_back(
+            {&sequence_of(feed.sequence), {feed.tokens, feed.n}, static_cast<dca_logits>(which), {feed.out, written ? feed.capacity : 0}});
     }
     return all;
 }
@@ -53,7 +74,8 @@ struct Sampling {
         in_range(std::isfinite(s.presence_penalty), "presence_penalty", s.presence_penalty, "finite");
         in_range(std::isfinite(s.frequency_penalty), "frequency_penalty", s.frequency_penalty, "finite");
         if (s.n_biases != 0) needed(s.biases, "biases");
-        if (s.top_logprobs > most_top_logprobs) fail(DCA_ERROR_ARGUMENT, "top_logprobs is ", s.top_logprobs, ", must be at most ", most_top_logprobs);
+        if (s.top_logprobs > most_top_logprobs)
+            fail(DCA_ERROR_ARGUMENT, "top_logprobs is ", s.top_logprobs, ", must be at most ", most_top_logprobs);
         if (s.top_logprobs != 0) needed(s.top, "top");
         for (size_t i = 0; i < s.n_biases; ++i) {
             const auto [token, value] = s.biases[i];
@@ -110,15 +132,15 @@ dca_status dca_engine_create(dca_model* model, const dca_engine_options* options
         needed(engine, "engine") = nullptr;
         const auto all = dca::merged(dca::default_engine_options, options);
         *engine = new dca_engine{dca::Engine(needed(model, "model").model, {.tokens = all.tokens,
-                                                                             .attention = all.attention,
-                                                                             .scheme = all.scheme,
-                                                                             .cache_type = all.cache_type,
-                                                                             .max_rows = all.max_rows,
-                                                                             .progress = all.progress,
-                                                                             .user = all.user,
-                                                                             .rope = all.rope,
-                                                                             .rope_factor = all.rope_factor,
-                                                                             .room = "pool"})};
+                                                                            .attention = all.attention,
+                                                                            .scheme = all.scheme,
+                                                                            .cache_type = all.cache_type,
+                                                                            .max_rows = all.max_rows,
+                                                                            .progress = all.progress,
+                                                                            .user = all.user,
+                                                                            .rope = all.rope,
+                                                                            .rope_factor = all.rope_factor,
+                                                                            .room = "pool"})};
     });
 }
 
@@ -146,7 +168,9 @@ void dca_sequence_free(dca_sequence* sequence) { delete sequence; }
 
 uint32_t dca_sequence_length(const dca_sequence* sequence) { return sequence == nullptr ? 0 : sequence->sequence->length(); }
 
-const int32_t* dca_sequence_tokens(const dca_sequence* sequence) { return sequence == nullptr ? nullptr : sequence->sequence->tokens().data(); }
+const int32_t* dca_sequence_tokens(const dca_sequence* sequence) {
+    return sequence == nullptr ? nullptr : sequence->sequence->tokens().data();
+}
 
 dca_status dca_sequence_truncate(dca_sequence* sequence, uint32_t length) {
     return guarded([&] { dca::sequence_of(sequence).truncate(length); });
@@ -162,7 +186,8 @@ dca_status dca_engine_score(dca_engine* engine, const dca_feed* feeds, size_t n)
 
 void dca_sampling_default(dca_sampling* sampling) { dca::fill_default(sampling, dca::default_sampling); }
 
-dca_status dca_engine_sample(dca_engine* engine, const dca_feed* feeds, const dca_sampling* const* samplings, size_t n, dca_choice* choices) {
+dca_status dca_engine_sample(dca_engine* engine, const dca_feed* feeds, const dca_sampling* const* samplings, size_t n,
+                             dca_choice* choices) {
     return guarded([&] {
         dca::Engine& runs = needed(engine, "engine").engine;
         const std::vector<dca::Feed> all = dca::feeds_of(feeds, n, false, false);

@@ -97,12 +97,12 @@ public:
 
 /// What an engine asks of its backend.
 struct EngineSpec {
-    uint32_t tokens = 0;             // that the cache holds
+    uint32_t tokens = 0;  // that the cache holds
     dca_cache_type cache_type = DCA_CACHE_F16;
-    uint32_t max_rows = 0;           // of a step; 0: the backend's choice
+    uint32_t max_rows = 0;  // of a step; 0: the backend's choice
     Scheme scheme;
     RopeTable rope;
-    const char* room = "context";    // what the caller calls `tokens`, for messages
+    const char* room = "context";  // what the caller calls `tokens`, for messages
 };
 
 /// A model made ready on one machine; shared by its engines.
@@ -125,9 +125,9 @@ public:
 struct BackendSource {
     const Hparams& hparams;
     const Weights& weights;
-    int32_t threads;       // 0: the physical cores this process may use
-    bool repack;           // let the CPU backend repack weights
-    dca_progress progress; // may be null
+    int32_t threads;        // 0: the physical cores this process may use
+    bool repack;            // let the CPU backend repack weights
+    dca_progress progress;  // may be null
     void* user;
 };
 

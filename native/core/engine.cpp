@@ -34,8 +34,9 @@ public:
         uint64_t wanted = 0;
         for (const Feed& feed : feeds) wanted += pages_wanted(feed);
         if (wanted > engine.pool_.free()) {
-            fail(DCA_ERROR_CONTEXT, "the ", engine.room_, " holds ", engine.tokens_, " tokens, ", engine.tokens_used(), " are in use and room for ",
-                 wanted * page_tokens, " more is wanted (in pages of ", page_tokens, "); close or shorten sequences, or make it larger");
+            fail(DCA_ERROR_CONTEXT, "the ", engine.room_, " holds ", engine.tokens_, " tokens, ", engine.tokens_used(),
+                 " are in use and room for ", wanted * page_tokens, " more is wanted (in pages of ", page_tokens,
+                 "); close or shorten sequences, or make it larger");
         }
         undo_.reserve(feeds.size());
         for (const Feed& feed : feeds) {
@@ -80,7 +81,8 @@ private:
 
     uint64_t pages_wanted(const Feed& feed) const noexcept {
         const Sequence& sequence = *feed.sequence;
-        return pages_for(uint64_t{sequence.length()} + feed.tokens.size()) - sequence.pages_.size() + (writes_to_shared_page(sequence) ? 1 : 0);
+        return pages_for(uint64_t{sequence.length()} + feed.tokens.size()) - sequence.pages_.size() +
+               (writes_to_shared_page(sequence) ? 1 : 0);
     }
 
     void reserve(const Feed& feed) {
@@ -149,12 +151,14 @@ void Engine::check(std::span<const Feed> feeds, size_t least) const {
         if (feed.sequence == nullptr) fail(DCA_ERROR_ARGUMENT, "sequence ", i, " is NULL");
         if (&feed.sequence->engine_ != this) fail(DCA_ERROR_ARGUMENT, "sequence ", i, " belongs to another engine");
         for (size_t j = 0; j < i; ++j) {
-            if (feeds[j].sequence == feed.sequence) fail(DCA_ERROR_ARGUMENT, "sequences ", j, " and ", i, " are the same; a sequence can be in a batch once");
+            if (feeds[j].sequence == feed.sequence)
+                fail(DCA_ERROR_ARGUMENT, "sequences ", j, " and ", i, " are the same; a sequence can be in a batch once");
         }
-        if (feed.tokens.size() < least) fail(DCA_ERROR_ARGUMENT, "expected at least ", least, least == 1 ? " token" : " tokens", ", got ", feed.tokens.size());
+        if (feed.tokens.size() < least)
+            fail(DCA_ERROR_ARGUMENT, "expected at least ", least, least == 1 ? " token" : " tokens", ", got ", feed.tokens.size());
         if (feed.tokens.size() > tokens_ - std::min(tokens_, feed.sequence->length())) {
-            fail(DCA_ERROR_CONTEXT, "the ", room_, " holds ", tokens_, " tokens, ", feed.sequence->length(), " are in it and ", feed.tokens.size(),
-                 " more do not fit; make it larger");
+            fail(DCA_ERROR_CONTEXT, "the ", room_, " holds ", tokens_, " tokens, ", feed.sequence->length(), " are in it and ",
+                 feed.tokens.size(), " more do not fit; make it larger");
         }
         for (size_t t = 0; t < feed.tokens.size(); ++t) {
             if (feed.tokens[t] < 0 || static_cast<uint32_t>(feed.tokens[t]) >= n_vocab) {
@@ -255,7 +259,9 @@ void Engine::score(std::span<const Feed> feeds) {
 
 void Engine::sample(std::span<const Feed> feeds, std::span<SampleRequest> requests) {
     check(feeds, 1);
-    const auto wanted = [&](const Piece& piece) -> uint32_t { return piece.first + piece.count == feeds[piece.feed].tokens.size() ? 1 : 0; };
+    const auto wanted = [&](const Piece& piece) -> uint32_t {
+        return piece.first + piece.count == feeds[piece.feed].tokens.size() ? 1 : 0;
+    };
     for (size_t i = 0; i < feeds.size(); ++i) requests[i].position = uint64_t{feeds[i].sequence->length()} + feeds[i].tokens.size();
     std::vector<SampleRequest*> rows;
     run(feeds, wanted, [&](std::span<const Piece> pieces) {
@@ -290,7 +296,8 @@ void Engine::copy_prefix(Sequence& to, const Sequence& from, uint32_t length) {
     if (&to == &from) fail(DCA_ERROR_ARGUMENT, "a sequence cannot copy from itself");
     if (const char* what = difference(source)) fail(DCA_ERROR_ARGUMENT, "the ", what, ": the keys and values have nothing in common");
     if (const uint32_t exact = exact_prefix(source); length > exact) {
-        fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens: the two attentions give only the first ", exact, " the same keys and values");
+        fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens: the two attentions give only the first ", exact,
+             " the same keys and values");
     }
     if (length > from.length()) fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens, the other one has ", from.length());
     if (length > tokens_) fail(DCA_ERROR_CONTEXT, "cannot copy ", length, " tokens, the ", room_, " holds ", tokens_);
@@ -302,7 +309,8 @@ void Engine::copy_prefix(Sequence& to, const Sequence& from, uint32_t length) {
     to.pages_.reserve(pages);
     to.truncate(0);
     while (to.pages_.size() < pages) to.pages_.push_back(pool_.take());
-    for (uint32_t i = 0; i < pages; ++i) cache_->copy_page(to.pages_[i], *source.cache_, from.pages_[i], std::min(page_tokens, length - i * page_tokens));
+    for (uint32_t i = 0; i < pages; ++i)
+        cache_->copy_page(to.pages_[i], *source.cache_, from.pages_[i], std::min(page_tokens, length - i * page_tokens));
     to.tokens_ = std::move(tokens);
 }
 

@@ -61,20 +61,20 @@ struct Feed {
     Sequence* sequence;
     std::span<const int32_t> tokens;  // at least one
     dca_logits which = DCA_LOGITS_NONE;
-    std::span<float> out;             // logits: as `which` says; likelihoods: one fewer than tokens
+    std::span<float> out;  // logits: as `which` says; likelihoods: one fewer than tokens
 };
 
 struct EngineOptions {
-    uint32_t tokens;                  // room of the pool
-    int32_t attention;                // dca_attention
-    dca_scheme scheme;                // chunk_size 0: the file's
-    int32_t cache_type;               // dca_cache_type
-    uint32_t max_rows;                // of a step; 0: the backend's choice
-    dca_progress progress;            // may be null
+    uint32_t tokens;        // room of the pool
+    int32_t attention;      // dca_attention
+    dca_scheme scheme;      // chunk_size 0: the file's
+    int32_t cache_type;     // dca_cache_type
+    uint32_t max_rows;      // of a step; 0: the backend's choice
+    dca_progress progress;  // may be null
     void* user;
-    int32_t rope;                     // dca_rope
+    int32_t rope;  // dca_rope
     float rope_factor;
-    const char* room;                 // what the caller knows `tokens` as, for messages: "context"
+    const char* room;  // what the caller knows `tokens` as, for messages: "context"
 };
 
 class Engine {
@@ -123,8 +123,8 @@ private:
     /// Runs the feeds' tokens. wanted(feed, first, count) says how many of a piece's last rows are read, read(slices' feeds)
     /// reads them after each step.
     struct Piece {
-        size_t feed;       // index
-        size_t first;      // token of the feed
+        size_t feed;   // index
+        size_t first;  // token of the feed
         size_t count;
     };
     using Wanted = std::function<uint32_t(const Piece&)>;

@@ -99,7 +99,8 @@ const std::string& Model::fingerprint() const {
             add(bytes.last(count));
         }
         char text[33];
-        std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(low.value()), static_cast<unsigned long long>(high.value()));
+        std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(low.value()),
+                      static_cast<unsigned long long>(high.value()));
         fingerprint_ = text;
     });
     return fingerprint_;

@@ -13,17 +13,17 @@ namespace dca {
 
 struct TokenCount {
     int32_t token;
-    uint32_t count;   // how often it occurs in what the penalties look at
+    uint32_t count;  // how often it occurs in what the penalties look at
 };
 
 struct TokenBias {
     int32_t token;
-    float bias;       // added to its logit
+    float bias;  // added to its logit
 };
 
 struct TokenLogprob {
     int32_t token;
-    float logprob;    // natural logarithm
+    float logprob;  // natural logarithm
 };
 
 struct SampleRequest {
@@ -35,17 +35,17 @@ struct SampleRequest {
     float presence_penalty = 0.0f;   // subtracted from the logits of tokens that occur
     float frequency_penalty = 0.0f;  // the same, times how often they do
     uint64_t seed = 0;
-    uint64_t position = 0;           // index of the token to be chosen
+    uint64_t position = 0;  // index of the token to be chosen
     std::span<const TokenCount> occurring;
     std::span<const TokenBias> biases;
     const uint32_t* allowed = nullptr;  // bit (t % 32) of word t / 32: token t may be chosen; null: all
-    bool wants_logprob = false;      // of the chosen token; costs a pass over the vocabulary
-    uint32_t top_logprobs = 0;       // how many of the likeliest tokens are reported
+    bool wants_logprob = false;         // of the chosen token; costs a pass over the vocabulary
+    uint32_t top_logprobs = 0;          // how many of the likeliest tokens are reported
 
     // The answer. Log-probabilities are the model's own, before penalties, bias and mask.
-    int32_t token = -1;              // -1: no token is allowed, or no logit is a number
-    float logprob = 0.0f;            // if wanted
-    std::vector<TokenLogprob> top;   // the likeliest first
+    int32_t token = -1;             // -1: no token is allowed, or no logit is a number
+    float logprob = 0.0f;           // if wanted
+    std::vector<TokenLogprob> top;  // the likeliest first
 };
 
 /// A number in (0, 1) from the three, equal on every machine: the top bits of a SplitMix64 chain (Steele et al., 2014).

@@ -62,8 +62,9 @@ std::vector<std::string> setup_lines(Engine& engine) {
     if (s.plain()) {
         line("attention plain");
     } else {
-        line("attention chunk_size ", s.chunk_size, " local_window ", s.local_window, " pretraining_length ", s.pretraining_length, " logit_scale ",
-             std::bit_cast<uint32_t>(s.logit_scale), " logit_scale_length ", s.logit_scale_length, s.intra_only ? " intra only" : "");
+        line("attention chunk_size ", s.chunk_size, " local_window ", s.local_window, " pretraining_length ", s.pretraining_length,
+             " logit_scale ", std::bit_cast<uint32_t>(s.logit_scale), " logit_scale_length ", s.logit_scale_length,
+             s.intra_only ? " intra only" : "");
     }
     line("rope ", frequencies.value());
     line("prefill dense");
@@ -78,7 +79,9 @@ std::string header_text(Engine& engine, uint32_t tokens) {
     return text + "tokens " + std::to_string(tokens) + "\n";
 }
 
-[[noreturn]] void io_failure(const std::string& path, const char* what) { fail(DCA_ERROR_IO, path, ": cannot be ", what, ": ", std::strerror(errno)); }
+[[noreturn]] void io_failure(const std::string& path, const char* what) {
+    fail(DCA_ERROR_IO, path, ": cannot be ", what, ": ", std::strerror(errno));
+}
 
 void write_all(int descriptor, const std::string& path, std::span<const std::byte> bytes) {
     while (!bytes.empty()) {
@@ -126,7 +129,8 @@ uint32_t read_header(Engine& engine, Reader& reader, const std::string& path) {
     if (!header.starts_with(magic)) fail(DCA_ERROR_FORMAT, path, ": not a saved sequence");
     uint64_t bytes = 0;
     std::memcpy(&bytes, header.data() + magic.size(), sizeof bytes);
-    if (bytes > most_header) fail(DCA_ERROR_FORMAT, path, ": damaged: a header of ", bytes, " bytes, at most ", most_header, " are possible");
+    if (bytes > most_header)
+        fail(DCA_ERROR_FORMAT, path, ": damaged: a header of ", bytes, " bytes, at most ", most_header, " are possible");
     const size_t start = header.size();
     header.resize(start + bytes);
     reader.read(std::as_writable_bytes(std::span(header)).subspan(start));
@@ -180,7 +184,7 @@ void save_sequence(const Sequence& sequence, const std::string& path) {
 std::unique_ptr<Sequence> load_sequence(Engine& engine, const std::string& path) {
     const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (file.get() < 0) io_failure(path, "opened");
-    struct stat status {};
+    struct stat status{};
     if (::fstat(file.get(), &status) != 0 || !S_ISREG(status.st_mode)) fail(DCA_ERROR_IO, path, ": not a regular file");
     Reader reader(file.get(), path);
     const uint32_t tokens = read_header(engine, reader, path);
@@ -188,7 +192,8 @@ std::unique_ptr<Sequence> load_sequence(Engine& engine, const std::string& path)
     const uint64_t rest = uint64_t{tokens} * sizeof(int32_t) + sizeof(uint64_t) + pages * (engine.cache().page_bytes() + sizeof(uint64_t));
     const off_t here = ::lseek(file.get(), 0, SEEK_CUR);
     if (static_cast<uint64_t>(status.st_size - here) != rest) {
-        fail(DCA_ERROR_FORMAT, path, ": damaged: ", tokens, " tokens take ", rest, " bytes after the header, the file has ", status.st_size - here);
+        fail(DCA_ERROR_FORMAT, path, ": damaged: ", tokens, " tokens take ", rest, " bytes after the header, the file has ",
+             status.st_size - here);
     }
     std::vector<int32_t> ids(tokens);
     reader.read(std::as_writable_bytes(std::span(ids)));

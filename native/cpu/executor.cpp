@@ -13,8 +13,8 @@ size_t padded(uint32_t rows) { return (size_t{rows} + panel_lanes - 1) / panel_l
 
 }  // namespace
 
-CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels, ThreadPool& pool,
-                         CpuKvCache& cache, EngineSpec spec)
+CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels,
+                         ThreadPool& pool, CpuKvCache& cache, EngineSpec spec)
     : h_(hparams),
       w_(weights),
       packed_(packed),
@@ -66,8 +66,10 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
 }
 
 uint64_t CpuExecutor::scratch_bytes() const {
-    uint64_t bytes = packed_x_.bytes() + kept_.bytes() + vocab_.bytes() + sampled_.bytes() + partials_.bytes() + (rope_.cos.size() + rope_.sin.size()) * sizeof(float);
-    for (const Activation* activation : {&x_, &normed_, &q_, &k_, &v_, &a_, &gate_, &up_, &router_, &gathered_, &expert_out_}) bytes += activation->memory.bytes();
+    uint64_t bytes = packed_x_.bytes() + kept_.bytes() + vocab_.bytes() + sampled_.bytes() + partials_.bytes() +
+                     (rope_.cos.size() + rope_.sin.size()) * sizeof(float);
+    for (const Activation* activation : {&x_, &normed_, &q_, &k_, &v_, &a_, &gate_, &up_, &router_, &gathered_, &expert_out_})
+        bytes += activation->memory.bytes();
     for (const Worker& worker : workers_) {
         for (const Buffer<float>* buffer : {&worker.weights, &worker.attention, &worker.gathered, &worker.q, &worker.out, &worker.maximum,
                                             &worker.sum, &worker.cos, &worker.sin, &worker.factor}) {
@@ -79,7 +81,8 @@ uint64_t CpuExecutor::scratch_bytes() const {
 
 uint64_t CpuExecutor::bytes_for(const Hparams& h, uint32_t max_rows) {
     const uint64_t n_ff = std::max({h.n_ff, h.n_ff_expert, h.n_ff_shared});
-    uint64_t widths = 2 * uint64_t{h.n_embd} + 2 * uint64_t{h.q_width()} + 2 * uint64_t{h.kv_width()} + 2 * n_ff + std::max(h.n_embd, h.q_width());
+    uint64_t widths =
+        2 * uint64_t{h.n_embd} + 2 * uint64_t{h.q_width()} + 2 * uint64_t{h.kv_width()} + 2 * n_ff + std::max(h.n_embd, h.q_width());
     if (h.n_experts != 0) widths += uint64_t{h.n_experts} + 2 * uint64_t{h.n_embd};
     return padded(max_rows) * widths * sizeof(float);
 }

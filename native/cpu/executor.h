@@ -27,8 +27,8 @@ struct Activation {
 
 class CpuExecutor final : public Executor {
 public:
-    CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels, ThreadPool& pool, CpuKvCache& cache,
-                EngineSpec spec);
+    CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels, ThreadPool& pool,
+                CpuKvCache& cache, EngineSpec spec);
 
     uint32_t max_rows() const override { return max_rows_; }
     uint32_t max_slices() const override { return max_rows_; }
@@ -55,13 +55,13 @@ public:
 private:
     /// Scratch that each worker has for itself.
     struct Worker {
-        Buffer<float> weights;         // gemm_rows × gemm_stride
-        Buffer<float> attention;       // attend_scratch_floats
-        Buffer<float> gathered;        // group × (head_dim, lanes): queries whose rows are no panel
-        Buffer<float> q, out;          // group × (head_dim, lanes)
-        Buffer<float> maximum, sum;    // group × lanes
-        Buffer<float> cos, sin;        // (n_frequencies, lanes)
-        Buffer<float> factor;          // (lanes)
+        Buffer<float> weights;       // gemm_rows × gemm_stride
+        Buffer<float> attention;     // attend_scratch_floats
+        Buffer<float> gathered;      // group × (head_dim, lanes): queries whose rows are no panel
+        Buffer<float> q, out;        // group × (head_dim, lanes)
+        Buffer<float> maximum, sum;  // group × lanes
+        Buffer<float> cos, sin;      // (n_frequencies, lanes)
+        Buffer<float> factor;        // (lanes)
     };
 
     enum class QueryPosition { Key, Intra, Successive, Inter };
@@ -122,11 +122,11 @@ private:
     /// A slice's rows that attend together: up to a panel of them, or one to a piece of its keys.
     struct AttentionBlock {
         const SliceRows* slice;
-        uint32_t first_row, rows;  // of the slice
-        uint64_t cost;             // about: keys times rows
-        KeySpan span{};            // of a row: the piece's keys
-        int piece = 0, pieces = 0; // of a row: which of how many; 0: a panel
-        size_t partial = 0;        // of a row: where in partials_ the piece's key heads are
+        uint32_t first_row, rows;   // of the slice
+        uint64_t cost;              // about: keys times rows
+        KeySpan span{};             // of a row: the piece's keys
+        int piece = 0, pieces = 0;  // of a row: which of how many; 0: a panel
+        size_t partial = 0;         // of a row: where in partials_ the piece's key heads are
     };
     void set_slices(std::span<const SliceRows> slices);
     void plan_attention();
@@ -155,10 +155,10 @@ private:
     Scheme scheme_;
     RopeTable rope_;
     uint32_t max_rows_;
-    int group_;              // query heads of a key head
+    int group_;  // query heads of a key head
     CpuKvCache& cache_;
 
-    PanelShape shape_;       // of the step's rows still kept
+    PanelShape shape_;  // of the step's rows still kept
     std::span<const Slice> batch_;
     std::vector<SliceRows> slices_;
     std::vector<uint32_t> indices_;  // (rows) in their sequences
@@ -168,10 +168,10 @@ private:
 
     Activation x_, normed_, q_, k_, v_, a_, gate_, up_;
     Buffer<std::byte> packed_x_;  // a product's input as integers (packed.h)
-    Buffer<float> kept_;     // keep_wanted_rows' way station
-    Buffer<float> vocab_;    // (n_vocab, lanes) for a few panels
-    Buffer<float> sampled_;  // (rows, n_vocab) logits that sample() chooses from
-    Buffer<float> partials_; // attention blocks of one row
+    Buffer<float> kept_;          // keep_wanted_rows' way station
+    Buffer<float> vocab_;         // (n_vocab, lanes) for a few panels
+    Buffer<float> sampled_;       // (rows, n_vocab) logits that sample() chooses from
+    Buffer<float> partials_;      // attention blocks of one row
     std::vector<Worker> workers_;
 
     // Mixtures of experts only.
@@ -180,7 +180,7 @@ private:
         std::vector<float> weights;
     };
     Activation router_, gathered_, expert_out_;
-    std::vector<Routed> routed_;   // by expert
+    std::vector<Routed> routed_;  // by expert
 };
 
 }  // namespace dca::cpu

@@ -46,7 +46,8 @@ void CpuExecutor::plan_attention() {
         if (slice.rows >= fewest_for_panels) {
             for (uint32_t row = 0; row < slice.rows; row += panel_lanes) {
                 const uint32_t count = std::min<uint32_t>(panel_lanes, slice.rows - row);
-                blocks_.push_back({.slice = &slice, .first_row = row, .rows = count, .cost = uint64_t{slice.start + row + count} * panel_lanes});
+                blocks_.push_back(
+                    {.slice = &slice, .first_row = row, .rows = count, .cost = uint64_t{slice.start + row + count} * panel_lanes});
             }
             continue;
         }
@@ -60,8 +61,14 @@ void CpuExecutor::plan_attention() {
             };
             for (int piece = 0; piece < pieces; ++piece) {
                 const KeySpan span{border(piece), border(piece + 1)};
-                blocks_.push_back({.slice = &slice, .first_row = row, .rows = 1, .cost = span.end - span.begin, .span = span,
-                                   .piece = piece, .pieces = pieces, .partial = partials});
+                blocks_.push_back({.slice = &slice,
+                                   .first_row = row,
+                                   .rows = 1,
+                                   .cost = span.end - span.begin,
+                                   .span = span,
+                                   .piece = piece,
+                                   .pieces = pieces,
+                                   .partial = partials});
                 partials += partial_floats() * heads;
                 if (piece == 0) merges_.push_back(blocks_.back());
             }
@@ -86,9 +93,8 @@ void CpuExecutor::load_rotation(Worker& worker, const uint32_t* indices, int cou
         }
         // Scores are kept times log2(e), so that the softmax is in powers of two.
         constexpr float log2_e = 1.4426950408889634f;
-        worker.factor[lane] = kind == QueryPosition::Key
-                                  ? 1.0f
-                                  : scheme_.logit_factor(i) * log2_e / std::sqrt(static_cast<float>(h_.head_dim));
+        worker.factor[lane] =
+            kind == QueryPosition::Key ? 1.0f : scheme_.logit_factor(i) * log2_e / std::sqrt(static_cast<float>(h_.head_dim));
     }
 }
 
@@ -109,8 +115,8 @@ void CpuExecutor::store_keys_values(uint32_t layer) {
                             worker.cos.data(), worker.sin.data(), worker.factor.data());
             for (int lane = 0, next = 0; lane < count; lane = next) {
                 for (next = lane + 1; next < count && places[next] == places[next - 1] + 1;) ++next;
-                kernels_.store_keys[type](rotated + lane, head_dim, lanes, next - lane, cache_.keys(layer, head), cache_.key_scales(layer, head),
-                                          places[lane]);
+                kernels_.store_keys[type](rotated + lane, head_dim, lanes, next - lane, cache_.keys(layer, head),
+                                          cache_.key_scales(layer, head), places[lane]);
                 kernels_.store_values[type](v_.panel(p, lanes) + at + lane, head_dim, lanes, next - lane, cache_.values(layer, head),
                                             cache_.value_scales(layer, head), places[lane]);
             }

@@ -10,8 +10,8 @@ namespace dca::cpu {
 
 namespace {
 
-constexpr int vocab_panels = 4;   // panels of logits held at once: n_vocab × 128 floats
-constexpr int vocab_rows = 4096;  // rows that one task folds into the softmax
+constexpr int vocab_panels = 4;         // panels of logits held at once: n_vocab × 128 floats
+constexpr int vocab_rows = 4096;        // rows that one task folds into the softmax
 constexpr size_t transposed_rows = 64;  // of all lanes of a panel: they stay in the first-level cache
 
 }  // namespace

@@ -24,7 +24,8 @@ size_t element_bytes(CacheType type) noexcept {
     switch (type) {
         case CacheType::F32: return 4;
         case CacheType::Q8: return 1;
-        case CacheType::F16: case CacheType::BF16: break;
+        case CacheType::F16:
+        case CacheType::BF16: break;
     }
     return 2;
 }
@@ -79,8 +80,8 @@ void CpuKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, ui
 }
 
 std::string CpuKvCache::layout() const {
-    return std::string("cpu, ") + name_of(type_) + ", keys in blocks of " + std::to_string(panel_lanes) + ", " + std::to_string(heads_) + " heads of " +
-           std::to_string(head_dim_);
+    return std::string("cpu, ") + name_of(type_) + ", keys in blocks of " + std::to_string(panel_lanes) + ", " + std::to_string(heads_) +
+           " heads of " + std::to_string(head_dim_);
 }
 
 uint64_t CpuKvCache::page_bytes() const {

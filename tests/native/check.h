@@ -35,22 +35,22 @@ inline void check(bool ok, const char* what, const char* file, int line) {
 
 }  // namespace test
 
-#define TEST(name)                                               \
-    static void name();                                          \
+#define TEST(name)                                                    \
+    static void name();                                               \
     static const test::Registration registration_##name{#name, name}; \
     static void name()
 
 #define CHECK(condition) test::check((condition), #condition, __FILE__, __LINE__)
 
 /// The statement must throw dca::Error with this status.
-#define CHECK_ERROR(statement, expected_status)                                   \
-    do {                                                                          \
-        bool seen = false;                                                        \
-        try {                                                                     \
-            statement;                                                            \
-        } catch (const dca::Error& error) {                                       \
-            seen = error.status() == (expected_status);                           \
-            if (!seen) std::fprintf(stderr, "other error: %s\n", error.what());   \
-        }                                                                         \
+#define CHECK_ERROR(statement, expected_status)                                    \
+    do {                                                                           \
+        bool seen = false;                                                         \
+        try {                                                                      \
+            statement;                                                             \
+        } catch (const dca::Error& error) {                                        \
+            seen = error.status() == (expected_status);                            \
+            if (!seen) std::fprintf(stderr, "other error: %s\n", error.what());    \
+        }                                                                          \
         test::check(seen, #statement " -> " #expected_status, __FILE__, __LINE__); \
     } while (false)
