@@ -51,6 +51,7 @@ native-test: $(VENV)/ready
 	$(BIN)/cmake -S . -B build/tests -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DDCA_TESTS=ON
 	$(BIN)/cmake --build build/tests
 	build/tests/tests/native/native_tests
+	DCA_ISA=generic build/tests/tests/native/native_tests isa_
 
 sanitize: $(VENV)/ready
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DDCA_TESTS=ON -DDCA_SANITIZE=ON
