@@ -46,13 +46,25 @@ template <class Op>
     return out;
 }
 
-[[gnu::always_inline]] inline Floats16 operator+(Floats16 a, Floats16 b) { return each(a, b, [](F x, F y) { return x + y; }); }
-[[gnu::always_inline]] inline Floats16 operator-(Floats16 a, Floats16 b) { return each(a, b, [](F x, F y) { return x - y; }); }
-[[gnu::always_inline]] inline Floats16 operator*(Floats16 a, Floats16 b) { return each(a, b, [](F x, F y) { return x * y; }); }
-[[gnu::always_inline]] inline Floats16 operator/(Floats16 a, Floats16 b) { return each(a, b, [](F x, F y) { return x / y; }); }
+[[gnu::always_inline]] inline Floats16 operator+(Floats16 a, Floats16 b) {
+    return each(a, b, [](F x, F y) { return x + y; });
+}
+[[gnu::always_inline]] inline Floats16 operator-(Floats16 a, Floats16 b) {
+    return each(a, b, [](F x, F y) { return x - y; });
+}
+[[gnu::always_inline]] inline Floats16 operator*(Floats16 a, Floats16 b) {
+    return each(a, b, [](F x, F y) { return x * y; });
+}
+[[gnu::always_inline]] inline Floats16 operator/(Floats16 a, Floats16 b) {
+    return each(a, b, [](F x, F y) { return x / y; });
+}
 [[gnu::always_inline]] inline Floats16& operator+=(Floats16& a, Floats16 b) { return a = a + b; }
-[[gnu::always_inline]] inline Floats16 minimum(Floats16 a, Floats16 b) { return each(a, b, [](F x, F y) { return minimum(x, y); }); }
-[[gnu::always_inline]] inline Floats16 maximum(Floats16 a, Floats16 b) { return each(a, b, [](F x, F y) { return maximum(x, y); }); }
+[[gnu::always_inline]] inline Floats16 minimum(Floats16 a, Floats16 b) {
+    return each(a, b, [](F x, F y) { return minimum(x, y); });
+}
+[[gnu::always_inline]] inline Floats16 maximum(Floats16 a, Floats16 b) {
+    return each(a, b, [](F x, F y) { return maximum(x, y); });
+}
 
 [[gnu::always_inline]] inline Mask16 operator>(Floats16 a, Floats16 b) {
     Mask16 mask;

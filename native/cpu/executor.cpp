@@ -15,8 +15,8 @@ size_t padded(uint32_t rows) { return (size_t{rows} + panel_lanes - 1) / panel_l
 
 }  // namespace
 
-CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels, ThreadPool& pool,
-                         ExecutorOptions options)
+CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels,
+                         ThreadPool& pool, ExecutorOptions options)
     : h_(hparams),
       w_(weights),
       packed_(packed),
@@ -67,11 +67,13 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
 }
 
 uint64_t CpuExecutor::scratch_bytes() const {
-    uint64_t bytes = packed_x_.bytes() + kept_.bytes() + vocab_.bytes() + partials_.bytes() + (rope_.cos.size() + rope_.sin.size()) * sizeof(float);
-    for (const Activation* activation : {&x_, &normed_, &q_, &k_, &v_, &a_, &gate_, &up_, &router_, &gathered_, &expert_out_}) bytes += activation->memory.bytes();
+    uint64_t bytes =
+        packed_x_.bytes() + kept_.bytes() + vocab_.bytes() + partials_.bytes() + (rope_.cos.size() + rope_.sin.size()) * sizeof(float);
+    for (const Activation* activation : {&x_, &normed_, &q_, &k_, &v_, &a_, &gate_, &up_, &router_, &gathered_, &expert_out_})
+        bytes += activation->memory.bytes();
     for (const Worker& worker : workers_) {
-        for (const Buffer<float>* buffer : {&worker.weights, &worker.attention, &worker.q, &worker.out, &worker.maximum,
-                                            &worker.sum, &worker.cos, &worker.sin, &worker.factor}) {
+        for (const Buffer<float>* buffer : {&worker.weights, &worker.attention, &worker.q, &worker.out, &worker.maximum, &worker.sum,
+                                            &worker.cos, &worker.sin, &worker.factor}) {
             bytes += buffer->bytes();
         }
     }

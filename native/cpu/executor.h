@@ -27,7 +27,8 @@ struct Activation {
 
 class CpuExecutor final : public Executor {
 public:
-    CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels, ThreadPool& pool, ExecutorOptions options);
+    CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels, ThreadPool& pool,
+                ExecutorOptions options);
 
     uint32_t prefill_block() const override { return block_; }
     uint64_t cache_bytes() const override { return cache_.bytes(); }
@@ -49,12 +50,12 @@ public:
 private:
     /// Scratch that each worker has for itself.
     struct Worker {
-        Buffer<float> weights;         // gemm_rows × gemm_stride
-        Buffer<float> attention;       // attend_scratch_floats
-        Buffer<float> q, out;          // group × (head_dim, lanes)
-        Buffer<float> maximum, sum;    // group × lanes
-        Buffer<float> cos, sin;        // (n_frequencies, lanes)
-        Buffer<float> factor;          // (lanes)
+        Buffer<float> weights;       // gemm_rows × gemm_stride
+        Buffer<float> attention;     // attend_scratch_floats
+        Buffer<float> q, out;        // group × (head_dim, lanes)
+        Buffer<float> maximum, sum;  // group × lanes
+        Buffer<float> cos, sin;      // (n_frequencies, lanes)
+        Buffer<float> factor;        // (lanes)
     };
 
     enum class QueryPosition { Key, Intra, Successive, Inter };
@@ -126,17 +127,17 @@ private:
     Scheme scheme_;
     RopeTable rope_;
     uint32_t block_;
-    int group_;              // query heads of a key head
+    int group_;  // query heads of a key head
     KvCache cache_;
 
-    PanelShape shape_;       // of the step's tokens still kept
-    uint32_t start_ = 0;     // index of the first of them
+    PanelShape shape_;    // of the step's tokens still kept
+    uint32_t start_ = 0;  // index of the first of them
 
     Activation x_, normed_, q_, k_, v_, a_, gate_, up_;
     Buffer<std::byte> packed_x_;  // a product's input as integers (packed.h)
-    Buffer<float> kept_;     // keep_last_rows' way station
-    Buffer<float> vocab_;    // (n_vocab, lanes) for a few panels
-    Buffer<float> partials_; // attend_rows' pieces
+    Buffer<float> kept_;          // keep_last_rows' way station
+    Buffer<float> vocab_;         // (n_vocab, lanes) for a few panels
+    Buffer<float> partials_;      // attend_rows' pieces
     std::vector<Worker> workers_;
 
     // Mixtures of experts only.
@@ -145,7 +146,7 @@ private:
         std::vector<float> weights;
     };
     Activation router_, gathered_, expert_out_;
-    std::vector<Routed> routed_;   // by expert
+    std::vector<Routed> routed_;  // by expert
 };
 
 }  // namespace dca::cpu

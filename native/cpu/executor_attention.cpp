@@ -30,9 +30,8 @@ void CpuExecutor::load_rotation(Worker& worker, uint32_t first, QueryPosition ki
         }
         // Scores are kept times log2(e), so that the softmax is in powers of two.
         constexpr float log2_e = 1.4426950408889634f;
-        worker.factor[lane] = kind == QueryPosition::Key
-                                  ? 1.0f
-                                  : scheme_.logit_factor(i) * log2_e / std::sqrt(static_cast<float>(h_.head_dim));
+        worker.factor[lane] =
+            kind == QueryPosition::Key ? 1.0f : scheme_.logit_factor(i) * log2_e / std::sqrt(static_cast<float>(h_.head_dim));
     }
 }
 

@@ -122,9 +122,8 @@ void CpuExecutor::multiply_panels(const Tensor& w, RowSpan span, const Input& in
 }
 
 void CpuExecutor::multiply(const Tensor& w, const Input& in, const Output& out) {
-    pool_.run(row_groups(w, in.shape), [&](int group, int worker) {
-        multiply_rows(w, row_group(w, in.shape, group), in, out, workers_[worker]);
-    });
+    pool_.run(row_groups(w, in.shape),
+              [&](int group, int worker) { multiply_rows(w, row_group(w, in.shape, group), in, out, workers_[worker]); });
 }
 
 void CpuExecutor::gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, PanelShape shape) {

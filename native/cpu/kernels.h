@@ -17,12 +17,12 @@
 
 namespace dca::cpu {
 
-constexpr int panel_lanes = 32;     // tokens of a prefill panel, keys of a key block
-constexpr int gemm_rows = 48;       // weight rows dequantized at a time
-constexpr int gemm_cols = 512;      // values of those rows dequantized at a time
+constexpr int panel_lanes = 32;              // tokens of a prefill panel, keys of a key block
+constexpr int gemm_rows = 48;                // weight rows dequantized at a time
+constexpr int gemm_cols = 512;               // values of those rows dequantized at a time
 constexpr int gemm_stride = gemm_cols + 16;  // not a power of two: rows must not share a cache set
 constexpr int max_head_dim = 256;
-constexpr int key_tile = 128;       // keys converted to f32 at a time
+constexpr int key_tile = 128;  // keys converted to f32 at a time
 
 /// c += a b (or c = a b) for every panel: a is `rows` × `cols` weights dequantized to f32 with
 /// gemm_stride, b's panels are (cols, panel_lanes), c's are (rows, panel_lanes).
@@ -56,24 +56,24 @@ struct KeySpan {
 
 /// One panel of one key head's `group` query heads against keys `span`, folded into a running softmax.
 struct AttendPanelArgs {
-    const float* q;       // group × (head_dim, panel_lanes), rotated, times scale · log2(e)
-    float* out;           // group × (head_dim, panel_lanes), not yet divided by sum
-    float* maximum;       // group × (panel_lanes)
-    float* sum;           // group × (panel_lanes)
+    const float* q;  // group × (head_dim, panel_lanes), rotated, times scale · log2(e)
+    float* out;      // group × (head_dim, panel_lanes), not yet divided by sum
+    float* maximum;  // group × (panel_lanes)
+    float* sum;      // group × (panel_lanes)
     int group;
     int head_dim;
     CacheView cache;
     KeySpan span;
-    uint32_t first_query; // index of lane 0's query; keys after a lane's query are not seen
-    float* scratch;       // attend_scratch_floats(group, head_dim)
+    uint32_t first_query;  // index of lane 0's query; keys after a lane's query are not seen
+    float* scratch;        // attend_scratch_floats(group, head_dim)
 };
 
 /// The same for one query (lanes = 1).
 struct AttendRowArgs {
-    const float* q;       // group × (head_dim), rotated, times scale · log2(e)
-    float* out;           // group × (head_dim)
-    float* maximum;       // group
-    float* sum;           // group
+    const float* q;  // group × (head_dim), rotated, times scale · log2(e)
+    float* out;      // group × (head_dim)
+    float* maximum;  // group
+    float* sum;      // group
     int group;
     int head_dim;
     CacheView cache;
@@ -107,8 +107,8 @@ struct Kernels {
 
     /// y = rotation of one head of one panel, (head_dim, lanes), times factor[lane]. cos and sin
     /// are (n_frequencies, lanes); values past 2 n_frequencies are only scaled.
-    void (*rotate)(const float* x, float* y, int head_dim, int n_frequencies, RopeLayout layout, int lanes,
-                   const float* cos, const float* sin, const float* factor);
+    void (*rotate)(const float* x, float* y, int head_dim, int n_frequencies, RopeLayout layout, int lanes, const float* cos,
+                   const float* sin, const float* factor);
 
     /// Stores `count` keys (or values) of one head, lanes of a panel, from index `first` on.
     void (*store_keys[4])(const float* x, int head_dim, int lanes, int count, std::byte* keys, float* scales, uint32_t first);

@@ -83,17 +83,29 @@ struct Left {
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wsign-compare"
     template <class R>
-    Outcome operator==(const R& right) const { return compare(right, "==", [](const auto& a, const auto& b) { return a == b; }); }
+    Outcome operator==(const R& right) const {
+        return compare(right, "==", [](const auto& a, const auto& b) { return a == b; });
+    }
     template <class R>
-    Outcome operator!=(const R& right) const { return compare(right, "!=", [](const auto& a, const auto& b) { return a != b; }); }
+    Outcome operator!=(const R& right) const {
+        return compare(right, "!=", [](const auto& a, const auto& b) { return a != b; });
+    }
     template <class R>
-    Outcome operator<(const R& right) const { return compare(right, "<", [](const auto& a, const auto& b) { return a < b; }); }
+    Outcome operator<(const R& right) const {
+        return compare(right, "<", [](const auto& a, const auto& b) { return a < b; });
+    }
     template <class R>
-    Outcome operator<=(const R& right) const { return compare(right, "<=", [](const auto& a, const auto& b) { return a <= b; }); }
+    Outcome operator<=(const R& right) const {
+        return compare(right, "<=", [](const auto& a, const auto& b) { return a <= b; });
+    }
     template <class R>
-    Outcome operator>(const R& right) const { return compare(right, ">", [](const auto& a, const auto& b) { return a > b; }); }
+    Outcome operator>(const R& right) const {
+        return compare(right, ">", [](const auto& a, const auto& b) { return a > b; });
+    }
     template <class R>
-    Outcome operator>=(const R& right) const { return compare(right, ">=", [](const auto& a, const auto& b) { return a >= b; }); }
+    Outcome operator>=(const R& right) const {
+        return compare(right, ">=", [](const auto& a, const auto& b) { return a >= b; });
+    }
 #pragma GCC diagnostic pop
 };
 
@@ -101,7 +113,9 @@ struct Left {
 /// are not taken apart.)
 struct Start {
     template <class L>
-    Left<L> operator<=(const L& left) const { return {left}; }
+    Left<L> operator<=(const L& left) const {
+        return {left};
+    }
 };
 
 inline void check(const Outcome& outcome, const char* what, const char* file, int line) {
@@ -114,22 +128,22 @@ inline void check(bool ok, const char* what, const char* file, int line) { check
 
 }  // namespace test
 
-#define TEST(name)                                               \
-    static void name();                                          \
+#define TEST(name)                                                    \
+    static void name();                                               \
     static const test::Registration registration_##name{#name, name}; \
     static void name()
 
 #define CHECK(condition) test::check(test::Start{} <= condition, #condition, __FILE__, __LINE__)
 
 /// The statement must throw dca::Error with this status.
-#define CHECK_ERROR(statement, expected_status)                                   \
-    do {                                                                          \
-        bool seen = false;                                                        \
-        try {                                                                     \
-            statement;                                                            \
-        } catch (const dca::Error& error) {                                       \
-            seen = error.status() == (expected_status);                           \
-            if (!seen) std::fprintf(stderr, "other error: %s\n", error.what());   \
-        }                                                                         \
+#define CHECK_ERROR(statement, expected_status)                                    \
+    do {                                                                           \
+        bool seen = false;                                                         \
+        try {                                                                      \
+            statement;                                                             \
+        } catch (const dca::Error& error) {                                        \
+            seen = error.status() == (expected_status);                            \
+            if (!seen) std::fprintf(stderr, "other error: %s\n", error.what());    \
+        }                                                                          \
         test::check(seen, #statement " -> " #expected_status, __FILE__, __LINE__); \
     } while (false)

@@ -144,9 +144,7 @@ void encode_all(const float* in, int64_t n_blocks, std::byte* out) {
 
 void encode_f32(const float* in, int64_t n_values, std::byte* out) { std::memcpy(out, in, size_t(n_values) * sizeof(float)); }
 
-void encode_f16(const float* in, int64_t n_values, std::byte* out) {
-    floats_to_halves(in, n_values, reinterpret_cast<uint16_t*>(out));
-}
+void encode_f16(const float* in, int64_t n_values, std::byte* out) { floats_to_halves(in, n_values, reinterpret_cast<uint16_t*>(out)); }
 
 void encode_bf16(const float* in, int64_t n_values, std::byte* out) {
     auto* bf16 = reinterpret_cast<uint16_t*>(out);

@@ -19,7 +19,8 @@ namespace {
 void pack_bit_pairs(const uint8_t* q, int shift, uint8_t* out) {
     for (int half = 0; half < 2; ++half, q += 128, out += 32)
         for (int i = 0; i < 32; ++i)
-            out[i] = uint8_t((q[i] >> shift & 3) | (q[i + 32] >> shift & 3) << 2 | (q[i + 64] >> shift & 3) << 4 | (q[i + 96] >> shift & 3) << 6);
+            out[i] = uint8_t((q[i] >> shift & 3) | (q[i + 32] >> shift & 3) << 2 | (q[i + 64] >> shift & 3) << 4 |
+                             (q[i + 96] >> shift & 3) << 6);
 }
 
 /// Bit `shift` of each of 256 levels: bit i / 32 of out[i % 32].

@@ -26,7 +26,8 @@ public:
 
     explicit AffineFit(const SubBlocks<kN>& values) {
         const Line real = best_line(values);
-        Super super{as_half(group_peak<kGroup>(real.scale) * (1.0f / kMaxScale)), as_half(group_peak<kGroup>(real.min) * (1.0f / kMaxScale))};
+        Super super{as_half(group_peak<kGroup>(real.scale) * (1.0f / kMaxScale)),
+                    as_half(group_peak<kGroup>(real.min) * (1.0f / kMaxScale))};
         Floats16 least_error = HUGE_VALF;
         for (int round = 0; round < kFitRounds; ++round) {
             const Integers integers = best_integers(values, super, real);
@@ -62,7 +63,9 @@ private:
     /// A determinant smaller than this share of its first product is rounding noise.
     static constexpr float kSingular = 1e-5f;
 
-    static Floats16 level(Floats16 x, Line line, Floats16 inverse_scale) { return nearest(clamp((x + line.min) * inverse_scale, 0, kMaxQ)); }
+    static Floats16 level(Floats16 x, Line line, Floats16 inverse_scale) {
+        return nearest(clamp((x + line.min) * inverse_scale, 0, kMaxQ));
+    }
 
     /// Sums with the levels that `line` gives.
     static Sums sums(const SubBlocks<kN>& values, Line line) {
@@ -106,7 +109,7 @@ private:
             const Mask16 free = both(det > kSingular * (s.one * s.qq), free_min > 0.0f);
             const Line line{select(free, (s.one * s.xq - s.x * s.q) / det, s.xq / s.qq), select(free, free_min, 0.0f)};
             const Floats16 gain = line.scale * s.xq - line.min * s.x;  // error saved against all zeros
-            const Mask16 better = gain > best_gain;               // false for the NaN of a line without levels
+            const Mask16 better = gain > best_gain;                    // false for the NaN of a line without levels
             best_gain = select(better, gain, best_gain);
             best.scale = select(better, line.scale, best.scale);
             best.min = select(better, line.min, best.min);

@@ -52,7 +52,7 @@ private:
                     vv += wv * value;
                     xv += wv * values.x[i];
                 }
-                const Floats16 gain = xv * xv / vv;           // error saved against all zeros
+                const Floats16 gain = xv * xv / vv;      // error saved against all zeros
                 const Mask16 better = gain > best_gain;  // false for the NaN of all zeros
                 best_gain = select(better, gain, best_gain);
                 best = select(better, xv / vv, best);

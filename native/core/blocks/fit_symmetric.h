@@ -77,8 +77,8 @@ private:
             // There is one level more on the negative side; the peak may go to either.
             for (const float levels : {-trial_levels(trial, kHalfQ), trial_levels(trial, kHalfQ - 1)}) {
                 const Sums s = sums(values, peak * (1.0f / levels));
-                const Floats16 gain = s.xq * s.xq / s.qq;     // error saved against all zeros
-                const Mask16 better = gain > best_gain;  // false for the NaN of all zeros
+                const Floats16 gain = s.xq * s.xq / s.qq;  // error saved against all zeros
+                const Mask16 better = gain > best_gain;    // false for the NaN of all zeros
                 best_gain = select(better, gain, best_gain);
                 best = select(better, s.xq / s.qq, best);
             }

@@ -126,17 +126,15 @@ float dot_q8_0(const std::byte* w, const float* x, int cols) {
 
 float dot_q4_0(const std::byte* w, const float* x, int cols) {
     return dot_blocks<BlockQ4_0>(
-        w, x, cols,
-        [](const BlockQ4_0& block, int i) __attribute__((always_inline)) { return load_nibbles(block.qs, i) - splat(8.0f); },
+        w, x, cols, [](const BlockQ4_0& block, int i) __attribute__((always_inline)) { return load_nibbles(block.qs, i) - splat(8.0f); },
         [](const BlockQ4_0& block, F sum, const float*) __attribute__((always_inline)) { return splat(scale_of(block.d)) * sum; });
 }
 
 float dot_q4_1(const std::byte* w, const float* x, int cols) {
     return dot_blocks<BlockQ4_1>(
         w, x, cols, [](const BlockQ4_1& block, int i) __attribute__((always_inline)) { return load_nibbles(block.qs, i); },
-        [](const BlockQ4_1& block, F sum, const float* at) __attribute__((always_inline)) {
-            return splat(scale_of(block.d)) * sum + splat(scale_of(block.m)) * sum_of_32(at);
-        });
+        [](const BlockQ4_1& block, F sum, const float* at)
+            __attribute__((always_inline)) { return splat(scale_of(block.d)) * sum + splat(scale_of(block.m)) * sum_of_32(at); });
 }
 
 /// `width` nibbles with the fifth bits of Q5_0 and Q5_1 from value `first` on.
@@ -150,7 +148,8 @@ float dot_q4_1(const std::byte* w, const float* x, int cols) {
 #else
     const U32 bit = {
 #if defined(__AVX2__)
-        0, 1, 2, 3, 4, 5, 6, 7
+        0, 1, 2, 3, 4,
+        5, 6, 7
 #else
         0, 1, 2, 3
 #endif
@@ -174,9 +173,8 @@ float dot_q5_0(const std::byte* w, const float* x, int cols) {
 float dot_q5_1(const std::byte* w, const float* x, int cols) {
     return dot_blocks<BlockQ5_1>(
         w, x, cols, [](const BlockQ5_1& block, int i) __attribute__((always_inline)) { return load_five_bits(block, i); },
-        [](const BlockQ5_1& block, F sum, const float* at) __attribute__((always_inline)) {
-            return splat(scale_of(block.d)) * sum + splat(scale_of(block.m)) * sum_of_32(at);
-        });
+        [](const BlockQ5_1& block, F sum, const float* at)
+            __attribute__((always_inline)) { return splat(scale_of(block.d)) * sum + splat(scale_of(block.m)) * sum_of_32(at); });
 }
 
 /// Sum over super-blocks of 256 in sub-blocks of Sub values: scale(block, j) · (codes · x) per sub-block j.
@@ -208,9 +206,8 @@ template <class Block>
 float dot_q4_k(const std::byte* w, const float* x, int cols) {
     return dot_super_blocks<BlockQ4_K, 32>(
         w, x, cols,
-        [](const BlockQ4_K& block, int j, int i) __attribute__((always_inline)) {
-            return load_integers(block.qs + 32 * (j / 2) + i) >> (4 * (j % 2)) & 15;
-        },
+        [](const BlockQ4_K& block, int j, int i)
+            __attribute__((always_inline)) { return load_integers(block.qs + 32 * (j / 2) + i) >> (4 * (j % 2)) & 15; },
         [](const BlockQ4_K& block) { return affine_scales(block); });
 }
 
@@ -233,9 +230,8 @@ float dot_q6_k(const std::byte* w, const float* x, int cols) {
             return (low | high << 4) - 32;
         },
         [](const BlockQ6_K& block) {
-            return [&block, d = scale_of(block.d)](int j, F sum, const float*) __attribute__((always_inline)) {
-                return splat(d * block.scales[j]) * sum;
-            };
+            return [&block, d = scale_of(block.d)](int j, F sum, const float*)
+                       __attribute__((always_inline)) { return splat(d * block.scales[j]) * sum; };
         });
 }
 
@@ -259,15 +255,16 @@ float dot_q3_k(const std::byte* w, const float* x, int cols) {
 float dot_q2_k(const std::byte* w, const float* x, int cols) {
     return dot_super_blocks<BlockQ2_K, 16>(
         w, x, cols,
-        [](const BlockQ2_K& block, int j, int i) __attribute__((always_inline)) {
-            return load_integers(block.qs + 32 * (j / 8) + 16 * (j % 2) + i) >> (2 * (j / 2 % 4)) & 3;
-        },
+        [](const BlockQ2_K& block, int j, int i)
+            __attribute__((always_inline)) { return load_integers(block.qs + 32 * (j / 8) + 16 * (j % 2) + i) >> (2 * (j / 2 % 4)) & 3; },
         [](const BlockQ2_K& block) {
-            return [&block, d = scale_of(block.d), dmin = scale_of(block.dmin)](int j, F sum, const float* at) __attribute__((always_inline)) {
-                F sum_x{};
-                for (int i = 0; i < 16; i += width) sum_x += load(at + i);
-                return splat(d * static_cast<float>(block.scales[j] & 15)) * sum - splat(dmin * static_cast<float>(block.scales[j] >> 4)) * sum_x;
-            };
+            return [&block, d = scale_of(block.d), dmin = scale_of(block.dmin)](int j, F sum, const float* at)
+                       __attribute__((always_inline)) {
+                           F sum_x{};
+                           for (int i = 0; i < 16; i += width) sum_x += load(at + i);
+                           return splat(d * static_cast<float>(block.scales[j] & 15)) * sum -
+                                  splat(dmin * static_cast<float>(block.scales[j] >> 4)) * sum_x;
+                       };
         });
 }
 

@@ -60,8 +60,8 @@ void add(float* x, const float* y, size_t n) {
 }
 
 /// One pair of rotated rows of a panel: (a, b) -> (a cos - b sin, a sin + b cos).
-[[gnu::always_inline]] inline void rotate_rows(const float* xa, const float* xb, float* ya, float* yb, const float* cos,
-                                               const float* sin, const float* factor) {
+[[gnu::always_inline]] inline void rotate_rows(const float* xa, const float* xb, float* ya, float* yb, const float* cos, const float* sin,
+                                               const float* factor) {
     for (int lane = 0; lane < panel_lanes; lane += width) {
         const F a = load(xa + lane) * load(factor + lane);
         const F b = load(xb + lane) * load(factor + lane);
@@ -72,8 +72,8 @@ void add(float* x, const float* y, size_t n) {
     }
 }
 
-void rotate(const float* x, float* y, int head_dim, int n_frequencies, RopeLayout layout, int lanes, const float* cos,
-            const float* sin, const float* factor) {
+void rotate(const float* x, float* y, int head_dim, int n_frequencies, RopeLayout layout, int lanes, const float* cos, const float* sin,
+            const float* factor) {
     const int step = layout == RopeLayout::Interleaved ? 2 : 1;
     const int partner = layout == RopeLayout::Interleaved ? 1 : n_frequencies;
     for (int j = 0; j < n_frequencies; ++j) {
@@ -85,8 +85,8 @@ void rotate(const float* x, float* y, int head_dim, int n_frequencies, RopeLayou
             y[a] = xa * cos[j] - xb * sin[j];
             y[b] = xa * sin[j] + xb * cos[j];
         } else {
-            rotate_rows(x + a * panel_lanes, x + b * panel_lanes, y + a * panel_lanes, y + b * panel_lanes,
-                        cos + j * panel_lanes, sin + j * panel_lanes, factor);
+            rotate_rows(x + a * panel_lanes, x + b * panel_lanes, y + a * panel_lanes, y + b * panel_lanes, cos + j * panel_lanes,
+                        sin + j * panel_lanes, factor);
         }
     }
     for (int d = 2 * n_frequencies; d < head_dim; ++d) {

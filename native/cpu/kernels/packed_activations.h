@@ -38,7 +38,9 @@ template <class Op>
 /// Integers as their low 16 bits hold them: what is not finite converts to -2^31, and becomes 0 so
 /// that sums stay in range.
 template <class Integers>
-[[gnu::always_inline]] inline Integers low_half(Integers v) { return v << 16 >> 16; }
+[[gnu::always_inline]] inline Integers low_half(Integers v) {
+    return v << 16 >> 16;
+}
 
 /// One block of one token, `tokens` of which lie side by side.
 template <int tokens>

@@ -21,12 +21,13 @@ namespace {
 template <class Format, int tokens>
 [[gnu::always_inline]] inline void multiply_block(const std::byte* planes, const PackedScales<Format>& scales, int block,
                                                   const PackedTokens<tokens>& x, F (&sums)[tokens]) {
-    constexpr int subs = kBlock / Format::sub;      // scales of a block
+    constexpr int subs = kBlock / Format::sub;  // scales of a block
     constexpr int sub_pairs = packed_pairs / subs;
     // Few tokens leave the multiplier idle between dependent products: more sums in flight.
     constexpr int chains = tokens < 4 ? 2 : 1;
-    const auto multiply_sub = [&]<int sub, int... p>(std::integer_sequence<int, sub>, std::integer_sequence<int, p...>) __attribute__((always_inline)) {
-        constexpr int part = subs == 1 ? 2 : sub;   // of the activations' sums
+    const auto multiply_sub = [&]<int sub, int... p>(std::integer_sequence<int, sub>,
+                                                     std::integer_sequence<int, p...>) __attribute__((always_inline)) {
+        constexpr int part = subs == 1 ? 2 : sub;  // of the activations' sums
         __m512i acc[tokens][chains];
 #pragma GCC unroll 8
         for (int t = 0; t < tokens; ++t) {
