@@ -1,4 +1,4 @@
-"""Every instruction set that this machine has computes the same logits; DCA_ISA chooses one, for everything."""
+"""Every instruction set of this machine computes the same logits; DCA_ISA chooses one, for everything."""
 
 import os
 import subprocess
@@ -81,23 +81,26 @@ def generic(tiny_gguf, tmp_path_factory):
 
 # Root mean squares of differences; logits have a standard deviation of 1.
 EXACT = 1e-5  # the same f32 arithmetic in another order
-# A product's input in 16-bit integers is off by 2e-5 (tests/runtime/test_repack.py): so are queries and keys, whose
-# scores have a standard deviation of 4 here (tiny.py's gains), in two layers: sqrt(2 · 2 · 4²) of it, and twice that.
+# A product's input in 16-bit integers is off by 2e-5 (tests/runtime/test_repack.py): so are queries and keys,
+# whose scores have a standard deviation of 4 here (tiny.py's gains), in two layers: sqrt(2 · 2 · 4²) of it,
+# and twice that.
 REPACKED = 3.2e-4
-# What lies on a rounding border of the cache's type may fall either way: half of what that rounding costs in all
-# (tests/runtime/test_session.py derives it: 5.8 times 2.1e-4, 1.7e-3 and 4.8e-3).
+# What lies on a rounding border of the cache's type may fall either way: half of what that rounding costs in
+# all (tests/runtime/test_session.py derives it: 5.8 times 2.1e-4, 1.7e-3 and 4.8e-3).
 ROUNDED = {"f32": 0.0, "f16": 6e-4, "bf16": 5e-3, "q8": 1.4e-2}
 
 
 @pytest.mark.parametrize("repack", [False, True])
-@pytest.mark.parametrize("dtype, cache", [("f32", "f32"), ("q4_1", "f32"), ("f16", "f16"), ("q8_0", "q8"), ("q4_0", "bf16")])
+@pytest.mark.parametrize(
+    "dtype, cache", [("f32", "f32"), ("q4_1", "f32"), ("f16", "f16"), ("q8_0", "q8"), ("q4_0", "bf16")]
+)
 @pytest.mark.parametrize("isa", HERE)
 def test_instruction_sets_agree(generic, tmp_path, isa, dtype, cache, repack):
     path, wanted = generic(dtype, cache)
     device, repacked, values = logits(isa, path, cache, repack, tmp_path / "logits.npy")
     assert f"({NAMES[isa]}," in device
     in_integers = repack and dtype.startswith("q") and isa == "avx512"
-    # Matrices in floats are copied with every instruction set, quantised ones where there are kernels for them.
+    # Matrices in floats are always copied, quantised ones where there are kernels for them.
     assert (repacked > 0) == (in_integers or (repack and not dtype.startswith("q")))
     assert np.sqrt(np.mean((values - wanted) ** 2)) < (REPACKED if in_integers else EXACT) + ROUNDED[cache]
 
