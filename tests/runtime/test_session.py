@@ -145,9 +145,10 @@ def rounding(cache_type):
     return float(np.sqrt(np.mean((kept - heads) ** 2)))
 
 
-# tiny.py's queries and keys have a gain of 2 each: scores of standard deviation 4, so keys off by r move the
-# weights of values by 4 r, and values are off by r themselves, in each of two layers. To first order, these being
-# independent, logits (of standard deviation 1) are off by sqrt(2 (4² + 1)) r. Twice that for one draw of weights.
+# tiny.py's queries and keys have a gain of 2 each: scores of standard deviation 4, so keys off by r move
+# the weights of values by 4 r, and values are off by r themselves, in each of two layers. To first order,
+# these being independent, logits (of standard deviation 1) are off by sqrt(2 (4² + 1)) r. Twice that for
+# one draw of weights.
 GAIN = np.sqrt(2 * (4**2 + 1))
 
 
