@@ -37,9 +37,9 @@ bool close(double found, double expected, double tolerance) {
 }
 
 /// One layer and key head that holds these keys and values (keys × head_dim), stored by `kernels`.
-KvCache filled_cache(const Kernels& kernels, dca_cache_type type, int head_dim, const std::vector<float>& k, const std::vector<float>& v) {
+CpuKvCache filled_cache(const Kernels& kernels, dca_cache_type type, int head_dim, const std::vector<float>& k, const std::vector<float>& v) {
     const auto keys = static_cast<uint32_t>(k.size() / head_dim);
-    KvCache cache(1, 1, head_dim, keys, type);
+    CpuKvCache cache(1, 1, head_dim, keys, type);
     const auto t = static_cast<size_t>(cache.type());
     for (uint32_t j = 0; j < keys; ++j) {
         kernels.store_keys[t](k.data() + size_t{j} * head_dim, head_dim, 1, 1, cache.keys(0, 0), cache.key_scales(0, 0), j);
@@ -161,7 +161,7 @@ TEST(attention_over_a_span_is_a_softmax) {
         for (const auto [type, tolerance] :
              {Case{DCA_CACHE_F32, 2e-5}, Case{DCA_CACHE_F16, 4e-3}, Case{DCA_CACHE_BF16, 4e-2}, Case{DCA_CACHE_Q8, 4e-2}}) {
             for (const Kernels* kernels : tables()) {
-                const KvCache cache = filled_cache(*kernels, type, head_dim, k, v);
+                const CpuKvCache cache = filled_cache(*kernels, type, head_dim, k, v);
                 const auto t = static_cast<size_t>(cache.type());
                 auto q = random_values(size_t(group) * head_dim * panel_lanes, 12);
                 for (float& value : q) value *= 1.4427f / std::sqrt(static_cast<float>(head_dim));
@@ -220,7 +220,7 @@ TEST(attention_of_panels_and_rows_agrees_on_the_same_cache) {
             for (float& value : q) value *= 1.4427f / (std::sqrt(static_cast<float>(head_dim)) * outlier);
             for (const dca_cache_type type : {DCA_CACHE_F32, DCA_CACHE_F16, DCA_CACHE_BF16, DCA_CACHE_Q8}) {
                 for (const Kernels* kernels : tables()) {
-                    const KvCache cache = filled_cache(*kernels, type, head_dim, k, v);
+                    const CpuKvCache cache = filled_cache(*kernels, type, head_dim, k, v);
                     const auto t = static_cast<size_t>(cache.type());
                     std::vector<float> out(q.size()), maximum(size_t(group) * panel_lanes, -INFINITY), sum(maximum.size());
                     std::vector<float> scratch(attend_scratch_floats(group, head_dim));

@@ -210,8 +210,9 @@ def test_a_seed_gives_the_same_token_in_any_company(engine):
     assert len(set(together)) > 1
 
 
-def test_draws_follow_the_distribution(engine):
+def test_draws_follow_the_distribution(model):
     """4,000 draws against softmax(logits / temperature) of what the filters keep."""
+    engine = model.engine(tokens=2**14)
     a = engine.sequence()
     engine.eval([(a, tokens(1, 20))], logits=False)
     logits = engine.eval([(a.fork(), [3])])[0].astype(np.float64)
@@ -289,10 +290,8 @@ def test_nothing_of_other_sequences_is_in_a_file(engine, tmp_path):
     a = engine.sequence()
     engine.eval([(a, tokens(1, 3))], logits=False)
     a.save(tmp_path / "reused.kv")
-    with engine._exclusive():
-        pass
-    fresh_engine_bytes = (tmp_path / "reused.kv").read_bytes()
-    assert fresh_engine_bytes.count(0) > 0.9 * len(fresh_engine_bytes)
+    saved = (tmp_path / "reused.kv").read_bytes()
+    assert saved.count(0) > 0.9 * len(saved)  # 3 tokens of a page of 128
 
 
 @pytest.mark.parametrize("where", [0, 3, 8, 40, 200, 400, 900, -1, -9, -5000])
