@@ -1,5 +1,5 @@
 // The attention kernels under C names, for the Python beside this file.
-#include "cuda/attention.h"
+#include "cuda/attention/attention.h"
 
 using namespace dca::cuda;
 

@@ -55,8 +55,8 @@ struct Tensor {
         return part;
     }
 
-    /// The matrix at `index` of a stack (experts) as a tensor of its own.
-    Tensor of_stack(int64_t index) const noexcept {
+    /// The matrix of one of its `depth` experts as a tensor of its own.
+    Tensor expert(int64_t index) const noexcept {
         Tensor part = *this;
         part.depth = 1;
         part.data = data + index * rows * row_bytes();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -56,8 +57,6 @@ private:
         Buffer<float> factor;          // (lanes)
     };
 
-    enum class QueryPosition { Key, Intra, Successive, Inter };
-
     void set_rows(uint32_t rows, uint32_t start);
 
     /// Copies `rows` of an activation in panels of `from_lanes` to panels of lanes_.
@@ -93,12 +92,13 @@ private:
     void run_expert(const LayerWeights& w, uint32_t expert);
     void run_shared_expert(const LayerWeights& w);
 
-    /// Fills the worker's cos and sin for `lanes` queries (or keys) from index `first` on.
-    void load_rotation(Worker& worker, uint32_t first, QueryPosition kind) const;
-    void rotate_queries(Worker& worker, uint32_t kv_head, int panel, uint32_t first_query, QueryPosition kind);
+    /// Fills the worker's cos, sin and factor for `lanes` queries from index `first` on as the keys of `range`
+    /// see them; without a range, for keys.
+    void load_rotation(Worker& worker, uint32_t first, std::optional<Range> range) const;
+    void rotate_queries(Worker& worker, uint32_t kv_head, int panel, uint32_t first_query, Range range);
     void attend_panel(uint32_t layer, uint32_t kv_head, int panel, Worker& worker);
     void attend_rows(uint32_t layer);
-    void attend_piece(uint32_t layer, uint32_t kv_head, int row, KeySpan piece, float* partial, Worker& worker);
+    void attend_piece(uint32_t layer, uint32_t kv_head, int row, KeyRange piece, float* partial, Worker& worker);
 
     /// Runs the output matrix over up to vocab_panels panels from `first` on, into vocab_.
     int output_panels(int first);

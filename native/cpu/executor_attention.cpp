@@ -14,13 +14,11 @@ constexpr uint32_t keys_a_piece = 256;  // decode: fewer keys are not worth a pi
 
 }  // namespace
 
-void CpuExecutor::load_rotation(Worker& worker, uint32_t first, QueryPosition kind) const {
+void CpuExecutor::load_rotation(Worker& worker, uint32_t first, std::optional<Range> range) const {
     for (int lane = 0; lane < lanes_; ++lane) {
         // Lanes past the last row may stand beyond the table; their results are never read.
         const uint32_t i = std::min(first + lane, start_ + rows_ - 1);
-        const uint32_t position = kind == QueryPosition::Successive ? scheme_.successive_position(i)
-                                  : kind == QueryPosition::Inter    ? scheme_.inter_position()
-                                                                    : scheme_.key_position(i);
+        const uint32_t position = range ? scheme_.query_position(*range, i % scheme_.chunk_size) : scheme_.key_position(i);
         const float* cos = rope_.cos_row(position);
         const float* sin = rope_.sin_row(position);
         for (uint32_t j = 0; j < rope_.n_frequencies; ++j) {
@@ -29,9 +27,7 @@ void CpuExecutor::load_rotation(Worker& worker, uint32_t first, QueryPosition ki
         }
         // Scores are kept times log2(e), so that the softmax is in powers of two.
         constexpr float log2_e = 1.4426950408889634f;
-        worker.factor[lane] = kind == QueryPosition::Key
-                                  ? 1.0f
-                                  : scheme_.logit_factor(i) * log2_e / std::sqrt(static_cast<float>(h_.head_dim));
+        worker.factor[lane] = range ? scheme_.logit_factor(i) * log2_e / std::sqrt(static_cast<float>(h_.head_dim)) : 1.0f;
     }
 }
 
@@ -42,7 +38,7 @@ void CpuExecutor::store_keys_values(uint32_t layer) {
         Worker& worker = workers_[worker_index];
         const uint32_t first = start_ + static_cast<uint32_t>(p * lanes_);
         const int count = std::min(lanes_, static_cast<int>(rows_) - p * lanes_);
-        load_rotation(worker, first, QueryPosition::Key);
+        load_rotation(worker, first, std::nullopt);
         for (uint32_t head = 0; head < h_.n_kv_heads; ++head) {
             const size_t at = size_t{head} * h_.head_dim * lanes_;
             float* rotated = worker.q.data();
@@ -55,8 +51,8 @@ void CpuExecutor::store_keys_values(uint32_t layer) {
     });
 }
 
-void CpuExecutor::rotate_queries(Worker& worker, uint32_t kv_head, int panel, uint32_t first_query, QueryPosition kind) {
-    load_rotation(worker, first_query, kind);
+void CpuExecutor::rotate_queries(Worker& worker, uint32_t kv_head, int panel, uint32_t first_query, Range range) {
+    load_rotation(worker, first_query, range);
     const size_t head_values = size_t{h_.head_dim} * lanes_;
     const float* q = q_.panel(panel, lanes_) + size_t{kv_head} * group_ * head_values;
     for (int g = 0; g < group_; ++g) {
@@ -81,14 +77,13 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, int panel, Work
     const uint32_t last_query = std::min(first_query + panel_lanes, start_ + rows_) - 1;
     // A panel that straddles a chunk border runs once a chunk and keeps that chunk's lanes.
     for (uint32_t begin = first_query; begin <= last_query;) {
-        const KeyRanges ranges = key_ranges(scheme_, begin);
-        const uint32_t end = std::min<uint64_t>(last_query, uint64_t{ranges.successive_end} + scheme_.chunk_size - 1) + 1;
+        const uint32_t chunk = begin / scheme_.chunk_size;
+        const uint32_t end = std::min<uint64_t>(last_query, (uint64_t{chunk} + 1) * scheme_.chunk_size - 1) + 1;
         std::fill_n(worker.out.data(), head_values * group_, 0.0f);
         std::fill_n(worker.maximum.data(), size_t(group_) * panel_lanes, -INFINITY);
         std::fill_n(worker.sum.data(), size_t(group_) * panel_lanes, 0.0f);
-        const auto walk = [&](KeySpan span, QueryPosition kind) {
-            if (span.begin >= span.end) return;
-            rotate_queries(worker, kv_head, panel, first_query, kind);
+        for (uint32_t range = range_count(scheme_, chunk); range-- > 0;) {
+            rotate_queries(worker, kv_head, panel, first_query, static_cast<Range>(range));
             kernels_.attend_panel[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
                                                                        .out = worker.out.data(),
                                                                        .maximum = worker.maximum.data(),
@@ -96,13 +91,10 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, int panel, Work
                                                                        .group = group_,
                                                                        .head_dim = static_cast<int>(h_.head_dim),
                                                                        .cache = cache_.view(layer, kv_head),
-                                                                       .span = span,
+                                                                       .span = key_range(scheme_, chunk, static_cast<Range>(range), end),
                                                                        .first_query = first_query,
                                                                        .scratch = worker.attention.data()});
-        };
-        walk({ranges.begin, ranges.inter_end}, QueryPosition::Inter);
-        walk({ranges.inter_end, ranges.successive_end}, QueryPosition::Successive);
-        walk({ranges.successive_end, end}, QueryPosition::Intra);
+        }
 
         float* out = a_.panel(panel, panel_lanes) + size_t{kv_head} * group_ * head_values;
         const uint32_t first_lane = begin - first_query;
@@ -122,18 +114,19 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, int panel, Work
 size_t CpuExecutor::partial_floats() const noexcept { return size_t(group_) * (h_.head_dim + 2); }
 
 /// One query's heads of a key head against the keys of `piece`; partial gets out, maximum, sum.
-void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, int row, KeySpan piece, float* partial, Worker& worker) {
+void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, int row, KeyRange piece, float* partial, Worker& worker) {
     const uint32_t query = start_ + static_cast<uint32_t>(row);
-    const KeyRanges ranges = key_ranges(scheme_, query);
+    const uint32_t chunk = query / scheme_.chunk_size;
     float* maximum = partial + size_t(group_) * h_.head_dim;
     float* sum = maximum + group_;
     std::fill_n(partial, size_t(group_) * h_.head_dim, 0.0f);
     std::fill_n(maximum, group_, -INFINITY);
     std::fill_n(sum, group_, 0.0f);
-    const auto walk = [&](KeySpan range, QueryPosition kind) {
-        const KeySpan span{std::max(range.begin, piece.begin), std::min(range.end, piece.end)};
-        if (span.begin >= span.end) return;
-        rotate_queries(worker, kv_head, row, query, kind);
+    for (uint32_t range = range_count(scheme_, chunk); range-- > 0;) {
+        const KeyRange keys = key_range(scheme_, chunk, static_cast<Range>(range), query + 1);
+        const KeyRange span{std::max(keys.begin, piece.begin), std::min(keys.end, piece.end)};
+        if (span.begin >= span.end) continue;
+        rotate_queries(worker, kv_head, row, query, static_cast<Range>(range));
         kernels_.attend_row[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
                                                                  .out = partial,
                                                                  .maximum = maximum,
@@ -142,10 +135,7 @@ void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, int row, KeySpa
                                                                  .head_dim = static_cast<int>(h_.head_dim),
                                                                  .cache = cache_.view(layer, kv_head),
                                                                  .span = span});
-    };
-    walk({ranges.begin, ranges.inter_end}, QueryPosition::Inter);
-    walk({ranges.inter_end, ranges.successive_end}, QueryPosition::Successive);
-    walk({ranges.successive_end, query + 1}, QueryPosition::Intra);
+    }
 }
 
 void CpuExecutor::attend_rows(uint32_t layer) {
@@ -162,13 +152,14 @@ void CpuExecutor::attend_rows(uint32_t layer) {
         const int piece = task % pieces;
         const int head = task / pieces % heads;
         const int row = task / pieces / heads;
-        const KeyRanges ranges = key_ranges(scheme_, start_ + static_cast<uint32_t>(row));
-        const uint64_t seen = start_ + static_cast<uint32_t>(row) + 1 - ranges.begin;
+        const uint32_t query = start_ + static_cast<uint32_t>(row);
+        const uint32_t first = first_key(scheme_, query / scheme_.chunk_size);
+        const uint64_t seen = query + 1 - first;
         const auto border = [&](int p) {
-            const uint32_t at = ranges.begin + static_cast<uint32_t>(seen * p / pieces);
+            const uint32_t at = first + static_cast<uint32_t>(seen * p / pieces);
             return p == 0 || p == pieces ? at : at / panel_lanes * panel_lanes;
         };
-        const KeySpan span{std::max(ranges.begin, border(piece)), std::max(ranges.begin, border(piece + 1))};
+        const KeyRange span{std::max(first, border(piece)), std::max(first, border(piece + 1))};
         attend_piece(layer, static_cast<uint32_t>(head), row, span, partials_.data() + task * stride, workers_[worker]);
     });
 

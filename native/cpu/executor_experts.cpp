@@ -44,8 +44,8 @@ void CpuExecutor::run_expert(const LayerWeights& w, uint32_t expert) {
     const int all_lanes = lanes_;
     set_rows(static_cast<uint32_t>(routed.rows.size()), start_);
     gather(normed_, all_lanes, routed.rows, gathered_.memory.data());
-    gated(w.expert_gate.of_stack(expert), w.expert_up.of_stack(expert), gathered_, gate_, up_);
-    multiply(w.expert_down.of_stack(expert), gate_, expert_out_, {}, false);
+    gated(w.expert_gate.expert(expert), w.expert_up.expert(expert), gathered_, gate_, up_);
+    multiply(w.expert_down.expert(expert), gate_, expert_out_, {}, false);
     for (size_t i = 0; i < routed.rows.size(); ++i) {
         const uint32_t row = routed.rows[i];
         const float* in = expert_out_.panel(static_cast<int>(i / lanes_), lanes_) + i % lanes_;

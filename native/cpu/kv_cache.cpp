@@ -6,16 +6,6 @@ namespace dca::cpu {
 
 namespace {
 
-CacheType cache_type(dca_cache_type type) noexcept {
-    switch (type) {
-        case DCA_CACHE_F32: return CacheType::F32;
-        case DCA_CACHE_BF16: return CacheType::BF16;
-        case DCA_CACHE_Q8: return CacheType::Q8;
-        case DCA_CACHE_F16: break;
-    }
-    return CacheType::F16;
-}
-
 size_t element_bytes(CacheType type) noexcept {
     switch (type) {
         case CacheType::F32: return 4;
@@ -28,7 +18,7 @@ size_t element_bytes(CacheType type) noexcept {
 }  // namespace
 
 KvCache::KvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t context, dca_cache_type type)
-    : type_(cache_type(type)),
+    : type_(static_cast<CacheType>(type)),
       n_kv_heads_(n_kv_heads),
       heads_(size_t{n_layers} * n_kv_heads),
       token_bytes_(head_dim * element_bytes(type_)),

@@ -20,7 +20,7 @@ std::vector<Tensor> matrices(const Weights& weights) {
     std::vector<Tensor> all;
     const auto add = [&](const Tensor& tensor) {
         if (!tensor) return;
-        for (int64_t index = 0; index < tensor.depth; ++index) all.push_back(tensor.of_stack(index));
+        for (int64_t index = 0; index < tensor.depth; ++index) all.push_back(tensor.expert(index));
     };
     for (const LayerWeights& layer : weights.layers) {
         for (const Tensor* tensor : {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up, &layer.down, &layer.router,

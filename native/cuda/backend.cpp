@@ -3,11 +3,11 @@
 
 #include "core/backend.h"
 #include "core/error.h"
-#include "cuda/check.h"
-#include "cuda/device.h"
+#include "cuda/device/check.h"
+#include "cuda/device/device.h"
 #include "cuda/executor.h"
-#include "cuda/router.h"
-#include "cuda/weights.h"
+#include "cuda/experts/router.h"
+#include "cuda/weights/weights.h"
 
 namespace dca::cuda {
 namespace {

@@ -6,8 +6,8 @@
 
 #include "core/error.h"
 #include "core/forward.h"
-#include "cuda/elementwise.h"
-#include "cuda/weight_kernels.h"
+#include "cuda/linear/elementwise.h"
+#include "cuda/weights/kernels.h"
 
 namespace dca::cuda {
 
@@ -24,10 +24,6 @@ AttentionShape attention_shape(const Hparams& h) {
     };
 }
 
-AttentionScheme attention_scheme(const Scheme& s) {
-    return {s.chunk_size, s.local_window, s.pretraining_length, s.intra_only, s.logit_scale, s.logit_scale_length};
-}
-
 }  // namespace
 
 CudaExecutor::CudaExecutor(const Hparams& hparams, const DeviceWeights& weights, const Device& device, ExecutorOptions options)
@@ -35,7 +31,7 @@ CudaExecutor::CudaExecutor(const Hparams& hparams, const DeviceWeights& weights,
       weights_(weights),
       device_(device),
       shape_(attention_shape(hparams)),
-      scheme_(attention_scheme(options.scheme)),
+      scheme_(options.scheme),
       memory_(hparams, weights, device, shape_, options),
       gemm_(memory_.gemm_workspace),
       stream_(make_stream()) {}
@@ -47,8 +43,8 @@ void CudaExecutor::copy_cache(const Executor& from, uint32_t length) {
     check(cudaSetDevice(device_.ordinal), "selecting the card");
     check(cudaStreamSynchronize(other.stream_.get()), "running the model");  // this session's stream does not wait for that one
     for (uint32_t layer = 0; layer < h_.n_layers; ++layer) {
-        const KvCache& to = memory_.cache[layer];
-        const KvCache& source = other.memory_.cache[layer];
+        const LayerCache& to = memory_.cache[layer];
+        const LayerCache& source = other.memory_.cache[layer];
         const auto copy = [&](void* into, const void* out_of, size_t token_bytes) {
             for (size_t head = 0; head < h_.n_kv_heads; ++head) {
                 check(cudaMemcpyAsync(static_cast<std::byte*>(into) + head * to.capacity * token_bytes,
@@ -57,7 +53,7 @@ void CudaExecutor::copy_cache(const Executor& from, uint32_t length) {
                       "copying the cache");
             }
         };
-        const bool scaled = to.dtype == CacheDtype::Q8;
+        const bool scaled = to.type == CacheType::Q8;
         copy(to.keys, source.keys, size_t{h_.head_dim} * (scaled ? 1 : 2));
         copy(to.values, source.values, size_t{h_.head_dim} * (scaled ? 1 : 2));
         if (!scaled) continue;
@@ -120,12 +116,12 @@ void CudaExecutor::norm(const float* weight, float* factors) {
     check(rms_norm(args, stream_.get()), "norming");
 }
 
-void CudaExecutor::multiply(const Stack& stack, const void* in, const Output& out) {
+void CudaExecutor::multiply(const FusedMatrices& fused, const void* in, const Output& out) {
     uint32_t column = 0;
-    for (const Matrix& part : stack.parts) {
+    for (const Matrix& part : fused.parts) {
         Output here = out;
         here.to = static_cast<std::byte*>(out.to) + size_t{column} * (out.f32 ? 4 : 2);
-        const std::byte* bias = static_cast<const std::byte*>(out.f32 ? stack.bias : stack.bias_16);
+        const std::byte* bias = static_cast<const std::byte*>(out.f32 ? fused.bias : fused.bias_16);
         multiply(part, in, bias == nullptr ? nullptr : bias + size_t{column} * (out.f32 ? 4 : 2), here, rows_);
         column += part.rows;
     }
@@ -150,13 +146,13 @@ void CudaExecutor::multiply(const Matrix& w, const void* in, const void* bias, c
         gemm_.multiply(args, stream_.get());
         return;
     }
-    uint64_t most_rows = memory_.expanded_bytes / (2 * uint64_t{w.cols});
-    most_rows = most_rows >= w.rows ? w.rows : most_rows / SessionMemory::expanded_rows * SessionMemory::expanded_rows;
+    uint64_t most_rows = memory_.dequantized_bytes / (2 * uint64_t{w.cols});
+    most_rows = most_rows >= w.rows ? w.rows : most_rows / SessionMemory::dequantized_rows * SessionMemory::dequantized_rows;
     for (uint32_t first = 0; first < w.rows; first += most_rows) {
         const size_t value_bytes = out.f32 ? 4 : 2;
         args.rows = static_cast<uint32_t>(std::min<uint64_t>(most_rows, w.rows - first));
-        check(expand(w, first, args.rows, weights_.dtype(), memory_.expanded, stream_.get()), "expanding weights");
-        args.w = memory_.expanded;
+        check(dequantize(w, first, args.rows, weights_.dtype(), memory_.dequantized, stream_.get()), "dequantizing weights");
+        args.w = memory_.dequantized;
         args.y = static_cast<std::byte*>(out.to) + first * value_bytes;
         args.bias = bias == nullptr ? nullptr : static_cast<const std::byte*>(bias) + first * value_bytes;
         gemm_.multiply(args, stream_.get());
@@ -177,12 +173,12 @@ MatvecArgs CudaExecutor::row_product(const Matrix& w, const RowInput& in, const 
     return args;
 }
 
-void CudaExecutor::multiply_row(const Stack& stack, const RowInput& in, const RowOutput& out) {
+void CudaExecutor::multiply_row(const FusedMatrices& fused, const RowInput& in, const RowOutput& out) {
     const size_t value_bytes = out.type == VectorType::F32 ? 4 : 2;
     uint32_t row = 0;
-    for (const Matrix& part : stack.parts) {
+    for (const Matrix& part : fused.parts) {
         MatvecArgs args = row_product(part, in, {static_cast<std::byte*>(out.to) + row * value_bytes, out.type, out.add});
-        args.bias = stack.bias == nullptr ? nullptr : stack.bias + row;
+        args.bias = fused.bias == nullptr ? nullptr : fused.bias + row;
         check(matvec(device_.card, args, stream_.get()), "multiplying a row");
         row += part.rows;
     }
@@ -190,18 +186,18 @@ void CudaExecutor::multiply_row(const Stack& stack, const RowInput& in, const Ro
 
 bool CudaExecutor::stores_while_projecting(const DeviceLayer& w) const noexcept {
     const bool pairs_together = h_.rope_layout == RopeLayout::Interleaved || h_.rotary_dim == h_.head_dim;
-    return w.qkv.merged() && w.q_norm == nullptr && memory_.cache.front().dtype != CacheDtype::Q8 && pairs_together;
+    return w.qkv.merged() && w.q_norm == nullptr && memory_.cache.front().type != CacheType::Q8 && pairs_together;
 }
 
 void CudaExecutor::project_and_store_row(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    const KvCache& cache = memory_.cache[layer];
+    const LayerCache& cache = memory_.cache[layer];
     MatvecArgs args = row_product(w.qkv.parts.front(), {x(), VectorType::F32, w.attention_norm}, {qkv(), row_type(), false});
     args.bias = w.qkv.bias;
     args.kv = {
         .keys = cache.keys,
         .values = cache.values,
-        .type = cache.dtype == CacheDtype::F16 ? VectorType::F16 : VectorType::BF16,
+        .type = cache.type == CacheType::F16 ? VectorType::F16 : VectorType::BF16,
         .capacity = cache.capacity,
         .head_dim = h_.head_dim,
         .rotary_dim = h_.rotary_dim,
@@ -270,7 +266,7 @@ void CudaExecutor::attend(uint32_t layer) {
             .length = memory_.length,
             .workspace = memory_.decode_workspace,
         };
-        check(attention_decode(args, stream_.get()), "attending");
+        check(attention_decode(device_.card, args, stream_.get()), "attending");
         return;
     }
     const PrefillArgs args{
@@ -289,7 +285,7 @@ void CudaExecutor::attend(uint32_t layer) {
         .workspace_bytes = memory_.prefill_bytes,
         .kernel = PrefillKernel::Auto,
     };
-    check(attention_prefill(args, stream_.get()), "attending");
+    check(attention_prefill(device_.card, args, stream_.get()), "attending");
 }
 
 void CudaExecutor::project_output(uint32_t layer) {
@@ -310,7 +306,7 @@ void CudaExecutor::feed_forward(uint32_t layer) {
     multiply(w.down, memory_.gated, {x(), h_.n_embd, true, true});
 }
 
-void CudaExecutor::gate_row(const Stack& gate_up, const float* norm, uint32_t width) {
+void CudaExecutor::gate_row(const FusedMatrices& gate_up, const float* norm, uint32_t width) {
     const RowInput in{x(), VectorType::F32, norm};
     if (gate_up.merged()) {
         MatvecArgs args = row_product(gate_up.parts.front(), in, {memory_.gated_row, VectorType::F32, false});

@@ -10,12 +10,12 @@
 #include <vector>
 
 #include "core/backend.h"
-#include "cuda/device.h"
-#include "cuda/gemm.h"
-#include "cuda/matvec.h"
-#include "cuda/resources.h"
+#include "cuda/device/device.h"
+#include "cuda/linear/gemm.h"
+#include "cuda/linear/matvec.h"
+#include "cuda/device/resources.h"
 #include "cuda/session_memory.h"
-#include "cuda/weights.h"
+#include "cuda/weights/weights.h"
 
 namespace dca::cuda {
 
@@ -62,8 +62,8 @@ private:
         bool f32;         // else the activations' type
         bool add;
     };
-    /// Every part of the stack times the kept rows of `in`, which lie back to back.
-    void multiply(const Stack& stack, const void* in, const Output& out);
+    /// Every part of `fused` times the kept rows of `in`, which lie back to back.
+    void multiply(const FusedMatrices& fused, const void* in, const Output& out);
     void multiply(const Matrix& w, const void* in, const void* bias, const Output& out, uint32_t tokens);
 
     struct RowInput {
@@ -78,12 +78,12 @@ private:
     };
     MatvecArgs row_product(const Matrix& w, const RowInput& in, const RowOutput& out) const noexcept;
     /// The same for one row.
-    void multiply_row(const Stack& stack, const RowInput& in, const RowOutput& out);
+    void multiply_row(const FusedMatrices& fused, const RowInput& in, const RowOutput& out);
     /// Whether one kernel can project a row's q, k and v and put k and v into the cache.
     bool stores_while_projecting(const DeviceLayer& w) const noexcept;
     void project_and_store_row(uint32_t layer);
     /// memory_.gated_row (width) = silu(gate · norm(x)) · up · norm(x)
-    void gate_row(const Stack& gate_up, const float* norm, uint32_t width);
+    void gate_row(const FusedMatrices& gate_up, const float* norm, uint32_t width);
     void feed_forward_row(uint32_t layer);
     void logits_row();
 
@@ -91,11 +91,11 @@ private:
     // by expert; the experts of a run; the shared one. Each adds to x.
     void choose(const DeviceLayer& w, const float* factors);
     void route(const DeviceLayer& w);
-    void multiply_experts(const Stack& stack, const ExpertRun& run, const std::byte* in, const Output& out);
+    void multiply_experts(const FusedMatrices& fused, const ExpertRun& run, const std::byte* in, const Output& out);
     void run_experts(const DeviceLayer& w, const ExpertRun& run);
     void run_shared_expert(const DeviceLayer& w);
     /// The matrices of a row's experts, each times its vector.
-    void multiply_chosen(const Stack& stack, const RowInput& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated);
+    void multiply_chosen(const FusedMatrices& fused, const RowInput& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated);
     void feed_forward_experts_row(const DeviceLayer& w);
 
     VectorType row_type() const noexcept { return weights_.dtype() == Dtype::F16 ? VectorType::F16 : VectorType::BF16; }
@@ -104,7 +104,7 @@ private:
     const DeviceWeights& weights_;
     Device device_;
     AttentionShape shape_;
-    AttentionScheme scheme_;
+    Scheme scheme_;
     SessionMemory memory_;
     Gemm gemm_;
     Stream stream_;

@@ -2,12 +2,12 @@
 //
 // One token's experts stay on the card: kernels with a fixed grid read from its memory which they are,
 // so that the recording of a step serves all of them. Many tokens are sorted by expert, and each
-// expert's matrices are read, or expanded, once for all of its tokens.
-#include "cuda/elementwise.h"
+// expert's matrices are read, or dequantized, once for all of its tokens.
+#include "cuda/linear/elementwise.h"
 #include "cuda/executor.h"
-#include "cuda/expert_order.h"
-#include "cuda/experts.h"
-#include "cuda/router.h"
+#include "cuda/experts/order.h"
+#include "cuda/experts/gather_scatter.h"
+#include "cuda/experts/router.h"
 
 namespace dca::cuda {
 
@@ -62,10 +62,10 @@ void CudaExecutor::route(const DeviceLayer& w) {
     check(cudaStreamSynchronize(stream_.get()), "running the model");
 }
 
-void CudaExecutor::multiply_experts(const Stack& stack, const ExpertRun& run, const std::byte* in, const Output& out) {
+void CudaExecutor::multiply_experts(const FusedMatrices& fused, const ExpertRun& run, const std::byte* in, const Output& out) {
     const size_t value_bytes = out.f32 ? 4 : 2;
     uint32_t column = 0;
-    for (const Matrix& part : stack.parts) {
+    for (const Matrix& part : fused.parts) {
         uint32_t row = 0;
         for (uint32_t expert = run.first_expert; expert < run.end_expert; ++expert) {
             const uint32_t tokens = memory_.experts.counts[expert];
@@ -73,7 +73,7 @@ void CudaExecutor::multiply_experts(const Stack& stack, const ExpertRun& run, co
             Output here = out;
             here.to = static_cast<std::byte*>(out.to) + (size_t{row} * out.stride + column) * value_bytes;
             // Padding reads and writes rows of the experts to come, which write theirs afterwards, or behind the last.
-            multiply(of_stack(part, expert), in + size_t{row} * part.cols * 2, nullptr, here, padded_tokens(tokens));
+            multiply(expert_matrix(part, expert), in + size_t{row} * part.cols * 2, nullptr, here, padded_tokens(tokens));
             row += tokens;
         }
         column += part.rows;
@@ -111,9 +111,9 @@ void CudaExecutor::run_shared_expert(const DeviceLayer& w) {
     check(add_weighted(m.results, m.weights + h_.n_experts_used, stride, rows_, h_.n_embd, x(), stream_.get()), "adding experts");
 }
 
-void CudaExecutor::multiply_chosen(const Stack& stack, const RowInput& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated) {
+void CudaExecutor::multiply_chosen(const FusedMatrices& fused, const RowInput& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated) {
     uint32_t row = 0;
-    for (const Matrix& part : stack.parts) {
+    for (const Matrix& part : fused.parts) {
         MatvecArgs first = row_product(part, in, {out + row, VectorType::F32, false});
         first.gated = gated;
         if (gated) first.rows_apart = part.rows / 2;
