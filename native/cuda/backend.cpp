@@ -41,7 +41,7 @@ public:
 
     std::unique_ptr<Executor> make_executor(ExecutorOptions options) override {
         check(cudaSetDevice(device_.ordinal), "selecting the card");
-        return std::make_unique<CudaExecutor>(hparams_, weights_, device_, std::move(options));
+        return std::make_unique<CudaExecutor>(hparams_, weights_, device_, options);
     }
 
 private:
