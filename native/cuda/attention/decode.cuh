@@ -291,7 +291,8 @@ __device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeAr
             continue;
         }
         const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (first_head + head) * C::kHeadDim;
-        const QueryRotation::Loaded loaded = rotation.load(source, n % kPieces, static_cast<Range>(range), r);
+        QueryRotation::Loaded loaded;
+        rotation.load(loaded, source, n % kPieces, static_cast<Range>(range), r);
         rotation.finish<typename C::T>(loaded, n % kPieces, factor, [&](int e, uint2 values) { *reinterpret_cast<uint2*>(to + e) = values; });
     }
 }

@@ -9,10 +9,10 @@ namespace dca::cuda {
 
 /// Puts this thread's rows `row` and row + 8 into a shared tile of kTileRows rows, each divided by its sum.
 template <int kHeadDim, int kTileRows>
-__device__ __forceinline__ void stage_output(uint8_t* tile, int row, const float (&o)[kHeadDim / 2], const float (&inverse_sums)[2], Dtype dtype) {
+__device__ __forceinline__ void stage_output(uint8_t* tile, int lane, int row, const float (&o)[kHeadDim / 2], const float (&inverse_sums)[2], Dtype dtype) {
 #pragma unroll
     for (int n = 0; n < kHeadDim / 2; n += 2) {
-        const int half = n / 2 % 2, column = n / 4 * 8 + static_cast<int>(threadIdx.x) % 32 % 4 * 2;
+        const int half = n / 2 % 2, column = n / 4 * 8 + lane % 4 * 2;
         *reinterpret_cast<uint32_t*>(tile + Panels<kHeadDim>::offset(kTileRows, row + 8 * half, column)) =
             pack(o[n] * inverse_sums[half], o[n + 1] * inverse_sums[half], dtype);
     }
@@ -29,10 +29,10 @@ struct OutputRows {
 
 /// One warp writes rows [first_row, first_row + kWarpRows) of a shared tile of kTileRows rows, those that exist.
 template <int kHeadDim, int kTileRows, int kWarpRows>
-__device__ __forceinline__ void write_output(const uint8_t* tile, uint32_t first_row, const OutputRows& rows) {
+__device__ __forceinline__ void write_output(const uint8_t* tile, int lane, uint32_t first_row, const OutputRows& rows) {
     constexpr int kVectors = kHeadDim / 8;
 #pragma unroll
-    for (int n = threadIdx.x % 32; n < kWarpRows * kVectors; n += 32) {
+    for (int n = lane; n < kWarpRows * kVectors; n += 32) {
         const uint32_t row = first_row + n / kVectors;
         if (row >= rows.count) break;
         uint8_t* to = static_cast<uint8_t*>(rows.out) + 2 * ((rows.first + row) * rows.stride + rows.head * kHeadDim + n % kVectors * 8);

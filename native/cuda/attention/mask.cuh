@@ -23,11 +23,11 @@ struct TileMask {
     int limit;    // of row 0, from this thread's first column
 
     /// `first_query` is the index of the query in row 0.
-    __device__ __forceinline__ TileMask(const TileWalk<kTileKeys>& walk, uint32_t first_query) {
+    __device__ __forceinline__ TileMask(const TileWalk<kTileKeys>& walk, int lane, uint32_t first_query) {
         causal = walk.range() == Range::Intra;
         const uint32_t first_limit = causal ? first_query + 1 : walk.range_end;
         needed = walk.key + kTileKeys > first_limit;
-        limit = static_cast<int>(first_limit - walk.key) - static_cast<int>(threadIdx.x) % 32 % 4 * 2;
+        limit = static_cast<int>(first_limit - walk.key) - lane % 4 * 2;
     }
 
     /// s holds this thread's rows `row` and row + 8.

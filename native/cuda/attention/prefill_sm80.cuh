@@ -113,7 +113,8 @@ struct Warp {
             const int row = first_row + n / kPieces;
             const uint32_t i = block.first + min(static_cast<uint32_t>(row), block.rows - 1);
             const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * ((i - args.start) * args.q_stride + head * C::kHeadDim);
-            const QueryRotation::Loaded loaded = rotation.load(source, n % kPieces, range, i - block.chunk * args.scheme.chunk_size);
+            QueryRotation::Loaded loaded;
+            rotation.load(loaded, source, n % kPieces, range, i - block.chunk * args.scheme.chunk_size);
             rotation.finish<T>(loaded, n % kPieces, args.scheme.logit_factor(i), [&](int e, uint2 values) {
                 *reinterpret_cast<uint2*>(shared.queries + P::offset(C::kRows, row, e)) = values;
             });
@@ -166,7 +167,7 @@ struct Warp {
 
     /// Takes the logits of the walk's current tile into the softmax, leaving operands for P V.
     __device__ __forceinline__ void absorb(float (&s)[C::kRowTiles][C::kKeys / 2], uint32_t (&p)[C::kRowTiles][C::kKeys / 4], const TileWalk<C::kKeys>& walk) {
-        const TileMask<C::kKeys> mask(walk, block.first + first_row);
+        const TileMask<C::kKeys> mask(walk, lane, block.first + first_row);
 #pragma unroll
         for (int tile = 0; tile < C::kRowTiles; ++tile) {
             mask.apply(s[tile], 16 * tile + lane / 4);
@@ -185,10 +186,10 @@ struct Warp {
         for (int tile = 0; tile < C::kRowTiles; ++tile) {
             float inverse[2];
             softmax[tile].inverse_sums(inverse);
-            stage_output<C::kHeadDim, C::kRows>(shared.queries, first_row + 16 * tile + lane / 4, o[tile], inverse, args.dtype);
+            stage_output<C::kHeadDim, C::kRows>(shared.queries, lane, first_row + 16 * tile + lane / 4, o[tile], inverse, args.dtype);
         }
         __syncwarp();
-        write_output<C::kHeadDim, C::kRows, C::kWarpRows>(shared.queries, first_row, {args.out, args.out_stride, block.first - args.start, block.rows, head});
+        write_output<C::kHeadDim, C::kRows, C::kWarpRows>(shared.queries, lane, first_row, {args.out, args.out_stride, block.first - args.start, block.rows, head});
     }
 
 private:

@@ -173,7 +173,7 @@ struct Consumer {
             for (int n = 0; n < kBatch; ++n) {
                 const int at = (done + n) * 32 + lane, row = warp_row + at / kPieces;
                 const uint32_t r = index_of(block, row) - block.chunk * params.scheme.chunk_size;
-                loaded[n] = rotation.load(shared.queries + row * C::kHeadDim * 2, at % kPieces, range, r);
+                rotation.load(loaded[n], shared.queries + row * C::kHeadDim * 2, at % kPieces, range, r);
             }
 #pragma unroll
             for (int n = 0; n < kBatch; ++n) {
@@ -215,15 +215,15 @@ struct Consumer {
     }
 
     __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const TileWalk<C::kKeys>& walk) const {
-        TileMask<C::kKeys>(walk, block.first + first_row).apply(s, thread / 32 * 16 + lane / 4);
+        TileMask<C::kKeys>(walk, lane, block.first + first_row).apply(s, thread / 32 * 16 + lane / 4);
     }
 
     /// Divides by the sums and writes the block's rows out, through the shared tile of the queries.
     __device__ __forceinline__ void write(const float (&o)[C::kHeadDim / 2], const float (&inverse)[2], const QueryBlock& block, uint32_t head) const {
         join();
-        stage_output<C::kHeadDim, C::kRows>(shared.rotated, warp_row + lane / 4, o, inverse, params.dtype);
+        stage_output<C::kHeadDim, C::kRows>(shared.rotated, lane, warp_row + lane / 4, o, inverse, params.dtype);
         join();
-        write_output<C::kHeadDim, C::kRows, 16>(shared.rotated, warp_row, {params.out, params.out_stride, block.first - params.blocks.start, block.rows, head});
+        write_output<C::kHeadDim, C::kRows, 16>(shared.rotated, lane, warp_row, {params.out, params.out_stride, block.first - params.blocks.start, block.rows, head});
     }
 
     __device__ __forceinline__ void run() const {

@@ -76,16 +76,14 @@ struct QueryRotation {
         Angles angles;
     };
 
-    /// Fetches a piece of the query whose un-rotated row starts at `row`, and its angles for the keys of
-    /// `range`; r = i mod s.
-    __device__ __forceinline__ Loaded load(const uint8_t* row, int piece, Range range, uint32_t r) const {
+    /// Fetches into `loaded` a piece of the query whose un-rotated row starts at `row`, and its angles for the keys of
+    /// `range`; r = i mod s. (Returned by value, it costs the Hopper kernel registers.)
+    __device__ __forceinline__ void load(Loaded& loaded, const uint8_t* row, int piece, Range range, uint32_t r) const {
         const RotaryPiece at = rotary_piece(shape, piece);
-        Loaded loaded;
         loaded.a = *reinterpret_cast<const uint2*>(row + 2 * at.a);
         loaded.b = *reinterpret_cast<const uint2*>(row + 2 * at.b);
         const size_t position = scheme.query_position(range, r);
         loaded.angles = load_angles(cos_sin + position * (shape.rotary_dim / 2), at);
-        return loaded;
     }
 
     /// Rotates a piece, multiplies it by the logit factor and calls store(element, four values of T) for
