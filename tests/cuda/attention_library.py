@@ -1,8 +1,8 @@
 """The CUDA attention kernels called from PyTorch: builds a small shared library and wraps its calls.
 
-``AttentionLibrary.build()`` compiles ``native/cuda`` with nvcc for the given targets (or takes a library
-that was built before); ``Problem`` holds one attention problem's tensors in the layouts of
-``native/cuda/attention.h``.
+``AttentionLibrary.build()`` compiles ``native/cuda/attention`` with nvcc for the given targets (or takes a
+library that was built before); ``Problem`` holds one attention problem's tensors in the layouts of
+``native/cuda/attention/attention.h``. Tests and benchmarks share it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 ENDLESS = 1 << 31
 KERNELS = {"auto": 0, "simple": 1, "sm80": 2, "sm90": 3}
-CACHES = {"f16": 0, "bf16": 1, "q8": 2}
+DTYPES = {"f16": 0, "bf16": 1}
+CACHES = {"f16": 0, "bf16": 2, "q8": 3}  # as dca_cache_type; the kernels take no f32
 TORCH_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 NOT_SUPPORTED = 801  # cudaErrorNotSupported
 
@@ -67,15 +68,15 @@ class _Scheme(ctypes.Structure):
         ("chunk_size", ctypes.c_uint32),
         ("local_window", ctypes.c_uint32),
         ("pretraining_length", ctypes.c_uint32),
-        ("intra_only", ctypes.c_int32),
         ("logit_scale", ctypes.c_float),
         ("logit_scale_length", ctypes.c_uint32),
+        ("intra_only", ctypes.c_bool),
     ]
 
 
 class _Cache(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("keys", "values", "key_scales", "value_scales")]
-    _fields_ += [("capacity", ctypes.c_uint32), ("dtype", ctypes.c_int32)]
+    _fields_ += [("capacity", ctypes.c_uint32), ("type", ctypes.c_int32)]
 
 
 class _Rotary(ctypes.Structure):
@@ -130,8 +131,8 @@ class Problem:
     """Random queries, keys and values of one sequence on the GPU, with the cache stored by our own kernel.
 
     ``q`` is (n_tokens, n_heads, head_dim), ``k`` and ``v`` (n_tokens, n_kv_heads, head_dim), un-rotated;
-    the cache holds all n_tokens keys and values. ``widened_kv_heads`` is how many key heads of a q8 cache
-    prefill has room to widen at a time. Raises RuntimeError if a CUDA call fails.
+    the cache holds all n_tokens keys and values. ``dequantized_kv_heads`` is how many key heads of a q8 cache
+    prefill has room to dequantize at a time. Raises RuntimeError if a CUDA call fails.
     """
 
     def __init__(
@@ -144,7 +145,7 @@ class Problem:
         cache: str = "bf16",
         capacity: int | None = None,
         seed: int = 0,
-        widened_kv_heads: int = 0,
+        dequantized_kv_heads: int = 0,
     ):
         self.library, self.shape, self.scheme, self.n_tokens, self.dtype, self.cache_dtype = (
             library,
@@ -187,7 +188,7 @@ class Problem:
             library.decode_workspace_bytes(self._shape()), device="cuda", dtype=torch.uint8
         )
         self.prefill_workspace = torch.zeros(
-            library.prefill_workspace_bytes(self._shape(), n_tokens, widened_kv_heads),
+            library.prefill_workspace_bytes(self._shape(), n_tokens, dequantized_kv_heads),
             device="cuda",
             dtype=torch.uint8,
         )
@@ -208,7 +209,7 @@ class Problem:
             self.v.data_ptr(),
             self.k.stride(0),
             self.v.stride(0),
-            CACHES[self.dtype],
+            DTYPES[self.dtype],
             0,
             None,
             self.n_tokens,
@@ -224,7 +225,7 @@ class Problem:
             out.data_ptr(),
             q.stride(0),
             out.stride(0),
-            CACHES[self.dtype],
+            DTYPES[self.dtype],
             start,
             n_queries,
             self.prefill_workspace.data_ptr(),
@@ -239,7 +240,7 @@ class Problem:
             *self._common(),
             self.q[index].data_ptr(),
             out.data_ptr(),
-            CACHES[self.dtype],
+            DTYPES[self.dtype],
             self.length.data_ptr(),
             self.decode_workspace.data_ptr(),
         )
@@ -268,9 +269,9 @@ class Problem:
                 s.chunk_size,
                 s.local_window,
                 s.pretraining_length,
-                int(s.intra_only),
                 s.logit_scale,
                 s.logit_scale_length,
+                s.intra_only,
             ),
             _Cache(
                 self.keys.data_ptr(), self.values.data_ptr(), *scales, self.capacity, CACHES[self.cache_dtype]
@@ -298,12 +299,17 @@ class AttentionLibrary:
     def build(
         cls, directory: Path, targets: tuple[str, ...] = ("90a",), nvcc: str = "nvcc", jobs: int = 8
     ) -> AttentionLibrary:
-        """Compiles native/cuda's attention into ``directory``; raises CalledProcessError if nvcc fails."""
+        """Compiles the CUDA attention into ``directory``; raises CalledProcessError if nvcc fails."""
         directory.mkdir(parents=True, exist_ok=True)
-        sources = [ROOT / "native/cuda" / name for name in SOURCES] + [
-            Path(__file__).with_name("cuda_attention_exports.cpp")
+        cuda = ROOT / "native/cuda"
+        sources = [
+            *sorted((cuda / "attention").glob("*.cu")),
+            cuda / "device/card.cu",
+            cuda / "device/tensor_map.cpp",
+            Path(__file__).with_name("attention_exports.cpp"),
         ]
-        flags = [nvcc, "-std=c++20", "-O3", "-Xcompiler", "-fPIC", f"-I{ROOT / 'native'}"]
+        flags = [nvcc, "-std=c++20", "-O3", "-Xcompiler", "-fPIC"]
+        flags += [f"-I{ROOT / 'native'}", f"-I{ROOT / 'native/include'}"]
         flags += [f"-gencode=arch=compute_{t},code=sm_{t}" for t in targets]
         flags += ["-DDCA_CUDA_SM90A"] if "90a" in targets else []
         objects = [directory / f"{source.name}.o" for source in sources]
@@ -329,15 +335,3 @@ class AttentionLibrary:
 
     def decode_workspace_bytes(self, shape: _Shape) -> int:
         return self._library.dca_decode_workspace_bytes(ctypes.byref(shape))
-
-
-SOURCES = (
-    "attention.cu",
-    "attention_simple.cu",
-    "store.cu",
-    "decode.cu",
-    "prefill_sm80.cu",
-    "prefill_sm90.cu",
-    "prefill_widened.cu",
-    "tensor_map.cpp",
-)

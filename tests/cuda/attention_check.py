@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 
 import torch
-from cuda_attention_library import AttentionLibrary, PositionScheme, Problem, Shape
+from attention_library import AttentionLibrary, PositionScheme, Problem, Shape
 
 # Unit roundoffs. Queries, softmax weights and outputs each round once, by about 0.4 of these in the mean
 # square; ROOM covers the worst of thousands of rows. Errors are relative to the norm of a head's output row.
@@ -172,7 +172,7 @@ def make_problem(library: AttentionLibrary, case: Case) -> Problem:
         case.cache,
         capacity=n_tokens + case.seed % 70,
         seed=case.seed,
-        widened_kv_heads=1 + case.seed % case.shape.n_kv_heads,
+        dequantized_kv_heads=1 + case.seed % case.shape.n_kv_heads,
     )
 
 

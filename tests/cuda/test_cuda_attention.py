@@ -1,16 +1,13 @@
 """The CUDA attention kernels against float64, on random shapes, schemes, starts and lengths."""
 
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 
 torch = pytest.importorskip("torch")
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from cuda_attention_check import Case, check_decode, check_prefill, check_store, random_cases  # noqa: E402
-from cuda_attention_library import AttentionLibrary  # noqa: E402
+from attention_check import Case, check_decode, check_prefill, check_store, random_cases  # noqa: E402
+from attention_library import AttentionLibrary  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
