@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
-#include "cuda/linear/gemm.h"
 #include "cuda/device/text.h"
+#include "cuda/linear/gemm.h"
 
 namespace dca::cuda {
 

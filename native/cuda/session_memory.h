@@ -7,8 +7,8 @@
 #include "core/backend.h"
 #include "cuda/attention/attention.h"
 #include "cuda/device/device.h"
-#include "cuda/experts/memory.h"
 #include "cuda/device/resources.h"
+#include "cuda/experts/memory.h"
 #include "cuda/weights/weights.h"
 
 namespace dca::cuda {

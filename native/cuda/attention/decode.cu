@@ -1,7 +1,7 @@
 #include <cmath>
 
-#include "cuda/attention/kernels.h"
 #include "cuda/attention/decode.cuh"
+#include "cuda/attention/kernels.h"
 
 namespace dca::cuda {
 namespace {

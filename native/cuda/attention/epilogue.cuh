@@ -2,8 +2,8 @@
 // memory so that threads write 16 bytes each.
 #pragma once
 
-#include "cuda/attention/panels.cuh"
 #include "cuda/device/halves.cuh"
+#include "cuda/device/panels.cuh"
 
 namespace dca::cuda {
 

@@ -8,11 +8,11 @@
 
 #include "cuda/attention/epilogue.cuh"
 #include "cuda/attention/mask.cuh"
-#include "cuda/attention/panels.cuh"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
 #include "cuda/attention/work_order.h"
+#include "cuda/device/panels.cuh"
 
 namespace dca::cuda::sm80 {
 

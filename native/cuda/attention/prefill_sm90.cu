@@ -2,8 +2,8 @@
 #include <cmath>
 
 #include "cuda/attention/kernels.h"
-#include "cuda/attention/prefill_sm90.cuh"
 #include "cuda/attention/prefill_dequantized.h"
+#include "cuda/attention/prefill_sm90.cuh"
 #include "cuda/device/tensor_map.h"
 
 namespace dca::cuda {

@@ -14,8 +14,8 @@
 #include "cuda/attention/mask.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
-#include "cuda/attention/wgmma.cuh"
 #include "cuda/attention/work_order.h"
+#include "cuda/device/wgmma.cuh"
 
 namespace dca::cuda::sm90 {
 

@@ -17,7 +17,7 @@ struct ExpertMemory {
     float* factors;         // (block) 1 / rms(x), which the router's logits still lack
     uint32_t* chosen;       // (block, n_experts_used) experts
     float* weights;         // (block, n_experts_used + 1), the shared expert's last
-    uint32_t* pairs;        // (block · n_experts_used) sorted by expert (expert_order.h)
+    uint32_t* pairs;        // (block · n_experts_used) sorted by expert (order.h)
     uint32_t* places;       // (block, n_experts_used) where the sort put them
     std::byte* gathered;    // (product_rows, n_embd) in the activations' type
     float* results;         // (product_rows, n_embd); of one token (n_experts_used + 1, n_embd)

@@ -1,7 +1,7 @@
 #include "cuda/experts/router.h"
 
-#include "cuda/experts/order.h"
 #include "cuda/device/vectors.cuh"
+#include "cuda/experts/order.h"
 
 namespace dca::cuda {
 namespace {

@@ -1,7 +1,7 @@
 #include "cuda/weights/kernels.h"
 
-#include "cuda/weights/unpack.h"
 #include "cuda/device/vectors.cuh"
+#include "cuda/weights/unpack.h"
 
 namespace dca::cuda {
 namespace {

@@ -7,8 +7,8 @@
 
 #include "core/backend.h"
 #include "core/gguf.h"
-#include "cuda/weights/planes.h"
 #include "cuda/device/resources.h"
+#include "cuda/weights/planes.h"
 
 namespace dca::cuda {
 

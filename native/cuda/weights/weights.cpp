@@ -7,8 +7,8 @@
 #include "core/error.h"
 #include "core/half.h"
 #include "cuda/device/text.h"
-#include "cuda/weights/uploader.h"
 #include "cuda/weights/kernels.h"
+#include "cuda/weights/uploader.h"
 
 namespace dca::cuda {
 

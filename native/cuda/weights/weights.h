@@ -6,8 +6,8 @@
 
 #include "core/backend.h"
 #include "cuda/device/dtype.h"
-#include "cuda/weights/planes.h"
 #include "cuda/device/resources.h"
+#include "cuda/weights/planes.h"
 
 namespace dca::cuda {
 

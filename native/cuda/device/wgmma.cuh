@@ -4,7 +4,7 @@
 // columns j it holds 2 (t % 4) and the next: acc[4 j + 2 half + parity]. (PTX ISA 9.0, 9.7.15)
 #pragma once
 
-#include "cuda/attention/panels.cuh"
+#include "cuda/device/panels.cuh"
 #include "cuda/device/ptx.cuh"
 
 namespace dca::cuda::wgmma {
