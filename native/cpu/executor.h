@@ -2,6 +2,7 @@
 #pragma once
 
 #include <initializer_list>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -64,8 +65,6 @@ private:
         Buffer<float> factor;        // (lanes)
     };
 
-    enum class QueryPosition { Key, Intra, Successive, Inter };
-
     /// Copies `rows` of an activation in panels of `from_shape` to panels of `to_shape`, which has as many.
     void gather(Activation& from, PanelShape from_shape, std::span<const uint32_t> rows, PanelShape to_shape, float* to);
     void norm(Activation& from, const std::vector<float>& weight, Activation& to);
@@ -124,19 +123,20 @@ private:
         const SliceRows* slice;
         uint32_t first_row, rows;   // of the slice
         uint64_t cost;              // about: keys times rows
-        KeySpan span{};             // of a row: the piece's keys
+        KeyRange span{};             // of a row: the piece's keys
         int piece = 0, pieces = 0;  // of a row: which of how many; 0: a panel
         size_t partial = 0;         // of a row: where in partials_ the piece's key heads are
     };
     void set_slices(std::span<const SliceRows> slices);
     void plan_attention();
 
-    /// Fills the worker's cos and sin for the queries (or keys) at indices[0 .. count), the last one repeated in lanes without one.
-    void load_rotation(Worker& worker, const uint32_t* indices, int count, int lanes, QueryPosition kind) const;
+    /// Fills the worker's cos, sin and factor for the queries at indices[0 .. count) as the keys of `range` see them, or,
+    /// without a range, for keys; the last one is repeated in lanes without one.
+    void load_rotation(Worker& worker, const uint32_t* indices, int count, int lanes, std::optional<Range> range) const;
     /// The query heads of a key head of rows [row, row + count): group × (head_dim, lanes).
     const float* query_heads(uint32_t kv_head, uint32_t row, int count, int lanes, Worker& worker);
     /// q, as query_heads gives it, rotated into worker.q.
-    void rotate_queries(const float* q, const uint32_t* indices, int count, int lanes, QueryPosition kind, Worker& worker);
+    void rotate_queries(const float* q, const uint32_t* indices, int count, int lanes, Range range, Worker& worker);
     void attend_panel(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
     void attend_piece(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
     void merge_pieces(const AttentionBlock& first);

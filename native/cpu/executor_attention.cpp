@@ -19,18 +19,18 @@ constexpr uint32_t keys_a_piece = 256;  // decode: fewer keys are not worth a pi
 
 /// Calls visit(span, shift) for runs of pages that follow each other in memory: keys of `span` are at index + shift there.
 template <class Visit>
-void for_page_runs(std::span<const uint32_t> pages, KeySpan span, Visit visit) {
+void for_page_runs(std::span<const uint32_t> pages, KeyRange span, Visit visit) {
     while (span.begin < span.end) {
         const uint32_t first = span.begin / page_tokens;
         uint32_t next = first + 1;
         while (uint64_t{next} * page_tokens < span.end && pages[next] == pages[next - 1] + 1) ++next;
         const auto end = static_cast<uint32_t>(std::min<uint64_t>(span.end, uint64_t{next} * page_tokens));
-        visit(KeySpan{span.begin, end}, (int64_t{pages[first]} - first) * page_tokens);
+        visit(KeyRange{span.begin, end}, (int64_t{pages[first]} - first) * page_tokens);
         span.begin = end;
     }
 }
 
-KeySpan shifted(KeySpan span, int64_t shift) noexcept {
+KeyRange shifted(KeyRange span, int64_t shift) noexcept {
     return {static_cast<uint32_t>(span.begin + shift), static_cast<uint32_t>(span.end + shift)};
 }
 
@@ -52,15 +52,15 @@ void CpuExecutor::plan_attention() {
             continue;
         }
         for (uint32_t row = 0; row < slice.rows; ++row) {
-            const KeyRanges ranges = key_ranges(scheme_, slice.start + row);
-            const uint64_t seen = slice.start + row + 1 - ranges.begin;
+            const uint32_t begin = first_key(scheme_, (slice.start + row) / scheme_.chunk_size);
+            const uint64_t seen = slice.start + row + 1 - begin;
             const int pieces = std::clamp(static_cast<int>((slice.start + slice.rows) / keys_a_piece), 1, enough);
             const auto border = [&](int p) {
-                const uint32_t at = ranges.begin + static_cast<uint32_t>(seen * p / pieces);
-                return p == 0 || p == pieces ? at : std::max(ranges.begin, at / panel_lanes * panel_lanes);
+                const uint32_t at = begin + static_cast<uint32_t>(seen * p / pieces);
+                return p == 0 || p == pieces ? at : std::max(begin, at / panel_lanes * panel_lanes);
             };
             for (int piece = 0; piece < pieces; ++piece) {
-                const KeySpan span{border(piece), border(piece + 1)};
+                const KeyRange span{border(piece), border(piece + 1)};
                 blocks_.push_back({.slice = &slice,
                                    .first_row = row,
                                    .rows = 1,
@@ -79,12 +79,10 @@ void CpuExecutor::plan_attention() {
     if (partials_.size() < partials) partials_ = Buffer<float>(partials);
 }
 
-void CpuExecutor::load_rotation(Worker& worker, const uint32_t* indices, int count, int lanes, QueryPosition kind) const {
+void CpuExecutor::load_rotation(Worker& worker, const uint32_t* indices, int count, int lanes, std::optional<Range> range) const {
     for (int lane = 0; lane < lanes; ++lane) {
         const uint32_t i = indices[std::min(lane, count - 1)];  // results of lanes past the last row are never read
-        const uint32_t position = kind == QueryPosition::Successive ? scheme_.successive_position(i)
-                                  : kind == QueryPosition::Inter    ? scheme_.inter_position()
-                                                                    : scheme_.key_position(i);
+        const uint32_t position = range ? scheme_.query_position(*range, i % scheme_.chunk_size) : scheme_.key_position(i);
         const float* cos = rope_.cos_row(position);
         const float* sin = rope_.sin_row(position);
         for (uint32_t j = 0; j < rope_.n_frequencies; ++j) {
@@ -93,8 +91,7 @@ void CpuExecutor::load_rotation(Worker& worker, const uint32_t* indices, int cou
         }
         // Scores are kept times log2(e), so that the softmax is in powers of two.
         constexpr float log2_e = 1.4426950408889634f;
-        worker.factor[lane] =
-            kind == QueryPosition::Key ? 1.0f : scheme_.logit_factor(i) * log2_e / std::sqrt(static_cast<float>(h_.head_dim));
+        worker.factor[lane] = range ? scheme_.logit_factor(i) * log2_e / std::sqrt(static_cast<float>(h_.head_dim)) : 1.0f;
     }
 }
 
@@ -107,7 +104,7 @@ void CpuExecutor::store_keys_values(uint32_t layer) {
         const uint32_t first_row = static_cast<uint32_t>(p * lanes);
         const int count = shape_.rows_of(p);
         const uint32_t* places = places_.data() + first_row;
-        load_rotation(worker, indices_.data() + first_row, count, lanes, QueryPosition::Key);
+        load_rotation(worker, indices_.data() + first_row, count, lanes, std::nullopt);
         for (uint32_t head = 0; head < h_.n_kv_heads; ++head) {
             const size_t at = size_t{head} * h_.head_dim * lanes;
             float* rotated = worker.q.data();
@@ -136,8 +133,8 @@ const float* CpuExecutor::query_heads(uint32_t kv_head, uint32_t row, int count,
     return worker.gathered.data();
 }
 
-void CpuExecutor::rotate_queries(const float* q, const uint32_t* indices, int count, int lanes, QueryPosition kind, Worker& worker) {
-    load_rotation(worker, indices, count, lanes, kind);
+void CpuExecutor::rotate_queries(const float* q, const uint32_t* indices, int count, int lanes, Range range, Worker& worker) {
+    load_rotation(worker, indices, count, lanes, range);
     const size_t head_values = size_t{h_.head_dim} * lanes;
     for (int g = 0; g < group_; ++g) {
         kernels_.rotate(q + g * head_values, worker.q.data() + g * head_values, static_cast<int>(h_.head_dim),
@@ -172,15 +169,14 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
     const float* q = query_heads(kv_head, row, count, panel_lanes, worker);
     // A block that straddles a chunk border runs once a chunk and keeps that chunk's lanes.
     for (uint32_t begin = first_query; begin <= last_query;) {
-        const KeyRanges ranges = key_ranges(scheme_, begin);
-        const uint32_t end = std::min<uint64_t>(last_query, uint64_t{ranges.successive_end} + scheme_.chunk_size - 1) + 1;
+        const uint32_t chunk = begin / scheme_.chunk_size;
+        const uint32_t end = std::min<uint64_t>(last_query, (uint64_t{chunk} + 1) * scheme_.chunk_size - 1) + 1;
         std::fill_n(worker.out.data(), head_values * group_, 0.0f);
         std::fill_n(worker.maximum.data(), size_t(group_) * panel_lanes, -INFINITY);
         std::fill_n(worker.sum.data(), size_t(group_) * panel_lanes, 0.0f);
-        const auto walk = [&](KeySpan range, QueryPosition kind) {
-            if (range.begin >= range.end) return;
-            rotate_queries(q, indices_.data() + row, count, panel_lanes, kind, worker);
-            for_page_runs(slice.pages, range, [&](KeySpan span, int64_t shift) {
+        for (uint32_t range = range_count(scheme_, chunk); range-- > 0;) {
+            rotate_queries(q, indices_.data() + row, count, panel_lanes, static_cast<Range>(range), worker);
+            for_page_runs(slice.pages, key_range(scheme_, chunk, static_cast<Range>(range), end), [&](KeyRange span, int64_t shift) {
                 kernels_.attend_panel[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
                                                                            .out = worker.out.data(),
                                                                            .maximum = worker.maximum.data(),
@@ -192,10 +188,7 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
                                                                            .first_query = first_query + shift,
                                                                            .scratch = worker.attention.data()});
             });
-        };
-        walk({ranges.begin, ranges.inter_end}, QueryPosition::Inter);
-        walk({ranges.inter_end, ranges.successive_end}, QueryPosition::Successive);
-        walk({ranges.successive_end, end}, QueryPosition::Intra);
+        }
 
         // The chunk's rows of this head, each in its own lane of the step's panels.
         const auto first_lane = static_cast<int>(begin - first_query);
@@ -225,7 +218,7 @@ void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, const Attention
     const SliceRows& slice = *block.slice;
     const uint32_t row = slice.first_row + block.first_row;
     const uint32_t query = slice.start + block.first_row;
-    const KeyRanges ranges = key_ranges(scheme_, query);
+    const uint32_t chunk = query / scheme_.chunk_size;
     float* partial = partials_.data() + block.partial + kv_head * partial_floats();
     float* maximum = partial + size_t(group_) * h_.head_dim;
     float* sum = maximum + group_;
@@ -233,11 +226,12 @@ void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, const Attention
     std::fill_n(maximum, group_, -INFINITY);
     std::fill_n(sum, group_, 0.0f);
     const float* q = query_heads(kv_head, row, 1, 1, worker);
-    const auto walk = [&](KeySpan range, QueryPosition kind) {
-        const KeySpan seen{std::max(range.begin, block.span.begin), std::min(range.end, block.span.end)};
-        if (seen.begin >= seen.end) return;
-        rotate_queries(q, &query, 1, 1, kind, worker);
-        for_page_runs(slice.pages, seen, [&](KeySpan span, int64_t shift) {
+    for (uint32_t range = range_count(scheme_, chunk); range-- > 0;) {
+        const KeyRange keys = key_range(scheme_, chunk, static_cast<Range>(range), query + 1);
+        const KeyRange seen{std::max(keys.begin, block.span.begin), std::min(keys.end, block.span.end)};
+        if (seen.begin >= seen.end) continue;
+        rotate_queries(q, &query, 1, 1, static_cast<Range>(range), worker);
+        for_page_runs(slice.pages, seen, [&](KeyRange span, int64_t shift) {
             kernels_.attend_row[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
                                                                      .out = partial,
                                                                      .maximum = maximum,
@@ -247,10 +241,7 @@ void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, const Attention
                                                                      .cache = cache_.view(layer, kv_head),
                                                                      .span = shifted(span, shift)});
         });
-    };
-    walk({ranges.begin, ranges.inter_end}, QueryPosition::Inter);
-    walk({ranges.inter_end, ranges.successive_end}, QueryPosition::Successive);
-    walk({ranges.successive_end, query + 1}, QueryPosition::Intra);
+    }
 }
 
 /// The softmaxes of a row's pieces, of which `first` is the first, merged at their common maximum.

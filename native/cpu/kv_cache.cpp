@@ -10,16 +10,6 @@ namespace {
 
 static_assert(page_tokens == key_tile, "a page is a tile of attention's: where pages lie must not move a sum");
 
-CacheType cache_type(dca_cache_type type) noexcept {
-    switch (type) {
-        case DCA_CACHE_F32: return CacheType::F32;
-        case DCA_CACHE_BF16: return CacheType::BF16;
-        case DCA_CACHE_Q8: return CacheType::Q8;
-        case DCA_CACHE_F16: break;
-    }
-    return CacheType::F16;
-}
-
 size_t element_bytes(CacheType type) noexcept {
     switch (type) {
         case CacheType::F32: return 4;
@@ -43,7 +33,7 @@ const char* name_of(CacheType type) noexcept {
 }  // namespace
 
 CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type)
-    : type_(cache_type(type)),
+    : type_(static_cast<CacheType>(type)),
       n_kv_heads_(n_kv_heads),
       head_dim_(head_dim),
       heads_(size_t{n_layers} * n_kv_heads),
@@ -59,7 +49,7 @@ CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim
 }
 
 uint64_t CpuKvCache::bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint64_t tokens, dca_cache_type type) {
-    const CacheType kind = cache_type(type);
+    const auto kind = static_cast<CacheType>(type);
     const uint64_t token = uint64_t{head_dim} * element_bytes(kind) + (kind == CacheType::Q8 ? sizeof(float) : 0);
     return uint64_t{2} * n_layers * n_kv_heads * token * pages_for(tokens) * page_tokens;
 }

@@ -3,11 +3,11 @@
 
 #include "core/backend.h"
 #include "core/error.h"
-#include "cuda/check.h"
-#include "cuda/device.h"
+#include "cuda/device/check.h"
+#include "cuda/device/device.h"
 #include "cuda/executor.h"
-#include "cuda/router.h"
-#include "cuda/weights.h"
+#include "cuda/experts/router.h"
+#include "cuda/weights/weights.h"
 
 namespace dca::cuda {
 namespace {
@@ -41,7 +41,7 @@ public:
 
     std::unique_ptr<Executor> make_executor(ExecutorOptions options) override {
         check(cudaSetDevice(device_.ordinal), "selecting the card");
-        return std::make_unique<CudaExecutor>(hparams_, weights_, device_, std::move(options));
+        return std::make_unique<CudaExecutor>(hparams_, weights_, device_, options);
     }
 
 private:

@@ -15,6 +15,7 @@
 namespace {
 
 using namespace dca::cpu;
+using dca::KeyRange;
 
 std::vector<const Kernels*> tables() {
     std::vector<const Kernels*> all;
@@ -170,7 +171,7 @@ TEST(attention_over_a_span_is_a_softmax) {
                 const uint32_t first_query = 130;
                 std::vector<float> out(q.size()), maximum(size_t(group) * panel_lanes, -INFINITY), sum(maximum.size());
                 std::vector<float> scratch(attend_scratch_floats(group, head_dim));
-                for (const KeySpan span : {KeySpan{5, 40}, KeySpan{40, 162}}) {
+                for (const KeyRange span : {KeyRange{5, 40}, KeyRange{40, 162}}) {
                     kernels->attend_panel[t]({q.data(), out.data(), maximum.data(), sum.data(), group, head_dim, cache.view(0, 0), span,
                                               first_query, scratch.data()});
                 }
@@ -178,7 +179,7 @@ TEST(attention_over_a_span_is_a_softmax) {
                 for (int g = 0; g < group; ++g) {
                     for (int d = 0; d < head_dim; ++d) row_q[g * head_dim + d] = q[(g * head_dim + d) * panel_lanes + lane];
                 }
-                for (const KeySpan span : {KeySpan{5, 40}, KeySpan{40, 151}}) {
+                for (const KeyRange span : {KeyRange{5, 40}, KeyRange{40, 151}}) {
                     kernels->attend_row[t](
                         {row_q.data(), row_out.data(), row_maximum.data(), row_sum.data(), group, head_dim, cache.view(0, 0), span});
                 }
@@ -224,7 +225,7 @@ TEST(attention_of_panels_and_rows_agrees_on_the_same_cache) {
                     const auto t = static_cast<size_t>(cache.type());
                     std::vector<float> out(q.size()), maximum(size_t(group) * panel_lanes, -INFINITY), sum(maximum.size());
                     std::vector<float> scratch(attend_scratch_floats(group, head_dim));
-                    for (const KeySpan span : {KeySpan{7, 480}, KeySpan{480, keys}}) {
+                    for (const KeyRange span : {KeyRange{7, 480}, KeyRange{480, keys}}) {
                         kernels->attend_panel[t]({q.data(), out.data(), maximum.data(), sum.data(), group, head_dim, cache.view(0, 0), span,
                                                   first_query, scratch.data()});
                     }

@@ -208,7 +208,7 @@ struct TileWeights {
 /// Calls visit(first, count) for the span's tiles of keys. They end at multiples of key_tile, so that where pages lie
 /// decides nothing about the sums: a page is a tile.
 template <class Visit>
-[[gnu::always_inline]] inline void for_key_tiles(KeySpan span, Visit visit) {
+[[gnu::always_inline]] inline void for_key_tiles(KeyRange span, Visit visit) {
     for (uint32_t first = span.begin / panel_lanes * panel_lanes; first < span.end;) {
         const uint32_t next = (first / key_tile + 1) * key_tile;
         visit(first, static_cast<int>((next < span.end ? next : span.end) - first));
