@@ -14,9 +14,7 @@ namespace dca {
 DCA_HOST_DEVICE uint32_t ceil_div(uint32_t a, uint32_t b) { return a / b + (a % b != 0); }
 
 /// Ranges that a query of `chunk` sees; they are Intra, Successive, Inter, in that order.
-DCA_HOST_DEVICE uint32_t range_count(const Scheme& scheme, uint32_t chunk) {
-    return scheme.intra_only ? 1 : chunk < 2 ? chunk + 1 : 3;
-}
+DCA_HOST_DEVICE uint32_t range_count(const Scheme& scheme, uint32_t chunk) { return scheme.intra_only ? 1 : chunk < 2 ? chunk + 1 : 3; }
 
 /// Keys [begin, end).
 struct KeyRange {
@@ -85,15 +83,18 @@ template <uint32_t kTileKeys>
 struct TileWalk {
     const Scheme& scheme;
     uint32_t chunk, queries_end, ranges;
-    uint32_t range_index;     // as Range
-    uint32_t range_end;       // keys of the current range end here
+    uint32_t range_index;  // as Range
+    uint32_t range_end;    // keys of the current range end here
     uint32_t range_begin;
-    uint32_t key;             // the current tile's first key
-    bool entered;             // the current tile is the first of its range
+    uint32_t key;  // the current tile's first key
+    bool entered;  // the current tile is the first of its range
 
     DCA_HOST_DEVICE TileWalk(const Scheme& scheme_, const QueryBlock& block)
-        : scheme(scheme_), chunk(block.chunk), queries_end(block.first + block.rows),
-          ranges(range_count(scheme_, block.chunk)), range_index(0) {
+        : scheme(scheme_),
+          chunk(block.chunk),
+          queries_end(block.first + block.rows),
+          ranges(range_count(scheme_, block.chunk)),
+          range_index(0) {
         enter();
     }
 

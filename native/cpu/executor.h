@@ -123,7 +123,7 @@ private:
         const SliceRows* slice;
         uint32_t first_row, rows;   // of the slice
         uint64_t cost;              // about: keys times rows
-        KeyRange span{};             // of a row: the piece's keys
+        KeyRange span{};            // of a row: the piece's keys
         int piece = 0, pieces = 0;  // of a row: which of how many; 0: a panel
         size_t partial = 0;         // of a row: where in partials_ the piece's key heads are
     };

@@ -61,7 +61,8 @@ void BlockStep::multiply_experts(const FusedMatrices& fused, const ExpertRun& ru
 void BlockStep::run_experts(const DeviceLayer& w, const ExpertRun& run) {
     const ExpertMemory& m = memory_.experts;
     const uint32_t rows = run.end_place - run.first_place;
-    check(gather_tokens(memory_.normed, m.pairs + run.first_place, rows, h_.n_experts_used, h_.n_embd, m.gathered, session_.stream.get()), "gathering tokens");
+    check(gather_tokens(memory_.normed, m.pairs + run.first_place, rows, h_.n_experts_used, h_.n_embd, m.gathered, session_.stream.get()),
+          "gathering tokens");
     multiply_experts(w.gate_up, run, m.gathered, {memory_.gate_up, 2 * h_.n_ff_expert, false, false});
     check(silu_multiply(memory_.gate_up, rows, h_.n_ff_expert, weights_.dtype(), memory_.gated, session_.stream.get()), "gating");
     multiply_experts(w.down, run, memory_.gated, {m.results, h_.n_embd, true, false});
@@ -86,7 +87,8 @@ void BlockStep::run_shared_expert(const DeviceLayer& w) {
     if (!w.shared_gated) return multiply(w.shared_down, memory_.gated, {session_.x(), h_.n_embd, true, true});
     multiply(w.shared_down, memory_.gated, {m.results, h_.n_embd, true, false});
     const uint32_t stride = h_.n_experts_used + 1;
-    check(add_weighted(m.results, m.weights + h_.n_experts_used, stride, session_.rows, h_.n_embd, session_.x(), session_.stream.get()), "adding experts");
+    check(add_weighted(m.results, m.weights + h_.n_experts_used, stride, session_.rows, h_.n_embd, session_.x(), session_.stream.get()),
+          "adding experts");
 }
 
 }  // namespace dca::cuda

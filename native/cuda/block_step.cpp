@@ -101,8 +101,10 @@ void BlockStep::logits(float* out) {
     norm(weights_.output_norm());
     for (uint32_t first = 0; first < session_.rows; first += memory_.vocab_rows) {
         const uint32_t count = std::min(memory_.vocab_rows, session_.rows - first);
-        multiply(weights_.output().parts.front(), memory_.normed + size_t{first} * h_.n_embd * 2, nullptr, {memory_.logits, h_.n_vocab, true, false}, count);
-        check(cudaMemcpyAsync(out + first * n_vocab, memory_.logits, count * n_vocab * sizeof(float), cudaMemcpyDeviceToHost, session_.stream.get()),
+        multiply(weights_.output().parts.front(), memory_.normed + size_t{first} * h_.n_embd * 2, nullptr,
+                 {memory_.logits, h_.n_vocab, true, false}, count);
+        check(cudaMemcpyAsync(out + first * n_vocab, memory_.logits, count * n_vocab * sizeof(float), cudaMemcpyDeviceToHost,
+                              session_.stream.get()),
               "reading logits");
     }
     session_.wait();
@@ -112,8 +114,11 @@ void BlockStep::nll(uint32_t n_targets) {
     norm(weights_.output_norm());
     for (uint32_t first = 0; first < n_targets; first += memory_.vocab_rows) {
         const uint32_t count = std::min(memory_.vocab_rows, n_targets - first);
-        multiply(weights_.output().parts.front(), memory_.normed + size_t{first} * h_.n_embd * 2, nullptr, {memory_.logits, h_.n_vocab, true, false}, count);
-        check(negative_log_likelihood(memory_.logits, count, h_.n_vocab, memory_.targets + first, memory_.nll + first, session_.stream.get()), "scoring");
+        multiply(weights_.output().parts.front(), memory_.normed + size_t{first} * h_.n_embd * 2, nullptr,
+                 {memory_.logits, h_.n_vocab, true, false}, count);
+        check(
+            negative_log_likelihood(memory_.logits, count, h_.n_vocab, memory_.targets + first, memory_.nll + first, session_.stream.get()),
+            "scoring");
     }
 }
 

@@ -1,7 +1,8 @@
-// A session's steps on a card, as core/backend.h has them: begin() and keep_last_rows() decide which kind of
+// A sequence's steps on a card, as core/backend.h has them: begin() and keep_wanted_rows() decide which kind of
 // step runs the operations that follow.
 #pragma once
 
+#include <memory>
 #include <span>
 
 #include "core/backend.h"
@@ -13,35 +14,37 @@ namespace dca::cuda {
 
 class CudaExecutor final : public Executor {
 public:
-    CudaExecutor(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const ExecutorOptions& options);
+    explicit CudaExecutor(std::shared_ptr<CudaSession> session);
     ~CudaExecutor() override;
 
-    uint32_t prefill_block() const override { return session_.memory.block; }
-    uint64_t cache_bytes() const override { return session_.memory.cache_bytes; }
+    uint32_t max_rows() const override { return session_.memory.block; }
+    uint32_t max_slices() const override { return 1; }
     uint64_t scratch_bytes() const override { return session_.memory.scratch_bytes; }
 
-    void copy_cache(const Executor& from, uint32_t length) override;
-    bool replay(std::span<const int32_t> tokens, uint32_t start, uint32_t wanted) override;
-    void begin(std::span<const int32_t> tokens, uint32_t start) override;
+    bool replay(const Batch& batch) override;
+    void begin(const Batch& batch) override;
     void project_qkv(uint32_t layer) override { step_->project_qkv(layer); }
     void store_keys_values(uint32_t layer) override { step_->store_keys_values(layer); }
-    void keep_last_rows(uint32_t rows) override;
+    void keep_wanted_rows() override;
     void attend(uint32_t layer) override { step_->attend(layer); }
     void project_output(uint32_t layer) override { step_->project_output(layer); }
     void feed_forward(uint32_t layer) override { step_->feed_forward(layer); }
     void feed_forward_experts(uint32_t layer) override { step_->feed_forward_experts(layer); }
-    void logits(float* out) override { step_->logits(out); }
+    void logits(std::span<float* const> out) override;
     void nll(std::span<const int32_t> targets, float* out) override;
+    void sample(std::span<SampleRequest* const> requests) override;
     void end() override { session_.wait(); }
 
 private:
-    void prepare_step(std::span<const int32_t> tokens, uint32_t start);
+    void prepare_step(const Slice& slice);
     void keep_rows(uint32_t rows);
 
-    CudaSession session_;
+    std::shared_ptr<CudaSession> owned_;
+    CudaSession& session_;
     BlockStep block_;
     RowStep row_;
     Step* step_ = nullptr;  // one of the two, by the rows that are kept
+    uint32_t wanted_ = 0;
 };
 
 }  // namespace dca::cuda

@@ -74,7 +74,8 @@ bool RowStep::stores_while_projecting(const DeviceLayer& w) const noexcept {
 void RowStep::project_and_store(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     const LayerCache& cache = memory_.cache[layer];
-    MatvecArgs args = product(w.qkv.parts.front(), {session_.x(), VectorType::F32, w.attention_norm}, {session_.qkv(), activation_type(), false});
+    MatvecArgs args =
+        product(w.qkv.parts.front(), {session_.x(), VectorType::F32, w.attention_norm}, {session_.qkv(), activation_type(), false});
     args.bias = w.qkv.bias;
     args.kv = {
         .keys = cache.keys,
@@ -158,7 +159,9 @@ void RowStep::feed_forward_experts(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     const ExpertMemory& m = memory_.experts;
     const uint32_t used = h_.n_experts_used, width = h_.n_ff_expert, n_logits = h_.n_experts + (w.shared_gated ? 1 : 0);
-    check(router_logits_row(session_.device.card, session_.x(), w.router, h_.rms_epsilon, h_.n_embd, n_logits, m.logits, session_.stream.get()), "routing");
+    check(router_logits_row(session_.device.card, session_.x(), w.router, h_.rms_epsilon, h_.n_embd, n_logits, m.logits,
+                            session_.stream.get()),
+          "routing");
     session_.choose_experts(w, nullptr);
 
     const Input in{session_.x(), VectorType::F32, w.ffn_norm};
@@ -166,20 +169,24 @@ void RowStep::feed_forward_experts(uint32_t layer) {
         multiply_chosen(w.gate_up, in, 0, memory_.gated_row, width, true);
     } else {
         multiply_chosen(w.gate_up, in, 0, memory_.gate_up_row, 2 * width, false);
-        check(silu_multiply_f32(session_.device.card, memory_.gate_up_row, used, width, memory_.gated_row, session_.stream.get()), "gating");
+        check(silu_multiply_f32(session_.device.card, memory_.gate_up_row, used, width, memory_.gated_row, session_.stream.get()),
+              "gating");
     }
     multiply_chosen(w.down, {memory_.gated_row, VectorType::F32, nullptr}, width, m.results, h_.n_embd, false);
     if (h_.n_ff_shared > 0) {
         gate(w.shared_gate_up, w.ffn_norm, h_.n_ff_shared);
-        multiply(w.shared_down, {memory_.gated_row, VectorType::F32, nullptr}, {m.results + size_t{used} * h_.n_embd, VectorType::F32, false});
+        multiply(w.shared_down, {memory_.gated_row, VectorType::F32, nullptr},
+                 {m.results + size_t{used} * h_.n_embd, VectorType::F32, false});
     }
     const uint32_t terms = used + (h_.n_ff_shared > 0 ? 1 : 0);
-    check(add_weighted_row(session_.device.card, m.results, m.weights, terms, h_.n_embd, session_.x(), session_.stream.get()), "adding experts");
+    check(add_weighted_row(session_.device.card, m.results, m.weights, terms, h_.n_embd, session_.x(), session_.stream.get()),
+          "adding experts");
 }
 
 void RowStep::issue_logits() {
     multiply(weights_.output(), {session_.x(), VectorType::F32, weights_.output_norm()}, {memory_.logits, VectorType::F32, false});
-    check(cudaMemcpyAsync(memory_.logits_row, memory_.logits, size_t{4} * h_.n_vocab, cudaMemcpyDeviceToHost, session_.stream.get()), "reading logits");
+    check(cudaMemcpyAsync(memory_.logits_row, memory_.logits, size_t{4} * h_.n_vocab, cudaMemcpyDeviceToHost, session_.stream.get()),
+          "reading logits");
 }
 
 void RowStep::logits(float* out) {

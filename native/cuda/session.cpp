@@ -33,7 +33,8 @@ CudaSession::CudaSession(const Hparams& hparams, const DeviceWeights& device_wei
 
 void CudaSession::norm_heads(const DeviceLayer& w) {
     if (w.q_norm == nullptr) return;
-    const HeadNormArgs args{qkv(), weights.dtype(), rows, qkv_width(), h.n_heads, h.n_kv_heads, h.head_dim, w.q_norm, w.k_norm, h.rms_epsilon};
+    const HeadNormArgs args{qkv(),        weights.dtype(), rows,     qkv_width(), h.n_heads,
+                            h.n_kv_heads, h.head_dim,      w.q_norm, w.k_norm,    h.rms_epsilon};
     check(head_norm(device.card, args, stream.get()), "norming heads");
 }
 

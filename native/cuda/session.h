@@ -47,8 +47,7 @@ struct CudaSession {
 /// The operations of core/backend.h between begin() and end(), for one kind of step.
 class Step {
 public:
-    explicit Step(CudaSession& session)
-        : session_(session), h_(session.h), weights_(session.weights), memory_(session.memory) {}
+    explicit Step(CudaSession& session) : session_(session), h_(session.h), weights_(session.weights), memory_(session.memory) {}
     virtual ~Step() = default;
 
     virtual void project_qkv(uint32_t layer) = 0;

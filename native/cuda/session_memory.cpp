@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "cuda/device/text.h"
+#include "core/text.h"
 #include "cuda/linear/gemm.h"
 
 namespace dca::cuda {
@@ -15,10 +15,10 @@ constexpr uint32_t dense_block = 4096;
 constexpr uint32_t quantised_block = 8192;
 constexpr uint32_t shortest_block = 256;
 
-constexpr uint64_t logits_bytes = uint64_t{128} << 20;   // of several rows at once
+constexpr uint64_t logits_bytes = uint64_t{128} << 20;  // of several rows at once
 constexpr uint64_t most_dequantized = uint64_t{512} << 20;
 constexpr uint64_t most_dequantized_cache = uint64_t{512} << 20;
-constexpr uint64_t reserve = uint64_t{256} << 20;        // for CUDA's own needs
+constexpr uint64_t reserve = uint64_t{256} << 20;  // for CUDA's own needs
 
 CacheType supported(dca_cache_type type) {
     if (type == DCA_CACHE_F32) fail(DCA_ERROR_UNSUPPORTED, "cache_type is f32, must be f16, bf16 or q8 on a CUDA device");
@@ -66,7 +66,8 @@ struct SessionMemory::Plan {
     uint64_t dequantized_bytes() const {
         uint64_t values = 0, cols = 0;
         for (const DeviceLayer& layer : weights.layers()) {
-            for (const FusedMatrices* fused : {&layer.qkv, &layer.output, &layer.gate_up, &layer.down, &layer.shared_gate_up, &layer.shared_down}) {
+            for (const FusedMatrices* fused :
+                 {&layer.qkv, &layer.output, &layer.gate_up, &layer.down, &layer.shared_gate_up, &layer.shared_down}) {
                 for (const Matrix& part : fused->parts) {
                     values = std::max(values, uint64_t{part.rows} * part.cols);
                     cols = std::max<uint64_t>(cols, part.cols);
@@ -148,8 +149,9 @@ SessionMemory::SessionMemory(const Hparams& h, const DeviceWeights& weights, con
         const uint64_t growing = plan.table_grows ? uint64_t{plan.rope.positions} * plan.rope.n_frequencies * sizeof(float2) : 0;
         const uint64_t fixed = scratch_bytes - growing;
         const uint64_t room = available - std::min(available, fixed);
-        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache_bytes), " of cache and ", gigabytes(scratch_bytes),
-             " of work space, ", device.description, " has ", gigabytes(available), " free: room for ", plan.context_in(room, plan.type), " tokens",
+        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache_bytes), " of cache and ",
+             gigabytes(scratch_bytes), " of work space, ", device.description, " has ", gigabytes(available), " free: room for ",
+             plan.context_in(room, plan.type), " tokens",
              plan.type == CacheType::Q8 ? "" : ", or " + std::to_string(plan.context_in(room, CacheType::Q8)) + " with cache_type q8");
     }
 
@@ -165,7 +167,8 @@ SessionMemory::SessionMemory(const Hparams& h, const DeviceWeights& weights, con
     check(cudaMemset(decode_workspace, 0, decode_workspace_bytes(device.card, shape)), "preparing the session");
     std::vector<float2> table(plan.rope.cos.size());
     for (size_t i = 0; i < table.size(); ++i) table[i] = {plan.rope.cos[i], plan.rope.sin[i]};
-    check(cudaMemcpy(const_cast<float2*>(rotary.cos_sin), table.data(), table.size() * sizeof(float2), cudaMemcpyHostToDevice), "preparing the session");
+    check(cudaMemcpy(const_cast<float2*>(rotary.cos_sin), table.data(), table.size() * sizeof(float2), cudaMemcpyHostToDevice),
+          "preparing the session");
     check(cudaStreamSynchronize(nullptr), "preparing the session");  // the session's stream does not wait for this one
 }
 

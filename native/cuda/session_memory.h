@@ -21,38 +21,38 @@ struct SessionMemory {
     SessionMemory(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
                   const EngineSpec& spec);
 
-    uint32_t block = 0;         // rows of a step at most
+    uint32_t block = 0;  // rows of a step at most
     uint64_t cache_bytes = 0;
     uint64_t scratch_bytes = 0;
 
-    std::vector<LayerCache> cache; // by layer
+    std::vector<LayerCache> cache;  // by layer
     RotaryTable rotary{};
 
-    float* x;                   // (block, n_embd) residual stream
-    std::byte* normed;          // (block, n_embd)              these in the activations' 16-bit type
-    std::byte* qkv;             // (block, q_width + 2 kv_width)
-    std::byte* attended;        // (block, q_width)
-    std::byte* gate_up;         // (block, 2 n_ff); of a mixture (product_rows, 2 n_ff_expert) and (block, 2 n_ff_shared)
-    std::byte* gated;           // half as wide
-    float* gate_up_row;         // of one row (2 n_ff); of a mixture (n_experts_used, 2 n_ff_expert) and (2 n_ff_shared)
-    float* gated_row;           // half as wide
-    ExpertMemory experts{};     // of a mixture
-    float* logits;              // (vocab_rows, n_vocab)
+    float* x;                // (block, n_embd) residual stream
+    std::byte* normed;       // (block, n_embd)              these in the activations' 16-bit type
+    std::byte* qkv;          // (block, q_width + 2 kv_width)
+    std::byte* attended;     // (block, q_width)
+    std::byte* gate_up;      // (block, 2 n_ff); of a mixture (product_rows, 2 n_ff_expert) and (block, 2 n_ff_shared)
+    std::byte* gated;        // half as wide
+    float* gate_up_row;      // of one row (2 n_ff); of a mixture (n_experts_used, 2 n_ff_expert) and (2 n_ff_shared)
+    float* gated_row;        // half as wide
+    ExpertMemory experts{};  // of a mixture
+    float* logits;           // (vocab_rows, n_vocab)
     uint32_t vocab_rows = 0;
-    std::byte* dequantized;     // a quantised matrix, or as many of its rows as fit, in 16 bits
+    std::byte* dequantized;  // a quantised matrix, or as many of its rows as fit, in 16 bits
     uint64_t dequantized_bytes = 0;
     std::byte* gemm_workspace;
     std::byte* prefill_workspace;
     size_t prefill_bytes = 0;
     std::byte* decode_workspace;
-    uint32_t* length;           // tokens in the cache after the step
+    uint32_t* length;  // tokens in the cache after the step
 
     // Host memory that the card reads and writes.
-    int32_t* tokens;            // (block)
-    int32_t* targets;           // (block)
-    float* nll;                 // (block)
-    float* logits_row;          // (n_vocab)
-    uint32_t* start;            // index of the step's first token
+    int32_t* tokens;    // (block)
+    int32_t* targets;   // (block)
+    float* nll;         // (block)
+    float* logits_row;  // (n_vocab)
+    uint32_t* start;    // index of the step's first token
 
 private:
     struct Plan;

@@ -38,7 +38,8 @@ bool close(double found, double expected, double tolerance) {
 }
 
 /// One layer and key head that holds these keys and values (keys × head_dim), stored by `kernels`.
-CpuKvCache filled_cache(const Kernels& kernels, dca_cache_type type, int head_dim, const std::vector<float>& k, const std::vector<float>& v) {
+CpuKvCache filled_cache(const Kernels& kernels, dca_cache_type type, int head_dim, const std::vector<float>& k,
+                        const std::vector<float>& v) {
     const auto keys = static_cast<uint32_t>(k.size() / head_dim);
     CpuKvCache cache(1, 1, head_dim, keys, type);
     const auto t = static_cast<size_t>(cache.type());

@@ -32,9 +32,7 @@ std::map<int32_t, int> drawn(const std::vector<float>& logits, SampleRequest req
 
 }  // namespace
 
-TEST(sampling_greedy_takes_the_lowest_id_of_the_largest) {
-    CHECK(chosen({1.0f, 3.0f, 3.0f, 2.0f}) == 1);
-}
+TEST(sampling_greedy_takes_the_lowest_id_of_the_largest) { CHECK(chosen({1.0f, 3.0f, 3.0f, 2.0f}) == 1); }
 
 TEST(sampling_ignores_what_is_no_number) {
     CHECK(chosen({not_a_number, 1.0f, not_a_number, 2.0f}) == 3);
@@ -94,14 +92,14 @@ TEST(sampling_penalties_and_biases_move_logits) {
     SampleRequest request;
     request.occurring = seen;
     request.repeat_penalty = 2.0f;
-    CHECK(chosen({2.0f, 3.0f, 1.0f}, request) == 0);   // 3 / 2
-    CHECK(chosen({-5.0f, -3.0f}, request) == 0);       // -3 * 2
+    CHECK(chosen({2.0f, 3.0f, 1.0f}, request) == 0);  // 3 / 2
+    CHECK(chosen({-5.0f, -3.0f}, request) == 0);      // -3 * 2
     request.repeat_penalty = 1.0f;
     request.frequency_penalty = 0.4f;
-    CHECK(chosen({2.0f, 3.0f}, request) == 0);         // 3 - 3 * 0.4
+    CHECK(chosen({2.0f, 3.0f}, request) == 0);  // 3 - 3 * 0.4
     request.frequency_penalty = 0.0f;
     request.presence_penalty = 0.9f;
-    CHECK(chosen({2.0f, 3.0f}, request) == 1);         // 3 - 0.9
+    CHECK(chosen({2.0f, 3.0f}, request) == 1);  // 3 - 0.9
     const std::vector<dca::TokenBias> biases{{0, 5.0f}, {2, -infinity}};
     SampleRequest biased;
     biased.biases = biases;

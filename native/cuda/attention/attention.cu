@@ -18,7 +18,9 @@ bool valid_shape(const AttentionShape& s) {
 
 /// Whether the scheme makes sense and the table has every position that `context` tokens use.
 bool valid_positions(const Scheme& s, const RotaryTable& rotary, const AttentionShape& shape, uint32_t context) {
-    if (s.chunk_size == 0 || s.chunk_size > Scheme::endless || context > Scheme::endless || (s.logit_scale != 0.0f && s.logit_scale_length == 0)) return false;
+    if (s.chunk_size == 0 || s.chunk_size > Scheme::endless || context > Scheme::endless ||
+        (s.logit_scale != 0.0f && s.logit_scale_length == 0))
+        return false;
     uint32_t positions = std::min(s.chunk_size, context);
     if (context > s.chunk_size && !s.intra_only) {
         if (s.pretraining_length == 0) return false;
@@ -29,7 +31,8 @@ bool valid_positions(const Scheme& s, const RotaryTable& rotary, const Attention
 
 bool valid_cache(const LayerCache& c, const AttentionShape& shape) {
     const bool scales = c.type != CacheType::Q8 || (c.key_scales && c.value_scales);
-    return c.type != CacheType::F32 && aligned_16(c.keys) && aligned_16(c.values) && scales && c.capacity > 0 && c.capacity <= Scheme::endless && (shape.head_dim % 8 == 0 || c.type != CacheType::Q8);
+    return c.type != CacheType::F32 && aligned_16(c.keys) && aligned_16(c.values) && scales && c.capacity > 0 &&
+           c.capacity <= Scheme::endless && (shape.head_dim % 8 == 0 || c.type != CacheType::Q8);
 }
 
 }  // namespace
@@ -52,7 +55,8 @@ size_t prefill_workspace_bytes(const AttentionShape& shape, uint32_t context, in
 cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
     const uint64_t context = uint64_t{args.start} + args.n_queries;
     if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || args.n_queries == 0 || context > args.cache.capacity ||
-        !valid_positions(args.scheme, args.rotary, args.shape, context) || !aligned_16(args.q) || !aligned_16(args.out) || !aligned_16(args.workspace) || args.workspace_bytes < prefill_workspace_bytes())
+        !valid_positions(args.scheme, args.rotary, args.shape, context) || !aligned_16(args.q) || !aligned_16(args.out) ||
+        !aligned_16(args.workspace) || args.workspace_bytes < prefill_workspace_bytes())
         return cudaErrorInvalidValue;
 
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
@@ -90,7 +94,9 @@ cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStrea
 cudaError_t store_keys_values(const StoreArgs& args, cudaStream_t stream) {
     const uint64_t context = args.length ? args.n_tokens : uint64_t{args.start} + args.n_tokens;
     if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || args.n_tokens == 0 || context > args.cache.capacity ||
-        !valid_positions(args.scheme, args.rotary, args.shape, static_cast<uint32_t>(std::min<uint64_t>(context, args.scheme.chunk_size))) || !args.k || !args.v)
+        !valid_positions(args.scheme, args.rotary, args.shape,
+                         static_cast<uint32_t>(std::min<uint64_t>(context, args.scheme.chunk_size))) ||
+        !args.k || !args.v)
         return cudaErrorInvalidValue;
     return launch_store(args, stream);
 }

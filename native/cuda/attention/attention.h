@@ -20,12 +20,12 @@
 namespace dca::cuda {
 
 struct AttentionShape {
-    int32_t n_heads;            // a multiple of n_kv_heads
+    int32_t n_heads;  // a multiple of n_kv_heads
     int32_t n_kv_heads;
-    int32_t head_dim;           // even, at most 256; 64, 80, 96, 128 and 256 have fast kernels
-    int32_t rotary_dim;         // even, at most head_dim; the fast kernels want a multiple of 8
-    int32_t rope_interleaved;   // 1: pairs (2j, 2j + 1); 0: pairs (j, j + rotary_dim / 2)
-    float scale;                // of the logits, usually 1 / sqrt(head_dim)
+    int32_t head_dim;          // even, at most 256; 64, 80, 96, 128 and 256 have fast kernels
+    int32_t rotary_dim;        // even, at most head_dim; the fast kernels want a multiple of 8
+    int32_t rope_interleaved;  // 1: pairs (2j, 2j + 1); 0: pairs (j, j + rotary_dim / 2)
+    float scale;               // of the logits, usually 1 / sqrt(head_dim)
 };
 
 /// One layer's keys and values: F16, BF16 or Q8. Pointers are 16-byte aligned.
@@ -36,11 +36,11 @@ struct AttentionShape {
 /// relative error is 1.8e-2 this way, 1.5e-2 with a scale for every 32 values (Q8_0), 4.8e-2 with scaled
 /// fp8 e4m3.
 struct LayerCache {
-    void* keys;             // (n_kv_heads, capacity, head_dim), rotated
-    void* values;           // (n_kv_heads, capacity, head_dim)
-    void* key_scales;       // f16 (n_kv_heads, capacity); Q8 only
-    void* value_scales;     // f16 (n_kv_heads, capacity); Q8 only
-    uint32_t capacity;      // tokens
+    void* keys;          // (n_kv_heads, capacity, head_dim), rotated
+    void* values;        // (n_kv_heads, capacity, head_dim)
+    void* key_scales;    // f16 (n_kv_heads, capacity); Q8 only
+    void* value_scales;  // f16 (n_kv_heads, capacity); Q8 only
+    uint32_t capacity;   // tokens
     CacheType type;
 };
 
@@ -56,17 +56,17 @@ enum class PrefillKernel : int32_t { Auto = 0, Simple = 1, Sm80 = 2, Sm90 = 3 };
 struct PrefillArgs {
     AttentionShape shape;
     Scheme scheme;
-    LayerCache cache;          // holds the keys and values of indices [0, start + n_queries)
+    LayerCache cache;  // holds the keys and values of indices [0, start + n_queries)
     RotaryTable rotary;
-    const void* q;          // (n_queries, n_heads, head_dim), 16-byte aligned
-    void* out;              // the same shape
-    int64_t q_stride;       // elements between tokens, a multiple of 8
-    int64_t out_stride;     // likewise
-    Dtype dtype;            // of q and out
-    uint32_t start;         // index of the first query
-    uint32_t n_queries;     // >= 1
-    void* workspace;        // 16-byte aligned
-    size_t workspace_bytes; // at least prefill_workspace_bytes()
+    const void* q;           // (n_queries, n_heads, head_dim), 16-byte aligned
+    void* out;               // the same shape
+    int64_t q_stride;        // elements between tokens, a multiple of 8
+    int64_t out_stride;      // likewise
+    Dtype dtype;             // of q and out
+    uint32_t start;          // index of the first query
+    uint32_t n_queries;      // >= 1
+    void* workspace;         // 16-byte aligned
+    size_t workspace_bytes;  // at least prefill_workspace_bytes()
     PrefillKernel kernel;
 };
 
@@ -105,13 +105,13 @@ struct StoreArgs {
     Scheme scheme;
     LayerCache cache;
     RotaryTable rotary;
-    const void* k;          // (n_tokens, n_kv_heads, head_dim), un-rotated
-    const void* v;          // (n_tokens, n_kv_heads, head_dim)
-    int64_t k_stride;       // elements between tokens
+    const void* k;     // (n_tokens, n_kv_heads, head_dim), un-rotated
+    const void* v;     // (n_tokens, n_kv_heads, head_dim)
+    int64_t k_stride;  // elements between tokens
     int64_t v_stride;
-    Dtype dtype;            // of k and v
-    uint32_t start;         // index of the first token, if `length` is null
-    const uint32_t* length; // device memory: tokens in the cache after the store; the first index is length - n_tokens
+    Dtype dtype;             // of k and v
+    uint32_t start;          // index of the first token, if `length` is null
+    const uint32_t* length;  // device memory: tokens in the cache after the store; the first index is length - n_tokens
     uint32_t n_tokens;
 };
 

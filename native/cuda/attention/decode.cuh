@@ -31,36 +31,36 @@ struct Params {
 
 template <int kHeadDim_, class T_, bool kQ8_, int kHeadTiles_>
 struct Config {
-    using T = T_;                                      // of the products
+    using T = T_;  // of the products
     static constexpr int kHeadDim = kHeadDim_;
     static constexpr bool kQ8 = kQ8_;
-    static constexpr int kHeadTiles = kHeadTiles_;     // of 8 query heads
+    static constexpr int kHeadTiles = kHeadTiles_;  // of 8 query heads
     static constexpr int kHeads = 8 * kHeadTiles;
     static constexpr int kWarps = 8;
     static constexpr int kThreads = 32 * kWarps;
     static constexpr int kKeys = kHeadDim > 128 || kHeadTiles > 1 || !kQ8 ? 16 : 32;  // of a warp's tile
-    static constexpr int kStages = kHeadDim > 128 || kHeadTiles > 1 ? 1 : 2;           // tiles in flight, as registers allow
-    static constexpr int kKeyRun = kQ8 ? 16 : 8;       // values of one 16-byte load
+    static constexpr int kStages = kHeadDim > 128 || kHeadTiles > 1 ? 1 : 2;          // tiles in flight, as registers allow
+    static constexpr int kKeyRun = kQ8 ? 16 : 8;                                      // values of one 16-byte load
     static constexpr int kKeyRuns = (kHeadDim + 4 * kKeyRun - 1) / (4 * kKeyRun);
     static constexpr int kValueRun = kQ8 && kHeadDim > 64 ? 16 : 8;
     static constexpr int kValueRuns = (kHeadDim + 8 * kValueRun - 1) / (8 * kValueRun);
     static constexpr int kQueryStride = 4 * kKeyRun * kKeyRuns + 8;  // padded with zeros; 16 bytes against bank conflicts
-    static constexpr uint32_t kLeastTiles = 256 / kKeys;  // of a split, so that short contexts need no merge
+    static constexpr uint32_t kLeastTiles = 256 / kKeys;             // of a split, so that short contexts need no merge
 };
 
 template <class C>
 struct Shared {
     alignas(16) uint16_t queries[3][C::kHeads][C::kQueryStride];  // rotated for each range, as T
     alignas(16) float out[C::kWarps][C::kHeads][C::kHeadDim];
-    float2 softmax[C::kWarps][C::kHeads];                         // maximum, sum
+    float2 softmax[C::kWarps][C::kHeads];  // maximum, sum
     uint32_t ticket;
 };
 
 /// One tile's bytes as they came from the cache.
 template <class C>
 struct RawTile {
-    uint4 keys[C::kKeys / 8][C::kKeyRuns];          // rows g, g + 8, ...
-    uint4 values[C::kKeys / 4][C::kValueRuns];      // rows 2t, 2t + 1, 2t + 8, 2t + 9, ...; half used where kValueRun is 8 bytes
+    uint4 keys[C::kKeys / 8][C::kKeyRuns];      // rows g, g + 8, ...
+    uint4 values[C::kKeys / 4][C::kValueRuns];  // rows 2t, 2t + 1, 2t + 8, 2t + 9, ...; half used where kValueRun is 8 bytes
     static constexpr int kLaneRows = (C::kKeys + 31) / 32;
     __half key_scales[kLaneRows], value_scales[kLaneRows];  // Q8: of rows lane, lane + 32
 };
@@ -167,7 +167,8 @@ struct Warp {
     }
 
     /// The online softmax step: s becomes weights, as second operands for V^T P^T; o is rescaled.
-    __device__ __forceinline__ void absorb(float (&s)[C::kHeadTiles][C::kKeys / 16][4], uint2 (&p)[C::kHeadTiles][C::kKeys / 16], const KeyTile& tile, float scale_log2) {
+    __device__ __forceinline__ void absorb(float (&s)[C::kHeadTiles][C::kKeys / 16][4], uint2 (&p)[C::kHeadTiles][C::kKeys / 16],
+                                           const KeyTile& tile, float scale_log2) {
 #pragma unroll
         for (int h = 0; h < C::kHeadTiles; ++h) {
             float raised[2] = {maximum[h][0], maximum[h][1]}, keep[2];
@@ -241,8 +242,10 @@ private:
 
     /// Q8: the scales of two of the 32 rows whose scales `own` holds, one a lane.
     static __device__ __forceinline__ ByteScale scales_of(__half own, int first, int second) {
-        if constexpr (C::kQ8) return {__shfl_sync(~0u, own, first), __shfl_sync(~0u, own, second)};
-        else return {own, own};
+        if constexpr (C::kQ8)
+            return {__shfl_sync(~0u, own, first), __shfl_sync(~0u, own, second)};
+        else
+            return {own, own};
     }
 
     /// One lane's run of a key as pairs of neighbouring values.
@@ -250,13 +253,16 @@ private:
         const uint32_t words[4] = {row.x, row.y, row.z, row.w};
 #pragma unroll
         for (int n = 0; n < 4; ++n) {
-            if constexpr (C::kQ8) dequantize_bytes(words[n], by, pairs[2 * n], pairs[2 * n + 1]);
-            else pairs[n] = words[n];
+            if constexpr (C::kQ8)
+                dequantize_bytes(words[n], by, pairs[2 * n], pairs[2 * n + 1]);
+            else
+                pairs[n] = words[n];
         }
     }
 
     /// The same run of two values' rows as pairs (value of the first row, of the second).
-    static __device__ __forceinline__ void pairs_of_rows(const uint4& first, const uint4& second, const ByteScale& by, uint32_t (&pairs)[C::kValueRun]) {
+    static __device__ __forceinline__ void pairs_of_rows(const uint4& first, const uint4& second, const ByteScale& by,
+                                                         uint32_t (&pairs)[C::kValueRun]) {
         const uint32_t a[4] = {first.x, first.y, first.z, first.w}, b[4] = {second.x, second.y, second.z, second.w};
         if constexpr (C::kQ8) {
 #pragma unroll
@@ -277,7 +283,8 @@ private:
 /// Rotates the query heads from `first_head` on for every range from `first` to `last` (walk order:
 /// Inter before Intra), and zeroes what pads them.
 template <class C>
-__device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeArgs& args, uint32_t i, int first_head, int heads, Range first, Range last) {
+__device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeArgs& args, uint32_t i, int first_head, int heads,
+                                               Range first, Range last) {
     constexpr int kPieces = C::kQueryStride / 8;
     const uint32_t r = i % args.scheme.chunk_size;
     const float factor = args.scheme.logit_factor(i);
@@ -293,7 +300,8 @@ __device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeAr
         const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (first_head + head) * C::kHeadDim;
         QueryRotation::Loaded loaded;
         rotation.load(loaded, source, n % kPieces, static_cast<Range>(range), r);
-        rotation.finish<typename C::T>(loaded, n % kPieces, factor, [&](int e, uint2 values) { *reinterpret_cast<uint2*>(to + e) = values; });
+        rotation.finish<typename C::T>(loaded, n % kPieces, factor,
+                                       [&](int e, uint2 values) { *reinterpret_cast<uint2*>(to + e) = values; });
     }
 }
 
@@ -391,7 +399,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
 #pragma unroll
                 for (int m = 0; m < C::kValueRun / 2; ++m) {
                     const int e = (8 * run + warp.g) * C::kValueRun + 2 * m;
-                    if (e < C::kHeadDim) *reinterpret_cast<float2*>(&shared.out[own][head][e]) = {warp.o[h][run][m][c], warp.o[h][run][m][2 + c]};
+                    if (e < C::kHeadDim)
+                        *reinterpret_cast<float2*>(&shared.out[own][head][e]) = {warp.o[h][run][m][c], warp.o[h][run][m][2 + c]};
                 }
         }
     __syncthreads();
@@ -425,7 +434,9 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     merge<C::kThreads>(
         heads, C::kHeadDim, splits, params.scale_log2,
         [&](int part, int head) { return __ldcg(&params.partial_softmax[part_row(part, head)]); },
-        [&](int part, int head, int e) { return __ldcg(reinterpret_cast<const float4*>(&params.partial_out[part_row(part, head) * C::kHeadDim + e])); },
+        [&](int part, int head, int e) {
+            return __ldcg(reinterpret_cast<const float4*>(&params.partial_out[part_row(part, head) * C::kHeadDim + e]));
+        },
         write);
 }
 

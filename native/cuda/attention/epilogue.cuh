@@ -9,7 +9,8 @@ namespace dca::cuda {
 
 /// Puts this thread's rows `row` and row + 8 into a shared tile of kTileRows rows, each divided by its sum.
 template <int kHeadDim, int kTileRows>
-__device__ __forceinline__ void stage_output(uint8_t* tile, int lane, int row, const float (&o)[kHeadDim / 2], const float (&inverse_sums)[2], Dtype dtype) {
+__device__ __forceinline__ void stage_output(uint8_t* tile, int lane, int row, const float (&o)[kHeadDim / 2],
+                                             const float (&inverse_sums)[2], Dtype dtype) {
 #pragma unroll
     for (int n = 0; n < kHeadDim / 2; n += 2) {
         const int half = n / 2 % 2, column = n / 4 * 8 + lane % 4 * 2;
@@ -20,10 +21,10 @@ __device__ __forceinline__ void stage_output(uint8_t* tile, int lane, int row, c
 
 /// Where a block's rows of one head go.
 struct OutputRows {
-    void* out;        // (n_queries, n_heads, head_dim) of 16-bit values
-    int64_t stride;   // elements between tokens
-    uint32_t first;   // row of `out` of the block's first one
-    uint32_t count;   // of the block
+    void* out;       // (n_queries, n_heads, head_dim) of 16-bit values
+    int64_t stride;  // elements between tokens
+    uint32_t first;  // row of `out` of the block's first one
+    uint32_t count;  // of the block
     uint32_t head;
 };
 

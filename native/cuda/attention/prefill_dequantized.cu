@@ -12,7 +12,8 @@ constexpr int kThreads = 256;
 
 /// Rows [0, n_keys) of heads [first_head, first_head + gridDim.y) to f16: keys where blockIdx.z is 0, values
 /// where it is 1. `out` is (2, gridDim.y, n_keys, head_dim). A thread dequantizes 8 bytes.
-__global__ void __launch_bounds__(kThreads) dequantize_kernel(const LayerCache cache, int head_dim, uint32_t first_head, uint32_t n_keys, __half* out) {
+__global__ void __launch_bounds__(kThreads)
+    dequantize_kernel(const LayerCache cache, int head_dim, uint32_t first_head, uint32_t n_keys, __half* out) {
     const size_t at = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
     const uint32_t vectors = head_dim / 8;
     if (at >= static_cast<size_t>(n_keys) * vectors) return;
@@ -38,7 +39,8 @@ bool dequantizing_pays(const PrefillArgs& args) {
 cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
     const uint32_t n_keys = args.start + args.n_queries;
     const uint32_t kv_heads = args.shape.n_kv_heads, group = args.shape.n_heads / args.shape.n_kv_heads;
-    const uint32_t room = static_cast<uint32_t>(std::min<size_t>(kv_heads, (args.workspace_bytes - kDequantizedOffset) / dequantized_head_bytes(args.shape, n_keys)));
+    const uint32_t room = static_cast<uint32_t>(
+        std::min<size_t>(kv_heads, (args.workspace_bytes - kDequantizedOffset) / dequantized_head_bytes(args.shape, n_keys)));
     const uint32_t passes = ceil_div(kv_heads, room), heads_at_once = ceil_div(kv_heads, passes);
     __half* dequantized = reinterpret_cast<__half*>(static_cast<uint8_t*>(args.workspace) + kDequantizedOffset);
 
@@ -54,7 +56,8 @@ cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args
         PrefillArgs part = args;
         part.shape.n_kv_heads = heads;
         part.shape.n_heads = heads * group;
-        part.cache = {dequantized, dequantized + static_cast<size_t>(heads) * n_keys * args.shape.head_dim, nullptr, nullptr, n_keys, CacheType::F16};
+        part.cache = {dequantized,   dequantized + static_cast<size_t>(heads) * n_keys * args.shape.head_dim, nullptr, nullptr, n_keys,
+                      CacheType::F16};
         part.q = static_cast<const uint16_t*>(args.q) + first_value;
         part.out = static_cast<uint16_t*>(args.out) + first_value;
         error = launch_prefill_sm90(card, part, stream);

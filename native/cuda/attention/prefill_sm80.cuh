@@ -25,7 +25,7 @@ struct Params {
 
 template <int kHeadDim_, class T_, bool kQ8_>
 struct Config {
-    using T = T_;                                       // of the products
+    using T = T_;  // of the products
     static constexpr int kHeadDim = kHeadDim_;
     static constexpr bool kQ8 = kQ8_;
     static constexpr int kWarps = 4;
@@ -50,11 +50,11 @@ template <class C>
 struct TileLoader {
     using P = Panels<C::kHeadDim>;
 
-    const uint8_t* rows;    // of this head
-    const __half* scales;   // of this head; Q8 only
+    const uint8_t* rows;   // of this head
+    const __half* scales;  // of this head; Q8 only
     uint8_t* tile;
-    uint8_t* bytes;          // Q8 only
-    uint32_t n_keys;        // rows that hold something
+    uint8_t* bytes;   // Q8 only
+    uint32_t n_keys;  // rows that hold something
 
     /// Issues the copies; rows past n_keys become zeros.
     __device__ __forceinline__ void start(uint32_t key) const {
@@ -67,8 +67,8 @@ struct TileLoader {
             const int row = at / kVectors, vector = at % kVectors;
             const bool valid = key + row < n_keys;  // else nothing is read, wherever `from` points
             const uint8_t* from = rows + (static_cast<size_t>(key + row) * kVectors + vector) * 16;
-            const uint32_t to = C::kQ8 ? ptx::shared_address(bytes) + at * 16
-                                       : ptx::shared_address(tile) + P::offset(C::kKeys, row, vector * 8);
+            const uint32_t to =
+                C::kQ8 ? ptx::shared_address(bytes) + at * 16 : ptx::shared_address(tile) + P::offset(C::kKeys, row, vector * 8);
             ptx::copy_async<16>(to, from, valid);
         }
         ptx::copy_commit();
@@ -81,7 +81,8 @@ struct TileLoader {
         for (int n = threadIdx.x; n < C::kKeys * kVectors; n += C::kThreads) {
             const int row = n / kVectors, vector = n % kVectors;
             const __half scale = key + row < n_keys ? scales[key + row] : __half(0.0f);
-            *reinterpret_cast<uint4*>(tile + P::offset(C::kKeys, row, vector * 8)) = dequantize_eight(*reinterpret_cast<const uint2*>(bytes + n * 8), scale);
+            *reinterpret_cast<uint4*>(tile + P::offset(C::kKeys, row, vector * 8)) =
+                dequantize_eight(*reinterpret_cast<const uint2*>(bytes + n * 8), scale);
         }
     }
 };
@@ -133,11 +134,13 @@ struct Warp {
             uint32_t q[C::kRowTiles][4];
 #pragma unroll
             for (int tile = 0; tile < C::kRowTiles; ++tile)
-                ptx::load_matrices(q[tile], ptx::shared_address(shared.queries) + P::offset(C::kRows, first_row + 16 * tile + lane % 16, e + lane / 16 * 8));
+                ptx::load_matrices(q[tile], ptx::shared_address(shared.queries) +
+                                                P::offset(C::kRows, first_row + 16 * tile + lane % 16, e + lane / 16 * 8));
 #pragma unroll
             for (int key = 0; key < C::kKeys; key += 16) {
                 uint32_t k[4];
-                ptx::load_matrices(k, ptx::shared_address(shared.keys) + P::offset(C::kKeys, key + lane / 16 * 8 + lane % 8, e + lane / 8 % 2 * 8));
+                ptx::load_matrices(
+                    k, ptx::shared_address(shared.keys) + P::offset(C::kKeys, key + lane / 16 * 8 + lane % 8, e + lane / 8 % 2 * 8));
 #pragma unroll
                 for (int tile = 0; tile < C::kRowTiles; ++tile) {
                     ptx::mma_16x8x16<T>(accumulator(s[tile], key / 8), q[tile], k[0], k[1]);
@@ -154,7 +157,8 @@ struct Warp {
 #pragma unroll
             for (int e = 0; e < C::kHeadDim; e += 16) {
                 uint32_t v[4];
-                ptx::load_matrices_transposed(v, ptx::shared_address(shared.values) + P::offset(C::kKeys, key + lane % 16, e + lane / 16 * 8));
+                ptx::load_matrices_transposed(v,
+                                              ptx::shared_address(shared.values) + P::offset(C::kKeys, key + lane % 16, e + lane / 16 * 8));
 #pragma unroll
                 for (int tile = 0; tile < C::kRowTiles; ++tile) {
                     const uint32_t a[4] = {p[tile][key / 4], p[tile][key / 4 + 1], p[tile][key / 4 + 2], p[tile][key / 4 + 3]};
@@ -166,7 +170,8 @@ struct Warp {
     }
 
     /// Takes the logits of the walk's current tile into the softmax, leaving operands for P V.
-    __device__ __forceinline__ void absorb(float (&s)[C::kRowTiles][C::kKeys / 2], uint32_t (&p)[C::kRowTiles][C::kKeys / 4], const TileWalk<C::kKeys>& walk) {
+    __device__ __forceinline__ void absorb(float (&s)[C::kRowTiles][C::kKeys / 2], uint32_t (&p)[C::kRowTiles][C::kKeys / 4],
+                                           const TileWalk<C::kKeys>& walk) {
         const TileMask<C::kKeys> mask(walk, lane, block.first + first_row);
 #pragma unroll
         for (int tile = 0; tile < C::kRowTiles; ++tile) {
@@ -189,14 +194,15 @@ struct Warp {
             stage_output<C::kHeadDim, C::kRows>(shared.queries, lane, first_row + 16 * tile + lane / 4, o[tile], inverse, args.dtype);
         }
         __syncwarp();
-        write_output<C::kHeadDim, C::kRows, C::kWarpRows>(shared.queries, lane, first_row, {args.out, args.out_stride, block.first - args.start, block.rows, head});
+        write_output<C::kHeadDim, C::kRows, C::kWarpRows>(shared.queries, lane, first_row,
+                                                          {args.out, args.out_stride, block.first - args.start, block.rows, head});
     }
 
 private:
     /// The four registers of columns 8 j ... 8 j + 7.
     template <int kCount>
     static __device__ __forceinline__ float (&accumulator(float (&acc)[kCount], int j))[4] {
-        return *reinterpret_cast<float(*)[4]>(&acc[4 * j]);
+        return *reinterpret_cast<float (*)[4]>(&acc[4 * j]);
     }
 };
 

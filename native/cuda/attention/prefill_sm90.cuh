@@ -58,7 +58,7 @@ struct Shared {
     alignas(8) uint64_t keys_full[C::kStages], keys_empty[C::kStages];
     uint64_t values_full[C::kStages], values_empty[C::kStages];
     uint64_t queries_full, queries_empty;
-    int32_t item;                                   // whose queries these are; negative: no more work
+    int32_t item;  // whose queries these are; negative: no more work
 };
 
 /// Named barriers: one per warpgroup for its own threads, one for its turn at the tensor cores.
@@ -85,8 +85,8 @@ __device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap* map, u
 }
 
 template <class C>
-__device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_map, const CUtensorMap* k_map,
-                                        const CUtensorMap* v_map, const Params& params) {
+__device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map,
+                                        const Params& params) {
     const int group = params.shape.n_heads / params.shape.n_kv_heads;
     Ring<C::kStages> ring;
     uint32_t q_phase = 0;
@@ -109,9 +109,11 @@ __device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_
         TileWalk<C::kKeys> walk(params.scheme, block);
         do {
             ptx::barrier_wait(ptx::shared_address(&shared.keys_empty[ring.stage]), ring.phase ^ 1);
-            copy_tile<C>(ptx::shared_address(shared.keys[ring.stage]), k_map, ptx::shared_address(&shared.keys_full[ring.stage]), walk.key, work.head / group);
+            copy_tile<C>(ptx::shared_address(shared.keys[ring.stage]), k_map, ptx::shared_address(&shared.keys_full[ring.stage]), walk.key,
+                         work.head / group);
             ptx::barrier_wait(ptx::shared_address(&shared.values_empty[ring.stage]), ring.phase ^ 1);
-            copy_tile<C>(ptx::shared_address(shared.values[ring.stage]), v_map, ptx::shared_address(&shared.values_full[ring.stage]), walk.key, work.head / group);
+            copy_tile<C>(ptx::shared_address(shared.values[ring.stage]), v_map, ptx::shared_address(&shared.values_full[ring.stage]),
+                         walk.key, work.head / group);
             ring.advance();
         } while (walk.next());
     }
@@ -129,8 +131,8 @@ struct Consumer {
     const int index = __shfl_sync(~0u, threadIdx.x / 128, 0) - 1;  // uniform, and known to be
     const int thread = threadIdx.x % 128;
     const int lane = threadIdx.x % 32;
-    const int first_row = 64 * index;                       // of this warpgroup, in the block
-    const int warp_row = 64 * index + thread / 32 * 16;     // of this warp
+    const int first_row = 64 * index;                    // of this warpgroup, in the block
+    const int warp_row = 64 * index + thread / 32 * 16;  // of this warp
 
     /// What warps write into `rotated` is ready for its readers, or read. Rows stay within a warp, but
     /// wgmma reads shared memory for the whole warpgroup.
@@ -162,8 +164,8 @@ struct Consumer {
     /// Rotates this warp's queries for the keys of `range`. No product may be under way.
     __device__ __forceinline__ void rotate(const QueryBlock& block, Range range, uint32_t (&q)[C::kHeadDim / 4]) const {
         join();
-        constexpr int kPieces = C::kHeadDim / 8;                 // of a row
-        constexpr int kItems = 16 * kPieces / 32;                // of a thread
+        constexpr int kPieces = C::kHeadDim / 8;                               // of a row
+        constexpr int kItems = 16 * kPieces / 32;                              // of a thread
         constexpr int kBatch = kItems % 8 == 0 ? 4 : kItems % 2 == 0 ? 2 : 1;  // loaded together; more would spill
         const QueryRotation rotation{params.shape, params.scheme, params.cos_sin, params.dtype};
 #pragma unroll 1
@@ -187,7 +189,7 @@ struct Consumer {
         if constexpr (C::kQueriesInRegisters) {
 #pragma unroll
             for (int e = 0; e < C::kHeadDim; e += kDepth)
-                ptx::load_matrices(*reinterpret_cast<uint32_t(*)[4]>(&q[e / 4]),
+                ptx::load_matrices(*reinterpret_cast<uint32_t (*)[4]>(&q[e / 4]),
                                    ptx::shared_address(shared.rotated) + P::offset(C::kRows, warp_row + lane % 16, e + lane / 16 * 8));
         }
     }
@@ -201,8 +203,10 @@ struct Consumer {
             const int panel = e / P::kWidth, column = e % P::kWidth * 2;
             const uint64_t tile = wgmma::advance(k, panel * C::kKeys * P::kRowBytes + column);
             using Product = wgmma::Product<C::kKeys, T>;
-            if constexpr (C::kQueriesInRegisters) Product::template registers<false>(s, q + e / 4, tile, e > 0);
-            else Product::shared(s, wgmma::advance(shared_q, panel * C::kRows * P::kRowBytes + column), tile, e > 0);
+            if constexpr (C::kQueriesInRegisters)
+                Product::template registers<false>(s, q + e / 4, tile, e > 0);
+            else
+                Product::shared(s, wgmma::advance(shared_q, panel * C::kRows * P::kRowBytes + column), tile, e > 0);
         }
     }
 
@@ -219,11 +223,13 @@ struct Consumer {
     }
 
     /// Divides by the sums and writes the block's rows out, through the shared tile of the queries.
-    __device__ __forceinline__ void write(const float (&o)[C::kHeadDim / 2], const float (&inverse)[2], const QueryBlock& block, uint32_t head) const {
+    __device__ __forceinline__ void write(const float (&o)[C::kHeadDim / 2], const float (&inverse)[2], const QueryBlock& block,
+                                          uint32_t head) const {
         join();
         stage_output<C::kHeadDim, C::kRows>(shared.rotated, lane, warp_row + lane / 4, o, inverse, params.dtype);
         join();
-        write_output<C::kHeadDim, C::kRows, 16>(shared.rotated, lane, warp_row, {params.out, params.out_stride, block.first - params.blocks.start, block.rows, head});
+        write_output<C::kHeadDim, C::kRows, 16>(shared.rotated, lane, warp_row,
+                                                {params.out, params.out_stride, block.first - params.blocks.start, block.rows, head});
     }
 
     __device__ __forceinline__ void run() const {
@@ -280,7 +286,8 @@ struct Consumer {
                 // The assembler takes waits to be free to move and would put the next one in front of the
                 // softmax, which then overlaps with nothing. Asking again for values that are here stops it.
                 // With three warpgroups the others fill the gap, and the question costs more than it saves.
-                if constexpr (C::kQueriesInRegisters) ptx::barrier_wait(ptx::shared_address(&shared.values_full[previous.stage]), previous.phase);
+                if constexpr (C::kQueriesInRegisters)
+                    ptx::barrier_wait(ptx::shared_address(&shared.values_full[previous.stage]), previous.phase);
                 wgmma::wait<0>();
                 wgmma::pin(s), wgmma::pin(o);
                 release(shared.values_empty[previous.stage]);

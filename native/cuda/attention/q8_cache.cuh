@@ -10,7 +10,7 @@ namespace dca::cuda {
 
 /// The least scale of at most seven significant bits whose multiples up to 127 reach `largest`.
 __device__ __forceinline__ __half q8_scale(float largest) {
-    constexpr float kMostScale = 56.5f;            // 1152 times it is still an f16
+    constexpr float kMostScale = 56.5f;             // 1152 times it is still an f16
     constexpr uint32_t kLostBits = (1u << 17) - 1;  // of f32's 23 behind the point, six remain
     const uint32_t bits = __float_as_uint(fminf(largest / 127.0f, kMostScale));
     return __float2half_ru(__uint_as_float((bits + kLostBits) & ~kLostBits));

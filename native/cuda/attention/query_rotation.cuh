@@ -25,8 +25,8 @@ struct Quad {
 /// A row of head_dim values is rotated in pieces of four pairs, eight values. Piece p of a row
 /// is two runs of four consecutive values, at a and b; past rotary_dim they are only copied.
 struct RotaryPiece {
-    int a, b;      // first element of each run
-    int pair;      // first pair, or -1: not rotated
+    int a, b;  // first element of each run
+    int pair;  // first pair, or -1: not rotated
 };
 
 __device__ __forceinline__ RotaryPiece rotary_piece(const AttentionShape& shape, int piece) {
@@ -100,7 +100,8 @@ struct QueryRotation {
 
 /// Element e of the row that starts at element `row` of `data`, rotated alone; `cos_sin` is the table's row
 /// of the position.
-__device__ __forceinline__ float rotated_element(const AttentionShape& shape, const void* data, size_t row, int e, Dtype dtype, const float2* cos_sin) {
+__device__ __forceinline__ float rotated_element(const AttentionShape& shape, const void* data, size_t row, int e, Dtype dtype,
+                                                 const float2* cos_sin) {
     const float own = load_element(data, row + e, dtype);
     if (e >= shape.rotary_dim) return own;
     const int half = shape.rotary_dim / 2;

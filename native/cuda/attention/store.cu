@@ -34,7 +34,8 @@ __device__ void write_row(void* data, void* scales, CacheType type, size_t row, 
         if (type == CacheType::Q8) {
             *reinterpret_cast<uchar2*>(static_cast<uint8_t*>(data) + at) = make_uchar2(q8_byte(v.x, inverse), q8_byte(v.y, inverse));
         } else {
-            *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(data) + at) = pack(v.x, v.y, type == CacheType::F16 ? Dtype::F16 : Dtype::BF16);
+            *reinterpret_cast<uint32_t*>(static_cast<uint16_t*>(data) + at) =
+                pack(v.x, v.y, type == CacheType::F16 ? Dtype::F16 : Dtype::BF16);
         }
     }
 }
@@ -56,7 +57,8 @@ __global__ void __launch_bounds__(32 * kWarps) store_kernel(const StoreArgs args
         const int e = 2 * (lane + 32 * n);
         if (e >= shape.head_dim) break;
         values[n] = {load_element(args.v, v_row + e, args.dtype), load_element(args.v, v_row + e + 1, args.dtype)};
-        keys[n] = {rotated_element(shape, args.k, k_row, e, args.dtype, cos_sin), rotated_element(shape, args.k, k_row, e + 1, args.dtype, cos_sin)};
+        keys[n] = {rotated_element(shape, args.k, k_row, e, args.dtype, cos_sin),
+                   rotated_element(shape, args.k, k_row, e + 1, args.dtype, cos_sin)};
     }
     const size_t row = static_cast<size_t>(head) * args.cache.capacity + i;
     write_row(args.cache.keys, args.cache.key_scales, args.cache.type, row, shape.head_dim, keys);

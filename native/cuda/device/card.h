@@ -10,7 +10,7 @@ namespace dca::cuda {
 struct Card {
     int compute_capability = 0;  // 10 major + minor
     int multiprocessors = 0;
-    size_t shared_bytes = 0;     // that a block can have
+    size_t shared_bytes = 0;  // that a block can have
     size_t l2_bytes = 0;
 };
 

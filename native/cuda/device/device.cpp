@@ -21,8 +21,10 @@ int count_devices(int ordinal) {
         fail(DCA_ERROR_DEVICE, "device cuda:", ordinal, ": the NVIDIA driver is for CUDA ", version_text(driver), ", this library needs ",
              version_text(CUDART_VERSION), " or newer; update the driver, or take device cpu");
     }
-    if (status == cudaErrorNoDevice) count = 0;
-    else check(status, "looking for cards");
+    if (status == cudaErrorNoDevice)
+        count = 0;
+    else
+        check(status, "looking for cards");
     return count;
 }
 
@@ -32,8 +34,8 @@ Device open_device(int ordinal) {
     const int count = count_devices(ordinal);
     if (count == 0) fail(DCA_ERROR_DEVICE, "device cuda:", ordinal, ": there is no NVIDIA card that CUDA can use; take device cpu");
     if (ordinal >= count) {
-        fail(DCA_ERROR_DEVICE, "device cuda:", ordinal, ": there ", count == 1 ? "is 1 card" : "are " + std::to_string(count) + " cards", ", cuda:0",
-             count == 1 ? "" : " to cuda:" + std::to_string(count - 1));
+        fail(DCA_ERROR_DEVICE, "device cuda:", ordinal, ": there ", count == 1 ? "is 1 card" : "are " + std::to_string(count) + " cards",
+             ", cuda:0", count == 1 ? "" : " to cuda:" + std::to_string(count - 1));
     }
     check(cudaSetDevice(ordinal), "opening the card");
     cudaDeviceProp properties{};
@@ -45,8 +47,8 @@ Device open_device(int ordinal) {
              ", must be 8.0 (Ampere) or newer; take device cpu");
     }
     if (!has_kernels()) {
-        fail(DCA_ERROR_DEVICE, device.description, ": this build has no code for compute capability ", properties.major, ".", properties.minor,
-             "; build with DCA_CUDA_ARCHITECTURES naming it, or take device cpu");
+        fail(DCA_ERROR_DEVICE, device.description, ": this build has no code for compute capability ", properties.major, ".",
+             properties.minor, "; build with DCA_CUDA_ARCHITECTURES naming it, or take device cpu");
     }
     return device;
 }

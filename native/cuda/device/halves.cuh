@@ -17,8 +17,10 @@ __device__ __forceinline__ float load_element(const void* data, size_t at, Dtype
 }
 
 __device__ __forceinline__ void store_element(void* data, size_t at, Dtype dtype, float value) {
-    if (dtype == Dtype::F16) static_cast<__half*>(data)[at] = __float2half_rn(value);
-    else static_cast<__nv_bfloat16*>(data)[at] = __float2bfloat16_rn(value);
+    if (dtype == Dtype::F16)
+        static_cast<__half*>(data)[at] = __float2half_rn(value);
+    else
+        static_cast<__nv_bfloat16*>(data)[at] = __float2bfloat16_rn(value);
 }
 
 /// Two f32 in one register as T, the first in the low half.

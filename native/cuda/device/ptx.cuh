@@ -9,19 +9,17 @@
 
 namespace dca::cuda::ptx {
 
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-    return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
+__device__ __forceinline__ uint32_t shared_address(const void* pointer) { return static_cast<uint32_t>(__cvta_generic_to_shared(pointer)); }
 
 /// A value of 2, 4, 8 or 16 bytes.
 template <class T>
 __device__ __forceinline__ T load_shared(uint32_t at) {
     T value;
     if constexpr (sizeof(T) == 16) {
-        uint32_t(&w)[4] = reinterpret_cast<uint32_t(&)[4]>(value);
+        uint32_t (&w)[4] = reinterpret_cast<uint32_t (&)[4]>(value);
         asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(w[0]), "=r"(w[1]), "=r"(w[2]), "=r"(w[3]) : "r"(at));
     } else if constexpr (sizeof(T) == 8) {
-        uint32_t(&w)[2] = reinterpret_cast<uint32_t(&)[2]>(value);
+        uint32_t (&w)[2] = reinterpret_cast<uint32_t (&)[2]>(value);
         asm volatile("ld.shared.v2.u32 {%0, %1}, [%2];" : "=r"(w[0]), "=r"(w[1]) : "r"(at));
     } else if constexpr (sizeof(T) == 4) {
         asm volatile("ld.shared.u32 %0, [%1];" : "=r"(reinterpret_cast<uint32_t&>(value)) : "r"(at));
@@ -146,9 +144,7 @@ __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap* map, ui
                  "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
                  : "memory");
 }
-__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
-    asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
-}
+__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
 /// Orders this thread's shared memory writes before later reads by wgmma or the copy engine.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

@@ -31,8 +31,7 @@ cudaError_t make_tensor_map(const TensorMapSpec& spec, CUtensorMap& map) {
     // Bits are copied, not interpreted: bf16 travels under the name of f16.
     const CUresult result = encode(&map, CU_TENSOR_MAP_DATA_TYPE_FLOAT16, 3, const_cast<void*>(spec.data), spec.size.data(),
                                    spec.stride.data(), spec.box.data(), every_element.data(), CU_TENSOR_MAP_INTERLEAVE_NONE,
-                                   swizzle_of(spec.swizzle_bytes), CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+                                   swizzle_of(spec.swizzle_bytes), CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
     return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 

@@ -6,7 +6,6 @@
 
 #include <cstdint>
 
-
 namespace dca::cuda {
 
 /// Rounds to T; beyond f16's range to its largest value rather than infinity. NaN stays NaN.
@@ -25,8 +24,10 @@ __device__ __forceinline__ __nv_bfloat16 rounded<__nv_bfloat16>(float value) {
 
 template <class T>
 __device__ __forceinline__ float to_float(T value) {
-    if constexpr (sizeof(T) == 4) return value;
-    else return static_cast<float>(value);
+    if constexpr (sizeof(T) == 4)
+        return value;
+    else
+        return static_cast<float>(value);
 }
 
 /// Eight values of T, moved as one.

@@ -59,7 +59,9 @@ struct Product;
 
 // PTX wants every accumulator spelled out, and no template can write an operand list: these
 // macros do nothing else. S and R number the operands behind the accumulators.
-#define DCA_ACC8(i) "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3]), "+f"(acc[i + 4]), "+f"(acc[i + 5]), "+f"(acc[i + 6]), "+f"(acc[i + 7])
+#define DCA_ACC8(i)                                                                                                           \
+    "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3]), "+f"(acc[i + 4]), "+f"(acc[i + 5]), "+f"(acc[i + 6]), \
+        "+f"(acc[i + 7])
 #define DCA_ACC32 DCA_ACC8(0), DCA_ACC8(8), DCA_ACC8(16), DCA_ACC8(24)
 #define DCA_ACC40 DCA_ACC32, DCA_ACC8(32)
 #define DCA_ACC48 DCA_ACC40, DCA_ACC8(40)
@@ -68,26 +70,27 @@ struct Product;
 #define DCA_LIST40 DCA_LIST32 ",%32,%33,%34,%35,%36,%37,%38,%39"
 #define DCA_LIST48 DCA_LIST40 ",%40,%41,%42,%43,%44,%45,%46,%47"
 #define DCA_LIST64 DCA_LIST48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define DCA_PRODUCT(N, REGISTERS, P0, P1, P2, P3, P4, P5, P6, P7)                                                          \
-    template <class T>                                                                                                     \
-    struct Product<N, T> {                                                                                                 \
-        static __device__ __forceinline__ void shared(float (&acc)[REGISTERS], uint64_t a, uint64_t b, int accumulate) {   \
-            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P2 ", 0;\n"                                                   \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." P3 "." P3                                       \
-                         " {" DCA_LIST##REGISTERS "}, " P0 ", " P1 ", p, 1, 1, 0, 0;\n}"                                   \
-                         : DCA_ACC##REGISTERS                                                                              \
-                         : "l"(a), "l"(b), "r"(accumulate), "C"(Name<T>::text));                                           \
-        }                                                                                                                  \
-        template <bool kRowsOfN>                                                                                           \
-        static __device__ __forceinline__ void registers(float (&acc)[REGISTERS], const uint32_t* a, uint64_t b,           \
-                                                         int accumulate) {                                                 \
-            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P5 ", 0;\n"                                                   \
-                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." P6 "." P6                                       \
-                         " {" DCA_LIST##REGISTERS "}, {" P0 "," P1 "," P2 "," P3 "}, " P4 ", p, 1, 1, " P7 ";\n}"          \
-                         : DCA_ACC##REGISTERS                                                                              \
-                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "C"(Name<T>::text),        \
-                           "n"(kRowsOfN ? 1 : 0));                                                                         \
-        }                                                                                                                  \
+#define DCA_PRODUCT(N, REGISTERS, P0, P1, P2, P3, P4, P5, P6, P7)                                                                   \
+    template <class T>                                                                                                              \
+    struct Product<N, T> {                                                                                                          \
+        static __device__ __forceinline__ void shared(float (&acc)[REGISTERS], uint64_t a, uint64_t b, int accumulate) {            \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P2                                                                     \
+                         ", 0;\n"                                                                                                   \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." P3 "." P3 " {" DCA_LIST##REGISTERS "}, " P0 ", " P1      \
+                                                                                                              ", p, 1, 1, 0, 0;\n}" \
+                         : DCA_ACC##REGISTERS                                                                                       \
+                         : "l"(a), "l"(b), "r"(accumulate), "C"(Name<T>::text));                                                    \
+        }                                                                                                                           \
+        template <bool kRowsOfN>                                                                                                    \
+        static __device__ __forceinline__ void registers(float (&acc)[REGISTERS], const uint32_t* a, uint64_t b, int accumulate) {  \
+            asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " P5                                                                     \
+                         ", 0;\n"                                                                                                   \
+                         "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." P6 "." P6 " {" DCA_LIST##REGISTERS                       \
+                         "}, {" P0 "," P1 "," P2 "," P3 "}, " P4 ", p, 1, 1, " P7 ";\n}"                                            \
+                         : DCA_ACC##REGISTERS                                                                                       \
+                         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(accumulate), "C"(Name<T>::text),                 \
+                           "n"(kRowsOfN ? 1 : 0));                                                                                  \
+        }                                                                                                                           \
     }
 
 DCA_PRODUCT(64, 32, "%32", "%33", "%34", "%35", "%36", "%37", "%38", "%39");

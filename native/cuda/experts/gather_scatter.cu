@@ -17,7 +17,8 @@ __device__ __forceinline__ float4 add_product(const float4& sum, float weight, c
 }
 
 /// 16 bytes a thread.
-__global__ void __launch_bounds__(kThreads) gather_kernel(const uint4* from, const uint32_t* pairs, uint32_t n_used, uint32_t width, uint64_t n, uint4* to) {
+__global__ void __launch_bounds__(kThreads)
+    gather_kernel(const uint4* from, const uint32_t* pairs, uint32_t n_used, uint32_t width, uint64_t n, uint4* to) {
     const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (i < n) to[i] = from[uint64_t{pairs[i / width] / n_used} * width + i % width];
 }
@@ -43,15 +44,16 @@ __global__ void __launch_bounds__(kThreads) scatter_kernel(const ScatterArgs arg
     x = add_product(x, 1.0f, sum);
 }
 
-__global__ void __launch_bounds__(kThreads) add_weighted_kernel(const float* results, const float* weights, uint32_t stride, uint32_t fours, uint64_t n,
-                                                                float* x) {
+__global__ void __launch_bounds__(kThreads)
+    add_weighted_kernel(const float* results, const float* weights, uint32_t stride, uint32_t fours, uint64_t n, float* x) {
     const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (i >= n) return;
     float4& to = at_four(x, 4 * i);
     to = add_product(to, weights[i / fours * stride], at_four(results, 4 * i));
 }
 
-__global__ void __launch_bounds__(kThreads) add_weighted_row_kernel(const float* results, const float* weights, uint32_t terms, uint32_t width, float* x) {
+__global__ void __launch_bounds__(kThreads)
+    add_weighted_row_kernel(const float* results, const float* weights, uint32_t terms, uint32_t width, float* x) {
     let_next_start();
     await_previous();
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
@@ -64,9 +66,11 @@ __global__ void __launch_bounds__(kThreads) add_weighted_row_kernel(const float*
 
 }  // namespace
 
-cudaError_t gather_tokens(const void* from, const uint32_t* pairs, uint32_t n_pairs, uint32_t n_used, uint32_t width, void* to, cudaStream_t stream) {
+cudaError_t gather_tokens(const void* from, const uint32_t* pairs, uint32_t n_pairs, uint32_t n_used, uint32_t width, void* to,
+                          cudaStream_t stream) {
     const uint64_t n = uint64_t{n_pairs} * (width / 8);
-    gather_kernel<<<blocks_for(n), kThreads, 0, stream>>>(static_cast<const uint4*>(from), pairs, n_used, width / 8, n, static_cast<uint4*>(to));
+    gather_kernel<<<blocks_for(n), kThreads, 0, stream>>>(static_cast<const uint4*>(from), pairs, n_used, width / 8, n,
+                                                          static_cast<uint4*>(to));
     return cudaGetLastError();
 }
 
@@ -76,14 +80,17 @@ cudaError_t scatter_results(const ScatterArgs& args, cudaStream_t stream) {
     return cudaGetLastError();
 }
 
-cudaError_t add_weighted(const float* results, const float* weights, uint32_t stride, uint32_t rows, uint32_t width, float* x, cudaStream_t stream) {
+cudaError_t add_weighted(const float* results, const float* weights, uint32_t stride, uint32_t rows, uint32_t width, float* x,
+                         cudaStream_t stream) {
     const uint64_t n = uint64_t{rows} * (width / 4);
     add_weighted_kernel<<<blocks_for(n), kThreads, 0, stream>>>(results, weights, stride, width / 4, n, x);
     return cudaGetLastError();
 }
 
-cudaError_t add_weighted_row(const Card& card, const float* results, const float* weights, uint32_t terms, uint32_t width, float* x, cudaStream_t stream) {
-    return launch_overlapped(card, add_weighted_row_kernel, dim3(blocks_for(width)), kThreads, 0, stream, results, weights, terms, width, x);
+cudaError_t add_weighted_row(const Card& card, const float* results, const float* weights, uint32_t terms, uint32_t width, float* x,
+                             cudaStream_t stream) {
+    return launch_overlapped(card, add_weighted_row_kernel, dim3(blocks_for(width)), kThreads, 0, stream, results, weights, terms, width,
+                             x);
 }
 
 }  // namespace dca::cuda

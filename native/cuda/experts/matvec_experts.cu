@@ -8,7 +8,7 @@ namespace {
 struct ExpertProducts {
     MatvecArgs first;
     const uint32_t* experts;
-    PlaneBytes w_apart;          // bytes between what belongs to two matrices or two choices
+    PlaneBytes w_apart;  // bytes between what belongs to two matrices or two choices
     uint64_t x_apart, y_apart;
 };
 

@@ -7,14 +7,15 @@ namespace dca::cuda {
 namespace {
 
 constexpr int kLogitThreads = 256;
-constexpr int kLoads = 4;         // of four values, that a thread has on their way at once
-constexpr int kChooseWarps = 2;   // a row each
+constexpr int kLoads = 4;        // of four values, that a thread has on their way at once
+constexpr int kChooseWarps = 2;  // a row each
 constexpr int kSortWarps = 32;
 
 __device__ __forceinline__ float dot(const float4& a, const float4& b) { return a.x * b.x + a.y * b.y + a.z * b.z + a.w * b.w; }
 
 /// A block a logit. The norm is a factor that every block finds beside its dot product.
-__global__ void __launch_bounds__(kLogitThreads) router_logits_row_kernel(const float* x, const float* router, float epsilon, uint32_t cols, float* logits) {
+__global__ void __launch_bounds__(kLogitThreads)
+    router_logits_row_kernel(const float* x, const float* router, float epsilon, uint32_t cols, float* logits) {
     __shared__ float scratch[2][kLogitThreads / 32];
     constexpr uint32_t at_once = 4 * kLogitThreads * kLoads;
     let_next_start();
@@ -142,8 +143,8 @@ __global__ void __launch_bounds__(32 * kSortWarps) sort_pairs_kernel(const SortA
 
 }  // namespace
 
-cudaError_t router_logits_row(const Card& card, const float* x, const float* router, float epsilon, uint32_t cols, uint32_t n_logits, float* logits,
-                              cudaStream_t stream) {
+cudaError_t router_logits_row(const Card& card, const float* x, const float* router, float epsilon, uint32_t cols, uint32_t n_logits,
+                              float* logits, cudaStream_t stream) {
     return launch_overlapped(card, router_logits_row_kernel, dim3(n_logits), kLogitThreads, 0, stream, x, router, epsilon, cols, logits);
 }
 

@@ -15,12 +15,15 @@ __device__ float silu(float x) { return x / (1.0f + __expf(-x)); }
 /// Calls body(T{}) with the type of dtype.
 template <class Body>
 void with_type(Dtype dtype, Body&& body) {
-    if (dtype == Dtype::F16) body(__half{});
-    else body(__nv_bfloat16{});
+    if (dtype == Dtype::F16)
+        body(__half{});
+    else
+        body(__nv_bfloat16{});
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) rms_norm_kernel(const float* x, const float* weight, float epsilon, uint32_t width, T* to, float* factors) {
+__global__ void __launch_bounds__(kThreads)
+    rms_norm_kernel(const float* x, const float* weight, float epsilon, uint32_t width, T* to, float* factors) {
     __shared__ float scratch[kThreads / 32];
     x += uint64_t{blockIdx.x} * width;
     to += uint64_t{blockIdx.x} * width;
@@ -122,8 +125,8 @@ uint32_t blocks_for(uint64_t threads) { return static_cast<uint32_t>((threads + 
 
 cudaError_t rms_norm(const RmsNormArgs& args, cudaStream_t stream) {
     with_type(args.dtype, [&](auto type) {
-        rms_norm_kernel<<<args.rows, kThreads, 0, stream>>>(args.x, args.weight, args.epsilon, args.width, static_cast<decltype(type)*>(args.to),
-                                                            args.factors);
+        rms_norm_kernel<<<args.rows, kThreads, 0, stream>>>(args.x, args.weight, args.epsilon, args.width,
+                                                            static_cast<decltype(type)*>(args.to), args.factors);
     });
     return cudaGetLastError();
 }
@@ -142,7 +145,8 @@ cudaError_t silu_multiply(const void* gate_up, uint32_t rows, uint32_t width, Dt
     const uint64_t n = uint64_t{rows} * width / 8;
     with_type(dtype, [&](auto type) {
         using T = decltype(type);
-        silu_multiply_kernel<<<blocks_for(n), kThreads, 0, stream>>>(static_cast<const Eight<T>*>(gate_up), width / 8, n, static_cast<Eight<T>*>(to));
+        silu_multiply_kernel<<<blocks_for(n), kThreads, 0, stream>>>(static_cast<const Eight<T>*>(gate_up), width / 8, n,
+                                                                     static_cast<Eight<T>*>(to));
     });
     return cudaGetLastError();
 }
@@ -152,7 +156,8 @@ cudaError_t silu_multiply_f32(const Card& card, const float* gate_up, uint32_t r
     return launch_overlapped(card, silu_multiply_f32_kernel, grid, kThreads, 0, stream, gate_up, rows, width, to);
 }
 
-cudaError_t negative_log_likelihood(const float* logits, uint32_t rows, uint32_t n_vocab, const int32_t* targets, float* nll, cudaStream_t stream) {
+cudaError_t negative_log_likelihood(const float* logits, uint32_t rows, uint32_t n_vocab, const int32_t* targets, float* nll,
+                                    cudaStream_t stream) {
     nll_kernel<<<rows, kNllThreads, 0, stream>>>(logits, n_vocab, targets, nll);
     return cudaGetLastError();
 }

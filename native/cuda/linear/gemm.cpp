@@ -6,8 +6,8 @@ namespace dca::cuda {
 
 namespace {
 
-constexpr size_t most_plans = 512;     // of odd lengths, which seldom come again
-constexpr uint32_t alignment = 16;     // bytes, of every matrix's start
+constexpr size_t most_plans = 512;  // of odd lengths, which seldom come again
+constexpr uint32_t alignment = 16;  // bytes, of every matrix's start
 
 struct DestroyLayout {
     void operator()(cublasLtMatrixLayoutOpaque_t* layout) const noexcept { static_cast<void>(cublasLtMatrixLayoutDestroy(layout)); }
@@ -20,7 +20,9 @@ struct DestroyDescription {
 using Description = std::unique_ptr<cublasLtMatmulDescOpaque_t, DestroyDescription>;
 
 struct DestroyPreference {
-    void operator()(cublasLtMatmulPreferenceOpaque_t* preference) const noexcept { static_cast<void>(cublasLtMatmulPreferenceDestroy(preference)); }
+    void operator()(cublasLtMatmulPreferenceOpaque_t* preference) const noexcept {
+        static_cast<void>(cublasLtMatmulPreferenceDestroy(preference));
+    }
 };
 using Preference = std::unique_ptr<cublasLtMatmulPreferenceOpaque_t, DestroyPreference>;
 
@@ -93,7 +95,8 @@ Gemm::Plan& Gemm::plan(const GemmArgs& args) {
                                          preference.get(), 1, &result, &found),
           "choosing a matrix product");
     if (found == 0) {
-        fail(DCA_ERROR_DEVICE, "cuBLASLt has no algorithm for a product of ", args.tokens, " tokens with a matrix of ", args.rows, " x ", args.cols);
+        fail(DCA_ERROR_DEVICE, "cuBLASLt has no algorithm for a product of ", args.tokens, " tokens with a matrix of ", args.rows, " x ",
+             args.cols);
     }
     plan->algorithm = result.algo;
     return *(plans_[key] = std::move(plan));

@@ -15,16 +15,16 @@ namespace dca::cuda {
 
 /// y (tokens, rows) = x (tokens, cols) · wᵀ, w (rows, cols), everything row-major; f32 accumulation.
 struct GemmArgs {
-    const void* w;           // dtype (or f32), rows back to back
-    const void* x;           // likewise
+    const void* w;  // dtype (or f32), rows back to back
+    const void* x;  // likewise
     void* y;
     uint32_t tokens, rows, cols;
-    uint32_t y_stride;       // elements between y's rows
+    uint32_t y_stride;  // elements between y's rows
     Dtype dtype;
-    bool in_f32;             // w and x are f32 and not dtype: products in full f32
-    bool y_f32;              // else dtype
-    bool add;                // y += ...
-    const void* bias;        // (rows) of y's type, added to every row; null: none
+    bool in_f32;       // w and x are f32 and not dtype: products in full f32
+    bool y_f32;        // else dtype
+    bool add;          // y += ...
+    const void* bias;  // (rows) of y's type, added to every row; null: none
 };
 
 /// Picks an algorithm once per shape and keeps it. One thread at a time.

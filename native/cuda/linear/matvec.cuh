@@ -16,10 +16,10 @@ namespace dca::cuda::vec {
 
 constexpr int kThreads = 512;
 constexpr int kWarps = kThreads / 32;
-constexpr int kRows = 2;             // that a warp works on together
-constexpr int kHalves = 2;           // of a step; in each a lane takes a piece of 16 bytes of every row
-constexpr int kHalfBytes = 512;      // of a row's low plane
-constexpr int kVectors = 4;          // groups of four values that a thread loads at once
+constexpr int kRows = 2;               // that a warp works on together
+constexpr int kHalves = 2;             // of a step; in each a lane takes a piece of 16 bytes of every row
+constexpr int kHalfBytes = 512;        // of a row's low plane
+constexpr int kVectors = 4;            // groups of four values that a thread loads at once
 constexpr size_t kStaticBytes = 1024;  // shared memory beside ring and vector: the block's sum and what CUDA reserves
 
 /// Rows of 16-bit floats against a vector in f32. A piece is what a lane takes of a row at a time.
@@ -84,7 +84,7 @@ struct Quantised {
             reinterpret_cast<ActivationBlock*>(half + kChunks * 512)[at / kUnit % kUnits] = {largest / 32767.0f, {sum, other}, 0};
         }
         *reinterpret_cast<uint2*>(half + chunk * 512 + piece % 32 * 16 + at % 8 * 2) = {__byte_perm(q[0], q[1], 0x5410),
-                                                                                      __byte_perm(q[2], q[3], 0x5410)};
+                                                                                        __byte_perm(q[2], q[3], 0x5410)};
     }
 
     /// `block` is where the half step's first activation block for this lane is.
@@ -106,8 +106,10 @@ struct Quantised {
             piece.scales[0] = ptx::load_shared<uint16_t>(scales);
         } else {
             uint32_t both[kScaleBytes / 4];
-            if constexpr (kScaleBytes == 4) both[0] = ptx::load_shared<uint32_t>(scales);
-            else reinterpret_cast<uint2&>(both) = ptx::load_shared<uint2>(scales);
+            if constexpr (kScaleBytes == 4)
+                both[0] = ptx::load_shared<uint32_t>(scales);
+            else
+                reinterpret_cast<uint2&>(both) = ptx::load_shared<uint2>(scales);
 #pragma unroll
             for (int i = 0; i < P::kScaleHalves; ++i) piece.scales[i] = static_cast<uint16_t>(both[i / 2] >> 16 * (i % 2));
         }
@@ -220,7 +222,7 @@ private:
 
     // The item and the step, from this lane's part on.
     uint32_t item_ = Items::first();
-    int left_ = 0, extras_left_ = 0;   // pieces and units of the row
+    int left_ = 0, extras_left_ = 0;  // pieces and units of the row
     const uint8_t* low_[kRows];
     const uint8_t *high_, *scales_;
 };
@@ -298,7 +300,8 @@ __device__ __forceinline__ void write_value(void* y, VectorType type, uint64_t a
 }
 
 /// A pair of rows of q, k or v: keys are rotated (row 0 and row 1 are a pair of RoPE) and go to the cache with the values.
-__device__ __forceinline__ void write_qkv(const MatvecArgs& args, const KvTarget& kv, const uint32_t (&rows)[kRows], const float (&sums)[kRows], bool second) {
+__device__ __forceinline__ void write_qkv(const MatvecArgs& args, const KvTarget& kv, const uint32_t (&rows)[kRows],
+                                          const float (&sums)[kRows], bool second) {
     const uint32_t row = second ? rows[1] : rows[0];
     float value = second ? sums[1] : sums[0];
     if (row < kv.q_rows) {

@@ -20,12 +20,15 @@ template <class Visit>
 void visit_reader(WeightFormat format, Visit&& visit) {
     const bool quantised = visit_planes(format, [&](auto planes) { visit(Quantised<decltype(planes)>{}); });
     if (quantised) return;
-    if (format == WeightFormat::F16) visit(Dense<__half>{});
-    else visit(Dense<__nv_bfloat16>{});
+    if (format == WeightFormat::F16)
+        visit(Dense<__half>{});
+    else
+        visit(Dense<__nv_bfloat16>{});
 }
 
 template <class Args>
-cudaError_t launch(const Card& card, void (*kernel)(Args), size_t bytes, const Matrix& w, uint32_t products, cudaStream_t stream, const Args& args) {
+cudaError_t launch(const Card& card, void (*kernel)(Args), size_t bytes, const Matrix& w, uint32_t products, cudaStream_t stream,
+                   const Args& args) {
     if (bytes > kSharedByDefault) {
         const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
         if (status != cudaSuccess) return status;
@@ -44,9 +47,12 @@ cudaError_t launch_fitting(const Card& card, const Matrix& w, uint32_t products,
         using W = decltype(reader);
         const auto bytes = [&](int steps) { return shared_bytes<W>(w.cols, steps); };
         const auto fits = [&](int steps) { return bytes(steps) + kStaticBytes <= card.shared_bytes; };
-        if (fits(kMostSteps)) status = launch(card, Kernel::template get<W, kMostSteps>(), bytes(kMostSteps), w, products, stream, args);
-        else if (fits(kFewSteps)) status = launch(card, Kernel::template get<W, kFewSteps>(), bytes(kFewSteps), w, products, stream, args);
-        else status = launch(card, Kernel::template get<W, kFewestSteps>(), bytes(kFewestSteps), w, products, stream, args);
+        if (fits(kMostSteps))
+            status = launch(card, Kernel::template get<W, kMostSteps>(), bytes(kMostSteps), w, products, stream, args);
+        else if (fits(kFewSteps))
+            status = launch(card, Kernel::template get<W, kFewSteps>(), bytes(kFewSteps), w, products, stream, args);
+        else
+            status = launch(card, Kernel::template get<W, kFewestSteps>(), bytes(kFewestSteps), w, products, stream, args);
     });
     return status;
 }

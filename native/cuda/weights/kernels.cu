@@ -11,7 +11,8 @@ constexpr int kThreads = 256;
 uint32_t blocks_for(uint64_t threads) { return static_cast<uint32_t>((threads + kThreads - 1) / kThreads); }
 
 template <class Block, class P>
-__global__ void __launch_bounds__(kThreads) repack_kernel(const Block* blocks, uint64_t n_units, int units_a_block, Matrix to, uint64_t first_unit) {
+__global__ void __launch_bounds__(kThreads)
+    repack_kernel(const Block* blocks, uint64_t n_units, int units_a_block, Matrix to, uint64_t first_unit) {
     const uint64_t u = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (u >= n_units) return;
     const uint64_t at = first_unit + u;
@@ -108,19 +109,21 @@ cudaError_t dequantize(const Matrix& from, uint32_t first_row, uint32_t rows, Dt
         if (dtype == Dtype::F16) {
             dequantize_kernel<P><<<blocks_for(eights), kThreads, 0, stream>>>(from, first_row, eights, static_cast<Eight<__half>*>(to));
         } else {
-            dequantize_kernel<P><<<blocks_for(eights), kThreads, 0, stream>>>(from, first_row, eights, static_cast<Eight<__nv_bfloat16>*>(to));
+            dequantize_kernel<P>
+                <<<blocks_for(eights), kThreads, 0, stream>>>(from, first_row, eights, static_cast<Eight<__nv_bfloat16>*>(to));
         }
     });
     return cudaGetLastError();
 }
 
 cudaError_t embed(const EmbedArgs& args, cudaStream_t stream) {
-    const bool quantised = visit_planes(args.table.format, [&](auto planes) {
-        embed_planes_kernel<decltype(planes)><<<args.n_tokens, kThreads, 0, stream>>>(args);
-    });
+    const bool quantised = visit_planes(
+        args.table.format, [&](auto planes) { embed_planes_kernel<decltype(planes)><<<args.n_tokens, kThreads, 0, stream>>>(args); });
     if (!quantised) {
-        if (args.table.format == WeightFormat::F16) embed_dense_kernel<__half><<<args.n_tokens, kThreads, 0, stream>>>(args);
-        else embed_dense_kernel<__nv_bfloat16><<<args.n_tokens, kThreads, 0, stream>>>(args);
+        if (args.table.format == WeightFormat::F16)
+            embed_dense_kernel<__half><<<args.n_tokens, kThreads, 0, stream>>>(args);
+        else
+            embed_dense_kernel<__nv_bfloat16><<<args.n_tokens, kThreads, 0, stream>>>(args);
     }
     return cudaGetLastError();
 }

@@ -23,12 +23,12 @@ cudaError_t repack(BlockType type, const void* blocks, uint64_t n_blocks, const 
 cudaError_t dequantize(const Matrix& from, uint32_t first_row, uint32_t rows, Dtype dtype, void* to, cudaStream_t stream);
 
 struct EmbedArgs {
-    Matrix table;             // (n_vocab, n_embd)
-    const int32_t* tokens;    // n_tokens of them; host memory that the device can read
-    const uint32_t* start;    // index of the first token; likewise
+    Matrix table;           // (n_vocab, n_embd)
+    const int32_t* tokens;  // n_tokens of them; host memory that the device can read
+    const uint32_t* start;  // index of the first token; likewise
     uint32_t n_tokens;
-    float* x;                 // (n_tokens, n_embd)
-    uint32_t* length;         // device memory: becomes *start + n_tokens
+    float* x;          // (n_tokens, n_embd)
+    uint32_t* length;  // device memory: becomes *start + n_tokens
 };
 cudaError_t embed(const EmbedArgs& args, cudaStream_t stream);
 

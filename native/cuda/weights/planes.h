@@ -52,8 +52,8 @@ struct Planes {
     static constexpr WeightFormat kFormat = kFormat_;
     static constexpr int kLowBits = kLowBits_, kHighBits = kHighBits_, kOffset = kOffset_;
     static constexpr bool kMinimum = kMinimum_;
-    static constexpr int kGroups = kUnit / kGroup_;                      // of a unit
-    static constexpr int kLowWords = kLowBits, kHighWords = kHighBits;   // 32-bit words of a unit
+    static constexpr int kGroups = kUnit / kGroup_;                     // of a unit
+    static constexpr int kLowWords = kLowBits, kHighWords = kHighBits;  // 32-bit words of a unit
     static constexpr int kScaleHalves = kGroups * (kMinimum ? 2 : 1);
 };
 
@@ -78,7 +78,8 @@ bool visit_planes(WeightFormat format, Visit&& visit) {
         case WeightFormat::Q6: visit(PlanesQ6{}); return true;
         case WeightFormat::Q3: visit(PlanesQ3{}); return true;
         case WeightFormat::Q2M: visit(PlanesQ2M{}); return true;
-        case WeightFormat::F16: case WeightFormat::BF16: break;
+        case WeightFormat::F16:
+        case WeightFormat::BF16: break;
     }
     return false;
 }
@@ -105,7 +106,12 @@ inline Matrix expert_matrix(const Matrix& first, uint32_t index) {
     const auto behind = [&](void* plane, uint64_t bytes) -> void* {
         return plane == nullptr ? nullptr : static_cast<uint8_t*>(plane) + index * bytes;
     };
-    return {first.format, first.rows, first.cols, behind(first.low, apart.low), behind(first.high, apart.high), behind(first.scales, apart.scales)};
+    return {first.format,
+            first.rows,
+            first.cols,
+            behind(first.low, apart.low),
+            behind(first.high, apart.high),
+            behind(first.scales, apart.scales)};
 }
 
 DCA_HOST_DEVICE float float_of_half(uint16_t bits) {
@@ -289,7 +295,8 @@ DCA_HOST_DEVICE float dot_piece(const Piece<P>& piece, const Words (&x)[Piece<P>
             DCA_UNROLL
             for (int n = 0; n < 2; ++n) {
                 // A high nibble without high bits counts sixteenfold where it is.
-                const uint32_t bytes = kSixteenfold && n == 1 ? piece.low.w[j] & 0xf0f0f0f0u : nibble_bytes<P>(piece.low.w[j], piece.high, j, n);
+                const uint32_t bytes =
+                    kSixteenfold && n == 1 ? piece.low.w[j] & 0xf0f0f0f0u : nibble_bytes<P>(piece.low.w[j], piece.high, j, n);
                 sum[n] = dot_pair<0, false>(pair(8 * n + 2 * j), bytes, sum[n]);
                 sum[n] = dot_pair<1, false>(pair(8 * n + 2 * j + 1), bytes, sum[n]);
             }

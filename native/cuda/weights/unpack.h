@@ -152,7 +152,9 @@ bool visit_blocks(BlockType type, Visit&& visit) {
         case BlockType::Q4_K: visit(BlockQ4_K{}, PlanesQ4M{}); return true;
         case BlockType::Q5_K: visit(BlockQ5_K{}, PlanesQ5M{}); return true;
         case BlockType::Q6_K: visit(BlockQ6_K{}, PlanesQ6{}); return true;
-        case BlockType::F32: case BlockType::F16: case BlockType::BF16: break;
+        case BlockType::F32:
+        case BlockType::F16:
+        case BlockType::BF16: break;
     }
     return false;
 }

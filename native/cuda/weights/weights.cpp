@@ -6,7 +6,7 @@
 
 #include "core/error.h"
 #include "core/half.h"
-#include "cuda/device/text.h"
+#include "core/text.h"
 #include "cuda/weights/kernels.h"
 #include "cuda/weights/uploader.h"
 
@@ -20,11 +20,11 @@ bool quantised(WeightFormat format) { return format != WeightFormat::F16 && form
 /// its range is enough after a norm, so everything that is not bf16 itself runs in f16.
 Dtype activation_type(const Weights& weights) {
     const auto is_bf16 = [](const Tensor& tensor) { return tensor.type == BlockType::BF16; };
-    const bool any = is_bf16(weights.token_embedding) || is_bf16(weights.output) ||
-                     std::ranges::any_of(weights.layers, [&](const LayerWeights& layer) {
-                         return is_bf16(layer.q) || is_bf16(layer.output) || is_bf16(layer.gate) || is_bf16(layer.down) ||
-                                is_bf16(layer.expert_gate) || is_bf16(layer.expert_down);
-                     });
+    const bool any =
+        is_bf16(weights.token_embedding) || is_bf16(weights.output) || std::ranges::any_of(weights.layers, [&](const LayerWeights& layer) {
+            return is_bf16(layer.q) || is_bf16(layer.output) || is_bf16(layer.gate) || is_bf16(layer.down) || is_bf16(layer.expert_gate) ||
+                   is_bf16(layer.expert_down);
+        });
     return any ? Dtype::BF16 : Dtype::F16;
 }
 
@@ -133,7 +133,8 @@ private:
             for (; end != sources.end() && device_format(end->tensor->type, out_.dtype_) == format; ++end) {
                 rows += static_cast<uint32_t>(end->tensor->rows);
             }
-            fused.parts.push_back(matrix(at->tensor->type, rows, static_cast<uint32_t>(at->tensor->cols), static_cast<uint64_t>(at->tensor->depth)));
+            fused.parts.push_back(
+                matrix(at->tensor->type, rows, static_cast<uint32_t>(at->tensor->cols), static_cast<uint64_t>(at->tensor->depth)));
             fused.rows += rows;
             out_.quantised_ |= quantised(format);
             transfer(std::span(at, end), fused.parts.back());
@@ -180,8 +181,8 @@ DeviceWeights::DeviceWeights(const BackendSource& source) : dtype_(activation_ty
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
     if (bytes_ + Uploader::device_bytes > free) {
-        fail(DCA_ERROR_MEMORY, "the weights take ", gigabytes(bytes_ + Uploader::device_bytes), " on the card, ", gigabytes(free), " of its ",
-             gigabytes(total), " are free; take a smaller quantisation, another card or device cpu");
+        fail(DCA_ERROR_MEMORY, "the weights take ", gigabytes(bytes_ + Uploader::device_bytes), " on the card, ", gigabytes(free),
+             " of its ", gigabytes(total), " are free; take a smaller quantisation, another card or device cpu");
     }
     memory_ = allocate_device(bytes_, "allocating the weights");
     check(cudaMemset(memory_.get(), 0, bytes_), "allocating the weights");  // rows of scales end in zeros

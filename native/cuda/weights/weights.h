@@ -27,17 +27,17 @@ struct FusedMatrices {
 constexpr uint32_t router_rows(uint32_t n_experts) { return (n_experts + 1 + 7) / 8 * 8; }
 
 struct DeviceLayer {
-    float* attention_norm;    // (n_embd)
+    float* attention_norm;  // (n_embd)
     FusedMatrices qkv;
-    float* q_norm;            // (head_dim), null: none
+    float* q_norm;  // (head_dim), null: none
     float* k_norm;
     FusedMatrices output;
-    float* ffn_norm;          // (n_embd)
-    FusedMatrices gate_up;            // of a mixture: of expert 0, the others behind it (expert_matrix)
+    float* ffn_norm;        // (n_embd)
+    FusedMatrices gate_up;  // of a mixture: of expert 0, the others behind it (expert_matrix)
     FusedMatrices down;
 
     // Of a mixture; otherwise null and without parts.
-    float* router = nullptr;  // (router_rows, n_embd), ffn_norm multiplied in: it takes x before the norm
+    float* router = nullptr;    // (router_rows, n_embd), ffn_norm multiplied in: it takes x before the norm
     bool shared_gated = false;  // the shared expert has a logit of its own, row n_experts
     FusedMatrices shared_gate_up, shared_down;
 };
