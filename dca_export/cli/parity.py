@@ -11,15 +11,15 @@ from dca_export.cli._common import (
     add_json_argument,
     check_outputs,
     command_parser,
-    count,
     positive_int,
     print_table,
     progress_bar,
     run,
     write_json,
 )
-from dca_export.cli._runtime import CACHE_TYPES, add_repack_argument
+from dca_export.cli._runtime import add_machine_arguments, opened
 from dca_export.errors import InputError
+from dca_runtime.options import CACHE_TYPES
 
 if TYPE_CHECKING:
     from dca_export.parity.check import Part, Report
@@ -54,11 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help=f"tokens compared (default: {DEFAULT_LENGTH})",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    parser.add_argument(
-        "--threads", type=count, default=0, metavar="N", help="CPU threads (default: the physical cores)"
-    )
-    add_repack_argument(parser)
+    add_machine_arguments(parser)
     parser.add_argument(
         "--cache-type",
         choices=CACHE_TYPES,
@@ -72,11 +68,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parity(arguments: argparse.Namespace) -> int:
-    from dca_runtime import Model
-
     inputs = {"OUT.gguf": arguments.model, "--text": arguments.text, "--reference": arguments.reference}
     check_outputs({"--json": arguments.json}, inputs)
-
+    if arguments.reference is not None and not arguments.reference.exists():
+        raise InputError(f"{arguments.reference}: no such file or directory")
     try:
         with progress_bar("importing PyTorch"):
             import transformers
@@ -92,36 +87,27 @@ def _parity(arguments: argparse.Namespace) -> int:
     from dca_export.parity.check import check, weight_type
     from dca_export.parity.facts import Facts
 
-    with progress_bar("loading") as update:
-        model = Model(
-            arguments.model,
-            arguments.device,
-            threads=arguments.threads,
-            progress=update,
-            repack=arguments.repack,
-        )
-        with model:
-            weights = weight_type(GgufFile(arguments.model))
+    with opened(arguments) as model, progress_bar("comparing") as update:
+        weights = weight_type(GgufFile(arguments.model))
+        device = model.info.device.split()[0]  # "cuda:0 (the card's name)"; auto has been decided
 
-            def compare(source: Path, against_original: bool) -> "Report":
-                return check(
-                    model,
-                    TorchReference(source, arguments.device, weights),
-                    arguments.length,
-                    weights=weights,
-                    against_original=against_original,
-                    cache_type=arguments.cache_type,
-                    text=arguments.text,
-                    progress=update,
-                )
+        def compare(source: Path, against_original: bool) -> "Report":
+            return check(
+                model,
+                TorchReference(source, device, weights),
+                arguments.length,
+                weights=weights,
+                against_original=against_original,
+                cache_type=arguments.cache_type,
+                text=arguments.text,
+                progress=update,
+            )
 
-            if arguments.reference is not None and not arguments.reference.exists():
-                raise InputError(f"{arguments.reference}: no such file or directory")
-            runtime = compare(arguments.model, against_original=False)
-            export, facts = None, Facts()
-            if arguments.reference is not None:
-                export = compare(arguments.reference, against_original=True)
-                facts = _facts(model, arguments)
+        runtime = compare(Path(arguments.model), against_original=False)
+        export, facts = None, Facts()
+        if arguments.reference is not None:
+            export = compare(arguments.reference, against_original=True)
+            facts = _facts(model, arguments)
     reports = [report for report in (runtime, export) if report is not None]
     passed = all(report.passed for report in reports) and not facts.failures
     if arguments.json:

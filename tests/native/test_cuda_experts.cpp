@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cuda/expert_order.h"
+#include "cuda/experts/order.h"
 
 namespace {
 
@@ -49,7 +49,8 @@ TEST(cuda_experts_equal_logits_go_to_the_first) {
 TEST(cuda_experts_of_broken_logits_exist_and_differ) {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     for (const float sign : {1.0f, -1.0f}) {
-        const auto experts = chosen({std::copysign(nan, sign), std::bit_cast<float>(0x7fffffffu), std::bit_cast<float>(0xffffffffu), 1.0f, nan}, 5);
+        const auto experts =
+            chosen({std::copysign(nan, sign), std::bit_cast<float>(0x7fffffffu), std::bit_cast<float>(0xffffffffu), 1.0f, nan}, 5);
         CHECK((std::set(experts.begin(), experts.end()) == std::set<uint32_t>{0, 1, 2, 3, 4}));
     }
     const auto all = chosen(std::vector<float>(3, std::bit_cast<float>(0x7fffffffu)), 3);
@@ -127,18 +128,18 @@ TEST(cuda_experts_lie_one_behind_the_other) {
                 for (int c = 0; c < 4; ++c) {
                     float expected[8], found[8];
                     decode_eight<P>(whole, row, u, c, expected);
-                    decode_eight<P>(of_stack(first, row / rows), row % rows, u, c, found);
+                    decode_eight<P>(expert_matrix(first, row / rows), row % rows, u, c, found);
                     CHECK(std::ranges::equal(expected, found));
                 }
             }
         }
     };
-    for (const WeightFormat format : {WeightFormat::Q8, WeightFormat::Q4, WeightFormat::Q4M, WeightFormat::Q5, WeightFormat::Q5M, WeightFormat::Q6,
-                                      WeightFormat::Q3, WeightFormat::Q2M}) {
+    for (const WeightFormat format : {WeightFormat::Q8, WeightFormat::Q4, WeightFormat::Q4M, WeightFormat::Q5, WeightFormat::Q5M,
+                                      WeightFormat::Q6, WeightFormat::Q3, WeightFormat::Q2M}) {
         visit_planes(format, check_format);
     }
     std::vector<uint16_t> dense(rows * cols * depth);
     const Matrix first{WeightFormat::F16, rows, cols, dense.data(), nullptr, nullptr};
-    CHECK(of_stack(first, 3).low == dense.data() + 3 * rows * cols);
-    CHECK(of_stack(first, 3).high == nullptr && of_stack(first, 3).scales == nullptr);
+    CHECK(expert_matrix(first, 3).low == dense.data() + 3 * rows * cols);
+    CHECK(expert_matrix(first, 3).high == nullptr && expert_matrix(first, 3).scales == nullptr);
 }

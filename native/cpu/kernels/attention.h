@@ -1,0 +1,348 @@
+// Attention over the cache, one span of keys at a time, folded into a running softmax: the walk
+// over the three key ranges of Dual Chunk Attention calls these with one query rotation a range.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/half.h"
+#include "core/simd.h"
+#include "cpu/kernels.h"
+#include "cpu/kernels/exp2.h"
+#include "cpu/kernels/matmul.h"
+
+namespace dca::cpu {
+namespace {
+
+/// How a cache type stores values: `width` of them as floats, one as float, and the way in.
+struct CacheF32 {
+    using Element = float;
+    static constexpr bool scaled = false;
+    [[gnu::always_inline]] static F load_vector(const Element* p) { return load(p); }
+    [[gnu::always_inline]] static void store_vector(Element* p, F v) { store(p, v); }
+    [[gnu::always_inline]] static Element encode(float x) { return x; }
+};
+struct CacheF16 {
+    using Element = uint16_t;
+    static constexpr bool scaled = false;
+    [[gnu::always_inline]] static F load_vector(const Element* p) { return load_f16(p); }
+    [[gnu::always_inline]] static void store_vector(Element* p, F v) { store_f16(p, v); }
+    [[gnu::always_inline]] static Element encode(float x) {
+#if defined(__F16C__)
+        return static_cast<Element>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
+#else
+        return float_to_half(x);
+#endif
+    }
+};
+struct CacheBF16 {
+    using Element = uint16_t;
+    static constexpr bool scaled = false;
+    [[gnu::always_inline]] static F load_vector(const Element* p) { return load_bf16(p); }
+    [[gnu::always_inline]] static void store_vector(Element* p, F v) {
+        for (int i = 0; i < width; ++i) p[i] = float_to_bf16(v[i]);
+    }
+    [[gnu::always_inline]] static Element encode(float x) { return float_to_bf16(x); }
+};
+struct CacheQ8 {
+    using Element = int8_t;
+    static constexpr bool scaled = true;
+    [[gnu::always_inline]] static F load_vector(const Element* p) { return load_i8(p); }
+    /// x already divided by its key's scale.
+    [[gnu::always_inline]] static Element encode(float x) { return static_cast<Element>(__builtin_rintf(x)); }
+};
+
+/// The Q8 scale of one key's head_dim values at stride `lanes`: its largest magnitude becomes 127.
+inline float q8_scale(const float* x, int head_dim, int lanes) {
+    float top = 0.0f;
+    for (int d = 0; d < head_dim; ++d) {
+        const float magnitude = __builtin_fabsf(x[d * lanes]);
+        top = magnitude > top ? magnitude : top;
+    }
+    return top / 127.0f;
+}
+
+template <class Cache>
+void store_keys(const float* x, int head_dim, int lanes, int count, std::byte* keys, float* scales, uint32_t first) {
+    using Element = typename Cache::Element;
+    auto* cache = reinterpret_cast<Element*>(keys);
+    if constexpr (!Cache::scaled) {
+        if (lanes == panel_lanes && count == panel_lanes && first % panel_lanes == 0) {
+            Element* block = cache + size_t{first} * head_dim;
+            for (int i = 0; i < head_dim * panel_lanes; i += width) Cache::store_vector(block + i, load(x + i));
+            return;
+        }
+    }
+    for (int t = 0; t < count; ++t) {
+        const uint32_t j = first + t;
+        float inverse = 1.0f;
+        if constexpr (Cache::scaled) {
+            scales[j] = q8_scale(x + t, head_dim, lanes);
+            inverse = scales[j] > 0.0f ? 1.0f / scales[j] : 0.0f;
+        }
+        Element* at = cache + size_t{j / panel_lanes} * head_dim * panel_lanes + j % panel_lanes;
+        for (int d = 0; d < head_dim; ++d) at[d * panel_lanes] = Cache::encode(x[d * lanes + t] * inverse);
+    }
+}
+
+template <class Cache>
+void store_values(const float* x, int head_dim, int lanes, int count, std::byte* values, float* scales, uint32_t first) {
+    using Element = typename Cache::Element;
+    for (int t = 0; t < count; ++t) {
+        const uint32_t j = first + t;
+        float inverse = 1.0f;
+        if constexpr (Cache::scaled) {
+            scales[j] = q8_scale(x + t, head_dim, lanes);
+            inverse = scales[j] > 0.0f ? 1.0f / scales[j] : 0.0f;
+        }
+        Element* at = reinterpret_cast<Element*>(values) + size_t{j} * head_dim;
+        for (int d = 0; d < head_dim; ++d) at[d] = Cache::encode(x[d * lanes + t] * inverse);
+    }
+}
+
+/// Key blocks [block, block + blocks) as f32, still (head_dim, panel_lanes) each.
+template <class Cache>
+inline void load_key_blocks(const AttendPanelArgs& args, uint32_t block, int blocks, float* out) {
+    const auto* keys = reinterpret_cast<const typename Cache::Element*>(args.cache.keys);
+    const size_t block_values = size_t{panel_lanes} * args.head_dim;
+    for (int b = 0; b < blocks; ++b) {
+        const auto* in = keys + (block + b) * block_values;
+        float* to = out + b * block_values;
+        for (size_t i = 0; i < block_values; i += width) {
+            F value = Cache::load_vector(in + i);
+            if constexpr (Cache::scaled) value *= load(args.cache.key_scales + (block + b) * panel_lanes + i % panel_lanes);
+            store(to + i, value);
+        }
+    }
+}
+
+/// Values [first, first + count) as f32, (count, head_dim).
+template <class Cache>
+inline void load_value_rows(const AttendPanelArgs& args, uint32_t first, int count, float* out) {
+    const auto* values = reinterpret_cast<const typename Cache::Element*>(args.cache.values) + size_t{first} * args.head_dim;
+    for (int j = 0; j < count; ++j) {
+        const F scale = splat(Cache::scaled ? args.cache.value_scales[first + j] : 1.0f);
+        const auto* in = values + size_t(j) * args.head_dim;
+        float* to = out + size_t(j) * args.head_dim;
+        for (int d = 0; d < args.head_dim; d += width) {
+            // head_dim is a multiple of 16 (checked when the cache is made)
+            F value = Cache::load_vector(in + d);
+            if constexpr (Cache::scaled) value *= scale;
+            store(to + d, value);
+        }
+    }
+}
+
+/// out (head_dim × 32) += values (count × head_dim)ᵀ · weights (count × 32), for head_dim a template
+/// constant, so that the stride is one.
+template <int HeadDim>
+[[gnu::always_inline]] inline void accumulate_values(const float* values, int count, const float* weights, float* out) {
+    multiply_rows<1, HeadDim>(values, HeadDim, weights, count, out, true);
+}
+
+inline void accumulate_values_any(int head_dim, const float* values, int count, const float* weights, float* out) {
+    switch (head_dim) {
+        case 64: return accumulate_values<64>(values, count, weights, out);
+        case 80: return accumulate_values<80>(values, count, weights, out);
+        case 96: return accumulate_values<96>(values, count, weights, out);
+        case 128: return accumulate_values<128>(values, count, weights, out);
+        default: break;
+    }
+    for (int d = 0; d < head_dim; ++d) {
+        for (int lane = 0; lane < panel_lanes; lane += width) {
+            F sum = load(out + d * panel_lanes + lane);
+            for (int j = 0; j < count; ++j) sum += splat(values[j * head_dim + d]) * load(weights + j * panel_lanes + lane);
+            store(out + d * panel_lanes + lane, sum);
+        }
+    }
+}
+
+/// Scores of keys [first, first + count) below the span or after a lane's query become minus infinity.
+inline void mask_scores(float* scores, uint32_t first, int count, const AttendPanelArgs& args) {
+    for (int j = 0; j < count; ++j) {
+        const uint32_t key = first + j;
+        float* row = scores + j * panel_lanes;
+        if (key < args.span.begin) {
+            for (int lane = 0; lane < panel_lanes; ++lane) row[lane] = minus_infinity;
+        } else if (key > args.first_query) {
+            const auto hidden = static_cast<int>(key - args.first_query);  // lanes whose query comes before the key
+            for (int lane = 0; lane < hidden && lane < panel_lanes; ++lane) row[lane] = minus_infinity;
+        }
+    }
+}
+
+/// What a tile of keys gave to a vector of queries.
+struct TileWeights {
+    F sum;
+    F largest;
+};
+
+/// Turns `width` columns of scores (count × 32) into weights, and moves maximum, sum and these columns of out (head_dim × 32) along.
+[[gnu::always_inline]] inline TileWeights fold_softmax(float* scores, int count, float* running_maximum, float* running_sum, float* out,
+                                                       int head_dim) {
+    F tile_top = splat(minus_infinity);
+    for (int j = 0; j < count; ++j) tile_top = maximum(tile_top, load(scores + j * panel_lanes));
+    const F before = load(running_maximum);
+    const F top = maximum(before, tile_top);
+    // A query that has seen no key yet keeps weight 0 for all of these.
+    const F base = top > splat(minus_infinity) ? top : F{};
+    F sum{};
+    for (int j = 0; j < count; ++j) {
+        const F weight = exp2_of(load(scores + j * panel_lanes) - base);
+        store(scores + j * panel_lanes, weight);
+        sum += weight;
+    }
+    const F shrink = exp2_of(before - base);
+    store(running_sum, load(running_sum) * shrink + sum);
+    store(running_maximum, top);
+    bool moved = false;
+    for (int i = 0; i < width; ++i) moved |= shrink[i] != 1.0f;
+    if (moved) {
+        for (int d = 0; d < head_dim; ++d) store(out + d * panel_lanes, load(out + d * panel_lanes) * shrink);
+    }
+    return {sum, exp2_of(tile_top - base)};
+}
+
+/// Calls visit(first, count) for the span's tiles of keys. They end at multiples of key_tile, so that where pages lie
+/// decides nothing about the sums: a page is a tile.
+template <class Visit>
+[[gnu::always_inline]] inline void for_key_tiles(KeyRange span, Visit visit) {
+    for (uint32_t first = span.begin / panel_lanes * panel_lanes; first < span.end;) {
+        const uint32_t next = (first / key_tile + 1) * key_tile;
+        visit(first, static_cast<int>((next < span.end ? next : span.end) - first));
+        first = next;
+    }
+}
+
+/// Whether some lane does not see some key of a tile.
+inline bool is_masked(uint32_t first, int count, const AttendPanelArgs& args) {
+    return first < args.span.begin || int64_t{first} + count > args.first_query + 1;
+}
+
+template <class Cache>
+void attend_tile(const AttendPanelArgs& args, uint32_t first, int count) {
+    const int head_dim = args.head_dim;
+    const size_t head_values = size_t{panel_lanes} * head_dim;
+    float* keys = args.scratch;
+    float* values = keys + size_t{key_tile} * head_dim;
+    float* scores = values + size_t{key_tile} * head_dim;
+    const int blocks = (count + panel_lanes - 1) / panel_lanes;
+    load_key_blocks<Cache>(args, first / panel_lanes, blocks, keys);
+    load_value_rows<Cache>(args, first, count, values);
+    for (int g = 0; g < args.group; ++g) {
+        const float* q = args.q + g * head_values;
+        for (int b = 0; b < blocks; ++b) {
+            const int rows = count - b * panel_lanes < panel_lanes ? count - b * panel_lanes : panel_lanes;
+            multiply_rows<1, panel_lanes>(keys + b * head_values, rows, q, head_dim, scores + b * panel_lanes * panel_lanes, false);
+        }
+        if (is_masked(first, count, args)) mask_scores(scores, first, count, args);
+        float* out = args.out + g * head_values;
+        for (int lane = 0; lane < panel_lanes; lane += width) {
+            fold_softmax(scores + lane, count, args.maximum + g * panel_lanes + lane, args.sum + g * panel_lanes + lane, out + lane,
+                         head_dim);
+        }
+        accumulate_values_any(head_dim, values, count, scores, out);
+    }
+}
+
+template <class Cache>
+void attend_panel(const AttendPanelArgs& args) {
+    for_key_tiles(args.span, [&](uint32_t first, int count) { attend_tile<Cache>(args, first, count); });
+}
+
+/// Scores of a key block for `Group` queries: score (Group × 32) = q (Group × head_dim) · block (head_dim × 32).
+template <class Cache, int Group>
+[[gnu::always_inline]] inline void score_block(const typename Cache::Element* block, const float* q, int head_dim, float* scores) {
+    for (int lane = 0; lane < panel_lanes; lane += width) {
+        F sums[Group] = {};
+        for (int d = 0; d < head_dim; ++d) {
+            const F key = Cache::load_vector(block + d * panel_lanes + lane);
+#pragma GCC unroll 8
+            for (int g = 0; g < Group; ++g) sums[g] += splat(q[g * head_dim + d]) * key;
+        }
+#pragma GCC unroll 8
+        for (int g = 0; g < Group; ++g) store(scores + g * panel_lanes + lane, sums[g]);
+    }
+}
+
+/// out (Group × head_dim) += weights (Group × 32) · rows (count × head_dim)
+template <class Cache, int Group>
+[[gnu::always_inline]] inline void weigh_rows(const typename Cache::Element* rows, int count, const float* weights, int head_dim,
+                                              float* out) {
+    for (int d = 0; d < head_dim; d += width) {
+        F sums[Group];
+#pragma GCC unroll 8
+        for (int g = 0; g < Group; ++g) sums[g] = load(out + g * head_dim + d);
+        for (int j = 0; j < count; ++j) {
+            const F value = Cache::load_vector(rows + size_t(j) * head_dim + d);
+#pragma GCC unroll 8
+            for (int g = 0; g < Group; ++g) sums[g] += splat(weights[g * panel_lanes + j]) * value;
+        }
+#pragma GCC unroll 8
+        for (int g = 0; g < Group; ++g) store(out + g * head_dim + d, sums[g]);
+    }
+}
+
+template <class Cache, int Group>
+void attend_row_group(const AttendRowArgs& args, int first_head) {
+    using Element = typename Cache::Element;
+    const int head_dim = args.head_dim;
+    const auto* keys = reinterpret_cast<const Element*>(args.cache.keys);
+    const auto* values = reinterpret_cast<const Element*>(args.cache.values);
+    const float* q = args.q + size_t(first_head) * head_dim;
+    float* out = args.out + size_t(first_head) * head_dim;
+    alignas(64) float scores[Group * panel_lanes];
+    for (uint32_t first = args.span.begin / panel_lanes * panel_lanes; first < args.span.end; first += panel_lanes) {
+        const uint32_t left = args.span.end - first;
+        const int count = left < uint32_t{panel_lanes} ? static_cast<int>(left) : panel_lanes;
+        const int skip = first < args.span.begin ? static_cast<int>(args.span.begin - first) : 0;
+        score_block<Cache, Group>(keys + size_t{first} * head_dim, q, head_dim, scores);
+        for (int g = 0; g < Group; ++g) {
+            float* row = scores + g * panel_lanes;
+            if constexpr (Cache::scaled) {
+                for (int j = skip; j < count; ++j) row[j] *= args.cache.key_scales[first + j];
+            }
+            for (int j = 0; j < skip; ++j) row[j] = minus_infinity;
+            for (int j = count; j < panel_lanes; ++j) row[j] = minus_infinity;
+            float& running = args.maximum[first_head + g];
+            float top = running;
+            for (int j = 0; j < panel_lanes; ++j) top = row[j] > top ? row[j] : top;
+            F sums{};
+            for (int j = 0; j < panel_lanes; j += width) {
+                const F weight = exp2_of(load(row + j) - splat(top));
+                store(row + j, weight);
+                sums += weight;
+            }
+            float& sum = args.sum[first_head + g];
+            if (top > running) {
+                const float shrink = exp2_of(splat(running - top))[0];
+                sum *= shrink;
+                for (int d = 0; d < head_dim; d += width) store(out + g * head_dim + d, load(out + g * head_dim + d) * splat(shrink));
+                running = top;
+            }
+            sum += sum_of(sums);
+            if constexpr (Cache::scaled) {
+                for (int j = skip; j < count; ++j) row[j] *= args.cache.value_scales[first + j];
+            }
+        }
+        weigh_rows<Cache, Group>(values + size_t{first} * head_dim, count, scores, head_dim, out);
+    }
+}
+
+template <class Cache>
+void attend_row(const AttendRowArgs& args) {
+    int head = 0;
+    for (; head + 8 <= args.group; head += 8) attend_row_group<Cache, 8>(args, head);
+    for (; head + 4 <= args.group; head += 4) attend_row_group<Cache, 4>(args, head);
+    switch (args.group - head) {
+        case 3: return attend_row_group<Cache, 3>(args, head);
+        case 2: return attend_row_group<Cache, 2>(args, head);
+        case 1: return attend_row_group<Cache, 1>(args, head);
+        default: return;
+    }
+}
+
+}  // namespace
+}  // namespace dca::cpu

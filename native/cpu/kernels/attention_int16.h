@@ -1,0 +1,201 @@
+// Prefill's attention in 16-bit integers, for caches that are rounded anyway: a pair of products with
+// its sum is one instruction (VNNI), twice the rate of f32. AVX-512 with VNNI only.
+//
+// Both products, keys · queries and values · weights, sum over the rows of two matrices, columns
+// by columns. Each column becomes integers with one scale, so that its largest stays below 2^15 and
+// its length, the root of the sum of squares, below 2^15.5. Then no sum of products, whole or in
+// part, leaves 32 bits (Cauchy and Schwarz: |a · b| <= |a| |b|), and rounding moves a · b by
+// 2^-17 |a| |b|, a third of what rounding one of them to f16 does.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <immintrin.h>
+
+#include "core/simd.h"
+#include "cpu/kernels.h"
+#include "cpu/kernels/attention.h"
+#include "cpu/kernels/matmul.h"
+
+namespace dca::cpu {
+namespace {
+
+constexpr float longest_column = 46300.0f;  // below 2^15.5 by more than rounding adds
+constexpr float largest_of_column = 32767.0f;
+
+/// The scales of 16 columns from their sums of squares and largest magnitudes; not a number where a column holds one.
+[[gnu::always_inline]] inline F column_scales(F squares, F largest) {
+    const F by_length = (F)_mm512_maskz_sqrt_ps(0xffff, (__m512)squares) * splat(1.0f / longest_column);
+    const F by_largest = largest * splat(1.0f / largest_of_column);
+    return by_largest > by_length ? by_largest : by_length;
+}
+
+[[gnu::always_inline]] inline F inverse_or_zero(F scale) { return scale > F{} ? splat(1.0f) / scale : F{}; }
+
+/// Two rows of 16 columns as pairs: `even` in the low halves.
+[[gnu::always_inline]] inline I pack_pair(F even, F odd) {
+    const auto low = (I)_mm512_maskz_cvtps_epi32(0xffff, (__m512)even);
+    const auto high = (I)_mm512_maskz_cvtps_epi32(0xffff, (__m512)odd);
+    return (I)_mm512_mask_blend_epi16(0xaaaaaaaa, (__m512i)low, (__m512i)(high << 16));
+}
+
+[[gnu::always_inline]] inline I load_pairs(const int32_t* p) {
+    I v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+[[gnu::always_inline]] inline void store_pairs(int32_t* p, I v) { __builtin_memcpy(p, &v, sizeof v); }
+
+[[gnu::always_inline]] inline F magnitude(F x) { return (F)((I)x & 0x7fffffff); }
+
+/// 16 columns of `rows` rows (an even number), times `inverse`, as pairs of rows `stride` apart. load_row(row) gives the
+/// columns of a row.
+template <class LoadRow>
+[[gnu::always_inline]] inline void pack_scaled_columns(LoadRow load_row, int rows, F inverse, int32_t* pairs, int stride) {
+    for (int row = 0; row < rows; row += 2, pairs += stride)
+        store_pairs(pairs, pack_pair(load_row(row) * inverse, load_row(row + 1) * inverse));
+}
+
+/// The same for a multiple of four rows with the columns' own scales, which are stored too.
+template <class LoadRow>
+[[gnu::always_inline]] inline void pack_columns(LoadRow load_row, int rows, int32_t* pairs, int stride, float* scales) {
+    constexpr int chains = 4;
+    F squares[chains] = {}, largest[chains] = {};
+    for (int row = 0; row < rows; row += chains) {
+#pragma GCC unroll 4
+        for (int chain = 0; chain < chains; ++chain) {
+            const F x = load_row(row + chain);
+            squares[chain] += x * x;
+            largest[chain] = maximum(largest[chain], magnitude(x));
+        }
+    }
+    const F scale = column_scales((squares[0] + squares[1]) + (squares[2] + squares[3]),
+                                  maximum(maximum(largest[0], largest[1]), maximum(largest[2], largest[3])));
+    store(scales, scale);
+    pack_scaled_columns(load_row, rows, inverse_or_zero(scale), pairs, stride);
+}
+
+/// c (Rows × 32) = a_scale · b_scale · (aᵀ b), or added to c: a (k pairs × columns, `a_stride` apart), b (k pairs × 32).
+template <int Rows, bool add>
+[[gnu::always_inline]] inline void multiply_pairs_tile(const int32_t* a, int a_stride, const float* a_scale, const int32_t* b,
+                                                       const float* b_scale, int k, float* c) {
+    constexpr int vectors = panel_lanes / width;
+    I sum[Rows][vectors];
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) sum[r][v] = I{};
+    }
+    for (int i = 0; i < k; ++i, a += a_stride, b += panel_lanes) {
+        I row[vectors];
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) row[v] = load_pairs(b + v * width);
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) {
+            const __m512i pair = _mm512_set1_epi32(a[r]);
+#pragma GCC unroll 2
+            for (int v = 0; v < vectors; ++v) sum[r][v] = (I)_mm512_dpwssd_epi32((__m512i)sum[r][v], (__m512i)row[v], pair);
+        }
+    }
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 2
+        for (int v = 0; v < vectors; ++v) {
+            float* at = c + r * panel_lanes + v * width;
+            const F value = __builtin_convertvector(sum[r][v], F) * (splat(a_scale[r]) * load(b_scale + v * width));
+            store(at, add ? load(at) + value : value);
+        }
+    }
+}
+
+/// The same for any multiple of four rows.
+template <bool add>
+void multiply_pairs(const int32_t* a, int a_stride, const float* a_scale, int rows, const int32_t* b, const float* b_scale, int k,
+                    float* c) {
+    const auto step = [&]<int Rows>() __attribute__((always_inline)) {
+        for (; rows >= Rows; rows -= Rows, a += Rows, a_scale += Rows, c += Rows * panel_lanes) {
+            multiply_pairs_tile<Rows, add>(a, a_stride, a_scale, b, b_scale, k, c);
+        }
+    };
+    step.template operator()<tile_rows>();
+    step.template operator()<4>();
+}
+
+/// The key_tile keys from `first` on as pairs of head_dim (head_dim / 2 × key_tile).
+template <class Cache>
+void pack_keys(const AttendPanelArgs& args, uint32_t first, int32_t* pairs, float* scales) {
+    const auto* keys = reinterpret_cast<const typename Cache::Element*>(args.cache.keys) + size_t{first} * args.head_dim;
+    for (int key = 0; key < key_tile; key += width) {
+        const auto* in = keys + size_t(key / panel_lanes) * panel_lanes * args.head_dim + key % panel_lanes;
+        pack_columns([=](int d) __attribute__((always_inline)) { return Cache::load_vector(in + d * panel_lanes); }, args.head_dim,
+                     pairs + key, key_tile, scales + key);
+        if constexpr (Cache::scaled) store(scales + key, load(scales + key) * load(args.cache.key_scales + first + key));
+    }
+}
+
+/// The key_tile values from `first` on as pairs of keys (key_tile / 2 × head_dim).
+template <class Cache>
+void pack_values(const AttendPanelArgs& args, uint32_t first, int32_t* pairs, float* scales) {
+    const auto* values = reinterpret_cast<const typename Cache::Element*>(args.cache.values) + size_t{first} * args.head_dim;
+    const float* value_scales = args.cache.value_scales + first;
+    const int head_dim = args.head_dim;
+    for (int d = 0; d < head_dim; d += width) {
+        const auto load_row = [=](int key) __attribute__((always_inline)) {
+            F value = Cache::load_vector(values + size_t(key) * head_dim + d);
+            if constexpr (Cache::scaled) value *= splat(value_scales[key]);
+            return value;
+        };
+        pack_columns(load_row, key_tile, pairs + d, head_dim, scales + d);
+    }
+}
+
+/// attend_panel. A tile of which some query sees only a part goes through f32: its values share their scales, and what
+/// a query gets must not depend, not even by rounding, on keys that come after it.
+template <class Cache>
+void attend_panel_int16(const AttendPanelArgs& args) {
+    const int head_dim = args.head_dim;
+    const size_t head_values = size_t{panel_lanes} * head_dim;
+    const size_t tile_pairs = size_t{key_tile} / 2 * head_dim;
+    auto* keys = reinterpret_cast<int32_t*>(args.scratch);
+    int32_t* values = keys + tile_pairs;
+    int32_t* weights = values + tile_pairs;
+    float* scores = args.scratch + 4 * tile_pairs;  // where attend_tile has them
+    float* key_scales = scores + key_tile * panel_lanes;
+    float* value_scales = key_scales + key_tile;
+    float* weight_scales = value_scales + head_dim;
+    float* query_scales = weight_scales + panel_lanes;
+    auto* queries = reinterpret_cast<int32_t*>(query_scales + args.group * panel_lanes);
+    for (int g = 0; g < args.group; ++g) {
+        for (int lane = 0; lane < panel_lanes; lane += width) {
+            const float* q = args.q + g * head_values + lane;
+            pack_columns([=](int d) __attribute__((always_inline)) { return load(q + d * panel_lanes); }, head_dim,
+                         queries + g * head_values / 2 + lane, panel_lanes, query_scales + g * panel_lanes + lane);
+        }
+    }
+    for_key_tiles(args.span, [&](uint32_t first, int count) {
+        if (count < key_tile || is_masked(first, count, args)) return attend_tile<Cache>(args, first, count);
+        pack_keys<Cache>(args, first, keys, key_scales);
+        pack_values<Cache>(args, first, values, value_scales);
+        for (int g = 0; g < args.group; ++g) {
+            multiply_pairs<false>(keys, key_tile, key_scales, key_tile, queries + g * head_values / 2, query_scales + g * panel_lanes,
+                                  head_dim / 2, scores);
+            float* out = args.out + g * head_values;
+            for (int lane = 0; lane < panel_lanes; lane += width) {
+                const TileWeights tile = fold_softmax(scores + lane, key_tile, args.maximum + g * panel_lanes + lane,
+                                                      args.sum + g * panel_lanes + lane, out + lane, head_dim);
+                // No weight is above the largest, so the sum of squares is at most the sum times it.
+                const F scale = column_scales(tile.sum * tile.largest, tile.largest);
+                store(weight_scales + lane, scale);
+                pack_scaled_columns([=](int key) __attribute__((always_inline)) { return load(scores + key * panel_lanes + lane); },
+                                    key_tile, inverse_or_zero(scale), weights + lane, panel_lanes);
+            }
+            multiply_pairs<true>(values, head_dim, value_scales, head_dim, weights, weight_scales, key_tile / 2, out);
+        }
+    });
+}
+
+}  // namespace
+}  // namespace dca::cpu

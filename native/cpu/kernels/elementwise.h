@@ -1,0 +1,122 @@
+// Norms, gating, rotation and the softmax's running sums over panels.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstddef>
+
+#include "core/rope.h"
+#include "core/simd.h"
+#include "cpu/kernels.h"
+#include "cpu/kernels/exp2.h"
+
+namespace dca::cpu {
+namespace {
+
+void rms_norm(const float* x, const float* weight, float* y, int features, int lanes, float epsilon) {
+    if (lanes == 1) {
+        F squares{};
+        int i = 0;
+        for (; i + width <= features; i += width) squares += load(x + i) * load(x + i);
+        float total = sum_of(squares);
+        for (; i < features; ++i) total += x[i] * x[i];
+        const float scale = 1.0f / __builtin_sqrtf(total / features + epsilon);
+        for (i = 0; i + width <= features; i += width) store(y + i, load(x + i) * splat(scale) * load(weight + i));
+        for (; i < features; ++i) y[i] = x[i] * scale * weight[i];
+        return;
+    }
+    for (int lane = 0; lane < panel_lanes; lane += width) {
+        F squares[2] = {};
+        for (int f = 0; f < features; ++f) {
+            const F value = load(x + f * panel_lanes + lane);
+            squares[f % 2] += value * value;
+        }
+        const F mean = (squares[0] + squares[1]) / splat(static_cast<float>(features)) + splat(epsilon);
+        F scale;
+        for (int i = 0; i < width; ++i) scale[i] = 1.0f / __builtin_sqrtf(mean[i]);
+        for (int f = 0; f < features; ++f) {
+            const int at = f * panel_lanes + lane;
+            store(y + at, load(x + at) * scale * splat(weight[f]));
+        }
+    }
+}
+
+void silu_multiply(float* gate, const float* up, size_t n) {
+    size_t i = 0;
+    for (; i + width <= n; i += width) {
+        const F g = load(gate + i);
+        const F exponent = g * splat(-log2_e);
+        // Beyond 2^126 the quotient is 0 all the same.
+        const F bounded = exponent > splat(126.0f) ? splat(126.0f) : exponent;
+        store(gate + i, g / (splat(1.0f) + exp2_of(bounded)) * load(up + i));
+    }
+    for (; i < n; ++i) gate[i] = gate[i] / (1.0f + __builtin_expf(-gate[i])) * up[i];
+}
+
+void add(float* x, const float* y, size_t n) {
+    size_t i = 0;
+    for (; i + width <= n; i += width) store(x + i, load(x + i) + load(y + i));
+    for (; i < n; ++i) x[i] += y[i];
+}
+
+/// One pair of rotated rows of a panel: (a, b) -> (a cos - b sin, a sin + b cos).
+[[gnu::always_inline]] inline void rotate_rows(const float* xa, const float* xb, float* ya, float* yb, const float* cos, const float* sin,
+                                               const float* factor) {
+    for (int lane = 0; lane < panel_lanes; lane += width) {
+        const F a = load(xa + lane) * load(factor + lane);
+        const F b = load(xb + lane) * load(factor + lane);
+        const F c = load(cos + lane);
+        const F s = load(sin + lane);
+        store(ya + lane, a * c - b * s);
+        store(yb + lane, a * s + b * c);
+    }
+}
+
+void rotate(const float* x, float* y, int head_dim, int n_frequencies, RopeLayout layout, int lanes, const float* cos, const float* sin,
+            const float* factor) {
+    const int step = layout == RopeLayout::Interleaved ? 2 : 1;
+    const int partner = layout == RopeLayout::Interleaved ? 1 : n_frequencies;
+    for (int j = 0; j < n_frequencies; ++j) {
+        const int a = j * step;
+        const int b = a + partner;
+        if (lanes == 1) {
+            const float xa = x[a] * factor[0];
+            const float xb = x[b] * factor[0];
+            y[a] = xa * cos[j] - xb * sin[j];
+            y[b] = xa * sin[j] + xb * cos[j];
+        } else {
+            rotate_rows(x + a * panel_lanes, x + b * panel_lanes, y + a * panel_lanes, y + b * panel_lanes, cos + j * panel_lanes,
+                        sin + j * panel_lanes, factor);
+        }
+    }
+    for (int d = 2 * n_frequencies; d < head_dim; ++d) {
+        for (int lane = 0; lane < lanes; ++lane) y[d * lanes + lane] = x[d * lanes + lane] * factor[lane];
+    }
+}
+
+void fold_exp_sum(const float* x, int rows, int lanes, float* running_maximum, float* running_sum) {
+    if (lanes == 1) {
+        float top = running_maximum[0];
+        for (int r = 0; r < rows; ++r) top = x[r] > top ? x[r] : top;
+        F sums{};
+        int r = 0;
+        for (; r + width <= rows; r += width) sums += exp2_of((load(x + r) - splat(top)) * splat(log2_e));
+        float total = sum_of(sums);
+        for (; r < rows; ++r) total += __builtin_expf(x[r] - top);
+        running_sum[0] = running_sum[0] * __builtin_expf(running_maximum[0] - top) + total;
+        running_maximum[0] = top;
+        return;
+    }
+    for (int lane = 0; lane < panel_lanes; lane += width) {
+        const F before = load(running_maximum + lane);
+        F top = before;
+        for (int r = 0; r < rows; ++r) top = maximum(top, load(x + r * panel_lanes + lane));
+        F sum = load(running_sum + lane) * exp2_of((before - top) * splat(log2_e));
+        for (int r = 0; r < rows; ++r) sum += exp2_of((load(x + r * panel_lanes + lane) - top) * splat(log2_e));
+        store(running_sum + lane, sum);
+        store(running_maximum + lane, top);
+    }
+}
+
+}  // namespace
+}  // namespace dca::cpu
