@@ -269,8 +269,8 @@ def _report(arguments: argparse.Namespace) -> int:
     inputs = {f"RESULTS {path}": path for path in arguments.results}
     _common.check_outputs({"--output": arguments.output}, inputs)
     check_output(arguments.output, arguments.force)
-    if arguments.output.exists() and not report.is_page(arguments.output):
-        raise InputError(f"{arguments.output}: is no HTML page, so it is not replaced; name another file")
+    if arguments.output.exists() and report.is_results(arguments.output):
+        raise InputError(f"{arguments.output}: holds results, not a page; name another file")
     page = report.page([results.read_results(path) for path in arguments.results])
     write_file(arguments.output, page.encode())
     _common.note(f"wrote {arguments.output}")

@@ -110,7 +110,7 @@ def _parity(arguments: argparse.Namespace) -> int:
             facts = _facts(model, arguments)
     reports = [report for report in (runtime, export) if report is not None]
     passed = all(report.passed for report in reports) and not facts.failures
-    if arguments.json:
+    if arguments.json is not None:
         added = {} if export is None else {"export": export.as_json(), "facts": vars(facts)}
         write_json(runtime.as_json() | added | {"passed": passed}, arguments.json)
     if arguments.json != "-":

@@ -26,10 +26,10 @@ dd { margin: 0; }
 """
 
 
-def is_page(path: Path) -> bool:
-    """Whether a file is an HTML page or empty, so that another may take its place."""
+def is_results(path: Path) -> bool:
+    """Whether a file looks like results, which no page may take the place of."""
     with path.open("rb") as file:
-        return file.read(9).upper() in (b"", b"<!DOCTYPE")
+        return file.read(1) == b"{"
 
 
 def page(measured: Sequence[Results]) -> str:
