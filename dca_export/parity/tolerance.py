@@ -71,14 +71,15 @@ class Tolerance:
 
 # Largest differences (in standard deviations σ of the logits) and largest KL of clean runs, on a CPU with an
 # f16 cache: SmolLM2 over 200 to 512 tokens f16 0.006 σ and 8e-6, bf16 0.008 σ and 2.4e-5, q8_0 0.016 σ and
-# 1.5e-5; tiny random models 0.017 σ and 1e-5. The limits are about three times the largest difference and ten
-# times the largest KL. Damage is far beyond: one logit column 5 off is 1.5 σ.
+# 1.5e-5; tiny random models 0.017 σ and 1e-5. The limits are about three times the largest difference and, in
+# f16, three times the largest KL: a window two tokens short gives 4.6e-5 and 0.028 σ over 512 tokens of
+# SmolLM2, one logit column 5 off 1.6e-4 and 1.5 σ.
 _F32 = Tolerance("f32 throughout: only the order of sums differs", max_difference=2e-3, max_kl=1e-6)
 _F16 = Tolerance(
     "f16 weights and cache: 11 bits of activations",
     relative_difference=0.05,
     mean_kl=1e-5,
-    max_kl=1e-4,
+    max_kl=3e-5,
     top1=0.998,
 )
 # Rounding steps are 8 times f16's, and KL grows with the square of the error: 64 times f16's at most.
