@@ -10,6 +10,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping
+from copy import deepcopy
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -59,10 +60,11 @@ def build_from_json(text: str, where: str) -> Tokenizer:
     return build_parsed(parsed, where, text)
 
 
-def build_parsed(parsed: dict[str, Any], where: str, text: str | None = None) -> Tokenizer:
+def build_parsed(parsed: Mapping[str, Any], where: str, text: str | None = None) -> Tokenizer:
     """The same for what ``parse_tokenizer_json`` gave; ``text`` saves writing it out again."""
-    if text is None or _make_linear(parsed):
-        text = json.dumps(parsed)
+    linear = _linear(parsed.get("pre_tokenizer"))
+    if text is None or linear != parsed.get("pre_tokenizer"):
+        text = json.dumps({**parsed, "pre_tokenizer": linear})
     with guarded(f"{where}: not a valid tokenizer"):
         tokenizer = Tokenizer.from_str(text)
         tokenizer.no_padding()
@@ -244,13 +246,11 @@ def _check_character_map(encoded: Any) -> None:
     _check(fits, "normalizer: precompiled_charsmap is damaged")
 
 
-def _make_linear(parsed: Mapping[str, Any]) -> bool:
-    """Puts patterns that take linear time where known ones take quadratic time; whether there were any."""
-    changed = False
-    for step in steps_of(parsed.get("pre_tokenizer")):
+def _linear(pre_tokenizer: Any) -> Any:
+    """A copy with patterns of linear time in place of known ones of quadratic time."""
+    copy = deepcopy(pre_tokenizer)
+    for step in steps_of(copy):
         pattern = step.get("pattern")
         if step.get("type") == "Split" and isinstance(pattern, dict) and "Regex" in pattern:
-            better = linear_pattern(pattern["Regex"])
-            changed |= better != pattern["Regex"]
-            pattern["Regex"] = better
-    return changed
+            pattern["Regex"] = linear_pattern(pattern["Regex"])
+    return copy
