@@ -21,9 +21,9 @@ _FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 
 @dataclass(frozen=True)
 class AddedToken:
-    """An entry of added_tokens. `id` None: the one that the vocabulary has for it, or the next free one."""
+    """An entry of added_tokens; if the vocabulary has an id for its text, that is its id."""
 
-    id: int | None
+    id: int
     content: str
     special: bool
     normalized: bool = False
@@ -44,12 +44,11 @@ def merge_added_tokens(parsed: dict[str, Any], settings: Settings, vocab_size: i
     for token in _stated(settings, own):
         merged.add(token)
     for name in NAMES:
-        if (text := settings.name(name).text) is not None and text not in merged.entries:
-            stated = settings.name(name).stated
-            merged.add(AddedToken(None, text, special=True), f"{name}_token" if stated else None, stated)
+        if (text := settings.name(name).text) is not None:
+            merged.add_named(f"{name}_token", text, settings.name(name).stated)
     for text in settings.further_special_texts():
         if text not in merged.entries:
-            merged.add(AddedToken(None, text, special=True), "additional special token")
+            merged.add_named("additional special token", text)
     own.sort(key=lambda entry: entry["id"])
     return merged.notes
 
@@ -77,20 +76,28 @@ class _Merged:
         self._texts = {id_: text for text, id_ in self.vocab.items()}
         self._texts |= {entry["id"]: entry["content"] for entry in own}
 
-    def add(self, token: AddedToken, named: str | None = None, may_be_new: bool = True) -> None:
+    def add_named(self, name: str, text: str, may_be_new: bool = True) -> None:
+        """A token that a file calls `name` is special, whatever its entry says."""
+        if text in self.entries:
+            self.entries[text]["special"] = True
+        elif (id_ := self.vocab.get(text)) is not None:
+            self.add(AddedToken(id_, text, special=True))
+        elif may_be_new:
+            if (id_ := max(self._texts, default=-1) + 1) < self._size:
+                self.add(AddedToken(id_, text, special=True))
+            else:
+                self.notes.append(f"{name} {text!r} is no token of this model: left out")
+
+    def add(self, token: AddedToken) -> None:
         """Adds a token, or gives one that is there its flags."""
         if token.content in self.entries:
             self.entries[token.content].update({flag: getattr(token, flag) for flag in _FLAGS})
             return
         id_ = self.vocab.get(token.content, token.id)
-        if id_ is None:
-            if not may_be_new:
-                return
-            id_ = max(self._texts, default=-1) + 1
-            if id_ >= self._size:
-                self.notes.append(f"{named} {token.content!r} is no token of this model: left out")
-                return
-        elif (there := self._texts.get(id_)) is not None and there != token.content:
+        if id_ >= self._size:
+            self.notes.append(f"token {token.content!r} is beyond the model's {self._size} ids: left out")
+            return
+        if (there := self._texts.get(id_)) is not None and there != token.content:
             self._drop(there)
         entry = asdict(token) | {"id": id_}
         self.own.append(entry)
@@ -118,7 +125,7 @@ def _stated(settings: Settings, own: list[dict[str, Any]]) -> list[AddedToken]:
             flags = {flag: bool(token.get(flag)) for flag in _FLAGS}
             flags["normalized"] = bool(token.get("normalized", not flags["special"]))
             tokens.append(AddedToken(_id(path, key), _text(path, token["content"]), **flags))
-        return sorted(tokens, key=lambda token: token.id or 0)
+        return sorted(tokens, key=lambda token: token.id)
     path = settings.directory / "added_tokens.json"
     if not path.is_file():
         return []
@@ -129,7 +136,7 @@ def _stated(settings: Settings, own: list[dict[str, Any]]) -> list[AddedToken]:
         for text, id_ in read_json_object(path).items()
         if text not in known
     ]
-    return sorted(tokens, key=lambda token: token.id or 0)
+    return sorted(tokens, key=lambda token: token.id)
 
 
 def _id(path: Any, id_: Any) -> int:

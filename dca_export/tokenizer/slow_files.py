@@ -71,11 +71,13 @@ def from_sentencepiece(model: SentencePieceModel, settings: Settings, path: Path
     if model.character_map:
         encoded = base64.b64encode(model.character_map).decode()
         steps.append({"type": "Precompiled", "precompiled_charsmap": encoded})
-    if model.removes_extra_spaces:
-        steps.append({"type": "Strip", "strip_left": True, "strip_right": True})
-        steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
     prefix = settings.flag("add_prefix_space")
     prefix = model.adds_space if prefix is None else prefix
+    if model.removes_extra_spaces:
+        # A space in front is left where there will be one anyway: without it the package would no longer
+        # see that a piece begins the text.
+        steps.append({"type": "Strip", "strip_left": not prefix, "strip_right": True})
+        steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "})
     scheme = ("always" if settings.flag("legacy") else "first") if prefix else "never"
     metaspace = {"type": "Metaspace", "replacement": SPACE, "prepend_scheme": scheme, "split": False}
     decoders: list[dict[str, Any]] = [

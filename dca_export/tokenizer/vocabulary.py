@@ -151,6 +151,14 @@ class _Keys:
                 'tokens (tokenizer.ggml.pre is "default"); dca-run uses tokenizer.huggingface.json'
             )
         self._out.pre = name or "default"
+        steps = self._effective.steps("normalizer")
+        changes = [
+            step["type"] for step in steps if step["type"] != "NFC"
+        ]  # NFC: few texts are anything else
+        cannot = [f"that text is normalised first ({', '.join(changes)})"] if changes else []
+        if any(step.get("add_prefix_space") for step in self._effective.steps("pre_tokenizer")):
+            cannot.append("that a text gets a space in front")
+        self._note_what_keys_cannot_say(cannot)
 
     def _sentencepiece(self) -> None:
         """Scores follow from the order of merges: the piece that is made first has the best."""
@@ -178,9 +186,9 @@ class _Keys:
         for id_ in unmerged:
             scores[id_] = UNMERGED_SCORE
         self._out.scores = scores
-        self._note_what_sentencepiece_keys_cannot_say(len(unmerged))
+        self._space_prefix_and_notes(len(unmerged))
 
-    def _note_what_sentencepiece_keys_cannot_say(self, unmerged: int) -> None:
+    def _space_prefix_and_notes(self, unmerged: int) -> None:
         steps = [*self._effective.steps("normalizer"), *self._effective.steps("pre_tokenizer")]
         schemes = {step.get("prepend_scheme") for step in steps if step.get("type") == "Metaspace"}
         prepends = any(step.get("type") == "Prepend" for step in steps)
@@ -196,6 +204,9 @@ class _Keys:
             cannot.append("that text after a special token gets no space in front")
         if unmerged:
             cannot.append(f"that {unmerged} pieces come from no merge")
+        self._note_what_keys_cannot_say(cannot)
+
+    def _note_what_keys_cannot_say(self, cannot: list[str]) -> None:
         if cannot:
             self._out.notes.append(
                 f"the keys of llama.cpp cannot say {' and '.join(cannot)}: there it may give other tokens; "

@@ -8,11 +8,12 @@ from tokenizers import Tokenizer as Backend
 
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.session import TokenIds
-from dca_runtime.tokenizer_json import MAX_ID, build_from_json
+from dca_runtime.tokenizer_json import build_from_json
 from dca_runtime.tokenizers_guard import guarded
 from dca_runtime.vocabulary import MODEL_KEY, build_tokenizer, byte_level_pretokenizer
 
 HUGGINGFACE_KEY = "tokenizer.huggingface.json"
+MAX_ID = 2**31 - 1  # ids are int32 in libdca
 END_IDS_KEY = "tokenizer.dca.end_token_ids"  # docs/format.md
 
 # Texts that end a turn or a text in the models in use. Files name one end token, often not the one that
@@ -44,15 +45,7 @@ class Tokenizer:
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         """Reads tokenizer.huggingface.json, or else builds on tokenizer.ggml.*. Raises DcaError."""
         self._metadata = metadata
-        serialized = metadata.get(HUGGINGFACE_KEY)
-        if serialized is not None:
-            self._backend = _from_json(serialized)
-        elif MODEL_KEY in metadata:
-            self._backend = build_tokenizer(metadata)
-        else:
-            raise DcaError(
-                f"the file has no tokenizer (neither {HUGGINGFACE_KEY} nor {MODEL_KEY})", Status.UNSUPPORTED
-            )
+        self._backend = _build(metadata)
         self.bos_id = self._special_id("bos")
         self.eos_id = self._special_id("eos")
 
@@ -130,8 +123,8 @@ class Tokenizer:
 
     @cached_property
     def _without_specials(self) -> Backend:
-        with guarded("the tokenizer cannot be copied"):
-            backend = Backend.from_str(self._backend.to_str())
+        backend = _build(self._metadata)
+        with guarded("special tokens cannot be made text"):
             backend.encode_special_tokens = True  # the package's name for: as ordinary text
         return backend
 
@@ -200,7 +193,14 @@ class TextStream:
         return text
 
 
-def _from_json(serialized: Any) -> Backend:
+def _build(metadata: Mapping[str, Any]) -> Backend:
+    serialized = metadata.get(HUGGINGFACE_KEY)
+    if serialized is None and MODEL_KEY in metadata:
+        return build_tokenizer(metadata)
+    if serialized is None:
+        raise DcaError(
+            f"the file has no tokenizer (neither {HUGGINGFACE_KEY} nor {MODEL_KEY})", Status.UNSUPPORTED
+        )
     if not isinstance(serialized, str):
         raise DcaError(f"{HUGGINGFACE_KEY} must be a string", Status.FORMAT)
     return build_from_json(serialized, HUGGINGFACE_KEY)

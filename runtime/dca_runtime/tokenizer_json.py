@@ -15,14 +15,17 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from dca_runtime.character_map import character_map_problem
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.pretokenizers import linear_pattern
 from dca_runtime.tokenizers_guard import guarded, one_line
 
 MAX_BYTES = 64 << 20  # the largest published ones have 35 MB; parsed, a file takes up to 40 times its size
 MAX_TOKEN_CHARACTERS = 4096  # the longest tokens in use are lines of a few hundred signs
-MAX_ID = 2**31 - 1  # ids are int32 in libdca
+MAX_ID = 2**24 - 1  # the package keeps a list of all ids that have no token
+MAX_ADDED_TOKENS, MAX_ADDED_CHARACTERS = 100_000, 2_000_000  # matched by one automaton: 1 s to build
 MAX_STEPS = 64  # components in one part of the file
+MAX_AROUND = 64  # tokens around a text
 MAX_TEXT = 64  # characters of a string that a component inserts
 MAX_GROWTH = 64  # by how much all replacements together may lengthen a text
 
@@ -104,7 +107,7 @@ def check_tokenizer(parsed: Any, where: str) -> None:
             _check(len(steps) <= MAX_STEPS, f"{part} has {len(steps)} steps, at most {MAX_STEPS} are run")
             for step in steps:
                 kind = step.get("type")
-                _check(kind in _KNOWN[part], f"{part} {kind!r} is not supported")
+                _check(isinstance(kind, str) and kind in _KNOWN[part], f"{part} {kind!r} is not supported")
                 growth *= _checked_growth(part, step)
         _check(growth <= MAX_GROWTH, "its replacements lengthen a text without bound")
     except _Refused as refused:
@@ -167,6 +170,19 @@ def _check_added_tokens(added: Any) -> None:
         _check(isinstance(token, dict), "added_tokens: an entry is no object")
         _check(_is_id(token.get("id")), f"added_tokens: the id {token.get('id')!r} is out of range")
         _check_text(token.get("content"), "added_tokens: a token")
+    if problem := too_many_added([token["content"] for token in added or []]):
+        raise _Refused(problem)
+
+
+def too_many_added(texts: list[str]) -> str | None:
+    """Which limit tokens break that are matched as a whole, None if none."""
+    characters = sum(map(len, texts))
+    if len(texts) <= MAX_ADDED_TOKENS and characters <= MAX_ADDED_CHARACTERS:
+        return None
+    return (
+        f"{len(texts):,} added tokens of {characters:,} characters, at most {MAX_ADDED_TOKENS:,} "
+        f"and {MAX_ADDED_CHARACTERS:,} are supported"
+    )
 
 
 def _checked_growth(part: str, step: Mapping[str, Any]) -> float:
@@ -202,8 +218,15 @@ def _check_template(step: Mapping[str, Any]) -> None:
         raise _Refused("post_processor: special_tokens is no object")
     for token in special.values():
         ids = token.get("ids") if isinstance(token, dict) else None
-        fine = isinstance(ids, list) and all(map(_is_id, ids))
+        fine = isinstance(ids, list) and len(ids) <= MAX_AROUND and all(map(_is_id, ids))
         _check(fine, "post_processor: a special token has no valid ids")
+    for name, texts in (("single", ["A"]), ("pair", ["A", "B"])):
+        pieces = step.get(name)
+        fine = isinstance(pieces, list) and len(pieces) <= MAX_AROUND
+        _check(fine, f"post_processor: {name} is no list, or one of more than {MAX_AROUND} pieces")
+        found = [piece["Sequence"] for piece in pieces if isinstance(piece, dict) and "Sequence" in piece]
+        held = [sequence.get("id") for sequence in found if isinstance(sequence, dict)]
+        _check(held == texts, f"post_processor: {name} must hold each text once")
 
 
 def _checked_pattern(pattern: Any, part: str) -> int:
@@ -235,15 +258,13 @@ def explodes(pattern: str) -> bool:
 
 
 def _check_character_map(encoded: Any) -> None:
-    """SentencePiece's map: the size of a trie of 32-bit units, the trie, and texts that it points into."""
     _check(isinstance(encoded, str), "normalizer: precompiled_charsmap is no string")
     try:
         data = base64.b64decode(encoded, validate=True)
     except (binascii.Error, ValueError):
         raise _Refused("normalizer: precompiled_charsmap is not base64") from None
-    size = int.from_bytes(data[:4], "little")
-    fits = len(data) > 4 and 0 < size <= len(data) - 4 and size % 4 == 0
-    _check(fits, "normalizer: precompiled_charsmap is damaged")
+    if problem := character_map_problem(data):
+        raise _Refused(f"normalizer: precompiled_charsmap: {problem}")
 
 
 def _linear(pre_tokenizer: Any) -> Any:

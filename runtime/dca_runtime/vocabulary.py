@@ -13,7 +13,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.pretokenizers import PRETOKENIZERS, Pretokenizer
-from dca_runtime.tokenizer_json import MAX_TOKEN_CHARACTERS
+from dca_runtime.tokenizer_json import MAX_TOKEN_CHARACTERS, too_many_added
 from dca_runtime.tokenizers_guard import guarded, one_line
 
 MODEL_KEY = "tokenizer.ggml.model"
@@ -28,7 +28,8 @@ SPACE = "\u2581"  # SentencePiece's visible space
 
 # Of n tokens that are one another's beginnings each pair is a merge, so lengths and merges have limits.
 MAX_PIECE_CHARACTERS = 256  # sentencepiece's own default is 16
-MAX_MERGES = 2_000_000  # a vocabulary of 256,000 pieces has 580,000
+MAX_MERGES = 1_000_000  # a vocabulary of 256,000 pieces has 580,000,
+MAX_MERGED_CHARACTERS = 16_000_000  # which make 4,000,000 characters
 MAX_TEXT_CHARACTERS = 32_000_000  # of all tokens together; as many as 256,000 tokens of 125
 
 
@@ -160,10 +161,16 @@ def merges_by_score(ids: Mapping[str, int], scores: list[float], types: list[int
             Status.FORMAT,
         )
     found: list[tuple[float, int, int, str, int]] = []
+    characters = 0
     for merge in _cuts(mergeable, scores):
         found.append(merge)
-        if len(found) > MAX_MERGES:
-            raise DcaError(f"{TOKENS_KEY} can be merged in more than {MAX_MERGES:,} ways", Status.FORMAT)
+        characters += len(merge[3])
+        if len(found) > MAX_MERGES or characters > MAX_MERGED_CHARACTERS:
+            raise DcaError(
+                f"{TOKENS_KEY} can be merged in more than {MAX_MERGES:,} ways, or into more than "
+                f"{MAX_MERGED_CHARACTERS:,} characters",
+                Status.FORMAT,
+            )
     return [(token[:cut], token[cut:]) for *_, token, cut in sorted(found)]
 
 
@@ -193,5 +200,7 @@ def _add_whole_tokens(tokenizer: Tokenizer, tokens: list[str], types: list[int])
     typed = list(zip(tokens, types, strict=True))
     special = [token for token, kind in typed if token and kind in (TokenType.CONTROL, TokenType.UNKNOWN)]
     defined = [token for token, kind in typed if token and kind == TokenType.USER_DEFINED]
+    if problem := too_many_added(special + defined):
+        raise DcaError(f"{TYPES_KEY}: {problem}", Status.FORMAT)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
     tokenizer.add_tokens([AddedToken(token, normalized=False) for token in defined])
