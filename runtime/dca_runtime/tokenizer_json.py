@@ -222,8 +222,8 @@ def _check_template(step: Mapping[str, Any]) -> None:
         _check(fine, "post_processor: a special token has no valid ids")
     for name, texts in (("single", ["A"]), ("pair", ["A", "B"])):
         pieces = step.get(name)
-        fine = isinstance(pieces, list) and len(pieces) <= MAX_AROUND
-        _check(fine, f"post_processor: {name} is no list, or one of more than {MAX_AROUND} pieces")
+        if not isinstance(pieces, list) or len(pieces) > MAX_AROUND:
+            raise _Refused(f"post_processor: {name} is no list, or one of more than {MAX_AROUND} pieces")
         found = [piece["Sequence"] for piece in pieces if isinstance(piece, dict) and "Sequence" in piece]
         held = [sequence.get("id") for sequence in found if isinstance(sequence, dict)]
         _check(held == texts, f"post_processor: {name} must hold each text once")
