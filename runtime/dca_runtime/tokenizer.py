@@ -7,14 +7,14 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from dca_runtime.errors import DcaError, Status
-from dca_runtime.session import TokenIds
+from dca_runtime.options import TokenIds
 from dca_runtime.tokenizer_json import build_from_json
 from dca_runtime.tokenizers_guard import guarded
 from dca_runtime.vocabulary import MODEL_KEY, build_tokenizer, byte_level_pretokenizer
 
 HUGGINGFACE_KEY = "tokenizer.huggingface.json"
 MAX_ID = 2**31 - 1  # ids are int32 in libdca
-END_IDS_KEY = "tokenizer.dca.end_token_ids"  # docs/format.md
+END_IDS_KEY = "tokenizer.end_token_ids"  # docs/format.md
 
 # Texts that end a turn or a text in the models in use. Files name one end token, often not the one that
 # ends a turn; a token with such a text ends generation too.

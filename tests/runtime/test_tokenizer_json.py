@@ -187,7 +187,7 @@ def test_nested_tokens_are_refused_before_their_merges_fill_memory():
 
 
 def test_every_listed_end_ends_whether_special_or_not():
-    ends = RuntimeTokenizer(GOOD | {"tokenizer.dca.end_token_ids": [2, 0]}).end_ids
+    ends = RuntimeTokenizer(GOOD | {"tokenizer.end_token_ids": [2, 0]}).end_ids
     assert ends == {0, 2}
 
 

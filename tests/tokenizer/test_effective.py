@@ -184,7 +184,7 @@ def test_every_end_id_is_written_eos_first(tmp_path):
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [1, 7, 2]}')
     (tmp_path / "config.json").write_text('{"eos_token_id": 9}')
     keys = keys_of(tmp_path)
-    assert keys["tokenizer.dca.end_token_ids"] == [2, 1, 7, 9]
+    assert keys["tokenizer.end_token_ids"] == [2, 1, 7, 9]
     assert keys["tokenizer.ggml.eos_token_id"] == 2
     assert keys["tokenizer.ggml.eot_token_id"] == 1
     assert RuntimeTokenizer(keys).end_ids == {1, 2, 7, 9}
