@@ -21,6 +21,7 @@ from dca_export.tokenizer.settings import Settings, read_text
 from dca_export.tokenizer.slow_files import from_sentencepiece, from_vocab_and_merges
 from dca_runtime.errors import DcaError
 from dca_runtime.tokenizer_json import build_parsed, check_tokenizer, parse_tokenizer_json, steps_of
+from dca_runtime.tokenizers_guard import guarded
 
 
 @dataclass
@@ -48,6 +49,21 @@ class Effective:
     def steps(self, part: str) -> list[Any]:
         """The steps of a component, sequences flattened."""
         return list(steps_of(self.parsed.get(part)))
+
+    def encode(self, text: str, special: bool) -> list[int]:
+        """Ids of a text, with what encoding adds or without. Raises DcaError."""
+        with guarded(f"{self.source}: it cannot tokenize"):
+            return self.built.encode(text, add_special_tokens=special).ids
+
+    def id_of(self, text: str) -> int | None:
+        """The id of a token, None if there is none."""
+        with guarded(f"{self.source}: a token cannot be found"):
+            return self.built.token_to_id(text)
+
+    def text_of(self, id_: int) -> str | None:
+        """The text of a token, None if there is none."""
+        with guarded(f"{self.source}: token {id_} cannot be read"):
+            return self.built.id_to_token(id_)
 
     def rebuild(self, **parts: Any) -> None:
         """Replaces components. Raises InputError."""

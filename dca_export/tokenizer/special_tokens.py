@@ -30,7 +30,7 @@ def read_special_tokens(effective: Effective, settings: Settings, vocab_size: in
     ids = {}
     for name in NAMES:
         named = settings.name(name)
-        id_ = None if named.text is None else effective.built.token_to_id(named.text)
+        id_ = None if named.text is None else effective.id_of(named.text)
         if (id_ is None or id_ >= vocab_size) and (named.text is not None or not named.stated):
             id_ = settings.model_id(name, vocab_size)
         if id_ is not None and id_ < vocab_size:
@@ -53,7 +53,7 @@ def _put_around(effective: Effective, settings: Settings, special: SpecialTokens
     for name, default in defaults.items():
         wanted = settings.flag(f"add_{name}_token")
         id_ = special.ids.get(name) if (default if wanted is None else wanted) else None
-        text = None if id_ is None else effective.built.id_to_token(id_)
+        text = None if id_ is None else effective.text_of(id_)
         around[name] = None if id_ is None or text is None else (text, id_)
     effective.rebuild(post_processor=template_around(around["bos"], around["eos"]))
 
@@ -68,7 +68,7 @@ def _find_around(effective: Effective, settings: Settings, special: SpecialToken
     if all(ids in ([], [named[name]]) for name, ids in (("bos", before), ("eos", after))):
         special.adds = {"bos": bool(before), "eos": bool(after)}
     else:
-        texts = [effective.built.id_to_token(id_) for id_ in [*before, *after]]
+        texts = [effective.text_of(id_) for id_ in [*before, *after]]
         special.notes.append(
             f"tokenizer.json puts {' '.join(map(str, texts))} around a text, which is more than a bos and an "
             "eos: dca-run does so too, other engines cannot be told"
@@ -86,10 +86,10 @@ def _find_around(effective: Effective, settings: Settings, special: SpecialToken
 def _around(effective: Effective) -> tuple[list[int], list[int]]:
     """Ids before and after a text: what encoding with special tokens adds to encoding without."""
     for sample in _SAMPLES:
-        bare = effective.built.encode(sample, add_special_tokens=False).ids
+        bare = effective.encode(sample, special=False)
         if bare:
             break
-    whole = effective.built.encode(sample).ids
+    whole = effective.encode(sample, special=True)
     for start in range(len(whole) - len(bare) + 1):
         if whole[start : start + len(bare)] == bare and (bare or start == len(whole)):
             return whole[:start], whole[start + len(bare) :]

@@ -158,7 +158,10 @@ def _check_model(model: Any) -> None:
         _check(_is_id(id_), f"model: the id {id_!r} of token {token[:40]!r} is out of range")
         _check(len(token) <= MAX_TOKEN_CHARACTERS, f"model: a token of {len(token):,} characters")
     unknown = model.get("unk_token")
-    _check(unknown is None or unknown in vocab, f"model: unk_token {unknown!r} is no token")
+    _check(
+        unknown is None or (isinstance(unknown, str) and unknown in vocab),
+        f"model: unk_token {unknown!r} is no token",
+    )
     _check(not model.get("dropout"), "model: dropout makes ids random")
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         _check(model.get(key) in (None, ""), f"model: {key} is not supported")
@@ -227,6 +230,10 @@ def _check_template(step: Mapping[str, Any]) -> None:
         found = [piece["Sequence"] for piece in pieces if isinstance(piece, dict) and "Sequence" in piece]
         held = [sequence.get("id") for sequence in found if isinstance(sequence, dict)]
         _check(held == texts, f"post_processor: {name} must hold each text once")
+        objects = [piece for piece in pieces if isinstance(piece, dict)]
+        named = [piece["SpecialToken"] for piece in objects if "SpecialToken" in piece]
+        known = all(isinstance(token, dict) and token.get("id") in list(special) for token in named)
+        _check(known, f"post_processor: {name} holds a token that special_tokens lacks")
 
 
 def _checked_pattern(pattern: Any, part: str) -> int:

@@ -67,6 +67,7 @@ BOS = {"SpecialToken": {"id": "<s>", "type_id": 0}}
         ({"post_processor": around([0] * 65, [BOS, TEXT])}, "no valid ids"),
         ({"post_processor": around([0], [BOS] * 65 + [TEXT])}, "more than 64"),
         ({"post_processor": around([0], [BOS])}, "each text once"),
+        ({"post_processor": around([0], [{"SpecialToken": {"id": "["}}, TEXT])}, "special_tokens lacks"),
         ({"post_processor": around([0], [{"Sequence": {"id": "B", "type_id": 0}}])}, "each text once"),
         ({"post_processor": {"type": "BertProcessing"}}, "BertProcessing"),
         ({"decoder": {"type": "Strip", "content": " ", "start": 0, "stop": 2**60}}, "Strip"),
