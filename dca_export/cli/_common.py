@@ -20,12 +20,12 @@ import math
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
 
 from dca_export.errors import InputError
+from dca_export.export.output_file import write_file
 
 EXIT_OK = 0
 EXIT_CHECK_FAILED = 1
@@ -220,7 +220,7 @@ def write_json(value: Any, target: str) -> None:
     if target == "-":
         sys.stdout.write(text)
     else:
-        write_beside(Path(target), text.encode())
+        write_file(Path(target), text.encode())
 
 
 def _finite(value: Any) -> Any:
@@ -231,18 +231,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def write_beside(path: Path, data: bytes) -> None:
-    """Writes a small file whole or not at all: beside ``path`` first, then renamed over it."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp gives 0600; an output is an ordinary file
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

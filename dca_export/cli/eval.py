@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dca_export.cli import _common, _eval_shared
 from dca_export.cli._runtime import opened
 from dca_export.errors import InputError
+from dca_export.export.output_file import write_file
 
 if TYPE_CHECKING:
     from dca_export.evaluate.combined import Bench
@@ -261,7 +262,7 @@ def _report(arguments: argparse.Namespace) -> int:
     if arguments.output.exists() and not arguments.force:
         raise InputError(f"{arguments.output}: exists; --force replaces it")
     page = report.page([results.read_results(path) for path in arguments.results])
-    _common.write_beside(arguments.output, page.encode())
+    write_file(arguments.output, page.encode())
     _common.note(f"wrote {arguments.output}")
     return _common.EXIT_OK
 

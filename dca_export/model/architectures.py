@@ -7,6 +7,7 @@ explains.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -230,8 +231,10 @@ def find_architecture(config: Config) -> Architecture:
     classes = config.values.get("architectures")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise InputError(f"{config.where}: architectures is missing, expected a list with the model's class")
+    # A model saved without its head is of the class without it.
+    names = (classes[0], re.sub(r"(?<=.)Model$", "ForCausalLM", classes[0]))
     for architecture in ARCHITECTURES:
-        if classes[0] in architecture.classes:
+        if any(name in architecture.classes for name in names):
             return architecture
     known = ", ".join(name for architecture in ARCHITECTURES for name in architecture.classes)
     raise InputError(f"{config.where}: architecture {classes[0]} is not supported; supported are {known}")

@@ -116,8 +116,7 @@ def test_promised_tensor_missing(tmp_path):
 
 
 def test_tensor_in_two_shards(tmp_path):
-    write_tiny_model(tmp_path)
-    write_shards(tmp_path, stored_tiny(), 2)
+    write_tiny_model(tmp_path, shards=2)
     first = tmp_path / "model-00001-of-00002.safetensors"
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(first.read_bytes())
     refused(tmp_path, "is also in model-00001-of-00002.safetensors")

@@ -129,7 +129,9 @@ def test_a_scheme_in_a_second_config_is_noted(tmp_path):
 
 
 def test_sliding_window_is_noted(tmp_path):
-    write_tiny_model(tmp_path / "m", sliding_window=32)
+    write_tiny_model(
+        tmp_path / "m", sliding_window=32, architectures=["MistralForCausalLM"], model_type="mistral"
+    )
     summary = export_model(tmp_path / "m", tmp_path / "out.gguf").summary
     assert summary.scheme.trained.tokens == 32
     assert "sliding_window 32 is not used" in summary.scheme.notes[0]
