@@ -98,9 +98,8 @@ def _read_files(found: WeightFiles) -> dict[str, SourceTensor]:
     for name, shard in found.promised.items():
         if name not in tensors or tensors[name].file.name != shard:
             assert found.index is not None
-            raise InputError(
-                f"{found.index.with_name(shard)}: tensor {name}, which {found.index.name} promises, is missing"
-            )
+            file, index = found.index.with_name(shard), found.index.name
+            raise InputError(f"{file}: tensor {name}, which {index} promises, is missing")
     return tensors
 
 

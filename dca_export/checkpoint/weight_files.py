@@ -122,8 +122,9 @@ def _check_complete(files: list[Path]) -> None:
         return
     counts = {int(match[2]) for match in numbered.values()}
     if len(counts) > 1 or len(numbered) != len(files):
+        names = ", ".join(path.name for path in files[:4])
         raise InputError(
-            f"{files[0].parent}: {', '.join(path.name for path in files[:4])} are not the shards of one save; "
+            f"{files[0].parent}: {names} are not the shards of one save; "
             "remove those of the other, or add the index"
         )
     (count,) = counts

@@ -118,7 +118,7 @@ def _words(scheme: Scheme) -> str:
 
 
 def _take_over(checkpoint: Checkpoint, made: Path, output: Path, progress: Progress) -> None:
-    """Links weights and copies other files, all but config.json and hidden ones, also of directories below."""
+    """Links weights and copies the rest, but config.json and hidden files, also in directories below."""
     source = checkpoint.directory
     files = [
         path
