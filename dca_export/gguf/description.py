@@ -48,7 +48,7 @@ def model_name(directory: Path) -> str:
 
 
 def _read(directory: Path, parameters: int) -> gguf.Metadata:
-    logging.getLogger("gguf.metadata").setLevel(logging.ERROR)
+    logging.getLogger("metadata").setLevel(logging.CRITICAL)  # it says what it cannot understand
     try:
         description = gguf.Metadata.load(None, directory, None, parameters)
         if model_name(directory) != directory.name:

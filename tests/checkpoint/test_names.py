@@ -63,9 +63,13 @@ def test_the_head_outside_the_unnamed_stack():
     assert renamed([name.removeprefix("model.") for name in PLAIN])[0] == PLAIN
 
 
-@pytest.mark.parametrize("head", ["lm_head.weight", "model.lm_head.weight", "model.language_model.lm_head.weight"])
+@pytest.mark.parametrize(
+    "head", ["lm_head.weight", "model.lm_head.weight", "model.language_model.lm_head.weight"]
+)
 def test_the_text_half_of_a_multimodal_model(head):
-    text = [f"model.language_model.{name.removeprefix('model.')}" for name in PLAIN if name != "lm_head.weight"]
+    text = [
+        f"model.language_model.{name.removeprefix('model.')}" for name in PLAIN if name != "lm_head.weight"
+    ]
     vision = ["model.visual.patch.weight", "model.visual.norm.weight", "multi_modal_projector.weight"]
     names, notes = renamed([*text, head, *vision])
     assert sorted(names) == sorted(PLAIN)
@@ -81,7 +85,9 @@ def test_two_tensors_of_one_name():
         renamed([*PLAIN, "model._orig_mod.norm.weight"])
 
 
-@pytest.mark.parametrize("name", ["q_proj.lora_A.weight", "q_proj.base_layer.weight", "q.lora_B.default.weight"])
+@pytest.mark.parametrize(
+    "name", ["q_proj.lora_A.weight", "q_proj.base_layer.weight", "q.lora_B.default.weight"]
+)
 def test_an_adapter_that_is_not_merged(name):
     with pytest.raises(InputError, match="belongs to an adapter .LoRA. that is not merged"):
         renamed([*PLAIN, f"model.layers.0.self_attn.{name}"])

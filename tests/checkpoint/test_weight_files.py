@@ -65,7 +65,9 @@ def test_a_damaged_index_beside_a_whole_file_does_no_harm(tmp_path):
 
 def test_shards_that_are_gone_are_counted(tmp_path):
     index(tmp_path, "model.safetensors.index.json", *SHARDS)
-    with pytest.raises(InputError, match="00001-of-00002.safetensors: this shard.*missing, and so are 1 others"):
+    with pytest.raises(
+        InputError, match="00001-of-00002.safetensors: this shard.*missing, and so are 1 others"
+    ):
         find_weights(tmp_path)
 
 
