@@ -5,7 +5,7 @@ import struct
 
 import numpy as np
 import pytest
-from tiny_hf import stored_as, tiny_config, tiny_tensors, write_safetensors, write_shards, write_tiny_model
+from tiny_hf import stored_as, tiny_config, tiny_tensors, write_safetensors, write_tiny_model
 
 from dca_export.checkpoint.tensors import open_checkpoint, read_safetensors
 from dca_export.errors import InputError
