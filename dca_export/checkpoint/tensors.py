@@ -24,6 +24,10 @@ from dca_export.errors import InputError
 STORAGE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1"}
 
 
+# Under which trainers put the tensors beside their own state in a PyTorch file.
+_STATES = ("state_dict", "model_state_dict", "module", "model")
+
+
 class RowReader(Protocol):
     """Reads rows [start, stop) of one tensor, seen as a matrix, as they are stored."""
 
@@ -162,6 +166,9 @@ def read_torch_file(file: Path) -> dict[str, SourceTensor]:
     except Exception as error:  # torch promises no particular type for a file it cannot or must not read
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{file}: cannot be read as PyTorch weights ({reason})") from None
+    for wrapper in _STATES:
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):

@@ -40,15 +40,27 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+class _Version(argparse.Action):
+    """--version: looks the version up only where it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from dca_runtime import __version__
+
+        print(f"{parser.prog} {__version__}")
+        parser.exit(EXIT_OK)
+
+
 def command_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
-    """An empty parser for the command ``prog``, whose help ends with ``example`` (one command a line)."""
+    """The command ``prog``'s parser, with --version; help ends with ``example`` (one command a line)."""
     lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
-    return _Parser(
+    parser = _Parser(
         prog=prog,
         description=description,
         epilog=f"example:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    return parser
 
 
 def run(
@@ -208,9 +220,13 @@ def print_table(
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--json FILE``; the body calls ``write_json(figures, arguments.json)`` if it is given."""
+    """Adds ``--json [FILE]``; the body calls ``write_json(figures, arguments.json)`` unless it is None."""
     parser.add_argument(
-        "--json", metavar="FILE", help="write the figures to FILE as JSON (-: standard output)"
+        "--json",
+        metavar="FILE",
+        nargs="?",
+        const="-",
+        help="write the figures to FILE as JSON (- or no FILE: to standard output, instead of tables)",
     )
 
 

@@ -63,6 +63,16 @@ def test_pytorch_file(tmp_path):
         np.testing.assert_array_equal(tensor.read(0, tensor.rows), expected)
 
 
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "module", "model_state_dict"])
+def test_pytorch_file_of_a_trainer(tmp_path, wrapper):
+    torch = pytest.importorskip("torch")
+    tensors = write_tiny_model(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    state = {name: torch.from_numpy(values) for name, values in tensors.items()}
+    torch.save({wrapper: state, "epoch": 3}, tmp_path / "pytorch_model.bin")
+    assert open_checkpoint(tmp_path).tensors.keys() == tensors.keys()
+
+
 def test_pytorch_file_cannot_run_code(tmp_path):
     torch = pytest.importorskip("torch")
     write_tiny_model(tmp_path)

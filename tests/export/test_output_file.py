@@ -223,3 +223,23 @@ def test_a_file_of_the_model_under_another_name(tmp_path):
     os.link(tmp_path / "m" / "config.json", tmp_path / "linked.json")
     with pytest.raises(InputError, match="is part of the model that is read"):
         check_apart(tmp_path / "linked.json", tmp_path / "m")
+
+
+def test_write_file_replaces_and_leaves_nothing_else(tmp_path):
+    (tmp_path / "out.json").write_bytes(b"before")
+    write_file(tmp_path / "out.json", b"after")
+    assert (tmp_path / "out.json").read_bytes() == b"after"
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_a_written_file_is_as_readable_as_any(tmp_path):
+    (tmp_path / "ordinary").write_bytes(b"")
+    write_file(tmp_path / "out.json", b"data")
+    assert (tmp_path / "out.json").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_write_file_spares_what_is_no_file(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(InputError, match="taken: is not a regular file"):
+        write_file(tmp_path / "taken", b"data")
+    assert os.listdir(tmp_path) == ["taken"]
