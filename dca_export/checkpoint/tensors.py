@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 import warnings
 import zipfile
@@ -26,6 +27,9 @@ STORAGE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "
 
 # Under which trainers put the tensors beside their own state in a PyTorch file.
 _STATES = ("state_dict", "model_state_dict", "module", "model")
+
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 class RowReader(Protocol):
@@ -80,7 +84,7 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     names are made transformers' own (checkpoint.names). Raises InputError.
     """
     if not directory.is_dir():
-        raise InputError(f"{directory}: no such directory; expected a Hugging Face model or a .gguf file")
+        raise _no_directory(directory)
     if error := adapter_error(directory):
         raise error
     config = Config.read(directory / "config.json")
@@ -89,6 +93,15 @@ def open_checkpoint(directory: Path) -> Checkpoint:
     if (directory / ADAPTER).is_file():
         notes.append(f"{ADAPTER} states an adapter beside the weights: it is not applied")
     return Checkpoint(directory, config, tensors, (*found.notes, *notes))
+
+
+def _no_directory(path: Path) -> InputError:
+    if path.exists():
+        return InputError(f"{path}: is no directory; expected a Hugging Face model's, or a .gguf file")
+    message = f"{path}: no such directory; expected a Hugging Face model or a .gguf file"
+    if _HUB_NAME.fullmatch(str(path)):
+        message += f" (if that is a name on the hub, fetch it first: hf download {path} --local-dir DIR)"
+    return InputError(message)
 
 
 def _read_files(found: WeightFiles) -> dict[str, SourceTensor]:

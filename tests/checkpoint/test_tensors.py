@@ -2,6 +2,7 @@
 
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -100,6 +101,16 @@ def refused(directory, message: str) -> None:
 
 def test_no_directory(tmp_path):
     refused(tmp_path / "absent", "no such directory")
+
+
+def test_a_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(Path("acme/Rocket-7B"), "fetch it first: hf download acme/Rocket-7B --local-dir DIR")
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"")
+    refused(tmp_path / "m.gguf", "is no directory")
 
 
 def test_no_config(tmp_path):
