@@ -10,11 +10,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from dca_export.checkpoint.tensors import SourceTensor
+from dca_export.errors import InputError
 
 ROOT, HEAD = "model.", "lm_head."
 
@@ -27,34 +24,36 @@ _TEXT_HALF = re.compile(r"language_model|text_model|\bllm\b")
 _LORA = re.compile(r"\.(lora_[AB]|lora_embedding_[AB]|base_layer)\.")
 
 
-def plain_names(tensors: Mapping[str, SourceTensor]) -> tuple[dict[str, SourceTensor], list[str]]:
-    """The tensors by the names above, and notes on what was changed or left out.
+def plain_names(stored: Iterable[str], where: str) -> tuple[dict[str, str], list[str]]:
+    """The name above for each stored one (those that are left out are missing), and notes for the user.
 
-    Names that belong to no known part stay as they are, for the layout to judge. Raises InputError if two
-    tensors would get one name, or if there are adapter matrices (LoRA) that were never merged.
+    Names that belong to no known part stay as they are, for the layout to judge. Raises InputError, with
+    `where` the tensors are, if two would get one name, or some are an adapter's (LoRA) that was never merged.
     """
-    for name, tensor in tensors.items():
-        if _LORA.search(name):
-            raise tensor.error("belongs to an adapter (LoRA) that is not merged; merge it and save again")
-    unwrapped = {name: _WRAPPED.sub("", name) for name in tensors}
+    unwrapped = {name: _WRAPPED.sub("", name) for name in stored}
+    if adapted := next(filter(_LORA.search, unwrapped), None):
+        raise InputError(
+            f"{where}: tensor {adapted} belongs to an adapter (LoRA) that is not merged; merge it, save again"
+        )
     prefix = _prefix(set(unwrapped.values()))
     head = _head(prefix, unwrapped.values())
-    result: dict[str, SourceTensor] = {}
+    plain: dict[str, str] = {}
+    from_plain: dict[str, str] = {}
     left_out: Counter[str] = Counter()
     for name, inner in unwrapped.items():
         if inner.startswith(head + HEAD):
-            plain = inner.removeprefix(head)
+            found = inner.removeprefix(head)
         elif inner.startswith(prefix):
-            plain = ROOT + inner.removeprefix(prefix)
+            found = ROOT + inner.removeprefix(prefix)
         elif _TEXT_HALF.search(prefix):
             left_out[inner.split(".")[1 if inner.startswith(ROOT) else 0]] += 1
             continue
         else:
-            plain = inner
-        if plain in result:
-            raise tensors[name].error(f"and another one are both {plain}; remove one of the two")
-        result[plain] = tensors[name] if plain == name else replace(tensors[name], name=plain)
-    return result, _notes(prefix, unwrapped, left_out)
+            found = inner
+        if found in from_plain:
+            raise InputError(f"{where}: tensors {from_plain[found]} and {name} are both {found}; remove one")
+        plain[name], from_plain[found] = found, name
+    return plain, _notes(prefix, unwrapped, left_out)
 
 
 def _prefix(names: set[str]) -> str:

@@ -9,7 +9,7 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -89,7 +89,9 @@ def open_checkpoint(directory: Path) -> Checkpoint:
         raise error
     config = Config.read(directory / "config.json")
     found = find_weights(directory)
-    tensors, notes = plain_names(_read_files(found))
+    stored = _read_files(found)
+    names, notes = plain_names(stored, str(directory))
+    tensors = {plain: replace(stored[name], name=plain) for name, plain in names.items()}
     if (directory / ADAPTER).is_file():
         notes.append(f"{ADAPTER} states an adapter beside the weights: it is not applied")
     return Checkpoint(directory, config, tensors, (*found.notes, *notes))
@@ -194,9 +196,11 @@ def read_torch_file(file: Path) -> dict[str, SourceTensor]:
     for name, tensor in state.items():
         dtype = names.get(tensor.dtype, str(tensor.dtype))
         tensors[name] = SourceTensor(name, dtype, tuple(tensor.shape), file, _TorchRows(tensor))
-        if tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested or tensor.is_quantized:
-            kind = "a meta" if tensor.is_meta else f"a {str(tensor.layout).removeprefix('torch.')}"
-            raise tensors[name].error(f"is {kind} tensor, expected one that holds all its numbers")
+        kinds = {"meta": tensor.is_meta, "nested": tensor.is_nested, "quantised": tensor.is_quantized}
+        kinds[str(tensor.layout).removeprefix("torch.")] = tensor.layout != torch.strided
+        if any(kinds.values()):
+            kind = next(kind for kind, found in kinds.items() if found)
+            raise tensors[name].error(f"is a {kind} tensor, expected one that holds all its numbers")
     return tensors
 
 

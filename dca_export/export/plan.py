@@ -14,6 +14,7 @@ from dca_export.checkpoint.tying import settle_tying
 from dca_export.errors import InputError
 from dca_export.export.convert import check_readable, tensor_bytes
 from dca_export.export.recipes import RECIPES, Model, Recipe, tensor_type
+from dca_export.export.runnable import check_runnable
 from dca_export.export.scheme_choice import (
     SchemeChoice,
     SchemeOptions,
@@ -26,7 +27,6 @@ from dca_export.export.summary import SchemeFacts, Summary, count_types
 from dca_export.gguf.copy import Copy
 from dca_export.gguf.file import GgufFile, is_gguf, open_parts, packed_value
 from dca_export.gguf.packing import check_packable
-from dca_export.gguf.runnable import check_runnable
 from dca_export.gguf.scheme_keys import read_scheme, scheme_entries, scheme_keys
 from dca_export.model.architectures import find_architecture, known_gguf_names
 from dca_export.model.hyperparameters import Entries, model_entries, read_dimensions

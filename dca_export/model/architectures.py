@@ -170,7 +170,7 @@ ARCHITECTURES = (
         ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"),
         _model(NORMS, ATTENTION, _qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD),
         interleaved=True,
-        required=SILU,
+        required=SILU | {"mlp_bias": (False, None)},
         keys={"vocab_size": "vocab"},
     ),
     Architecture(
