@@ -119,6 +119,11 @@ FEED_FORWARD = (
     _block("ffn_up.weight", "mlp.up_proj.weight", "ff", "width"),
     _block("ffn_down.weight", "mlp.down_proj.weight", "width", "ff"),
 )
+FEED_FORWARD_BIAS = (
+    _block("ffn_gate.bias", "mlp.gate_proj.bias", "ff", optional=True),
+    _block("ffn_up.bias", "mlp.up_proj.bias", "ff", optional=True),
+    _block("ffn_down.bias", "mlp.down_proj.bias", "width", optional=True),
+)
 FUSED_FEED_FORWARD = (
     _block("ffn_up.weight", "mlp.gate_up_proj.weight", "2ff", "width"),
     _block("ffn_down.weight", "mlp.down_proj.weight", "width", "ff"),
@@ -168,9 +173,9 @@ ARCHITECTURES = (
     Architecture(
         "llama",
         ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"),
-        _model(NORMS, ATTENTION, _qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD),
+        _model(NORMS, ATTENTION, _qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD, FEED_FORWARD_BIAS),
         interleaved=True,
-        required=SILU | {"mlp_bias": (False, None)},
+        required=SILU,
         keys={"vocab_size": "vocab"},
     ),
     Architecture(

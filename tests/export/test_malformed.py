@@ -202,7 +202,6 @@ CASES: dict[str, tuple[Damage, str]] = {
     "more layers than tensors": (config(num_hidden_layers=3), "which config.json implies, is missing"),
     "fewer layers than tensors": (config(num_hidden_layers=1), "has no place in LlamaForCausalLM"),
     "other activation": (config(hidden_act="gelu"), 'hidden_act is "gelu"'),
-    "biases of the feed-forward": (config(mlp_bias=True), "mlp_bias is true, LlamaForCausalLM is supported"),
     "tied by a word": (config(tie_word_embeddings="yes"), "tie_word_embeddings is"),
     "no epsilon": (config(rms_norm_eps=...), "rms_norm_eps is missing"),
     "epsilon of 400 digits": (config(rms_norm_eps=10**400), "rms_norm_eps is 1000"),

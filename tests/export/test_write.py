@@ -439,9 +439,9 @@ def test_experts_apart_are_said_to_be_an_old_file(tmp_path):
 def test_a_bias_the_runtime_would_leave_out_is_refused(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
     writer.add_tensor("blk.0.attn_q.bias", np.zeros(4, np.float32))
-    writer.add_tensor("blk.11.ffn_gate.bias", np.zeros(4, np.float32))
+    writer.add_tensor("blk.11.ffn_norm.bias", np.zeros(4, np.float32))
     finish(writer)
-    with pytest.raises(InputError, match="tensor blk.11.ffn_gate.bias is a bias that dca-run does not know"):
+    with pytest.raises(InputError, match="tensor blk.11.ffn_norm.bias is a bias that dca-run does not know"):
         export_model(tmp_path / "m.gguf", tmp_path / "out.gguf")
 
 
