@@ -19,13 +19,9 @@ void check_model(const Hparams& h) {
         fail(DCA_ERROR_UNSUPPORTED, "head size is ", h.head_dim, ", the CUDA backend runs even ones up to ", most_head_dim);
     }
     const bool mixture = h.n_experts > 0;
-    if (h.n_experts > most_experts)
-        fail(DCA_ERROR_UNSUPPORTED, "there are ", h.n_experts, " experts, the CUDA backend runs up to ", most_experts);
-    for (const auto& [name, width] : {std::pair{"model", h.n_embd},
-                                      {"feed-forward", mixture ? h.n_ff_expert : h.n_ff},
-                                      {"shared expert's", h.n_ff_shared},
-                                      {"query", h.q_width()},
-                                      {"key", h.kv_width()}}) {
+    if (h.n_experts > most_experts) fail(DCA_ERROR_UNSUPPORTED, "there are ", h.n_experts, " experts, the CUDA backend runs up to ", most_experts);
+    for (const auto& [name, width] : {std::pair{"model", h.n_embd}, {"feed-forward", mixture ? h.n_ff_expert : h.n_ff}, {"shared expert's", h.n_ff_shared},
+                                      {"query", h.q_width()}, {"key", h.kv_width()}}) {
         if (width % 8 != 0) fail(DCA_ERROR_UNSUPPORTED, name, " width is ", width, ", the CUDA backend runs multiples of 8");
     }
 }
@@ -44,8 +40,7 @@ public:
         check_biases(source.weights);
         weights_.visit_products([&](const Matrix& w) {
             if (!matvec_takes(device_.card, w)) {
-                fail(DCA_ERROR_UNSUPPORTED, "a matrix of ", w.rows, " x ", w.cols, " is wider than the kernels for ", device_.description,
-                     " take");
+                fail(DCA_ERROR_UNSUPPORTED, "a matrix of ", w.rows, " x ", w.cols, " is wider than the kernels for ", device_.description, " take");
             }
         });
     }
@@ -71,8 +66,7 @@ private:
 }  // namespace
 }  // namespace dca::cuda
 
-extern "C" __attribute__((visibility("default"))) dca::Backend* dca_cuda_make_backend(const char* version, const dca::BackendSource& source,
-                                                                                      int ordinal) {
+extern "C" __attribute__((visibility("default"))) dca::Backend* dca_cuda_make_backend(const char* version, const dca::BackendSource& source, int ordinal) {
     if (std::string_view(version) != DCA_VERSION) {
         dca::fail(DCA_ERROR_DEVICE, "libdca_cuda is version ", DCA_VERSION, ", libdca is ", version, "; install both from one build");
     }
