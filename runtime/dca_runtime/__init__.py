@@ -9,7 +9,10 @@ from typing import Any
 
 _HOMES = {  # public name -> the module that defines it
     "BlockFormat": "blocks",
+    "Choice": "engine",
     "DcaError": "errors",
+    "Engine": "engine",
+    "EngineInfo": "engine",
     "Model": "model",
     "ModelInfo": "model",
     "Sampling": "sampling",
@@ -17,6 +20,7 @@ _HOMES = {  # public name -> the module that defines it
     "Session": "session",
     "SessionInfo": "session",
     "Status": "errors",
+    "TokenSequence": "engine",
     "__version__": "version",
     "block_format": "blocks",
     "decode": "blocks",

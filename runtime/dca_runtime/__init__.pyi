@@ -2,6 +2,10 @@ from dca_runtime.blocks import BlockFormat as BlockFormat
 from dca_runtime.blocks import block_format as block_format
 from dca_runtime.blocks import decode as decode
 from dca_runtime.blocks import encode as encode
+from dca_runtime.engine import Choice as Choice
+from dca_runtime.engine import Engine as Engine
+from dca_runtime.engine import EngineInfo as EngineInfo
+from dca_runtime.engine import TokenSequence as TokenSequence
 from dca_runtime.errors import DcaError as DcaError
 from dca_runtime.errors import Status as Status
 from dca_runtime.library import library_version as library_version

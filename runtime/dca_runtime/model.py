@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dca_runtime import _ffi
+from dca_runtime._convert import c_path, scheme_of
 from dca_runtime._ffi import ffi
+from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.metadata import Metadata
-from dca_runtime.options import DEFAULT_CONTEXT, Progress, Scheme, SessionOptions, TokenIds
-from dca_runtime.session import Session, scheme_of
+from dca_runtime.options import DEFAULT_CONTEXT, EngineOptions, Progress, Scheme, SessionOptions, TokenIds
+from dca_runtime.session import Session
 
 if TYPE_CHECKING:
     from dca_runtime.generate import Generation
@@ -77,7 +79,7 @@ class Model:
         self.path = os.fspath(path)
         self.context = context
         self._lock = threading.Lock()  # one thread at a time makes sessions or closes the model
-        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._users: weakref.WeakSet[Session | Engine] = weakref.WeakSet()
         lib, callback = _ffi.lib(), _ffi.Callback(progress)
         device_name = ffi.new("char[]", device.encode())
         options = _ffi.options("dca_model_options")
@@ -86,7 +88,7 @@ class Model:
         options.progress = callback.function
         options.repack = bool(repack)
         model = ffi.new("dca_model **")
-        status = lib.dca_model_load(_c_path(self.path), options, model)
+        status = lib.dca_model_load(c_path(self.path), options, model)
         if status == Status.OK:
             # A session holds this handle too, so that the native model outlives it in any order of
             # collection.
@@ -105,8 +107,8 @@ class Model:
         with self._lock:
             if self._closed:
                 return
-            for session in list(self._sessions):
-                session.close()
+            for user in list(self._users):
+                user.close()
             self._closed = True
             ffi.release(self._native)
 
@@ -170,8 +172,34 @@ class Model:
         )
         with self._lock:
             session = Session(self._handle(), self.info.n_vocab, options)
-            self._sessions.add(session)
+            self._users.add(session)
         return session
+
+    def engine(
+        self,
+        tokens: int = 65536,
+        cache_type: str = "f16",
+        attention: str = "auto",
+        scheme: Sequence[float] | None = None,
+        rope: str | None = None,
+        progress: Progress | None = None,
+    ) -> Engine:
+        """A new engine: many sequences in one step over one pool of keys and values.
+
+        tokens: room of the pool, all sequences together. The rest is as in ``session``.
+        """
+        options = EngineOptions(
+            tokens=tokens,
+            attention=attention,
+            scheme=scheme,
+            cache_type=cache_type,
+            progress=progress,
+            rope=rope,
+        )
+        with self._lock:
+            engine = Engine(self._handle(), self.info.n_vocab, options)
+            self._users.add(engine)
+        return engine
 
     def score(self, ids: TokenIds, **options: Any) -> np.ndarray:
         """-log p(ids[i+1] | ids[:i+1]) for every i, natural logarithm: float32 (len(ids) - 1,).
@@ -246,13 +274,6 @@ class Model:
         if self._closed:
             raise DcaError(f"{self.path}: the model is closed")
         return self._native
-
-
-def _c_path(path: str) -> bytes:
-    encoded = os.fsencode(path)
-    if b"\0" in encoded:
-        raise DcaError(f"{path!r}: a path cannot contain a NUL character")
-    return encoded
 
 
 def _model_info(native: Any) -> ModelInfo:
