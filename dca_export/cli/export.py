@@ -9,6 +9,7 @@ from pathlib import Path
 from dca_export.cli import _common
 from dca_export.errors import InputError
 from dca_export.export.hf_format import export_directory, plan_directory
+from dca_export.export.output_file import check_apart, check_report
 from dca_export.export.plan import AUTO, CopyPlan, ExportOptions, plan_export
 from dca_export.export.recipes import RECIPES
 from dca_export.export.scheme_choice import SchemeOptions
@@ -97,13 +98,12 @@ def _size(text: str) -> int:
 
 
 def _body(arguments: argparse.Namespace) -> int:
+    _check_report(arguments)
     scheme = SchemeOptions(
         not arguments.no_dca, arguments.pretraining_length, arguments.chunk_size, arguments.local_window
     )
     if not scheme.dca and scheme != SchemeOptions(dca=False, pretraining_length=scheme.pretraining_length):
         raise InputError("--no-dca does not go with --chunk-size or --local-window")
-    inputs = {"MODEL": arguments.model, "--verify": arguments.verify, "OUT": arguments.output}
-    _common.check_outputs({"--json": arguments.json}, inputs)
     if arguments.verify is not None:
         return _verify(arguments, None if scheme == SchemeOptions() else scheme)
     options = ExportOptions(arguments.outtype, scheme, arguments.split_max_size)
@@ -120,6 +120,15 @@ def _body(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _common.write_json({"files": files} | exported.summary.as_json(), arguments.json)
     return _common.EXIT_OK
+
+
+def _check_report(arguments: argparse.Namespace) -> None:
+    """Raises InputError, before anything is done, if --json cannot be written or is another file named."""
+    if arguments.json is None or arguments.json == "-":
+        return
+    report = Path(arguments.json)
+    check_report(report, *(path for path in (arguments.model, arguments.output, arguments.verify) if path))
+    check_apart(report, arguments.model)
 
 
 def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> int:
