@@ -25,6 +25,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
       max_rows_(std::min(spec.max_rows != 0 ? spec.max_rows : default_rows, spec.tokens)),
       group_(static_cast<int>(hparams.n_heads / hparams.n_kv_heads)),
       cache_(cache) {
+    rope_.fill();
     const size_t rows = padded(max_rows_);
     const auto activation = [&](uint32_t width) { return Activation(static_cast<int>(width), rows); };
     x_ = activation(h_.n_embd);

@@ -165,8 +165,10 @@ SessionMemory::SessionMemory(const Hparams& h, const DeviceWeights& weights, con
     place_host(host, plan);
 
     check(cudaMemset(decode_workspace, 0, decode_workspace_bytes(device.card, shape)), "preparing the session");
-    std::vector<float2> table(plan.rope.cos.size());
-    for (size_t i = 0; i < table.size(); ++i) table[i] = {plan.rope.cos[i], plan.rope.sin[i]};
+    RopeTable rope = plan.rope;
+    rope.fill();
+    std::vector<float2> table(rope.cos.size());
+    for (size_t i = 0; i < table.size(); ++i) table[i] = {rope.cos[i], rope.sin[i]};
     check(cudaMemcpy(const_cast<float2*>(rotary.cos_sin), table.data(), table.size() * sizeof(float2), cudaMemcpyHostToDevice),
           "preparing the session");
     check(cudaStreamSynchronize(nullptr), "preparing the session");  // the session's stream does not wait for this one

@@ -188,7 +188,7 @@ typedef enum dca_logits {
 
 /* Appends n >= 1 tokens and writes the wanted logits (f32). `capacity` is the room at
  * `logits` in floats. If it fails or is cancelled the session is as long as before. */
-DCA_API dca_status dca_session_eval(dca_session* session, const int32_t* tokens, size_t n, dca_logits which, float* logits,
+DCA_API dca_status dca_session_eval(dca_session* session, const int32_t* tokens, size_t n, int32_t which, float* logits,
                                     size_t capacity);
 
 /* Appends n >= 2 tokens and writes n - 1 values: nll[i] = -log p(tokens[i + 1] | all up to and
