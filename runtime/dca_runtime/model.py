@@ -1,19 +1,21 @@
 """A loaded model: what it is, its tokenizer, and the sessions that run it."""
 
+import functools
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dca_runtime import _ffi
+from dca_runtime import _ffi, process
 from dca_runtime._ffi import Progress, ffi
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.metadata import Metadata
+from dca_runtime.model_path import check_path
 from dca_runtime.session import DEFAULT_CONTEXT, Scheme, Session, SessionOptions, TokenIds, scheme_of
 
 if TYPE_CHECKING:
@@ -85,11 +87,15 @@ class Model:
         options.progress = callback.function
         options.repack = bool(repack)
         model = ffi.new("dca_model **")
-        status = lib.dca_model_load(_c_path(self.path), options, model)
+        check_path(self.path)
+        self._home = process.Home()
+        with process.calling():
+            status = lib.dca_model_load(_c_path(self.path), options, model)
         if status == Status.OK:
             # A session holds this handle too, so that the native model outlives it in any order of
             # collection.
-            self._native = ffi.gc(model[0], lib.dca_model_free)
+            free = functools.partial(_free, lib, self._home, process.may_free)
+            self._native = ffi.gc(model[0], free)
         callback.reraise()
         _ffi.check(status)
         self._closed = False
@@ -97,10 +103,12 @@ class Model:
         self.metadata: Mapping[str, Any] = Metadata(self._handle)
 
     def close(self) -> None:
-        """Frees the model and its sessions. Does nothing the second time.
+        """Frees the model and its sessions. Does nothing the second time, nor in a forked child.
 
         Raises DcaError, and frees nothing of the model, while a session is busy in another thread.
         """
+        if self._home.left():
+            return
         with self._lock:
             if self._closed:
                 return
@@ -160,6 +168,7 @@ class Model:
             progress=progress,
             rope=rope,
         )
+        self._home.check()
         with self._lock:
             session = Session(self, self._handle(), options)
             self._sessions.add(session)
@@ -238,6 +247,12 @@ class Model:
         if self._closed:
             raise DcaError(f"{self.path}: the model is closed")
         return self._native
+
+
+def _free(lib: Any, home: process.Home, may_free: Callable[[process.Home], bool], native: Any) -> None:
+    # All it needs is given to it: it may run when modules are gone already.
+    if may_free(home):
+        lib.dca_model_free(native)
 
 
 def _c_path(path: str) -> bytes:

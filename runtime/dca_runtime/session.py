@@ -1,5 +1,6 @@
 """A session: the KV cache of one sequence, and the calls that extend it."""
 
+import array
 import contextlib
 import threading
 import weakref
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from dca_runtime import _ffi
+from dca_runtime import _ffi, process
 from dca_runtime._ffi import Progress, ffi
 from dca_runtime.errors import DcaError
 
@@ -73,15 +74,19 @@ class Session:
         self.cache_type = options.cache_type
         self._callback = _ffi.Callback(options.progress)
         self._busy = threading.Lock()
+        self._ids = array.array("i")  # int32: the tokens in the cache, perhaps followed by others
+        self._home = process.Home()
         lib = _ffi.lib()
         native = ffi.new("dca_session **")
         _ffi.check(lib.dca_session_create(native_model, _native_options(options, self._callback), native))
         self._native = native[0]
         # The finalizer holds the native model, so that it goes after the session in any order of collection.
-        self._free = weakref.finalize(self, _free, lib, native[0], native_model)
+        self._free = weakref.finalize(self, _free, lib, native[0], native_model, self._home)
 
     def close(self) -> None:
-        """Frees the session. Does nothing the second time."""
+        """Frees the session. Does nothing the second time, nor in a forked child."""
+        if self._home.left():
+            return
         with self._exclusive(may_be_closed=True):
             self._free()
 
@@ -150,11 +155,27 @@ class Session:
         with self._exclusive(), other._exclusive():
             tokens = _ffi.integer(length, 0, "length")
             _ffi.check(_ffi.lib().dca_session_copy_prefix(self._native, other._native, tokens))
+            self._ids = other._ids[:tokens]
 
     @property
     def length(self) -> int:
         """Tokens in the cache."""
         return self.info.length
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The tokens in the cache: int32 (length,), a copy."""
+        with self._exclusive():
+            return np.array(self._ids, np.int32)[: self._read_info().length]
+
+    @contextlib.contextmanager
+    def cancelled_by(self, event: threading.Event) -> Iterator[None]:
+        """Long calls in the block end once ``event`` is set, by any thread: DcaError(Status.CANCELLED)."""
+        before, self._callback.cancel = self._callback.cancel, event
+        try:
+            yield
+        finally:
+            self._callback.cancel = before
 
     @property
     def info(self) -> SessionInfo:
@@ -168,12 +189,14 @@ class Session:
     @contextlib.contextmanager
     def _exclusive(self, may_be_closed: bool = False) -> Iterator[None]:
         """Refuses a second user: another thread, or the progress callback of a call that still runs."""
+        self._home.check()
         if not self._busy.acquire(blocking=False):
             raise DcaError("the session is busy: a call on it has not returned yet")
         try:
             if not (self._free.alive or may_be_closed):
                 raise DcaError("the session is closed")
-            yield
+            with process.calling():
+                yield
         finally:
             self._busy.release()
 
@@ -184,6 +207,9 @@ class Session:
         with self._exclusive():
             length = self._read_info().length
             tokens_pointer = ffi.from_buffer("int32_t[]", tokens)
+            # Noted before they are evaluated: whatever ends the call, the cache's length says which count.
+            del self._ids[length:]
+            self._ids.frombytes(tokens.tobytes())
             status = call(self._native, tokens_pointer, len(tokens), *selection, buffer, capacity)
             try:
                 self._callback.reraise()
@@ -264,5 +290,6 @@ def _choice(name: str, choices: dict[str, int], what: str) -> int:
     return choices[name]
 
 
-def _free(lib: Any, native: Any, native_model: Any) -> None:
-    lib.dca_session_free(native)
+def _free(lib: Any, native: Any, native_model: Any, home: process.Home) -> None:
+    if process.may_free(home):
+        lib.dca_session_free(native)

@@ -6,8 +6,10 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
+from dca_runtime.decoding import Decoder
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.session import TokenIds
+from dca_runtime.stream import TextStream
 from dca_runtime.vocabulary import MODEL_KEY, build_tokenizer, byte_level_pretokenizer
 
 HUGGINGFACE_KEY = "tokenizer.huggingface.json"
@@ -68,12 +70,19 @@ class Tokenizer:
         return self._encode(backend, text, add_special)
 
     def decode(self, ids: TokenIds, skip_special: bool = False) -> str:
-        """The text of ``ids``; bytes that are not UTF-8 become U+FFFD. Ids without a token give nothing."""
-        return self._backend.decode([int(id_) for id_ in ids], skip_special_tokens=skip_special)
+        """The text of ``ids``; bytes that are not UTF-8 become U+FFFD. Ids without a token give nothing.
 
-    def stream(self, after: TokenIds = (), skip_special: bool = True) -> "TextStream":
+        Raises DcaError: an id is not an integer.
+        """
+        return self._decoder.text(self._decoder.spellings(ids, skip_special))
+
+    def stream(self, after: TokenIds = (), skip_special: bool = True) -> TextStream:
         """Decodes ids that come one by one after the ids ``after``; see TextStream."""
-        return TextStream(self, after, skip_special)
+        return TextStream(self._decoder, after, skip_special)
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self._backend)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -124,49 +133,6 @@ class Tokenizer:
     def _special_id(self, name: str) -> int | None:
         id_ = self._metadata.get(f"tokenizer.ggml.{name}_token_id")
         return id_ if isinstance(id_, int) and self._backend.id_to_token(id_) is not None else None
-
-
-class TextStream:
-    """Turns ids into text as they come, never giving half a character.
-
-    An id may end inside a UTF-8 sequence, and a decoder may treat the first id of a text differently
-    (SentencePiece drops the leading space). So each step decodes the new ids after some that have been
-    given out already, and gives what the text grew by.
-    """
-
-    _MOST_PENDING = 3  # ids: an unfinished UTF-8 sequence has at most 3 bytes, each an id of its own
-
-    def __init__(self, tokenizer: Tokenizer, after: TokenIds, skip_special: bool) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special = skip_special
-        self._context = list(after[-1:])  # the last ids given out
-        self._pending: list[int] = []
-
-    def push(self, id_: int) -> str:
-        """Takes one more id; the text that is certain now, often one word, sometimes nothing."""
-        self._pending.append(id_)
-        grown = self._grown(self._pending)
-        if not grown.endswith("\ufffd"):
-            return self._give(len(self._pending), grown)
-        if len(self._pending) > self._MOST_PENDING:
-            return self._give(1, self._grown(self._pending[:1]))
-        return ""
-
-    def flush(self) -> str:
-        """What is left at the end; an unfinished character shows as U+FFFD."""
-        return self._give(len(self._pending), self._grown(self._pending))
-
-    def _grown(self, ids: list[int]) -> str:
-        before = self._tokenizer.decode(self._context, self._skip_special)
-        return self._tokenizer.decode(self._context + ids, self._skip_special)[len(before) :]
-
-    def _give(self, count: int, text: str) -> str:
-        given, self._pending = self._pending[:count], self._pending[count:]
-        if text:
-            self._context = given
-        else:  # ids that show nothing, such as skipped control tokens, make no context
-            self._context += given
-        return text
 
 
 def _from_json(serialized: Any) -> Backend:
