@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dca_runtime.blocks import BlockFormat, block_format, decode, encode
-    from dca_runtime.errors import DcaError, Status
+    from dca_runtime.conversation import Conversation, Document
+    from dca_runtime.errors import DcaError, DcaWarning, Status
+    from dca_runtime.generate import Generation
     from dca_runtime.library import library_version
     from dca_runtime.model import Model, ModelInfo
     from dca_runtime.sampling import Sampling
@@ -16,7 +18,11 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BlockFormat": "blocks",
+    "Conversation": "conversation",
     "DcaError": "errors",
+    "DcaWarning": "errors",
+    "Document": "conversation",
+    "Generation": "generate",
     "Model": "model",
     "ModelInfo": "model",
     "Sampling": "sampling",
@@ -31,7 +37,11 @@ _HOMES = {
 
 __all__ = [
     "BlockFormat",
+    "Conversation",
     "DcaError",
+    "DcaWarning",
+    "Document",
+    "Generation",
     "Model",
     "ModelInfo",
     "Sampling",

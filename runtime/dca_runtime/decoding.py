@@ -21,7 +21,7 @@ class Decoder:
         # The decoder as JSON: a sequence, one of whose parts turns byte tokens into characters, or not.
         self._byte_tokens = self._decoder is not None and b'"ByteFallback"' in self._decoder.__getstate__()
         added = backend.get_added_tokens_decoder().values()
-        self._special = frozenset(token.content for token in added if token.special)
+        self.special = frozenset(token.content for token in added if token.special)
 
     def spellings(self, ids: Iterable[int], skip_special: bool) -> list[str]:
         """The vocabulary's spelling of each id; ids without a token give nothing, as do special ones if asked.
@@ -29,7 +29,7 @@ class Decoder:
         Raises DcaError: an id is not an integer.
         """
         spelled = (self._spelling(id_) for id_ in ids)
-        return [text for text in spelled if text and not (skip_special and text in self._special)]
+        return [text for text in spelled if text and not (skip_special and text in self.special)]
 
     def text(self, spellings: list[str]) -> str:
         """The text that tokens of those spellings make; bytes that are not UTF-8 become U+FFFD."""

@@ -16,10 +16,13 @@ from dca_runtime._ffi import Progress, ffi
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.metadata import Metadata
 from dca_runtime.model_path import check_path
+from dca_runtime.prompt import Marks, Prompt, prompt_ids
 from dca_runtime.session import DEFAULT_CONTEXT, Scheme, Session, SessionOptions, TokenIds, scheme_of
+from dca_runtime.trained import warn_if_untrained, warn_of_scheme
 
 if TYPE_CHECKING:
-    from dca_runtime.generate import Generation
+    from dca_runtime.generate import Generation, Processor
+    from dca_runtime.sampling import Sampling
     from dca_runtime.tokenizer import Tokenizer
 
 
@@ -172,6 +175,7 @@ class Model:
         with self._lock:
             session = Session(self, self._handle(), options)
             self._sessions.add(session)
+        warn_of_scheme(self, session)
         return session
 
     def score(self, ids: TokenIds, **options: Any) -> np.ndarray:
@@ -202,43 +206,101 @@ class Model:
 
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
-    ) -> str:
+    ) -> Prompt:
         """The prompt that the file's chat template makes of ``messages`` ({"role": …, "content": …}).
 
-        It contains its special tokens, the beginning of the text too: tokenize it with
-        ``add_special=False``. Raises DcaError if the file has no template or the template fails.
+        It contains its special tokens, the beginning of the text too, and knows which they are: control
+        tokens' spellings in the messages stay text when it is tokenized or generated from. Raises DcaError
+        if the file has no template or the template fails.
         """
         from dca_runtime import chat
 
         template = self.metadata.get(chat.TEMPLATE_KEY)
         if not isinstance(template, str):
             raise DcaError(f"{self.path}: no chat template ({chat.TEMPLATE_KEY})", Status.UNSUPPORTED)
-        return chat.render(
+        marks = Marks(self.tokenizer.special_spellings, [messages, variables])
+        # Variables such as bos_token hold control tokens on purpose.
+        marked = {name: v if name.endswith("_token") else marks.mark(v) for name, v in variables.items()}
+        rendered = chat.render(
             template,
-            messages,
+            marks.mark(messages),
             add_generation_prompt=add_generation_prompt,
-            **self.tokenizer.special_texts,
-            **variables,
+            **(self.tokenizer.special_texts | marked),
         )
+        return marks.unmark(rendered)
+
+    def sampling(self, **fields: Any) -> "Sampling":
+        """What the file recommends (general.sampling.*), with ``fields`` of Sampling in its place."""
+        from dca_runtime.sampling import Sampling
+
+        return Sampling.recommended(self.metadata, **fields)
 
     def generate(
         self,
         prompt: str | TokenIds,
-        max_tokens: int = 256,
+        max_tokens: int | None = 256,
         session: Session | None = None,
+        *,
+        stop: str | Sequence[str] = (),
+        skip_special: bool = True,
+        processors: "Sequence[Processor]" = (),
+        logprobs: int | None = None,
         **sampling: Any,
     ) -> "Generation":
         """Continues ``prompt`` (text or token ids); iterate over the result for pieces of text.
 
-        session: where to append; by default a new one, large enough.
-        sampling: the fields of ``Sampling`` (temperature, top_k, top_p, min_p, repeat_penalty, seed, …).
-        """
-        from dca_runtime.generate import Generation
-        from dca_runtime.sampling import Sampling
+        max_tokens: tokens to generate at most; None or -1: until the context is full.
+        session: where to append; by default a new one, large enough (4096 tokens more than the prompt where
+            ``max_tokens`` does not say).
+        stop, skip_special, processors, logprobs: see ``Generation``.
+        sampling: the fields of ``Sampling`` (temperature, top_k, top_p, min_p, repeat_penalty, seed, …); the
+            others are those that the file recommends.
 
-        ids = self.tokenize(prompt) if isinstance(prompt, str) else prompt
-        session = session or self.session(context=self._context_for(len(ids) + max_tokens))
-        return Generation(session, self.tokenizer, ids, max_tokens, Sampling(**sampling))
+        Text begins as the model's texts do, unless the session holds something already or the text says so
+        itself, and is left open at its end.
+        """
+        from dca_runtime.generate import Generation, token_limit
+
+        limit = token_limit(max_tokens)
+        begins = session is None or session.length == 0
+        ids = prompt_ids(self.tokenizer, prompt, begins) if isinstance(prompt, str) else prompt
+        chosen = self.sampling(**sampling)
+        owned = session is None
+        if session is None:
+            more = DEFAULT_CONTEXT if limit is None else limit
+            session = self.session(context=self._context_for(len(ids) + more))
+        warn_if_untrained(self, session, session.length + len(ids))
+        return Generation(
+            session,
+            self.tokenizer,
+            ids,
+            limit,
+            chosen,
+            stop=stop,
+            skip_special=skip_special,
+            processors=processors,
+            logprobs=logprobs,
+            own_session=owned,
+        )
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int | None = 256,
+        session: Session | None = None,
+        **options: Any,
+    ) -> "Generation":
+        """Answers ``messages`` ({"role": …, "content": …}) in the file's chat template, as ``generate`` does.
+
+        session: one whose tokens are used as far as the messages begin with the same ones, and otherwise
+            replaced; by default a new one, large enough.
+        options: those of ``generate``.
+        """
+        from dca_runtime.prompt_cache import PromptCache
+
+        ids = self.tokenize(self.apply_chat_template(messages))
+        rest = ids if session is None else PromptCache(session).rest(ids)
+        return self.generate(rest, max_tokens, session, **options)
 
     def _context_for(self, tokens: int) -> int:
         return max(tokens, 1) if self.context is None else self.context

@@ -72,6 +72,7 @@ class Session:
         self.model = model
         self.attention = options.attention
         self.cache_type = options.cache_type
+        self.rope = options.rope
         self._callback = _ffi.Callback(options.progress)
         self._busy = threading.Lock()
         self._ids = array.array("i")  # int32: the tokens in the cache, perhaps followed by others

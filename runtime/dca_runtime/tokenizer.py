@@ -8,6 +8,7 @@ from tokenizers import Tokenizer as Backend
 
 from dca_runtime.decoding import Decoder
 from dca_runtime.errors import DcaError, Status
+from dca_runtime.prompt import Prompt, encode_prompt
 from dca_runtime.session import TokenIds
 from dca_runtime.stream import TextStream
 from dca_runtime.vocabulary import MODEL_KEY, build_tokenizer, byte_level_pretokenizer
@@ -65,7 +66,14 @@ class Tokenizer:
             file says).
         parse_special: text that spells a control token, such as "<|im_end|>", becomes that token;
             otherwise it stays ordinary text, as is right for text that is not trusted.
+
+        What ``Model.apply_chat_template`` gives has what surrounds it and knows which control tokens are
+        the template's own: nothing is put around it, and only those become tokens.
         """
+        if isinstance(text, Prompt) and parse_special:
+            if text.plain:
+                return encode_prompt(self, text)
+            add_special = False
         backend = self._backend if parse_special else self._without_specials
         return self._encode(backend, text, add_special)
 
@@ -79,6 +87,11 @@ class Tokenizer:
     def stream(self, after: TokenIds = (), skip_special: bool = True) -> TextStream:
         """Decodes ids that come one by one after the ids ``after``; see TextStream."""
         return TextStream(self._decoder, after, skip_special)
+
+    @property
+    def special_spellings(self) -> frozenset[str]:
+        """The texts that ``parse_special`` makes control tokens of."""
+        return self._decoder.special
 
     @cached_property
     def _decoder(self) -> Decoder:
