@@ -15,16 +15,19 @@ A command is a parser and a body::
 
 import argparse
 import contextlib
+import errno
 import json
 import math
 import os
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
 
+from dca_export.cli._streams import discard_output, prepare_streams
 from dca_export.errors import InputError
 
 EXIT_OK = 0
@@ -63,28 +66,49 @@ def run(
     """
     from dca_runtime.errors import DcaError
 
+    prepare_streams()
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_BAD_INPUT
     try:
-        code = body(arguments)
+        with _warnings_in_one_line(parser.prog):
+            code = body(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader (head, less) has what it wanted. Point stdout elsewhere, or the interpreter's own
-        # flush at exit complains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()  # the reader (head, less) has what it wanted
         return EXIT_OK
     except KeyboardInterrupt:
         return _fail(parser.prog, "interrupted", EXIT_INTERRUPTED)
     except (InputError, DcaError) as error:
         return _fail(parser.prog, str(error), EXIT_BAD_INPUT)
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            discard_output()
         where = f"{error.filename}: " if error.filename is not None else ""
         return _fail(parser.prog, f"{where}{error.strerror or error}", EXIT_BAD_INPUT)
     except MemoryError as error:
         return _fail(parser.prog, f"not enough memory ({error})", EXIT_BAD_INPUT)
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line(prog: str) -> Iterator[None]:
+    """DcaWarning on stderr as one line, like an error; each once."""
+    from dca_runtime.errors import DcaWarning
+
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, DcaWarning):
+            print(f"{prog}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            shown(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", DcaWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _fail(prog: str, message: str, code: int) -> int:

@@ -14,6 +14,7 @@ from dca_runtime.trained import warn_if_untrained
 
 if TYPE_CHECKING:
     from dca_runtime.model import Model
+    from dca_runtime.tokenizer import Tokenizer
 
 # Of the context, the share that is kept free for an answer: older turns are dropped for it. A longer answer
 # takes what is left.
@@ -26,6 +27,10 @@ class Document:
 
     name: str
     text: str
+
+    def tokens(self, tokenizer: "Tokenizer") -> int:
+        """How many tokens the text has."""
+        return len(tokenizer.encode(self.text, add_special=False, parse_special=False))
 
 
 @dataclass(frozen=True)
@@ -67,9 +72,7 @@ class Conversation:
         """Puts a document before the next question."""
         self._documents.append(document)
 
-    def reply(
-        self, message: str, max_tokens: int | None, sampling: Sampling, **options: Any
-    ) -> "Reply":
+    def reply(self, message: str, max_tokens: int | None, sampling: Sampling, **options: Any) -> "Reply":
         """The model's answer to a user's ``message``; iterate over it for pieces of text.
 
         options: of Generation (stop, skip_special, processors, logprobs).
@@ -124,7 +127,7 @@ class Reply(Iterator[str]):
         self._turns = [*self._turns[:-1], dataclasses.replace(question, answer=question.answer + piece)]
         self._conversation.turns = self._turns
         waiting = self._conversation._documents
-        self._conversation._documents = [document for document in waiting if document not in question.documents]
+        self._conversation._documents = [one for one in waiting if one not in question.documents]
         return piece
 
     def cancel(self) -> None:
@@ -134,6 +137,11 @@ class Reply(Iterator[str]):
     def close(self) -> None:
         """Ends the answer here."""
         self.generation.close()
+
+
+def opening(system: str | None, documents: Sequence[Document], question: str) -> list[dict[str, str]]:
+    """The messages of a conversation at its first question."""
+    return _messages(system, [Turn(question, tuple(documents))])
 
 
 def _without_oldest(turns: list[Turn]) -> list[Turn]:

@@ -24,7 +24,7 @@ class Decoder:
         self.special = frozenset(token.content for token in added if token.special)
 
     def spellings(self, ids: Iterable[int], skip_special: bool) -> list[str]:
-        """The vocabulary's spelling of each id; ids without a token give nothing, as do special ones if asked.
+        """Each id's spelling in the vocabulary; nothing for ids without one, and for special ones if asked.
 
         Raises DcaError: an id is not an integer.
         """

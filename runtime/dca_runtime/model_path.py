@@ -24,7 +24,7 @@ def check_path(path: str) -> None:
     if stat.S_ISDIR(mode):
         raise DcaError(f"{path}: a directory, expected a GGUF file{_directory_hint(Path(path))}", Status.IO)
     if not stat.S_ISREG(mode):
-        raise DcaError(f"{path}: not a regular file; a model is read where it lies, not from a stream", Status.IO)
+        raise DcaError(f"{path}: no regular file; a model is mapped, not read as a stream", Status.IO)
 
 
 def hub_hint(path: str) -> str:
@@ -34,8 +34,8 @@ def hub_hint(path: str) -> str:
         return ""
     directory = name.partition("/")[2]
     return (
-        f"; if that is a model on the Hugging Face Hub, fetch it first: hf download {name} --local-dir {directory} "
-        f"(from the package huggingface_hub), then: dca-export {directory} {directory}.gguf"
+        f"; if that is a model on the Hugging Face Hub, fetch it first: hf download {name} --local-dir "
+        f"{directory} (from the package huggingface_hub), then: dca-export {directory} {directory}.gguf"
     )
 
 

@@ -70,8 +70,9 @@ def encode_prompt(tokenizer: "Tokenizer", prompt: Prompt) -> list[int]:
     ids: list[int] = []
     ordinary = start = 0  # where the text not encoded yet begins, and the stretch within it
     pattern = _longest_first(tokenizer.special_spellings)
-    own = [] if pattern is None else [found for found in pattern.finditer(prompt) if not _inside(found, prompt)]
-    for end, following in [*((found.start(), found.end()) for found in own), (len(prompt), len(prompt))]:
+    found = () if pattern is None else pattern.finditer(prompt)
+    own = [match.span() for match in found if not _inside(match, prompt)]
+    for end, following in [*own, (len(prompt), len(prompt))]:
         if any(start <= place < end for place in prompt.plain):
             ids += tokenizer.encode(prompt[ordinary:start], add_special=False)
             ids += tokenizer.encode(prompt[start:end], add_special=False, parse_special=False)

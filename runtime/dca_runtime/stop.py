@@ -18,7 +18,7 @@ class StopTexts:
         self.found: str | None = None
 
     def push(self, piece: str) -> str:
-        """Takes more text; gives what no stop text can begin in any more. Sets ``found`` if one is complete."""
+        """Takes more text; gives what no stop text can begin in any more. Sets ``found`` at a whole one."""
         self._held += piece
         places = [(self._held.find(stop), stop) for stop in self._stops if stop in self._held]
         if places:

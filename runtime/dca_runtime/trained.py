@@ -31,8 +31,8 @@ def warn_of_scheme(model: "Model", session: "Session") -> None:
     scheme, known = session.info.scheme, reach(model, session.rope)
     if scheme is not None and scheme.pretraining_length > known > 0:
         warnings.warn(
-            f"the scheme's pretraining_length {scheme.pretraining_length:,} is above the {known:,} tokens the "
-            "model was trained on, and no RoPE scaling explains it: it will meet distances it has never seen",
+            f"the scheme's pretraining_length {scheme.pretraining_length:,} is above the {known:,} tokens "
+            "the model was trained on, and no RoPE scaling explains it: it will meet distances new to it",
             DcaWarning,
             stacklevel=3,
         )
