@@ -15,8 +15,9 @@ from dca_export.cli._common import (
     run,
 )
 from dca_export.cli._reading import Reading, text_of
-from dca_export.cli._runtime import ATTENTIONS, add_model_arguments, note_active, opened
+from dca_export.cli._runtime import add_model_arguments, note_active, opened
 from dca_export.errors import InputError
+from dca_runtime.options import ATTENTIONS
 
 if TYPE_CHECKING:
     from dca_runtime import Document, Model, Sampling, Session
@@ -147,20 +148,18 @@ def _generate(
     from dca_export.cli._chat import print_answer, speed
     from dca_runtime import Generation
     from dca_runtime.conversation import opening
-    from dca_runtime.prompt import prompt_ids
-    from dca_runtime.session import DEFAULT_CONTEXT
-    from dca_runtime.trained import warn_if_untrained
+    from dca_runtime.options import DEFAULT_CONTEXT
 
     text = (
         model.apply_chat_template(opening(arguments.system, documents, prompt)) if arguments.chat else prompt
     )
-    ids = prompt_ids(model.tokenizer, text)
+    ids = model.tokenizer.prompt_ids(text)
     if not ids:
         raise InputError("the prompt is empty and this model's texts begin with no special token")
     reading = Reading()
     more = DEFAULT_CONTEXT if arguments.tokens == -1 else arguments.tokens
     session = _session(model, arguments, reading, arguments.context or len(ids) + more)
-    warn_if_untrained(model, session, len(ids))
+    model.warn_if_untrained(session, len(ids))
     generation = Generation(session, model.tokenizer, ids, arguments.tokens, sampling)
     with reading.of(session, len(ids)):
         first = next(generation, "")

@@ -175,7 +175,7 @@ typedef struct dca_session_info {
     uint32_t context;        /* capacity, tokens */
     uint64_t cache_bytes;
     uint64_t scratch_bytes;  /* activations and work space */
-    dca_scheme scheme;       /* in force; chunk_size 0: plain attention */
+    dca_scheme scheme;       /* in force, local_window 0 in the ablations; chunk_size 0: plain attention */
 } dca_session_info;
 
 DCA_API dca_status dca_session_get_info(const dca_session *session, dca_session_info *info);

@@ -3,18 +3,15 @@
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.generate import Generation
+from dca_runtime.model import Model
 from dca_runtime.prompt_cache import PromptCache
 from dca_runtime.sampling import Sampling
 from dca_runtime.session import Session
-from dca_runtime.trained import warn_if_untrained
-
-if TYPE_CHECKING:
-    from dca_runtime.model import Model
-    from dca_runtime.tokenizer import Tokenizer
+from dca_runtime.tokenizer import Tokenizer
 
 # Of the context, the share that is kept free for an answer: older turns are dropped for it. A longer answer
 # takes what is left.
@@ -28,7 +25,7 @@ class Document:
     name: str
     text: str
 
-    def tokens(self, tokenizer: "Tokenizer") -> int:
+    def tokens(self, tokenizer: Tokenizer) -> int:
         """How many tokens the text has."""
         return len(tokenizer.encode(self.text, add_special=False, parse_special=False))
 
@@ -49,7 +46,7 @@ class Conversation:
     """
 
     def __init__(
-        self, model: "Model", session: Session, system: str | None = None, documents: Sequence[Document] = ()
+        self, model: Model, session: Session, system: str | None = None, documents: Sequence[Document] = ()
     ) -> None:
         """``system`` is the first message, if there is to be one; an empty one is one.
 
@@ -93,7 +90,7 @@ class Conversation:
                 f"{context}; give it a larger one",
                 Status.CONTEXT,
             )
-        warn_if_untrained(self.model, self.session, len(ids))
+        self.model.warn_if_untrained(self.session, len(ids))
         rest = PromptCache(self.session).rest(ids)
         # The end of the context ends the answer; the next question makes room.
         room = None if unlimited or len(ids) + (max_tokens or 0) > context else max_tokens

@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from dca_runtime.errors import DcaError, Status
+from dca_runtime.options import TokenIds
 from dca_runtime.sampling import Sampler, Sampling, TokenLogprob, token_logprob
-from dca_runtime.session import Session, TokenIds
+from dca_runtime.session import Session
 from dca_runtime.stop import StopTexts
 from dca_runtime.tokenizer import Tokenizer
 

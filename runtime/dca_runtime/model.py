@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dca_runtime import _ffi, process
-from dca_runtime._ffi import Progress, ffi
+from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.metadata import Metadata
 from dca_runtime.model_path import check_path
-from dca_runtime.prompt import Marks, Prompt, prompt_ids
-from dca_runtime.session import DEFAULT_CONTEXT, Scheme, Session, SessionOptions, TokenIds, scheme_of
-from dca_runtime.trained import warn_if_untrained, warn_of_scheme
+from dca_runtime.options import DEFAULT_CONTEXT, Progress, Scheme, SessionOptions, TokenIds
+from dca_runtime.prompt import Marks, Prompt
+from dca_runtime.session import Session, scheme_of
+from dca_runtime.trained import reach, warn_of_length, warn_of_scheme
 
 if TYPE_CHECKING:
     from dca_runtime.generate import Generation, Processor
@@ -130,9 +131,16 @@ class Model:
         return f"Model({self.path!r}, device={self.info.device!r})"
 
     @property
-    def scheme(self) -> tuple[int, int, int] | None:
-        """(chunk_size, local_window, pretraining_length) of the file; None: plain attention."""
-        return None if self.info.scheme is None else self.info.scheme[:3]
+    def scheme(self) -> tuple[int, int, int] | tuple[int, int, int, float, int] | None:
+        """The file's scheme as ``session`` takes one; None: plain attention.
+
+        (chunk_size, local_window, pretraining_length), and where the file scales logits also
+        logit_scale and logit_scale_length.
+        """
+        if self.info.scheme is None:
+            return None
+        s, w, c, logit_scale, logit_scale_length = self.info.scheme
+        return (s, w, c, logit_scale, logit_scale_length) if logit_scale else (s, w, c)
 
     # Running.
 
@@ -173,9 +181,9 @@ class Model:
         )
         self._home.check()
         with self._lock:
-            session = Session(self, self._handle(), options)
+            session = Session(self._handle(), self.info.n_vocab, options)
             self._sessions.add(session)
-        warn_of_scheme(self, session)
+        warn_of_scheme(session.info.scheme, self._reach(session))
         return session
 
     def score(self, ids: TokenIds, **options: Any) -> np.ndarray:
@@ -263,13 +271,13 @@ class Model:
 
         limit = token_limit(max_tokens)
         begins = session is None or session.length == 0
-        ids = prompt_ids(self.tokenizer, prompt, begins) if isinstance(prompt, str) else prompt
+        ids = self.tokenizer.prompt_ids(prompt, begins) if isinstance(prompt, str) else prompt
         chosen = self.sampling(**sampling)
         owned = session is None
         if session is None:
             more = DEFAULT_CONTEXT if limit is None else limit
             session = self.session(context=self._context_for(len(ids) + more))
-        warn_if_untrained(self, session, session.length + len(ids))
+        self.warn_if_untrained(session, session.length + len(ids))
         return Generation(
             session,
             self.tokenizer,
@@ -301,6 +309,14 @@ class Model:
         ids = self.tokenize(self.apply_chat_template(messages))
         rest = ids if session is None else PromptCache(session).rest(ids)
         return self.generate(rest, max_tokens, session, **options)
+
+    def warn_if_untrained(self, session: Session, tokens: int) -> None:
+        """DcaWarning where ``session`` has plain attention and that many tokens are too many for it."""
+        if session.info.scheme is None:
+            warn_of_length(tokens, self._reach(session), self.info.scheme is not None)
+
+    def _reach(self, session: Session) -> int:
+        return reach(self.info.context_length, self.info.architecture, self.metadata, session.rope)
 
     def _context_for(self, tokens: int) -> int:
         return max(tokens, 1) if self.context is None else self.context

@@ -1,11 +1,8 @@
-"""Prompts: what surrounds a text that a model is to go on with, and which of it may be control tokens."""
+"""Rendered chat templates: which spellings of control tokens in them are the template's own."""
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from dca_runtime.tokenizer import Tokenizer
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 
 class Prompt(str):
@@ -61,45 +58,28 @@ class Marks:
         return Prompt("".join(parts), plain)
 
 
-def encode_prompt(tokenizer: "Tokenizer", prompt: Prompt) -> list[int]:
-    """Token ids of a rendered template; it has what surrounds a text already.
+def encode_marked(
+    prompt: Prompt, spellings: Iterable[str], encode: Callable[[str, bool], list[int]]
+) -> list[int]:
+    """Token ids of a rendered template.
 
     The stretches between control tokens of the template's own that hold a spelling from a message are
     encoded as text; everything else as ever.
+
+    encode: gives the ids of a text, of control tokens too if its second argument is true.
     """
     ids: list[int] = []
     ordinary = start = 0  # where the text not encoded yet begins, and the stretch within it
-    pattern = _longest_first(tokenizer.special_spellings)
+    pattern = _longest_first(spellings)
     found = () if pattern is None else pattern.finditer(prompt)
     own = [match.span() for match in found if not _inside(match, prompt)]
     for end, following in [*own, (len(prompt), len(prompt))]:
         if any(start <= place < end for place in prompt.plain):
-            ids += tokenizer.encode(prompt[ordinary:start], add_special=False)
-            ids += tokenizer.encode(prompt[start:end], add_special=False, parse_special=False)
+            ids += encode(prompt[ordinary:start], True)
+            ids += encode(prompt[start:end], False)
             ordinary = end
         start = following
-    return ids + tokenizer.encode(prompt[ordinary:], add_special=False)
-
-
-def prompt_ids(tokenizer: "Tokenizer", text: str, begins: bool = True) -> list[int]:
-    """Token ids of a text to go on from: with what begins a text, once, and nothing that ends one.
-
-    begins: nothing comes before it; otherwise, and where the text itself spells out its beginning or is a
-        rendered template, nothing is put in front.
-    """
-    plain = tokenizer.encode(text, add_special=False)
-    if isinstance(text, Prompt) or not begins:  # a rendered template has what begins a text
-        return plain
-    whole = tokenizer.encode(text)
-    for before in range(len(whole) - len(plain) + 1):
-        if whole[before : before + len(plain)] == plain:
-            begin = whole[:before]
-            break
-    else:
-        return whole  # the tokenizer does more than to put something around
-    if not plain:  # all is around nothing: what ends a text cannot be told by its place
-        begin = [id_ for id_ in whole if id_ not in tokenizer.end_ids or id_ == tokenizer.bos_id]
-    return plain if plain[: len(begin)] == begin else begin + plain
+    return ids + encode(prompt[ordinary:], True)
 
 
 def _inside(found: re.Match[str], prompt: Prompt) -> bool:

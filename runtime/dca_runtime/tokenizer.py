@@ -8,8 +8,8 @@ from tokenizers import Tokenizer as Backend
 
 from dca_runtime.decoding import Decoder
 from dca_runtime.errors import DcaError, Status
-from dca_runtime.prompt import Prompt, encode_prompt
-from dca_runtime.session import TokenIds
+from dca_runtime.options import TokenIds
+from dca_runtime.prompt import Prompt, encode_marked
 from dca_runtime.stream import TextStream
 from dca_runtime.vocabulary import MODEL_KEY, build_tokenizer, byte_level_pretokenizer
 
@@ -72,10 +72,32 @@ class Tokenizer:
         """
         if isinstance(text, Prompt) and parse_special:
             if text.plain:
-                return encode_prompt(self, text)
+                return encode_marked(
+                    text, self.special_spellings, lambda part, parse: self.encode(part, False, parse)
+                )
             add_special = False
         backend = self._backend if parse_special else self._without_specials
         return self._encode(backend, text, add_special)
+
+    def prompt_ids(self, text: str, begins: bool = True) -> list[int]:
+        """Token ids of a text to go on from: with what begins a text, once, and nothing that ends one.
+
+        begins: nothing comes before it; otherwise, and where the text itself spells out its beginning or is
+            a rendered template, nothing is put in front.
+        """
+        plain = self.encode(text, add_special=False)
+        if isinstance(text, Prompt) or not begins:
+            return plain
+        whole = self.encode(text)
+        for before in range(len(whole) - len(plain) + 1):
+            if whole[before : before + len(plain)] == plain:
+                begin = whole[:before]
+                break
+        else:
+            return whole  # the tokenizer does more than to put something around
+        if not plain:  # all is around nothing: what ends a text cannot be told by its place
+            begin = [id_ for id_ in whole if id_ not in self.end_ids or id_ == self.bos_id]
+        return plain if plain[: len(begin)] == begin else begin + plain
 
     def decode(self, ids: TokenIds, skip_special: bool = False) -> str:
         """The text of ``ids``; bytes that are not UTF-8 become U+FFFD. Ids without a token give nothing.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dca_runtime as dca
-from dca_runtime.session import Scheme
+from dca_runtime.options import Scheme
 
 SCHEME = (12, 4, 16)
 CHUNKED = dict(scheme=SCHEME, context_length=16)
@@ -84,6 +84,22 @@ def test_a_scheme_given_to_the_session_wins(model, tiny_gguf, ids):
 def test_plain_has_no_scheme_in_force(model):
     with model.session(attention="plain") as session:
         assert session.info.scheme is None
+
+
+@pytest.mark.parametrize(
+    ("attention", "in_force"), [("dca", (12, 4, 16)), ("intra", (12, 0, 16)), ("intra+inter", (12, 0, 16))]
+)
+def test_the_scheme_in_force_has_a_local_window_only_with_successive_chunks(model, attention, in_force):
+    with model.session(attention=attention) as session:
+        assert session.info.scheme == Scheme(*in_force)
+
+
+def test_the_scheme_in_force_keeps_the_logit_scale_of_an_ablation(tiny_gguf):
+    with (
+        dca.Model(tiny_gguf(scheme=(12, 4, 16, 0.5, 32))) as model,
+        model.session(attention="intra") as session,
+    ):
+        assert session.info.scheme == Scheme(12, 0, 16, 0.5, 32)
 
 
 def test_score_is_the_negative_log_likelihood(model, ids):
@@ -280,7 +296,9 @@ def test_threads_share_a_model(model, ids):
         (3, "one dimension"),
         ([1, 320], "320 at index 1"),
         ([-1], "-1 at index 0"),
-        ([2**40], str(2**40)),
+        ([2**40], f"{2**40} at index 0"),
+        (np.array([5, 2**32 + 5], np.uint64), f"{2**32 + 5} at index 1"),
+        ([-(2**31) - 1], "at index 0"),
         ([0.5], "integers"),
         (["a"], "integers"),
         (np.array([1.0]), "integers"),
