@@ -38,6 +38,17 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT  # what a shell reports for a program tha
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, like every other error of the commands."""
 
+    last: str | None = None  # an optional positional argument that may also stand behind options
+
+    def parse_known_args(self, *arguments: Any, **options: Any) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
+        # Where options stand between two positional arguments, argparse takes an optional second one for
+        # left out before it comes to it.
+        namespace, rest = super().parse_known_args(*arguments, **options)
+        if self.last is not None and rest and not rest[0].startswith("-"):
+            if getattr(namespace, self.last) is None:
+                setattr(namespace, self.last, rest.pop(0))
+        return namespace, rest
+
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
@@ -52,8 +63,13 @@ class _Version(argparse.Action):
         parser.exit(EXIT_OK)
 
 
-def command_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
-    """The command ``prog``'s parser, with --version; help ends with ``example`` (one command a line)."""
+def command_parser(
+    prog: str, description: str, example: str, last: str | None = None
+) -> argparse.ArgumentParser:
+    """The command ``prog``'s parser, with --version; help ends with ``example`` (one command a line).
+
+    last: the optional positional argument, if there is one that may also stand behind options.
+    """
     lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
     parser = _Parser(
         prog=prog,
@@ -61,6 +77,7 @@ def command_parser(prog: str, description: str, example: str) -> argparse.Argume
         epilog=f"example:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.last = last
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     return parser
 

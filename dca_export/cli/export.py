@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from dca_export.cli import _common
+from dca_export.cli._sources import check_source
 from dca_export.errors import InputError
 from dca_export.export.hf_format import export_directory, plan_directory
 from dca_export.export.plan import AUTO, CopyPlan, ExportOptions, plan_export
@@ -96,6 +97,7 @@ def _size(text: str) -> int:
 
 
 def _body(arguments: argparse.Namespace) -> int:
+    check_source(arguments.model)
     if arguments.verify is not None:
         return _verify(arguments)
     scheme = SchemeOptions(

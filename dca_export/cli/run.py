@@ -39,12 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "Continues a prompt (-p), answers a question, also about documents (--doc), or holds a chat "
         "(--chat on a terminal).",
         EXAMPLE,
+        last="question",
     )
     add_model_arguments(parser)
-    prompt = parser.add_mutually_exclusive_group()
-    prompt.add_argument(
+    parser.add_argument(
         "question", nargs="?", metavar="QUESTION", help="what to answer, in the model's chat template"
     )
+    prompt = parser.add_mutually_exclusive_group()
     prompt.add_argument("-p", "--prompt", metavar="TEXT", help="what to continue, or with --chat to answer")
     prompt.add_argument("-f", "--file", metavar="FILE", help="read the prompt from FILE (-: standard input)")
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
@@ -92,6 +93,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from dca_runtime import Sampling
 
     if arguments.question is not None:
+        if arguments.prompt is not None or arguments.file is not None:
+            raise InputError(f"{arguments.question!r}: a question does not go with -p or -f")
         arguments.prompt, arguments.chat = arguments.question, True
     arguments.chat = arguments.chat or bool(arguments.doc)
     if arguments.system is not None and not arguments.chat:
