@@ -1,14 +1,7 @@
-"""dca-run: what it prints, and a chat on a terminal."""
+"""dca-run: what it prints."""
 
-import contextlib
 import io
-import os
-import pty
-import select
-import signal
-import subprocess
 import sys
-import time
 
 import pytest
 
@@ -125,74 +118,3 @@ def test_a_file_that_is_not_text(path, tmp_path, capsys):
 def test_a_missing_model(capsys):
     assert main(["no-such-model.gguf", "-p", "x"]) == 2
     assert "no-such-model.gguf" in capsys.readouterr().err
-
-
-class Terminal:
-    """A dca-run on a terminal of its own."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._end, child = pty.openpty()
-        self._ahead = b""  # read, but not asked for yet
-        program = "import sys; from dca_export.cli.run import main; sys.exit(main())"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program, *arguments],
-            stdin=child,
-            stdout=child,
-            stderr=child,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm"},
-            start_new_session=True,
-        )
-        os.close(child)
-
-    def until(self, text: str, seconds: float = 60) -> str:
-        """Everything shown up to and including ``text``."""
-        end = time.monotonic() + seconds
-        while (found := self._ahead.find(text.encode())) < 0:
-            ready, _, _ = select.select([self._end], [], [], max(end - time.monotonic(), 0))
-            assert ready, f"waited in vain for {text!r}, saw {self._ahead!r}"
-            self._ahead += os.read(self._end, 4096)
-        cut = found + len(text.encode())
-        seen, self._ahead = self._ahead[:cut], self._ahead[cut:]
-        return seen.decode()
-
-    def type(self, text: str) -> None:
-        os.write(self._end, text.encode())
-
-    def __enter__(self) -> "Terminal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._end)
-
-
-def test_a_chat_on_a_terminal_answers_and_ends(smollm2_gguf):
-    with Terminal(str(smollm2_gguf), "--chat", "--temp", "0", "-n", "30") as terminal:
-        terminal.until("> ")
-        terminal.type("What is the capital of France?\n")
-        assert "Paris" in terminal.until("tokens/s]")
-        terminal.until("> ")
-        terminal.type("And of Italy?\n")
-        assert "Rome" in terminal.until("tokens/s]")
-        terminal.until("> ")
-        terminal.type("\x04")
-        assert terminal.process.wait(timeout=30) == 0
-
-
-def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(smollm2_gguf):
-    with Terminal(str(smollm2_gguf), "--chat", "--temp", "0", "-n", "2000") as terminal:
-        terminal.until("> ")
-        terminal.type("Write a long story about a dragon.\n")
-        terminal.until("dragon.\r\n")  # the terminal's echo
-        terminal.until(" ")
-        os.killpg(terminal.process.pid, signal.SIGINT)
-        terminal.until("tokens/s]")
-        terminal.until("> ")
-        # A signal between the prompt and the read behind it is seen only after the read, so ask again.
-        for _ in range(10):
-            os.killpg(terminal.process.pid, signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                terminal.process.wait(timeout=2)
-                break
-        assert terminal.process.returncode == 130
