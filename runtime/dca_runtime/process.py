@@ -85,6 +85,9 @@ def calling() -> Iterator[None]:
     calls.begin()
     try:
         yield
+    except BaseException:  # such as that the call was cancelled
+        if not calls.leaving:
+            raise
     finally:
         calls.end()
     if calls.leaving:

@@ -158,15 +158,15 @@ class Session:
     def _exclusive(self, may_be_closed: bool = False) -> Iterator[None]:
         """Refuses a second user: another thread, or the progress callback of a call that still runs."""
         self._home.check()
-        if not self._busy.acquire(blocking=False):
-            raise DcaError("the session is busy: a call on it has not returned yet")
-        try:
-            if not (self._free.alive or may_be_closed):
-                raise DcaError("the session is closed")
-            with process.calling():
+        with process.calling():
+            if not self._busy.acquire(blocking=False):
+                raise DcaError("the session is busy: a call on it has not returned yet")
+            try:
+                if not (self._free.alive or may_be_closed):
+                    raise DcaError("the session is closed")
                 yield
-        finally:
-            self._busy.release()
+            finally:
+                self._busy.release()
 
     def _append(self, call: Any, tokens: np.ndarray, which: int | None, out: np.ndarray | None) -> None:
         buffer = ffi.NULL if out is None else ffi.from_buffer("float[]", out, require_writable=True)
