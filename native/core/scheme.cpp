@@ -39,8 +39,9 @@ Scheme make_scheme(const dca_scheme& integers, int32_t attention) {
     const bool given = integers.chunk_size != 0;
     if (attention == DCA_ATTENTION_PLAIN || (attention == DCA_ATTENTION_AUTO && !given)) return Scheme{};
     if (!given) {
-        fail(DCA_ERROR_ARGUMENT, "this attention needs a scheme (chunk_size, local_window, pretraining_length), "
-                                 "and neither the file nor the session options give one");
+        fail(DCA_ERROR_ARGUMENT,
+             "this attention needs a scheme (chunk_size, local_window, pretraining_length), "
+             "and neither the file nor the session options give one");
     }
     validate_scheme(integers, DCA_ERROR_ARGUMENT, "");
     Scheme scheme{integers.chunk_size,  integers.local_window,       integers.pretraining_length,

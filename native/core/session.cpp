@@ -35,7 +35,8 @@ void Session::check_tokens(std::span<const int32_t> tokens) const {
     }
     for (size_t i = 0; i < tokens.size(); ++i) {
         if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= model_.hparams().n_vocab) {
-            fail(DCA_ERROR_ARGUMENT, "token id ", tokens[i], " at index ", i, " is not in the vocabulary of ", model_.hparams().n_vocab, " tokens");
+            fail(DCA_ERROR_ARGUMENT, "token id ", tokens[i], " at index ", i, " is not in the vocabulary of ", model_.hparams().n_vocab,
+                 " tokens");
         }
     }
 }
@@ -105,9 +106,11 @@ uint32_t Session::exact_prefix(const Session& other) const noexcept {
 
 void Session::copy_prefix(const Session& from, uint32_t length) {
     if (&from == this) fail(DCA_ERROR_ARGUMENT, "a session cannot copy from itself");
-    if (const char* what = difference(from)) fail(DCA_ERROR_ARGUMENT, "the sessions' ", what, ": their keys and values have nothing in common");
+    if (const char* what = difference(from))
+        fail(DCA_ERROR_ARGUMENT, "the sessions' ", what, ": their keys and values have nothing in common");
     if (const uint32_t exact = exact_prefix(from); length > exact) {
-        fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens: the two attentions give only the first ", exact, " the same keys and values");
+        fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens: the two attentions give only the first ", exact,
+             " the same keys and values");
     }
     if (length > from.length_) fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens, the other session has ", from.length_);
     if (length > context_) fail(DCA_ERROR_CONTEXT, "cannot copy ", length, " tokens, the context holds ", context_);
