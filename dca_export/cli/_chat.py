@@ -64,7 +64,7 @@ def _add_file(conversation: "Conversation", message: str) -> None:
 def _answer(
     conversation: "Conversation", message: str, reading: Reading, tokens: int | None, sampling: "Sampling"
 ) -> None:
-    from dca_runtime import DcaError
+    from dca_runtime import DcaError, Status
 
     context = conversation.session.info.context
     try:
@@ -77,7 +77,7 @@ def _answer(
         with reading.of(conversation.session, reply.generation.prompt_tokens):
             first = next(reply, "")
     except DcaError as error:
-        note(f"{error} (--context N)" if "context" in str(error) else str(error))
+        note(f"{error} (--context N)" if error.status == Status.CONTEXT else str(error))
         return
     try:
         print_answer(reply, first)

@@ -149,7 +149,7 @@ def _generate(
     documents: Sequence["Document"],
 ) -> None:
     from dca_export.cli._chat import print_answer, speed
-    from dca_runtime import Generation
+    from dca_runtime import DcaError, Generation, Status
     from dca_runtime.conversation import opening
     from dca_runtime.options import DEFAULT_CONTEXT
 
@@ -164,9 +164,14 @@ def _generate(
     session = _session(model, arguments, reading, arguments.context or len(ids) + more)
     model.warn_if_untrained(session, len(ids))
     generation = Generation(session, model.tokenizer, ids, arguments.tokens, sampling)
-    with reading.of(session, len(ids)):
-        first = next(generation, "")
-    print_answer(generation, first)
+    try:
+        with reading.of(session, len(ids)):
+            first = next(generation, "")
+        print_answer(generation, first)
+    except DcaError as error:
+        if error.status == Status.CONTEXT:
+            raise InputError(f"{error} (--context N)") from error
+        raise
     note(speed(generation))
 
 

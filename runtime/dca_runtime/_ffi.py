@@ -109,7 +109,7 @@ class Callback:
         self.function = ffi.callback("dca_progress", self._call, error=1, onerror=self._remember)
 
     def _call(self, done: int, total: int, user: Any) -> int:
-        if process.leaving() or (self.cancel is not None and self.cancel.is_set()):
+        if process.must_end() or (self.cancel is not None and self.cancel.is_set()):
             return 1
         if self._progress is not None:
             self._progress(done, total)

@@ -34,44 +34,52 @@ class Home:
 
 
 class _Calls:
-    """The native calls that run now, and whether Python is about to end."""
+    """The native calls that run now, by thread, and the thread in which Python ends, once it does."""
 
     def __init__(self) -> None:
-        self.leaving = False
         self._changed = threading.Condition()
-        self._running = 0
+        self._running: dict[int, int] = {}
+        self._leaver: int | None = None
 
     def begin(self) -> None:
         with self._changed:
-            if self.leaving:
+            if self.must_end():
                 raise SystemExit
-            self._running += 1
+            thread = threading.get_ident()
+            self._running[thread] = self._running.get(thread, 0) + 1
 
     def end(self) -> None:
         with self._changed:
-            self._running -= 1
+            self._running[threading.get_ident()] -= 1
             self._changed.notify_all()
 
     def leave(self) -> None:
-        self.leaving = True  # progress callbacks cancel their calls from now on
+        """Python ends in this thread: lets the calls of all others end."""
+        self._leaver = threading.get_ident()
         with self._changed:
-            self._changed.wait_for(lambda: self._running == 0, _MOST_WAIT)
+            self._changed.wait_for(lambda: not self.others_run(), _MOST_WAIT)
 
-    def running(self) -> bool:
-        return self._running > 0
+    def ends(self) -> bool:
+        return self._leaver is not None
+
+    def must_end(self) -> bool:
+        return self._leaver is not None and self._leaver != threading.get_ident()
+
+    def others_run(self) -> bool:
+        return any(count for thread, count in self._running.items() if thread != self._leaver)
 
 
 _calls = _Calls()
 
 
-def leaving() -> bool:
-    """Whether Python is about to end, so that calls must too."""
-    return _calls.leaving
+def must_end() -> bool:
+    """Whether Python is about to end, in another thread, so that a call in this one must end too."""
+    return _calls.must_end()
 
 
 def may_free(home: Home) -> bool:
     """Whether handles made in ``home`` can be freed: not in a child, nor under a call that would not end."""
-    return not home.left() and not (_calls.leaving and _calls.running())
+    return not home.left() and not (_calls.ends() and _calls.others_run())
 
 
 @contextlib.contextmanager
@@ -86,11 +94,11 @@ def calling() -> Iterator[None]:
     try:
         yield
     except BaseException:  # such as that the call was cancelled
-        if not calls.leaving:
+        if not calls.must_end():
             raise
     finally:
         calls.end()
-    if calls.leaving:
+    if calls.must_end():
         raise SystemExit
 
 

@@ -55,6 +55,18 @@ time.sleep(0.5)
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_exit_handlers_may_still_use_a_model(tiny_gguf):
+    source = """
+from dca_runtime import process
+session = model.session()
+process._at_exit()  # what Python calls first of all exit handlers
+print(session.eval([1, 2]).shape, flush=True)
+model.close()
+"""
+    done = program(source, tiny_gguf())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "(320,)\n", "")
+
+
 def test_python_ends_while_a_daemon_thread_loads(smollm2_gguf):
     source = """
 def forever():
