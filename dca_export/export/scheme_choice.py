@@ -95,8 +95,11 @@ def stated_elsewhere(config: Config, directory: Path) -> list[str]:
 
 
 def beyond_training(choice: SchemeChoice, reach: int | None) -> list[str]:
-    """A note, if the scheme has distances above `reach`, those that mean something to the model."""
-    if choice.scheme is None or reach is None or choice.scheme.pretraining_length <= reach:
+    """A note, if the scheme has distances above `reach`, those that mean something to the model.
+
+    One more is let pass: Qwen's configurations state it.
+    """
+    if choice.scheme is None or reach is None or choice.scheme.pretraining_length <= reach + 1:
         return []
     return [
         f"pretraining_length {choice.scheme.pretraining_length:,} is above the {reach:,} tokens the model "

@@ -25,8 +25,11 @@ def reach(trained: int, architecture: str, metadata: Mapping[str, Any], rope: st
 
 
 def warn_of_scheme(scheme: Scheme | None, known: int) -> None:
-    """Warns where a session's scheme has distances beyond the ``known`` ones."""
-    if scheme is not None and scheme.pretraining_length > known > 0:
+    """Warns where a session's scheme has distances beyond the ``known`` ones.
+
+    One more is let pass: a scheme in Qwen's terms has it for a model trained to its chunk's length.
+    """
+    if scheme is not None and scheme.pretraining_length > known + 1 > 1:
         _warn(
             f"the scheme's pretraining_length {scheme.pretraining_length:,} is above the {known:,} tokens "
             "the model was trained on, and no RoPE scaling explains it: it will meet distances new to it",

@@ -123,7 +123,7 @@ def refused(capsys, *arguments) -> str:
 
 def test_one_line_errors(model, tmp_path, capsys):
     out = tmp_path / "out.gguf"
-    assert "no such directory" in refused(capsys, tmp_path / "absent", out)
+    assert "no such file or directory" in refused(capsys, tmp_path / "absent", out)
     assert "OUT is missing" in refused(capsys, model)
     assert "chunk_size is 64, must be below" in refused(capsys, model, out, "--chunk-size", 64)
     assert "--no-dca does not go with" in refused(capsys, model, out, "--no-dca", "--chunk-size", 9)
@@ -147,3 +147,29 @@ def test_an_output_that_exists_needs_force(model, tmp_path, capsys):
 def test_help_has_an_example(capsys):
     assert run("--help") == 0
     assert "dca-export ./Llama-2-7b-hf llama2-dca.gguf" in capsys.readouterr().out
+
+
+def test_distances_that_the_model_never_saw_are_noted(model, tmp_path, capsys):
+    assert run(model, "--dry-run", "--pretraining-length", 66) == 0
+    assert (
+        "note     pretraining_length 66 is above the 64 tokens the model was trained on"
+        in capsys.readouterr().out
+    )
+    assert run(model, tmp_path / "out.gguf", "--pretraining-length", 65) == 0
+    assert "note" not in capsys.readouterr().out
+    assert run(tmp_path / "out.gguf", tmp_path / "copy.gguf", "--pretraining-length", 128) == 0
+    assert "note     pretraining_length 128 is above the 64 tokens" in capsys.readouterr().out
+
+
+def test_rope_scaling_explains_longer_distances(tmp_path, capsys):
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    write_tiny_model(tmp_path / "yarn", rope_scaling=scaling)
+    for length, noted in ((257, False), (258, True)):
+        assert run(tmp_path / "yarn", "--dry-run", "--pretraining-length", length) == 0
+        assert ("pretraining_length 258 is above the 256" in capsys.readouterr().out) == noted
+
+
+def test_a_name_on_the_hub_is_no_path(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert run("Qwen/Qwen3-0.6B", "out.gguf") == 2
+    assert "hf download Qwen/Qwen3-0.6B --local-dir Qwen3-0.6B" in capsys.readouterr().err

@@ -303,10 +303,10 @@ def test_a_prompt_that_is_too_long_for_plain_attention_is_warned_of(model):
 def test_a_scheme_with_new_distances_is_warned_of(tiny_gguf):
     stretched = tiny_gguf(context_length=16, rope_scaling=("linear", 2.0))
     with dca.Model(tiny_gguf(context_length=16)) as plain, dca.Model(stretched) as scaled:
-        with pytest.warns(dca.DcaWarning, match="pretraining_length 17 is above the 16 tokens") as caught:
-            plain.session(scheme=(12, 4, 17))
+        with pytest.warns(dca.DcaWarning, match="pretraining_length 18 is above the 16 tokens") as caught:
+            plain.session(scheme=(12, 4, 18))
         assert caught[0].filename == __file__
         with warnings.catch_warnings(action="error"):
-            plain.session(scheme=(12, 4, 16))
+            plain.session(scheme=(12, 4, 17))
             scaled.session(scheme=(12, 4, 32))
             plain.session(scheme=(12, 4, 32), rope="yarn:2")
