@@ -9,10 +9,13 @@ from typing import Any
 
 _HOMES = {  # public name -> the module that defines it
     "BlockFormat": "blocks",
+    "Choice": "engine",
     "Conversation": "conversation",
     "DcaError": "errors",
     "DcaWarning": "errors",
     "Document": "conversation",
+    "Engine": "engine",
+    "EngineInfo": "engine",
     "Generation": "generate",
     "Model": "model",
     "ModelInfo": "model",
@@ -21,6 +24,7 @@ _HOMES = {  # public name -> the module that defines it
     "Session": "session",
     "SessionInfo": "session",
     "Status": "errors",
+    "TokenSequence": "engine",
     "__version__": "version",
     "block_format": "blocks",
     "decode": "blocks",

@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dca_runtime import _ffi, process
+from dca_runtime._convert import c_path, scheme_of
 from dca_runtime._ffi import ffi
+from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.metadata import Metadata
 from dca_runtime.model_path import check_path
-from dca_runtime.options import DEFAULT_CONTEXT, Progress, Scheme, SessionOptions, TokenIds
+from dca_runtime.options import DEFAULT_CONTEXT, EngineOptions, Progress, Scheme, SessionOptions, TokenIds
 from dca_runtime.prompt import Marks, Prompt
-from dca_runtime.session import Session, scheme_of
+from dca_runtime.session import Session
 from dca_runtime.trained import reach, warn_of_length, warn_of_scheme
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ class Model:
         self.context = context
         self._lock = threading.Lock()  # one thread at a time makes sessions or closes the model
         self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
         lib, callback = _ffi.lib(), _ffi.Callback(progress)
         device_name = ffi.new("char[]", device.encode())
         options = _ffi.options("dca_model_options")
@@ -94,7 +97,7 @@ class Model:
         check_path(self.path)
         self._home = process.Home()
         with process.calling():
-            status = lib.dca_model_load(_c_path(self.path), options, model)
+            status = lib.dca_model_load(c_path(self.path), options, model)
         if status == Status.OK:
             # A session holds this handle too, so that the native model outlives it in any order of
             # collection.
@@ -116,8 +119,9 @@ class Model:
         with self._lock:
             if self._closed:
                 return
-            for session in list(self._sessions):
-                session.close()
+            users: list[Session | Engine] = [*self._sessions, *self._engines]
+            for user in users:
+                user.close()
             self._closed = True
             ffi.release(self._native)
 
@@ -183,8 +187,36 @@ class Model:
         with self._lock:
             session = Session(self._handle(), self.info.n_vocab, options)
             self._sessions.add(session)
-        warn_of_scheme(session.info.scheme, self._reach(session))
+        warn_of_scheme(session.info.scheme, self._reach(session.rope))
         return session
+
+    def engine(
+        self,
+        tokens: int = 65536,
+        cache_type: str = "f16",
+        attention: str = "auto",
+        scheme: Sequence[float] | None = None,
+        rope: str | None = None,
+        progress: Progress | None = None,
+    ) -> Engine:
+        """A new engine: many sequences in one step over one pool of keys and values.
+
+        tokens: room of the pool, all sequences together. The rest is as in ``session``.
+        """
+        options = EngineOptions(
+            tokens=tokens,
+            attention=attention,
+            scheme=scheme,
+            cache_type=cache_type,
+            progress=progress,
+            rope=rope,
+        )
+        self._home.check()
+        with self._lock:
+            engine = Engine(self._handle(), self.info.n_vocab, options)
+            self._engines.add(engine)
+        warn_of_scheme(engine.info.scheme, self._reach(rope))
+        return engine
 
     def score(self, ids: TokenIds, **options: Any) -> np.ndarray:
         """-log p(ids[i+1] | ids[:i+1]) for every i, natural logarithm: float32 (len(ids) - 1,).
@@ -313,10 +345,10 @@ class Model:
     def warn_if_untrained(self, session: Session, tokens: int) -> None:
         """DcaWarning where ``session`` has plain attention and that many tokens are too many for it."""
         if session.info.scheme is None:
-            warn_of_length(tokens, self._reach(session), self.info.scheme is not None)
+            warn_of_length(tokens, self._reach(session.rope), self.info.scheme is not None)
 
-    def _reach(self, session: Session) -> int:
-        return reach(self.info.context_length, self.info.architecture, self.metadata, session.rope)
+    def _reach(self, rope: str | None) -> int:
+        return reach(self.info.context_length, self.info.architecture, self.metadata, rope)
 
     def _context_for(self, tokens: int) -> int:
         return max(tokens, 1) if self.context is None else self.context
@@ -331,13 +363,6 @@ def _free(lib: Any, home: process.Home, may_free: Callable[[process.Home], bool]
     # All it needs is given to it: it may run when modules are gone already.
     if may_free(home):
         lib.dca_model_free(native)
-
-
-def _c_path(path: str) -> bytes:
-    encoded = os.fsencode(path)
-    if b"\0" in encoded:
-        raise DcaError(f"{path!r}: a path cannot contain a NUL character")
-    return encoded
 
 
 def _model_info(native: Any) -> ModelInfo:

@@ -19,9 +19,11 @@ def test_a_forked_child_is_told_to_load_the_model_itself(tiny_gguf):
     source = """
 session = model.session()
 session.eval([1, 2, 3])
+engine = model.engine(tokens=1024)
+sequence = engine.sequence()
 child = os.fork()
 if child == 0:
-    for use in (model.session, lambda: session.eval([4])):
+    for use in (model.session, model.engine, engine.sequence, lambda: session.eval([4])):
         try:
             use()
         except dca.DcaError as error:
@@ -37,8 +39,8 @@ print("child", code)
     done = program(source, tiny_gguf())
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
-    assert len(lines) == 3 and all("load the model in the child" in line for line in lines[:2])
-    assert lines[2] == "child 7"
+    assert len(lines) == 5 and all("load the model in the child" in line for line in lines[:4])
+    assert lines[4] == "child 7"
 
 
 def test_python_ends_while_a_daemon_thread_evaluates(smollm2_gguf):
