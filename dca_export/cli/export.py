@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 from dca_export.cli import _common
-from dca_export.cli._sources import check_source
 from dca_export.errors import InputError
 from dca_export.export.hf_format import export_directory, plan_directory
+from dca_export.export.output_file import check_apart, check_report
 from dca_export.export.plan import AUTO, CopyPlan, ExportOptions, plan_export
 from dca_export.export.recipes import RECIPES
 from dca_export.export.scheme_choice import SchemeOptions
@@ -97,7 +97,7 @@ def _size(text: str) -> int:
 
 
 def _body(arguments: argparse.Namespace) -> int:
-    check_source(arguments.model)
+    _check_report(arguments)
     if arguments.verify is not None:
         return _verify(arguments)
     scheme = SchemeOptions(
@@ -119,6 +119,15 @@ def _body(arguments: argparse.Namespace) -> int:
     if arguments.json:
         _common.write_json({"files": files} | exported.summary.as_json(), arguments.json)
     return _common.EXIT_OK
+
+
+def _check_report(arguments: argparse.Namespace) -> None:
+    """Raises InputError, before anything is done, if --json cannot be written or is another file named."""
+    if arguments.json is None or arguments.json == "-":
+        return
+    report = Path(arguments.json)
+    check_report(report, *(path for path in (arguments.model, arguments.output, arguments.verify) if path))
+    check_apart(report, arguments.model)
 
 
 def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> int:

@@ -138,6 +138,7 @@ def trained_length_of_gguf(file: GgufFile) -> TrainedLength:
     if (
         f"{prefix}.rope.scaling.original_context_length" in file
         and file.get(f"{prefix}.rope.scaling.type") == "yarn"
+        and file.get(f"{prefix}.rope.scaling.finetuned") is not True
     ):
         key = f"{prefix}.rope.scaling.original_context_length"
     tokens = file.get(key)

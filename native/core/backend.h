@@ -76,7 +76,7 @@ public:
     /// x += W_o a (+ bias)
     virtual void project_output(uint32_t layer) = 0;
 
-    /// x += W_down (silu(W_gate h) · W_up h), h = norm(x)
+    /// x += W_down (silu(W_gate h) · W_up h), h = norm(x), each product plus its bias where the model has one
     virtual void feed_forward(uint32_t layer) = 0;
 
     /// The same by a mixture of experts: the router's softmax picks n_experts_used of them.

@@ -211,8 +211,8 @@ void CpuExecutor::project_output(uint32_t layer) {
 void CpuExecutor::feed_forward(uint32_t layer) {
     const LayerWeights& w = w_.layers[layer];
     norm(x_, w.ffn_norm, normed_);
-    gated(w.gate, w.up, normed_, shape_);
-    multiply(w.down, make_input(gate_.memory.data(), gate_.width, shape_, {&w.down}), output(x_, {}, true));
+    gated(w.gate, w.up, normed_, shape_, w.gate_bias, w.up_bias);
+    multiply(w.down, make_input(gate_.memory.data(), gate_.width, shape_, {&w.down}), output(x_, w.down_bias, true));
 }
 
 }  // namespace dca::cpu

@@ -105,8 +105,9 @@ private:
     /// multiply_rows over all of w, spread over the pool.
     void multiply(const Tensor& w, const Input& in, const Output& out);
 
-    /// gate_ = silu(w_gate x) · w_up x; up_ is scratch. The result is as wide as w_gate has rows.
-    void gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, PanelShape shape);
+    /// gate_ = silu(w_gate x) · w_up x, each product plus its bias; up_ is scratch. The result is as wide as w_gate has rows.
+    void gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, PanelShape shape, const std::vector<float>& gate_bias = {},
+               const std::vector<float>& up_bias = {});
 
     /// Each kept row's experts and their weights, from the router's logits in router_.
     void route();

@@ -31,10 +31,18 @@ void check_model(const Hparams& h) {
     }
 }
 
+void check_biases(const Weights& weights) {
+    for (const LayerWeights& layer : weights.layers) {
+        if (layer.gate_bias.empty() && layer.up_bias.empty() && layer.down_bias.empty()) continue;
+        fail(DCA_ERROR_UNSUPPORTED, "the feed-forward has biases, which the CUDA backend does not run; use the CPU");
+    }
+}
+
 class CudaBackend final : public Backend {
 public:
     CudaBackend(const BackendSource& source, int ordinal)
         : hparams_(checked(source.hparams)), device_(open_device(ordinal)), weights_(source) {
+        check_biases(source.weights);
         weights_.visit_products([&](const Matrix& w) {
             if (!matvec_takes(device_.card, w)) {
                 fail(DCA_ERROR_UNSUPPORTED, "a matrix of ", w.rows, " x ", w.cols, " is wider than the kernels for ", device_.description,

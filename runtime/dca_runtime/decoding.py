@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from tokenizers import Tokenizer as Backend
 
-from dca_runtime.errors import DcaError
+from dca_runtime.errors import DcaError, Status
+from dca_runtime.tokenizers_guard import guarded
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _MOST_ID = 2**32 - 1  # what the package takes for an id
@@ -17,7 +18,8 @@ class Decoder:
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._decoder = backend.decoder
+        with guarded("the decoder cannot be read"):
+            self._decoder = backend.decoder
         # The decoder as JSON: a sequence, one of whose parts turns byte tokens into characters, or not.
         self._byte_tokens = self._decoder is not None and b'"ByteFallback"' in self._decoder.__getstate__()
         added = backend.get_added_tokens_decoder().values()
@@ -35,14 +37,18 @@ class Decoder:
         """The text that tokens of those spellings make; bytes that are not UTF-8 become U+FFFD."""
         if self._decoder is None:
             return " ".join(spellings)
-        return self._decoder.decode(_bytes_apart(spellings) if self._byte_tokens else spellings)
+        with guarded("these tokens cannot be decoded", Status.ARGUMENT):
+            return self._decoder.decode(_bytes_apart(spellings) if self._byte_tokens else spellings)
 
     def _spelling(self, id_: int) -> str | None:
         try:
             number = operator.index(id_)
         except TypeError:
             raise DcaError(f"a token id must be an integer, got {id_!r}") from None
-        return self._backend.id_to_token(number) if 0 <= number <= _MOST_ID else None
+        if not 0 <= number <= _MOST_ID:
+            return None
+        with guarded(f"token {number} cannot be read"):
+            return self._backend.id_to_token(number)
 
 
 def _bytes_apart(spellings: list[str]) -> list[str]:

@@ -11,9 +11,13 @@ from dca_runtime.errors import DcaError, Status
 from dca_runtime.options import TokenIds
 from dca_runtime.prompt import Prompt, encode_marked
 from dca_runtime.stream import TextStream
+from dca_runtime.tokenizer_json import build_from_json
+from dca_runtime.tokenizers_guard import guarded
 from dca_runtime.vocabulary import MODEL_KEY, build_tokenizer, byte_level_pretokenizer
 
 HUGGINGFACE_KEY = "tokenizer.huggingface.json"
+MAX_ID = 2**31 - 1  # ids are int32 in libdca
+END_IDS_KEY = "tokenizer.end_token_ids"  # docs/format.md
 
 # Texts that end a turn or a text in the models in use. Files name one end token, often not the one that
 # ends a turn; a token with such a text ends generation too.
@@ -44,17 +48,7 @@ class Tokenizer:
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         """Reads tokenizer.huggingface.json, or else builds on tokenizer.ggml.*. Raises DcaError."""
         self._metadata = metadata
-        serialized = metadata.get(HUGGINGFACE_KEY)
-        if serialized is not None:
-            self._backend = _from_json(serialized)
-        elif MODEL_KEY in metadata:
-            self._backend = build_tokenizer(metadata)
-        else:
-            raise DcaError(
-                f"the file has no tokenizer (neither {HUGGINGFACE_KEY} nor {MODEL_KEY})", Status.UNSUPPORTED
-            )
-        self._backend.no_padding()
-        self._backend.no_truncation()
+        self._backend = _build(metadata)
         self.bos_id = self._special_id("bos")
         self.eos_id = self._special_id("eos")
 
@@ -121,11 +115,15 @@ class Tokenizer:
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
-        """The ids after which a text or a turn is over."""
+        """The ids after which a text or a turn is over: all that the file names, special tokens or not."""
         named = {self._special_id(name) for name in ("eos", "eot", "eom")}
-        special = self._backend.get_added_tokens_decoder()
-        spelled = {id_ for id_, token in special.items() if token.special and token.content in _END_TEXTS}
-        return frozenset(spelled | {id_ for id_ in named if id_ is not None})
+        listed = self._metadata.get(END_IDS_KEY, [])
+        if not isinstance(listed, list) or not all(_is_integer(id_) for id_ in listed):
+            raise DcaError(f"{END_IDS_KEY} must be an array of integers", Status.FORMAT)
+        with guarded("the added tokens cannot be read"):
+            added = self._backend.get_added_tokens_decoder()
+        spelled = {id_ for id_, token in added.items() if token.special and token.content in _END_TEXTS}
+        return frozenset(spelled | {id_ for id_ in (*named, *listed) if self._text_of(id_) is not None})
 
     @cached_property
     def special_texts(self) -> dict[str, str]:
@@ -133,7 +131,7 @@ class Tokenizer:
         names = ("bos", "eos", "unknown", "padding")
         ids = {name: self._special_id(name) for name in names}
         keys = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
-        texts = {keys[name]: self._backend.id_to_token(id_) for name, id_ in ids.items() if id_ is not None}
+        texts = {keys[name]: self._text_of(id_) for name, id_ in ids.items()}
         return {key: text for key, text in texts.items() if text is not None}
 
     def _encode(self, backend: Backend, text: str, add_special: bool) -> list[int]:
@@ -142,7 +140,8 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise DcaError(f"the text is not valid Unicode: {error.reason} at index {error.start}") from error
         add_bos, add_eos = self._adds
-        ids = backend.encode(text, add_special_tokens=add_special and add_bos is None).ids
+        with guarded("the text cannot be tokenized"):
+            ids = backend.encode(text, add_special_tokens=add_special and add_bos is None).ids
         if add_special and add_bos and self.bos_id is not None:
             ids = [self.bos_id, *ids]
         if add_special and add_eos and self.eos_id is not None:
@@ -152,8 +151,8 @@ class Tokenizer:
     @cached_property
     def _adds(self) -> tuple[bool | None, bool]:
         """Whether to add the beginning and the end of text; (None, False) leaves it to tokenizer.json."""
-        add_bos = self._metadata.get("tokenizer.ggml.add_bos_token")
-        add_eos = self._metadata.get("tokenizer.ggml.add_eos_token", False)
+        add_bos = self._flag("tokenizer.ggml.add_bos_token")
+        add_eos = self._flag("tokenizer.ggml.add_eos_token") or False
         if add_bos is None and HUGGINGFACE_KEY not in self._metadata:
             byte_level = self._metadata[MODEL_KEY] == "gpt2"
             add_bos = byte_level_pretokenizer(self._metadata).add_bos if byte_level else True
@@ -161,19 +160,45 @@ class Tokenizer:
 
     @cached_property
     def _without_specials(self) -> Backend:
-        backend = Backend.from_str(self._backend.to_str())
-        backend.encode_special_tokens = True  # the package's name for: as ordinary text
+        backend = _build(self._metadata)
+        with guarded("special tokens cannot be made text"):
+            backend.encode_special_tokens = True  # the package's name for: as ordinary text
         return backend
 
+    def _flag(self, key: str) -> bool | None:
+        value = self._metadata.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise DcaError(f"{key} is {value!r}, it must be true or false", Status.FORMAT)
+        return value
+
     def _special_id(self, name: str) -> int | None:
-        id_ = self._metadata.get(f"tokenizer.ggml.{name}_token_id")
-        return id_ if isinstance(id_, int) and self._backend.id_to_token(id_) is not None else None
+        """The id that the file names, None where it names none or one without a token. Raises DcaError."""
+        key = f"tokenizer.ggml.{name}_token_id"
+        id_ = self._metadata.get(key)
+        if id_ is not None and not _is_integer(id_):
+            raise DcaError(f"{key} must be an integer", Status.FORMAT)
+        return id_ if self._text_of(id_) is not None else None
+
+    def _text_of(self, id_: int | None) -> str | None:
+        """The token's text, None where there is no such token."""
+        if id_ is None or not 0 <= id_ <= MAX_ID:
+            return None
+        with guarded(f"token {id_} cannot be read"):
+            return self._backend.id_to_token(id_)
 
 
-def _from_json(serialized: Any) -> Backend:
+def _build(metadata: Mapping[str, Any]) -> Backend:
+    serialized = metadata.get(HUGGINGFACE_KEY)
+    if serialized is None and MODEL_KEY in metadata:
+        return build_tokenizer(metadata)
+    if serialized is None:
+        raise DcaError(
+            f"the file has no tokenizer (neither {HUGGINGFACE_KEY} nor {MODEL_KEY})", Status.UNSUPPORTED
+        )
     if not isinstance(serialized, str):
         raise DcaError(f"{HUGGINGFACE_KEY} must be a string", Status.FORMAT)
-    try:
-        return Backend.from_str(serialized)
-    except Exception as error:  # the package raises bare Exception
-        raise DcaError(f"{HUGGINGFACE_KEY} is not a tokenizer ({error})", Status.FORMAT) from error
+    return build_from_json(serialized, HUGGINGFACE_KEY)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -86,6 +86,31 @@ def test_no_dca_removes_it(tmp_path):
     assert "dual_chunk_attention_config" not in config_of(tmp_path / "out")
 
 
+def test_editing_the_output_leaves_the_source(model, tmp_path):
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    export_directory(model, tmp_path / "out", SchemeOptions())
+    for path in (tmp_path / "out").iterdir():
+        if path.suffix != ".safetensors":
+            assert path.stat().st_nlink == 1
+            path.write_text("edited")  # in place, as an editor does
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+
+
+@pytest.mark.parametrize("inside", ["out", "sub/out", "../link/out"])
+def test_an_output_inside_the_source_is_refused(model, tmp_path, inside):
+    (model / "sub").mkdir()
+    (tmp_path / "link").symlink_to(model)
+    with pytest.raises(InputError, match="lies in the model that is read"):
+        export_directory(model, model / inside, SchemeOptions())
+    assert not (model / inside).exists()
+
+
+def test_a_config_of_half_characters_is_written(tmp_path):
+    write_tiny_model(tmp_path / "m", **QWEN, note="\ud800")
+    export_directory(tmp_path / "m", tmp_path / "out", SchemeOptions())
+    assert config_of(tmp_path / "out")["note"] == "\ud800"
+
+
 def test_what_cannot_be_stated_is_refused_with_the_nearest(model, tmp_path):
     asked = SchemeOptions(chunk_size=40, local_window=10, pretraining_length=64)
     message = "cannot state chunk_size 40, local_window 10, .* nearest is chunk_size 40, local_window 23, "
