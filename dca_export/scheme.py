@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,9 @@ MAX_LENGTH = 2**31 - 1
 
 # How fast Qwen's long-context models sharpen their softmax: m = max(1, 0.1 ln(n / n0) + 1).
 QWEN_LOGIT_SCALE = 0.1
+
+# Where `dual_chunk_attention_config` states the three integers as they are (docs/serving.md).
+EXACT = "exact"
 
 
 class SchemeError(InputError, ValueError):
@@ -92,10 +95,14 @@ class Scheme:
 
     @classmethod
     def from_dual_chunk_config(cls, config: Mapping[str, Any]) -> Scheme:
-        """The scheme that `dual_chunk_attention_config` of a Qwen model's config.json states.
+        """The scheme that `dual_chunk_attention_config` of a model's config.json states.
 
-        Where it names original_max_position_embeddings, the logits are sharpened beyond that length.
+        Exact integers win where it has them (`as_dual_chunk_config`), but what stands beside them must be
+        theirs. Else it is Qwen's arithmetic: where it names original_max_position_embeddings, the logits are
+        sharpened beyond that length.
         """
+        if config.get(EXACT) is not None:
+            return cls._from_exact(config)
         chunk, local = (_config_integer(config, key) for key in ("chunk_size", "local_size"))
         if local >= chunk:
             raise SchemeError(
@@ -107,6 +114,29 @@ class Scheme:
         return cls._from_chunk_and_local(chunk, local, QWEN_LOGIT_SCALE if original else 0.0, original)
 
     @classmethod
+    def _from_exact(cls, config: Mapping[str, Any]) -> Scheme:
+        exact = config[EXACT]
+        if not isinstance(exact, Mapping):
+            raise SchemeError(f"dual_chunk_attention_config: {EXACT} is {exact!r}, must be an object")
+        names = [field.name for field in fields(cls)]
+        for name in exact:
+            if name not in names:
+                raise SchemeError(
+                    f"dual_chunk_attention_config: {EXACT} has {name!r}, must have {', '.join(names)}"
+                )
+        for name in names[:3]:
+            if name not in exact:
+                raise SchemeError(f"dual_chunk_attention_config: {EXACT} has no {name}")
+        scheme = cls(**exact)
+        for key, value in scheme.nearest_dual_chunk()._in_qwens_arithmetic().items():
+            if config.get(key, value) != value:
+                raise SchemeError(
+                    f"dual_chunk_attention_config: {key} is {config[key]!r}, but {EXACT} gives {value}; "
+                    f"change both, or remove {EXACT}"
+                )
+        return scheme
+
+    @classmethod
     def _from_chunk_and_local(
         cls, chunk: int, local: int, logit_scale: float = 0.0, logit_scale_length: int = 0
     ) -> Scheme:
@@ -114,9 +144,9 @@ class Scheme:
         return cls(chunk - local, local, chunk + 1, logit_scale, logit_scale_length)
 
     def nearest_dual_chunk(self) -> Scheme:
-        """The nearest scheme that `dual_chunk_attention_config` can state: this one, if it can.
+        """The nearest scheme that Qwen's chunk_size and local_size can state: this one, if they can.
 
-        There c is s + w + 1 always; chunks and the largest position are kept, the window gives way. Its
+        Of them c is s + w + 1 always; chunks and the largest position are kept, the window gives way. Its
         logit scale is 0.1 or none.
         """
         window = self.pretraining_length - 1 - self.chunk_size
@@ -129,13 +159,23 @@ class Scheme:
             self.logit_scale_length if sharpens else 0,
         )
 
-    def to_dual_chunk_config(self) -> dict[str, int]:
-        """The scheme as `dual_chunk_attention_config` states it; SchemeError if it cannot."""
-        if self != self.nearest_dual_chunk():
-            raise SchemeError(
-                f"local_window is {self.local_window}, dual_chunk_attention_config can only state "
-                f"pretraining_length - 1 - chunk_size (and a logit_scale of {QWEN_LOGIT_SCALE} or none)"
-            )
+    def as_dual_chunk_config(self) -> dict[str, Any]:
+        """The scheme as `dual_chunk_attention_config` states it, exactly.
+
+        chunk_size and local_size are those of the nearest scheme in Qwen's arithmetic, for engines that know
+        nothing else; beside them, under `exact`, stand this scheme's own numbers.
+        """
+        exact: dict[str, Any] = {
+            "chunk_size": self.chunk_size,
+            "local_window": self.local_window,
+            "pretraining_length": self.pretraining_length,
+        }
+        if self.logit_scale > 0:
+            exact |= {"logit_scale": self.logit_scale, "logit_scale_length": self.logit_scale_length}
+        return self.nearest_dual_chunk()._in_qwens_arithmetic() | {EXACT: exact}
+
+    def _in_qwens_arithmetic(self) -> dict[str, int]:
+        """A scheme that is its own nearest_dual_chunk."""
         config = {"chunk_size": self.chunk_size + self.local_window, "local_size": self.local_window}
         if self.logit_scale > 0:
             config["original_max_position_embeddings"] = self.logit_scale_length
