@@ -21,8 +21,9 @@ MAX_LENGTH = 2**31 - 1
 # How fast Qwen's long-context models sharpen their softmax: m = max(1, 0.1 ln(n / n0) + 1).
 QWEN_LOGIT_SCALE = 0.1
 
-# Where `dual_chunk_attention_config` states the three integers as they are (docs/serving.md).
-EXACT = "exact"
+# How the keys of `dual_chunk_attention_config` begin that state a scheme as it is (docs/serving.md). They lie
+# flat beside the others, because engines use the values there as keys of a dictionary of their own.
+EXACT = "exact_"
 
 
 class SchemeError(InputError, ValueError):
@@ -101,7 +102,7 @@ class Scheme:
         theirs. Else it is Qwen's arithmetic: where it names original_max_position_embeddings, the logits are
         sharpened beyond that length.
         """
-        if config.get(EXACT) is not None:
+        if any(key.startswith(EXACT) for key in config):
             return cls._from_exact(config)
         chunk, local = (_config_integer(config, key) for key in ("chunk_size", "local_size"))
         if local >= chunk:
@@ -115,24 +116,16 @@ class Scheme:
 
     @classmethod
     def _from_exact(cls, config: Mapping[str, Any]) -> Scheme:
-        exact = config[EXACT]
-        if not isinstance(exact, Mapping):
-            raise SchemeError(f"dual_chunk_attention_config: {EXACT} is {exact!r}, must be an object")
         names = [field.name for field in fields(cls)]
-        for name in exact:
-            if name not in names:
-                raise SchemeError(
-                    f"dual_chunk_attention_config: {EXACT} has {name!r}, must have {', '.join(names)}"
-                )
         for name in names[:3]:
-            if name not in exact:
-                raise SchemeError(f"dual_chunk_attention_config: {EXACT} has no {name}")
-        scheme = cls(**exact)
+            if EXACT + name not in config:
+                raise SchemeError(f"dual_chunk_attention_config has no {EXACT}{name}")
+        scheme = cls(**{name: config[EXACT + name] for name in names if EXACT + name in config})
         for key, value in scheme.nearest_dual_chunk()._in_qwens_arithmetic().items():
             if config.get(key, value) != value:
                 raise SchemeError(
-                    f"dual_chunk_attention_config: {key} is {config[key]!r}, but {EXACT} gives {value}; "
-                    f"change both, or remove {EXACT}"
+                    f"dual_chunk_attention_config: {key} is {config[key]!r}, but the keys {EXACT}* give "
+                    f"{value}; change both, or remove those"
                 )
         return scheme
 
@@ -163,16 +156,12 @@ class Scheme:
         """The scheme as `dual_chunk_attention_config` states it, exactly.
 
         chunk_size and local_size are those of the nearest scheme in Qwen's arithmetic, for engines that know
-        nothing else; beside them, under `exact`, stand this scheme's own numbers.
+        nothing else; this scheme's own numbers stand beside them.
         """
-        exact: dict[str, Any] = {
-            "chunk_size": self.chunk_size,
-            "local_window": self.local_window,
-            "pretraining_length": self.pretraining_length,
-        }
-        if self.logit_scale > 0:
-            exact |= {"logit_scale": self.logit_scale, "logit_scale_length": self.logit_scale_length}
-        return self.nearest_dual_chunk()._in_qwens_arithmetic() | {EXACT: exact}
+        exact = {EXACT + field.name: getattr(self, field.name) for field in fields(self)}
+        if self.logit_scale == 0:
+            del exact[EXACT + "logit_scale"], exact[EXACT + "logit_scale_length"]
+        return self.nearest_dual_chunk()._in_qwens_arithmetic() | exact
 
     def _in_qwens_arithmetic(self) -> dict[str, int]:
         """A scheme that is its own nearest_dual_chunk."""

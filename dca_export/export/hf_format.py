@@ -25,7 +25,7 @@ from dca_export.export.scheme_choice import (
 )
 from dca_export.export.summary import SchemeFacts
 from dca_export.model.rope import DUAL_CHUNK, ORIGINAL, TrainedLength, trained_length
-from dca_export.scheme import Scheme
+from dca_export.scheme import EXACT, Scheme
 
 Progress = Callable[[int, int], Any]
 
@@ -49,7 +49,8 @@ def export_directory(
         config.pop(DUAL_CHUNK, None)
     else:
         # What else the model states there, such as sparse attention, stays.
-        others = {key: value for key, value in (config.get(DUAL_CHUNK) or {}).items() if key != ORIGINAL}
+        stated = config.get(DUAL_CHUNK) or {}
+        others = {k: v for k, v in stated.items() if k != ORIGINAL and not k.startswith(EXACT)}
         config[DUAL_CHUNK] = others | choice.scheme.as_dual_chunk_config()
     with directory_beside(output) as directory:
         made = directory / output.name

@@ -39,7 +39,9 @@ def test_only_the_config_changes(model, tmp_path):
     assert section == {
         "chunk_size": 63,
         "local_size": 15,
-        "exact": {"chunk_size": 48, "local_window": 16, "pretraining_length": 64},
+        "exact_chunk_size": 48,
+        "exact_local_window": 16,
+        "exact_pretraining_length": 64,
     }
     assert config_of(made) == config_of(model) | {"dual_chunk_attention_config": section}
     assert facts.choice.scheme == Scheme(48, 16, 64)
@@ -82,14 +84,12 @@ def test_a_stated_scheme_and_what_stands_beside_it_stay(tmp_path):
     write_tiny_model(tmp_path / "m", **QWEN, dual_chunk_attention_config=stated)
     export_directory(tmp_path / "m", tmp_path / "out", SchemeOptions())
     section = config_of(tmp_path / "out")["dual_chunk_attention_config"]
-    exact = section.pop("exact")
-    assert section == stated
-    assert exact == {
-        "chunk_size": 32,
-        "local_window": 8,
-        "pretraining_length": 41,
-        "logit_scale": 0.1,
-        "logit_scale_length": 32,
+    assert section == stated | {
+        "exact_chunk_size": 32,
+        "exact_local_window": 8,
+        "exact_pretraining_length": 41,
+        "exact_logit_scale": 0.1,
+        "exact_logit_scale_length": 32,
     }
 
 
@@ -105,7 +105,9 @@ def test_what_is_asked_for_is_stated_exactly_with_the_nearest_beside(model, tmp_
     assert config_of(tmp_path / "out")["dual_chunk_attention_config"] == {
         "chunk_size": 63,
         "local_size": 23,
-        "exact": {"chunk_size": 40, "local_window": 10, "pretraining_length": 64},
+        "exact_chunk_size": 40,
+        "exact_local_window": 10,
+        "exact_pretraining_length": 64,
     }
     assert "read chunk_size and local_size alone run local_window 23" in facts.notes[0]
 
@@ -166,8 +168,9 @@ def test_any_scheme_reads_back(scheme):
 @given(any_scheme())
 def test_the_numbers_beside_it_keep_chunks_and_reach(scheme):
     section = scheme.as_dual_chunk_config()
-    del section["exact"]
-    found = Scheme.from_dual_chunk_config(section)
+    found = Scheme.from_dual_chunk_config(
+        {key: value for key, value in section.items() if not key.startswith("exact_")}
+    )
     assert (found.chunk_size, found.pretraining_length) == (scheme.chunk_size, scheme.pretraining_length)
     assert found == scheme.nearest_dual_chunk()
 
@@ -175,13 +178,19 @@ def test_the_numbers_beside_it_keep_chunks_and_reach(scheme):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"chunk_size": 62}, "chunk_size is 62, but exact gives 63; change both, or remove exact"),
-        ({"exact": 3}, "exact is 3, must be an object"),
-        ({"exact": {"chunk_size": 48, "local_window": 16}}, "exact has no pretraining_length"),
-        ({"exact": {"chunk_size": 48, "window": 16, "pretraining_length": 64}}, "exact has 'window', must"),
-        ({"exact": {"chunk_size": 64, "local_window": 0, "pretraining_length": 64}}, "must be below"),
+        ({"chunk_size": 62}, r"chunk_size is 62, but the keys exact_\* give 63; change both"),
+        ({"exact_chunk_size": 47}, r"local_size is 15, but the keys exact_\* give 16"),
+        ({"exact_chunk_size": "48"}, "chunk_size is '48', must be an integer"),
+        ({"exact_chunk_size": 64}, "chunk_size is 64, must be below"),
     ],
 )
 def test_a_section_that_contradicts_itself_is_refused(change, message):
     with pytest.raises(SchemeError, match=message):
         Scheme.from_dual_chunk_config(Scheme(48, 16, 64).as_dual_chunk_config() | change)
+
+
+def test_an_exact_scheme_is_whole_or_absent():
+    section = Scheme(48, 16, 64).as_dual_chunk_config()
+    del section["exact_pretraining_length"]
+    with pytest.raises(SchemeError, match="has no exact_pretraining_length"):
+        Scheme.from_dual_chunk_config(section)
