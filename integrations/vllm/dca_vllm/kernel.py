@@ -1,9 +1,9 @@
 """Dual Chunk Attention over pages as Triton kernels: prefill, decode and mixed batches, for one rank.
 
-Needs PyTorch and Triton alone. Every launch depends on the shapes of its tensors and on nothing that they hold,
-so it can be recorded in a CUDA graph. Three steps: queries are rotated once for each range of keys, one running
-softmax goes over the three ranges, and where a sequence's keys were split between programs, what they found is
-merged.
+Needs PyTorch and Triton alone. Every launch depends on the shapes of its tensors and on nothing that they
+hold, so it can be recorded in a CUDA graph. Three steps: queries are rotated once for each range of keys, one
+running softmax goes over the three ranges, and where a sequence's keys were split between programs, what they
+found is merged.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Runs vLLM for the tests, in the environment that has it: python engine.py REQUEST.json ANSWER.json
 
 The request holds `options` of vllm.LLM and `steps`, run one after the other in one engine; each has `ids`,
-how many `tokens` to generate greedily, and whether log-probabilities of the `prompt` are wanted. The answer is
-a list with, for each step, `prompt` (none for the first id), `generated` ids, their `logprobs`, and `cached`,
-how many ids vLLM had the keys of.
+how many `tokens` to generate greedily, and whether log-probabilities of the `prompt` are wanted. The answer
+is a list with, for each step, `prompt` (none for the first id), `generated` ids, their `logprobs`, and
+`cached`, how many ids vLLM had the keys of.
 """
 
 import json

@@ -1,6 +1,6 @@
 """The Triton kernels against the definition in float64. On a card where there is one, else interpreted.
 
-Needs torch and triton alone: `pytest integrations/vllm/tests/test_kernel.py`.
+Needs torch and triton alone: `pytest integrations/vllm/tests/test_vllm_kernel.py`.
 """
 
 import math
