@@ -19,6 +19,8 @@ from dca_export.reference.load import load_reference
 from dca_export.reference.stream import stream_logits
 from dca_export.scheme import Scheme
 
+pytestmark = pytest.mark.timeout(3600)  # an engine takes minutes to start
+
 SCHEME = Scheme(192, 64, 256)
 PROMPT, GENERATED = 3000, 64
 CLOSE = 2e-2  # of log-probabilities; both sides compute in float32, in another order
@@ -48,14 +50,26 @@ def stated(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def reference():
-    return load_reference(MODEL, torch.float32)
+    """Log-probabilities (n - 1,) of all ids but the first, and the likeliest id after each prefix (n,)."""
+    models, known = {}, {}
 
+    def run(directory, ids, scheme):
+        key = (directory, tuple(ids), scheme)
+        if key not in known:
+            models[directory] = models.get(directory) or load_reference(directory, torch.float32)
+            likeliest, logprobs = [], []
+            row = 0
+            for block in stream_logits(models[directory], ids, scheme):
+                logits = torch.from_numpy(block)
+                likeliest.append(logits.argmax(-1))
+                following = torch.tensor(ids[row + 1 : row + 1 + len(logits)])
+                every = logits[: len(following)].log_softmax(-1)
+                logprobs.append(every.gather(1, following[:, None])[:, 0])
+                row += len(logits)
+            known[key] = torch.cat(logprobs), torch.cat(likeliest)
+        return known[key]
 
-def expected(reference, ids, scheme):
-    """Log-probabilities of each of `ids` but the first, and the likeliest id after each prefix."""
-    logits = torch.cat([torch.from_numpy(block) for block in stream_logits(reference, ids, scheme)])
-    chosen = logits[:-1].log_softmax(-1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0]
-    return chosen, logits.argmax(-1)
+    return run
 
 
 def run(tmp_path, steps, environment=(), **options):
@@ -84,33 +98,26 @@ def run(tmp_path, steps, environment=(), **options):
     return json.loads(answer.read_text())
 
 
-def check_prompt(reference, ids, answer, scheme=SCHEME):
-    found = torch.tensor(answer["prompt"])
-    wanted, _ = expected(reference, ids, scheme)
-    assert len(found) == len(ids) - 1
-    difference = (found - wanted).abs().max()
-    print(f"\nprompt of {len(ids)} tokens: log-probabilities differ by {difference:.2e} at most")
-    assert difference < CLOSE
-
-
-def check_generated(reference, ids, answer, scheme=SCHEME):
-    """vLLM's greedy text is the reference's, and so are its log-probabilities."""
+def check(reference, directory, ids, answer, scheme):
+    """vLLM's greedy text is the reference's, and so are log-probabilities of the prompt, where given, and the
+    text."""
     generated = answer["generated"]
     assert len(generated) == GENERATED
-    wanted, likeliest = expected(reference, ids + generated, scheme)
-    difference = (torch.tensor(answer["logprobs"]) - wanted[-GENERATED:]).abs().max()
-    print(f"\n{GENERATED} generated tokens: log-probabilities differ by {difference:.2e} at most")
-    assert likeliest[-GENERATED - 1 : -1].tolist() == generated
+    wanted, likeliest = reference(directory, ids + generated, scheme)
+    found = torch.tensor(answer["prompt"] + answer["logprobs"])
+    difference = (found - wanted[-len(found) :]).abs().max()
+    print(f"\n{len(found)} log-probabilities differ by {difference:.2e} at most")
     assert difference < CLOSE
+    assert likeliest[-GENERATED - 1 : -1].tolist() == generated
 
 
 def test_prefill_in_one_go_and_a_prefix_cache_hit(reference, ids, stated, tmp_path):
     steps = [(ids, GENERATED, True), (ids, GENERATED, False)]
     first, again = run(tmp_path, steps, model=str(stated), enable_prefix_caching=True)
-    check_prompt(reference, ids, first)
-    check_generated(reference, ids, first)
+    assert len(first["prompt"]) == PROMPT - 1
+    check(reference, MODEL, ids, first, SCHEME)
     assert again["cached"] > PROMPT - 256
-    check_generated(reference, ids, again)
+    check(reference, MODEL, ids, again, SCHEME)
 
 
 def test_chunked_prefill_with_the_scheme_asked_for(reference, ids, tmp_path):
@@ -119,11 +126,11 @@ def test_chunked_prefill_with_the_scheme_asked_for(reference, ids, tmp_path):
         tmp_path, [(ids, GENERATED, True)],
         model=str(MODEL), additional_config=asked, max_num_batched_tokens=512,
     )  # fmt: skip
-    check_prompt(reference, ids, answer)
-    check_generated(reference, ids, answer)
+    assert len(answer["prompt"]) == PROMPT - 1
+    check(reference, MODEL, ids, answer, SCHEME)
 
 
-def test_two_ranks_of_a_qwen_model_that_states_its_scheme_as_qwen_does(tmp_path):
+def test_two_ranks_of_a_qwen_model_that_states_its_scheme_as_qwen_does(reference, tmp_path):
     """SmolLM2's 3 key heads do not halve, so this model has random weights; its logits are sharpened."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -141,9 +148,8 @@ def test_two_ranks_of_a_qwen_model_that_states_its_scheme_as_qwen_does(tmp_path)
         tmp_path, [(ids, GENERATED, True)], {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1"},
         model=str(directory), skip_tokenizer_init=True, tensor_parallel_size=2, max_num_batched_tokens=512,
     )  # fmt: skip
-    scheme = Scheme.from_dual_chunk_config(stated)
-    check_prompt(load_reference(directory, torch.float32), ids, answer, scheme)
-    check_generated(load_reference(directory, torch.float32), ids, answer, scheme)
+    assert len(answer["prompt"]) == len(ids) - 1
+    check(reference, directory, ids, answer, Scheme.from_dual_chunk_config(stated))
 
 
 def test_without_a_scheme_nothing_changes(ids, tmp_path):
