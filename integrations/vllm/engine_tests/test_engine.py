@@ -147,7 +147,8 @@ def test_two_ranks_of_a_qwen_model_that_states_its_scheme_as_qwen_does(reference
     Qwen2ForCausalLM(config).save_pretrained(directory)
     ids = torch.randint(1024, (1500,)).tolist()
     [answer] = run(
-        tmp_path, [(ids, GENERATED, True)], {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"},
+        tmp_path, [(ids, GENERATED, True)],
+        {"VLLM_ALLOW_LONG_MAX_MODEL_LEN": "1", "VLLM_CPU_OMP_THREADS_BIND": "0|1"},  # a core a rank
         model=str(directory), skip_tokenizer_init=True, tensor_parallel_size=2, max_num_batched_tokens=512,
     )  # fmt: skip
     assert len(answer["prompt"]) == len(ids) - 1
