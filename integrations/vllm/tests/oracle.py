@@ -38,9 +38,10 @@ def attention(q, k, v, scheme, frequencies, factor, scale, halves=True):
     ).double()
     turn = torch.polar(torch.ones(n, m, pairs, dtype=torch.float64), apart[..., None] * frequencies.double())
     k, v = (each.repeat_interleave(heads // kv_heads, dim=1) for each in (k, v))
-    rotated = torch.einsum(
-        "ihp,jhp,ijp->hij", _pairs(q, pairs, halves), _pairs(k, pairs, halves).conj(), turn
-    ).real
+    turned_q, turned_k = _pairs(q, pairs, halves), _pairs(k, pairs, halves).conj()
+    rotated = torch.stack(
+        [((turned_q[:, None, h] * turn) * turned_k[None, :, h]).sum(-1).real for h in range(heads)]
+    )
     plain = torch.einsum("ihd,jhd->hij", q[..., 2 * pairs :], k[..., 2 * pairs :])
     logits = (rotated * factor**2 + plain) * scale
     if scheme.logit_scale:
