@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(shell find native -type f) CMakeLists.txt
+FORMATTED := $(shell find native tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 MODEL ?=
 TEXT ?=
 
@@ -46,6 +47,7 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 
 # The package, editable, with everything that demo, tests and linters use. The model's package is
 # taken without what it needs to be a plugin of another program.
@@ -76,6 +78,7 @@ native-test: $(VENV)/ready
 	$(BIN)/cmake -S . -B build/tests -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DDCA_TESTS=ON
 	$(BIN)/cmake --build build/tests
 	build/tests/tests/native/native_tests
+	DCA_ISA=generic build/tests/tests/native/native_tests isa_
 
 sanitize: $(VENV)/ready
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DDCA_TESTS=ON -DDCA_SANITIZE=ON

@@ -20,12 +20,12 @@ import math
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
 
 from dca_export.errors import InputError
+from dca_export.export.output_file import write_file
 
 EXIT_OK = 0
 EXIT_CHECK_FAILED = 1
@@ -40,15 +40,27 @@ class _Parser(argparse.ArgumentParser):
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
+class _Version(argparse.Action):
+    """--version: looks the version up only where it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from dca_runtime import __version__
+
+        print(f"{parser.prog} {__version__}")
+        parser.exit(EXIT_OK)
+
+
 def command_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
-    """An empty parser for the command ``prog``, whose help ends with ``example`` (one command a line)."""
+    """The command ``prog``'s parser, with --version; help ends with ``example`` (one command a line)."""
     lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
-    return _Parser(
+    parser = _Parser(
         prog=prog,
         description=description,
         epilog=f"example:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    return parser
 
 
 def run(
@@ -208,9 +220,13 @@ def print_table(
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds ``--json FILE``; the body calls ``write_json(figures, arguments.json)`` if it is given."""
+    """Adds ``--json [FILE]``; the body calls ``write_json(figures, arguments.json)`` unless it is None."""
     parser.add_argument(
-        "--json", metavar="FILE", help="write the figures to FILE as JSON (-: standard output)"
+        "--json",
+        metavar="FILE",
+        nargs="?",
+        const="-",
+        help="write the figures to FILE as JSON (- or no FILE: to standard output, instead of tables)",
     )
 
 
@@ -220,7 +236,7 @@ def write_json(value: Any, target: str) -> None:
     if target == "-":
         sys.stdout.write(text)
     else:
-        write_beside(Path(target), text.encode())
+        write_file(Path(target), text.encode())
 
 
 def _finite(value: Any) -> Any:
@@ -231,18 +247,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
-
-
-def write_beside(path: Path, data: bytes) -> None:
-    """Writes a small file whole or not at all: beside ``path`` first, then renamed over it."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(name, 0o666 & ~mask)  # mkstemp gives 0600; an output is an ordinary file
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -6,24 +6,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dca_export.cli._common import count, progress_bar
+from dca_runtime.options import CACHE_TYPES
 
 if TYPE_CHECKING:
     from dca_runtime import Model
 
-CACHE_TYPES = ("f16", "f32", "bf16", "q8")
-ATTENTIONS = ("auto", "plain", "dca", "intra", "intra+inter")
-
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the model's file and --device, --threads, --no-repack and --cache-type."""
+    """Adds the model's file, --device, --threads, --no-repack and --cache-type."""
     parser.add_argument("model", metavar="MODEL.gguf", help="the model")
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:N or auto: cuda if it can be had (default: auto)"
-    )
-    parser.add_argument(
-        "--threads", type=count, default=0, metavar="N", help="CPU threads (default: the physical cores)"
-    )
-    add_repack_argument(parser)
+    add_machine_arguments(parser)
     parser.add_argument(
         "--cache-type",
         choices=CACHE_TYPES,
@@ -32,8 +24,14 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_repack_argument(parser: argparse.ArgumentParser) -> None:
-    """Adds --no-repack, for ``Model(repack=arguments.repack)``."""
+def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds --device, --threads and --no-repack: where and how ``opened`` loads the model."""
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:N or auto: cuda if it can be had (default: auto)"
+    )
+    parser.add_argument(
+        "--threads", type=count, default=0, metavar="N", help="CPU threads (default: the physical cores)"
+    )
     parser.add_argument(
         "--no-repack",
         dest="repack",

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dca_export.cli._common import (
     EXIT_OK,
+    add_json_argument,
     command_parser,
     counts,
     positive_int,
@@ -15,15 +16,16 @@ from dca_export.cli._common import (
     run,
     write_json,
 )
-from dca_export.cli._runtime import ATTENTIONS, add_model_arguments, opened
+from dca_export.cli._runtime import add_model_arguments, opened
 from dca_export.errors import InputError
+from dca_runtime.options import ATTENTIONS
 
 if TYPE_CHECKING:
     from dca_runtime.bench import Result
 
 EXAMPLE = """
 dca-bench model.gguf
-dca-bench model.gguf -p 512,4096 -n 64 -d 0,8192 --attention plain --attention dca --json
+dca-bench model.gguf -p 512,4096 -n 64 -d 0,8192 --attention plain --attention dca --json speed.json
 """
 
 
@@ -56,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="append",
         help="may be given several times (default: auto, the file's own)",
     )
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
+    add_json_argument(parser)
     return run(parser, _bench, argv)
 
 
@@ -75,9 +77,9 @@ def _bench(arguments: argparse.Namespace) -> int:
             ):
                 results.append(result)
                 update(len(results), len(planned) * len(attentions))
-    if arguments.json:
-        write_json([dataclasses.asdict(result) for result in results], "-")
-    else:
+    if arguments.json is not None:
+        write_json([dataclasses.asdict(result) for result in results], arguments.json)
+    if arguments.json != "-":
         print_table(
             ["test", "attention", "cache", "tokens/s", "±", "GFLOP/s", "GB/s"],
             [_row(result) for result in results],

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from dca_export.cli import _common, _eval_shared
 from dca_export.cli._runtime import opened
-from dca_export.errors import InputError
+from dca_export.export.output_file import check_output, write_file
 
 if TYPE_CHECKING:
-    from dca_export.evaluate.combined import Bench
+    from dca_export.evaluate.combined import Runner
     from dca_export.evaluate.methods import Method
     from dca_runtime import Model
 
@@ -258,10 +258,9 @@ def _add_report(experiments: Any) -> None:
 def _report(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import report, results
 
-    if arguments.output.exists() and not arguments.force:
-        raise InputError(f"{arguments.output}: exists; --force replaces it")
+    check_output(arguments.output, arguments.force)
     page = report.page([results.read_results(path) for path in arguments.results])
-    _common.write_beside(arguments.output, page.encode())
+    write_file(arguments.output, page.encode())
     _common.note(f"wrote {arguments.output}")
     return _common.EXIT_OK
 
@@ -290,21 +289,22 @@ def _run_combined(arguments: argparse.Namespace, model: "Model", methods: "list[
     }
     key_lengths = arguments.passkey_lengths or arguments.lengths
     cells = combined.plan(methods, arguments.lengths, key_lengths, arguments.depths, arguments.trials)
-    with _bench(arguments, model, text.text_ids(model, source, max(arguments.lengths)), key_lengths) as bench:
-        return _eval_shared.run_cells(arguments, model, settings, cells, bench.measure)
+    ids = text.text_ids(model, source, max(arguments.lengths))
+    with _runner(arguments, model, ids, key_lengths) as runner:
+        return _eval_shared.run_cells(arguments, model, settings, cells, runner.measure)
 
 
 @contextlib.contextmanager
-def _bench(
+def _runner(
     arguments: argparse.Namespace, model: "Model", ids: Any, key_lengths: list[int]
-) -> "Iterator[Bench]":
+) -> "Iterator[Runner]":
     from dca_export.evaluate import passkey, retrieval
-    from dca_export.evaluate.combined import Bench
+    from dca_export.evaluate.combined import Runner
 
     context = max(key_lengths) + passkey.ANSWER_TOKENS
     with retrieval.Answerer(model, context, arguments.cache_type) as answerer:
         prompts = passkey.Prompts(model, arguments.seed)
-        yield Bench(model, ids, arguments.window, arguments.cache_type, prompts, answerer)
+        yield Runner(model, ids, arguments.window, arguments.cache_type, prompts, answerer)
 
 
 def _shares(text: str) -> list[float]:

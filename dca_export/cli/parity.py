@@ -10,15 +10,15 @@ from dca_export.cli._common import (
     EXIT_OK,
     add_json_argument,
     command_parser,
-    count,
     positive_int,
     print_table,
     progress_bar,
     run,
     write_json,
 )
-from dca_export.cli._runtime import CACHE_TYPES, add_repack_argument
+from dca_export.cli._runtime import add_machine_arguments, opened
 from dca_export.errors import InputError
+from dca_runtime.options import CACHE_TYPES
 
 if TYPE_CHECKING:
     from dca_export.parity.check import Part, Report
@@ -51,11 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help=f"tokens compared (default: {DEFAULT_LENGTH})",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    parser.add_argument(
-        "--threads", type=count, default=0, metavar="N", help="CPU threads (default: the physical cores)"
-    )
-    add_repack_argument(parser)
+    add_machine_arguments(parser)
     parser.add_argument(
         "--cache-type",
         choices=CACHE_TYPES,
@@ -69,8 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parity(arguments: argparse.Namespace) -> int:
-    from dca_runtime import Model
-
     try:
         with progress_bar("importing PyTorch"):
             import transformers
@@ -85,28 +79,21 @@ def _parity(arguments: argparse.Namespace) -> int:
     from dca_export.gguf.file import GgufFile
     from dca_export.parity.check import check, weight_type
 
-    with progress_bar("loading") as update:
-        model = Model(
-            arguments.model,
-            arguments.device,
-            threads=arguments.threads,
+    with opened(arguments) as model, progress_bar("comparing") as update:
+        weights = weight_type(GgufFile(arguments.model))
+        source = arguments.reference or arguments.model
+        device = model.info.device.split()[0]  # "cuda:0 (the card's name)"; auto has been decided
+        report = check(
+            model,
+            TorchReference(source, device, weights),
+            arguments.length,
+            weights=weights,
+            against_original=arguments.reference is not None,
+            cache_type=arguments.cache_type,
+            text=arguments.text,
             progress=update,
-            repack=arguments.repack,
         )
-        with model:
-            weights = weight_type(GgufFile(arguments.model))
-            source = arguments.reference or arguments.model
-            report = check(
-                model,
-                TorchReference(source, arguments.device, weights),
-                arguments.length,
-                weights=weights,
-                against_original=arguments.reference is not None,
-                cache_type=arguments.cache_type,
-                text=arguments.text,
-                progress=update,
-            )
-    if arguments.json:
+    if arguments.json is not None:
         write_json(report.as_json(), arguments.json)
     if arguments.json != "-":
         _show(report)

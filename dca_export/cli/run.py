@@ -16,8 +16,9 @@ from dca_export.cli._common import (
     progress_bar,
     run,
 )
-from dca_export.cli._runtime import ATTENTIONS, add_model_arguments, opened
+from dca_export.cli._runtime import add_model_arguments, opened
 from dca_export.errors import InputError
+from dca_runtime.options import ATTENTIONS
 
 if TYPE_CHECKING:
     from dca_runtime import Model, Sampling
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     add_model_arguments(parser)
     prompt = parser.add_mutually_exclusive_group()
-    prompt.add_argument("-p", "--prompt", metavar="TEXT")
+    prompt.add_argument("-p", "--prompt", metavar="TEXT", help="what to continue, or with --chat to answer")
     prompt.add_argument("-f", "--file", metavar="FILE", help="read the prompt from FILE (-: standard input)")
     parser.add_argument("--chat", action="store_true", help="put the prompt into the model's chat template")
     parser.add_argument("--system", metavar="TEXT", help="the system message of a chat")
@@ -144,7 +145,7 @@ def _chat(model: "Model", arguments: argparse.Namespace, sampling: "Sampling") -
         attention=arguments.attention,
         cache_type=arguments.cache_type,
     )
-    conversation = Conversation(session, arguments.system)
+    conversation = Conversation(model, session, arguments.system)
     note("Ctrl-C stops an answer, Ctrl-D ends the chat.")
     while True:
         try:

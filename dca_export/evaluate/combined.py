@@ -32,8 +32,8 @@ def plan(
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What measuring needs."""
+class Runner:
+    """Measures cells of both experiments with what they share."""
 
     model: "Model"
     ids: np.ndarray  # of the text

@@ -1,11 +1,8 @@
 """Time and memory against the prompt's length (the paper's Fig. 3)."""
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from dca_export.evaluate.methods import Method, parse
 from dca_export.evaluate.results import Cell, CellProgress, Results, Table
@@ -14,8 +11,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from dca_runtime import Model
-
-WARM_UP_TOKENS = 64  # touch every weight and start every thread
 
 
 def plan(methods: Sequence[Method], lengths: Sequence[int], repeats: int) -> list[dict[str, Any]]:
@@ -35,24 +30,20 @@ def measure(
 
     {"first_token_s", "decode_tokens_per_s", "cache_bytes", "scratch_bytes", "weight_bytes"}.
     """
+    from dca_runtime import bench
+
     length = cell["length"]
-    ids = np.random.default_rng(0).integers(0, model.info.n_vocab, length + decode, np.int32)
+    ids = bench.random_tokens(model, length + decode)
     with parse(cell["method"]).session(
         model, context=length + decode, cache_type=cache_type, progress=progress
     ) as session:
-        session.eval(ids[: min(WARM_UP_TOKENS, length)])
-        session.truncate(0)
-        start = time.perf_counter()
-        session.eval(ids[:length])
-        first_token = time.perf_counter() - start
-        start = time.perf_counter()
-        for index in range(length, length + decode):
-            session.eval(ids[index : index + 1])
-        seconds = time.perf_counter() - start
+        bench.warm_up(session, ids)
+        first_token = bench.seconds(session, ids, bench.Test("pp", length, 0))
+        decoding = bench.seconds(session, ids, bench.Test("tg", decode, length))
         info = session.info
     return {
         "first_token_s": first_token,
-        "decode_tokens_per_s": decode / seconds,
+        "decode_tokens_per_s": decode / decoding,
         "cache_bytes": info.cache_bytes,
         "scratch_bytes": info.scratch_bytes,
         "weight_bytes": model.info.weight_bytes,

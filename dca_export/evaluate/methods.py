@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from dca_export.errors import InputError
 from dca_export.scheme import Scheme
+from dca_runtime import options
 
 if TYPE_CHECKING:
     from dca_runtime import Model, Session
 
-ATTENTIONS = ("plain", "dca", "intra", "intra+inter")
-ROPES = ("linear", "ntk", "yarn")
+ATTENTIONS = [name for name in options.ATTENTIONS if name != "auto"]  # an experiment says what it compares
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def parse(text: str) -> Method:
     rest, at, rope = text.partition("@")
     if at:
         kind, _, factor = rope.partition(":")
-        if kind not in ROPES or not _is_factor(factor):
-            expected = f"one of {', '.join(ROPES)} with a factor of at least 1"
+        if kind not in options.ROPES or not _is_factor(factor):
+            expected = f"one of {', '.join(options.ROPES)} with a factor of at least 1"
             raise InputError(f"{text!r}: expected {expected} after the @, as in plain@yarn:4")
         return dataclasses.replace(parse(rest), rope=rope)
     attention, colon, numbers = text.partition(":")

@@ -11,7 +11,6 @@ import json
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -195,10 +194,6 @@ def _key(cell: Cell) -> str:
 
 
 def _versions() -> dict[str, str]:
-    from dca_runtime import library_version
+    from dca_runtime import __version__, library_version
 
-    try:
-        package = version("dca-export")
-    except PackageNotFoundError:  # run from a source tree
-        package = "source tree"
-    return {"dca-export": package, "libdca": library_version(), "python": platform.python_version()}
+    return {"dca-export": __version__, "libdca": library_version(), "python": platform.python_version()}

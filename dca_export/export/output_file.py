@@ -48,6 +48,15 @@ def directory_beside(path: Path) -> Iterator[Path]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Writes a small file, over one that may be there. Raises InputError if `path` cannot become a file."""
+    check_output(path, force=True)
+    with directory_beside(path) as directory:
+        finished = directory / path.name
+        finished.write_bytes(data)
+        move_into_place({finished: path}, force=True)
+
+
 def move_into_place(files: dict[Path, Path], force: bool) -> None:
     """Renames finished files (from, to). All targets are checked before the first is touched."""
     for target in files.values():

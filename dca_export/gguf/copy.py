@@ -12,7 +12,7 @@ from gguf import GGUFValueType
 from dca_export.errors import InputError
 from dca_export.gguf.file import MAGIC, GgufFile, TensorInfo, packed_string, packed_value, padded
 
-VERSION = 3
+GGUF_VERSION = 3
 COPY_BYTES = 16 << 20  # copied at a time: large enough for full speed, small enough to show progress
 
 
@@ -48,7 +48,7 @@ class Copy:
         out.write(b"\0" * (padded(out.tell(), self.alignment) - out.tell()))
 
     def _header(self) -> bytes:
-        parts = [MAGIC, struct.pack("<IQQ", 3, len(self.tensors), len(self.entries))]
+        parts = [MAGIC, struct.pack("<IQQ", GGUF_VERSION, len(self.tensors), len(self.entries))]
         for key, value in self.entries.items():
             parts += packed_string(key), value
         offset = 0

@@ -31,10 +31,16 @@ T& needed(T* pointer, const char* name) {
 constexpr dca_model_options default_model_options{
     .size = sizeof(dca_model_options), .device = nullptr, .threads = 0, .progress = nullptr, .user = nullptr, .repack = 1};
 
-constexpr dca_session_options default_session_options{
-    .size = sizeof(dca_session_options), .context = 4096, .attention = DCA_ATTENTION_AUTO, .scheme = {},
-    .cache_type = DCA_CACHE_F16, .prefill_block = 0, .progress = nullptr, .user = nullptr,
-    .rope = DCA_ROPE_MODEL, .rope_factor = 1.0f};
+constexpr dca_session_options default_session_options{.size = sizeof(dca_session_options),
+                                                      .context = 4096,
+                                                      .attention = DCA_ATTENTION_AUTO,
+                                                      .scheme = {},
+                                                      .cache_type = DCA_CACHE_F16,
+                                                      .prefill_block = 0,
+                                                      .progress = nullptr,
+                                                      .user = nullptr,
+                                                      .rope = DCA_ROPE_MODEL,
+                                                      .rope_factor = 1.0f};
 
 bool plausible_size(size_t size) noexcept { return size >= sizeof(size_t) && size <= 4096; }
 
@@ -107,9 +113,7 @@ dca_status dca_model_get_info(const dca_model* model, dca_model_info* info) {
     return guarded([&] { dca::fill(info, needed(model, "model").model); });
 }
 
-uint64_t dca_model_metadata_count(const dca_model* model) {
-    return model == nullptr ? 0 : model->model.file().values().size();
-}
+uint64_t dca_model_metadata_count(const dca_model* model) { return model == nullptr ? 0 : model->model.file().values().size(); }
 
 dca_status dca_model_metadata_at(const dca_model* model, uint64_t index, dca_metadata* out) {
     return guarded([&] {

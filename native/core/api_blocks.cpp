@@ -46,7 +46,8 @@ dca_status dca_encode(uint32_t type, const float* values, size_t n, size_t row_l
         if (!info.can_encode) dca::fail(DCA_ERROR_UNSUPPORTED, "encoding to ", info.name, " is not implemented");
         dca::check_buffers(info, values, n, blocks, blocks_bytes, threads);
         if (row_length == 0 || row_length % info.block_size != 0)
-            dca::fail(DCA_ERROR_ARGUMENT, "row_length is ", row_length, ", must be a multiple of ", info.name, "'s block size ", info.block_size);
+            dca::fail(DCA_ERROR_ARGUMENT, "row_length is ", row_length, ", must be a multiple of ", info.name, "'s block size ",
+                      info.block_size);
         if (n % row_length != 0) dca::fail(DCA_ERROR_ARGUMENT, "n is ", n, ", must be a multiple of row_length ", row_length);
         dca::encode_rows(info.type, values, int64_t(n), int64_t(row_length), threads, static_cast<std::byte*>(blocks));
     });
@@ -59,5 +60,4 @@ dca_status dca_decode(uint32_t type, const void* blocks, size_t blocks_bytes, si
         dca::decode_rows(info.type, static_cast<const std::byte*>(blocks), int64_t(n), threads, values);
     });
 }
-
 }

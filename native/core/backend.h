@@ -22,9 +22,9 @@
 namespace dca {
 
 struct ExecutorOptions {
-    uint32_t context = 0;            // capacity of the KV cache, tokens
+    uint32_t context = 0;  // capacity of the KV cache, tokens
     dca_cache_type cache_type = DCA_CACHE_F16;
-    uint32_t prefill_block = 0;      // rows of a step at most; 0: the backend's choice
+    uint32_t prefill_block = 0;  // rows of a step at most; 0: the backend's choice
     Scheme scheme;
     RopeTable rope;
 };
@@ -97,9 +97,9 @@ public:
 struct BackendSource {
     const Hparams& hparams;
     const Weights& weights;
-    int32_t threads;       // 0: the physical cores this process may use
-    bool repack;           // let the CPU backend repack weights
-    dca_progress progress; // may be null
+    int32_t threads;        // 0: the physical cores this process may use
+    bool repack;            // let the CPU backend repack weights
+    dca_progress progress;  // may be null
     void* user;
 };
 

@@ -56,8 +56,8 @@ void encode_range(const Format& format, const float* in, int64_t begin, int64_t 
     const BlockKernels kernels = block_kernels(info.type);
     const int64_t bad = begin + kernels.first_beyond(in + begin, end - begin, max_abs);
     if (bad < end) {
-        fail(DCA_ERROR_ARGUMENT, "cannot encode as ", info.name, ": row ", bad / row_length, ", column ", bad % row_length, " is ",
-             in[bad], ", must be finite and at most ", max_abs, " in magnitude");
+        fail(DCA_ERROR_ARGUMENT, "cannot encode as ", info.name, ": row ", bad / row_length, ", column ", bad % row_length, " is ", in[bad],
+             ", must be finite and at most ", max_abs, " in magnitude");
     }
     const int64_t first_block = begin / info.block_size;
     kernels.encode(in + begin, (end - begin) / info.block_size, out + first_block * info.block_bytes);
@@ -74,9 +74,7 @@ void decode_blocks(BlockType type, const std::byte* blocks, int64_t n_values, fl
     block_kernels(type).decode(blocks, n_values / block_info(type).block_size, out);
 }
 
-void encode_blocks(BlockType type, const float* in, int64_t n_values, std::byte* out) {
-    encode_rows(type, in, n_values, n_values, 1, out);
-}
+void encode_blocks(BlockType type, const float* in, int64_t n_values, std::byte* out) { encode_rows(type, in, n_values, n_values, 1, out); }
 
 void decode_rows(BlockType type, const std::byte* blocks, int64_t n_values, int threads, float* out) {
     const BlockInfo& info = block_info(type);

@@ -10,9 +10,6 @@ BlockKernels block_kernels(BlockType type, Isa isa) noexcept {
     return block_kernels_generic(type);
 }
 
-BlockKernels block_kernels(BlockType type) noexcept {
-    static const Isa best = machine_has(Isa::Avx512) ? Isa::Avx512 : machine_has(Isa::Avx2) ? Isa::Avx2 : Isa::Generic;
-    return block_kernels(type, best);
-}
+BlockKernels block_kernels(BlockType type) { return block_kernels(type, chosen_isa()); }
 
 }  // namespace dca

@@ -20,8 +20,8 @@ struct BlockKernels {
 /// The kernels compiled for `isa`, which this machine has. All give the same bits; only speed differs.
 BlockKernels block_kernels(BlockType type, Isa isa) noexcept;
 
-/// The fastest for this machine.
-BlockKernels block_kernels(BlockType type) noexcept;
+/// Those of chosen_isa(), with its error.
+BlockKernels block_kernels(BlockType type);
 
 // One a translation unit.
 BlockKernels block_kernels_generic(BlockType type) noexcept;

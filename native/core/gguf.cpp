@@ -15,11 +15,19 @@ constexpr uint64_t max_name_bytes = 65535;  // GGUF: keys are at most 2^16 - 1 b
 
 size_t scalar_bytes(ValueType type) noexcept {
     switch (type) {
-        case ValueType::U8: case ValueType::I8: case ValueType::Bool: return 1;
-        case ValueType::U16: case ValueType::I16: return 2;
-        case ValueType::U32: case ValueType::I32: case ValueType::F32: return 4;
-        case ValueType::U64: case ValueType::I64: case ValueType::F64: return 8;
-        case ValueType::String: case ValueType::Array: return 0;
+        case ValueType::U8:
+        case ValueType::I8:
+        case ValueType::Bool: return 1;
+        case ValueType::U16:
+        case ValueType::I16: return 2;
+        case ValueType::U32:
+        case ValueType::I32:
+        case ValueType::F32: return 4;
+        case ValueType::U64:
+        case ValueType::I64:
+        case ValueType::F64: return 8;
+        case ValueType::String:
+        case ValueType::Array: return 0;
     }
     return 0;
 }
@@ -45,8 +53,8 @@ public:
 
     std::span<const std::byte> take(uint64_t count, const char* what) {
         if (count > left()) {
-            fail(DCA_ERROR_FORMAT, path_, ": truncated: ", what, " at byte ", position_, " needs ", count,
-                 " bytes, the file has ", left(), " left");
+            fail(DCA_ERROR_FORMAT, path_, ": truncated: ", what, " at byte ", position_, " needs ", count, " bytes, the file has ", left(),
+                 " left");
         }
         const auto part = bytes_.subspan(position_, count);
         position_ += count;
@@ -61,8 +69,7 @@ public:
     std::string_view string(uint64_t limit, const char* what) {
         const uint64_t length = read<uint64_t>(what);
         if (length > limit) {
-            fail(DCA_ERROR_FORMAT, path_, ": ", what, " at byte ", position_ - 8, " is ", length,
-                 " bytes long, must be at most ", limit);
+            fail(DCA_ERROR_FORMAT, path_, ": ", what, " at byte ", position_ - 8, " is ", length, " bytes long, must be at most ", limit);
         }
         const auto text = take(length, what);
         return {reinterpret_cast<const char*>(text.data()), text.size()};
@@ -171,12 +178,11 @@ void GgufFile::read_tensors(ByteReader& reader, uint64_t count) {
         const auto type = reader.read<uint32_t>("a tensor type");
         const BlockInfo* info = block_info(type);
         if (info == nullptr) {
-            fail(DCA_ERROR_UNSUPPORTED, path(), ": tensor ", tensor.name, " has type ", type,
-                 ", which this version cannot decode");
+            fail(DCA_ERROR_UNSUPPORTED, path(), ": tensor ", tensor.name, " has type ", type, ", which this version cannot decode");
         }
         if (dims[0] % info->block_size != 0) {
-            fail(DCA_ERROR_FORMAT, path(), ": tensor ", tensor.name, " has rows of ", dims[0], " values, not a multiple of ",
-                 info->name, "'s block of ", info->block_size);
+            fail(DCA_ERROR_FORMAT, path(), ": tensor ", tensor.name, " has rows of ", dims[0], " values, not a multiple of ", info->name,
+                 "'s block of ", info->block_size);
         }
         tensor.type = info->type;
         tensor.cols = static_cast<int64_t>(dims[0]);
@@ -196,12 +202,12 @@ void GgufFile::read_tensors(ByteReader& reader, uint64_t count) {
         Tensor& tensor = tensors_[i];
         const auto bytes = static_cast<uint64_t>(tensor.bytes());
         if (offsets[i] % alignment != 0) {
-            fail(DCA_ERROR_FORMAT, path(), ": tensor ", tensor.name, " starts at offset ", offsets[i],
-                 ", not a multiple of the alignment ", alignment);
+            fail(DCA_ERROR_FORMAT, path(), ": tensor ", tensor.name, " starts at offset ", offsets[i], ", not a multiple of the alignment ",
+                 alignment);
         }
         if (offsets[i] > data_bytes || bytes > data_bytes - offsets[i]) {
-            fail(DCA_ERROR_FORMAT, path(), ": truncated: tensor ", tensor.name, " needs bytes ", offsets[i], " to ",
-                 offsets[i] + bytes, " of the data, which has ", data_bytes);
+            fail(DCA_ERROR_FORMAT, path(), ": truncated: tensor ", tensor.name, " needs bytes ", offsets[i], " to ", offsets[i] + bytes,
+                 " of the data, which has ", data_bytes);
         }
         tensor.data = file_.bytes().data() + data_begin + offsets[i];
     }
@@ -239,7 +245,8 @@ std::optional<uint32_t> as_u32(ValueType type, const std::byte* data) noexcept {
         case ValueType::I16: value = load<int16_t>(data); break;
         case ValueType::U32: value = load<uint32_t>(data); break;
         case ValueType::I32: value = load<int32_t>(data); break;
-        case ValueType::U64: case ValueType::I64: value = load<int64_t>(data); break;
+        case ValueType::U64:
+        case ValueType::I64: value = load<int64_t>(data); break;
         default: break;
     }
     if (value < 0 || value > std::numeric_limits<uint32_t>::max()) return std::nullopt;

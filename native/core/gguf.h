@@ -18,7 +18,19 @@
 namespace dca {
 
 enum class ValueType : uint32_t {
-    U8 = 0, I8 = 1, U16 = 2, I16 = 3, U32 = 4, I32 = 5, F32 = 6, Bool = 7, String = 8, Array = 9, U64 = 10, I64 = 11, F64 = 12
+    U8 = 0,
+    I8 = 1,
+    U16 = 2,
+    I16 = 3,
+    U32 = 4,
+    I32 = 5,
+    F32 = 6,
+    Bool = 7,
+    String = 8,
+    Array = 9,
+    U64 = 10,
+    I64 = 11,
+    F64 = 12
 };
 
 /// One metadata value in the file's own encoding (format section "GGUF metadata key-value").
@@ -36,8 +48,8 @@ struct Tensor {
     BlockType type = BlockType::F32;
     int64_t cols = 0;
     int64_t rows = 0;
-    int64_t depth = 1;                  // experts stacked in one tensor
-    const std::byte* data = nullptr;    // depth × rows × row_bytes()
+    int64_t depth = 1;                // experts stacked in one tensor
+    const std::byte* data = nullptr;  // depth × rows × row_bytes()
 
     explicit operator bool() const noexcept { return data != nullptr; }
     int64_t row_bytes() const noexcept {
@@ -55,8 +67,8 @@ struct Tensor {
         return part;
     }
 
-    /// The matrix at `index` of a stack (experts) as a tensor of its own.
-    Tensor of_stack(int64_t index) const noexcept {
+    /// The matrix of expert `index` as a tensor of its own.
+    Tensor expert(int64_t index) const noexcept {
         Tensor part = *this;
         part.depth = 1;
         part.data = data + index * rows * row_bytes();

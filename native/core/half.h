@@ -28,7 +28,7 @@ namespace dca {
     const uint32_t magnitude = bits & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return uint16_t(sign | 0x7e00u);
     if (magnitude >= 0x477ff000u) return uint16_t(sign | 0x7c00u);  // 65520 and more
-    if (magnitude < 0x38800000u) {  // below 2^-14: the sum's last bit weighs 2^-24, so the adder rounds
+    if (magnitude < 0x38800000u) {                                  // below 2^-14: the sum's last bit weighs 2^-24, so the adder rounds
         const float sum = std::bit_cast<float>(magnitude) + 0.5f;
         return uint16_t(sign | (std::bit_cast<uint32_t>(sum) - std::bit_cast<uint32_t>(0.5f)));
     }
@@ -37,9 +37,7 @@ namespace dca {
 }
 
 /// bfloat16 to f32; exact.
-[[gnu::always_inline]] constexpr inline float bf16_to_float(uint16_t bf16) noexcept {
-    return std::bit_cast<float>(uint32_t(bf16) << 16);
-}
+[[gnu::always_inline]] constexpr inline float bf16_to_float(uint16_t bf16) noexcept { return std::bit_cast<float>(uint32_t(bf16) << 16); }
 
 /// f32 to bfloat16, to nearest, ties to even; NaN becomes a quiet NaN.
 [[gnu::always_inline]] constexpr inline uint16_t float_to_bf16(float value) noexcept {

@@ -19,10 +19,8 @@ struct Architecture {
 
 constexpr std::array architectures{
     Architecture{"llama", RopeLayout::Interleaved, true},  // Mistral and Mixtral too
-    Architecture{"qwen2", RopeLayout::Halves, false},
-    Architecture{"qwen3", RopeLayout::Halves, false},
-    Architecture{"phi3", RopeLayout::Halves, false},
-    Architecture{"qwen2moe", RopeLayout::Halves, false},
+    Architecture{"qwen2", RopeLayout::Halves, false},     Architecture{"qwen3", RopeLayout::Halves, false},
+    Architecture{"phi3", RopeLayout::Halves, false},      Architecture{"qwen2moe", RopeLayout::Halves, false},
     Architecture{"qwen3moe", RopeLayout::Halves, true},
 };
 
@@ -90,7 +88,8 @@ private:
 
 void read_rope(const GgufFile& file, const Keys& keys, Hparams& h) {
     h.rotary_dim = keys.checked("rope.dimension_count", keys.u32("rope.dimension_count").value_or(h.head_dim), 2, h.head_dim);
-    if (h.rotary_dim % 2 != 0) fail(DCA_ERROR_FORMAT, file.path(), ": ", keys.name("rope.dimension_count"), " is ", h.rotary_dim, ", must be even");
+    if (h.rotary_dim % 2 != 0)
+        fail(DCA_ERROR_FORMAT, file.path(), ": ", keys.name("rope.dimension_count"), " is ", h.rotary_dim, ", must be even");
     h.rope_base = keys.positive("rope.freq_base", 10000.0f);
     const auto kind = file.get_string(keys.name("rope.scaling.type")).value_or("none");
     h.rope_original_context = keys.u32("rope.scaling.original_context_length").value_or(h.context_length);
@@ -103,7 +102,8 @@ void read_rope(const GgufFile& file, const Keys& keys, Hparams& h) {
     } else if (kind == "longrope") {
         h.rope_scaling = RopeScaling::LongRope;
     } else {
-        fail(DCA_ERROR_UNSUPPORTED, file.path(), ": ", keys.name("rope.scaling.type"), " is ", kind, ", must be none, linear, yarn or longrope");
+        fail(DCA_ERROR_UNSUPPORTED, file.path(), ": ", keys.name("rope.scaling.type"), " is ", kind,
+             ", must be none, linear, yarn or longrope");
     }
     // Phi-3 files state long and short factors without naming the kind.
     if (file.find_tensor("rope_factors_long.weight") != nullptr) h.rope_scaling = RopeScaling::LongRope;
@@ -118,11 +118,13 @@ void read_experts(const GgufFile& file, const Keys& keys, const Architecture& ar
     if (h.n_experts == 0) return;
     h.n_experts_used = keys.required("expert_used_count", 1, h.n_experts);
     h.n_ff_expert = keys.checked("expert_feed_forward_length", keys.u32("expert_feed_forward_length").value_or(h.n_ff), 1, 1u << 24);
-    h.n_ff_shared = keys.checked("expert_shared_feed_forward_length", keys.u32("expert_shared_feed_forward_length").value_or(0), 0, 1u << 24);
+    h.n_ff_shared =
+        keys.checked("expert_shared_feed_forward_length", keys.u32("expert_shared_feed_forward_length").value_or(0), 0, 1u << 24);
     h.expert_weights_norm = file.get_bool(keys.name("expert_weights_norm")).value_or(architecture.expert_weights_norm);
     h.expert_weights_scale = keys.positive("expert_weights_scale", 1.0f);
     if (keys.u32("expert_gating_func").value_or(1) != 1) {
-        fail(DCA_ERROR_UNSUPPORTED, file.path(), ": ", keys.name("expert_gating_func"), " is not 1 (softmax), the only one this version runs");
+        fail(DCA_ERROR_UNSUPPORTED, file.path(), ": ", keys.name("expert_gating_func"),
+             " is not 1 (softmax), the only one this version runs");
     }
 }
 
@@ -152,7 +154,8 @@ Hparams read_hparams(const GgufFile& file) {
     const auto n_heads = keys.uniform("attention.head_count", h.n_layers);
     if (!n_heads) fail(DCA_ERROR_FORMAT, file.path(), ": ", keys.name("attention.head_count"), " is missing");
     h.n_heads = keys.checked("attention.head_count", *n_heads, 1, 65536);
-    h.n_kv_heads = keys.checked("attention.head_count_kv", keys.uniform("attention.head_count_kv", h.n_layers).value_or(h.n_heads), 1, h.n_heads);
+    h.n_kv_heads =
+        keys.checked("attention.head_count_kv", keys.uniform("attention.head_count_kv", h.n_layers).value_or(h.n_heads), 1, h.n_heads);
     if (h.n_heads % h.n_kv_heads != 0) {
         fail(DCA_ERROR_FORMAT, file.path(), ": ", keys.name("attention.head_count"), " is ", h.n_heads,
              ", must be a multiple of head_count_kv ", h.n_kv_heads);

@@ -30,20 +30,20 @@ struct Hparams {
     uint32_t rotary_dim = 0;
     float rope_base = 10000.0f;
     RopeScaling rope_scaling = RopeScaling::None;
-    float rope_factor = 1.0f;               // linear and YaRN: trained positions are stretched by this
-    uint32_t rope_original_context = 0;     // YaRN and LongRoPE: context before scaling, tokens
-    float rope_attention_factor = 1.0f;     // multiplies cos and sin
+    float rope_factor = 1.0f;            // linear and YaRN: trained positions are stretched by this
+    uint32_t rope_original_context = 0;  // YaRN and LongRoPE: context before scaling, tokens
+    float rope_attention_factor = 1.0f;  // multiplies cos and sin
     float yarn_beta_fast = 32.0f;
     float yarn_beta_slow = 1.0f;
 
-    uint32_t n_experts = 0;                 // 0: dense
+    uint32_t n_experts = 0;  // 0: dense
     uint32_t n_experts_used = 0;
     uint32_t n_ff_expert = 0;
-    uint32_t n_ff_shared = 0;               // 0: no shared expert
-    bool expert_weights_norm = false;       // chosen experts' weights are made to sum to 1
+    uint32_t n_ff_shared = 0;          // 0: no shared expert
+    bool expert_weights_norm = false;  // chosen experts' weights are made to sum to 1
     float expert_weights_scale = 1.0f;
 
-    dca_scheme scheme{};                    // chunk_size 0: plain attention
+    dca_scheme scheme{};  // chunk_size 0: plain attention
 
     uint32_t q_width() const noexcept { return n_heads * head_dim; }
     uint32_t kv_width() const noexcept { return n_kv_heads * head_dim; }

@@ -1,25 +1,27 @@
-// Which of the instruction sets that kernels are compiled for this machine has.
+// Which of the instruction sets that kernels are compiled for runs here: the one place that decides,
+// for block formats and for the CPU backend.
 #pragma once
+
+#include <string_view>
 
 namespace dca {
 
 enum class Isa { Generic, Avx2, Avx512 };
 
+inline constexpr Isa kAllIsas[] = {Isa::Generic, Isa::Avx2, Isa::Avx512};  // slowest first
+
+/// As DCA_ISA spells it.
+std::string_view isa_name(Isa isa) noexcept;
+
 /// Avx2 stands for AVX2, FMA, F16C and BMI2; Avx512 for these and AVX-512 F, BW, DQ, VL and VNNI:
 /// what native/CMakeLists.txt lets the compiler use.
-inline bool machine_has(Isa isa) noexcept {
-    switch (isa) {
-        case Isa::Generic: return true;
-#if defined(__x86_64__)
-        case Isa::Avx2:
-            return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c") &&
-                   __builtin_cpu_supports("bmi2");
-        case Isa::Avx512:
-            return machine_has(Isa::Avx2) && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512vnni");
-#endif
-        default: return false;
-    }
-}
+bool machine_has(Isa isa) noexcept;
+
+/// The fastest that this machine has, or if `wanted` is not empty the one of that name.
+/// Throws Error(DCA_ERROR_ARGUMENT) for a name that is unknown or that this machine has not.
+Isa choose_isa(std::string_view wanted);
+
+/// choose_isa of the environment's DCA_ISA as it is at the first call, for the whole process.
+Isa chosen_isa();
 
 }  // namespace dca

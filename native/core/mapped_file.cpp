@@ -15,7 +15,7 @@ namespace dca {
 MappedFile::MappedFile(const std::string& path) : path_(path) {
     const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) fail(DCA_ERROR_IO, path, ": cannot be opened: ", std::strerror(errno));
-    struct stat status {};
+    struct stat status{};
     if (::fstat(descriptor, &status) != 0 || !S_ISREG(status.st_mode)) {
         ::close(descriptor);
         fail(DCA_ERROR_IO, path, ": not a regular file");

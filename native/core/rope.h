@@ -12,8 +12,8 @@ namespace dca {
 
 /// What tells one RoPE from another.
 struct RopeFrequencies {
-    std::vector<float> radians;      // (rotary_dim / 2) a position
-    double magnitude = 1.0;          // the attention factor, of cos and sin
+    std::vector<float> radians;  // (rotary_dim / 2) a position
+    double magnitude = 1.0;      // the attention factor, of cos and sin
 
     bool operator==(const RopeFrequencies&) const = default;
 };
@@ -21,9 +21,9 @@ struct RopeFrequencies {
 struct RopeTable {
     RopeFrequencies frequencies;
     uint32_t positions = 0;
-    uint32_t n_frequencies = 0;      // rotary_dim / 2
+    uint32_t n_frequencies = 0;  // rotary_dim / 2
     RopeLayout layout = RopeLayout::Interleaved;
-    std::vector<float> cos, sin;     // (positions, n_frequencies), times the attention factor
+    std::vector<float> cos, sin;  // (positions, n_frequencies), times the attention factor
 
     const float* cos_row(uint32_t position) const noexcept { return cos.data() + size_t{position} * n_frequencies; }
     const float* sin_row(uint32_t position) const noexcept { return sin.data() + size_t{position} * n_frequencies; }

@@ -39,14 +39,16 @@ Scheme make_scheme(const dca_scheme& integers, int32_t attention) {
     const bool given = integers.chunk_size != 0;
     if (attention == DCA_ATTENTION_PLAIN || (attention == DCA_ATTENTION_AUTO && !given)) return Scheme{};
     if (!given) {
-        fail(DCA_ERROR_ARGUMENT, "this attention needs a scheme (chunk_size, local_window, pretraining_length), "
-                                 "and neither the file nor the session options give one");
+        fail(DCA_ERROR_ARGUMENT,
+             "this attention needs a scheme (chunk_size, local_window, pretraining_length), "
+             "and neither the file nor the session options give one");
     }
     validate_scheme(integers, DCA_ERROR_ARGUMENT, "");
     Scheme scheme{integers.chunk_size,  integers.local_window,       integers.pretraining_length,
                   integers.logit_scale, integers.logit_scale_length, attention == DCA_ATTENTION_INTRA};
-    // Without a local window P_succ is c - 1 like P_inter: every earlier chunk is seen from there.
-    if (attention == DCA_ATTENTION_INTRA_INTER) scheme.local_window = 0;
+    // The ablations lack successive-chunk attention. Without a local window P_succ is c - 1 like P_inter:
+    // what is seen of earlier chunks is seen from there.
+    if (attention == DCA_ATTENTION_INTRA || attention == DCA_ATTENTION_INTRA_INTER) scheme.local_window = 0;
     return scheme;
 }
 

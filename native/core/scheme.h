@@ -17,12 +17,12 @@
 namespace dca {
 
 struct Scheme {
-    uint32_t chunk_size = endless;      // s
-    uint32_t local_window = 0;          // w
-    uint32_t pretraining_length = 0;    // c
-    float logit_scale = 0.0f;           // a; 0 turns the factor off
-    uint32_t logit_scale_length = 0;    // n0
-    bool intra_only = false;            // ablation: earlier chunks are not seen
+    uint32_t chunk_size = endless;    // s
+    uint32_t local_window = 0;        // w
+    uint32_t pretraining_length = 0;  // c
+    float logit_scale = 0.0f;         // a; 0 turns the factor off
+    uint32_t logit_scale_length = 0;  // n0
+    bool intra_only = false;          // ablation: earlier chunks are not seen
 
     static constexpr uint32_t endless = 1u << 31;
 

@@ -16,7 +16,6 @@ Session::Session(Model& model, const dca_session_options& options)
     }
     const dca_scheme& integers = options.scheme.chunk_size != 0 ? options.scheme : model.hparams().scheme;
     attention_ = make_scheme(integers, options.attention);
-    scheme_ = attention_.plain() ? dca_scheme{} : integers;
     cache_type_ = static_cast<dca_cache_type>(options.cache_type);
     RopeTable rope = make_rope_table(with_rope(model.hparams(), options.rope, options.rope_factor), model.weights(), attention_, context_);
     rope_ = rope.frequencies;
@@ -36,7 +35,8 @@ void Session::check_tokens(std::span<const int32_t> tokens) const {
     }
     for (size_t i = 0; i < tokens.size(); ++i) {
         if (tokens[i] < 0 || static_cast<uint32_t>(tokens[i]) >= model_.hparams().n_vocab) {
-            fail(DCA_ERROR_ARGUMENT, "token ", i, " is ", tokens[i], ", must be 0 to ", model_.hparams().n_vocab - 1);
+            fail(DCA_ERROR_ARGUMENT, "token id ", tokens[i], " at index ", i, " is not in the vocabulary of ", model_.hparams().n_vocab,
+                 " tokens");
         }
     }
 }
@@ -61,7 +61,7 @@ void Session::feed(std::span<const int32_t> tokens, Wanted&& wanted, Read&& read
 void Session::eval(std::span<const int32_t> tokens, dca_logits which, std::span<float> logits) {
     const size_t n_vocab = model_.hparams().n_vocab;
     const size_t rows = which == DCA_LOGITS_ALL ? tokens.size() : which == DCA_LOGITS_LAST ? 1 : 0;
-    if (tokens.empty()) fail(DCA_ERROR_ARGUMENT, "eval needs at least one token");
+    if (tokens.empty()) fail(DCA_ERROR_ARGUMENT, "expected at least 1 token, got none");
     if (logits.size() < rows * n_vocab) {
         fail(DCA_ERROR_ARGUMENT, "room for ", logits.size(), " logits, ", rows * n_vocab, " are to be written");
     }
@@ -76,7 +76,7 @@ void Session::eval(std::span<const int32_t> tokens, dca_logits which, std::span<
 }
 
 void Session::score(std::span<const int32_t> tokens, std::span<float> nll) {
-    if (tokens.size() < 2) fail(DCA_ERROR_ARGUMENT, "score needs at least two tokens, has ", tokens.size());
+    if (tokens.size() < 2) fail(DCA_ERROR_ARGUMENT, "expected at least 2 tokens to score, got ", tokens.size());
     if (nll.size() < tokens.size() - 1) {
         fail(DCA_ERROR_ARGUMENT, "room for ", nll.size(), " values, ", tokens.size() - 1, " are to be written");
     }
@@ -106,9 +106,11 @@ uint32_t Session::exact_prefix(const Session& other) const noexcept {
 
 void Session::copy_prefix(const Session& from, uint32_t length) {
     if (&from == this) fail(DCA_ERROR_ARGUMENT, "a session cannot copy from itself");
-    if (const char* what = difference(from)) fail(DCA_ERROR_ARGUMENT, "the sessions' ", what, ": their keys and values have nothing in common");
+    if (const char* what = difference(from))
+        fail(DCA_ERROR_ARGUMENT, "the sessions' ", what, ": their keys and values have nothing in common");
     if (const uint32_t exact = exact_prefix(from); length > exact) {
-        fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens: the two attentions give only the first ", exact, " the same keys and values");
+        fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens: the two attentions give only the first ", exact,
+             " the same keys and values");
     }
     if (length > from.length_) fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens, the other session has ", from.length_);
     if (length > context_) fail(DCA_ERROR_CONTEXT, "cannot copy ", length, " tokens, the context holds ", context_);
@@ -121,7 +123,8 @@ void Session::fill_info(dca_session_info& info) const {
     info.context = context_;
     info.cache_bytes = executor_->cache_bytes();
     info.scratch_bytes = executor_->scratch_bytes();
-    info.scheme = scheme_;
+    const Scheme& s = attention_;
+    if (!s.plain()) info.scheme = {s.chunk_size, s.local_window, s.pretraining_length, s.logit_scale, s.logit_scale_length};
 }
 
 }  // namespace dca

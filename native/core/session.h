@@ -40,8 +40,7 @@ private:
     void feed(std::span<const int32_t> tokens, Wanted&& wanted, Read&& read);
 
     Model& model_;
-    dca_scheme scheme_;        // as asked for; chunk_size 0: plain attention
-    Scheme attention_;         // as run
+    Scheme attention_;  // as run
     RopeFrequencies rope_;
     dca_cache_type cache_type_;
     dca_progress progress_;

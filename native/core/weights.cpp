@@ -20,8 +20,8 @@ public:
         const Tensor* tensor = file_.find_tensor(name);
         if (tensor == nullptr) return {};
         if (tensor->rows != rows || tensor->cols != cols || tensor->depth != depth) {
-            fail(DCA_ERROR_FORMAT, file_.path(), ": tensor ", name, " has shape ", tensor->depth, "x", tensor->rows, "x",
-                 tensor->cols, ", must be ", depth, "x", rows, "x", cols);
+            fail(DCA_ERROR_FORMAT, file_.path(), ": tensor ", name, " has shape ", tensor->depth, "x", tensor->rows, "x", tensor->cols,
+                 ", must be ", depth, "x", rows, "x", cols);
         }
         return *tensor;
     }

@@ -1,5 +1,5 @@
 // A model's tensors under their roles, checked against its hparams. Matrices stay in the mapped
-// file (W is rows × cols and y = W x); norms and biases are decoded to f32.
+// file (W is rows × cols and y = W x); norms and biases are dequantized to f32.
 #pragma once
 
 #include <vector>
@@ -10,27 +10,27 @@
 namespace dca {
 
 struct LayerWeights {
-    std::vector<float> attention_norm;     // (n_embd)
-    Tensor q, k, v;                        // (n_heads·head_dim | n_kv_heads·head_dim, n_embd)
+    std::vector<float> attention_norm;          // (n_embd)
+    Tensor q, k, v;                             // (n_heads·head_dim | n_kv_heads·head_dim, n_embd)
     std::vector<float> q_bias, k_bias, v_bias;  // empty where the model has none
-    std::vector<float> q_norm, k_norm;     // (head_dim), empty where the model has none
-    Tensor output;                         // (n_embd, n_heads·head_dim)
-    std::vector<float> output_bias;        // empty where the model has none
+    std::vector<float> q_norm, k_norm;          // (head_dim), empty where the model has none
+    Tensor output;                              // (n_embd, n_heads·head_dim)
+    std::vector<float> output_bias;             // empty where the model has none
 
-    std::vector<float> ffn_norm;           // (n_embd)
-    Tensor gate, up;                       // (n_ff, n_embd)
-    Tensor down;                           // (n_embd, n_ff)
+    std::vector<float> ffn_norm;  // (n_embd)
+    Tensor gate, up;              // (n_ff, n_embd)
+    Tensor down;                  // (n_embd, n_ff)
 
-    Tensor router;                         // (n_experts, n_embd); set in mixtures only
-    Tensor expert_gate, expert_up;         // n_experts × (n_ff_expert, n_embd)
-    Tensor expert_down;                    // n_experts × (n_embd, n_ff_expert)
-    Tensor shared_gate, shared_up;         // (n_ff_shared, n_embd)
-    Tensor shared_down;                    // (n_embd, n_ff_shared)
-    std::vector<float> shared_router;      // (n_embd): sigmoid gate of the shared expert; empty: always on
+    Tensor router;                     // (n_experts, n_embd); set in mixtures only
+    Tensor expert_gate, expert_up;     // n_experts × (n_ff_expert, n_embd)
+    Tensor expert_down;                // n_experts × (n_embd, n_ff_expert)
+    Tensor shared_gate, shared_up;     // (n_ff_shared, n_embd)
+    Tensor shared_down;                // (n_embd, n_ff_shared)
+    std::vector<float> shared_router;  // (n_embd): sigmoid gate of the shared expert; empty: always on
 };
 
 struct Weights {
-    Tensor token_embedding;                // (n_vocab, n_embd)
+    Tensor token_embedding;  // (n_vocab, n_embd)
     std::vector<LayerWeights> layers;
     std::vector<float> output_norm;        // (n_embd)
     Tensor output;                         // (n_vocab, n_embd); the embedding itself where tied

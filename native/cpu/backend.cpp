@@ -19,7 +19,7 @@ public:
     explicit CpuBackend(const BackendSource& source)
         : hparams_(source.hparams),
           weights_(source.weights),
-          kernels_(cpu_kernels()),
+          kernels_(cpu_kernels(chosen_isa())),
           pool_(source.threads > 0 ? source.threads : usable_cores()) {
         if (hparams_.head_dim % 16 != 0 || hparams_.head_dim > max_head_dim) {
             fail(DCA_ERROR_UNSUPPORTED, "head size is ", hparams_.head_dim, ", the CPU backend runs multiples of 16 up to ", max_head_dim);

@@ -10,6 +10,7 @@
 #include "cpu/kernels.h"
 #include "cpu/kv_cache.h"
 #include "cpu/packed_weights.h"
+#include "cpu/panel_shape.h"
 #include "cpu/thread_pool.h"
 
 namespace dca::cpu {
@@ -26,7 +27,8 @@ struct Activation {
 
 class CpuExecutor final : public Executor {
 public:
-    CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels, ThreadPool& pool, ExecutorOptions options);
+    CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels, ThreadPool& pool,
+                ExecutorOptions options);
 
     uint32_t prefill_block() const override { return block_; }
     uint64_t cache_bytes() const override { return cache_.bytes(); }
@@ -48,45 +50,58 @@ public:
 private:
     /// Scratch that each worker has for itself.
     struct Worker {
-        Buffer<float> weights;         // gemm_rows × gemm_stride
-        Buffer<float> attention;       // attend_scratch_floats
-        Buffer<float> q, out;          // group × (head_dim, lanes)
-        Buffer<float> maximum, sum;    // group × lanes
-        Buffer<float> cos, sin;        // (n_frequencies, lanes)
-        Buffer<float> factor;          // (lanes)
+        Buffer<float> weights;       // gemm_rows × gemm_stride
+        Buffer<float> attention;     // attend_scratch_floats
+        Buffer<float> q, out;        // group × (head_dim, lanes)
+        Buffer<float> maximum, sum;  // group × lanes
+        Buffer<float> cos, sin;      // (n_frequencies, lanes)
+        Buffer<float> factor;        // (lanes)
     };
 
     enum class QueryPosition { Key, Intra, Successive, Inter };
 
-    void set_rows(uint32_t rows, uint32_t start);
-
-    /// Copies `rows` of an activation in panels of `from_lanes` to panels of lanes_.
-    void gather(Activation& from, int from_lanes, std::span<const uint32_t> rows, float* to);
+    /// Copies `rows` of an activation in panels of `from_shape` to panels of `to_shape`, which has as many.
+    void gather(Activation& from, PanelShape from_shape, std::span<const uint32_t> rows, PanelShape to_shape, float* to);
     void norm(Activation& from, const std::vector<float>& weight, Activation& to);
 
-    /// Rows [first, first + count) of y = w x, or y += w x, for every panel; y has rows of `y_width` features.
-    /// Where w is packed, x is what pack_input was given.
-    void multiply_rows(const Tensor& w, int first, int count, const float* x, float* y, int y_width, const float* bias,
-                       bool accumulate, Worker& worker);
-    /// How w's rows are split into tasks.
+    /// What a product reads.
+    struct Input {
+        const float* values;      // panels of (cols, lanes)
+        const std::byte* packed;  // the same as integers (packed.h); null where no matrix that reads it is packed
+        PanelShape shape;
+    };
+    /// What it writes: y = w x + bias, or y += w x + bias, in panels of (width, lanes).
+    struct Output {
+        float* values;
+        int width;
+        const float* bias = nullptr;  // (width) or null
+        bool accumulate = false;
+    };
+    static Output output(Activation& y, const std::vector<float>& bias = {}, bool accumulate = false) {
+        return {y.memory.data(), y.width, bias.empty() ? nullptr : bias.data(), accumulate};
+    }
+    /// Rows [first, first + count) of a matrix: one task's.
     struct RowSpan {
         int first, count;
     };
-    int group_rows(const Tensor& w) const noexcept;
-    int row_groups(const Tensor& w) const noexcept;
-    RowSpan row_group(const Tensor& w, int group) const noexcept;
+    int group_rows(const Tensor& w, PanelShape shape) const noexcept;
+    int row_groups(const Tensor& w, PanelShape shape) const noexcept;
+    RowSpan row_group(const Tensor& w, PanelShape shape, int group) const noexcept;
 
-    /// Makes x (`tokens` of it, in panels) ready for products with those of `readers` that are packed.
-    void pack_input(const float* x, int cols, int tokens, std::initializer_list<const Tensor*> readers);
-    /// multiply_rows with pack_input's x; `groups` are w's.
-    void multiply_packed(const Tensor& w, const std::byte* groups, int first, int count, float* y, int y_width, const float* bias,
-                         bool accumulate);
+    /// x (cols wide) as the input of products with `readers`. One at a time: the next call reuses packed_x_.
+    Input make_input(const float* x, int cols, PanelShape shape, std::initializer_list<const Tensor*> readers);
+
+    /// `span` of the rows of a product with w, for every panel.
+    void multiply_rows(const Tensor& w, RowSpan span, const Input& in, const Output& out, Worker& worker);
+    void multiply_packed(const Tensor& w, const std::byte* groups, RowSpan span, const Input& in, const Output& out);
+    void multiply_vectors(const Tensor& w, RowSpan span, const Input& in, const Output& out);
+    void multiply_panels(const Tensor& w, RowSpan span, const Input& in, const Output& out, Worker& worker);
 
     /// multiply_rows over all of w, spread over the pool.
-    void multiply(const Tensor& w, Activation& x, Activation& y, const std::vector<float>& bias, bool accumulate);
+    void multiply(const Tensor& w, const Input& in, const Output& out);
 
-    /// gate = silu(w_gate x) · w_up x
-    void gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, Activation& gate, Activation& up);
+    /// gate_ = silu(w_gate x) · w_up x; up_ is scratch. The result is as wide as w_gate has rows.
+    void gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, PanelShape shape);
 
     /// Each kept row's experts and their weights, from the router's logits in router_.
     void route();
@@ -100,8 +115,8 @@ private:
     void attend_rows(uint32_t layer);
     void attend_piece(uint32_t layer, uint32_t kv_head, int row, KeySpan piece, float* partial, Worker& worker);
 
-    /// Runs the output matrix over up to vocab_panels panels from `first` on, into vocab_.
-    int output_panels(int first);
+    /// Runs the output matrix over up to vocab_panels panels from `first` on, into vocab_. Returns what they hold.
+    PanelShape output_panels(int first);
     size_t partial_floats() const noexcept;
 
     const Hparams& h_;
@@ -112,20 +127,17 @@ private:
     Scheme scheme_;
     RopeTable rope_;
     uint32_t block_;
-    int group_;              // query heads of a key head
+    int group_;  // query heads of a key head
     KvCache cache_;
 
-    uint32_t rows_ = 0;      // tokens of the step still kept
-    uint32_t start_ = 0;     // index of the first of them
-    int lanes_ = 1;          // tokens a panel
-    int panels_ = 0;
+    PanelShape shape_;    // of the step's tokens still kept
+    uint32_t start_ = 0;  // index of the first of them
 
     Activation x_, normed_, q_, k_, v_, a_, gate_, up_;
     Buffer<std::byte> packed_x_;  // a product's input as integers (packed.h)
-    int packed_tokens_ = 0;
-    Buffer<float> kept_;     // keep_last_rows' way station
-    Buffer<float> vocab_;    // (n_vocab, lanes) for a few panels
-    Buffer<float> partials_; // attend_rows' pieces
+    Buffer<float> kept_;          // keep_last_rows' way station
+    Buffer<float> vocab_;         // (n_vocab, lanes) for a few panels
+    Buffer<float> partials_;      // attend_rows' pieces
     std::vector<Worker> workers_;
 
     // Mixtures of experts only.
@@ -134,7 +146,7 @@ private:
         std::vector<float> weights;
     };
     Activation router_, gathered_, expert_out_;
-    std::vector<Routed> routed_;   // by expert
+    std::vector<Routed> routed_;  // by expert
 };
 
 }  // namespace dca::cpu

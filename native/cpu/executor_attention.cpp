@@ -15,70 +15,73 @@ constexpr uint32_t keys_a_piece = 256;  // decode: fewer keys are not worth a pi
 }  // namespace
 
 void CpuExecutor::load_rotation(Worker& worker, uint32_t first, QueryPosition kind) const {
-    for (int lane = 0; lane < lanes_; ++lane) {
+    const int lanes = shape_.lanes;
+    for (int lane = 0; lane < lanes; ++lane) {
         // Lanes past the last row may stand beyond the table; their results are never read.
-        const uint32_t i = std::min(first + lane, start_ + rows_ - 1);
+        const uint32_t i = std::min(first + lane, start_ + shape_.rows - 1);
         const uint32_t position = kind == QueryPosition::Successive ? scheme_.successive_position(i)
                                   : kind == QueryPosition::Inter    ? scheme_.inter_position()
                                                                     : scheme_.key_position(i);
         const float* cos = rope_.cos_row(position);
         const float* sin = rope_.sin_row(position);
         for (uint32_t j = 0; j < rope_.n_frequencies; ++j) {
-            worker.cos[size_t{j} * lanes_ + lane] = cos[j];
-            worker.sin[size_t{j} * lanes_ + lane] = sin[j];
+            worker.cos[size_t{j} * lanes + lane] = cos[j];
+            worker.sin[size_t{j} * lanes + lane] = sin[j];
         }
         // Scores are kept times log2(e), so that the softmax is in powers of two.
         constexpr float log2_e = 1.4426950408889634f;
-        worker.factor[lane] = kind == QueryPosition::Key
-                                  ? 1.0f
-                                  : scheme_.logit_factor(i) * log2_e / std::sqrt(static_cast<float>(h_.head_dim));
+        worker.factor[lane] =
+            kind == QueryPosition::Key ? 1.0f : scheme_.logit_factor(i) * log2_e / std::sqrt(static_cast<float>(h_.head_dim));
     }
 }
 
 void CpuExecutor::store_keys_values(uint32_t layer) {
     const auto type = static_cast<size_t>(cache_.type());
     const int head_dim = static_cast<int>(h_.head_dim);
-    pool_.run(panels_, [&](int p, int worker_index) {
+    const int lanes = shape_.lanes;
+    pool_.run(shape_.panels(), [&](int p, int worker_index) {
         Worker& worker = workers_[worker_index];
-        const uint32_t first = start_ + static_cast<uint32_t>(p * lanes_);
-        const int count = std::min(lanes_, static_cast<int>(rows_) - p * lanes_);
+        const uint32_t first = start_ + static_cast<uint32_t>(p * lanes);
+        const int count = shape_.rows_of(p);
         load_rotation(worker, first, QueryPosition::Key);
         for (uint32_t head = 0; head < h_.n_kv_heads; ++head) {
-            const size_t at = size_t{head} * h_.head_dim * lanes_;
+            const size_t at = size_t{head} * h_.head_dim * lanes;
             float* rotated = worker.q.data();
-            kernels_.rotate(k_.panel(p, lanes_) + at, rotated, head_dim, static_cast<int>(rope_.n_frequencies), rope_.layout, lanes_,
+            kernels_.rotate(k_.panel(p, lanes) + at, rotated, head_dim, static_cast<int>(rope_.n_frequencies), rope_.layout, lanes,
                             worker.cos.data(), worker.sin.data(), worker.factor.data());
-            kernels_.store_keys[type](rotated, head_dim, lanes_, count, cache_.keys(layer, head), cache_.key_scales(layer, head), first);
-            kernels_.store_values[type](v_.panel(p, lanes_) + at, head_dim, lanes_, count, cache_.values(layer, head),
+            kernels_.store_keys[type](rotated, head_dim, lanes, count, cache_.keys(layer, head), cache_.key_scales(layer, head), first);
+            kernels_.store_values[type](v_.panel(p, lanes) + at, head_dim, lanes, count, cache_.values(layer, head),
                                         cache_.value_scales(layer, head), first);
         }
     });
 }
 
 void CpuExecutor::rotate_queries(Worker& worker, uint32_t kv_head, int panel, uint32_t first_query, QueryPosition kind) {
+    const int lanes = shape_.lanes;
     load_rotation(worker, first_query, kind);
-    const size_t head_values = size_t{h_.head_dim} * lanes_;
-    const float* q = q_.panel(panel, lanes_) + size_t{kv_head} * group_ * head_values;
+    const size_t head_values = size_t{h_.head_dim} * lanes;
+    const float* q = q_.panel(panel, lanes) + size_t{kv_head} * group_ * head_values;
     for (int g = 0; g < group_; ++g) {
         kernels_.rotate(q + g * head_values, worker.q.data() + g * head_values, static_cast<int>(h_.head_dim),
-                        static_cast<int>(rope_.n_frequencies), rope_.layout, lanes_, worker.cos.data(), worker.sin.data(),
+                        static_cast<int>(rope_.n_frequencies), rope_.layout, lanes, worker.cos.data(), worker.sin.data(),
                         worker.factor.data());
     }
 }
 
 void CpuExecutor::attend(uint32_t layer) {
-    if (lanes_ == 1) return attend_rows(layer);
+    if (shape_.lanes == 1) return attend_rows(layer);
     const int heads = static_cast<int>(h_.n_kv_heads);
-    pool_.run(panels_ * heads, [&](int task, int worker) {
+    const int panels = shape_.panels();
+    pool_.run(panels * heads, [&](int task, int worker) {
         // Later panels see more keys: the long tasks go first.
-        attend_panel(layer, static_cast<uint32_t>(task % heads), panels_ - 1 - task / heads, workers_[worker]);
+        attend_panel(layer, static_cast<uint32_t>(task % heads), panels - 1 - task / heads, workers_[worker]);
     });
 }
 
 void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, int panel, Worker& worker) {
     const size_t head_values = size_t{h_.head_dim} * panel_lanes;
     const uint32_t first_query = start_ + static_cast<uint32_t>(panel * panel_lanes);
-    const uint32_t last_query = std::min(first_query + panel_lanes, start_ + rows_) - 1;
+    const uint32_t last_query = std::min(first_query + panel_lanes, start_ + shape_.rows) - 1;
     // A panel that straddles a chunk border runs once a chunk and keeps that chunk's lanes.
     for (uint32_t begin = first_query; begin <= last_query;) {
         const KeyRanges ranges = key_ranges(scheme_, begin);
@@ -149,9 +152,9 @@ void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, int row, KeySpa
 }
 
 void CpuExecutor::attend_rows(uint32_t layer) {
-    const auto rows = static_cast<int>(rows_);
+    const auto rows = static_cast<int>(shape_.rows);
     const auto heads = static_cast<int>(h_.n_kv_heads);
-    const uint32_t keys = start_ + rows_;
+    const uint32_t keys = start_ + shape_.rows;
     const int enough = (4 * pool_.threads() + rows * heads - 1) / (rows * heads);
     const int pieces = std::clamp(static_cast<int>(keys / keys_a_piece), 1, enough);
     const size_t stride = partial_floats();

@@ -1,28 +1,30 @@
 // The arithmetic of the CPU backend as a table of functions, one table an instruction set.
-// kernels.inc is compiled once for each; cpu_kernels() picks the best this machine has.
+// cpu/kernels/ is compiled once for each; core/isa.h chooses.
 //
 // Activations lie in panels. A panel holds `lanes` tokens (panel_lanes in prefill, 1 in decode)
 // feature by feature: value (feature f, lane t) of a panel is at [f * lanes + t], so prefill's
 // vectors run over tokens and need no reduction across a vector, and one token is a plain vector.
+// A lane is always that: a token's place in its panel, or a key's in its block of as many.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "core/block_formats.h"
+#include "core/isa.h"
 #include "core/rope.h"
 #include "cpu/packed.h"
 
 namespace dca::cpu {
 
-constexpr int panel_lanes = 32;     // tokens of a prefill panel, keys of a key block
-constexpr int gemm_rows = 48;       // weight rows decoded at a time
-constexpr int gemm_cols = 512;      // values of those rows decoded at a time
+constexpr int panel_lanes = 32;              // tokens of a prefill panel, keys of a key block
+constexpr int gemm_rows = 48;                // weight rows dequantized at a time
+constexpr int gemm_cols = 512;               // values of those rows dequantized at a time
 constexpr int gemm_stride = gemm_cols + 16;  // not a power of two: rows must not share a cache set
 constexpr int max_head_dim = 256;
-constexpr int key_tile = 128;       // keys converted to f32 at a time
+constexpr int key_tile = 128;  // keys converted to f32 at a time
 
-/// c += a b (or c = a b) for every panel: a is `rows` × `cols` weights decoded to f32 with
+/// c += a b (or c = a b) for every panel: a is `rows` × `cols` weights dequantized to f32 with
 /// gemm_stride, b's panels are (cols, panel_lanes), c's are (rows, panel_lanes).
 struct GemmArgs {
     const float* a;
@@ -54,31 +56,31 @@ struct KeySpan {
 
 /// One panel of one key head's `group` query heads against keys `span`, folded into a running softmax.
 struct AttendPanelArgs {
-    const float* q;       // group × (head_dim, panel_lanes), rotated, times scale · log2(e)
-    float* out;           // group × (head_dim, panel_lanes), not yet divided by sum
-    float* maximum;       // group × (panel_lanes)
-    float* sum;           // group × (panel_lanes)
+    const float* q;  // group × (head_dim, panel_lanes), rotated, times scale · log2(e)
+    float* out;      // group × (head_dim, panel_lanes), not yet divided by sum
+    float* maximum;  // group × (panel_lanes)
+    float* sum;      // group × (panel_lanes)
     int group;
     int head_dim;
     CacheView cache;
     KeySpan span;
-    uint32_t first_query; // index of lane 0's query; keys after a lane's query are not seen
-    float* scratch;       // attend_scratch_floats(group, head_dim)
+    uint32_t first_query;  // index of lane 0's query; keys after a lane's query are not seen
+    float* scratch;        // attend_scratch_floats(group, head_dim)
 };
 
 /// The same for one query (lanes = 1).
 struct AttendRowArgs {
-    const float* q;       // group × (head_dim), rotated, times scale · log2(e)
-    float* out;           // group × (head_dim)
-    float* maximum;       // group
-    float* sum;           // group
+    const float* q;  // group × (head_dim), rotated, times scale · log2(e)
+    float* out;      // group × (head_dim)
+    float* maximum;  // group
+    float* sum;      // group
     int group;
     int head_dim;
     CacheView cache;
     KeySpan span;
 };
 
-/// A tile's keys and values in f32, its scores, and what attention_int16.inc adds: queries as integers, a scale a column.
+/// A tile's keys and values in f32, its scores, and what kernels/attention_int16.h adds: queries as integers, a scale a column.
 constexpr size_t attend_scratch_floats(int group, int head_dim) {
     const size_t scales = size_t{key_tile} + head_dim + panel_lanes + size_t(group) * panel_lanes;
     return size_t{key_tile} * head_dim * 2 + size_t{key_tile} * panel_lanes + scales + size_t(group) * head_dim / 2 * panel_lanes;
@@ -105,8 +107,8 @@ struct Kernels {
 
     /// y = rotation of one head of one panel, (head_dim, lanes), times factor[lane]. cos and sin
     /// are (n_frequencies, lanes); values past 2 n_frequencies are only scaled.
-    void (*rotate)(const float* x, float* y, int head_dim, int n_frequencies, RopeLayout layout, int lanes,
-                   const float* cos, const float* sin, const float* factor);
+    void (*rotate)(const float* x, float* y, int head_dim, int n_frequencies, RopeLayout layout, int lanes, const float* cos,
+                   const float* sin, const float* factor);
 
     /// Stores `count` keys (or values) of one head, lanes of a panel, from index `first` on.
     void (*store_keys[4])(const float* x, int head_dim, int lanes, int count, std::byte* keys, float* scales, uint32_t first);
@@ -121,12 +123,14 @@ struct Kernels {
     const PackedKernels* packed;  // null where this instruction set has none
 };
 
-/// The best table for this machine. DCA_ISA=generic|avx2|avx512 chooses another one that the
-/// machine has; Error(DCA_ERROR_ARGUMENT) if it has not.
-const Kernels& cpu_kernels();
+/// The table compiled for `isa`, which this machine has.
+const Kernels& cpu_kernels(Isa isa) noexcept;
 
-const Kernels* generic_kernels() noexcept;
-const Kernels* avx2_kernels() noexcept;
-const Kernels* avx512_kernels() noexcept;
+// One a translation unit.
+const Kernels& generic_kernels() noexcept;
+#if defined(__x86_64__)
+const Kernels& avx2_kernels() noexcept;
+const Kernels& avx512_kernels() noexcept;
+#endif
 
 }  // namespace dca::cpu

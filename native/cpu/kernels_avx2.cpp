@@ -1,3 +1,10 @@
-#define DCA_KERNELS avx2_kernels
-#define DCA_KERNELS_NAME "AVX2"
-#include "cpu/kernels.inc"
+#include "cpu/kernels/table.h"
+
+namespace dca::cpu {
+
+const Kernels& avx2_kernels() noexcept {
+    static constexpr Kernels table = kernels_here("AVX2");
+    return table;
+}
+
+}  // namespace dca::cpu

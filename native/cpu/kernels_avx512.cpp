@@ -1,3 +1,10 @@
-#define DCA_KERNELS avx512_kernels
-#define DCA_KERNELS_NAME "AVX-512"
-#include "cpu/kernels.inc"
+#include "cpu/kernels/table.h"
+
+namespace dca::cpu {
+
+const Kernels& avx512_kernels() noexcept {
+    static constexpr Kernels table = kernels_here("AVX-512");
+    return table;
+}
+
+}  // namespace dca::cpu

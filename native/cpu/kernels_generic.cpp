@@ -1,3 +1,10 @@
-#define DCA_KERNELS generic_kernels
-#define DCA_KERNELS_NAME "portable"
-#include "cpu/kernels.inc"
+#include "cpu/kernels/table.h"
+
+namespace dca::cpu {
+
+const Kernels& generic_kernels() noexcept {
+    static constexpr Kernels table = kernels_here("portable");
+    return table;
+}
+
+}  // namespace dca::cpu

@@ -20,7 +20,8 @@ size_t element_bytes(CacheType type) noexcept {
     switch (type) {
         case CacheType::F32: return 4;
         case CacheType::Q8: return 1;
-        case CacheType::F16: case CacheType::BF16: break;
+        case CacheType::F16:
+        case CacheType::BF16: break;
     }
     return 2;
 }

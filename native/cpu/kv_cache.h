@@ -21,7 +21,8 @@ public:
 
     CacheView view(uint32_t layer, uint32_t kv_head) const noexcept {
         const size_t head = size_t{layer} * n_kv_heads_ + kv_head;
-        return {keys_.data() + head * head_bytes_, values_.data() + head * head_bytes_, scales(key_scales_, head), scales(value_scales_, head)};
+        return {keys_.data() + head * head_bytes_, values_.data() + head * head_bytes_, scales(key_scales_, head),
+                scales(value_scales_, head)};
     }
 
     std::byte* keys(uint32_t layer, uint32_t kv_head) noexcept { return const_cast<std::byte*>(view(layer, kv_head).keys); }
@@ -36,10 +37,10 @@ private:
 
     CacheType type_;
     uint32_t n_kv_heads_;
-    size_t heads_;       // of all layers
-    size_t token_bytes_; // of one layer and head, keys or values
-    size_t capacity_;    // tokens, whole key blocks
-    size_t head_bytes_;  // of one layer and head, keys or values
+    size_t heads_;        // of all layers
+    size_t token_bytes_;  // of one layer and head, keys or values
+    size_t capacity_;     // tokens, whole key blocks
+    size_t head_bytes_;   // of one layer and head, keys or values
     Buffer<std::byte> keys_, values_;
     Buffer<float> key_scales_, value_scales_;
 };

@@ -1,5 +1,5 @@
 // Weights repacked for products in integers: 16 rows side by side, so that a vector holds one
-// column pair of 16 rows, a product needs no sum across lanes, and scales are vectors too.
+// column pair of 16 rows, a product needs no sum across a vector, and scales are vectors too.
 //
 // A matrix is cut into groups of 16 rows (the last one padded with zeros), a group into records:
 // 32 columns, or the 256 of a K format's super-block. A record of `blocks` × 32 columns holds
@@ -41,7 +41,7 @@ struct PackedFormat {
     static constexpr bool minimum = minimum_;
     static constexpr bool super = requires(Block block) { block.scales; };
     static constexpr int blocks = super ? kSuperBlock / kBlock : 1;
-    static constexpr int planes = bits;     // 32 columns × bits are `bits` words
+    static constexpr int planes = bits;  // 32 columns × bits are `bits` words
     static constexpr int subs = super ? kSuperBlock / sub : 0;
 
     static constexpr size_t scales_at = sizeof(uint32_t) * blocks * planes * packed_rows;
@@ -78,8 +78,8 @@ template <int tokens>
 struct PackedTokens {
     int32_t pairs[packed_pairs][tokens];  // two 16-bit integers: column 2p low, column 2p + 1 high
     float scale[tokens];
-    int32_t negated_sum[3][tokens];       // of the integers: first 16 columns, last 16, all
-    float sum[3][tokens];                 // of scale · integer likewise
+    int32_t negated_sum[3][tokens];  // of the integers: first 16 columns, last 16, all
+    float sum[3][tokens];            // of scale · integer likewise
 };
 
 /// Tokens that lie side by side in a PackedTokens: 1, 2 or 4 where tokens are plain vectors
@@ -95,10 +95,10 @@ struct PackedTokens {
 /// y = W x or y += W x for a run of row groups and all tokens of x.
 struct PackedProduct {
     BlockType type;
-    const std::byte* w;     // the first of the groups
-    int rows;               // of y; only a matrix's last group has fewer than 16
+    const std::byte* w;  // the first of the groups
+    int rows;            // of y; only a matrix's last group has fewer than 16
     int cols;
-    const std::byte* x;     // bundles of packed_tokens(tokens, lanes), packed_token_bytes each
+    const std::byte* x;  // bundles of packed_tokens(tokens, lanes), packed_token_bytes each
     int tokens;
     int lanes;              // of y's panels: panel_lanes or 1
     float* y;               // the first row in the first panel

@@ -15,17 +15,17 @@ namespace dca::cpu {
 
 namespace {
 
-/// The matrices that products read, each once, stacks of experts one by one.
+/// The matrices that products read, each once, experts one by one.
 std::vector<Tensor> matrices(const Weights& weights) {
     std::vector<Tensor> all;
     const auto add = [&](const Tensor& tensor) {
         if (!tensor) return;
-        for (int64_t index = 0; index < tensor.depth; ++index) all.push_back(tensor.of_stack(index));
+        for (int64_t index = 0; index < tensor.depth; ++index) all.push_back(tensor.expert(index));
     };
     for (const LayerWeights& layer : weights.layers) {
-        for (const Tensor* tensor : {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up, &layer.down, &layer.router,
-                                     &layer.expert_gate, &layer.expert_up, &layer.expert_down, &layer.shared_gate, &layer.shared_up,
-                                     &layer.shared_down}) {
+        for (const Tensor* tensor :
+             {&layer.q, &layer.k, &layer.v, &layer.output, &layer.gate, &layer.up, &layer.down, &layer.router, &layer.expert_gate,
+              &layer.expert_up, &layer.expert_down, &layer.shared_gate, &layer.shared_up, &layer.shared_down}) {
             add(*tensor);
         }
     }
@@ -37,7 +37,9 @@ constexpr size_t cache_line = 64;
 
 int64_t row_groups(const Tensor& matrix) { return (matrix.rows + packed_rows - 1) / packed_rows; }
 
-bool is_float(const Tensor& matrix) { return matrix.type == BlockType::F16 || matrix.type == BlockType::BF16 || matrix.type == BlockType::F32; }
+bool is_float(const Tensor& matrix) {
+    return matrix.type == BlockType::F16 || matrix.type == BlockType::BF16 || matrix.type == BlockType::F32;
+}
 
 /// Bytes of the copy; 0 for a format that has none.
 size_t copied_bytes(const Tensor& matrix) {
@@ -48,7 +50,8 @@ size_t copied_bytes(const Tensor& matrix) {
 void copy_rows(const Tensor& matrix, int threads, std::byte* out) {
     constexpr int64_t grain = 64;  // rows of a task
     parallel_ranges(matrix.rows, grain, threads, [&](int64_t begin, int64_t end) {
-        std::memcpy(out + begin * matrix.row_bytes(), matrix.data + begin * matrix.row_bytes(), static_cast<size_t>((end - begin) * matrix.row_bytes()));
+        std::memcpy(out + begin * matrix.row_bytes(), matrix.data + begin * matrix.row_bytes(),
+                    static_cast<size_t>((end - begin) * matrix.row_bytes()));
     });
 }
 
@@ -59,7 +62,8 @@ void pack(const Tensor& matrix, int threads, std::byte* out) {
         for (int64_t group = begin; group < end; ++group) {
             const int64_t first = group * packed_rows;
             const int rows = static_cast<int>(std::min<int64_t>(packed_rows, matrix.rows - first));
-            pack_group(matrix.type, matrix.data + first * matrix.row_bytes(), matrix.row_bytes(), rows, matrix.cols, out + group * group_bytes);
+            pack_group(matrix.type, matrix.data + first * matrix.row_bytes(), matrix.row_bytes(), rows, matrix.cols,
+                       out + group * group_bytes);
         }
     });
 }
@@ -84,8 +88,10 @@ PackedWeights::PackedWeights(const BackendSource& source, bool quantised) {
     uint64_t done = 0;
     for (const Tensor& matrix : all) {
         if (!(is_float(matrix) ? rows_ : groups_).emplace(matrix.data, at).second) continue;
-        if (is_float(matrix)) copy_rows(matrix, source.threads, at);
-        else pack(matrix, source.threads, at);
+        if (is_float(matrix))
+            copy_rows(matrix, source.threads, at);
+        else
+            pack(matrix, source.threads, at);
         at += copied_bytes(matrix);
         if (matrix.data != source.weights.token_embedding.data) release_pages({matrix.data, static_cast<size_t>(matrix.bytes())});
         done += static_cast<uint64_t>(matrix.bytes());

@@ -19,8 +19,7 @@ ThreadPool::ThreadPool(int threads) {
     try {
         for (int worker = 1; worker < threads; ++worker) workers_.emplace_back([this, worker] { work(worker); });
     } catch (...) {
-        // Fewer threads than asked for still compute the same.
-        if (workers_.empty() && threads > 1) return;
+        // Fewer threads than asked for compute the same.
     }
 }
 

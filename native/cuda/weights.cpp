@@ -152,7 +152,7 @@ private:
         uint64_t row = 0;
         for (int64_t index = 0; index < sources.front().tensor->depth; ++index) {
             for (const Source& source : sources) {
-                transfers.push_back({source.tensor->of_stack(index), to, row});
+                transfers.push_back({source.tensor->expert(index), to, row});
                 row += static_cast<uint64_t>(source.tensor->rows);
             }
         }

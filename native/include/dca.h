@@ -47,22 +47,22 @@ typedef enum dca_status {
 
 /* Called now and then during a long call with work done and work in all (bytes while
  * loading, tokens while evaluating). Return 0 to go on, anything else to cancel. */
-typedef int32_t (*dca_progress)(uint64_t done, uint64_t total, void *user);
+typedef int32_t (*dca_progress)(uint64_t done, uint64_t total, void* user);
 
 /* The calling thread's last error message, "" if there was none. Never NULL. */
-DCA_API const char *dca_last_error(void);
+DCA_API const char* dca_last_error(void);
 
 /* The library's version, "MAJOR.MINOR.PATCH". */
-DCA_API const char *dca_version(void);
+DCA_API const char* dca_version(void);
 
 /* ---- Model ------------------------------------------------------------------- */
 
 typedef struct dca_model_options {
     size_t size;           /* sizeof(dca_model_options), set by the caller */
-    const char *device;    /* "cpu", "cuda", "cuda:N" or "auto" (cuda if it can be had); NULL: "cpu" */
+    const char* device;    /* "cpu", "cuda", "cuda:N" or "auto" (cuda if it can be had); NULL: "cpu" */
     int32_t threads;       /* CPU threads; 0: the physical cores this process may use */
     dca_progress progress; /* may be NULL */
-    void *user;            /* handed to progress */
+    void* user;            /* handed to progress */
     int32_t repack;        /* not 0 (the default): the CPU copies the matrices into large pages while loading, and repacks the
                               quantised ones where it has AVX-512 VNNI (elsewhere those stay in the file): as much memory
                               as they take in the file, and faster; not done where that is more than three quarters of
@@ -70,13 +70,13 @@ typedef struct dca_model_options {
 } dca_model_options;
 
 /* Fills the struct up to options->size, which the caller has set. */
-DCA_API void dca_model_options_default(dca_model_options *options);
+DCA_API void dca_model_options_default(dca_model_options* options);
 
 /* Maps the GGUF file at `path`, validates all of it, and makes it ready on the device. */
-DCA_API dca_status dca_model_load(const char *path, const dca_model_options *options, dca_model **model);
+DCA_API dca_status dca_model_load(const char* path, const dca_model_options* options, dca_model** model);
 
 /* Frees the model. Its sessions must be freed before. NULL is allowed. */
-DCA_API void dca_model_free(dca_model *model);
+DCA_API void dca_model_free(dca_model* model);
 
 typedef struct dca_scheme {
     uint32_t chunk_size;         /* s, tokens; 0: plain attention */
@@ -87,42 +87,42 @@ typedef struct dca_scheme {
 } dca_scheme;
 
 typedef struct dca_model_info {
-    size_t size;              /* set to sizeof(dca_model_info) by the caller */
-    char architecture[64];    /* general.architecture */
-    char device[128];         /* where it runs: "cpu (AVX-512, 2 threads)", "cuda:0 (NVIDIA ...)" */
+    size_t size;           /* set to sizeof(dca_model_info) by the caller */
+    char architecture[64]; /* general.architecture */
+    char device[128];      /* where it runs: "cpu (AVX-512, 2 threads)", "cuda:0 (NVIDIA ...)" */
     uint32_t n_vocab;
     uint32_t n_layers;
-    uint32_t n_embd;          /* model width */
+    uint32_t n_embd; /* model width */
     uint32_t n_heads;
     uint32_t n_kv_heads;
     uint32_t head_dim;
-    uint32_t n_ff;            /* feed-forward width (of one expert in a mixture) */
-    uint32_t n_experts;       /* 0: dense */
+    uint32_t n_ff;      /* feed-forward width (of one expert in a mixture) */
+    uint32_t n_experts; /* 0: dense */
     uint32_t n_experts_used;
-    uint32_t context_length;  /* tokens the model was trained on */
+    uint32_t context_length; /* tokens the model was trained on */
     uint64_t n_params;
-    uint64_t n_params_used;   /* parameters that one token touches (experts count once each used) */
-    uint64_t weight_bytes;    /* bytes of all tensors as stored in the file */
+    uint64_t n_params_used;     /* parameters that one token touches (experts count once each used) */
+    uint64_t weight_bytes;      /* bytes of all tensors as stored in the file */
     uint64_t weight_bytes_used; /* bytes of weights that one decoded token reads */
-    dca_scheme scheme;        /* the file's; chunk_size 0 where the file has none */
-    uint64_t repacked_bytes;  /* memory that copied and repacked weights take on the CPU; 0: all are read from the file */
+    dca_scheme scheme;          /* the file's; chunk_size 0 where the file has none */
+    uint64_t repacked_bytes;    /* memory that copied and repacked weights take on the CPU; 0: all are read from the file */
 } dca_model_info;
 
-DCA_API dca_status dca_model_get_info(const dca_model *model, dca_model_info *info);
+DCA_API dca_status dca_model_get_info(const dca_model* model, dca_model_info* info);
 
 /* One metadata value of the file, in GGUF's own encoding, already validated. */
 typedef struct dca_metadata {
-    const char *key;       /* not NUL-terminated: key_bytes long */
+    const char* key; /* not NUL-terminated: key_bytes long */
     uint64_t key_bytes;
-    uint32_t type;         /* GGUF value type: 0 u8, 1 i8, 2 u16, 3 i16, 4 u32, 5 i32, 6 f32, 7 bool, 8 string, 9 array, 10 u64, 11 i64, 12 f64 */
+    uint32_t type; /* GGUF value type: 0 u8, 1 i8, 2 u16, 3 i16, 4 u32, 5 i32, 6 f32, 7 bool, 8 string, 9 array, 10 u64, 11 i64, 12 f64 */
     uint32_t element_type; /* of an array; otherwise equal to type */
     uint64_t count;        /* elements of an array; otherwise 1 */
-    const void *data;      /* scalar: little-endian value; string: its bytes; array: elements back to back, strings as u64 length + bytes */
+    const void* data;      /* scalar: little-endian value; string: its bytes; array: elements back to back, strings as u64 length + bytes */
     uint64_t data_bytes;
 } dca_metadata;
 
-DCA_API uint64_t dca_model_metadata_count(const dca_model *model);
-DCA_API dca_status dca_model_metadata_at(const dca_model *model, uint64_t index, dca_metadata *value);
+DCA_API uint64_t dca_model_metadata_count(const dca_model* model);
+DCA_API dca_status dca_model_metadata_at(const dca_model* model, uint64_t index, dca_metadata* value);
 
 /* ---- Session ----------------------------------------------------------------- */
 
@@ -149,36 +149,36 @@ typedef enum dca_rope {
 } dca_rope;
 
 typedef struct dca_session_options {
-    size_t size;               /* sizeof(dca_session_options), set by the caller */
-    uint32_t context;          /* capacity of the KV cache, tokens; default 4096 */
-    int32_t attention;         /* dca_attention; default AUTO */
-    dca_scheme scheme;         /* chunk_size 0 (the default): the file's */
-    int32_t cache_type;        /* dca_cache_type; default F16 */
-    uint32_t prefill_block;    /* tokens evaluated together in prefill; 0: the backend's choice */
-    dca_progress progress;     /* may be NULL */
-    void *user;                /* handed to progress */
-    int32_t rope;              /* dca_rope; default MODEL. Others replace the file's own scaling */
-    float rope_factor;         /* at least 1; used unless rope is MODEL */
+    size_t size;            /* sizeof(dca_session_options), set by the caller */
+    uint32_t context;       /* capacity of the KV cache, tokens; default 4096 */
+    int32_t attention;      /* dca_attention; default AUTO */
+    dca_scheme scheme;      /* chunk_size 0 (the default): the file's */
+    int32_t cache_type;     /* dca_cache_type; default F16 */
+    uint32_t prefill_block; /* tokens evaluated together in prefill; 0: the backend's choice */
+    dca_progress progress;  /* may be NULL */
+    void* user;             /* handed to progress */
+    int32_t rope;           /* dca_rope; default MODEL. Others replace the file's own scaling */
+    float rope_factor;      /* at least 1; used unless rope is MODEL */
 } dca_session_options;
 
 /* Fills the struct up to options->size, which the caller has set. */
-DCA_API void dca_session_options_default(dca_session_options *options);
+DCA_API void dca_session_options_default(dca_session_options* options);
 
-DCA_API dca_status dca_session_create(dca_model *model, const dca_session_options *options, dca_session **session);
+DCA_API dca_status dca_session_create(dca_model* model, const dca_session_options* options, dca_session** session);
 
 /* Frees the session. NULL is allowed. */
-DCA_API void dca_session_free(dca_session *session);
+DCA_API void dca_session_free(dca_session* session);
 
 typedef struct dca_session_info {
-    size_t size;             /* set to sizeof(dca_session_info) by the caller */
-    uint32_t length;         /* tokens in the cache */
-    uint32_t context;        /* capacity, tokens */
+    size_t size;      /* set to sizeof(dca_session_info) by the caller */
+    uint32_t length;  /* tokens in the cache */
+    uint32_t context; /* capacity, tokens */
     uint64_t cache_bytes;
-    uint64_t scratch_bytes;  /* activations and work space */
-    dca_scheme scheme;       /* in force; chunk_size 0: plain attention */
+    uint64_t scratch_bytes; /* activations and work space */
+    dca_scheme scheme;      /* in force, local_window 0 in the ablations; chunk_size 0: plain attention */
 } dca_session_info;
 
-DCA_API dca_status dca_session_get_info(const dca_session *session, dca_session_info *info);
+DCA_API dca_status dca_session_get_info(const dca_session* session, dca_session_info* info);
 
 typedef enum dca_logits {
     DCA_LOGITS_NONE = 0, /* none: fill the cache only */
@@ -188,42 +188,44 @@ typedef enum dca_logits {
 
 /* Appends n >= 1 tokens and writes the wanted logits (f32). `capacity` is the room at
  * `logits` in floats. If it fails or is cancelled the session is as long as before. */
-DCA_API dca_status dca_session_eval(dca_session *session, const int32_t *tokens, size_t n, dca_logits which, float *logits, size_t capacity);
+DCA_API dca_status dca_session_eval(dca_session* session, const int32_t* tokens, size_t n, dca_logits which, float* logits,
+                                    size_t capacity);
 
 /* Appends n >= 2 tokens and writes n - 1 values: nll[i] = -log p(tokens[i + 1] | all up to and
  * including tokens[i]), natural logarithm, without ever holding all logits. */
-DCA_API dca_status dca_session_score(dca_session *session, const int32_t *tokens, size_t n, float *nll, size_t capacity);
+DCA_API dca_status dca_session_score(dca_session* session, const int32_t* tokens, size_t n, float* nll, size_t capacity);
 
 /* Forgets every token from index `length` on. Keys do not depend on later tokens, so the
  * rest of the cache stays valid: prompts with a common start can share it. */
-DCA_API dca_status dca_session_truncate(dca_session *session, uint32_t length);
+DCA_API dca_status dca_session_truncate(dca_session* session, uint32_t length);
 
 /* How many tokens from the start of a sequence two sessions give the very same keys and values: the
  * smaller chunk size where only the attention differs (inside the first chunk every attention is the
  * ordinary one), 2^31 where nothing differs, 0 where the model, cache type or RoPE does. */
-DCA_API dca_status dca_session_exact_prefix(const dca_session *a, const dca_session *b, uint32_t *length);
+DCA_API dca_status dca_session_exact_prefix(const dca_session* a, const dca_session* b, uint32_t* length);
 
 /* Makes the first `length` tokens of `from` all that `to` holds, without evaluating them. `length` is
  * at most dca_session_exact_prefix, the tokens in `from` and the context of `to`; else it fails and
  * `to` is as before. Both sessions must belong to the calling thread. */
-DCA_API dca_status dca_session_copy_prefix(dca_session *to, const dca_session *from, uint32_t length);
+DCA_API dca_status dca_session_copy_prefix(dca_session* to, const dca_session* from, uint32_t length);
 
 /* ---- Block formats ----------------------------------------------------------- */
 
 typedef struct dca_block_format {
-    const char *name;     /* "Q8_0" */
+    const char* name;     /* "Q8_0" */
     uint32_t block_size;  /* values in a block */
     uint32_t block_bytes; /* bytes of a block */
     int32_t can_encode;   /* 0: only decoding is implemented */
 } dca_block_format;
 
 /* `type` is a ggml_type number as GGUF stores it. */
-DCA_API dca_status dca_block_format_get(uint32_t type, dca_block_format *format);
+DCA_API dca_status dca_block_format_get(uint32_t type, dca_block_format* format);
 
 /* f32 values to blocks and back. n is a multiple of row_length, which is a multiple of the
  * block size. Encoding fails on a value that is not finite. threads 0: all the cores. */
-DCA_API dca_status dca_encode(uint32_t type, const float *values, size_t n, size_t row_length, int32_t threads, void *blocks, size_t blocks_bytes);
-DCA_API dca_status dca_decode(uint32_t type, const void *blocks, size_t blocks_bytes, size_t n, int32_t threads, float *values);
+DCA_API dca_status dca_encode(uint32_t type, const float* values, size_t n, size_t row_length, int32_t threads, void* blocks,
+                              size_t blocks_bytes);
+DCA_API dca_status dca_decode(uint32_t type, const void* blocks, size_t blocks_bytes, size_t n, int32_t threads, float* values);
 
 /* ffi: end */
 

@@ -1,48 +1,30 @@
 """Run GGUF models with Dual Chunk Attention: the Python face of libdca.
 
-The parts load on first use, so that importing the package costs next to nothing.
+The parts load on first use, so that importing the package costs next to nothing. What each name is,
+type checkers read in __init__.pyi.
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from dca_runtime.blocks import BlockFormat, block_format, decode, encode
-    from dca_runtime.errors import DcaError, Status
-    from dca_runtime.library import library_version
-    from dca_runtime.model import Model, ModelInfo
-    from dca_runtime.sampling import Sampling
-    from dca_runtime.session import Session, SessionInfo
-
-_HOMES = {
+_HOMES = {  # public name -> the module that defines it
     "BlockFormat": "blocks",
     "DcaError": "errors",
     "Model": "model",
     "ModelInfo": "model",
     "Sampling": "sampling",
+    "Scheme": "options",
     "Session": "session",
     "SessionInfo": "session",
     "Status": "errors",
+    "__version__": "version",
     "block_format": "blocks",
     "decode": "blocks",
     "encode": "blocks",
     "library_version": "library",
 }
 
-__all__ = [
-    "BlockFormat",
-    "DcaError",
-    "Model",
-    "ModelInfo",
-    "Sampling",
-    "Session",
-    "SessionInfo",
-    "Status",
-    "block_format",
-    "decode",
-    "encode",
-    "library_version",
-]
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
@@ -51,3 +33,7 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return __all__

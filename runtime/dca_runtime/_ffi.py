@@ -4,19 +4,16 @@ import functools
 import importlib.resources
 import operator
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cffi
 
 from dca_runtime.errors import DcaError, Status
+from dca_runtime.options import Progress
 
 LIBRARY_VARIABLE = "DCA_LIBRARY"  # names a libdca to use instead of the installed one
 _BEGIN, _END = "/* ffi: begin", "/* ffi: end */"
-
-Progress = Callable[[int, int], Any]
-"""Called with (done, total) now and then during a long call; to cancel the call, raise."""
 
 
 def _installed(*parts: str) -> Path | None:

@@ -64,14 +64,14 @@ def measure(
     ``threads`` is only passed on to the results.
     """
     context = max(max(test.depth + test.tokens for test in planned), WARM_UP_TOKENS + 1)
-    tokens = np.random.default_rng(0).integers(0, model.info.n_vocab, context, np.int32)
+    tokens = random_tokens(model, context)
     with model.session(context=context, attention=attention, cache_type=cache_type) as session:
-        session.append(tokens[:WARM_UP_TOKENS])
-        session.eval(tokens[:1])
-        session.truncate(0)
+        warm_up(session, tokens)
         for test in planned:
-            _fill(session, tokens, test.depth)
-            rates = [test.tokens / _seconds(session, tokens, test) for _ in range(repeats)]
+            rates = []
+            for _ in range(repeats):
+                _fill(session, tokens, test.depth)
+                rates.append(test.tokens / seconds(session, tokens, test))
             rate = statistics.mean(rates)
             yield Result(
                 test=test.name,
@@ -91,6 +91,30 @@ def measure(
                 threads=threads,
                 repeats=repeats,
             )
+
+
+def random_tokens(model: Model, count: int) -> np.ndarray:
+    """Ids int32 (count,), the same at every call: what is said does not change how long it takes."""
+    return np.random.default_rng(0).integers(0, model.info.n_vocab, count, np.int32)
+
+
+def warm_up(session: Session, tokens: np.ndarray) -> None:
+    """Touches what the first calls of an empty session would pay for; it must hold as many as ``tokens``."""
+    session.append(tokens[: min(WARM_UP_TOKENS, len(tokens) - 1)])
+    session.eval(tokens[:1])
+    session.truncate(0)
+
+
+def seconds(session: Session, tokens: np.ndarray, test: Test) -> float:
+    """How long ``test`` takes; the session must hold ``test.depth`` tokens, and holds the test's too then."""
+    new = tokens[test.depth : test.depth + test.tokens]
+    start = time.perf_counter()
+    if test.kind == "pp":
+        session.eval(new)
+    else:
+        for index in range(len(new)):
+            session.eval(new[index : index + 1])
+    return time.perf_counter() - start
 
 
 def attention_name(session: Session) -> str:
@@ -125,16 +149,3 @@ def _fill(session: Session, tokens: np.ndarray, depth: int) -> None:
     session.truncate(length)
     if length < depth:
         session.append(tokens[length:depth])
-
-
-def _seconds(session: Session, tokens: np.ndarray, test: Test) -> float:
-    new = tokens[test.depth : test.depth + test.tokens]
-    start = time.perf_counter()
-    if test.kind == "pp":
-        session.eval(new)
-    else:
-        for index in range(len(new)):
-            session.eval(new[index : index + 1])
-    seconds = time.perf_counter() - start
-    session.truncate(test.depth)
-    return seconds

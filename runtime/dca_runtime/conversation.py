@@ -3,16 +3,21 @@
 from collections.abc import Generator, Iterator
 
 from dca_runtime.generate import Generation
+from dca_runtime.model import Model
 from dca_runtime.prompt_cache import PromptCache
 from dca_runtime.sampling import Sampling
 from dca_runtime.session import Session
 
 
 class Conversation:
-    """Messages so far, in the file's chat template. The session must be empty and used for nothing else."""
+    """Messages so far, in the file's chat template."""
 
-    def __init__(self, session: Session, system: str | None = None) -> None:
-        """``system`` is the first message, if there is to be one."""
+    def __init__(self, model: Model, session: Session, system: str | None = None) -> None:
+        """``system`` is the first message, if there is to be one.
+
+        session: one of ``model``, empty, and used for nothing else.
+        """
+        self.model = model
         self.messages = [{"role": "system", "content": system}] if system else []
         self._cache = PromptCache(session)
 
@@ -26,7 +31,7 @@ class Reply(Iterator[str]):
 
     def __init__(self, conversation: Conversation, message: str, max_tokens: int, sampling: Sampling) -> None:
         session = conversation._cache.session
-        model = session.model
+        model = conversation.model
         question = {"role": "user", "content": message}
         prompt = model.apply_chat_template([*conversation.messages, question])
         ids = model.tokenize(prompt, add_special=False)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from dca_runtime.errors import DcaError, Status
+from dca_runtime.options import TokenIds
 from dca_runtime.sampling import Sampler, Sampling
-from dca_runtime.session import Session, TokenIds
+from dca_runtime.session import Session
 from dca_runtime.tokenizer import Tokenizer
 
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dca_runtime import _ffi
-from dca_runtime._ffi import Progress, ffi
+from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.metadata import Metadata
-from dca_runtime.session import DEFAULT_CONTEXT, Scheme, Session, SessionOptions, TokenIds, scheme_of
+from dca_runtime.options import DEFAULT_CONTEXT, Progress, Scheme, SessionOptions, TokenIds
+from dca_runtime.session import Session, scheme_of
 
 if TYPE_CHECKING:
     from dca_runtime.generate import Generation
@@ -119,9 +120,16 @@ class Model:
         return f"Model({self.path!r}, device={self.info.device!r})"
 
     @property
-    def scheme(self) -> tuple[int, int, int] | None:
-        """(chunk_size, local_window, pretraining_length) of the file; None: plain attention."""
-        return None if self.info.scheme is None else self.info.scheme[:3]
+    def scheme(self) -> tuple[int, int, int] | tuple[int, int, int, float, int] | None:
+        """The file's scheme as ``session`` takes one; None: plain attention.
+
+        (chunk_size, local_window, pretraining_length), and where the file scales logits also
+        logit_scale and logit_scale_length.
+        """
+        if self.info.scheme is None:
+            return None
+        s, w, c, logit_scale, logit_scale_length = self.info.scheme
+        return (s, w, c, logit_scale, logit_scale_length) if logit_scale else (s, w, c)
 
     # Running.
 
@@ -161,7 +169,7 @@ class Model:
             rope=rope,
         )
         with self._lock:
-            session = Session(self, self._handle(), options)
+            session = Session(self._handle(), self.info.n_vocab, options)
             self._sessions.add(session)
         return session
 

@@ -5,48 +5,16 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 
 from dca_runtime import _ffi
-from dca_runtime._ffi import Progress, ffi
+from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError
-
-if TYPE_CHECKING:
-    from dca_runtime.model import Model
-
-TokenIds: TypeAlias = Sequence[int] | np.ndarray
-
-ATTENTIONS = {"auto": 0, "plain": 1, "dca": 2, "intra": 3, "intra+inter": 4}  # dca_attention
-CACHE_TYPES = {"f16": 0, "f32": 1, "bf16": 2, "q8": 3}  # dca_cache_type
-ROPES = {"linear": 1, "ntk": 2, "yarn": 3}  # dca_rope
-DEFAULT_CONTEXT = 4096  # tokens
+from dca_runtime.options import ATTENTIONS, CACHE_TYPES, ROPES, Scheme, SessionOptions, TokenIds
 
 _LOGITS_NONE, _LOGITS_LAST, _LOGITS_ALL = 0, 1, 2
-
-
-class Scheme(NamedTuple):
-    """The integers of Dual Chunk Attention, and the optional logit scale (0: off)."""
-
-    chunk_size: int
-    local_window: int
-    pretraining_length: int
-    logit_scale: float = 0.0
-    logit_scale_length: int = 0
-
-
-@dataclass(frozen=True)
-class SessionOptions:
-    """What ``Model.session`` takes."""
-
-    context: int
-    attention: str
-    scheme: Sequence[float] | None
-    cache_type: str
-    prefill_block: int
-    progress: Progress | None
-    rope: str | None
 
 
 @dataclass(frozen=True)
@@ -57,18 +25,18 @@ class SessionInfo:
     context: int
     cache_bytes: int
     scratch_bytes: int
-    scheme: Scheme | None  # in force; None: plain attention
+    scheme: Scheme | None  # in force: local_window 0 in the ablations; None: plain attention
 
 
 class Session:
-    """One sequence in a model. Made by ``Model.session``; keeps the model alive.
+    """One sequence in a model. Made by ``Model.session``; works on after the last reference to the model.
 
     One thread at a time may use it. A context manager; ``close`` frees the cache.
     """
 
-    def __init__(self, model: "Model", native_model: Any, options: SessionOptions) -> None:
-        """``native_model`` is the ``dca_model *`` of ``model``."""
-        self.model = model
+    def __init__(self, native_model: Any, n_vocab: int, options: SessionOptions) -> None:
+        """``native_model`` is an open ``dca_model *``, whose vocabulary has ``n_vocab`` tokens."""
+        self.n_vocab = n_vocab
         self.attention = options.attention
         self.cache_type = options.cache_type
         self._callback = _ffi.Callback(options.progress)
@@ -97,23 +65,22 @@ class Session:
         Call again to continue. Raises DcaError: an id is out of range, or the tokens do not fit in the
         context; the session is then as long as before, as it is when Ctrl-C or ``progress`` cancels.
         """
-        tokens = self._tokens(ids, least=1)
-        n_vocab = self.model.info.n_vocab
-        logits = np.empty((len(tokens), n_vocab) if all_logits else n_vocab, np.float32)
+        tokens = self._tokens(ids)
+        logits = np.empty((len(tokens), self.n_vocab) if all_logits else self.n_vocab, np.float32)
         self._append(_ffi.lib().dca_session_eval, tokens, _LOGITS_ALL if all_logits else _LOGITS_LAST, logits)
         return logits
 
     def append(self, ids: TokenIds) -> None:
         """Appends tokens without computing logits: fills the cache only."""
-        self._append(_ffi.lib().dca_session_eval, self._tokens(ids, least=1), _LOGITS_NONE, None)
+        self._append(_ffi.lib().dca_session_eval, self._tokens(ids), _LOGITS_NONE, None)
 
     def score(self, ids: TokenIds) -> np.ndarray:
         """Appends tokens; float32 (len(ids) - 1,): -log p(ids[i+1] | everything up to ids[i]).
 
         Natural logarithm. Never holds more than a block's logits.
         """
-        tokens = self._tokens(ids, least=2)
-        nll = np.empty(len(tokens) - 1, np.float32)
+        tokens = self._tokens(ids)
+        nll = np.empty(max(len(tokens) - 1, 0), np.float32)
         self._append(_ffi.lib().dca_session_score, tokens, None, nll)
         return nll
 
@@ -193,20 +160,21 @@ class Session:
                 raise
             _ffi.check(status)
 
-    def _tokens(self, ids: TokenIds, least: int) -> np.ndarray:
-        """``ids`` as int32 (n,), each below the vocabulary's size."""
+    def _tokens(self, ids: TokenIds) -> np.ndarray:
+        """``ids`` as int32 (n,). Which of them, and how many, are good is for the library to say."""
         array = np.asarray(ids)
-        if array.ndim != 1 or len(array) < least:
-            raise DcaError(f"expected at least {least} token ids in one dimension, got shape {array.shape}")
+        if array.ndim != 1:
+            raise DcaError(f"expected token ids in one dimension, got shape {array.shape}")
+        if array.size == 0:
+            return np.empty(0, np.int32)
         if not np.issubdtype(array.dtype, np.integer):
             raise DcaError(f"token ids must be integers, got {array.dtype}")
-        n_vocab = self.model.info.n_vocab
-        wrong = np.flatnonzero((array < 0) | (array >= n_vocab))
-        if len(wrong):
+        tokens = np.ascontiguousarray(array, np.int32)
+        for index in np.flatnonzero(tokens != array)[:1]:  # C cannot be asked about these
             raise DcaError(
-                f"token id {array[wrong[0]]} at index {wrong[0]} is not in the vocabulary of {n_vocab} tokens"
+                f"token id {array[index]} at index {index} is not in the vocabulary of {self.n_vocab} tokens"
             )
-        return np.ascontiguousarray(array, np.int32)
+        return tokens
 
     def _read_info(self) -> Any:
         info = ffi.new("dca_session_info *")

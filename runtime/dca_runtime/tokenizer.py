@@ -7,7 +7,7 @@ from typing import Any
 from tokenizers import Tokenizer as Backend
 
 from dca_runtime.errors import DcaError, Status
-from dca_runtime.session import TokenIds
+from dca_runtime.options import TokenIds
 from dca_runtime.vocabulary import MODEL_KEY, build_tokenizer, byte_level_pretokenizer
 
 HUGGINGFACE_KEY = "tokenizer.huggingface.json"

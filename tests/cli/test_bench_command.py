@@ -26,6 +26,13 @@ def test_json_is_a_list_of_results(path, capsys):
         assert result[figure] > 0
 
 
+def test_json_to_a_file_leaves_the_table(path, capsys, tmp_path):
+    file = tmp_path / "speed.json"
+    assert main([path, "-p", "8", "-n", "0", "-r", "1", "--json", str(file)]) == 0
+    assert [result["test"] for result in json.loads(file.read_text())] == ["pp8"]
+    assert "pp8" in capsys.readouterr().out
+
+
 def test_table_names_the_tests(path, capsys):
     assert main([path, "-p", "8", "-n", "4", "-r", "1"]) == 0
     printed = capsys.readouterr()

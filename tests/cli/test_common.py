@@ -112,11 +112,3 @@ def test_json_to_a_file_is_whole_and_has_no_nan(tmp_path):
 def test_json_to_stdout(capsys):
     _common.write_json({"tokens": 3}, "-")
     assert json.loads(capsys.readouterr().out) == {"tokens": 3}
-
-
-def test_a_failed_write_leaves_nothing(tmp_path):
-    directory = tmp_path / "taken"
-    directory.mkdir()
-    with pytest.raises(OSError):
-        _common.write_beside(directory, b"data")
-    assert os.listdir(tmp_path) == ["taken"]

@@ -5,7 +5,13 @@ import os
 import pytest
 
 from dca_export.errors import InputError
-from dca_export.export.output_file import check_output, check_space, directory_beside, move_into_place
+from dca_export.export.output_file import (
+    check_output,
+    check_space,
+    directory_beside,
+    move_into_place,
+    write_file,
+)
 
 
 def test_a_new_file_is_fine(tmp_path):
@@ -70,3 +76,23 @@ def test_files_get_the_permissions_of_any_new_file(tmp_path):
         (directory / "out").write_text("")
         move_into_place({directory / "out": tmp_path / "out"}, force=False)
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_write_file_replaces_and_leaves_nothing_else(tmp_path):
+    (tmp_path / "out.json").write_bytes(b"before")
+    write_file(tmp_path / "out.json", b"after")
+    assert (tmp_path / "out.json").read_bytes() == b"after"
+    assert os.listdir(tmp_path) == ["out.json"]
+
+
+def test_a_written_file_is_as_readable_as_any(tmp_path):
+    (tmp_path / "ordinary").write_bytes(b"")
+    write_file(tmp_path / "out.json", b"data")
+    assert (tmp_path / "out.json").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+def test_write_file_spares_what_is_no_file(tmp_path):
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(InputError, match="taken: is not a regular file"):
+        write_file(tmp_path / "taken", b"data")
+    assert os.listdir(tmp_path) == ["taken"]

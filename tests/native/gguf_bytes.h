@@ -16,9 +16,7 @@ public:
 
     GgufBytes& u32(const std::string& key, uint32_t value) { return scalar(key, 4, value); }
     GgufBytes& f32(const std::string& key, float value) { return scalar(key, 6, value); }
-    GgufBytes& text(const std::string& key, const std::string& value) {
-        return value_of(key, 8, packed<uint64_t>(value.size()) + value);
-    }
+    GgufBytes& text(const std::string& key, const std::string& value) { return value_of(key, 8, packed<uint64_t>(value.size()) + value); }
     GgufBytes& value_of(const std::string& key, uint32_t type, const std::string& encoded) {
         values_ += packed<uint64_t>(key.size()) + key + packed(type) + encoded;
         ++n_values_;

@@ -19,7 +19,7 @@ namespace {
 
 using dca::BlockType;
 
-constexpr BlockType kTypes[] = {BlockType::F32,  BlockType::F16,  BlockType::BF16, BlockType::Q4_0, BlockType::Q4_1,
+constexpr BlockType kTypes[] = {BlockType::F32,  BlockType::F16,  BlockType::BF16, BlockType::Q4_0,   BlockType::Q4_1,
                                 BlockType::Q5_0, BlockType::Q5_1, BlockType::Q8_0, BlockType::IQ4_NL, BlockType::Q2_K,
                                 BlockType::Q3_K, BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K};
 
@@ -79,7 +79,8 @@ TEST(every_half_has_the_value_ieee_754_gives_it) {
     for (int sign = 0; sign < 2; ++sign) {
         for (int exponent = 0; exponent < 31; ++exponent) {
             for (int fraction = 0; fraction < 1024; ++fraction) {
-                const double value = (sign ? -1 : 1) * (exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25));
+                const double value =
+                    (sign ? -1 : 1) * (exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25));
                 const float got = dca::half_to_float(uint16_t(sign << 15 | exponent << 10 | fraction));
                 all = all && double(got) == value && std::signbit(got) == (sign == 1);
             }
@@ -142,7 +143,8 @@ TEST(every_instruction_set_decodes_to_the_same_bits) {
             dca::block_kernels(type, isa).decode(blocks.data(), n_blocks, got.data());
             bool same = true;
             for (size_t i = 0; i < n_values; ++i) {
-                same = same && (std::bit_cast<uint32_t>(got[i]) == std::bit_cast<uint32_t>(expected[i]) || (std::isnan(got[i]) && std::isnan(expected[i])));
+                same = same && (std::bit_cast<uint32_t>(got[i]) == std::bit_cast<uint32_t>(expected[i]) ||
+                                (std::isnan(got[i]) && std::isnan(expected[i])));
             }
             CHECK(same);
         }
@@ -227,7 +229,8 @@ TEST(more_bits_come_closer) {
 
 TEST(encoding_refuses_values_that_are_not_finite) {
     for (const BlockType type : kTypes) {
-        for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
+        for (const float bad :
+             {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
             for (const size_t where : {size_t(0), size_t(255), size_t(511)}) {
                 std::vector<float> values = weights(2);
                 values[where] = bad;

@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "core/block_formats.h"
+#include "core/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/kv_cache.h"
 #include "cpu/thread_pool.h"
@@ -16,13 +17,10 @@ namespace {
 using namespace dca::cpu;
 
 std::vector<const Kernels*> tables() {
-    std::vector<const Kernels*> all{generic_kernels()};
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) all.push_back(avx2_kernels());
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vnni")) {
-        all.push_back(avx512_kernels());
+    std::vector<const Kernels*> all;
+    for (const dca::Isa isa : dca::kAllIsas) {
+        if (dca::machine_has(isa)) all.push_back(&cpu_kernels(isa));
     }
-#endif
     return all;
 }
 
@@ -75,12 +73,12 @@ TEST(gemm_multiplies_panels) {
     }
 }
 
-TEST(dot_rows_equals_decoding_for_every_format) {
+TEST(dot_rows_equals_dequantizing_for_every_format) {
     using dca::BlockType;
     const int rows = 3;
-    for (const auto type : {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::Q8_0, BlockType::Q4_0, BlockType::Q4_1,
-                            BlockType::Q5_0, BlockType::Q5_1, BlockType::Q2_K, BlockType::Q3_K, BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K,
-                            BlockType::IQ4_NL}) {
+    for (const auto type :
+         {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::Q8_0, BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_0,
+          BlockType::Q5_1, BlockType::Q2_K, BlockType::Q3_K, BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K, BlockType::IQ4_NL}) {
         const dca::BlockInfo& info = dca::block_info(type);
         // Odd sizes where the format allows them: neither block counts nor vectors come out even.
         const int cols = info.block_size == 1 ? 77 : info.block_size == 32 ? 32 * 5 : 256 * 3;
@@ -89,14 +87,14 @@ TEST(dot_rows_equals_decoding_for_every_format) {
         const int64_t row_bytes = int64_t{cols} / info.block_size * info.block_bytes;
         std::vector<std::byte> blocks(static_cast<size_t>(rows * row_bytes));
         dca::encode_blocks(type, values.data(), int64_t{rows} * cols, blocks.data());
-        std::vector<float> decoded(values.size());
-        dca::decode_blocks(type, blocks.data(), int64_t{rows} * cols, decoded.data());
+        std::vector<float> dequantized(values.size());
+        dca::decode_blocks(type, blocks.data(), int64_t{rows} * cols, dequantized.data());
         for (const Kernels* kernels : tables()) {
             float y[rows];
             kernels->dot_rows(type, blocks.data(), row_bytes, rows, x.data(), cols, y);
             for (int r = 0; r < rows; ++r) {
                 double sum = 0.0;
-                for (int k = 0; k < cols; ++k) sum += double{decoded[r * cols + k]} * x[k];
+                for (int k = 0; k < cols; ++k) sum += double{dequantized[r * cols + k]} * x[k];
                 CHECK(close(y[r], sum, 1e-5));
             }
         }
@@ -153,11 +151,15 @@ TEST(fold_exp_sum_is_log_sum_exp_in_pieces) {
 TEST(attention_over_a_span_is_a_softmax) {
     constexpr int group = 3;
     constexpr uint32_t keys = 170;
-    struct Case { dca_cache_type type; double tolerance; };  // of the cache's own rounding
+    struct Case {
+        dca_cache_type type;
+        double tolerance;
+    };  // of the cache's own rounding
     for (const int head_dim : {16, 64, 80}) {
         const auto k = random_values(size_t{keys} * head_dim, 10);
         const auto v = random_values(size_t{keys} * head_dim, 11);
-        for (const auto [type, tolerance] : {Case{DCA_CACHE_F32, 2e-5}, Case{DCA_CACHE_F16, 4e-3}, Case{DCA_CACHE_BF16, 4e-2}, Case{DCA_CACHE_Q8, 4e-2}}) {
+        for (const auto [type, tolerance] :
+             {Case{DCA_CACHE_F32, 2e-5}, Case{DCA_CACHE_F16, 4e-3}, Case{DCA_CACHE_BF16, 4e-2}, Case{DCA_CACHE_Q8, 4e-2}}) {
             for (const Kernels* kernels : tables()) {
                 const KvCache cache = filled_cache(*kernels, type, head_dim, k, v);
                 const auto t = static_cast<size_t>(cache.type());
@@ -169,14 +171,16 @@ TEST(attention_over_a_span_is_a_softmax) {
                 std::vector<float> out(q.size()), maximum(size_t(group) * panel_lanes, -INFINITY), sum(maximum.size());
                 std::vector<float> scratch(attend_scratch_floats(group, head_dim));
                 for (const KeySpan span : {KeySpan{5, 40}, KeySpan{40, 162}}) {
-                    kernels->attend_panel[t]({q.data(), out.data(), maximum.data(), sum.data(), group, head_dim, cache.view(0, 0), span, first_query, scratch.data()});
+                    kernels->attend_panel[t]({q.data(), out.data(), maximum.data(), sum.data(), group, head_dim, cache.view(0, 0), span,
+                                              first_query, scratch.data()});
                 }
                 std::vector<float> row_q(size_t(group) * head_dim), row_out(row_q.size()), row_maximum(group, -INFINITY), row_sum(group);
                 for (int g = 0; g < group; ++g) {
                     for (int d = 0; d < head_dim; ++d) row_q[g * head_dim + d] = q[(g * head_dim + d) * panel_lanes + lane];
                 }
                 for (const KeySpan span : {KeySpan{5, 40}, KeySpan{40, 151}}) {
-                    kernels->attend_row[t]({row_q.data(), row_out.data(), row_maximum.data(), row_sum.data(), group, head_dim, cache.view(0, 0), span});
+                    kernels->attend_row[t](
+                        {row_q.data(), row_out.data(), row_maximum.data(), row_sum.data(), group, head_dim, cache.view(0, 0), span});
                 }
                 bool panel_right = true, row_right = true;
                 for (int g = 0; g < group; ++g) {
@@ -201,7 +205,7 @@ TEST(attention_over_a_span_is_a_softmax) {
     }
 }
 
-// Prefill's kernels may round what a 16-bit or 8-bit cache has rounded already (attention_int16.inc);
+// Prefill's kernels may round what a 16-bit or 8-bit cache has rounded already (kernels/attention_int16.h);
 // decode's multiply in f32. Outliers in one feature, one key and one value are what single scales suffer from.
 TEST(attention_of_panels_and_rows_agrees_on_the_same_cache) {
     constexpr int group = 2;
@@ -221,21 +225,31 @@ TEST(attention_of_panels_and_rows_agrees_on_the_same_cache) {
                     std::vector<float> out(q.size()), maximum(size_t(group) * panel_lanes, -INFINITY), sum(maximum.size());
                     std::vector<float> scratch(attend_scratch_floats(group, head_dim));
                     for (const KeySpan span : {KeySpan{7, 480}, KeySpan{480, keys}}) {
-                        kernels->attend_panel[t]({q.data(), out.data(), maximum.data(), sum.data(), group, head_dim, cache.view(0, 0), span, first_query, scratch.data()});
+                        kernels->attend_panel[t]({q.data(), out.data(), maximum.data(), sum.data(), group, head_dim, cache.view(0, 0), span,
+                                                  first_query, scratch.data()});
                     }
                     bool agree = true;
                     for (int lane = 0; lane < panel_lanes; ++lane) {
                         const uint32_t end = std::min(keys, first_query + lane + 1);
-                        std::vector<float> row_q(size_t(group) * head_dim), row_out(row_q.size()), row_maximum(group, -INFINITY), row_sum(group);
+                        std::vector<float> row_q(size_t(group) * head_dim), row_out(row_q.size()), row_maximum(group, -INFINITY),
+                            row_sum(group);
                         for (size_t i = 0; i < row_q.size(); ++i) row_q[i] = q[i * panel_lanes + lane];
-                        kernels->attend_row[t]({row_q.data(), row_out.data(), row_maximum.data(), row_sum.data(), group, head_dim, cache.view(0, 0), {7, end}});
+                        kernels->attend_row[t]({row_q.data(),
+                                                row_out.data(),
+                                                row_maximum.data(),
+                                                row_sum.data(),
+                                                group,
+                                                head_dim,
+                                                cache.view(0, 0),
+                                                {7, end}});
                         // A score may be off by about 2^-17 of both lengths, a value by as much of its column; hundreds of keys even that out.
                         const auto length = [=](const float* x) { return std::sqrt(std::inner_product(x, x + head_dim, x, 0.0)); };
                         for (int g = 0; g < group; ++g) {
                             double longest = 0.0, largest = 0.0;
                             for (uint32_t j = 7; j < end; ++j) {
                                 longest = std::max(longest, length(row_q.data() + g * head_dim) * length(k.data() + size_t{j} * head_dim));
-                                for (int d = 0; d < head_dim; ++d) largest = std::max(largest, std::fabs(double{v[size_t{j} * head_dim + d]}));
+                                for (int d = 0; d < head_dim; ++d)
+                                    largest = std::max(largest, std::fabs(double{v[size_t{j} * head_dim + d]}));
                             }
                             const double tolerance = type == DCA_CACHE_F32 ? 1e-6 : std::ldexp(1.0 + longest, -18);
                             for (int d = 0; d < head_dim; ++d) {

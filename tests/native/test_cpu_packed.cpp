@@ -1,4 +1,4 @@
-// Packed products against the decoded weights in double precision, for every packed format, odd
+// Packed products against the dequantized weights in double precision, for every packed format, odd
 // sizes, and every number of tokens that takes another path.
 #include <algorithm>
 #include <cmath>
@@ -19,29 +19,25 @@ using dca::BlockType;
 constexpr BlockType packed_types[] = {BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_0, BlockType::Q5_1,
                                       BlockType::Q8_0, BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K};
 
-/// The table of this machine that has packed kernels; null if it has none.
-const PackedKernels* packed_kernels() {
-#if defined(__x86_64__)
-    if (dca::machine_has(dca::Isa::Avx512)) return avx512_kernels()->packed;
-#endif
-    return nullptr;
-}
+/// The packed kernels of this machine; null if it has none.
+const PackedKernels* packed_kernels() { return cpu_kernels(dca::choose_isa("")).packed; }
 
 struct Matrix {
     BlockType type;
     int rows, cols;
-    std::vector<float> decoded;     // (rows, cols)
-    std::vector<std::byte> groups;  // packed
+    std::vector<float> dequantized;  // (rows, cols)
+    std::vector<std::byte> groups;   // packed
 
-    Matrix(BlockType type, int rows, int cols, std::mt19937& engine) : type(type), rows(rows), cols(cols), decoded(size_t(rows) * cols) {
+    Matrix(BlockType type, int rows, int cols, std::mt19937& engine)
+        : type(type), rows(rows), cols(cols), dequantized(size_t(rows) * cols) {
         const dca::BlockInfo& info = dca::block_info(type);
         std::normal_distribution<float> normal(0.3f, 1.0f);  // not centred: minima and offsets must matter
-        std::vector<float> values(decoded.size());
+        std::vector<float> values(dequantized.size());
         for (float& value : values) value = normal(engine);
         const int64_t row_bytes = int64_t{cols} / info.block_size * info.block_bytes;
         std::vector<std::byte> blocks(static_cast<size_t>(rows * row_bytes));
         dca::encode_blocks(type, values.data(), int64_t{rows} * cols, blocks.data());
-        dca::decode_blocks(type, blocks.data(), int64_t{rows} * cols, decoded.data());
+        dca::decode_blocks(type, blocks.data(), int64_t{rows} * cols, dequantized.data());
         const size_t group_bytes = packed_group_bytes(type, cols);
         groups.resize(group_bytes * ((rows + packed_rows - 1) / packed_rows));
         for (int row = 0; row < rows; row += packed_rows) {
@@ -101,16 +97,25 @@ bool product_is_right(const PackedKernels& kernels, const Matrix& w, const std::
     const int guard = 3;  // rows of y beyond the product's
     std::vector<float> bias(w.rows), y(size_t(panels) * lanes * (w.rows + guard), before);
     for (int r = 0; r < w.rows; ++r) bias[r] = static_cast<float>(r % 7) - 3.0f;
-    kernels.multiply({.type = w.type, .w = w.groups.data(), .rows = w.rows, .cols = w.cols, .x = bundles.data(), .tokens = tokens,
-                      .lanes = lanes, .y = y.data(), .y_panel_stride = size_t(w.rows + guard) * lanes,
-                      .bias = accumulate ? bias.data() : nullptr, .accumulate = accumulate});
+    kernels.multiply({.type = w.type,
+                      .w = w.groups.data(),
+                      .rows = w.rows,
+                      .cols = w.cols,
+                      .x = bundles.data(),
+                      .tokens = tokens,
+                      .lanes = lanes,
+                      .y = y.data(),
+                      .y_panel_stride = size_t(w.rows + guard) * lanes,
+                      .bias = accumulate ? bias.data() : nullptr,
+                      .accumulate = accumulate});
     bool right = true;
     for (int t = 0; t < tokens; ++t) {
         const auto found = [&](int r) { return double{y[(size_t(t / lanes) * (w.rows + guard) + r) * lanes + t % lanes]}; };
         for (int r = 0; r < w.rows; ++r) {
             double sum = accumulate ? double{before} + bias[r] : 0.0;
-            for (int i = 0; i < w.cols; ++i) sum += double{w.decoded[size_t(r) * w.cols + i]} * x[size_t(t) * w.cols + i];
-            right &= std::fabs(found(r) - sum) <= allowed(&w.decoded[size_t(r) * w.cols], &x[size_t(t) * w.cols], w.cols) + 1e-6 * (1.0 + std::fabs(sum));
+            for (int i = 0; i < w.cols; ++i) sum += double{w.dequantized[size_t(r) * w.cols + i]} * x[size_t(t) * w.cols + i];
+            right &= std::fabs(found(r) - sum) <=
+                     allowed(&w.dequantized[size_t(r) * w.cols], &x[size_t(t) * w.cols], w.cols) + 1e-6 * (1.0 + std::fabs(sum));
         }
         for (int r = w.rows; r < w.rows + guard; ++r) right &= found(r) == before;
     }
@@ -119,7 +124,7 @@ bool product_is_right(const PackedKernels& kernels, const Matrix& w, const std::
 
 }  // namespace
 
-TEST(packed_products_equal_decoded_weights) {
+TEST(packed_products_equal_dequantized_weights) {
     const PackedKernels* kernels = packed_kernels();
     if (kernels == nullptr) return;
     std::mt19937 engine(21);
@@ -149,8 +154,17 @@ TEST(packed_products_keep_what_is_not_a_number) {
             x[size_t(5) * lanes] = bad;
             std::vector<std::byte> bundle(packed_token_bytes(packed_tokens(1, lanes), 64));
             kernels->pack_tokens(x.data(), lanes, 1, 64, bundle.data());
-            kernels->multiply({.type = w.type, .w = w.groups.data(), .rows = 16, .cols = 64, .x = bundle.data(), .tokens = 1, .lanes = lanes,
-                               .y = y.data(), .y_panel_stride = y.size(), .bias = nullptr, .accumulate = false});
+            kernels->multiply({.type = w.type,
+                               .w = w.groups.data(),
+                               .rows = 16,
+                               .cols = 64,
+                               .x = bundle.data(),
+                               .tokens = 1,
+                               .lanes = lanes,
+                               .y = y.data(),
+                               .y_panel_stride = y.size(),
+                               .bias = nullptr,
+                               .accumulate = false});
             for (int r = 0; r < 16; ++r) CHECK(!std::isfinite(y[size_t(r) * lanes]));
         }
     }
@@ -159,5 +173,6 @@ TEST(packed_products_keep_what_is_not_a_number) {
 TEST(only_formats_with_a_layout_are_packed) {
     CHECK(packed_group_bytes(BlockType::Q4_0, 64) == 2 * (256 + 32));
     CHECK(packed_group_bytes(BlockType::Q6_K, 256) == 8 * 384 + 16 * 16 + 32);
-    for (const BlockType type : {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::IQ4_NL}) CHECK(packed_group_bytes(type, 256) == 0);
+    for (const BlockType type : {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::IQ4_NL})
+        CHECK(packed_group_bytes(type, 256) == 0);
 }

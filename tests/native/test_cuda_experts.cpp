@@ -49,7 +49,8 @@ TEST(cuda_experts_equal_logits_go_to_the_first) {
 TEST(cuda_experts_of_broken_logits_exist_and_differ) {
     const float nan = std::numeric_limits<float>::quiet_NaN();
     for (const float sign : {1.0f, -1.0f}) {
-        const auto experts = chosen({std::copysign(nan, sign), std::bit_cast<float>(0x7fffffffu), std::bit_cast<float>(0xffffffffu), 1.0f, nan}, 5);
+        const auto experts =
+            chosen({std::copysign(nan, sign), std::bit_cast<float>(0x7fffffffu), std::bit_cast<float>(0xffffffffu), 1.0f, nan}, 5);
         CHECK((std::set(experts.begin(), experts.end()) == std::set<uint32_t>{0, 1, 2, 3, 4}));
     }
     const auto all = chosen(std::vector<float>(3, std::bit_cast<float>(0x7fffffffu)), 3);
@@ -133,8 +134,8 @@ TEST(cuda_experts_lie_one_behind_the_other) {
             }
         }
     };
-    for (const WeightFormat format : {WeightFormat::Q8, WeightFormat::Q4, WeightFormat::Q4M, WeightFormat::Q5, WeightFormat::Q5M, WeightFormat::Q6,
-                                      WeightFormat::Q3, WeightFormat::Q2M}) {
+    for (const WeightFormat format : {WeightFormat::Q8, WeightFormat::Q4, WeightFormat::Q4M, WeightFormat::Q5, WeightFormat::Q5M,
+                                      WeightFormat::Q6, WeightFormat::Q3, WeightFormat::Q2M}) {
         visit_planes(format, check_format);
     }
     std::vector<uint16_t> dense(rows * cols * depth);

@@ -65,8 +65,7 @@ TEST(gguf_survives_any_byte_changed) {
             try {
                 const dca::GgufFile gguf(file.path());
                 dca::read_hparams(gguf);
-            } catch (const dca::Error&) {
-            }
+            } catch (const dca::Error&) {}
         }
     }
     CHECK(true);
@@ -96,12 +95,12 @@ TEST(gguf_refuses_impossible_arrays) {
 }
 
 TEST(gguf_refuses_impossible_tensors) {
-    refused(small().tensor("a", {32}, 0, 1024), 2048, DCA_ERROR_FORMAT);                        // twice
-    refused(small().tensor("c", {32}, 0, 1024), small_data, DCA_ERROR_FORMAT);                  // past the end
-    refused(small().tensor("c", {32}, 0, UINT64_MAX - 31), 2048, DCA_ERROR_FORMAT);             // offset overflows
-    refused(small().tensor("c", {32}, 0, 1000), 2048, DCA_ERROR_FORMAT);                        // not aligned
-    refused(small().tensor("c", {32}, 0, 480), 2048, DCA_ERROR_FORMAT);                         // overlaps a
-    refused(small().tensor("c", {33}, 8, 1024), 2048, DCA_ERROR_FORMAT);                        // half a block
+    refused(small().tensor("a", {32}, 0, 1024), 2048, DCA_ERROR_FORMAT);             // twice
+    refused(small().tensor("c", {32}, 0, 1024), small_data, DCA_ERROR_FORMAT);       // past the end
+    refused(small().tensor("c", {32}, 0, UINT64_MAX - 31), 2048, DCA_ERROR_FORMAT);  // offset overflows
+    refused(small().tensor("c", {32}, 0, 1000), 2048, DCA_ERROR_FORMAT);             // not aligned
+    refused(small().tensor("c", {32}, 0, 480), 2048, DCA_ERROR_FORMAT);              // overlaps a
+    refused(small().tensor("c", {33}, 8, 1024), 2048, DCA_ERROR_FORMAT);             // half a block
     refused(small().tensor("c", {0}, 0, 1024), 2048, DCA_ERROR_FORMAT);
     refused(small().tensor("c", {uint64_t{1} << 33, uint64_t{1} << 33}, 0, 1024), 2048, DCA_ERROR_FORMAT);
     refused(small().tensor("c", {32, 1, 1, 1, 1}, 0, 1024), 2048, DCA_ERROR_FORMAT);

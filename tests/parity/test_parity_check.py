@@ -1,5 +1,6 @@
 """The comparison as a whole: with a runtime made up for the purpose, and with the native one."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+import dca_runtime as dca
 from dca_export.cli.parity import main
 from dca_export.errors import InputError
 from dca_export.parity.check import check
@@ -268,6 +270,28 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tiny_gguf, tm
     assert run(*(each.format(**names) for each in arguments)) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("description", "wanted"), [("cpu (AVX2, 2 threads)", "cpu"), ("cuda:1 (NVIDIA H100)", "cuda:1")]
+)
+def test_the_reference_runs_where_the_model_came_to_run(description, wanted, tiny_gguf, monkeypatch):
+    asked = []
+
+    def reference(path, device, weights):
+        asked.append(device)
+        raise InputError("enough")
+
+    class Placed(dca.Model):
+        def __init__(self, path, device, **options):
+            assert device == "auto"
+            super().__init__(path, "cpu", **options)
+            self.info = dataclasses.replace(self.info, device=description)
+
+    monkeypatch.setattr("dca_export.parity.torch_reference.TorchReference", reference)
+    monkeypatch.setattr("dca_runtime.Model", Placed)
+    assert run(tiny_gguf(tokenizer=True)) == 2
+    assert asked == [wanted]
 
 
 def test_help_does_not_wait_for_torch():

@@ -25,7 +25,7 @@ def whole_prompt_answer(model, messages) -> str:
 def test_replies_are_those_of_the_whole_chat(model, system):
     messages = [{"role": "system", "content": system}] if system else []
     with model.session(cache_type="f32") as session:
-        conversation = Conversation(session, system)
+        conversation = Conversation(model, session, system)
         for question in ["the", "in the", "a the in"]:
             messages.append({"role": "user", "content": question})
             answer = "".join(conversation.reply(question, 12, GREEDY))
@@ -36,7 +36,7 @@ def test_replies_are_those_of_the_whole_chat(model, system):
 
 def test_the_shared_start_is_not_evaluated_again(model):
     with model.session() as session:
-        conversation = Conversation(session)
+        conversation = Conversation(model, session)
         first = conversation.reply("the " * 40, 4, GREEDY)
         list(first)
         second = conversation.reply("the", 4, GREEDY)
@@ -45,7 +45,7 @@ def test_the_shared_start_is_not_evaluated_again(model):
 
 def test_an_answer_cut_short_is_kept_as_it_was_given(model):
     with model.session() as session:
-        conversation = Conversation(session)
+        conversation = Conversation(model, session)
         reply = conversation.reply("the", 12, GREEDY)
         given = next(reply) + next(reply)
         reply.close()
@@ -55,7 +55,7 @@ def test_an_answer_cut_short_is_kept_as_it_was_given(model):
 
 def test_a_question_that_does_not_fit_is_not_kept(model):
     with model.session(context=60) as session:
-        conversation = Conversation(session)
+        conversation = Conversation(model, session)
         with pytest.raises(dca.DcaError) as caught:
             list(conversation.reply("the " * 80, 5, GREEDY))
         assert caught.value.status == dca.Status.CONTEXT

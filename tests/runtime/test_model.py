@@ -29,10 +29,15 @@ def test_scheme_is_the_files(tiny_gguf, scheme):
         assert model.scheme == scheme
 
 
-def test_logit_scale_is_in_the_info(tiny_gguf):
+def test_logit_scale_is_part_of_the_scheme(tiny_gguf):
     with dca.Model(tiny_gguf(scheme=(12, 4, 16, 0.5, 32))) as model:
-        assert model.scheme == (12, 4, 16)
-        assert tuple(model.info.scheme) == (12, 4, 16, 0.5, 32)
+        assert model.scheme == tuple(model.info.scheme) == (12, 4, 16, 0.5, 32)
+
+
+@pytest.mark.parametrize("scheme", [(12, 4, 16), (12, 4, 16, 0.5, 32)])
+def test_a_session_takes_the_models_scheme(tiny_gguf, scheme):
+    with dca.Model(tiny_gguf(scheme=scheme)) as model, dca.Model(tiny_gguf()) as bare:
+        assert bare.session(scheme=model.scheme).info.scheme == model.info.scheme
 
 
 def test_context_of_the_model_is_the_sessions_default(tiny_gguf):

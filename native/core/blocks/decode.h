@@ -92,8 +92,7 @@ void decode(const BlockQ3_K& block, float* out) {
         const uint8_t* qs = block.qs + 32 * (j / 8) + 16 * (j % 2);
         const uint8_t* hmask = block.hmask + 16 * (j % 2);
         const int shift = 2 * (j / 2 % 4), bit = j / 2;
-        for (int i = 0; i < 16; ++i)
-            out[16 * j + i] = scale * float(((qs[i] >> shift & 3) | (hmask[i] >> bit & 1) << 2) - 4);
+        for (int i = 0; i < 16; ++i) out[16 * j + i] = scale * float(((qs[i] >> shift & 3) | (hmask[i] >> bit & 1) << 2) - 4);
     }
 }
 
@@ -115,8 +114,7 @@ void decode(const BlockQ5_K& block, float* out) {
         const float scale = d * float(sub.scale[j]), min = dmin * float(sub.min[j]);
         const uint8_t* qs = block.qs + 32 * (j / 2);
         const int shift = 4 * (j % 2);
-        for (int i = 0; i < 32; ++i)
-            out[32 * j + i] = scale * float((qs[i] >> shift & 15) | (block.qh[i] >> j & 1) << 4) - min;
+        for (int i = 0; i < 32; ++i) out[32 * j + i] = scale * float((qs[i] >> shift & 15) | (block.qh[i] >> j & 1) << 4) - min;
     }
 }
 
@@ -128,8 +126,7 @@ void decode(const BlockQ6_K& block, float* out) {
         const uint8_t* ql = block.ql + 64 * half + 16 * (column % 4);
         const uint8_t* qh = block.qh + 32 * half + 16 * (column % 2);
         const int low_shift = 4 * (column / 4), high_shift = 2 * (column / 2);
-        for (int i = 0; i < 16; ++i)
-            out[16 * j + i] = scale * float(((ql[i] >> low_shift & 15) | (qh[i] >> high_shift & 3) << 4) - 32);
+        for (int i = 0; i < 16; ++i) out[16 * j + i] = scale * float(((ql[i] >> low_shift & 15) | (qh[i] >> high_shift & 3) << 4) - 32);
     }
 }
 
@@ -139,9 +136,7 @@ void decode_all(const std::byte* blocks, int64_t n_blocks, float* out) {
     for (int64_t i = 0; i < n_blocks; ++i) decode(block[i], out + i * kValues);
 }
 
-void decode_f32(const std::byte* blocks, int64_t n_values, float* out) {
-    std::memcpy(out, blocks, size_t(n_values) * sizeof(float));
-}
+void decode_f32(const std::byte* blocks, int64_t n_values, float* out) { std::memcpy(out, blocks, size_t(n_values) * sizeof(float)); }
 
 void decode_f16(const std::byte* blocks, int64_t n_values, float* out) {
     halves_to_floats(reinterpret_cast<const uint16_t*>(blocks), n_values, out);

@@ -12,7 +12,7 @@
 #include "core/block_formats.h"
 #include "core/block_layouts.h"
 #include "core/blocks/halves.h"
-#include "core/lanes.h"
+#include "core/floats16.h"
 
 namespace dca {
 namespace {
@@ -54,7 +54,7 @@ float from_ordered(int32_t ordered) { return std::bit_cast<float>(ordered ^ (ord
 
 /// A block's levels: of values 0 ... 15 and of values 16 ... 31.
 struct LevelPair {
-    Lanes first, second;
+    Floats16 first, second;
 };
 
 /// Q4_0 and Q5_0: the value of largest magnitude becomes minus half of the levels exactly.
@@ -63,8 +63,8 @@ LevelPair quantize_symmetric(const float* in, uint16_t& half_d) {
     const float d = largest(in) / float(-kLevels / 2);
     const float id = inverse_or_zero(d);
     half_d = float_to_half(d);
-    const auto level = [=](Lanes x) { return truncate(min(x * id + (float(kLevels / 2) + 0.5f), float(kLevels - 1))); };
-    return {level(Lanes::load(in)), level(Lanes::load(in + 16))};
+    const auto level = [=](Floats16 x) { return truncate(minimum(x * id + (float(kLevels / 2) + 0.5f), float(kLevels - 1))); };
+    return {level(Floats16::load(in)), level(Floats16::load(in + 16))};
 }
 
 /// Q4_1 and Q5_1: the levels span the block's minimum to its maximum.
@@ -80,8 +80,8 @@ LevelPair quantize_min_max(const float* in, uint16_t& half_d, uint16_t& half_m) 
     const float id = inverse_or_zero(d);
     half_d = float_to_half(d);
     half_m = float_to_half(m);
-    const auto level = [=](Lanes x) { return truncate(min((x - m) * id + 0.5f, float(kLevels - 1))); };
-    return {level(Lanes::load(in)), level(Lanes::load(in + 16))};
+    const auto level = [=](Floats16 x) { return truncate(minimum((x - m) * id + 0.5f, float(kLevels - 1))); };
+    return {level(Floats16::load(in)), level(Floats16::load(in + 16))};
 }
 
 /// Low nibbles of levels up to 15.
@@ -89,7 +89,7 @@ void pack_nibbles(LevelPair q, uint8_t (&qs)[16]) { store_bytes(q.first + 16.0f 
 
 /// Levels up to 31: the fifth bits to qh, bit i for value i, the others as nibbles.
 void pack_five_bits(LevelPair q, uint8_t (&qh)[4], uint8_t (&qs)[16]) {
-    const Lanes first_high = select(q.first > 15.0f, 1.0f, 0.0f), second_high = select(q.second > 15.0f, 1.0f, 0.0f);
+    const Floats16 first_high = select(q.first > 15.0f, 1.0f, 0.0f), second_high = select(q.second > 15.0f, 1.0f, 0.0f);
     pack_nibbles({q.first - 16.0f * first_high, q.second - 16.0f * second_high}, qs);
     uint8_t high[kBlock];
     store_bytes(first_high, high);
@@ -113,10 +113,10 @@ void encode(const float* in, BlockQ8_0& block) {
     const float d = std::bit_cast<float>(largest_magnitude(in)) / 127.0f;
     const float id = inverse_or_zero(d);
     block.d = float_to_half(d);
-    for (int i = 0; i < kBlock; i += kLanes) {  // to nearest, halves away from zero
-        const Lanes exact = Lanes::load(in + i) * id;
-        const Lanes whole = truncate(exact), rest = exact - whole;
-        const Lanes up = select(rest < 0.5f, 0.0f, 1.0f), down = select(rest > -0.5f, 0.0f, 1.0f);
+    for (int i = 0; i < kBlock; i += Floats16::size) {  // to nearest, halves away from zero
+        const Floats16 exact = Floats16::load(in + i) * id;
+        const Floats16 whole = truncate(exact), rest = exact - whole;
+        const Floats16 up = select(rest < 0.5f, 0.0f, 1.0f), down = select(rest > -0.5f, 0.0f, 1.0f);
         store_bytes(whole + up - down, reinterpret_cast<uint8_t*>(block.qs + i));
     }
 }
@@ -144,9 +144,7 @@ void encode_all(const float* in, int64_t n_blocks, std::byte* out) {
 
 void encode_f32(const float* in, int64_t n_values, std::byte* out) { std::memcpy(out, in, size_t(n_values) * sizeof(float)); }
 
-void encode_f16(const float* in, int64_t n_values, std::byte* out) {
-    floats_to_halves(in, n_values, reinterpret_cast<uint16_t*>(out));
-}
+void encode_f16(const float* in, int64_t n_values, std::byte* out) { floats_to_halves(in, n_values, reinterpret_cast<uint16_t*>(out)); }
 
 void encode_bf16(const float* in, int64_t n_values, std::byte* out) {
     auto* bf16 = reinterpret_cast<uint16_t*>(out);

@@ -19,7 +19,8 @@ namespace {
 void pack_bit_pairs(const uint8_t* q, int shift, uint8_t* out) {
     for (int half = 0; half < 2; ++half, q += 128, out += 32)
         for (int i = 0; i < 32; ++i)
-            out[i] = uint8_t((q[i] >> shift & 3) | (q[i + 32] >> shift & 3) << 2 | (q[i + 64] >> shift & 3) << 4 | (q[i + 96] >> shift & 3) << 6);
+            out[i] = uint8_t((q[i] >> shift & 3) | (q[i + 32] >> shift & 3) << 2 | (q[i + 64] >> shift & 3) << 4 |
+                             (q[i + 96] >> shift & 3) << 6);
 }
 
 /// Bit `shift` of each of 256 levels: bit i / 32 of out[i % 32].
@@ -38,11 +39,11 @@ void pack_low_nibbles(const uint8_t* q, uint8_t (&out)[128]) {
         for (int i = 0; i < n; ++i) out[n * run + i] = uint8_t((q[2 * n * run + i] & 15) | (q[2 * n * run + n + i] & 15) << 4);
 }
 
-/// The 6-bit scales and minima of Q4_K and Q5_K, of the eight lanes from `lane` on.
-void pack_scales_and_mins(Lanes scale, Lanes min, int lane, uint8_t (&out)[12]) {
+/// The 6-bit scales and minima of Q4_K and Q5_K, of the eight sub-blocks from `first` on.
+void pack_scales_and_mins(Floats16 scale, Floats16 min, int first, uint8_t (&out)[12]) {
     for (int j = 0; j < 4; ++j) {
-        const int low_scale = int(scale[lane + j]), low_min = int(min[lane + j]);
-        const int high_scale = int(scale[lane + j + 4]), high_min = int(min[lane + j + 4]);
+        const int low_scale = int(scale[first + j]), low_min = int(min[first + j]);
+        const int high_scale = int(scale[first + j + 4]), high_min = int(min[first + j + 4]);
         out[j] = uint8_t(low_scale | (high_scale >> 4) << 6);
         out[j + 4] = uint8_t(low_min | (high_min >> 4) << 6);
         out[j + 8] = uint8_t((high_scale & 15) | (high_min & 15) << 4);
@@ -53,7 +54,7 @@ void encode_q2_k(const float* in, int64_t n_blocks, std::byte* out) {
     using Fit = AffineFit<16, 3, 15>;
     auto* block = reinterpret_cast<BlockQ2_K*>(out);
     for (int64_t b = 0; b < n_blocks; ++b, ++block, in += kSuperBlock) {
-        const Fit fit(SubBlocks<16>(in, kLanes));
+        const Fit fit(SubBlocks<16>(in, Floats16::size));
         uint8_t q[kSuperBlock];
         store_levels(fit.q, 0.0f, q);
         pack_bit_pairs(q, 0, block->qs);
@@ -67,7 +68,7 @@ void encode_q3_k(const float* in, int64_t n_blocks, std::byte* out) {
     using Fit = SymmetricFit<4, 32>;
     auto* block = reinterpret_cast<BlockQ3_K*>(out);
     for (int64_t b = 0; b < n_blocks; ++b, ++block, in += kSuperBlock) {
-        const Fit fit(SubBlocks<16>(in, kLanes));
+        const Fit fit(SubBlocks<16>(in, Floats16::size));
         uint8_t q[kSuperBlock];
         store_levels(fit.q, 4.0f, q);
         pack_bit_pairs(q, 0, block->qs);
@@ -82,7 +83,7 @@ void encode_q3_k(const float* in, int64_t n_blocks, std::byte* out) {
     }
 }
 
-/// Q4_K and Q5_K have 8 sub-blocks: two blocks fill the lanes. `pack_levels(block, q)` stores the rest.
+/// Q4_K and Q5_K have 8 sub-blocks: two blocks fill sixteen. `pack_levels(block, q)` stores the rest.
 template <class Block, int kMaxQ, class PackLevels>
 void encode_q4_or_q5_k(const float* in, int64_t n_blocks, std::byte* out, PackLevels pack_levels) {
     using Fit = AffineFit<32, kMaxQ, 63>;
@@ -93,10 +94,10 @@ void encode_q4_or_q5_k(const float* in, int64_t n_blocks, std::byte* out, PackLe
         uint8_t q[2 * kSuperBlock];
         store_levels(fit.q, 0.0f, q);
         for (int i = 0; i < together; ++i, ++block) {
-            const int lane = i * Fit::kGroup;
-            block->d = float_to_half(fit.d[lane]);
-            block->dmin = float_to_half(fit.dmin[lane]);
-            pack_scales_and_mins(fit.scale, fit.min, lane, block->scales);
+            const int first = i * Fit::kGroup;
+            block->d = float_to_half(fit.d[first]);
+            block->dmin = float_to_half(fit.dmin[first]);
+            pack_scales_and_mins(fit.scale, fit.min, first, block->scales);
             pack_low_nibbles<32>(q + i * kSuperBlock, block->qs);
             pack_levels(*block, q + i * kSuperBlock);
         }
@@ -115,7 +116,7 @@ void encode_q6_k(const float* in, int64_t n_blocks, std::byte* out) {
     using Fit = SymmetricFit<32, 128>;
     auto* block = reinterpret_cast<BlockQ6_K*>(out);
     for (int64_t b = 0; b < n_blocks; ++b, ++block, in += kSuperBlock) {
-        const Fit fit(SubBlocks<16>(in, kLanes));
+        const Fit fit(SubBlocks<16>(in, Floats16::size));
         uint8_t q[kSuperBlock];
         store_levels(fit.q, 32.0f, q);
         pack_low_nibbles<64>(q, block->ql);
@@ -127,14 +128,14 @@ void encode_q6_k(const float* in, int64_t n_blocks, std::byte* out) {
 
 void encode_iq4_nl(const float* in, int64_t n_blocks, std::byte* out) {
     auto* block = reinterpret_cast<BlockIQ4_NL*>(out);
-    for (int64_t b = 0; b < n_blocks; b += kLanes, in += kLanes * kBlock) {
-        const int together = int(std::min<int64_t>(kLanes, n_blocks - b));
+    for (int64_t b = 0; b < n_blocks; b += Floats16::size, in += Floats16::size * kBlock) {
+        const int together = int(std::min<int64_t>(Floats16::size, n_blocks - b));
         const GridFit fit(SubBlocks<kBlock>(in, together));
-        uint8_t q[kLanes * kBlock];
+        uint8_t q[Floats16::size * kBlock];
         store_levels(fit.q, 0.0f, q);
-        for (int lane = 0; lane < together; ++lane, ++block) {
-            block->d = float_to_half(fit.d[lane]);
-            const uint8_t* level = q + lane * kBlock;
+        for (int j = 0; j < together; ++j, ++block) {
+            block->d = float_to_half(fit.d[j]);
+            const uint8_t* level = q + j * kBlock;
             for (int i = 0; i < 16; ++i) block->qs[i] = uint8_t(level[i] | level[i + 16] << 4);
         }
     }

@@ -15,70 +15,70 @@ class SymmetricFit {
 public:
     static constexpr int kN = 16;
 
-    Lanes d{0.0f};      // an exact half, the same in all lanes
-    Lanes scale{0.0f};  // integers
-    Lanes q[kN];        // integers
+    Floats16 d{0.0f};      // an exact half, the same for all
+    Floats16 scale{0.0f};  // integers
+    Floats16 q[kN];        // integers
 
     explicit SymmetricFit(const SubBlocks<kN>& values) {
-        const Lanes real = best_scale(values);
-        Lanes super = as_half(group_peak<kLanes>(real) * (-1.0f / kHalfScale));
-        Lanes least_error = HUGE_VALF;
+        const Floats16 real = best_scale(values);
+        Floats16 super = as_half(group_peak<Floats16::size>(real) * (-1.0f / kHalfScale));
+        Floats16 least_error = HUGE_VALF;
         for (int round = 0; round < kFitRounds; ++round) {
             const Integers integers = best_integers(values, super, real);
-            const Lanes error = group_sum<kLanes>(integers.error);
-            const LaneMask better = error < least_error;
+            const Floats16 error = group_sum<Floats16::size>(integers.error);
+            const Mask16 better = error < least_error;
             least_error = select(better, error, least_error);
             d = select(better, super, d);
             scale = select(better, integers.scale, scale);
             if (round + 1 < kFitRounds) super = best_super(sums(values, super * integers.scale), integers, super);
         }
-        const Lanes inverse_scale = inverse(d * scale);
+        const Floats16 inverse_scale = inverse(d * scale);
         for (int i = 0; i < kN; ++i) q[i] = level(values.x[i], inverse_scale);
     }
 
 private:
     struct Integers {
-        Lanes scale, error;
+        Floats16 scale, error;
     };
     struct Sums {  // over a sub-block, weighted
-        Lanes qq{0.0f}, xq{0.0f};
+        Floats16 qq{0.0f}, xq{0.0f};
     };
 
-    static Lanes level(Lanes x, Lanes inverse_scale) { return nearest(clamp(x * inverse_scale, -kHalfQ, kHalfQ - 1)); }
+    static Floats16 level(Floats16 x, Floats16 inverse_scale) { return nearest(clamp(x * inverse_scale, -kHalfQ, kHalfQ - 1)); }
 
     /// Sums with the levels that `scale` gives.
-    static Sums sums(const SubBlocks<kN>& values, Lanes scale) {
-        const Lanes inverse_scale = inverse(scale);
+    static Sums sums(const SubBlocks<kN>& values, Floats16 scale) {
+        const Floats16 inverse_scale = inverse(scale);
         Sums sums;
         for (int i = 0; i < kN; ++i) {
-            const Lanes q = level(values.x[i], inverse_scale);
-            const Lanes wq = values.weight[i] * q;
+            const Floats16 q = level(values.x[i], inverse_scale);
+            const Floats16 wq = values.weight[i] * q;
             sums.qq += wq * q;
             sums.xq += wq * values.x[i];
         }
         return sums;
     }
 
-    static Lanes error(const SubBlocks<kN>& values, Lanes scale) {
-        const Lanes inverse_scale = inverse(scale);
-        Lanes error = 0.0f;
+    static Floats16 error(const SubBlocks<kN>& values, Floats16 scale) {
+        const Floats16 inverse_scale = inverse(scale);
+        Floats16 error = 0.0f;
         for (int i = 0; i < kN; ++i) {
-            const Lanes off = scale * level(values.x[i], inverse_scale) - values.x[i];
+            const Floats16 off = scale * level(values.x[i], inverse_scale) - values.x[i];
             error += values.weight[i] * (off * off);
         }
         return error;
     }
 
-    static Lanes best_scale(const SubBlocks<kN>& values) {
-        Lanes peak = 0.0f;
+    static Floats16 best_scale(const SubBlocks<kN>& values) {
+        Floats16 peak = 0.0f;
         for (int i = 0; i < kN; ++i) peak = select(abs(values.x[i]) > abs(peak), values.x[i], peak);
-        Lanes best = 0.0f, best_gain = 0.0f;
+        Floats16 best = 0.0f, best_gain = 0.0f;
         for (int trial = 0; trial < kTrials; ++trial) {
             // There is one level more on the negative side; the peak may go to either.
             for (const float levels : {-trial_levels(trial, kHalfQ), trial_levels(trial, kHalfQ - 1)}) {
                 const Sums s = sums(values, peak * (1.0f / levels));
-                const Lanes gain = s.xq * s.xq / s.qq;     // error saved against all zeros
-                const LaneMask better = gain > best_gain;  // false for the NaN of all zeros
+                const Floats16 gain = s.xq * s.xq / s.qq;  // error saved against all zeros
+                const Mask16 better = gain > best_gain;    // false for the NaN of all zeros
                 best_gain = select(better, gain, best_gain);
                 best = select(better, s.xq / s.qq, best);
             }
@@ -86,13 +86,13 @@ private:
         return best;
     }
 
-    static Integers best_integers(const SubBlocks<kN>& values, Lanes super, Lanes real) {
-        const Lanes near = nearest(clamp(real * inverse(super), -kHalfScale, kHalfScale - 1));
+    static Integers best_integers(const SubBlocks<kN>& values, Floats16 super, Floats16 real) {
+        const Floats16 near = nearest(clamp(real * inverse(super), -kHalfScale, kHalfScale - 1));
         Integers best{near, HUGE_VALF};
         for (const float step : {-1.0f, 0.0f, 1.0f}) {
             Integers trial{clamp(near + step, -kHalfScale, kHalfScale - 1), 0.0f};
             trial.error = error(values, super * trial.scale);
-            const LaneMask better = trial.error < best.error;
+            const Mask16 better = trial.error < best.error;
             best.scale = select(better, trial.scale, best.scale);
             best.error = select(better, trial.error, best.error);
         }
@@ -100,8 +100,8 @@ private:
     }
 
     /// Least squares for d over the super-block, the levels and integers given.
-    static Lanes best_super(const Sums& s, const Integers& n, Lanes old) {
-        const Lanes solved = group_sum<kLanes>(n.scale * s.xq) / group_sum<kLanes>(n.scale * n.scale * s.qq);
+    static Floats16 best_super(const Sums& s, const Integers& n, Floats16 old) {
+        const Floats16 solved = group_sum<Floats16::size>(n.scale * s.xq) / group_sum<Floats16::size>(n.scale * n.scale * s.qq);
         return as_half(select(abs(solved) > 0.0f, solved, old));
     }
 };

@@ -17,8 +17,7 @@ namespace {
 void halves_to_floats(const uint16_t* half, int64_t n, float* out) {
     int64_t i = 0;
 #if defined(__F16C__)
-    for (; i + 8 <= n; i += 8)
-        _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(half + i))));
+    for (; i + 8 <= n; i += 8) _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(half + i))));
 #endif
     for (; i < n; ++i) out[i] = half_to_float(half[i]);
 }

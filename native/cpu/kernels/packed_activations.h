@@ -1,4 +1,19 @@
 // Activations as 16-bit integers (packed.h). AVX-512 only.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <immintrin.h>
+
+#include "core/simd.h"
+#include "cpu/kernels.h"
+#include "cpu/packed.h"
+
+namespace dca::cpu {
+namespace {
 
 /// What a block is multiplied with: 32767 / max, but 0 for a block of nothing (or of NaN, which
 /// reaches the result through the scale).
@@ -16,14 +31,16 @@ template <class Op>
     I4 quarter[2];
     __builtin_memcpy(quarter, &eight, sizeof eight);
     const I4 four = op(quarter[0], quarter[1]);
-    const I4 two = op(four, __builtin_shuffle(four, I4{2, 3, 0, 1}));
-    return op(two, __builtin_shuffle(two, I4{1, 0, 3, 2}))[0];
+    const I4 two = op(four, __builtin_shufflevector(four, four, 2, 3, 0, 1));
+    return op(two, __builtin_shufflevector(two, two, 1, 0, 3, 2))[0];
 }
 
 /// Integers as their low 16 bits hold them: what is not finite converts to -2^31, and becomes 0 so
 /// that sums stay in range.
 template <class Integers>
-[[gnu::always_inline]] inline Integers low_half(Integers v) { return v << 16 >> 16; }
+[[gnu::always_inline]] inline Integers low_half(Integers v) {
+    return v << 16 >> 16;
+}
 
 /// One block of one token, `tokens` of which lie side by side.
 template <int tokens>
@@ -111,3 +128,6 @@ void pack_tokens(const float* x, int lanes, int tokens, int cols, std::byte* out
         default: return pack_lanes(x, cols, out);
     }
 }
+
+}  // namespace
+}  // namespace dca::cpu

@@ -1,4 +1,4 @@
-"""examples/results.py: every part runs, and its JSON makes the tables that docs/results.md shows."""
+"""benchmarks/results.py: every part runs, and its JSON makes the tables that docs/results.md shows."""
 
 import dataclasses
 import importlib.util
@@ -20,8 +20,8 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def results():
-    path = Path(__file__).parents[2] / "examples" / "results.py"
-    spec = importlib.util.spec_from_file_location("results_example", path)
+    path = Path(__file__).parents[2] / "benchmarks" / "results.py"
+    spec = importlib.util.spec_from_file_location("results_page", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses looks its annotations up there
     spec.loader.exec_module(module)

@@ -1,4 +1,19 @@
 // One row of weights times one token's vector, each weight read once, straight from its block.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/block_formats.h"
+#include "core/block_layouts.h"
+#include "core/blocks/scales_and_mins.h"
+#include "core/half.h"
+#include "core/simd.h"
+
+namespace dca::cpu {
+namespace {
 
 /// What the float formats have in common: reading `width` values, or one.
 struct WeightsF32 {
@@ -92,7 +107,7 @@ template <class Block, class Codes, class Finish>
 
 /// `width` of a block's 32 four-bit codes: the first 16 are the low halves of the 16 bytes.
 [[gnu::always_inline]] inline F load_nibbles(const uint8_t* bytes, int first) {
-    const I wide = widen_u8(bytes + first % 16);
+    const I wide = load_integers(bytes + first % 16);
     return __builtin_convertvector(first < 16 ? wide & 15 : wide >> 4, F);
 }
 
@@ -111,17 +126,15 @@ float dot_q8_0(const std::byte* w, const float* x, int cols) {
 
 float dot_q4_0(const std::byte* w, const float* x, int cols) {
     return dot_blocks<BlockQ4_0>(
-        w, x, cols,
-        [](const BlockQ4_0& block, int i) __attribute__((always_inline)) { return load_nibbles(block.qs, i) - splat(8.0f); },
+        w, x, cols, [](const BlockQ4_0& block, int i) __attribute__((always_inline)) { return load_nibbles(block.qs, i) - splat(8.0f); },
         [](const BlockQ4_0& block, F sum, const float*) __attribute__((always_inline)) { return splat(scale_of(block.d)) * sum; });
 }
 
 float dot_q4_1(const std::byte* w, const float* x, int cols) {
     return dot_blocks<BlockQ4_1>(
         w, x, cols, [](const BlockQ4_1& block, int i) __attribute__((always_inline)) { return load_nibbles(block.qs, i); },
-        [](const BlockQ4_1& block, F sum, const float* at) __attribute__((always_inline)) {
-            return splat(scale_of(block.d)) * sum + splat(scale_of(block.m)) * sum_of_32(at);
-        });
+        [](const BlockQ4_1& block, F sum, const float* at)
+            __attribute__((always_inline)) { return splat(scale_of(block.d)) * sum + splat(scale_of(block.m)) * sum_of_32(at); });
 }
 
 /// `width` nibbles with the fifth bits of Q5_0 and Q5_1 from value `first` on.
@@ -129,24 +142,25 @@ float dot_q4_1(const std::byte* w, const float* x, int cols) {
     uint32_t bits;
     __builtin_memcpy(&bits, qh, sizeof bits);
 #if defined(__AVX512F__)
-    // The bits are a mask as they are: half the instructions of spreading them over the lanes.
+    // The bits are a mask as they are: half the instructions of spreading them over the vector.
     const auto set = static_cast<__mmask16>(bits >> first);
     return (I)_mm512_mask_or_epi32((__m512i)nibbles, set, (__m512i)nibbles, _mm512_set1_epi32(16));
 #else
-    const U32 lane = {
+    const U32 bit = {
 #if defined(__AVX2__)
-        0, 1, 2, 3, 4, 5, 6, 7
+        0, 1, 2, 3, 4,
+        5, 6, 7
 #else
         0, 1, 2, 3
 #endif
     };
-    return nibbles | (I)(((U32{} + (bits >> first)) >> lane & 1u) << 4);
+    return nibbles | (I)(((U32{} + (bits >> first)) >> bit & 1u) << 4);
 #endif
 }
 
 template <class Block>
 [[gnu::always_inline]] inline F load_five_bits(const Block& block, int first) {
-    const I wide = widen_u8(block.qs + first % 16);
+    const I wide = load_integers(block.qs + first % 16);
     return __builtin_convertvector(with_fifth_bits(first < 16 ? wide & 15 : wide >> 4, block.qh, first), F);
 }
 
@@ -159,9 +173,8 @@ float dot_q5_0(const std::byte* w, const float* x, int cols) {
 float dot_q5_1(const std::byte* w, const float* x, int cols) {
     return dot_blocks<BlockQ5_1>(
         w, x, cols, [](const BlockQ5_1& block, int i) __attribute__((always_inline)) { return load_five_bits(block, i); },
-        [](const BlockQ5_1& block, F sum, const float* at) __attribute__((always_inline)) {
-            return splat(scale_of(block.d)) * sum + splat(scale_of(block.m)) * sum_of_32(at);
-        });
+        [](const BlockQ5_1& block, F sum, const float* at)
+            __attribute__((always_inline)) { return splat(scale_of(block.d)) * sum + splat(scale_of(block.m)) * sum_of_32(at); });
 }
 
 /// Sum over super-blocks of 256 in sub-blocks of Sub values: scale(block, j) · (codes · x) per sub-block j.
@@ -193,9 +206,8 @@ template <class Block>
 float dot_q4_k(const std::byte* w, const float* x, int cols) {
     return dot_super_blocks<BlockQ4_K, 32>(
         w, x, cols,
-        [](const BlockQ4_K& block, int j, int i) __attribute__((always_inline)) {
-            return widen_u8(block.qs + 32 * (j / 2) + i) >> (4 * (j % 2)) & 15;
-        },
+        [](const BlockQ4_K& block, int j, int i)
+            __attribute__((always_inline)) { return load_integers(block.qs + 32 * (j / 2) + i) >> (4 * (j % 2)) & 15; },
         [](const BlockQ4_K& block) { return affine_scales(block); });
 }
 
@@ -203,7 +215,7 @@ float dot_q5_k(const std::byte* w, const float* x, int cols) {
     return dot_super_blocks<BlockQ5_K, 32>(
         w, x, cols,
         [](const BlockQ5_K& block, int j, int i) __attribute__((always_inline)) {
-            return (widen_u8(block.qs + 32 * (j / 2) + i) >> (4 * (j % 2)) & 15) | (widen_u8(block.qh + i) >> j & 1) << 4;
+            return (load_integers(block.qs + 32 * (j / 2) + i) >> (4 * (j % 2)) & 15) | (load_integers(block.qh + i) >> j & 1) << 4;
         },
         [](const BlockQ5_K& block) { return affine_scales(block); });
 }
@@ -213,14 +225,13 @@ float dot_q6_k(const std::byte* w, const float* x, int cols) {
         w, x, cols,
         [](const BlockQ6_K& block, int j, int i) __attribute__((always_inline)) {
             const int half = j / 8, column = j % 8;
-            const I low = widen_u8(block.ql + 64 * half + 16 * (column % 4) + i) >> (4 * (column / 4)) & 15;
-            const I high = widen_u8(block.qh + 32 * half + 16 * (column % 2) + i) >> (2 * (column / 2)) & 3;
+            const I low = load_integers(block.ql + 64 * half + 16 * (column % 4) + i) >> (4 * (column / 4)) & 15;
+            const I high = load_integers(block.qh + 32 * half + 16 * (column % 2) + i) >> (2 * (column / 2)) & 3;
             return (low | high << 4) - 32;
         },
         [](const BlockQ6_K& block) {
-            return [&block, d = scale_of(block.d)](int j, F sum, const float*) __attribute__((always_inline)) {
-                return splat(d * block.scales[j]) * sum;
-            };
+            return [&block, d = scale_of(block.d)](int j, F sum, const float*)
+                       __attribute__((always_inline)) { return splat(d * block.scales[j]) * sum; };
         });
 }
 
@@ -228,8 +239,8 @@ float dot_q3_k(const std::byte* w, const float* x, int cols) {
     return dot_super_blocks<BlockQ3_K, 16>(
         w, x, cols,
         [](const BlockQ3_K& block, int j, int i) __attribute__((always_inline)) {
-            const I low = widen_u8(block.qs + 32 * (j / 8) + 16 * (j % 2) + i) >> (2 * (j / 2 % 4)) & 3;
-            const I high = widen_u8(block.hmask + 16 * (j % 2) + i) >> (j / 2) & 1;
+            const I low = load_integers(block.qs + 32 * (j / 8) + 16 * (j % 2) + i) >> (2 * (j / 2 % 4)) & 3;
+            const I high = load_integers(block.hmask + 16 * (j % 2) + i) >> (j / 2) & 1;
             return (low | high << 2) - 4;
         },
         [](const BlockQ3_K& block) {
@@ -244,14 +255,58 @@ float dot_q3_k(const std::byte* w, const float* x, int cols) {
 float dot_q2_k(const std::byte* w, const float* x, int cols) {
     return dot_super_blocks<BlockQ2_K, 16>(
         w, x, cols,
-        [](const BlockQ2_K& block, int j, int i) __attribute__((always_inline)) {
-            return widen_u8(block.qs + 32 * (j / 8) + 16 * (j % 2) + i) >> (2 * (j / 2 % 4)) & 3;
-        },
+        [](const BlockQ2_K& block, int j, int i)
+            __attribute__((always_inline)) { return load_integers(block.qs + 32 * (j / 8) + 16 * (j % 2) + i) >> (2 * (j / 2 % 4)) & 3; },
         [](const BlockQ2_K& block) {
-            return [&block, d = scale_of(block.d), dmin = scale_of(block.dmin)](int j, F sum, const float* at) __attribute__((always_inline)) {
-                F sum_x{};
-                for (int i = 0; i < 16; i += width) sum_x += load(at + i);
-                return splat(d * static_cast<float>(block.scales[j] & 15)) * sum - splat(dmin * static_cast<float>(block.scales[j] >> 4)) * sum_x;
-            };
+            return [&block, d = scale_of(block.d), dmin = scale_of(block.dmin)](int j, F sum, const float* at)
+                       __attribute__((always_inline)) {
+                           F sum_x{};
+                           for (int i = 0; i < 16; i += width) sum_x += load(at + i);
+                           return splat(d * static_cast<float>(block.scales[j] & 15)) * sum -
+                                  splat(dmin * static_cast<float>(block.scales[j] >> 4)) * sum_x;
+                       };
         });
 }
+
+/// Any other format: dequantized a piece at a time into the first-level cache.
+float dot_dequantized(BlockType type, const std::byte* w, const float* x, int cols) {
+    constexpr int piece = 512;  // a multiple of every block size
+    alignas(64) float weights[piece];
+    const BlockInfo& info = block_info(type);
+    float total = 0.0f;
+    for (int i = 0; i < cols; i += piece) {
+        const int n = cols - i < piece ? cols - i : piece;
+        decode_blocks(type, w + int64_t{i} / info.block_size * info.block_bytes, n, weights);
+        float sum;
+        dot_floats<WeightsF32, 1>(reinterpret_cast<const std::byte*>(weights), 0, x + i, n, &sum);
+        total += sum;
+    }
+    return total;
+}
+
+template <class Dot>
+[[gnu::always_inline]] inline void for_rows(const std::byte* w, int64_t row_bytes, int rows, float* y, Dot dot) {
+    for (int r = 0; r < rows; ++r) y[r] = dot(w + r * row_bytes);
+}
+
+void dot_rows(BlockType type, const std::byte* w, int64_t row_bytes, int rows, const float* x, int cols, float* y) {
+    switch (type) {
+        case BlockType::F32: return dot_float_rows<WeightsF32>(w, row_bytes, rows, x, cols, y);
+        case BlockType::F16: return dot_float_rows<WeightsF16>(w, row_bytes, rows, x, cols, y);
+        case BlockType::BF16: return dot_float_rows<WeightsBF16>(w, row_bytes, rows, x, cols, y);
+        case BlockType::Q8_0: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_q8_0(row, x, cols); });
+        case BlockType::Q4_0: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_q4_0(row, x, cols); });
+        case BlockType::Q4_1: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_q4_1(row, x, cols); });
+        case BlockType::Q5_0: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_q5_0(row, x, cols); });
+        case BlockType::Q5_1: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_q5_1(row, x, cols); });
+        case BlockType::Q4_K: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_q4_k(row, x, cols); });
+        case BlockType::Q5_K: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_q5_k(row, x, cols); });
+        case BlockType::Q6_K: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_q6_k(row, x, cols); });
+        case BlockType::Q3_K: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_q3_k(row, x, cols); });
+        case BlockType::Q2_K: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_q2_k(row, x, cols); });
+        default: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_dequantized(type, row, x, cols); });
+    }
+}
+
+}  // namespace
+}  // namespace dca::cpu

@@ -1,6 +1,6 @@
 """Every figure of docs/results.md: the paper's experiments on SmolLM2-135M, by the ordinary commands.
 
-    python examples/results.py --device cuda
+    python benchmarks/results.py --device cuda
 
 Each part is one `dca-eval` command, shown before it runs. What is measured stays in results/ cell by
 cell: run the same line again to go on after an interruption, or some --parts now and others later, on

@@ -1,5 +1,20 @@
 // Attention over the cache, one span of keys at a time, folded into a running softmax: the walk
 // over the three key ranges of Dual Chunk Attention calls these with one query rotation a range.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/half.h"
+#include "core/simd.h"
+#include "cpu/kernels.h"
+#include "cpu/kernels/exp2.h"
+#include "cpu/kernels/matmul.h"
+
+namespace dca::cpu {
+namespace {
 
 /// How a cache type stores values: `width` of them as floats, one as float, and the way in.
 struct CacheF32 {
@@ -165,7 +180,8 @@ struct TileWeights {
 };
 
 /// Turns `width` columns of scores (count × 32) into weights, and moves maximum, sum and these columns of out (head_dim × 32) along.
-[[gnu::always_inline]] inline TileWeights fold_softmax(float* scores, int count, float* running_maximum, float* running_sum, float* out, int head_dim) {
+[[gnu::always_inline]] inline TileWeights fold_softmax(float* scores, int count, float* running_maximum, float* running_sum, float* out,
+                                                       int head_dim) {
     F tile_top = splat(minus_infinity);
     for (int j = 0; j < count; ++j) tile_top = maximum(tile_top, load(scores + j * panel_lanes));
     const F before = load(running_maximum);
@@ -222,7 +238,8 @@ void attend_tile(const AttendPanelArgs& args, uint32_t first, int count) {
         if (is_masked(first, count, args)) mask_scores(scores, first, count, args);
         float* out = args.out + g * head_values;
         for (int lane = 0; lane < panel_lanes; lane += width) {
-            fold_softmax(scores + lane, count, args.maximum + g * panel_lanes + lane, args.sum + g * panel_lanes + lane, out + lane, head_dim);
+            fold_softmax(scores + lane, count, args.maximum + g * panel_lanes + lane, args.sum + g * panel_lanes + lane, out + lane,
+                         head_dim);
         }
         accumulate_values_any(head_dim, values, count, scores, out);
     }
@@ -250,7 +267,8 @@ template <class Cache, int Group>
 
 /// out (Group × head_dim) += weights (Group × 32) · rows (count × head_dim)
 template <class Cache, int Group>
-[[gnu::always_inline]] inline void weigh_rows(const typename Cache::Element* rows, int count, const float* weights, int head_dim, float* out) {
+[[gnu::always_inline]] inline void weigh_rows(const typename Cache::Element* rows, int count, const float* weights, int head_dim,
+                                              float* out) {
     for (int d = 0; d < head_dim; d += width) {
         F sums[Group];
 #pragma GCC unroll 8
@@ -323,3 +341,6 @@ void attend_row(const AttendRowArgs& args) {
         default: return;
     }
 }
+
+}  // namespace
+}  // namespace dca::cpu

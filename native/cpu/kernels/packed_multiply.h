@@ -1,15 +1,33 @@
 // Products of packed weights and packed tokens (packed.h). AVX-512 with VNNI only.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstddef>
+#include <utility>
+
+#include <immintrin.h>
+
+#include "core/simd.h"
+#include "cpu/kernels.h"
+#include "cpu/kernels/packed_activations.h"
+#include "cpu/kernels/packed_codes.h"
+#include "cpu/packed.h"
+
+namespace dca::cpu {
+namespace {
 
 /// sums[t] (16 rows) += one block of 32 columns times token t.
 template <class Format, int tokens>
 [[gnu::always_inline]] inline void multiply_block(const std::byte* planes, const PackedScales<Format>& scales, int block,
                                                   const PackedTokens<tokens>& x, F (&sums)[tokens]) {
-    constexpr int subs = kBlock / Format::sub;      // scales of a block
+    constexpr int subs = kBlock / Format::sub;  // scales of a block
     constexpr int sub_pairs = packed_pairs / subs;
     // Few tokens leave the multiplier idle between dependent products: more sums in flight.
     constexpr int chains = tokens < 4 ? 2 : 1;
-    const auto multiply_sub = [&]<int sub, int... p>(std::integer_sequence<int, sub>, std::integer_sequence<int, p...>) __attribute__((always_inline)) {
-        constexpr int part = subs == 1 ? 2 : sub;   // of the activations' sums
+    const auto multiply_sub = [&]<int sub, int... p>(std::integer_sequence<int, sub>,
+                                                     std::integer_sequence<int, p...>) __attribute__((always_inline)) {
+        constexpr int part = subs == 1 ? 2 : sub;  // of the activations' sums
         __m512i acc[tokens][chains];
 #pragma GCC unroll 8
         for (int t = 0; t < tokens; ++t) {
@@ -70,29 +88,45 @@ void multiply_vectors(const PackedProduct& product, size_t group_bytes) {
     }
 }
 
+/// The first, or second, two of every four of a and b, in turn: a b a b.
+[[gnu::always_inline]] inline F interleave_low(F a, F b) {
+    return __builtin_shufflevector(a, b, 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29);
+}
+[[gnu::always_inline]] inline F interleave_high(F a, F b) {
+    return __builtin_shufflevector(a, b, 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11, 27, 14, 30, 15, 31);
+}
+/// The same two by two: a a b b.
+[[gnu::always_inline]] inline F join_first(F a, F b) {
+    return __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+}
+[[gnu::always_inline]] inline F join_second(F a, F b) {
+    return __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+}
+/// The fours of the lower, or upper, halves of a and b in turn.
+[[gnu::always_inline]] inline F lower_fours(F a, F b) {
+    return __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23);
+}
+[[gnu::always_inline]] inline F upper_fours(F a, F b) {
+    return __builtin_shufflevector(a, b, 8, 9, 10, 11, 24, 25, 26, 27, 12, 13, 14, 15, 28, 29, 30, 31);
+}
+
 /// 16 rows × 8 tokens from a vector a token to eight floats a row.
 [[gnu::always_inline]] inline void transpose_sums(const F (&sums)[8], float (&rows)[packed_rows][8]) {
     F by_row[2][4];  // tokens 4h …: quarter q of vector i is row 4q + i
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
         const F a = sums[4 * h], b = sums[4 * h + 1], c = sums[4 * h + 2], d = sums[4 * h + 3];
-        const I low{0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9, 25, 12, 28, 13, 29};
-        const I high = low + 2;
-        const I first{0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29};
-        const I second = first + 2;
-        const F ab_low = __builtin_shuffle(a, b, low), ab_high = __builtin_shuffle(a, b, high);
-        const F cd_low = __builtin_shuffle(c, d, low), cd_high = __builtin_shuffle(c, d, high);
-        by_row[h][0] = __builtin_shuffle(ab_low, cd_low, first);
-        by_row[h][1] = __builtin_shuffle(ab_low, cd_low, second);
-        by_row[h][2] = __builtin_shuffle(ab_high, cd_high, first);
-        by_row[h][3] = __builtin_shuffle(ab_high, cd_high, second);
+        const F ab_low = interleave_low(a, b), ab_high = interleave_high(a, b);
+        const F cd_low = interleave_low(c, d), cd_high = interleave_high(c, d);
+        by_row[h][0] = join_first(ab_low, cd_low);
+        by_row[h][1] = join_second(ab_low, cd_low);
+        by_row[h][2] = join_first(ab_high, cd_high);
+        by_row[h][3] = join_second(ab_high, cd_high);
     }
-    const I lower{0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 20, 21, 22, 23};
-    const I upper = lower + 8;
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-        const F first = __builtin_shuffle(by_row[0][i], by_row[1][i], lower);    // rows i and 4 + i
-        const F second = __builtin_shuffle(by_row[0][i], by_row[1][i], upper);   // rows 8 + i and 12 + i
+        const F first = lower_fours(by_row[0][i], by_row[1][i]);   // rows i and 4 + i
+        const F second = upper_fours(by_row[0][i], by_row[1][i]);  // rows 8 + i and 12 + i
         __builtin_memcpy(rows[i], &first, 32);
         __builtin_memcpy(rows[4 + i], reinterpret_cast<const char*>(&first) + 32, 32);
         __builtin_memcpy(rows[8 + i], &second, 32);
@@ -141,3 +175,6 @@ void multiply_packed(const PackedProduct& product) {
 }
 
 constexpr PackedKernels packed_kernels{.pack_tokens = pack_tokens, .multiply = multiply_packed};
+
+}  // namespace
+}  // namespace dca::cpu

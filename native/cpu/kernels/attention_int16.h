@@ -6,8 +6,24 @@
 // its length, the root of the sum of squares, below 2^15.5. Then no sum of products, whole or in
 // part, leaves 32 bits (Cauchy and Schwarz: |a · b| <= |a| |b|), and rounding moves a · b by
 // 2^-17 |a| |b|, a third of what rounding one of them to f16 does.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
 
-constexpr float longest_column = 46300.0f;    // below 2^15.5 by more than rounding adds
+#include <cstddef>
+#include <cstdint>
+
+#include <immintrin.h>
+
+#include "core/simd.h"
+#include "cpu/kernels.h"
+#include "cpu/kernels/attention.h"
+#include "cpu/kernels/matmul.h"
+
+namespace dca::cpu {
+namespace {
+
+constexpr float longest_column = 46300.0f;  // below 2^15.5 by more than rounding adds
 constexpr float largest_of_column = 32767.0f;
 
 /// The scales of 16 columns from their sums of squares and largest magnitudes; not a number where a column holds one.
@@ -39,7 +55,8 @@ constexpr float largest_of_column = 32767.0f;
 /// columns of a row.
 template <class LoadRow>
 [[gnu::always_inline]] inline void pack_scaled_columns(LoadRow load_row, int rows, F inverse, int32_t* pairs, int stride) {
-    for (int row = 0; row < rows; row += 2, pairs += stride) store_pairs(pairs, pack_pair(load_row(row) * inverse, load_row(row + 1) * inverse));
+    for (int row = 0; row < rows; row += 2, pairs += stride)
+        store_pairs(pairs, pack_pair(load_row(row) * inverse, load_row(row + 1) * inverse));
 }
 
 /// The same for a multiple of four rows with the columns' own scales, which are stored too.
@@ -63,8 +80,8 @@ template <class LoadRow>
 
 /// c (Rows × 32) = a_scale · b_scale · (aᵀ b), or added to c: a (k pairs × columns, `a_stride` apart), b (k pairs × 32).
 template <int Rows, bool add>
-[[gnu::always_inline]] inline void multiply_pairs_tile(const int32_t* a, int a_stride, const float* a_scale, const int32_t* b, const float* b_scale,
-                                                       int k, float* c) {
+[[gnu::always_inline]] inline void multiply_pairs_tile(const int32_t* a, int a_stride, const float* a_scale, const int32_t* b,
+                                                       const float* b_scale, int k, float* c) {
     constexpr int vectors = panel_lanes / width;
     I sum[Rows][vectors];
 #pragma GCC unroll 16
@@ -96,7 +113,8 @@ template <int Rows, bool add>
 
 /// The same for any multiple of four rows.
 template <bool add>
-void multiply_pairs(const int32_t* a, int a_stride, const float* a_scale, int rows, const int32_t* b, const float* b_scale, int k, float* c) {
+void multiply_pairs(const int32_t* a, int a_stride, const float* a_scale, int rows, const int32_t* b, const float* b_scale, int k,
+                    float* c) {
     const auto step = [&]<int Rows>() __attribute__((always_inline)) {
         for (; rows >= Rows; rows -= Rows, a += Rows, a_scale += Rows, c += Rows * panel_lanes) {
             multiply_pairs_tile<Rows, add>(a, a_stride, a_scale, b, b_scale, k, c);
@@ -112,8 +130,8 @@ void pack_keys(const AttendPanelArgs& args, uint32_t first, int32_t* pairs, floa
     const auto* keys = reinterpret_cast<const typename Cache::Element*>(args.cache.keys) + size_t{first} * args.head_dim;
     for (int key = 0; key < key_tile; key += width) {
         const auto* in = keys + size_t(key / panel_lanes) * panel_lanes * args.head_dim + key % panel_lanes;
-        pack_columns([=](int d) __attribute__((always_inline)) { return Cache::load_vector(in + d * panel_lanes); }, args.head_dim, pairs + key,
-                     key_tile, scales + key);
+        pack_columns([=](int d) __attribute__((always_inline)) { return Cache::load_vector(in + d * panel_lanes); }, args.head_dim,
+                     pairs + key, key_tile, scales + key);
         if constexpr (Cache::scaled) store(scales + key, load(scales + key) * load(args.cache.key_scales + first + key));
     }
 }
@@ -171,10 +189,13 @@ void attend_panel_int16(const AttendPanelArgs& args) {
                 // No weight is above the largest, so the sum of squares is at most the sum times it.
                 const F scale = column_scales(tile.sum * tile.largest, tile.largest);
                 store(weight_scales + lane, scale);
-                pack_scaled_columns([=](int key) __attribute__((always_inline)) { return load(scores + key * panel_lanes + lane); }, key_tile,
-                                    inverse_or_zero(scale), weights + lane, panel_lanes);
+                pack_scaled_columns([=](int key) __attribute__((always_inline)) { return load(scores + key * panel_lanes + lane); },
+                                    key_tile, inverse_or_zero(scale), weights + lane, panel_lanes);
             }
             multiply_pairs<true>(values, head_dim, value_scales, head_dim, weights, weight_scales, key_tile / 2, out);
         }
     });
 }
+
+}  // namespace
+}  // namespace dca::cpu

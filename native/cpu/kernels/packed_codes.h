@@ -1,4 +1,18 @@
 // From packed codes and scales (packed.h) to vectors of 16 rows. AVX-512 only.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <immintrin.h>
+
+#include "core/simd.h"
+#include "cpu/packed.h"
+
+namespace dca::cpu {
+namespace {
 
 [[gnu::always_inline]] inline U32 load_words(const std::byte* p) {
     U32 v;
@@ -47,3 +61,6 @@ struct PackedScales {
         return m;
     }
 };
+
+}  // namespace
+}  // namespace dca::cpu

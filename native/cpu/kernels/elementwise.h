@@ -1,4 +1,17 @@
 // Norms, gating, rotation and the softmax's running sums over panels.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstddef>
+
+#include "core/rope.h"
+#include "core/simd.h"
+#include "cpu/kernels.h"
+#include "cpu/kernels/exp2.h"
+
+namespace dca::cpu {
+namespace {
 
 void rms_norm(const float* x, const float* weight, float* y, int features, int lanes, float epsilon) {
     if (lanes == 1) {
@@ -47,8 +60,8 @@ void add(float* x, const float* y, size_t n) {
 }
 
 /// One pair of rotated rows of a panel: (a, b) -> (a cos - b sin, a sin + b cos).
-[[gnu::always_inline]] inline void rotate_rows(const float* xa, const float* xb, float* ya, float* yb, const float* cos,
-                                               const float* sin, const float* factor) {
+[[gnu::always_inline]] inline void rotate_rows(const float* xa, const float* xb, float* ya, float* yb, const float* cos, const float* sin,
+                                               const float* factor) {
     for (int lane = 0; lane < panel_lanes; lane += width) {
         const F a = load(xa + lane) * load(factor + lane);
         const F b = load(xb + lane) * load(factor + lane);
@@ -59,8 +72,8 @@ void add(float* x, const float* y, size_t n) {
     }
 }
 
-void rotate(const float* x, float* y, int head_dim, int n_frequencies, RopeLayout layout, int lanes, const float* cos,
-            const float* sin, const float* factor) {
+void rotate(const float* x, float* y, int head_dim, int n_frequencies, RopeLayout layout, int lanes, const float* cos, const float* sin,
+            const float* factor) {
     const int step = layout == RopeLayout::Interleaved ? 2 : 1;
     const int partner = layout == RopeLayout::Interleaved ? 1 : n_frequencies;
     for (int j = 0; j < n_frequencies; ++j) {
@@ -72,8 +85,8 @@ void rotate(const float* x, float* y, int head_dim, int n_frequencies, RopeLayou
             y[a] = xa * cos[j] - xb * sin[j];
             y[b] = xa * sin[j] + xb * cos[j];
         } else {
-            rotate_rows(x + a * panel_lanes, x + b * panel_lanes, y + a * panel_lanes, y + b * panel_lanes,
-                        cos + j * panel_lanes, sin + j * panel_lanes, factor);
+            rotate_rows(x + a * panel_lanes, x + b * panel_lanes, y + a * panel_lanes, y + b * panel_lanes, cos + j * panel_lanes,
+                        sin + j * panel_lanes, factor);
         }
     }
     for (int d = 2 * n_frequencies; d < head_dim; ++d) {
@@ -104,3 +117,6 @@ void fold_exp_sum(const float* x, int rows, int lanes, float* running_maximum, f
         store(running_maximum + lane, top);
     }
 }
+
+}  // namespace
+}  // namespace dca::cpu

@@ -1,19 +1,26 @@
-// Vectors of the widest kind this translation unit is compiled for, in the compiler's vector
-// types: the same source serves every instruction set. Included inside an unnamed namespace,
-// so that no function is shared between units compiled for different machines.
+// Vectors of the widest kind a translation unit is compiled for, in the compiler's vector types:
+// the same source serves every instruction set.
+//
+// Internal linkage on purpose: each translation unit compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "core/half.h"
+
+namespace dca {
+namespace {
 
 #if defined(__AVX512F__)
 constexpr int vector_bytes = 64;
-constexpr int tile_rows = 12;       // 12 × 2 accumulators of 32 registers
-constexpr int tile_lanes = 32;
 #elif defined(__AVX2__)
 constexpr int vector_bytes = 32;
-constexpr int tile_rows = 6;        // 6 × 2 accumulators of 16 registers
-constexpr int tile_lanes = 16;
 #else
 constexpr int vector_bytes = 16;
-constexpr int tile_rows = 6;
-constexpr int tile_lanes = 8;
 #endif
 
 constexpr int width = vector_bytes / 4;  // floats in a vector
@@ -30,7 +37,22 @@ typedef uint32_t U32 __attribute__((vector_size(vector_bytes)));
 }
 [[gnu::always_inline]] inline void store(float* p, F v) { __builtin_memcpy(p, &v, sizeof v); }
 [[gnu::always_inline]] inline F splat(float x) { return x - F{}; }
+
+// a < b ? a : b and a > b ? a : b, which the compiler turns into compare and blend; x86 has them in one instruction.
+// (The masked forms are the same instruction; gcc 12 warns of its own header's unmasked ones.)
+#if defined(__AVX512F__)
+[[gnu::always_inline]] inline F minimum(F a, F b) { return _mm512_maskz_min_ps(0xffff, a, b); }
+[[gnu::always_inline]] inline F maximum(F a, F b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+#elif defined(__AVX2__)
+[[gnu::always_inline]] inline F minimum(F a, F b) { return _mm256_min_ps(a, b); }
+[[gnu::always_inline]] inline F maximum(F a, F b) { return _mm256_max_ps(a, b); }
+#elif defined(__SSE2__)
+[[gnu::always_inline]] inline F minimum(F a, F b) { return _mm_min_ps(a, b); }
+[[gnu::always_inline]] inline F maximum(F a, F b) { return _mm_max_ps(a, b); }
+#else
+[[gnu::always_inline]] inline F minimum(F a, F b) { return a < b ? a : b; }
 [[gnu::always_inline]] inline F maximum(F a, F b) { return a > b ? a : b; }
+#endif
 
 /// The sum of a vector's values, by halves: a chain of log2(width) additions, not of width.
 [[gnu::always_inline]] inline float sum_of(F v) {
@@ -43,7 +65,7 @@ typedef uint32_t U32 __attribute__((vector_size(vector_bytes)));
         for (int i = 0; i < half; ++i) quarter[i] += quarter[i + half];
     }
     const F4 four = quarter[0];
-    const F4 two = four + __builtin_shuffle(four, (decltype(four > four)){2, 3, 0, 1});
+    const F4 two = four + __builtin_shufflevector(four, four, 2, 3, 0, 1);
     return two[0] + two[1];
 }
 
@@ -56,12 +78,12 @@ typedef uint32_t U32 __attribute__((vector_size(vector_bytes)));
     return f;
 }
 
-// The compiler takes widening conversions of byte vectors apart, value by value: these are by hand.
+// The compiler takes conversions of byte vectors to integers apart, value by value: these are by hand.
 #if defined(__AVX512F__)
-[[gnu::always_inline]] inline I widen_i8(const int8_t* p) {
+[[gnu::always_inline]] inline I load_integers(const int8_t* p) {
     return (I)_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
-[[gnu::always_inline]] inline I widen_u8(const uint8_t* p) {
+[[gnu::always_inline]] inline I load_integers(const uint8_t* p) {
     return (I)_mm512_maskz_cvtepu8_epi32(0xffff, _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 [[gnu::always_inline]] inline F load_f16(const uint16_t* p) {
@@ -71,10 +93,10 @@ typedef uint32_t U32 __attribute__((vector_size(vector_bytes)));
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_maskz_cvtps_ph(0xffff, (__m512)v, _MM_FROUND_TO_NEAREST_INT));
 }
 #elif defined(__AVX2__)
-[[gnu::always_inline]] inline I widen_i8(const int8_t* p) {
+[[gnu::always_inline]] inline I load_integers(const int8_t* p) {
     return (I)_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }
-[[gnu::always_inline]] inline I widen_u8(const uint8_t* p) {
+[[gnu::always_inline]] inline I load_integers(const uint8_t* p) {
     return (I)_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }
 [[gnu::always_inline]] inline F load_f16(const uint16_t* p) {
@@ -84,12 +106,12 @@ typedef uint32_t U32 __attribute__((vector_size(vector_bytes)));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
 }
 #else
-inline I widen_i8(const int8_t* p) {
+inline I load_integers(const int8_t* p) {
     I v;
     for (int i = 0; i < width; ++i) v[i] = p[i];
     return v;
 }
-inline I widen_u8(const uint8_t* p) {
+inline I load_integers(const uint8_t* p) {
     I v;
     for (int i = 0; i < width; ++i) v[i] = p[i];
     return v;
@@ -104,42 +126,7 @@ inline void store_f16(uint16_t* p, F v) {
 }
 #endif
 
-[[gnu::always_inline]] inline F load_i8(const int8_t* p) { return __builtin_convertvector(widen_i8(p), F); }
+[[gnu::always_inline]] inline F load_i8(const int8_t* p) { return __builtin_convertvector(load_integers(p), F); }
 
-/// 2^r for |r| <= 1/2: the Taylor polynomial, its 7th-order remainder is below 2e-8.
-[[gnu::always_inline]] inline F exp2_of_fraction(F r) {
-    F p = splat(1.5403530e-4f);
-    p = p * r + splat(1.3333558e-3f);
-    p = p * r + splat(9.6181291e-3f);
-    p = p * r + splat(5.5504109e-2f);
-    p = p * r + splat(2.4022651e-1f);
-    p = p * r + splat(6.9314718e-1f);
-    return p * r + splat(1.0f);
-}
-
-/// 2^x to about 2e-7 relative, for x <= 127; 0 below -126, or as far down as f32 reaches. (Cody and Waite: the
-/// integer part goes to the exponent.)
-[[gnu::always_inline]] inline F exp2_of(F x) {
-#if defined(__AVX512F__)
-    const F clamped = maximum(x, splat(-160.0f));  // of minus infinity there is no fraction
-    const auto whole = (F)_mm512_maskz_roundscale_ps(0xffff, (__m512)clamped, _MM_FROUND_TO_NEAREST_INT);
-    return (F)_mm512_maskz_scalef_ps(0xffff, (__m512)exp2_of_fraction(clamped - whole), (__m512)whole);
-#else
-    const F magic = splat(12582912.0f);  // 1.5 · 2^23: adding it rounds to an integer
-    const F low = splat(-126.0f);
-    const F clamped = maximum(x, low);
-    const F shifted = clamped + magic;
-    const F p = exp2_of_fraction(clamped - (shifted - magic));
-    I bits;
-    __builtin_memcpy(&bits, &shifted, sizeof bits);
-    I mantissa;
-    __builtin_memcpy(&mantissa, &p, sizeof mantissa);
-    mantissa += bits << 23;
-    F result;
-    __builtin_memcpy(&result, &mantissa, sizeof result);
-    return x < low ? F{} : result;
-#endif
-}
-
-constexpr float log2_e = 1.4426950408889634f;
-constexpr float minus_infinity = -__builtin_inff();
+}  // namespace
+}  // namespace dca

@@ -1,0 +1,143 @@
+// Products of a matrix and rows in panels: how they are split over threads, and which kernels run them.
+#include <algorithm>
+
+#include "cpu/executor.h"
+
+namespace dca::cpu {
+
+namespace {
+
+constexpr int decode_tasks_a_thread = 2;
+constexpr int decode_rows = 512;  // of weights that one call of a kernel walks
+
+}  // namespace
+
+int CpuExecutor::group_rows(const Tensor& w, PanelShape shape) const noexcept {
+    if (shape.lanes != 1) return gemm_rows;
+    // Decode reads at memory speed only in long runs: the processor's prefetch starts anew with each task.
+    const int64_t tasks = int64_t{decode_tasks_a_thread} * pool_.threads();
+    const int64_t rows = (w.rows + tasks - 1) / tasks;
+    return static_cast<int>(std::max<int64_t>(gemm_rows, (rows + packed_rows - 1) / packed_rows * packed_rows));
+}
+
+int CpuExecutor::row_groups(const Tensor& w, PanelShape shape) const noexcept {
+    const int rows = group_rows(w, shape);
+    return static_cast<int>((w.rows + rows - 1) / rows);
+}
+
+CpuExecutor::RowSpan CpuExecutor::row_group(const Tensor& w, PanelShape shape, int group) const noexcept {
+    const int rows = group_rows(w, shape);
+    return {group * rows, static_cast<int>(std::min<int64_t>(rows, w.rows - int64_t{group} * rows))};
+}
+
+CpuExecutor::Input CpuExecutor::make_input(const float* x, int cols, PanelShape shape, std::initializer_list<const Tensor*> readers) {
+    const bool pack = std::ranges::any_of(readers, [&](const Tensor* reader) { return packed_.find(*reader) != nullptr; });
+    if (!pack) return {x, nullptr, shape};
+    const auto tokens = static_cast<int>(shape.rows);
+    if (shape.lanes == 1) {
+        kernels_.packed->pack_tokens(x, 1, tokens, cols, packed_x_.data());
+    } else {
+        const size_t bundle_bytes = packed_token_bytes(packed_bundle, cols);
+        pool_.run((tokens + packed_bundle - 1) / packed_bundle, [&](int bundle, int) {
+            const int token = bundle * packed_bundle;
+            const float* lane = x + size_t(shape.panel(token)) * cols * shape.lanes + shape.lane(token);
+            kernels_.packed->pack_tokens(lane, shape.lanes, packed_bundle, cols, packed_x_.data() + bundle * bundle_bytes);
+        });
+    }
+    return {x, packed_x_.data(), shape};
+}
+
+void CpuExecutor::multiply_rows(const Tensor& w, RowSpan span, const Input& in, const Output& out, Worker& worker) {
+    if (const std::byte* groups = packed_.find(w)) return multiply_packed(w, groups, span, in, out);
+    if (in.shape.lanes == 1) return multiply_vectors(w, span, in, out);
+    multiply_panels(w, span, in, out, worker);
+}
+
+void CpuExecutor::multiply_packed(const Tensor& w, const std::byte* groups, RowSpan span, const Input& in, const Output& out) {
+    kernels_.packed->multiply({.type = w.type,
+                               .w = groups + size_t(span.first / packed_rows) * packed_group_bytes(w.type, w.cols),
+                               .rows = span.count,
+                               .cols = static_cast<int>(w.cols),
+                               .x = in.packed,
+                               .tokens = static_cast<int>(in.shape.rows),
+                               .lanes = in.shape.lanes,
+                               .y = out.values + size_t(span.first) * in.shape.lanes,
+                               .y_panel_stride = size_t(out.width) * in.shape.lanes,
+                               .bias = out.bias == nullptr ? nullptr : out.bias + span.first,
+                               .accumulate = out.accumulate});
+}
+
+void CpuExecutor::multiply_vectors(const Tensor& w, RowSpan span, const Input& in, const Output& out) {
+    const auto cols = static_cast<int>(w.cols);
+    const auto tokens = static_cast<int>(in.shape.rows);
+    const std::byte* rows = packed_.rows(w) + span.first * w.row_bytes();
+    // The kernel walks long runs of rows; several tokens read them again, from the second-level cache.
+    const int longest = tokens == 1 ? decode_rows : gemm_rows;
+    for (int row = 0; row < span.count; row += longest) {
+        const int piece = std::min(longest, span.count - row);
+        for (int t = 0; t < tokens; ++t) {
+            float result[decode_rows];
+            kernels_.dot_rows(w.type, rows + row * w.row_bytes(), w.row_bytes(), piece, in.values + size_t(t) * cols, cols, result);
+            float* y = out.values + size_t(t) * out.width + span.first + row;
+            for (int r = 0; r < piece; ++r) {
+                const float value = result[r] + (out.bias != nullptr ? out.bias[span.first + row + r] : 0.0f);
+                y[r] = out.accumulate ? y[r] + value : value;
+            }
+        }
+    }
+}
+
+void CpuExecutor::multiply_panels(const Tensor& w, RowSpan span, const Input& in, const Output& out, Worker& worker) {
+    const auto cols = static_cast<int>(w.cols);
+    const int lanes = in.shape.lanes;
+    const int panels = in.shape.panels();
+    const std::byte* rows = packed_.rows(w) + span.first * w.row_bytes();
+    const size_t y_stride = size_t(out.width) * lanes;
+    float* y = out.values + size_t(span.first) * lanes;
+    if (out.bias != nullptr) {
+        for (int p = 0; p < panels; ++p) {
+            for (int r = 0; r < span.count; ++r) {
+                float* row = y + p * y_stride + size_t(r) * lanes;
+                for (int lane = 0; lane < lanes; ++lane) row[lane] = (out.accumulate ? row[lane] : 0.0f) + out.bias[span.first + r];
+            }
+        }
+    }
+    const BlockInfo& info = block_info(w.type);
+    for (int col = 0; col < cols; col += gemm_cols) {
+        const int width = std::min(gemm_cols, cols - col);
+        const int64_t offset = int64_t{col} / info.block_size * info.block_bytes;
+        for (int r = 0; r < span.count; ++r) {
+            decode_blocks(w.type, rows + r * w.row_bytes() + offset, width, worker.weights.data() + r * gemm_stride);
+        }
+        kernels_.gemm({.a = worker.weights.data(),
+                       .rows = span.count,
+                       .cols = width,
+                       .b = in.values + size_t(col) * lanes,
+                       .b_panel_stride = size_t(cols) * lanes,
+                       .c = y,
+                       .c_panel_stride = y_stride,
+                       .panels = panels,
+                       .accumulate = out.accumulate || out.bias != nullptr || col != 0});
+    }
+}
+
+void CpuExecutor::multiply(const Tensor& w, const Input& in, const Output& out) {
+    pool_.run(row_groups(w, in.shape),
+              [&](int group, int worker) { multiply_rows(w, row_group(w, in.shape, group), in, out, workers_[worker]); });
+}
+
+void CpuExecutor::gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, PanelShape shape) {
+    gate_.width = up_.width = static_cast<int>(w_gate.rows);
+    const Input in = make_input(x.memory.data(), x.width, shape, {&w_gate, &w_up});
+    pool_.run(row_groups(w_gate, shape), [&](int group, int worker) {
+        const RowSpan span = row_group(w_gate, shape, group);
+        multiply_rows(w_gate, span, in, output(gate_), workers_[worker]);
+        multiply_rows(w_up, span, in, output(up_), workers_[worker]);
+        const size_t at = size_t(span.first) * shape.lanes;
+        for (int p = 0; p < shape.panels(); ++p) {
+            kernels_.silu_multiply(gate_.panel(p, shape.lanes) + at, up_.panel(p, shape.lanes) + at, size_t(span.count) * shape.lanes);
+        }
+    });
+}
+
+}  // namespace dca::cpu

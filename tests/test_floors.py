@@ -1,0 +1,154 @@
+"""How the house stands: no circle anywhere, and nothing points up.
+
+dca_export stands on dca_runtime, dca_runtime on the library, the library's backends on core.
+"""
+
+from pathlib import Path
+
+import pytest
+from import_graph import circle, includes, python_graph, python_imports
+
+ROOT = Path(__file__).parents[1]
+EXPORT, RUNTIME = ROOT / "dca_export", ROOT / "runtime" / "dca_runtime"
+
+# What each room of dca_export may import, from the ground up: only rooms that stand above it in this list.
+ROOMS = {
+    "dca_runtime": [],
+    "errors": [],
+    "config": ["errors"],
+    "scheme": ["errors"],
+    "gguf": ["errors", "scheme"],
+    "checkpoint": ["errors", "config"],
+    "tokenizer": ["errors", "config", "dca_runtime"],
+    "model": ["errors", "config", "checkpoint"],
+    "export": ["errors", "config", "scheme", "gguf", "checkpoint", "tokenizer", "model", "dca_runtime"],
+    # Says what the right answer is, so it shares no code with what runs, and none with the export.
+    "reference": ["errors", "scheme", "gguf"],
+    "parity": ["errors", "scheme", "gguf", "reference", "dca_runtime"],
+    "evaluate": ["errors", "scheme", "dca_runtime"],
+    "cli": ["errors", "gguf", "export", "parity", "evaluate", "dca_runtime"],
+}
+
+# What the sources of each folder of native/ may include, beside the public header.
+NATIVE = {"core": ["core"], "cpu": ["core", "cpu"], "cuda": ["core", "cuda"]}
+PUBLIC_HEADER = "dca.h"
+
+
+@pytest.fixture(scope="module")
+def graph():
+    return python_graph(EXPORT, RUNTIME)
+
+
+def room(module: str) -> str:
+    package, _, rest = module.partition(".")
+    return rest.partition(".")[0] if package == "dca_export" else package
+
+
+@pytest.mark.parametrize("package", ["dca_export", "dca_runtime"])
+def test_no_module_imports_itself_through_others(graph, package):
+    inside = {name: targets for name, targets in graph.items() if name.partition(".")[0] == package}
+    assert circle(inside) == []
+
+
+def test_the_runtime_does_not_know_what_stands_on_it(graph):
+    assert {
+        (name, target)
+        for name, targets in graph.items()
+        for target in targets
+        if name.startswith("dca_runtime") and target.startswith("dca_export")
+    } == set()
+
+
+def test_the_rooms_are_listed_from_the_ground_up():
+    names = list(ROOMS)
+    for index, (name, allowed) in enumerate(ROOMS.items()):
+        assert set(allowed) <= set(names[:index]), name
+
+
+def test_every_room_imports_only_what_it_stands_on(graph):
+    upward = {
+        f"{name} imports {target}"
+        for name, targets in graph.items()
+        for target in targets
+        if room(name) not in ("dca_runtime", room(target)) and room(target) not in ROOMS.get(room(name), [])
+    }
+    assert upward == set()
+
+
+def test_every_room_is_listed():
+    folders = {path.parent.name for path in EXPORT.glob("*/*.py")}
+    files = {path.stem for path in EXPORT.glob("*.py")} - {"__init__"}
+    assert folders | files == set(ROOMS) - {"dca_runtime"}
+
+
+def test_the_choices_and_the_errors_are_the_runtimes_ground(graph):
+    assert graph["dca_runtime.options"] == graph["dca_runtime.errors"] == set()
+
+
+def native_sources(folder: str) -> list[Path]:
+    paths = sorted(path for path in (ROOT / "native" / folder).rglob("*") if path.is_file())
+    return [path for path in paths if path.name != "CMakeLists.txt"]
+
+
+@pytest.mark.parametrize("folder", NATIVE)
+def test_native_folders_include_only_what_they_stand_on(folder):
+    sources = native_sources(folder)
+    assert len(sources) > 10
+    upward = {
+        f"{path.relative_to(ROOT)} includes {header}"
+        for path in sources
+        for header in includes(path.read_text("utf-8"))
+        if header != PUBLIC_HEADER and header.partition("/")[0] not in NATIVE[folder]
+    }
+    assert upward == set()
+
+
+def test_the_public_header_stands_alone():
+    assert includes((ROOT / "native" / "include" / PUBLIC_HEADER).read_text("utf-8")) == []
+
+
+# The reading itself.
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import a.b", {"a.b"}),
+        ("import a.b as c, os", {"a.b"}),
+        ("from a import b", {"a.b"}),
+        ("from a import name", {"a"}),
+        ("from a.b import name", {"a.b"}),
+        ("from . import b", {"a.b"}),
+        ("from .b import name", {"a.b"}),
+        ("def f():\n    from a import b", {"a.b"}),
+        ("if TYPE_CHECKING:\n    from a.b import name", {"a.b"}),
+        ("x = 'import a.b'", set()),
+    ],
+)
+def test_every_form_of_import_is_seen(source, found):
+    assert set(python_imports(source, "a", {"a", "a.b"})) == found
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ('#include "cuda/device.h"\n', ["cuda/device.h"]),
+        ('  #  include "cuda/device.h"  // why', ["cuda/device.h"]),
+        ('#include <vector>\n// #include "cuda/device.h"\n', []),
+    ],
+)
+def test_every_form_of_include_is_seen(source, found):
+    assert includes(source) == found
+
+
+@pytest.mark.parametrize(
+    ("graph", "found"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b", "c"}, "b": {"c"}, "c": {"b"}}, ["b", "c", "b"]),
+        ({"a": {"a"}}, ["a", "a"]),
+        ({"a": {"b"}, "b": {"outside"}}, []),
+    ],
+)
+def test_circles_are_found(graph, found):
+    assert circle(graph) == found
