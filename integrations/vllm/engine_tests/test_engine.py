@@ -155,6 +155,50 @@ def test_two_ranks_of_a_qwen_model_that_states_its_scheme_as_qwen_does(reference
     check(reference, directory, ids, answer, Scheme.from_dual_chunk_config(stated))
 
 
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0, "original_max_position_embeddings": 256}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 128}
+FAMILIES = {
+    "Llama": {"rope_parameters": LLAMA3},
+    "Mistral": {"sliding_window": None},
+    "Mixtral": {"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": None},
+    "Qwen2Moe": {**EXPERTS, "shared_expert_intermediate_size": 128},
+    "Qwen3": {"rope_parameters": YARN, "head_dim": 64},
+    "Qwen3Moe": {**EXPERTS, "head_dim": 64},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_compiled(reference, tmp_path, family):
+    """Random weights; the scheme is one that Qwen's arithmetic cannot state."""
+    import transformers
+
+    scheme = Scheme(160, 20, 200)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=1024, hidden_size=256, intermediate_size=256, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=1024, initializer_range=0.1,
+        dual_chunk_attention_config=scheme.as_dual_chunk_config(), **FAMILIES[family],
+    )  # fmt: skip
+    directory = tmp_path / family
+    getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(directory)
+    ids = torch.randint(1024, (700,)).tolist()
+    [answer] = run(
+        tmp_path, [(ids, GENERATED, True)],
+        model=str(directory), skip_tokenizer_init=True, enforce_eager=False, max_model_len=1024,
+        max_num_batched_tokens=256,
+    )  # fmt: skip
+    assert len(answer["prompt"]) == len(ids) - 1
+    check(reference, directory, ids, answer, scheme)
+
+
 def test_without_a_scheme_nothing_changes(ids, tmp_path):
     answers = []
     for number, plugins in enumerate(("dca", "none")):

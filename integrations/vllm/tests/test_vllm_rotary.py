@@ -4,13 +4,14 @@ Runs where vLLM is installed; no engine is started.
 """
 
 import copy
+import json
 
 import pytest
 import torch
 
 vllm = pytest.importorskip("vllm", reason="needs vLLM")
 
-from vllm.config import VllmConfig, set_current_vllm_config  # noqa: E402
+from vllm.config import ModelConfig, VllmConfig, set_current_vllm_config  # noqa: E402
 from vllm.model_executor.layers import rotary_embedding  # noqa: E402
 from vllm.model_executor.layers.rotary_embedding import get_rope  # noqa: E402
 
@@ -150,4 +151,16 @@ def test_a_process_that_built_another_model_before_is_refused(earlier, scheme):
 def test_the_scheme_is_part_of_the_compile_caches_key():
     plain, asked = VllmConfig(), VllmConfig(additional_config={"dca": {"pretraining_length": 16}})
     assert plain.compute_hash() != asked.compute_hash()
-    assert current.scheme_of(plain) is None
+
+
+def test_a_scheme_in_config_json_is_found_and_part_of_that_key(tmp_path):
+    shape = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 1, "vocab_size": 64}
+    config = {"architectures": ["LlamaForCausalLM"], "model_type": "llama", **shape}
+    engines = []
+    for section in ({}, {"chunk_size": 15, "local_size": 3}, {"chunk_size": 15, "local_size": 4}):
+        stated = {"dual_chunk_attention_config": section} if section else {}
+        (tmp_path / "config.json").write_text(json.dumps(config | stated))
+        model = ModelConfig(model=str(tmp_path), skip_tokenizer_init=True, dtype="float32")
+        engines.append(VllmConfig(model_config=model))
+    assert [current.scheme_of(each) for each in engines] == [None, Scheme(12, 3, 16), Scheme(11, 4, 16)]
+    assert len({each.compute_hash() for each in engines}) == 3
