@@ -14,13 +14,17 @@ import argparse
 import dataclasses
 import math
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from cuda_attention_check import ROOM, ROUNDOFF, check_all, reference, row_errors
-from cuda_attention_library import TORCH_DTYPES, AttentionLibrary, PositionScheme, Problem, Shape
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/cuda"))
+
+from attention_check import ROOM, ROUNDOFF, check_all, reference, row_errors  # noqa: E402
+from attention_library import TORCH_DTYPES, AttentionLibrary, PositionScheme, Problem, Shape  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +153,7 @@ def time_prefill(
     )
     for name, scheme, cache in caches:
         problem = Problem(
-            library, setting.shape, scheme, n, dtype, cache, widened_kv_heads=setting.n_kv_heads
+            library, setting.shape, scheme, n, dtype, cache, dequantized_kv_heads=setting.n_kv_heads
         )
         rows = sorted({0, setting.chunk_size - 1, setting.chunk_size, n // 2 + 77, n - 1})
         sample = torch.tensor(rows, device="cuda")

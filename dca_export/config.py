@@ -11,15 +11,19 @@ from typing import Any
 from dca_export.errors import InputError
 
 MAX_INTEGER = 2**31 - 1  # GGUF stores hyperparameters as u32 and engines read them as i32
+# GGUF stores them as f32 too: the largest, and the least above 0 (below half of it they round to 0).
+MAX_FLOAT, MIN_FLOAT = (2 - 2**-23) * 2.0**127, 2.0**-149
 
 
 def read_json(path: Path) -> Any:
     """The value a JSON file holds; InputError if it is missing or is no JSON."""
+    if not path.exists():
+        raise InputError(f"{path}: no such file")
+    if not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path}: not a regular file")
     try:
         with open(path, encoding="utf-8") as file:
             return json.load(file)
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
 
@@ -66,25 +70,26 @@ class Config:
         return value
 
     def positive(self, key: str, default: float | None = None) -> float:
-        """A finite number above 0."""
+        """A finite number above 0, also as f32."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(key, "must be a number")
-        if not math.isfinite(value) or value <= 0:
-            raise self.error(key, "must be finite and above 0")
+        if not MIN_FLOAT <= value <= MAX_FLOAT:  # exact for integers of any size; false for NaN
+            raise self.error(key, f"must be finite and above 0{_in_f32(value)}")
         return float(value)
 
     def positives(self, key: str) -> list[float]:
-        """A list of finite numbers above 0."""
+        """A list of finite numbers above 0, also as f32."""
         values = self._get(key, None)
         if not isinstance(values, list):
             raise self.error(key, "must be a list of numbers")
         for value in values:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise self.error(key, "must be a list of numbers")
-            if not math.isfinite(value) or value <= 0:
+            if not MIN_FLOAT <= value <= MAX_FLOAT:
                 raise InputError(
-                    f"{self.where}: {key} holds {value!r}, its numbers must be finite and above 0"
+                    f"{self.where}: {key} holds {_shown(value)}, its numbers must be finite and above 0"
+                    f"{_in_f32(value)}"
                 )
         return [float(value) for value in values]
 
@@ -102,10 +107,7 @@ class Config:
 
     def error(self, key: str, rule: str) -> InputError:
         """The error for a value of `key` that breaks `rule`."""
-        shown = json.dumps(self.values.get(key), default=repr)
-        return InputError(
-            f"{self.where}: {key} is {shown if len(shown) <= 60 else shown[:57] + '...'}, {rule}"
-        )
+        return InputError(f"{self.where}: {key} is {_shown(self.values.get(key))}, {rule}")
 
     def _get(self, key: str, default: Any) -> Any:
         value = self.values.get(key)
@@ -114,3 +116,17 @@ class Config:
         if value is None:
             raise InputError(f"{self.where}: {key} is missing")
         return value
+
+
+def _shown(value: Any) -> str:
+    """A JSON value for a message, shortened."""
+    try:
+        shown = json.dumps(value, default=repr)
+    except (ValueError, RecursionError):  # an integer of thousands of digits; lists in lists without end
+        return f"a {type(value).__name__} too long to show"
+    return shown if len(shown) <= 60 else shown[:57] + "..."
+
+
+def _in_f32(value: int | float) -> str:
+    """What to add to "finite and above 0" for a number that is, but only with more bits."""
+    return f" as a 32-bit float ({MIN_FLOAT:.1e} to {MAX_FLOAT:.1e})" if 0 < value < math.inf else ""

@@ -111,6 +111,7 @@ GGUF_CASES = {
     "llama": ("llama", {}, {}, {}),
     "llama, tied": ("llama", {"tie_word_embeddings": True}, {}, {}),
     "llama, biases": ("llama", {"attention_bias": True}, {}, {}),
+    "llama, biases of the feed-forward": ("llama", {"mlp_bias": True}, {}, {}),
     "llama, head_dim": ("llama", {"head_dim": 32}, {}, {}),
     "llama, linear": ("llama, linear", {}, {"rope.scaling.type": "linear", "rope.scaling.factor": 2.0}, {}),
     "llama, yarn": ("llama, yarn", {}, YARN_KEYS, {}),
@@ -138,4 +139,13 @@ GGUF_CASES = {
 def make_case(case: str):
     """The model in float32, and the keys and tensors of `write_gguf` that it needs beside its own."""
     family, changes, keys, extra = GGUF_CASES[case]
-    return make(family, torch.float32, **changes), keys, extra
+    model = make(family, torch.float32, **changes)
+    set_biases(model)
+    return model, keys, extra
+
+
+def set_biases(model) -> None:
+    """Numbers for every bias; a new model has zeros there, which no test would miss."""
+    for name, parameter in model.named_parameters():
+        if name.endswith(".bias"):
+            parameter.normal_(0, 0.3)

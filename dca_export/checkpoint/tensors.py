@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from dca_export.config import Config, read_json_object
-from dca_export.errors import InputError
+from dca_export.checkpoint.names import plain_names
+from dca_export.checkpoint.weight_files import ADAPTER, WeightFiles, adapter_error, find_weights
+from dca_export.config import Config
+from dca_export.errors import InputError, MissingPackage
 
 # What the numbers of a tensor are stored in. BF16 and FP8 have no NumPy type; their bits are read instead.
-STORAGE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1"}
+STORAGE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1"}
+
+
+# Under which trainers put the tensors beside their own state in a PyTorch file.
+_STATES = ("state_dict", "model_state_dict", "module", "model")
+
+
+_HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 class RowReader(Protocol):
@@ -56,62 +66,59 @@ class SourceTensor:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Configuration and tensors of a model directory; nothing of the tensors is in memory yet."""
+    """Configuration and tensors of a model directory; nothing of the tensors is in memory yet.
+
+    `notes` tell the user what was passed over or renamed.
+    """
 
     directory: Path
     config: Config
     tensors: Mapping[str, SourceTensor]
+    notes: tuple[str, ...] = ()
 
 
 def open_checkpoint(directory: Path) -> Checkpoint:
     """Finds config.json and the weights in `directory` and checks that they belong together.
 
-    Weights: safetensors if there are any, otherwise PyTorch's .bin (needs torch; loaded weights-only); in
-    either case the shards of the index if there is one. Raises InputError.
+    Weights: safetensors if there are any, otherwise PyTorch's .bin (needs torch; loaded weights-only). Their
+    names are made transformers' own (checkpoint.names). Raises InputError.
     """
     if not directory.is_dir():
-        raise InputError(f"{directory}: no such directory; expected a Hugging Face model or a .gguf file")
+        raise _no_directory(directory)
+    if error := adapter_error(directory):
+        raise error
     config = Config.read(directory / "config.json")
-    for stem, suffix, read in (
-        ("model", ".safetensors", read_safetensors),
-        ("pytorch_model", ".bin", read_torch_file),
-    ):
-        index = directory / f"{stem}{suffix}.index.json"
-        if index.is_file():
-            return Checkpoint(directory, config, _read_indexed(index, suffix, read))
-        files = sorted(directory.glob(f"{stem}*{suffix}"))
-        if files:
-            return Checkpoint(directory, config, _read_files(files, read))
-    raise InputError(f"{directory}: no weights (model*.safetensors or pytorch_model*.bin)")
+    found = find_weights(directory)
+    stored = _read_files(found)
+    names, notes = plain_names(stored, str(directory))
+    tensors = {plain: replace(stored[name], name=plain) for name, plain in names.items()}
+    if (directory / ADAPTER).is_file():
+        notes.append(f"{ADAPTER} states an adapter beside the weights: it is not applied")
+    return Checkpoint(directory, config, tensors, (*found.notes, *notes))
 
 
-def _read_files(files: list[Path], read: Any) -> dict[str, SourceTensor]:
+def _no_directory(path: Path) -> InputError:
+    if path.exists():
+        return InputError(f"{path}: is no directory; expected a Hugging Face model's, or a .gguf file")
+    message = f"{path}: no such directory; expected a Hugging Face model or a .gguf file"
+    if _HUB_NAME.fullmatch(str(path)):
+        message += f" (if that is a name on the hub, fetch it first: hf download {path} --local-dir DIR)"
+    return InputError(message)
+
+
+def _read_files(found: WeightFiles) -> dict[str, SourceTensor]:
     tensors: dict[str, SourceTensor] = {}
-    for file in files:
+    for file in found.files:
+        read = read_torch_file if file.suffix == ".bin" else read_safetensors
         for name, tensor in read(file).items():
             if name in tensors:
                 raise tensor.error(f"is also in {tensors[name].file.name}; remove one of the two files")
             tensors[name] = tensor
-    return tensors
-
-
-def _read_indexed(index: Path, suffix: str, read: Any) -> dict[str, SourceTensor]:
-    weight_map = read_json_object(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise InputError(f"{index}: weight_map is missing or empty")
-    for name, shard in weight_map.items():
-        if not isinstance(shard, str) or Path(shard).name != shard or not shard.endswith(suffix):
-            raise InputError(f"{index}: weight_map sends {name} to {shard!r}, expected a {suffix} file name")
-    files = [index.parent / shard for shard in sorted(set(weight_map.values()))]
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"{file}: this shard, named in {index.name}, is missing")
-    tensors = _read_files(files, read)
-    for name, shard in weight_map.items():
+    for name, shard in found.promised.items():
         if name not in tensors or tensors[name].file.name != shard:
-            raise InputError(
-                f"{index.parent / shard}: tensor {name}, which {index.name} promises, is missing"
-            )
+            assert found.index is not None
+            file, index = found.index.with_name(shard), found.index.name
+            raise InputError(f"{file}: tensor {name}, which {index} promises, is missing")
     return tensors
 
 
@@ -163,9 +170,7 @@ def read_torch_file(file: Path) -> dict[str, SourceTensor]:
     try:
         import torch
     except ImportError:
-        raise InputError(
-            f"{file}: reading .bin files needs PyTorch: pip install 'dca-export[reference]'"
-        ) from None
+        raise MissingPackage(f"{file}: reading .bin files needs PyTorch", "reference") from None
     try:
         # Only the zip form that torch has written since 1.6 can be mapped.
         mapped = zipfile.is_zipfile(file)
@@ -174,14 +179,26 @@ def read_torch_file(file: Path) -> dict[str, SourceTensor]:
     except Exception as error:  # torch promises no particular type for a file it cannot or must not read
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{file}: cannot be read as PyTorch weights ({reason})") from None
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise InputError(f"{file}: expected a dictionary of tensors")
+    for wrapper in _STATES:
+        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
+            state = state[wrapper]
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise InputError(
+            f"{file}: expected a dictionary from names to tensors, as torch.save(state_dict) makes"
+        )
     names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-    names[torch.float8_e4m3fn] = "F8_E4M3"
+    names |= {torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
     tensors = {}
     for name, tensor in state.items():
         dtype = names.get(tensor.dtype, str(tensor.dtype))
         tensors[name] = SourceTensor(name, dtype, tuple(tensor.shape), file, _TorchRows(tensor))
+        kinds = {"meta": tensor.is_meta, "nested": tensor.is_nested, "quantised": tensor.is_quantized}
+        kinds[str(tensor.layout).removeprefix("torch.")] = tensor.layout != torch.strided
+        if any(kinds.values()):
+            kind = next(kind for kind, found in kinds.items() if found)
+            raise tensors[name].error(f"is a {kind} tensor, expected one that holds all its numbers")
     return tensors
 
 
@@ -195,5 +212,6 @@ class _TorchRows:
         import torch
 
         matrix = self.tensor.reshape(-1, self.tensor.shape[-1] if self.tensor.dim() else 1)[start:stop]
-        bits = {torch.bfloat16: torch.uint16, torch.float8_e4m3fn: torch.uint8}
+        bits = {torch.bfloat16: torch.uint16}
+        bits |= dict.fromkeys((torch.float8_e4m3fn, torch.float8_e5m2), torch.uint8)
         return matrix.contiguous().view(bits.get(matrix.dtype, matrix.dtype)).numpy()

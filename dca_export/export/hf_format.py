@@ -19,13 +19,18 @@ from dca_export.export.output_file import check_space, directory_beside
 from dca_export.export.scheme_choice import (
     SchemeChoice,
     SchemeOptions,
+    beyond_training,
     choose_scheme,
+    reach_of_config,
     stated_by_config,
     stated_elsewhere,
 )
+from dca_export.export.source_files import SourceFiles
 from dca_export.export.summary import SchemeFacts
 from dca_export.model.rope import DUAL_CHUNK, ORIGINAL, TrainedLength, trained_length
 from dca_export.scheme import EXACT, Scheme
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")  # large, and never edited in place
 
 Progress = Callable[[int, int], Any]
 
@@ -33,15 +38,19 @@ Progress = Callable[[int, int], Any]
 def export_directory(
     source: Path, output: Path, options: SchemeOptions, progress: Progress | None = None
 ) -> SchemeFacts:
-    """Writes the directory `output`: everything in `source`, hard-linked where possible, and the scheme.
+    """Writes the directory `output`: everything in `source` and the scheme.
 
-    It appears whole or not at all. Raises InputError if `output` holds something already or the
-    scheme asked for is not valid.
+    Weights are hard-linked where possible; all other files are copies, which may be edited. It appears whole
+    or not at all. Raises InputError if the scheme asked for is not valid, or `output` holds something already
+    or lies in `source`.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: already exists; name a directory that is new or empty")
     if not output.parent.is_dir():
         raise InputError(f"{output.parent}: no such directory to make {output.name} in")
+    if source.resolve() in (output.resolve(), *output.resolve().parents):
+        raise InputError(f"{output}: lies in the model that is read; name a directory outside {source}")
+    read = SourceFiles.of(source)
     checkpoint, facts = _plan(source, options)
     choice = facts.choice
     config = dict(checkpoint.config.values)
@@ -56,8 +65,9 @@ def export_directory(
         made = directory / output.name
         made.mkdir()
         _take_over(checkpoint, made, output, progress or (lambda done, total: None))
-        text = json.dumps(config, indent=2, ensure_ascii=False)
+        text = json.dumps(config, indent=2)  # ASCII: half a surrogate pair has no UTF-8
         (made / "config.json").write_text(text + "\n", encoding="utf-8")
+        read.check()
         os.replace(made, output)
     return facts
 
@@ -78,8 +88,9 @@ def _choice(
     checkpoint: Checkpoint, options: SchemeOptions, trained: TrainedLength
 ) -> tuple[SchemeChoice, list[str]]:
     stated, _ = stated_by_config(checkpoint.config)
-    notes = stated_elsewhere(checkpoint.config, checkpoint.directory)
+    notes = [*checkpoint.notes, *stated_elsewhere(checkpoint.config, checkpoint.directory)]
     choice = choose_scheme(options, trained, stated)
+    notes += beyond_training(choice, reach_of_config(checkpoint.config))
     if choice.scheme is not None and (nearest := choice.scheme.nearest_dual_chunk()) != choice.scheme:
         notes.append(
             f"{DUAL_CHUNK} states it exactly; engines that read chunk_size and local_size alone run "
@@ -94,7 +105,7 @@ def _other_scale(scheme: Scheme, nearest: Scheme) -> str:
 
 
 def _take_over(checkpoint: Checkpoint, made: Path, output: Path, progress: Progress) -> None:
-    """Links or copies every file but config.json and hidden ones, of the directory and those below it."""
+    """Links weights and copies the rest, but config.json and hidden files, also in directories below."""
     source = checkpoint.directory
     files = [
         path
@@ -108,10 +119,17 @@ def _take_over(checkpoint: Checkpoint, made: Path, output: Path, progress: Progr
         if target == made / "config.json":
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(path.resolve(), target)
-        except OSError:  # another file system, or one without links
+        if path.suffix not in WEIGHTS or not _linked(path, target):
             check_space(output, path.stat().st_size)
             shutil.copyfile(path, target)
         done += path.stat().st_size
         progress(done, total)
+
+
+def _linked(path: Path, target: Path) -> bool:
+    """Makes `target` a hard link; False on another file system, or one without links."""
+    try:
+        os.link(path.resolve(), target)
+    except OSError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,13 +10,18 @@ from gguf import GGMLQuantizationType
 
 from dca_export.checkpoint.fp8 import dequantised
 from dca_export.checkpoint.tensors import Checkpoint, open_checkpoint
+from dca_export.checkpoint.tying import settle_tying
 from dca_export.errors import InputError
 from dca_export.export.convert import check_readable, tensor_bytes
 from dca_export.export.recipes import RECIPES, Model, Recipe, tensor_type
+from dca_export.export.runnable import check_runnable
 from dca_export.export.scheme_choice import (
     SchemeChoice,
     SchemeOptions,
+    beyond_training,
     choose_scheme,
+    reach_of_config,
+    reach_of_gguf,
     stated_by_config,
     stated_elsewhere,
     trained_length_of_gguf,
@@ -23,6 +29,7 @@ from dca_export.export.scheme_choice import (
 from dca_export.export.summary import SchemeFacts, Summary, count_types
 from dca_export.gguf.copy import Copy
 from dca_export.gguf.file import GgufFile, is_gguf, open_parts, packed_value
+from dca_export.gguf.packing import check_packable
 from dca_export.gguf.scheme_keys import read_scheme, scheme_entries, scheme_keys
 from dca_export.model.architectures import find_architecture, known_gguf_names
 from dca_export.model.hyperparameters import Entries, model_entries, read_dimensions
@@ -80,7 +87,7 @@ def plan_export(source: Path, options: ExportOptions) -> DirectoryPlan | CopyPla
     """Reads configuration, headers and tokenizer of `source` and decides on everything. Raises InputError."""
     if is_gguf(source):
         return _plan_copy(source, options)
-    return _plan_directory(dequantised(open_checkpoint(source)), options)
+    return _plan_directory(settle_tying(dequantised(open_checkpoint(source))), options)
 
 
 def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> DirectoryPlan:
@@ -88,9 +95,11 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     architecture = find_architecture(config)
     dimensions = read_dimensions(config, architecture)
     stated, notes = stated_by_config(config)
+    notes = [*checkpoint.notes, *notes]
     notes += stated_elsewhere(config, checkpoint.directory)
     trained = trained_length(config)
     choice = choose_scheme(options.scheme, trained, stated)
+    notes += beyond_training(choice, reach_of_config(config))
     stored = plan_tensors(checkpoint, architecture, dimensions)  # first: it shows the sizes to be real
     for planned in stored:
         for piece in planned.pieces:
@@ -105,6 +114,8 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     entries = model_entries(config, architecture, dimensions, _context(checkpoint, stated))
     entries |= {f"{architecture.name}.{key}": value for key, value in rope.entries.items()}
     entries |= scheme_entries(architecture.name, choice.scheme)
+    for key, (kind, value) in entries.items():
+        check_packable(config.where, key, kind, value)
     if f"{architecture.name}.expert_weights_norm" in entries:
         notes.append(
             f"norm_topk_prob is not what stock llama.cpp assumes for {architecture.name}; "
@@ -134,10 +145,12 @@ def _context(checkpoint: Checkpoint, stated: SchemeChoice | None) -> int:
 
 
 def _recipe(outtype: str, tensors: list[PlannedTensor]) -> Recipe:
-    """The recipe asked for; "auto" keeps the 16-bit type of the first matrix, and makes others F16."""
+    """The recipe asked for; "auto" is BF16 where that type holds most of the values, else F16."""
     if outtype == AUTO:
-        first = next(planned for planned in tensors if len(planned.shape) > 1)
-        outtype = "bf16" if first.pieces[0].tensor.dtype == "BF16" else "f16"
+        values: Counter[str] = Counter()
+        for piece in (piece for planned in tensors for piece in planned.pieces):
+            values[piece.tensor.dtype] += (piece.stop - piece.start) * piece.tensor.columns
+        outtype = "bf16" if values.most_common(1)[0][0] == "BF16" else "f16"
     if outtype not in RECIPES:
         raise InputError(f"outtype {outtype} is not known; known are {', '.join(RECIPES)} and {AUTO}")
     return RECIPES[outtype]
@@ -173,6 +186,7 @@ def _plan_copy(source: Path, options: ExportOptions) -> CopyPlan:
     if architecture not in known_gguf_names():
         known = ", ".join(known_gguf_names())
         raise InputError(f"{source}: architecture {architecture} is not supported; supported are {known}")
+    check_runnable(parts)
     stated = read_scheme(file, str(source))
     trained = trained_length_of_gguf(file)
     kept = SchemeChoice(stated, "as the file had it") if stated else None
@@ -187,7 +201,7 @@ def _plan_copy(source: Path, options: ExportOptions) -> CopyPlan:
         parameters=_parameters(parts),
         bytes=copy.data_bytes,
         types=count_types(tensor.type for _, tensor in copy.tensors),
-        scheme=SchemeFacts(trained, choice),
+        scheme=SchemeFacts(trained, choice, beyond_training(choice, reach_of_gguf(file))),
     )
     return CopyPlan(copy, summary)
 

@@ -20,8 +20,10 @@ from dca_export.export.output_file import (
     move_into_place,
 )
 from dca_export.export.plan import CopyPlan, DirectoryPlan, ExportOptions, plan_export
+from dca_export.export.source_files import SourceFiles
 from dca_export.export.summary import Summary
 from dca_export.gguf.description import add_description
+from dca_export.gguf.packing import check_packable
 
 HEADER_RESERVE = 64 << 20  # bytes set aside for headers when room on the disk is checked
 
@@ -47,11 +49,13 @@ def export_model(
     """Writes `output` from `source`, a Hugging Face directory or a .gguf file.
 
     The file appears whole or not at all; with options.split_bytes it may become several, named as
-    llama.cpp names them. Raises InputError (or OSError, such as for a full disk).
+    llama.cpp names them. Raises InputError (or OSError, such as for a full disk), also if the source changes
+    meanwhile.
     """
     options = options or ExportOptions()
     check_output(output, force)
     check_apart(output, source)
+    read = SourceFiles.of(source)
     plan = plan_export(source, options)
     check_space(output, plan.summary.bytes + HEADER_RESERVE)
     if isinstance(plan, CopyPlan):
@@ -64,6 +68,7 @@ def export_model(
         check_apart(target, source)
     with directory_beside(output) as directory:
         files.write(directory / output.name, progress or _silent)
+        read.check()
         move_into_place({directory / target.name: target for target in targets}, force)
     return Exported(targets, plan.summary)
 
@@ -143,6 +148,12 @@ def _prepared_writer(plan: DirectoryPlan, split_bytes: int) -> gguf.GGUFWriter:
     for tensor in plan.tensors:
         name, shape = tensor.planned.name, tensor.planned.shape
         writer.add_tensor_info(name, shape, np.dtype(np.float32), tensor.nbytes, raw_dtype=tensor.type)
+    add_metadata(writer, plan)
+    return writer
+
+
+def add_metadata(writer: gguf.GGUFWriter, plan: DirectoryPlan) -> None:
+    """Adds every entry of the file to a writer."""
     writer.add_type(gguf.GGUFType.MODEL)
     add_description(writer, plan.checkpoint.directory, plan.summary.parameters)
     for key, (value_type, value) in plan.entries.items():
@@ -150,4 +161,5 @@ def _prepared_writer(plan: DirectoryPlan, split_bytes: int) -> gguf.GGUFWriter:
     writer.add_file_type(plan.recipe.file_type)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     plan.vocabulary.add_to(writer)
-    return writer
+    for key, entry in writer.kv_data[0].items():
+        check_packable(str(plan.checkpoint.directory), key, entry.type, entry.value, entry.sub_type)

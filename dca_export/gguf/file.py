@@ -42,6 +42,10 @@ _SCALARS = {
     GGUFValueType.FLOAT64: "<d",
 }
 
+# Block types that ggml has dropped, by number.
+_RETIRED_TYPES = {4: "Q4_2", 5: "Q4_3", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8"}
+_RETIRED_TYPES |= {36: "IQ4_NL_4_4", 37: "IQ4_NL_4_8", 38: "IQ4_NL_8_8"}
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -225,6 +229,11 @@ class GgufFile(Mapping[str, Any]):
     def _placed(
         self, data_start: int, name: str, shape: tuple[int, ...], number: int, offset: int
     ) -> TensorInfo:
+        if number in _RETIRED_TYPES:
+            raise InputError(
+                f"{self.path}: tensor {name} is of type {_RETIRED_TYPES[number]}, which no engine reads any "
+                "more; use a newer file"
+            )
         try:
             kind = gguf.GGMLQuantizationType(number)
             block_values, block_bytes = gguf.GGML_QUANT_SIZES[kind]

@@ -7,6 +7,7 @@ explains.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -118,6 +119,11 @@ FEED_FORWARD = (
     _block("ffn_up.weight", "mlp.up_proj.weight", "ff", "width"),
     _block("ffn_down.weight", "mlp.down_proj.weight", "width", "ff"),
 )
+FEED_FORWARD_BIAS = (
+    _block("ffn_gate.bias", "mlp.gate_proj.bias", "ff", optional=True),
+    _block("ffn_up.bias", "mlp.up_proj.bias", "ff", optional=True),
+    _block("ffn_down.bias", "mlp.down_proj.bias", "width", optional=True),
+)
 FUSED_FEED_FORWARD = (
     _block("ffn_up.weight", "mlp.gate_up_proj.weight", "2ff", "width"),
     _block("ffn_down.weight", "mlp.down_proj.weight", "width", "ff"),
@@ -167,7 +173,7 @@ ARCHITECTURES = (
     Architecture(
         "llama",
         ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"),
-        _model(NORMS, ATTENTION, _qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD),
+        _model(NORMS, ATTENTION, _qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD, FEED_FORWARD_BIAS),
         interleaved=True,
         required=SILU,
         keys={"vocab_size": "vocab"},
@@ -230,8 +236,10 @@ def find_architecture(config: Config) -> Architecture:
     classes = config.values.get("architectures")
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
         raise InputError(f"{config.where}: architectures is missing, expected a list with the model's class")
+    # A model saved without its head is of the class without it.
+    names = (classes[0], re.sub(r"(?<=.)Model$", "ForCausalLM", classes[0]))
     for architecture in ARCHITECTURES:
-        if classes[0] in architecture.classes:
+        if any(name in architecture.classes for name in names):
             return architecture
     known = ", ".join(name for architecture in ARCHITECTURES for name in architecture.classes)
     raise InputError(f"{config.where}: architecture {classes[0]} is not supported; supported are {known}")

@@ -23,7 +23,10 @@ DEFAULT_BASE = 10000.0
 ORIGINAL = "original_max_position_embeddings"
 DUAL_CHUNK = "dual_chunk_attention_config"  # where Qwen's models state a scheme
 
+LENGTH, OLD_LENGTH = "max_position_embeddings", "max_sequence_length"
+
 F32, U32, TEXT = GGUFValueType.FLOAT32, GGUFValueType.UINT32, GGUFValueType.STRING
+BOOL = GGUFValueType.BOOL
 
 
 @dataclass(frozen=True)
@@ -67,34 +70,46 @@ def rope_kind(rope: Config) -> str:
 def context_length(config: Config) -> TrainedLength:
     """The context a model was made for, in positions as its RoPE counts them.
 
-    That is max_position_embeddings. Position interpolation counts in scaled positions, and some configs with
-    it give the length before scaling there and the one after it elsewhere.
+    That is max_position_embeddings. Position interpolation counts in scaled positions, and so does YaRN where
+    the model was trained on after it; some of those give the length before scaling there and the one after it
+    elsewhere.
     """
     rope = rope_config(config)
-    found = TrainedLength(config.integer("max_position_embeddings"), "max_position_embeddings")
-    if rope_kind(rope) != "linear":
+    found = _stated_length(config)
+    if rope_kind(rope) != "linear" and not _finetuned_yarn(rope):
         return found
     if ORIGINAL in rope:
         scaled = int(rope.integer(ORIGINAL) * rope.positive("factor"))
         if scaled > found.tokens:
-            found = TrainedLength(scaled, f"{ORIGINAL} times the factor of linear scaling")
-    if "max_sequence_length" in config and config.integer("max_sequence_length") > found.tokens:
-        found = TrainedLength(config.integer("max_sequence_length"), "max_sequence_length")
+            found = TrainedLength(scaled, f"{ORIGINAL} times the factor of {rope_kind(rope)} scaling")
+    if OLD_LENGTH in config and config.integer(OLD_LENGTH) > found.tokens:
+        found = TrainedLength(config.integer(OLD_LENGTH), OLD_LENGTH)
     return found
+
+
+def _stated_length(config: Config) -> TrainedLength:
+    """max_position_embeddings, or what the first Llama configs call it."""
+    key = OLD_LENGTH if LENGTH not in config and OLD_LENGTH in config else LENGTH
+    return TrainedLength(config.integer(key), key)
+
+
+def _finetuned_yarn(rope: Config) -> bool:
+    """Whether a model was trained on after YaRN stretched it, as its config.json says."""
+    return rope_kind(rope) == "yarn" and rope.boolean("finetuned", False)
 
 
 def trained_length(config: Config) -> TrainedLength:
     """How far apart the tokens were that a model saw in training: the default for a scheme's c.
 
-    The context length, except that YaRN and a stated scheme name the length before them, and that a sliding
-    window hides all longer distances.
+    The context length, except that YaRN (unless the model was trained on after it) and a stated scheme name
+    the length before them, and that a sliding window hides all longer distances.
     """
     rope = rope_config(config)
     found = context_length(config)
     scheme = config.section(DUAL_CHUNK)
     if scheme is not None and ORIGINAL in scheme:
         found = TrainedLength(scheme.integer(ORIGINAL), f"{ORIGINAL} of {DUAL_CHUNK}")
-    if rope_kind(rope) == "yarn" and ORIGINAL in rope:
+    if rope_kind(rope) == "yarn" and ORIGINAL in rope and not _finetuned_yarn(rope):
         found = TrainedLength(rope.integer(ORIGINAL), f"{ORIGINAL}, before YaRN")
     window = sliding_window(config)
     if window is not None and window < found.tokens:
@@ -104,16 +119,33 @@ def trained_length(config: Config) -> TrainedLength:
 
 def original_context(config: Config) -> int:
     """Tokens before any scaling of RoPE, where config.json states them; else the context length it states."""
-    return rope_config(config).integer(ORIGINAL, config.integer("max_position_embeddings"))
+    return rope_config(config).integer(ORIGINAL, _stated_length(config).tokens)
 
 
 def sliding_window(config: Config) -> int | None:
-    """The window of a model whose layers were trained with one, else None."""
-    # Qwen's classes take it for false where it is not stated; the others do not know it.
-    unstated = not config.text("model_type", "").startswith("qwen")
-    if "sliding_window" not in config or not config.boolean("use_sliding_window", unstated):
+    """The window of a model of which a layer was trained with one, else None."""
+    if "sliding_window" not in config:
         return None
-    return config.integer("sliding_window", lowest=0) or None
+    window = config.integer("sliding_window", lowest=0)
+    return window if window and _some_layer_has_a_window(config) else None
+
+
+def _some_layer_has_a_window(config: Config) -> bool:
+    """Whether transformers gives a window to any layer of a model whose config.json states one."""
+    family = config.text("model_type", "")
+    if family == "llama":
+        return False
+    # Qwen's classes take it for false where it is not stated; the others do not know it.
+    if not config.boolean("use_sliding_window", not family.startswith("qwen")):
+        return False
+    if family not in ("qwen2", "qwen2_moe", "qwen3"):
+        return True
+    kinds = config.values.get("layer_types")
+    if isinstance(kinds, list):
+        return "sliding_attention" in kinds
+    border = config.integer("max_window_layers", 28, lowest=0)
+    # Qwen2-MoE has windows in every other layer below the border, the others in all layers from there on.
+    return border > 0 if family == "qwen2_moe" else config.integer("num_hidden_layers") > border
 
 
 def read_rope(config: Config, head_dim: int, length: int) -> Rope:
@@ -154,15 +186,17 @@ def _dynamic_base(config: Config, rope: Config, base: float, dimension: int, len
     if dimension == 2:
         return base
     factor = rope.positive("factor")
-    stretch = max(1.0, length / config.integer("max_position_embeddings"))
+    stretch = max(1.0, length / _stated_length(config).tokens)
     return base * (factor * stretch - (factor - 1)) ** (dimension / (dimension - 2))
 
 
 def _yarn(config: Config, rope: Config) -> dict[str, tuple[GGUFValueType, Any]]:
     original = original_context(config)
-    factor = rope.positive("factor", config.integer("max_position_embeddings") / original)
+    factor = rope.positive("factor", _stated_length(config).tokens / original)
     entries = _scaling("yarn", factor)
     entries["rope.scaling.original_context_length"] = (U32, original)
+    if _finetuned_yarn(rope):
+        entries["rope.scaling.finetuned"] = (BOOL, True)
     for key in ("beta_fast", "beta_slow"):
         if key in rope:
             entries[f"rope.scaling.yarn_{key}"] = (F32, rope.positive(key))
@@ -204,13 +238,19 @@ def _llama3_factors(rope: Config, base: float, dimension: int) -> np.ndarray:
     f32 = np.float32
     exponents = np.arange(0, dimension, 2, dtype=f32) / f32(dimension)
     wavelengths = f32(2 * math.pi) / (f32(1) / np.power(base, exponents.astype(np.float64)).astype(f32))
-    kept = np.clip((f32(original) / wavelengths - f32(low)) / f32(high - low), f32(0), f32(1))
-    return f32(1) / ((f32(1) - kept) / f32(factor) + kept)
+    with np.errstate(all="ignore"):
+        kept = np.clip((f32(original) / wavelengths - f32(low)) / f32(high - low), f32(0), f32(1))
+        factors = f32(1) / ((f32(1) - kept) / f32(factor) + kept)
+    if not np.isfinite(factors).all() or not (factors > 0).all():
+        raise rope.error("factor", "gives frequencies that are 0 or not finite")
+    return factors
 
 
 def _longrope(config: Config, rope: Config) -> dict[str, tuple[GGUFValueType, Any]]:
-    longest = config.integer("max_position_embeddings")
+    longest = _stated_length(config).tokens
     original = original_context(config)
+    if original < 2:
+        raise rope.error(ORIGINAL, "must be at least 2 for longrope, which divides by its logarithm")
     factor = longest / original if "factor" not in rope else rope.positive("factor")
     default = math.sqrt(1 + math.log(factor) / math.log(original)) if factor > 1 else 1.0
     return {

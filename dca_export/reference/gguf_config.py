@@ -108,6 +108,7 @@ def build_config(
         "sliding_window": None,
         "use_sliding_window": False,
         "attention_bias": any(keys.has(f"blk.0.attn_{name}.bias") for name in ("q", "k", "v", "output")),
+        "mlp_bias": any(keys.has(f"blk.0.ffn_{name}.bias") for name in ("gate", "up", "down")),
         "bos_token_id": None,
         "eos_token_id": None,
         "pad_token_id": None,

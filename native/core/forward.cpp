@@ -2,16 +2,16 @@
 
 namespace dca {
 
-void forward(Executor& executor, const Hparams& hparams, std::span<const int32_t> tokens, uint32_t start, uint32_t wanted) {
-    if (executor.replay(tokens, start, wanted)) return;
-    executor.begin(tokens, start);
+void forward(Executor& executor, const Hparams& hparams, const Batch& batch) {
+    if (executor.replay(batch)) return;
+    executor.begin(batch);
     for (uint32_t layer = 0; layer < hparams.n_layers; ++layer) {
         executor.project_qkv(layer);
         executor.store_keys_values(layer);
         if (layer + 1 == hparams.n_layers) {
-            // The last layer's output is read only where logits are wanted.
-            if (wanted == 0) break;
-            executor.keep_last_rows(wanted);
+            // The last layer's output is read only where something is wanted of it.
+            if (batch.wanted() == 0) break;
+            executor.keep_wanted_rows();
         }
         executor.attend(layer);
         executor.project_output(layer);

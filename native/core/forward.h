@@ -1,15 +1,13 @@
 // The forward pass of a decoder-only transformer with RoPE, RMS norm and gated feed-forward.
 #pragma once
 
-#include <cstdint>
-#include <span>
-
 #include "core/backend.h"
+#include "core/batch.h"
 
 namespace dca {
 
-/// Appends `tokens` (at most executor.prefill_block()) at index `start`. Afterwards the
-/// executor keeps the last `wanted` rows for logits() or nll(); 0: only the cache is filled.
-void forward(Executor& executor, const Hparams& hparams, std::span<const int32_t> tokens, uint32_t start, uint32_t wanted);
+/// Runs a batch of at most executor.max_rows() rows. Afterwards the executor keeps every slice's wanted rows for
+/// logits(), nll() or sample(); where none is wanted, only the cache is filled.
+void forward(Executor& executor, const Hparams& hparams, const Batch& batch);
 
 }  // namespace dca

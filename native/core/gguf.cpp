@@ -197,6 +197,7 @@ void GgufFile::read_tensors(ByteReader& reader, uint64_t count) {
 
     const uint64_t file_bytes = file_.bytes().size();
     const uint64_t data_begin = std::min(file_bytes, (reader.position() + alignment - 1) / alignment * alignment);
+    data_begin_ = data_begin;
     const uint64_t data_bytes = file_bytes - data_begin;
     for (size_t i = 0; i < tensors_.size(); ++i) {
         Tensor& tensor = tensors_[i];

@@ -84,6 +84,9 @@ public:
     const std::vector<GgufValue>& values() const noexcept { return values_; }
     const std::vector<Tensor>& tensors() const noexcept { return tensors_; }
 
+    /// Everything before the first tensor's data: metadata and the table of tensors.
+    std::span<const std::byte> header() const noexcept { return file_.bytes().first(data_begin_); }
+
     const GgufValue* find(std::string_view key) const noexcept;
     const Tensor* find_tensor(std::string_view name) const noexcept;
 
@@ -103,6 +106,7 @@ private:
     MappedFile file_;
     std::vector<GgufValue> values_;
     std::vector<Tensor> tensors_;
+    size_t data_begin_ = 0;
     std::unordered_map<std::string_view, size_t> value_index_;
     std::unordered_map<std::string_view, size_t> tensor_index_;
 };

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cstdio>
 #include <cstring>
 #include <string_view>
 
+#include "core/checksum.h"
 #include "core/cuda_library.h"
 #include "core/error.h"
 
@@ -78,6 +80,30 @@ void Model::fill_info(dca_model_info& info) const {
         const bool lookup_only = tensor.name == "token_embd.weight" && weights_.output.data != tensor.data;
         info.weight_bytes_used += lookup_only ? static_cast<uint64_t>(tensor.row_bytes()) : share(tensor.bytes());
     }
+}
+
+const std::string& Model::fingerprint() const {
+    std::call_once(fingerprinted_, [&] {
+        constexpr size_t sample = 4096;  // bytes at the start, in the middle and at the end of a tensor
+        Checksum low(1), high(2);
+        const auto add = [&](std::span<const std::byte> bytes) {
+            low.add(bytes);
+            high.add(bytes);
+        };
+        add(file_.header());
+        for (const Tensor& tensor : file_.tensors()) {
+            const std::span<const std::byte> bytes(tensor.data, static_cast<size_t>(tensor.bytes()));
+            const size_t count = std::min(sample, bytes.size());
+            add(bytes.first(count));
+            add(bytes.subspan((bytes.size() - count) / 2, count));
+            add(bytes.last(count));
+        }
+        char text[33];
+        std::snprintf(text, sizeof text, "%016llx%016llx", static_cast<unsigned long long>(low.value()),
+                      static_cast<unsigned long long>(high.value()));
+        fingerprint_ = text;
+    });
+    return fingerprint_;
 }
 
 }  // namespace dca

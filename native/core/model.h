@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "core/backend.h"
@@ -22,11 +23,17 @@ public:
     Backend& backend() noexcept { return *backend_; }
     void fill_info(dca_model_info& info) const;
 
+    /// Hexadecimal; of the header, the table of tensors and a sample of every tensor, so that it costs no reading of the
+    /// whole file. Equal for equal files.
+    const std::string& fingerprint() const;
+
 private:
     GgufFile file_;
     Hparams hparams_;
     Weights weights_;
     std::unique_ptr<Backend> backend_;
+    mutable std::once_flag fingerprinted_;
+    mutable std::string fingerprint_;
 };
 
 }  // namespace dca

@@ -1,23 +1,29 @@
-// Dual Chunk Attention's integers (An et al., ICML 2024, arXiv 2402.17463, eq. 2-8).
+// Dual Chunk Attention's integers (An et al., ICML 2024, arXiv 2402.17463, eq. 2-8) and the positions
+// they give; host and device.
 //
 // Keys carry P_k = j mod s. The keys a query at index i sees fall into three consecutive
 // ranges, each with its own query position; with n = floor(i / s) and r = i mod s:
 //   inter       [0, (n-1)s)     P_inter = c - 1
 //   successive  [(n-1)s, ns)    P_succ  = min(s + r, c - 1) for r < w, else c - 1
 //   intra       [ns, i]         P_intra = r
-// Plain causal attention is the same scheme with one endless chunk.
+// Plain causal attention is the same scheme with one endless chunk. core/key_ranges.h cuts work
+// along the ranges.
 #pragma once
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 
+#include "core/host_device.h"
 #include "dca.h"
 
 namespace dca {
 
+/// The keys that a query sees at one position, from the nearest on.
+enum class Range : uint32_t { Intra = 0, Successive = 1, Inter = 2 };
+
 struct Scheme {
-    uint32_t chunk_size = endless;    // s
+    uint32_t chunk_size = endless;    // s >= 1
     uint32_t local_window = 0;        // w
     uint32_t pretraining_length = 0;  // c
     float logit_scale = 0.0f;         // a; 0 turns the factor off
@@ -30,13 +36,15 @@ struct Scheme {
 
     bool plain() const noexcept { return chunk_size == endless; }
 
-    uint32_t key_position(uint32_t i) const noexcept { return i % chunk_size; }
-    uint32_t intra_position(uint32_t i) const noexcept { return i % chunk_size; }
-    uint32_t successive_position(uint32_t i) const noexcept {
-        const uint32_t r = i % chunk_size;
-        return r < local_window ? std::min(chunk_size + r, pretraining_length - 1) : pretraining_length - 1;
+    DCA_HOST_DEVICE uint32_t key_position(uint32_t i) const noexcept { return i % chunk_size; }
+
+    /// Where the query with remainder r = i mod s is rotated for the keys of `range`.
+    DCA_HOST_DEVICE uint32_t query_position(Range range, uint32_t r) const noexcept {
+        if (range == Range::Intra) return r;
+        const uint32_t last = pretraining_length - 1;
+        if (range == Range::Inter || r >= local_window) return last;
+        return chunk_size + r < last ? chunk_size + r : last;
     }
-    uint32_t inter_position() const noexcept { return pretraining_length - 1; }
 
     /// One more than the largest position that a sequence of `context` tokens uses.
     uint32_t position_count(uint32_t context) const noexcept {
@@ -44,29 +52,19 @@ struct Scheme {
     }
 
     /// m² of the query at index i, whose sequence is n = i + 1 tokens long; m = max(1, a ln(n / n0) + 1).
-    float logit_factor(uint32_t i) const noexcept {
+    /// In f32 on a card, where double precision is slow.
+    DCA_HOST_DEVICE float logit_factor(uint32_t i) const noexcept {
         if (logit_scale == 0.0f) return 1.0f;
+#if defined(__CUDA_ARCH__)
+        const float m = fmaxf(1.0f, logit_scale * logf((i + 1.0f) / logit_scale_length) + 1.0f);
+        return m * m;
+#else
         const double n = static_cast<double>(i) + 1.0;
         const double m = std::max(1.0, static_cast<double>(logit_scale) * std::log(n / logit_scale_length) + 1.0);
         return static_cast<float>(m * m);
+#endif
     }
 };
-
-/// Where the three key ranges of the chunk of index i end: inter [0, inter_end),
-/// successive [inter_end, successive_end), intra [successive_end, i]. Ranges that
-/// the scheme does not see are skipped by starting at `begin`.
-struct KeyRanges {
-    uint32_t begin;
-    uint32_t inter_end;
-    uint32_t successive_end;
-};
-
-inline KeyRanges key_ranges(const Scheme& scheme, uint32_t i) noexcept {
-    const uint32_t chunk = i / scheme.chunk_size;
-    const uint32_t intra_begin = chunk * scheme.chunk_size;
-    const uint32_t successive_begin = chunk == 0 ? 0 : intra_begin - scheme.chunk_size;
-    return {scheme.intra_only ? intra_begin : 0, scheme.intra_only ? intra_begin : successive_begin, intra_begin};
-}
 
 /// How many tokens from the start of a sequence two schemes treat alike, so that they give them the same
 /// keys and values: all (`endless`) if they are equal, else those of the smaller first chunk, where

@@ -1,13 +1,11 @@
-// A sequence of tokens and its KV cache.
+// One sequence in an engine of its own.
 #pragma once
 
-#include <memory>
 #include <span>
+#include <string>
 
-#include "core/backend.h"
+#include "core/engine.h"
 #include "core/model.h"
-#include "core/rope.h"
-#include "core/scheme.h"
 #include "dca.h"
 
 namespace dca {
@@ -18,36 +16,23 @@ public:
 
     void eval(std::span<const int32_t> tokens, dca_logits which, std::span<float> logits);
     void score(std::span<const int32_t> tokens, std::span<float> nll);
-    void truncate(uint32_t length);
+    void truncate(uint32_t length) { sequence_.truncate(length); }
 
-    /// How many tokens from the start both sessions give the very same keys and values; 0 if they differ in more
-    /// than the attention, Scheme::endless if in nothing.
-    uint32_t exact_prefix(const Session& other) const noexcept;
+    /// How many tokens from the start both sessions give the very same keys and values (Engine::exact_prefix).
+    uint32_t exact_prefix(const Session& other) const noexcept { return engine_.exact_prefix(other.engine_); }
 
     /// Makes the first `length` tokens of `from` all that this session holds. Throws unless that is exact.
-    void copy_prefix(const Session& from, uint32_t length);
+    void copy_prefix(const Session& from, uint32_t length) { engine_.copy_prefix(sequence_, from.sequence_, length); }
+
+    const Sequence& sequence() const noexcept { return sequence_; }
+
+    /// Replaces what the session holds with a saved sequence (core/sequence_file.h).
+    void load(const std::string& path);
     void fill_info(dca_session_info& info) const;
 
 private:
-    /// What keeps the other session's keys and values from being of use here; null if nothing does.
-    const char* difference(const Session& other) const noexcept;
-
-    void check_tokens(std::span<const int32_t> tokens) const;
-
-    /// Feeds `tokens` in blocks. `wanted(first, count)` says how many of a block's last rows the
-    /// caller reads, `read(first, count)` reads them. The length moves only if all of it succeeds.
-    template <class Wanted, class Read>
-    void feed(std::span<const int32_t> tokens, Wanted&& wanted, Read&& read);
-
-    Model& model_;
-    Scheme attention_;  // as run
-    RopeFrequencies rope_;
-    dca_cache_type cache_type_;
-    dca_progress progress_;
-    void* user_;
-    uint32_t context_;
-    uint32_t length_ = 0;
-    std::unique_ptr<Executor> executor_;
+    Engine engine_;
+    Sequence sequence_;
 };
 
 }  // namespace dca

@@ -70,6 +70,8 @@ void read_dense(const Loader& load, const std::string& prefix, const Hparams& h,
     layer.gate = load.optional_matrix(prefix + "ffn_gate.weight", h.n_ff, h.n_embd);
     if (layer.gate) {
         layer.up = load.matrix(prefix + "ffn_up.weight", h.n_ff, h.n_embd);
+        layer.gate_bias = load.optional_vector(prefix + "ffn_gate.bias", h.n_ff);
+        layer.up_bias = load.optional_vector(prefix + "ffn_up.bias", h.n_ff);
     } else {
         // Phi-3 stacks gate over up in one tensor.
         const Tensor fused = load.matrix(prefix + "ffn_up.weight", 2 * static_cast<int64_t>(h.n_ff), h.n_embd);
@@ -77,6 +79,7 @@ void read_dense(const Loader& load, const std::string& prefix, const Hparams& h,
         layer.up = fused.row_slice(h.n_ff, h.n_ff);
     }
     layer.down = load.matrix(prefix + "ffn_down.weight", h.n_embd, h.n_ff);
+    layer.down_bias = load.optional_vector(prefix + "ffn_down.bias", h.n_embd);
 }
 
 void read_mixture(const Loader& load, const std::string& prefix, const Hparams& h, LayerWeights& layer) {

@@ -17,9 +17,10 @@ struct LayerWeights {
     Tensor output;                              // (n_embd, n_heads·head_dim)
     std::vector<float> output_bias;             // empty where the model has none
 
-    std::vector<float> ffn_norm;  // (n_embd)
-    Tensor gate, up;              // (n_ff, n_embd)
-    Tensor down;                  // (n_embd, n_ff)
+    std::vector<float> ffn_norm;                       // (n_embd)
+    Tensor gate, up;                                   // (n_ff, n_embd)
+    Tensor down;                                       // (n_embd, n_ff)
+    std::vector<float> gate_bias, up_bias, down_bias;  // empty where the model has none
 
     Tensor router;                     // (n_experts, n_embd); set in mixtures only
     Tensor expert_gate, expert_up;     // n_experts × (n_ff_expert, n_embd)

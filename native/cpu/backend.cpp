@@ -1,11 +1,16 @@
 // The CPU backend: kernels for this machine, one thread pool, weights straight from the mapped file.
+#include <algorithm>
 #include <string>
 
+#include "core/available_memory.h"
 #include "core/backend.h"
 #include "core/error.h"
+#include "core/page_pool.h"
 #include "core/parallel.h"
+#include "core/text.h"
 #include "cpu/executor.h"
 #include "cpu/kernels.h"
+#include "cpu/kv_cache.h"
 #include "cpu/packed_weights.h"
 #include "cpu/thread_pool.h"
 
@@ -34,11 +39,30 @@ public:
 
     uint64_t repacked_bytes() const override { return packed_.bytes(); }
 
-    std::unique_ptr<Executor> make_executor(ExecutorOptions options) override {
-        return std::make_unique<CpuExecutor>(hparams_, weights_, packed_, kernels_, pool_, std::move(options));
+    Parts make_engine(EngineSpec spec) override {
+        check_memory(spec);
+        auto cache = std::make_unique<CpuKvCache>(hparams_.n_layers, hparams_.n_kv_heads, hparams_.head_dim, spec.tokens, spec.cache_type);
+        auto executor = std::make_unique<CpuExecutor>(hparams_, weights_, packed_, kernels_, pool_, *cache, std::move(spec));
+        return {std::move(cache), std::move(executor)};
     }
 
 private:
+    void check_memory(const EngineSpec& spec) const {
+        const auto cache_bytes = [&](uint64_t tokens, dca_cache_type type) {
+            return CpuKvCache::bytes_for(hparams_.n_layers, hparams_.n_kv_heads, hparams_.head_dim, tokens, type);
+        };
+        const uint32_t rows = std::min(spec.max_rows != 0 ? spec.max_rows : CpuExecutor::default_rows, spec.tokens);
+        const uint64_t work = CpuExecutor::bytes_for(hparams_, rows);
+        const uint64_t cache = cache_bytes(spec.tokens, spec.cache_type);
+        const uint64_t available = available_memory();
+        if (cache + work <= available) return;
+        const uint64_t room = available - std::min(available, work);
+        const auto fitting = [&](dca_cache_type type) { return room / cache_bytes(page_tokens, type) * page_tokens; };
+        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ", gigabytes(work),
+             " of work space, ", gigabytes(available), " are available: room for ", fitting(spec.cache_type), " tokens",
+             spec.cache_type == DCA_CACHE_Q8 ? "" : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8");
+    }
+
     const Hparams& hparams_;
     const Weights& weights_;
     PackedWeights packed_;

@@ -3,31 +3,29 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/error.h"
+#include "core/page_pool.h"
 
 namespace dca::cpu {
 
 namespace {
-
-constexpr uint32_t default_block = 512;
 
 size_t padded(uint32_t rows) { return (size_t{rows} + panel_lanes - 1) / panel_lanes * panel_lanes; }
 
 }  // namespace
 
 CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels,
-                         ThreadPool& pool, ExecutorOptions options)
+                         ThreadPool& pool, CpuKvCache& cache, EngineSpec spec)
     : h_(hparams),
       w_(weights),
       packed_(packed),
       kernels_(kernels),
       pool_(pool),
-      scheme_(options.scheme),
-      rope_(std::move(options.rope)),
-      block_(std::min(options.prefill_block != 0 ? options.prefill_block : default_block, options.context)),
+      scheme_(spec.scheme),
+      rope_(std::move(spec.rope)),
+      max_rows_(std::min(spec.max_rows != 0 ? spec.max_rows : default_rows, spec.tokens)),
       group_(static_cast<int>(hparams.n_heads / hparams.n_kv_heads)),
-      cache_(hparams.n_layers, hparams.n_kv_heads, hparams.head_dim, options.context, options.cache_type) {
-    const size_t rows = padded(block_);
+      cache_(cache) {
+    const size_t rows = padded(max_rows_);
     const auto activation = [&](uint32_t width) { return Activation(static_cast<int>(width), rows); };
     x_ = activation(h_.n_embd);
     normed_ = activation(h_.n_embd);
@@ -56,6 +54,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
     for (Worker& worker : workers_) {
         worker.weights = Buffer<float>(size_t{gemm_rows} * gemm_stride);
         worker.attention = Buffer<float>(attend_scratch_floats(group_, static_cast<int>(h_.head_dim)));
+        worker.gathered = Buffer<float>(head_panels);
         worker.q = Buffer<float>(head_panels);
         worker.out = Buffer<float>(head_panels);
         worker.maximum = Buffer<float>(size_t(group_) * panel_lanes);
@@ -67,26 +66,50 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
 }
 
 uint64_t CpuExecutor::scratch_bytes() const {
-    uint64_t bytes =
-        packed_x_.bytes() + kept_.bytes() + vocab_.bytes() + partials_.bytes() + (rope_.cos.size() + rope_.sin.size()) * sizeof(float);
+    uint64_t bytes = packed_x_.bytes() + kept_.bytes() + vocab_.bytes() + sampled_.bytes() + partials_.bytes() +
+                     (rope_.cos.size() + rope_.sin.size()) * sizeof(float);
     for (const Activation* activation : {&x_, &normed_, &q_, &k_, &v_, &a_, &gate_, &up_, &router_, &gathered_, &expert_out_})
         bytes += activation->memory.bytes();
     for (const Worker& worker : workers_) {
-        for (const Buffer<float>* buffer : {&worker.weights, &worker.attention, &worker.q, &worker.out, &worker.maximum, &worker.sum,
-                                            &worker.cos, &worker.sin, &worker.factor}) {
+        for (const Buffer<float>* buffer : {&worker.weights, &worker.attention, &worker.gathered, &worker.q, &worker.out, &worker.maximum,
+                                            &worker.sum, &worker.cos, &worker.sin, &worker.factor}) {
             bytes += buffer->bytes();
         }
     }
     return bytes;
 }
 
-void CpuExecutor::copy_cache(const Executor& from, uint32_t length) {
-    cache_.copy_from(static_cast<const CpuExecutor&>(from).cache_, length);
+uint64_t CpuExecutor::bytes_for(const Hparams& h, uint32_t max_rows) {
+    const uint64_t n_ff = std::max({h.n_ff, h.n_ff_expert, h.n_ff_shared});
+    uint64_t widths =
+        2 * uint64_t{h.n_embd} + 2 * uint64_t{h.q_width()} + 2 * uint64_t{h.kv_width()} + 2 * n_ff + std::max(h.n_embd, h.q_width());
+    if (h.n_experts != 0) widths += uint64_t{h.n_experts} + 2 * uint64_t{h.n_embd};
+    return padded(max_rows) * widths * sizeof(float);
 }
 
-void CpuExecutor::begin(std::span<const int32_t> tokens, uint32_t start) {
-    shape_ = PanelShape(static_cast<uint32_t>(tokens.size()));
-    start_ = start;
+void CpuExecutor::set_slices(std::span<const SliceRows> slices) {
+    slices_.assign(slices.begin(), slices.end());
+    indices_.clear();
+    places_.clear();
+    for (const SliceRows& slice : slices_) {
+        for (uint32_t i = slice.start; i < slice.start + slice.rows; ++i) {
+            indices_.push_back(i);
+            places_.push_back(slice.pages[i / page_tokens] * page_tokens + i % page_tokens);
+        }
+    }
+    shape_ = PanelShape(static_cast<uint32_t>(indices_.size()));
+    plan_attention();
+}
+
+void CpuExecutor::begin(const Batch& batch) {
+    batch_ = batch.slices;
+    std::vector<SliceRows> slices;
+    std::vector<int32_t> tokens;
+    for (const Slice& slice : batch.slices) {
+        slices.push_back({slice.pages, slice.start, static_cast<uint32_t>(tokens.size()), slice.rows()});
+        tokens.insert(tokens.end(), slice.tokens.begin(), slice.tokens.end());
+    }
+    set_slices(slices);
     const Tensor& table = w_.token_embedding;
     const int lanes = shape_.lanes;
     pool_.run(shape_.panels(), [&](int p, int) {
@@ -123,18 +146,24 @@ void CpuExecutor::gather(Activation& from, PanelShape from_shape, std::span<cons
     });
 }
 
-void CpuExecutor::keep_last_rows(uint32_t rows) {
-    if (rows == shape_.rows) return;
-    const uint32_t dropped = shape_.rows - rows;
-    const PanelShape fewer(rows);
-    std::vector<uint32_t> kept(rows);
-    for (uint32_t row = 0; row < rows; ++row) kept[row] = dropped + row;
-    for (Activation* activation : {&x_, &q_}) {
-        gather(*activation, shape_, kept, fewer, kept_.data());
-        std::memcpy(activation->memory.data(), kept_.data(), size_t(fewer.panels()) * fewer.lanes * activation->width * sizeof(float));
+void CpuExecutor::keep_wanted_rows() {
+    std::vector<uint32_t> kept;
+    std::vector<SliceRows> slices;
+    for (size_t i = 0; i < batch_.size(); ++i) {
+        const uint32_t wanted = batch_[i].wanted;
+        const SliceRows& whole = slices_[i];
+        if (wanted == 0) continue;
+        const uint32_t dropped = whole.rows - wanted;
+        slices.push_back({whole.pages, whole.start + dropped, static_cast<uint32_t>(kept.size()), wanted});
+        for (uint32_t row = 0; row < wanted; ++row) kept.push_back(whole.first_row + dropped + row);
     }
-    shape_ = fewer;
-    start_ += dropped;
+    if (kept.size() == shape_.rows) return;
+    const PanelShape before = shape_;
+    set_slices(slices);
+    for (Activation* activation : {&x_, &q_}) {
+        gather(*activation, before, kept, shape_, kept_.data());
+        std::memcpy(activation->memory.data(), kept_.data(), size_t(shape_.panels()) * shape_.lanes * activation->width * sizeof(float));
+    }
 }
 
 void CpuExecutor::norm(Activation& from, const std::vector<float>& weight, Activation& to) {
@@ -182,8 +211,8 @@ void CpuExecutor::project_output(uint32_t layer) {
 void CpuExecutor::feed_forward(uint32_t layer) {
     const LayerWeights& w = w_.layers[layer];
     norm(x_, w.ffn_norm, normed_);
-    gated(w.gate, w.up, normed_, shape_);
-    multiply(w.down, make_input(gate_.memory.data(), gate_.width, shape_, {&w.down}), output(x_, {}, true));
+    gated(w.gate, w.up, normed_, shape_, w.gate_bias, w.up_bias);
+    multiply(w.down, make_input(gate_.memory.data(), gate_.width, shape_, {&w.down}), output(x_, w.down_bias, true));
 }
 
 }  // namespace dca::cpu

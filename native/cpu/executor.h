@@ -1,7 +1,8 @@
-// One session on the CPU: its cache, its activations, and the operations of backend.h over them.
+// Steps on the CPU: the activations, and the operations of backend.h over them and a cache.
 #pragma once
 
 #include <initializer_list>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -28,37 +29,41 @@ struct Activation {
 class CpuExecutor final : public Executor {
 public:
     CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels, ThreadPool& pool,
-                ExecutorOptions options);
+                CpuKvCache& cache, EngineSpec spec);
 
-    uint32_t prefill_block() const override { return block_; }
-    uint64_t cache_bytes() const override { return cache_.bytes(); }
+    uint32_t max_rows() const override { return max_rows_; }
+    uint32_t max_slices() const override { return max_rows_; }
     uint64_t scratch_bytes() const override;
 
-    void copy_cache(const Executor& from, uint32_t length) override;
-    void begin(std::span<const int32_t> tokens, uint32_t start) override;
+    void begin(const Batch& batch) override;
     void project_qkv(uint32_t layer) override;
     void store_keys_values(uint32_t layer) override;
-    void keep_last_rows(uint32_t rows) override;
+    void keep_wanted_rows() override;
     void attend(uint32_t layer) override;
     void project_output(uint32_t layer) override;
     void feed_forward(uint32_t layer) override;
     void feed_forward_experts(uint32_t layer) override;
-    void logits(float* out) override;
+    void logits(std::span<float* const> out) override;
     void nll(std::span<const int32_t> targets, float* out) override;
+    void sample(std::span<SampleRequest* const> requests) override;
     void end() override {}
+
+    /// Rows of a step where the caller does not say.
+    static constexpr uint32_t default_rows = 512;
+    /// What an executor of so many rows takes, but for the rotation table and what grows with use.
+    static uint64_t bytes_for(const Hparams& hparams, uint32_t max_rows);
 
 private:
     /// Scratch that each worker has for itself.
     struct Worker {
         Buffer<float> weights;       // gemm_rows × gemm_stride
         Buffer<float> attention;     // attend_scratch_floats
+        Buffer<float> gathered;      // group × (head_dim, lanes): queries whose rows are no panel
         Buffer<float> q, out;        // group × (head_dim, lanes)
         Buffer<float> maximum, sum;  // group × lanes
         Buffer<float> cos, sin;      // (n_frequencies, lanes)
         Buffer<float> factor;        // (lanes)
     };
-
-    enum class QueryPosition { Key, Intra, Successive, Inter };
 
     /// Copies `rows` of an activation in panels of `from_shape` to panels of `to_shape`, which has as many.
     void gather(Activation& from, PanelShape from_shape, std::span<const uint32_t> rows, PanelShape to_shape, float* to);
@@ -100,21 +105,45 @@ private:
     /// multiply_rows over all of w, spread over the pool.
     void multiply(const Tensor& w, const Input& in, const Output& out);
 
-    /// gate_ = silu(w_gate x) · w_up x; up_ is scratch. The result is as wide as w_gate has rows.
-    void gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, PanelShape shape);
+    /// gate_ = silu(w_gate x) · w_up x, each product plus its bias; up_ is scratch. The result is as wide as w_gate has rows.
+    void gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, PanelShape shape, const std::vector<float>& gate_bias = {},
+               const std::vector<float>& up_bias = {});
 
     /// Each kept row's experts and their weights, from the router's logits in router_.
     void route();
     void run_expert(const LayerWeights& w, uint32_t expert);
     void run_shared_expert(const LayerWeights& w);
 
-    /// Fills the worker's cos and sin for `lanes` queries (or keys) from index `first` on.
-    void load_rotation(Worker& worker, uint32_t first, QueryPosition kind) const;
-    void rotate_queries(Worker& worker, uint32_t kv_head, int panel, uint32_t first_query, QueryPosition kind);
-    void attend_panel(uint32_t layer, uint32_t kv_head, int panel, Worker& worker);
-    void attend_rows(uint32_t layer);
-    void attend_piece(uint32_t layer, uint32_t kv_head, int row, KeySpan piece, float* partial, Worker& worker);
+    /// A slice's rows that are still kept: rows [first_row, first_row + rows) of the step, at indices start, start + 1, ...
+    struct SliceRows {
+        std::span<const uint32_t> pages;
+        uint32_t start, first_row, rows;
+    };
+    /// A slice's rows that attend together: up to a panel of them, or one to a piece of its keys.
+    struct AttentionBlock {
+        const SliceRows* slice;
+        uint32_t first_row, rows;   // of the slice
+        uint64_t cost;              // about: keys times rows
+        KeyRange span{};            // of a row: the piece's keys
+        int piece = 0, pieces = 0;  // of a row: which of how many; 0: a panel
+        size_t partial = 0;         // of a row: where in partials_ the piece's key heads are
+    };
+    void set_slices(std::span<const SliceRows> slices);
+    void plan_attention();
 
+    /// Fills the worker's cos, sin and factor for the queries at indices[0 .. count) as the keys of `range` see them, or,
+    /// without a range, for keys; the last one is repeated in lanes without one.
+    void load_rotation(Worker& worker, const uint32_t* indices, int count, int lanes, std::optional<Range> range) const;
+    /// The query heads of a key head of rows [row, row + count): group × (head_dim, lanes).
+    const float* query_heads(uint32_t kv_head, uint32_t row, int count, int lanes, Worker& worker);
+    /// q, as query_heads gives it, rotated into worker.q.
+    void rotate_queries(const float* q, const uint32_t* indices, int count, int lanes, Range range, Worker& worker);
+    void attend_panel(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
+    void attend_piece(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
+    void merge_pieces(const AttentionBlock& first);
+
+    /// Copies logits of `part`'s rows, which lie in vocab_, row by row.
+    void copy_logits(PanelShape part, std::span<float* const> out);
     /// Runs the output matrix over up to vocab_panels panels from `first` on, into vocab_. Returns what they hold.
     PanelShape output_panels(int first);
     size_t partial_floats() const noexcept;
@@ -126,18 +155,24 @@ private:
     ThreadPool& pool_;
     Scheme scheme_;
     RopeTable rope_;
-    uint32_t block_;
+    uint32_t max_rows_;
     int group_;  // query heads of a key head
-    KvCache cache_;
+    CpuKvCache& cache_;
 
-    PanelShape shape_;    // of the step's tokens still kept
-    uint32_t start_ = 0;  // index of the first of them
+    PanelShape shape_;  // of the step's rows still kept
+    std::span<const Slice> batch_;
+    std::vector<SliceRows> slices_;
+    std::vector<uint32_t> indices_;  // (rows) in their sequences
+    std::vector<uint32_t> places_;   // (rows) where the cache holds their keys: page · page_tokens + index % page_tokens
+    std::vector<AttentionBlock> blocks_;
+    std::vector<AttentionBlock> merges_;  // the first piece of every row
 
     Activation x_, normed_, q_, k_, v_, a_, gate_, up_;
     Buffer<std::byte> packed_x_;  // a product's input as integers (packed.h)
-    Buffer<float> kept_;          // keep_last_rows' way station
+    Buffer<float> kept_;          // keep_wanted_rows' way station
     Buffer<float> vocab_;         // (n_vocab, lanes) for a few panels
-    Buffer<float> partials_;      // attend_rows' pieces
+    Buffer<float> sampled_;       // (rows, n_vocab) logits that sample() chooses from
+    Buffer<float> partials_;      // attention blocks of one row
     std::vector<Worker> workers_;
 
     // Mixtures of experts only.

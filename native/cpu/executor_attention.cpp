@@ -1,9 +1,14 @@
 // The attention of a step: which keys each query sees at which rotation (core/scheme.h), and how
 // that is spread over threads.
+//
+// Products share rows of all sequences; attention is a sequence's own. Its rows are cut into blocks: of up to a panel
+// where a sequence brings several, of one row where it decodes, then in pieces of its keys. Blocks depend on nothing but
+// their own sequence, so that the batch around it never changes what a sequence gets.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
 
+#include "core/page_pool.h"
 #include "cpu/executor.h"
 
 namespace dca::cpu {
@@ -12,16 +17,72 @@ namespace {
 
 constexpr uint32_t keys_a_piece = 256;  // decode: fewer keys are not worth a piece of their own
 
+/// Calls visit(span, shift) for runs of pages that follow each other in memory: keys of `span` are at index + shift there.
+template <class Visit>
+void for_page_runs(std::span<const uint32_t> pages, KeyRange span, Visit visit) {
+    while (span.begin < span.end) {
+        const uint32_t first = span.begin / page_tokens;
+        uint32_t next = first + 1;
+        while (uint64_t{next} * page_tokens < span.end && pages[next] == pages[next - 1] + 1) ++next;
+        const auto end = static_cast<uint32_t>(std::min<uint64_t>(span.end, uint64_t{next} * page_tokens));
+        visit(KeyRange{span.begin, end}, (int64_t{pages[first]} - first) * page_tokens);
+        span.begin = end;
+    }
+}
+
+KeyRange shifted(KeyRange span, int64_t shift) noexcept {
+    return {static_cast<uint32_t>(span.begin + shift), static_cast<uint32_t>(span.end + shift)};
+}
+
 }  // namespace
 
-void CpuExecutor::load_rotation(Worker& worker, uint32_t first, QueryPosition kind) const {
-    const int lanes = shape_.lanes;
+void CpuExecutor::plan_attention() {
+    const auto heads = static_cast<int>(h_.n_kv_heads);
+    const int enough = (4 * pool_.threads() + heads - 1) / heads;
+    blocks_.clear();
+    merges_.clear();
+    size_t partials = 0;
+    for (const SliceRows& slice : slices_) {
+        if (slice.rows >= fewest_for_panels) {
+            for (uint32_t row = 0; row < slice.rows; row += panel_lanes) {
+                const uint32_t count = std::min<uint32_t>(panel_lanes, slice.rows - row);
+                blocks_.push_back(
+                    {.slice = &slice, .first_row = row, .rows = count, .cost = uint64_t{slice.start + row + count} * panel_lanes});
+            }
+            continue;
+        }
+        for (uint32_t row = 0; row < slice.rows; ++row) {
+            const uint32_t begin = first_key(scheme_, (slice.start + row) / scheme_.chunk_size);
+            const uint64_t seen = slice.start + row + 1 - begin;
+            const int pieces = std::clamp(static_cast<int>((slice.start + slice.rows) / keys_a_piece), 1, enough);
+            const auto border = [&](int p) {
+                const uint32_t at = begin + static_cast<uint32_t>(seen * p / pieces);
+                return p == 0 || p == pieces ? at : std::max(begin, at / panel_lanes * panel_lanes);
+            };
+            for (int piece = 0; piece < pieces; ++piece) {
+                const KeyRange span{border(piece), border(piece + 1)};
+                blocks_.push_back({.slice = &slice,
+                                   .first_row = row,
+                                   .rows = 1,
+                                   .cost = span.end - span.begin,
+                                   .span = span,
+                                   .piece = piece,
+                                   .pieces = pieces,
+                                   .partial = partials});
+                partials += partial_floats() * heads;
+                if (piece == 0) merges_.push_back(blocks_.back());
+            }
+        }
+    }
+    // The long ones first, so that no thread starts on one when the others are done.
+    std::ranges::stable_sort(blocks_, std::greater(), &AttentionBlock::cost);
+    if (partials_.size() < partials) partials_ = Buffer<float>(partials);
+}
+
+void CpuExecutor::load_rotation(Worker& worker, const uint32_t* indices, int count, int lanes, std::optional<Range> range) const {
     for (int lane = 0; lane < lanes; ++lane) {
-        // Lanes past the last row may stand beyond the table; their results are never read.
-        const uint32_t i = std::min(first + lane, start_ + shape_.rows - 1);
-        const uint32_t position = kind == QueryPosition::Successive ? scheme_.successive_position(i)
-                                  : kind == QueryPosition::Inter    ? scheme_.inter_position()
-                                                                    : scheme_.key_position(i);
+        const uint32_t i = indices[std::min(lane, count - 1)];  // results of lanes past the last row are never read
+        const uint32_t position = range ? scheme_.query_position(*range, i % scheme_.chunk_size) : scheme_.key_position(i);
         const float* cos = rope_.cos_row(position);
         const float* sin = rope_.sin_row(position);
         for (uint32_t j = 0; j < rope_.n_frequencies; ++j) {
@@ -30,8 +91,7 @@ void CpuExecutor::load_rotation(Worker& worker, uint32_t first, QueryPosition ki
         }
         // Scores are kept times log2(e), so that the softmax is in powers of two.
         constexpr float log2_e = 1.4426950408889634f;
-        worker.factor[lane] =
-            kind == QueryPosition::Key ? 1.0f : scheme_.logit_factor(i) * log2_e / std::sqrt(static_cast<float>(h_.head_dim));
+        worker.factor[lane] = range ? scheme_.logit_factor(i) * log2_e / std::sqrt(static_cast<float>(h_.head_dim)) : 1.0f;
     }
 }
 
@@ -41,26 +101,41 @@ void CpuExecutor::store_keys_values(uint32_t layer) {
     const int lanes = shape_.lanes;
     pool_.run(shape_.panels(), [&](int p, int worker_index) {
         Worker& worker = workers_[worker_index];
-        const uint32_t first = start_ + static_cast<uint32_t>(p * lanes);
+        const uint32_t first_row = static_cast<uint32_t>(p * lanes);
         const int count = shape_.rows_of(p);
-        load_rotation(worker, first, QueryPosition::Key);
+        const uint32_t* places = places_.data() + first_row;
+        load_rotation(worker, indices_.data() + first_row, count, lanes, std::nullopt);
         for (uint32_t head = 0; head < h_.n_kv_heads; ++head) {
             const size_t at = size_t{head} * h_.head_dim * lanes;
             float* rotated = worker.q.data();
             kernels_.rotate(k_.panel(p, lanes) + at, rotated, head_dim, static_cast<int>(rope_.n_frequencies), rope_.layout, lanes,
                             worker.cos.data(), worker.sin.data(), worker.factor.data());
-            kernels_.store_keys[type](rotated, head_dim, lanes, count, cache_.keys(layer, head), cache_.key_scales(layer, head), first);
-            kernels_.store_values[type](v_.panel(p, lanes) + at, head_dim, lanes, count, cache_.values(layer, head),
-                                        cache_.value_scales(layer, head), first);
+            for (int lane = 0, next = 0; lane < count; lane = next) {
+                for (next = lane + 1; next < count && places[next] == places[next - 1] + 1;) ++next;
+                kernels_.store_keys[type](rotated + lane, head_dim, lanes, next - lane, cache_.keys(layer, head),
+                                          cache_.key_scales(layer, head), places[lane]);
+                kernels_.store_values[type](v_.panel(p, lanes) + at + lane, head_dim, lanes, next - lane, cache_.values(layer, head),
+                                            cache_.value_scales(layer, head), places[lane]);
+            }
         }
     });
 }
 
-void CpuExecutor::rotate_queries(Worker& worker, uint32_t kv_head, int panel, uint32_t first_query, QueryPosition kind) {
-    const int lanes = shape_.lanes;
-    load_rotation(worker, first_query, kind);
+const float* CpuExecutor::query_heads(uint32_t kv_head, uint32_t row, int count, int lanes, Worker& worker) {
+    const size_t width = size_t(group_) * h_.head_dim;
+    const float* panel = q_.panel(shape_.panel(row), shape_.lanes) + kv_head * width * shape_.lanes;
+    if (lanes == shape_.lanes && shape_.lane(row) == 0) return panel;
+    for (int lane = 0; lane < lanes; ++lane) {
+        const uint32_t from = row + static_cast<uint32_t>(std::min(lane, count - 1));
+        const float* in = q_.panel(shape_.panel(from), shape_.lanes) + kv_head * width * shape_.lanes + shape_.lane(from);
+        for (size_t f = 0; f < width; ++f) worker.gathered[f * lanes + lane] = in[f * shape_.lanes];
+    }
+    return worker.gathered.data();
+}
+
+void CpuExecutor::rotate_queries(const float* q, const uint32_t* indices, int count, int lanes, Range range, Worker& worker) {
+    load_rotation(worker, indices, count, lanes, range);
     const size_t head_values = size_t{h_.head_dim} * lanes;
-    const float* q = q_.panel(panel, lanes) + size_t{kv_head} * group_ * head_values;
     for (int g = 0; g < group_; ++g) {
         kernels_.rotate(q + g * head_values, worker.q.data() + g * head_values, static_cast<int>(h_.head_dim),
                         static_cast<int>(rope_.n_frequencies), rope_.layout, lanes, worker.cos.data(), worker.sin.data(),
@@ -69,53 +144,67 @@ void CpuExecutor::rotate_queries(Worker& worker, uint32_t kv_head, int panel, ui
 }
 
 void CpuExecutor::attend(uint32_t layer) {
-    if (shape_.lanes == 1) return attend_rows(layer);
-    const int heads = static_cast<int>(h_.n_kv_heads);
-    const int panels = shape_.panels();
-    pool_.run(panels * heads, [&](int task, int worker) {
-        // Later panels see more keys: the long tasks go first.
-        attend_panel(layer, static_cast<uint32_t>(task % heads), panels - 1 - task / heads, workers_[worker]);
+    const auto heads = static_cast<int>(h_.n_kv_heads);
+    pool_.run(static_cast<int>(blocks_.size()) * heads, [&](int task, int worker) {
+        const AttentionBlock& block = blocks_[task / heads];
+        const auto head = static_cast<uint32_t>(task % heads);
+        if (block.pieces == 0) return attend_panel(layer, head, block, workers_[worker]);
+        attend_piece(layer, head, block, workers_[worker]);
     });
+    constexpr size_t worth_a_loop = 4;
+    if (merges_.size() < worth_a_loop) {
+        for (const AttentionBlock& first : merges_) merge_pieces(first);
+    } else {
+        pool_.run(static_cast<int>(merges_.size()), [&](int row, int) { merge_pieces(merges_[row]); });
+    }
 }
 
-void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, int panel, Worker& worker) {
+void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker) {
     const size_t head_values = size_t{h_.head_dim} * panel_lanes;
-    const uint32_t first_query = start_ + static_cast<uint32_t>(panel * panel_lanes);
-    const uint32_t last_query = std::min(first_query + panel_lanes, start_ + shape_.rows) - 1;
-    // A panel that straddles a chunk border runs once a chunk and keeps that chunk's lanes.
+    const SliceRows& slice = *block.slice;
+    const uint32_t row = slice.first_row + block.first_row;
+    const auto count = static_cast<int>(block.rows);
+    const uint32_t first_query = slice.start + block.first_row;
+    const uint32_t last_query = first_query + block.rows - 1;
+    const float* q = query_heads(kv_head, row, count, panel_lanes, worker);
+    // A block that straddles a chunk border runs once a chunk and keeps that chunk's lanes.
     for (uint32_t begin = first_query; begin <= last_query;) {
-        const KeyRanges ranges = key_ranges(scheme_, begin);
-        const uint32_t end = std::min<uint64_t>(last_query, uint64_t{ranges.successive_end} + scheme_.chunk_size - 1) + 1;
+        const uint32_t chunk = begin / scheme_.chunk_size;
+        const uint32_t end = std::min<uint64_t>(last_query, (uint64_t{chunk} + 1) * scheme_.chunk_size - 1) + 1;
         std::fill_n(worker.out.data(), head_values * group_, 0.0f);
         std::fill_n(worker.maximum.data(), size_t(group_) * panel_lanes, -INFINITY);
         std::fill_n(worker.sum.data(), size_t(group_) * panel_lanes, 0.0f);
-        const auto walk = [&](KeySpan span, QueryPosition kind) {
-            if (span.begin >= span.end) return;
-            rotate_queries(worker, kv_head, panel, first_query, kind);
-            kernels_.attend_panel[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
-                                                                       .out = worker.out.data(),
-                                                                       .maximum = worker.maximum.data(),
-                                                                       .sum = worker.sum.data(),
-                                                                       .group = group_,
-                                                                       .head_dim = static_cast<int>(h_.head_dim),
-                                                                       .cache = cache_.view(layer, kv_head),
-                                                                       .span = span,
-                                                                       .first_query = first_query,
-                                                                       .scratch = worker.attention.data()});
-        };
-        walk({ranges.begin, ranges.inter_end}, QueryPosition::Inter);
-        walk({ranges.inter_end, ranges.successive_end}, QueryPosition::Successive);
-        walk({ranges.successive_end, end}, QueryPosition::Intra);
+        for (uint32_t range = range_count(scheme_, chunk); range-- > 0;) {
+            rotate_queries(q, indices_.data() + row, count, panel_lanes, static_cast<Range>(range), worker);
+            for_page_runs(slice.pages, key_range(scheme_, chunk, static_cast<Range>(range), end), [&](KeyRange span, int64_t shift) {
+                kernels_.attend_panel[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
+                                                                           .out = worker.out.data(),
+                                                                           .maximum = worker.maximum.data(),
+                                                                           .sum = worker.sum.data(),
+                                                                           .group = group_,
+                                                                           .head_dim = static_cast<int>(h_.head_dim),
+                                                                           .cache = cache_.view(layer, kv_head),
+                                                                           .span = shifted(span, shift),
+                                                                           .first_query = first_query + shift,
+                                                                           .scratch = worker.attention.data()});
+            });
+        }
 
-        float* out = a_.panel(panel, panel_lanes) + size_t{kv_head} * group_ * head_values;
-        const uint32_t first_lane = begin - first_query;
-        const uint32_t last_lane = end - first_query;
+        // The chunk's rows of this head, each in its own lane of the step's panels.
+        const auto first_lane = static_cast<int>(begin - first_query);
+        const auto last_lane = static_cast<int>(end - first_query);
         for (int g = 0; g < group_; ++g) {
             float inverse[panel_lanes];
             for (int lane = 0; lane < panel_lanes; ++lane) inverse[lane] = 1.0f / worker.sum[g * panel_lanes + lane];
-            for (uint32_t d = 0; d < h_.head_dim; ++d) {
-                const size_t at = g * head_values + d * panel_lanes;
-                for (uint32_t lane = first_lane; lane < last_lane; ++lane) out[at + lane] = worker.out[at + lane] * inverse[lane];
+            const size_t feature = (size_t{kv_head} * group_ + g) * h_.head_dim;
+            for (int lane = first_lane, next = 0; lane < last_lane; lane = next) {
+                const uint32_t to = row + static_cast<uint32_t>(lane);
+                next = std::min(last_lane, lane + panel_lanes - shape_.lane(to));
+                float* out = a_.panel(shape_.panel(to), panel_lanes) + feature * panel_lanes + shape_.lane(to) - lane;
+                for (uint32_t d = 0; d < h_.head_dim; ++d) {
+                    const float* in = worker.out.data() + g * head_values + d * panel_lanes;
+                    for (int t = lane; t < next; ++t) out[d * panel_lanes + t] = in[t] * inverse[t];
+                }
             }
         }
         begin = end;
@@ -124,77 +213,58 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, int panel, Work
 
 size_t CpuExecutor::partial_floats() const noexcept { return size_t(group_) * (h_.head_dim + 2); }
 
-/// One query's heads of a key head against the keys of `piece`; partial gets out, maximum, sum.
-void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, int row, KeySpan piece, float* partial, Worker& worker) {
-    const uint32_t query = start_ + static_cast<uint32_t>(row);
-    const KeyRanges ranges = key_ranges(scheme_, query);
+/// One query's heads of a key head against the keys of the block's piece; its partial gets out, maximum, sum.
+void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker) {
+    const SliceRows& slice = *block.slice;
+    const uint32_t row = slice.first_row + block.first_row;
+    const uint32_t query = slice.start + block.first_row;
+    const uint32_t chunk = query / scheme_.chunk_size;
+    float* partial = partials_.data() + block.partial + kv_head * partial_floats();
     float* maximum = partial + size_t(group_) * h_.head_dim;
     float* sum = maximum + group_;
     std::fill_n(partial, size_t(group_) * h_.head_dim, 0.0f);
     std::fill_n(maximum, group_, -INFINITY);
     std::fill_n(sum, group_, 0.0f);
-    const auto walk = [&](KeySpan range, QueryPosition kind) {
-        const KeySpan span{std::max(range.begin, piece.begin), std::min(range.end, piece.end)};
-        if (span.begin >= span.end) return;
-        rotate_queries(worker, kv_head, row, query, kind);
-        kernels_.attend_row[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
-                                                                 .out = partial,
-                                                                 .maximum = maximum,
-                                                                 .sum = sum,
-                                                                 .group = group_,
-                                                                 .head_dim = static_cast<int>(h_.head_dim),
-                                                                 .cache = cache_.view(layer, kv_head),
-                                                                 .span = span});
-    };
-    walk({ranges.begin, ranges.inter_end}, QueryPosition::Inter);
-    walk({ranges.inter_end, ranges.successive_end}, QueryPosition::Successive);
-    walk({ranges.successive_end, query + 1}, QueryPosition::Intra);
+    const float* q = query_heads(kv_head, row, 1, 1, worker);
+    for (uint32_t range = range_count(scheme_, chunk); range-- > 0;) {
+        const KeyRange keys = key_range(scheme_, chunk, static_cast<Range>(range), query + 1);
+        const KeyRange seen{std::max(keys.begin, block.span.begin), std::min(keys.end, block.span.end)};
+        if (seen.begin >= seen.end) continue;
+        rotate_queries(q, &query, 1, 1, static_cast<Range>(range), worker);
+        for_page_runs(slice.pages, seen, [&](KeyRange span, int64_t shift) {
+            kernels_.attend_row[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
+                                                                     .out = partial,
+                                                                     .maximum = maximum,
+                                                                     .sum = sum,
+                                                                     .group = group_,
+                                                                     .head_dim = static_cast<int>(h_.head_dim),
+                                                                     .cache = cache_.view(layer, kv_head),
+                                                                     .span = shifted(span, shift)});
+        });
+    }
 }
 
-void CpuExecutor::attend_rows(uint32_t layer) {
-    const auto rows = static_cast<int>(shape_.rows);
-    const auto heads = static_cast<int>(h_.n_kv_heads);
-    const uint32_t keys = start_ + shape_.rows;
-    const int enough = (4 * pool_.threads() + rows * heads - 1) / (rows * heads);
-    const int pieces = std::clamp(static_cast<int>(keys / keys_a_piece), 1, enough);
-    const size_t stride = partial_floats();
-    const size_t needed = stride * rows * heads * pieces;
-    if (partials_.size() < needed) partials_ = Buffer<float>(needed);
-
-    pool_.run(rows * heads * pieces, [&](int task, int worker) {
-        const int piece = task % pieces;
-        const int head = task / pieces % heads;
-        const int row = task / pieces / heads;
-        const KeyRanges ranges = key_ranges(scheme_, start_ + static_cast<uint32_t>(row));
-        const uint64_t seen = start_ + static_cast<uint32_t>(row) + 1 - ranges.begin;
-        const auto border = [&](int p) {
-            const uint32_t at = ranges.begin + static_cast<uint32_t>(seen * p / pieces);
-            return p == 0 || p == pieces ? at : at / panel_lanes * panel_lanes;
-        };
-        const KeySpan span{std::max(ranges.begin, border(piece)), std::max(ranges.begin, border(piece + 1))};
-        attend_piece(layer, static_cast<uint32_t>(head), row, span, partials_.data() + task * stride, workers_[worker]);
-    });
-
-    // The pieces' softmaxes are merged at their common maximum.
-    for (int row = 0; row < rows; ++row) {
-        for (int head = 0; head < heads * group_; ++head) {
-            const int g = head % group_;
-            const float* first = partials_.data() + (size_t(row) * heads + head / group_) * pieces * stride;
-            const auto maximum = [&](int piece) { return first[piece * stride + size_t(group_) * h_.head_dim + g]; };
-            const auto sum = [&](int piece) { return first[piece * stride + size_t(group_) * h_.head_dim + group_ + g]; };
-            float top = -INFINITY;
-            for (int piece = 0; piece < pieces; ++piece) top = std::max(top, maximum(piece));
-            float total = 0.0f;
-            float* out = a_.panel(row, 1) + size_t(head) * h_.head_dim;
-            std::fill_n(out, h_.head_dim, 0.0f);
-            for (int piece = 0; piece < pieces; ++piece) {
-                const float share = std::exp2(maximum(piece) - top);
-                total += share * sum(piece);
-                const float* part = first + piece * stride + size_t(g) * h_.head_dim;
-                for (uint32_t d = 0; d < h_.head_dim; ++d) out[d] += share * part[d];
-            }
-            for (uint32_t d = 0; d < h_.head_dim; ++d) out[d] /= total;
+/// The softmaxes of a row's pieces, of which `first` is the first, merged at their common maximum.
+void CpuExecutor::merge_pieces(const AttentionBlock& first) {
+    const size_t stride = partial_floats() * h_.n_kv_heads;  // from a piece to the next
+    const uint32_t row = first.slice->first_row + first.first_row;
+    for (uint32_t head = 0; head < h_.n_heads; ++head) {
+        const size_t g = head % static_cast<uint32_t>(group_);
+        const float* partial = partials_.data() + first.partial + head / static_cast<uint32_t>(group_) * partial_floats();
+        const auto maximum = [&](int piece) { return partial[piece * stride + size_t(group_) * h_.head_dim + g]; };
+        const auto sum = [&](int piece) { return partial[piece * stride + size_t(group_) * h_.head_dim + group_ + g]; };
+        float top = -INFINITY;
+        for (int piece = 0; piece < first.pieces; ++piece) top = std::max(top, maximum(piece));
+        float merged[max_head_dim] = {};
+        float total = 0.0f;
+        for (int piece = 0; piece < first.pieces; ++piece) {
+            const float share = std::exp2(maximum(piece) - top);
+            total += share * sum(piece);
+            const float* part = partial + piece * stride + g * h_.head_dim;
+            for (uint32_t d = 0; d < h_.head_dim; ++d) merged[d] += share * part[d];
         }
+        float* out = a_.panel(shape_.panel(row), shape_.lanes) + size_t{head} * h_.head_dim * shape_.lanes + shape_.lane(row);
+        for (uint32_t d = 0; d < h_.head_dim; ++d) out[size_t{d} * shape_.lanes] = merged[d] / total;
     }
 }
 

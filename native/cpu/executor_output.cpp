@@ -1,6 +1,8 @@
 // From the residual stream to logits and log-likelihoods.
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <new>
 
 #include "cpu/executor.h"
 
@@ -8,8 +10,9 @@ namespace dca::cpu {
 
 namespace {
 
-constexpr int vocab_panels = 4;   // panels of logits held at once: n_vocab × 128 floats
-constexpr int vocab_rows = 4096;  // rows that one task folds into the softmax
+constexpr int vocab_panels = 4;         // panels of logits held at once: n_vocab × 128 floats
+constexpr int vocab_rows = 4096;        // rows that one task folds into the softmax
+constexpr size_t transposed_rows = 64;  // of all lanes of a panel: they stay in the first-level cache
 
 }  // namespace
 
@@ -22,24 +25,52 @@ PanelShape CpuExecutor::output_panels(int first) {
     return part;
 }
 
-void CpuExecutor::logits(float* out) {
-    norm(x_, w_.output_norm, normed_);
+void CpuExecutor::copy_logits(PanelShape part, std::span<float* const> out) {
     const size_t n_vocab = h_.n_vocab;
-    const int lanes = shape_.lanes;
+    const int pieces = static_cast<int>((n_vocab + vocab_rows - 1) / vocab_rows);
+    pool_.run(part.panels() * pieces, [&](int task, int) {
+        const int p = task / pieces;
+        const size_t begin = size_t(task % pieces) * vocab_rows;
+        const size_t end = std::min(n_vocab, begin + vocab_rows);
+        const float* panel = vocab_.data() + size_t(p) * n_vocab * part.lanes;
+        for (size_t first = begin; first < end; first += transposed_rows) {
+            const size_t last = std::min(end, first + transposed_rows);
+            for (int lane = 0; lane < part.rows_of(p); ++lane) {
+                float* row = out[size_t(p) * part.lanes + lane];
+                for (size_t v = first; v < last; ++v) row[v] = panel[v * part.lanes + lane];
+            }
+        }
+    });
+}
+
+void CpuExecutor::logits(std::span<float* const> out) {
+    norm(x_, w_.output_norm, normed_);
     for (int first = 0; first < shape_.panels(); first += vocab_panels) {
         const PanelShape part = output_panels(first);
-        const int pieces = static_cast<int>((n_vocab + vocab_rows - 1) / vocab_rows);
-        pool_.run(part.panels() * pieces, [&](int task, int) {
-            const int p = task / pieces;
-            const size_t begin = size_t(task % pieces) * vocab_rows;
-            const size_t end = std::min(n_vocab, begin + vocab_rows);
-            const float* panel = vocab_.data() + size_t(p) * n_vocab * lanes;
-            for (int lane = 0; lane < part.rows_of(p); ++lane) {
-                const size_t row = size_t(first + p) * lanes + lane;
-                for (size_t v = begin; v < end; ++v) out[row * n_vocab + v] = panel[v * lanes + lane];
+        copy_logits(part, out.subspan(size_t(first) * shape_.lanes, part.rows));
+    }
+}
+
+void CpuExecutor::sample(std::span<SampleRequest* const> requests) {
+    norm(x_, w_.output_norm, normed_);
+    const size_t n_vocab = h_.n_vocab;
+    std::vector<float*> rows;
+    std::atomic<bool> out_of_memory = false;
+    for (int first = 0; first < shape_.panels(); first += vocab_panels) {
+        const PanelShape part = output_panels(first);
+        if (sampled_.size() < part.rows * n_vocab) sampled_ = Buffer<float>(part.rows * n_vocab);
+        rows.resize(part.rows);
+        for (size_t row = 0; row < rows.size(); ++row) rows[row] = sampled_.data() + row * n_vocab;
+        copy_logits(part, rows);
+        pool_.run(static_cast<int>(part.rows), [&](int row, int) {
+            try {
+                dca::sample({rows[row], n_vocab}, *requests[size_t(first) * shape_.lanes + row]);
+            } catch (...) {  // a pool's bodies must not throw, and memory is all that can fail here
+                out_of_memory = true;
             }
         });
     }
+    if (out_of_memory) throw std::bad_alloc();
 }
 
 void CpuExecutor::nll(std::span<const int32_t> targets, float* out) {

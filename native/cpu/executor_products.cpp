@@ -126,13 +126,14 @@ void CpuExecutor::multiply(const Tensor& w, const Input& in, const Output& out) 
               [&](int group, int worker) { multiply_rows(w, row_group(w, in.shape, group), in, out, workers_[worker]); });
 }
 
-void CpuExecutor::gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, PanelShape shape) {
+void CpuExecutor::gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, PanelShape shape, const std::vector<float>& gate_bias,
+                        const std::vector<float>& up_bias) {
     gate_.width = up_.width = static_cast<int>(w_gate.rows);
     const Input in = make_input(x.memory.data(), x.width, shape, {&w_gate, &w_up});
     pool_.run(row_groups(w_gate, shape), [&](int group, int worker) {
         const RowSpan span = row_group(w_gate, shape, group);
-        multiply_rows(w_gate, span, in, output(gate_), workers_[worker]);
-        multiply_rows(w_up, span, in, output(up_), workers_[worker]);
+        multiply_rows(w_gate, span, in, output(gate_, gate_bias), workers_[worker]);
+        multiply_rows(w_up, span, in, output(up_, up_bias), workers_[worker]);
         const size_t at = size_t(span.first) * shape.lanes;
         for (int p = 0; p < shape.panels(); ++p) {
             kernels_.silu_multiply(gate_.panel(p, shape.lanes) + at, up_.panel(p, shape.lanes) + at, size_t(span.count) * shape.lanes);

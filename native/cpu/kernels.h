@@ -11,7 +11,9 @@
 #include <cstdint>
 
 #include "core/block_formats.h"
+#include "core/cache_type.h"
 #include "core/isa.h"
+#include "core/key_ranges.h"
 #include "core/rope.h"
 #include "cpu/packed.h"
 
@@ -48,13 +50,7 @@ struct CacheView {
     const float* value_scales;  // (capacity), Q8 only
 };
 
-/// Keys [begin, end) as one query range sees them.
-struct KeySpan {
-    uint32_t begin;
-    uint32_t end;
-};
-
-/// One panel of one key head's `group` query heads against keys `span`, folded into a running softmax.
+/// One panel of one key head's `group` query heads against keys `span` (counted from the start of the view), folded into a running softmax.
 struct AttendPanelArgs {
     const float* q;  // group × (head_dim, panel_lanes), rotated, times scale · log2(e)
     float* out;      // group × (head_dim, panel_lanes), not yet divided by sum
@@ -63,9 +59,9 @@ struct AttendPanelArgs {
     int group;
     int head_dim;
     CacheView cache;
-    KeySpan span;
-    uint32_t first_query;  // index of lane 0's query; keys after a lane's query are not seen
-    float* scratch;        // attend_scratch_floats(group, head_dim)
+    KeyRange span;
+    int64_t first_query;  // index of lane 0's query, perhaps before the span's memory; keys after a lane's query are not seen
+    float* scratch;       // attend_scratch_floats(group, head_dim)
 };
 
 /// The same for one query (lanes = 1).
@@ -77,7 +73,7 @@ struct AttendRowArgs {
     int group;
     int head_dim;
     CacheView cache;
-    KeySpan span;
+    KeyRange span;
 };
 
 /// A tile's keys and values in f32, its scores, and what kernels/attention_int16.h adds: queries as integers, a scale a column.
@@ -85,8 +81,6 @@ constexpr size_t attend_scratch_floats(int group, int head_dim) {
     const size_t scales = size_t{key_tile} + head_dim + panel_lanes + size_t(group) * panel_lanes;
     return size_t{key_tile} * head_dim * 2 + size_t{key_tile} * panel_lanes + scales + size_t(group) * head_dim / 2 * panel_lanes;
 }
-
-enum class CacheType { F16, F32, BF16, Q8 };
 
 struct Kernels {
     const char* name;

@@ -2,19 +2,13 @@
 
 #include <cstring>
 
+#include "core/page_pool.h"
+
 namespace dca::cpu {
 
 namespace {
 
-CacheType cache_type(dca_cache_type type) noexcept {
-    switch (type) {
-        case DCA_CACHE_F32: return CacheType::F32;
-        case DCA_CACHE_BF16: return CacheType::BF16;
-        case DCA_CACHE_Q8: return CacheType::Q8;
-        case DCA_CACHE_F16: break;
-    }
-    return CacheType::F16;
-}
+static_assert(page_tokens == key_tile, "a page is a tile of attention's: where pages lie must not move a sum");
 
 size_t element_bytes(CacheType type) noexcept {
     switch (type) {
@@ -26,14 +20,25 @@ size_t element_bytes(CacheType type) noexcept {
     return 2;
 }
 
+const char* name_of(CacheType type) noexcept {
+    switch (type) {
+        case CacheType::F32: return "f32";
+        case CacheType::BF16: return "bf16";
+        case CacheType::Q8: return "q8 with f32 scales";
+        case CacheType::F16: break;
+    }
+    return "f16";
+}
+
 }  // namespace
 
-KvCache::KvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t context, dca_cache_type type)
-    : type_(cache_type(type)),
+CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type)
+    : type_(static_cast<CacheType>(type)),
       n_kv_heads_(n_kv_heads),
+      head_dim_(head_dim),
       heads_(size_t{n_layers} * n_kv_heads),
       token_bytes_(head_dim * element_bytes(type_)),
-      capacity_((size_t{context} + panel_lanes - 1) / panel_lanes * panel_lanes),
+      capacity_(size_t{pages_for(tokens)} * page_tokens),
       head_bytes_(capacity_ * token_bytes_) {
     keys_ = Buffer<std::byte>(heads_ * head_bytes_);
     values_ = Buffer<std::byte>(heads_ * head_bytes_);
@@ -43,15 +48,73 @@ KvCache::KvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint
     }
 }
 
-void KvCache::copy_from(const KvCache& other, uint32_t length) noexcept {
-    // Keys lie in whole blocks; what the last one holds beyond `length` is not read before it is written.
-    const size_t tokens = (size_t{length} + panel_lanes - 1) / panel_lanes * panel_lanes;
+uint64_t CpuKvCache::bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint64_t tokens, dca_cache_type type) {
+    const auto kind = static_cast<CacheType>(type);
+    const uint64_t token = uint64_t{head_dim} * element_bytes(kind) + (kind == CacheType::Q8 ? sizeof(float) : 0);
+    return uint64_t{2} * n_layers * n_kv_heads * token * pages_for(tokens) * page_tokens;
+}
+
+void CpuKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) {
+    const auto& other = static_cast<const CpuKvCache&>(source);
+    // Keys lie in whole blocks; what the last one holds beyond `tokens` is not read before it is written.
+    const size_t key_bytes = (size_t{tokens} + panel_lanes - 1) / panel_lanes * panel_lanes * token_bytes_;
     for (size_t head = 0; head < heads_; ++head) {
-        std::memcpy(keys_.data() + head * head_bytes_, other.keys_.data() + head * other.head_bytes_, tokens * token_bytes_);
-        std::memcpy(values_.data() + head * head_bytes_, other.values_.data() + head * other.head_bytes_, length * token_bytes_);
+        const size_t to_token = head * capacity_ + size_t{to} * page_tokens;
+        const size_t from_token = head * other.capacity_ + size_t{from} * page_tokens;
+        std::memcpy(keys_.data() + to_token * token_bytes_, other.keys_.data() + from_token * token_bytes_, key_bytes);
+        std::memcpy(values_.data() + to_token * token_bytes_, other.values_.data() + from_token * token_bytes_, tokens * token_bytes_);
         if (type_ != CacheType::Q8) continue;
-        std::memcpy(key_scales_.data() + head * capacity_, other.key_scales_.data() + head * other.capacity_, length * sizeof(float));
-        std::memcpy(value_scales_.data() + head * capacity_, other.value_scales_.data() + head * other.capacity_, length * sizeof(float));
+        std::memcpy(key_scales_.data() + to_token, other.key_scales_.data() + from_token, tokens * sizeof(float));
+        std::memcpy(value_scales_.data() + to_token, other.value_scales_.data() + from_token, tokens * sizeof(float));
+    }
+}
+
+std::string CpuKvCache::layout() const {
+    return std::string("cpu, ") + name_of(type_) + ", keys in blocks of " + std::to_string(panel_lanes) + ", " + std::to_string(heads_) +
+           " heads of " + std::to_string(head_dim_);
+}
+
+uint64_t CpuKvCache::page_bytes() const {
+    const uint64_t head = 2 * page_tokens * token_bytes_ + (type_ == CacheType::Q8 ? 2 * page_tokens * sizeof(float) : 0);
+    return heads_ * head;
+}
+
+void CpuKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) const {
+    const size_t bytes = page_tokens * token_bytes_;
+    const size_t element = token_bytes_ / head_dim_;
+    const auto write = [&](const void* from, size_t written, size_t whole) {
+        std::memcpy(out, from, written);
+        std::memset(out + written, 0, whole - written);
+        out += whole;
+    };
+    for (size_t head = 0; head < heads_; ++head) {
+        const size_t token = head * capacity_ + size_t{page} * page_tokens;
+        std::byte* keys = out;
+        write(keys_.data() + token * token_bytes_, bytes, bytes);
+        // A key is a lane of its block: those past the last are cleared value by value.
+        for (uint32_t lane = tokens; lane < page_tokens; ++lane) {
+            std::byte* block = keys + size_t{lane / panel_lanes} * panel_lanes * token_bytes_ + lane % panel_lanes * element;
+            for (uint32_t d = 0; d < head_dim_; ++d) std::memset(block + d * panel_lanes * element, 0, element);
+        }
+        write(values_.data() + token * token_bytes_, tokens * token_bytes_, bytes);
+        if (type_ != CacheType::Q8) continue;
+        write(key_scales_.data() + token, tokens * sizeof(float), page_tokens * sizeof(float));
+        write(value_scales_.data() + token, tokens * sizeof(float), page_tokens * sizeof(float));
+    }
+}
+
+void CpuKvCache::load_page(uint32_t page, const std::byte* in) {
+    const auto read = [&](void* to, size_t bytes) {
+        std::memcpy(to, in, bytes);
+        in += bytes;
+    };
+    for (size_t head = 0; head < heads_; ++head) {
+        const size_t token = head * capacity_ + size_t{page} * page_tokens;
+        read(keys_.data() + token * token_bytes_, page_tokens * token_bytes_);
+        read(values_.data() + token * token_bytes_, page_tokens * token_bytes_);
+        if (type_ != CacheType::Q8) continue;
+        read(key_scales_.data() + token, page_tokens * sizeof(float));
+        read(value_scales_.data() + token, page_tokens * sizeof(float));
     }
 }
 

@@ -1,24 +1,34 @@
-// One session's keys and values on the CPU, in the layout that kernels.h's CacheView states.
+// Keys and values on the CPU: for each layer and key head its pages one after another, in the layout that kernels.h's
+// CacheView states. So pages that follow each other are one span to a kernel.
 #pragma once
 
 #include <cstdint>
+#include <string>
 
+#include "core/backend.h"
 #include "cpu/buffer.h"
 #include "cpu/kernels.h"
 #include "dca.h"
 
 namespace dca::cpu {
 
-class KvCache {
+class CpuKvCache final : public KvCache {
 public:
-    KvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t context, dca_cache_type type);
+    CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type);
 
-    /// Copies the first `length` tokens of another cache of the same type and model. Both have room for them.
-    void copy_from(const KvCache& other, uint32_t length) noexcept;
+    uint64_t bytes() const override { return keys_.bytes() + values_.bytes() + key_scales_.bytes() + value_scales_.bytes(); }
+    /// What a cache of so many tokens takes.
+    static uint64_t bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint64_t tokens, dca_cache_type type);
+
+    void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override;
+    std::string layout() const override;
+    uint64_t page_bytes() const override;
+    void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
+    void load_page(uint32_t page, const std::byte* in) override;
 
     CacheType type() const noexcept { return type_; }
-    uint64_t bytes() const noexcept { return keys_.bytes() + values_.bytes() + key_scales_.bytes() + value_scales_.bytes(); }
 
+    /// Counted from the first token of page 0.
     CacheView view(uint32_t layer, uint32_t kv_head) const noexcept {
         const size_t head = size_t{layer} * n_kv_heads_ + kv_head;
         return {keys_.data() + head * head_bytes_, values_.data() + head * head_bytes_, scales(key_scales_, head),
@@ -37,9 +47,10 @@ private:
 
     CacheType type_;
     uint32_t n_kv_heads_;
+    uint32_t head_dim_;
     size_t heads_;        // of all layers
     size_t token_bytes_;  // of one layer and head, keys or values
-    size_t capacity_;     // tokens, whole key blocks
+    size_t capacity_;     // tokens, whole pages
     size_t head_bytes_;   // of one layer and head, keys or values
     Buffer<std::byte> keys_, values_;
     Buffer<float> key_scales_, value_scales_;

@@ -3,11 +3,12 @@
 
 #include "core/backend.h"
 #include "core/error.h"
-#include "cuda/check.h"
-#include "cuda/device.h"
+#include "cuda/device/check.h"
+#include "cuda/device/device.h"
 #include "cuda/executor.h"
-#include "cuda/router.h"
-#include "cuda/weights.h"
+#include "cuda/kv_cache.h"
+#include "cuda/experts/router.h"
+#include "cuda/weights/weights.h"
 
 namespace dca::cuda {
 namespace {
@@ -19,10 +20,21 @@ void check_model(const Hparams& h) {
         fail(DCA_ERROR_UNSUPPORTED, "head size is ", h.head_dim, ", the CUDA backend runs even ones up to ", most_head_dim);
     }
     const bool mixture = h.n_experts > 0;
-    if (h.n_experts > most_experts) fail(DCA_ERROR_UNSUPPORTED, "there are ", h.n_experts, " experts, the CUDA backend runs up to ", most_experts);
-    for (const auto& [name, width] : {std::pair{"model", h.n_embd}, {"feed-forward", mixture ? h.n_ff_expert : h.n_ff}, {"shared expert's", h.n_ff_shared},
-                                      {"query", h.q_width()}, {"key", h.kv_width()}}) {
+    if (h.n_experts > most_experts)
+        fail(DCA_ERROR_UNSUPPORTED, "there are ", h.n_experts, " experts, the CUDA backend runs up to ", most_experts);
+    for (const auto& [name, width] : {std::pair{"model", h.n_embd},
+                                      {"feed-forward", mixture ? h.n_ff_expert : h.n_ff},
+                                      {"shared expert's", h.n_ff_shared},
+                                      {"query", h.q_width()},
+                                      {"key", h.kv_width()}}) {
         if (width % 8 != 0) fail(DCA_ERROR_UNSUPPORTED, name, " width is ", width, ", the CUDA backend runs multiples of 8");
+    }
+}
+
+void check_biases(const Weights& weights) {
+    for (const LayerWeights& layer : weights.layers) {
+        if (layer.gate_bias.empty() && layer.up_bias.empty() && layer.down_bias.empty()) continue;
+        fail(DCA_ERROR_UNSUPPORTED, "the feed-forward has biases, which the CUDA backend does not run; use the CPU");
     }
 }
 
@@ -30,18 +42,21 @@ class CudaBackend final : public Backend {
 public:
     CudaBackend(const BackendSource& source, int ordinal)
         : hparams_(checked(source.hparams)), device_(open_device(ordinal)), weights_(source) {
+        check_biases(source.weights);
         weights_.visit_products([&](const Matrix& w) {
             if (!matvec_takes(device_.card, w)) {
-                fail(DCA_ERROR_UNSUPPORTED, "a matrix of ", w.rows, " x ", w.cols, " is wider than the kernels for ", device_.description, " take");
+                fail(DCA_ERROR_UNSUPPORTED, "a matrix of ", w.rows, " x ", w.cols, " is wider than the kernels for ", device_.description,
+                     " take");
             }
         });
     }
 
     std::string description() const override { return device_.description; }
 
-    std::unique_ptr<Executor> make_executor(ExecutorOptions options) override {
+    Parts make_engine(EngineSpec spec) override {
         check(cudaSetDevice(device_.ordinal), "selecting the card");
-        return std::make_unique<CudaExecutor>(hparams_, weights_, device_, std::move(options));
+        auto session = std::make_shared<CudaSession>(hparams_, weights_, device_, spec);
+        return {std::make_unique<CudaKvCache>(session), std::make_unique<CudaExecutor>(session)};
     }
 
 private:
@@ -58,7 +73,8 @@ private:
 }  // namespace
 }  // namespace dca::cuda
 
-extern "C" __attribute__((visibility("default"))) dca::Backend* dca_cuda_make_backend(const char* version, const dca::BackendSource& source, int ordinal) {
+extern "C" __attribute__((visibility("default"))) dca::Backend* dca_cuda_make_backend(const char* version, const dca::BackendSource& source,
+                                                                                      int ordinal) {
     if (std::string_view(version) != DCA_VERSION) {
         dca::fail(DCA_ERROR_DEVICE, "libdca_cuda is version ", DCA_VERSION, ", libdca is ", version, "; install both from one build");
     }

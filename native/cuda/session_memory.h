@@ -5,54 +5,54 @@
 #include <vector>
 
 #include "core/backend.h"
-#include "cuda/attention.h"
-#include "cuda/device.h"
-#include "cuda/expert_memory.h"
-#include "cuda/resources.h"
-#include "cuda/weights.h"
+#include "cuda/attention/attention.h"
+#include "cuda/device/device.h"
+#include "cuda/device/resources.h"
+#include "cuda/experts/memory.h"
+#include "cuda/weights/weights.h"
 
 namespace dca::cuda {
 
 struct SessionMemory {
-    static constexpr uint32_t expanded_rows = 128;  // a matrix that is expanded in slices is cut at multiples of this
+    static constexpr uint32_t dequantized_rows = 128;  // a matrix that is dequantized in slices is cut at multiples of this
 
     /// Throws a memory error, before allocating, that names the context that would fit; or an
     /// unsupported error for a cache type that the kernels do not read.
     SessionMemory(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
-                  const ExecutorOptions& options);
+                  const EngineSpec& spec);
 
-    uint32_t block = 0;         // rows of a step at most
+    uint32_t block = 0;  // rows of a step at most
     uint64_t cache_bytes = 0;
     uint64_t scratch_bytes = 0;
 
-    std::vector<KvCache> cache; // by layer
+    std::vector<LayerCache> cache;  // by layer
     RotaryTable rotary{};
 
-    float* x;                   // (block, n_embd) residual stream
-    std::byte* normed;          // (block, n_embd)              these in the activations' 16-bit type
-    std::byte* qkv;             // (block, q_width + 2 kv_width)
-    std::byte* attended;        // (block, q_width)
-    std::byte* gate_up;         // (block, 2 n_ff); of a mixture (product_rows, 2 n_ff_expert) and (block, 2 n_ff_shared)
-    std::byte* gated;           // half as wide
-    float* gate_up_row;         // of one row (2 n_ff); of a mixture (n_experts_used, 2 n_ff_expert) and (2 n_ff_shared)
-    float* gated_row;           // half as wide
-    ExpertMemory experts{};     // of a mixture
-    float* logits;              // (vocab_rows, n_vocab)
+    float* x;                // (block, n_embd) residual stream
+    std::byte* normed;       // (block, n_embd)              these in the activations' 16-bit type
+    std::byte* qkv;          // (block, q_width + 2 kv_width)
+    std::byte* attended;     // (block, q_width)
+    std::byte* gate_up;      // (block, 2 n_ff); of a mixture (product_rows, 2 n_ff_expert) and (block, 2 n_ff_shared)
+    std::byte* gated;        // half as wide
+    float* gate_up_row;      // of one row (2 n_ff); of a mixture (n_experts_used, 2 n_ff_expert) and (2 n_ff_shared)
+    float* gated_row;        // half as wide
+    ExpertMemory experts{};  // of a mixture
+    float* logits;           // (vocab_rows, n_vocab)
     uint32_t vocab_rows = 0;
-    std::byte* expanded;        // a quantised matrix, or as many of its rows as fit, in 16 bits
-    uint64_t expanded_bytes = 0;
+    std::byte* dequantized;  // a quantised matrix, or as many of its rows as fit, in 16 bits
+    uint64_t dequantized_bytes = 0;
     std::byte* gemm_workspace;
     std::byte* prefill_workspace;
     size_t prefill_bytes = 0;
     std::byte* decode_workspace;
-    uint32_t* length;           // tokens in the cache after the step
+    uint32_t* length;  // tokens in the cache after the step
 
     // Host memory that the card reads and writes.
-    int32_t* tokens;            // (block)
-    int32_t* targets;           // (block)
-    float* nll;                 // (block)
-    float* logits_row;          // (n_vocab)
-    uint32_t* start;            // index of the step's first token
+    int32_t* tokens;    // (block)
+    int32_t* targets;   // (block)
+    float* nll;         // (block)
+    float* logits_row;  // (n_vocab)
+    uint32_t* start;    // index of the step's first token
 
 private:
     struct Plan;

@@ -209,6 +209,139 @@ DCA_API dca_status dca_session_exact_prefix(const dca_session* a, const dca_sess
  * `to` is as before. Both sessions must belong to the calling thread. */
 DCA_API dca_status dca_session_copy_prefix(dca_session* to, const dca_session* from, uint32_t length);
 
+/* ---- Engine: many sequences in one step ---------------------------------------- */
+
+/* An engine is one pool of keys and values, in pages of 128 tokens, and the work space of its steps.
+ * Sequences of one engine share pages where they share a start. An engine and its sequences belong to
+ * one thread at a time; engines of one model may run in different threads at once. */
+typedef struct dca_engine dca_engine;
+typedef struct dca_sequence dca_sequence;
+
+typedef struct dca_engine_options {
+    size_t size;           /* sizeof(dca_engine_options), set by the caller */
+    uint32_t tokens;       /* room of the pool, all sequences together; default 65536 */
+    int32_t attention;     /* dca_attention; default AUTO */
+    dca_scheme scheme;     /* chunk_size 0 (the default): the file's */
+    int32_t cache_type;    /* dca_cache_type; default F16 */
+    uint32_t max_rows;     /* tokens of a step at most; 0: the backend's choice */
+    dca_progress progress; /* may be NULL: called after every step of a call with tokens done and in all */
+    void* user;            /* handed to progress */
+    int32_t rope;          /* dca_rope; default MODEL. Others replace the file's own scaling */
+    float rope_factor;     /* at least 1; used unless rope is MODEL */
+} dca_engine_options;
+
+/* Fills the struct up to options->size, which the caller has set. */
+DCA_API void dca_engine_options_default(dca_engine_options* options);
+
+/* options NULL: the defaults. The model must outlive the engine. */
+DCA_API dca_status dca_engine_create(dca_model* model, const dca_engine_options* options, dca_engine** engine);
+
+/* Frees the engine. Its sequences must be freed before. NULL is allowed. */
+DCA_API void dca_engine_free(dca_engine* engine);
+
+typedef struct dca_engine_info {
+    size_t size;          /* set to sizeof(dca_engine_info) by the caller */
+    uint32_t tokens;      /* room of the pool */
+    uint32_t tokens_used; /* in whole pages; shared ones count once */
+    uint32_t page_tokens; /* tokens of a page */
+    uint32_t max_rows;    /* tokens of a step at most */
+    uint64_t cache_bytes;
+    uint64_t scratch_bytes; /* activations and work space */
+    dca_scheme scheme;      /* in force; chunk_size 0: plain attention */
+} dca_engine_info;
+
+DCA_API dca_status dca_engine_get_info(const dca_engine* engine, dca_engine_info* info);
+
+/* A new, empty sequence. The engine must outlive it. */
+DCA_API dca_status dca_sequence_create(dca_engine* engine, dca_sequence** sequence);
+
+/* Another sequence that holds what this one holds, without copying it: both go their own way from here. */
+DCA_API dca_status dca_sequence_fork(const dca_sequence* sequence, dca_sequence** fork);
+
+/* Frees the sequence and the pages that nobody else holds. NULL is allowed. */
+DCA_API void dca_sequence_free(dca_sequence* sequence);
+
+/* Tokens in the sequence; 0 for NULL. */
+DCA_API uint32_t dca_sequence_length(const dca_sequence* sequence);
+
+/* Forgets every token from index `length` on. */
+DCA_API dca_status dca_sequence_truncate(dca_sequence* sequence, uint32_t length);
+
+/* Tokens to append to a sequence, and where what follows from them goes. */
+typedef struct dca_feed {
+    dca_sequence* sequence;
+    const int32_t* tokens;
+    size_t n;        /* at least 1 */
+    int32_t which;   /* dca_logits; not used by dca_engine_score and dca_engine_sample */
+    float* out;      /* logits as `which` says; dca_engine_score: n - 1 values */
+    size_t capacity; /* room at `out`, floats */
+} dca_feed;
+
+/* Appends every feed's tokens, those of one step together, and writes the wanted logits. A sequence can be in
+ * `feeds` once. If it fails or is cancelled every sequence is as before. The pool has no room: DCA_ERROR_CONTEXT. */
+DCA_API dca_status dca_engine_eval(dca_engine* engine, const dca_feed* feeds, size_t n);
+
+/* The same for likelihoods (dca_session_score): each feed has at least 2 tokens. */
+DCA_API dca_status dca_engine_score(dca_engine* engine, const dca_feed* feeds, size_t n);
+
+/* A token and a number that belongs to it. */
+typedef struct dca_token_value {
+    int32_t token;
+    float value;
+} dca_token_value;
+
+/* How the token after a feed is chosen. The filters look at the model's own distribution, after penalties, biases and
+ * mask; the temperature comes last. A choice depends on the logits, these fields and the token's index alone. */
+typedef struct dca_sampling {
+    size_t size;             /* sizeof(dca_sampling), set by the caller */
+    float temperature;       /* 0 (the default): the likeliest token, the lowest id among equals */
+    uint32_t top_k;          /* keep this many of the likeliest, and those as likely as the last; 0: all */
+    float top_p;             /* keep the likeliest that together reach this probability; default 1 */
+    float min_p;             /* drop what is less likely than this share of the likeliest; default 0 */
+    float repeat_penalty;    /* logits of tokens that occur are divided by it, multiplied if negative; default 1 */
+    float presence_penalty;  /* subtracted from the logits of tokens that occur; default 0 */
+    float frequency_penalty; /* the same, times how often they do; default 0 */
+    uint32_t penalty_window; /* the last tokens of the sequence that penalties look at; default 64, 0: none */
+    uint64_t seed;
+    const dca_token_value* biases; /* added to logits */
+    size_t n_biases;
+    const uint32_t* allowed; /* NULL: all tokens. Else (n_vocab + 31) / 32 words: bit t % 32 of word t / 32 allows token t */
+    int32_t logprob;         /* not 0: report the chosen token's log-probability */
+    uint32_t top_logprobs;   /* how many of the likeliest tokens to report, at most 1,024 */
+    dca_token_value* top;    /* room for top_logprobs of them: log-probabilities, the likeliest first */
+} dca_sampling;
+
+/* Fills the struct up to sampling->size, which the caller has set. */
+DCA_API void dca_sampling_default(dca_sampling* sampling);
+
+typedef struct dca_choice {
+    int32_t token; /* -1: no token is allowed, or no logit is a number */
+    float logprob; /* natural logarithm, of the model's own distribution; if asked for */
+} dca_choice;
+
+/* Appends every feed's tokens and chooses the one that follows each, which is not appended. samplings[i] belongs to
+ * feeds[i], whose `out` is not used. */
+DCA_API dca_status dca_engine_sample(dca_engine* engine, const dca_feed* feeds, const dca_sampling* const* samplings, size_t n,
+                                     dca_choice* choices);
+
+/* ---- Sequences in files -------------------------------------------------------- */
+
+/* Writes the tokens, keys and values of a sequence to `path`, beside it first and renamed when whole. Every byte is
+ * covered by a checksum; nothing of other sequences is in the file. */
+DCA_API dca_status dca_sequence_save(const dca_sequence* sequence, const char* path);
+
+/* A new sequence from a file that dca_sequence_save wrote under the same model, scheme, RoPE and cache type on the same
+ * kind of device. Anything else, and a file with any byte changed, is DCA_ERROR_FORMAT; nothing of it is used then. */
+DCA_API dca_status dca_sequence_load(dca_engine* engine, const char* path, dca_sequence** sequence);
+
+/* The token ids that a sequence holds, valid until it changes. */
+DCA_API const int32_t* dca_sequence_tokens(const dca_sequence* sequence);
+
+/* The same for a session; loading replaces what the session holds. */
+DCA_API dca_status dca_session_save(const dca_session* session, const char* path);
+DCA_API dca_status dca_session_load(dca_session* session, const char* path);
+DCA_API const int32_t* dca_session_tokens(const dca_session* session);
+
 /* ---- Block formats ----------------------------------------------------------- */
 
 typedef struct dca_block_format {

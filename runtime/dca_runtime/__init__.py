@@ -9,7 +9,14 @@ from typing import Any
 
 _HOMES = {  # public name -> the module that defines it
     "BlockFormat": "blocks",
+    "Choice": "engine",
+    "Conversation": "conversation",
     "DcaError": "errors",
+    "DcaWarning": "errors",
+    "Document": "conversation",
+    "Engine": "engine",
+    "EngineInfo": "engine",
+    "Generation": "generate",
     "Model": "model",
     "ModelInfo": "model",
     "Sampling": "sampling",
@@ -17,6 +24,7 @@ _HOMES = {  # public name -> the module that defines it
     "Session": "session",
     "SessionInfo": "session",
     "Status": "errors",
+    "TokenSequence": "engine",
     "__version__": "version",
     "block_format": "blocks",
     "decode": "blocks",

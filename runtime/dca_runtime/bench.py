@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dca_runtime.model import Model, ModelInfo
+from dca_runtime.options import PAGE_TOKENS
 from dca_runtime.session import Session
 
 WARM_UP_TOKENS = 64  # enough to touch every weight and start every thread
@@ -141,7 +142,8 @@ def decode_bytes(info: ModelInfo, session: Session, test: Test) -> float:
     """Bytes that decoding reads: all weights for every token, and the cache filled so far."""
     state = session.info
     cached = (test.depth + (test.tokens + 1) / 2) * test.tokens  # tokens read, summed over the steps
-    return float(info.weight_bytes_used) * test.tokens + state.cache_bytes / state.context * cached
+    capacity = -(-state.context // PAGE_TOKENS) * PAGE_TOKENS
+    return float(info.weight_bytes_used) * test.tokens + state.cache_bytes / capacity * cached
 
 
 def _fill(session: Session, tokens: np.ndarray, depth: int) -> None:

@@ -22,6 +22,7 @@ CACHE_TYPES = {"f16": 0, "f32": 1, "bf16": 2, "q8": 3}  # dca_cache_type
 ROPES = {"linear": 1, "ntk": 2, "yarn": 3}  # dca_rope
 
 DEFAULT_CONTEXT = 4096  # tokens
+PAGE_TOKENS = 128  # a cache is made of pages of so many tokens (dca.h)
 
 
 class Scheme(NamedTuple):
@@ -43,5 +44,17 @@ class SessionOptions:
     scheme: Sequence[float] | None
     cache_type: str
     prefill_block: int
+    progress: Progress | None
+    rope: str | None
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """What ``Model.engine`` takes, and says of each."""
+
+    tokens: int
+    attention: str
+    scheme: Sequence[float] | None
+    cache_type: str
     progress: Progress | None
     rope: str | None

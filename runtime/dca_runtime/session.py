@@ -1,20 +1,28 @@
 """A session: the KV cache of one sequence, and the calls that extend it."""
 
 import contextlib
+import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from dca_runtime import _ffi
+from dca_runtime import _ffi, process
+from dca_runtime._convert import (
+    LOGITS_ALL,
+    LOGITS_LAST,
+    LOGITS_NONE,
+    c_path,
+    fill_cache_options,
+    scheme_of,
+    token_array,
+)
 from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError
-from dca_runtime.options import ATTENTIONS, CACHE_TYPES, ROPES, Scheme, SessionOptions, TokenIds
-
-_LOGITS_NONE, _LOGITS_LAST, _LOGITS_ALL = 0, 1, 2
+from dca_runtime.options import Scheme, SessionOptions, TokenIds
 
 
 @dataclass(frozen=True)
@@ -39,17 +47,21 @@ class Session:
         self.n_vocab = n_vocab
         self.attention = options.attention
         self.cache_type = options.cache_type
+        self.rope = options.rope
         self._callback = _ffi.Callback(options.progress)
         self._busy = threading.Lock()
+        self._home = process.Home()
         lib = _ffi.lib()
         native = ffi.new("dca_session **")
         _ffi.check(lib.dca_session_create(native_model, _native_options(options, self._callback), native))
         self._native = native[0]
         # The finalizer holds the native model, so that it goes after the session in any order of collection.
-        self._free = weakref.finalize(self, _free, lib, native[0], native_model)
+        self._free = weakref.finalize(self, _free, lib, native[0], native_model, self._home)
 
     def close(self) -> None:
-        """Frees the session. Does nothing the second time."""
+        """Frees the session. Does nothing the second time, nor in a forked child."""
+        if self._home.left():
+            return
         with self._exclusive(may_be_closed=True):
             self._free()
 
@@ -65,21 +77,21 @@ class Session:
         Call again to continue. Raises DcaError: an id is out of range, or the tokens do not fit in the
         context; the session is then as long as before, as it is when Ctrl-C or ``progress`` cancels.
         """
-        tokens = self._tokens(ids)
+        tokens = token_array(ids, self.n_vocab)
         logits = np.empty((len(tokens), self.n_vocab) if all_logits else self.n_vocab, np.float32)
-        self._append(_ffi.lib().dca_session_eval, tokens, _LOGITS_ALL if all_logits else _LOGITS_LAST, logits)
+        self._append(_ffi.lib().dca_session_eval, tokens, LOGITS_ALL if all_logits else LOGITS_LAST, logits)
         return logits
 
     def append(self, ids: TokenIds) -> None:
         """Appends tokens without computing logits: fills the cache only."""
-        self._append(_ffi.lib().dca_session_eval, self._tokens(ids), _LOGITS_NONE, None)
+        self._append(_ffi.lib().dca_session_eval, token_array(ids, self.n_vocab), LOGITS_NONE, None)
 
     def score(self, ids: TokenIds) -> np.ndarray:
         """Appends tokens; float32 (len(ids) - 1,): -log p(ids[i+1] | everything up to ids[i]).
 
         Natural logarithm. Never holds more than a block's logits.
         """
-        tokens = self._tokens(ids)
+        tokens = token_array(ids, self.n_vocab)
         nll = np.empty(max(len(tokens) - 1, 0), np.float32)
         self._append(_ffi.lib().dca_session_score, tokens, None, nll)
         return nll
@@ -118,10 +130,43 @@ class Session:
             tokens = _ffi.integer(length, 0, "length")
             _ffi.check(_ffi.lib().dca_session_copy_prefix(self._native, other._native, tokens))
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes what the session holds to ``path``, whole or not at all; see ``load``. Raises DcaError."""
+        with self._exclusive():
+            _ffi.check(_ffi.lib().dca_session_save(self._native, c_path(path)))
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Replaces what the session holds with what ``save`` wrote.
+
+        Raises DcaError: the file was written under another model, scheme, RoPE or cache type or on another
+        kind of device, it does not fit in the context, or a byte of it is damaged. The session is empty then.
+        """
+        with self._exclusive():
+            _ffi.check(_ffi.lib().dca_session_load(self._native, c_path(path)))
+
     @property
     def length(self) -> int:
         """Tokens in the cache."""
         return self.info.length
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The tokens in the cache, int32 (length,)."""
+        with self._exclusive():
+            length = self._read_info().length
+            if length == 0:
+                return np.empty(0, np.int32)
+            tokens = _ffi.lib().dca_session_tokens(self._native)
+            return np.frombuffer(ffi.buffer(tokens, 4 * length), np.int32).copy()
+
+    @contextlib.contextmanager
+    def cancelled_by(self, event: threading.Event) -> Iterator[None]:
+        """Long calls in the block end once ``event`` is set, by any thread: DcaError(Status.CANCELLED)."""
+        before, self._callback.cancel = self._callback.cancel, event
+        try:
+            yield
+        finally:
+            self._callback.cancel = before
 
     @property
     def info(self) -> SessionInfo:
@@ -135,14 +180,16 @@ class Session:
     @contextlib.contextmanager
     def _exclusive(self, may_be_closed: bool = False) -> Iterator[None]:
         """Refuses a second user: another thread, or the progress callback of a call that still runs."""
-        if not self._busy.acquire(blocking=False):
-            raise DcaError("the session is busy: a call on it has not returned yet")
-        try:
-            if not (self._free.alive or may_be_closed):
-                raise DcaError("the session is closed")
-            yield
-        finally:
-            self._busy.release()
+        self._home.check()
+        with process.calling():
+            if not self._busy.acquire(blocking=False):
+                raise DcaError("the session is busy: a call on it has not returned yet")
+            try:
+                if not (self._free.alive or may_be_closed):
+                    raise DcaError("the session is closed")
+                yield
+            finally:
+                self._busy.release()
 
     def _append(self, call: Any, tokens: np.ndarray, which: int | None, out: np.ndarray | None) -> None:
         buffer = ffi.NULL if out is None else ffi.from_buffer("float[]", out, require_writable=True)
@@ -160,22 +207,6 @@ class Session:
                 raise
             _ffi.check(status)
 
-    def _tokens(self, ids: TokenIds) -> np.ndarray:
-        """``ids`` as int32 (n,). Which of them, and how many, are good is for the library to say."""
-        array = np.asarray(ids)
-        if array.ndim != 1:
-            raise DcaError(f"expected token ids in one dimension, got shape {array.shape}")
-        if array.size == 0:
-            return np.empty(0, np.int32)
-        if not np.issubdtype(array.dtype, np.integer):
-            raise DcaError(f"token ids must be integers, got {array.dtype}")
-        tokens = np.ascontiguousarray(array, np.int32)
-        for index in np.flatnonzero(tokens != array)[:1]:  # C cannot be asked about these
-            raise DcaError(
-                f"token id {array[index]} at index {index} is not in the vocabulary of {self.n_vocab} tokens"
-            )
-        return tokens
-
     def _read_info(self) -> Any:
         info = ffi.new("dca_session_info *")
         info.size = ffi.sizeof("dca_session_info")
@@ -183,54 +214,14 @@ class Session:
         return info
 
 
-def scheme_of(native: Any) -> Scheme | None:
-    """A ``dca_scheme`` of C; chunk_size 0 is plain attention."""
-    if native.chunk_size == 0:
-        return None
-    return Scheme(*(getattr(native, name) for name in Scheme._fields))
-
-
 def _native_options(options: SessionOptions, callback: _ffi.Callback) -> Any:
     native = _ffi.options("dca_session_options")
     native.context = _ffi.integer(options.context, 1, "context")
-    native.attention = _choice(options.attention, ATTENTIONS, "attention")
-    native.cache_type = _choice(options.cache_type, CACHE_TYPES, "cache_type")
     native.prefill_block = _ffi.integer(options.prefill_block, 0, "prefill_block")
-    native.progress = callback.function
-    if options.scheme is not None:
-        _set_scheme(native.scheme, options.scheme)
-    if options.rope is not None:
-        native.rope, native.rope_factor = _rope(options.rope)
+    fill_cache_options(native, options, callback)
     return native
 
 
-def _rope(text: str) -> tuple[int, float]:
-    kind, _, factor = text.partition(":")
-    try:
-        return _choice(kind, ROPES, "rope"), float(factor)
-    except ValueError:
-        raise DcaError(f"rope must be KIND:FACTOR, as in yarn:4, got {text!r}") from None
-
-
-def _set_scheme(native: Any, scheme: Sequence[float]) -> None:
-    if len(scheme) not in (3, 5):
-        raise DcaError(
-            "scheme must be (chunk_size, local_window, pretraining_length"
-            f"[, logit_scale, logit_scale_length]), got {tuple(scheme)}"
-        )
-    native.chunk_size = _ffi.integer(scheme[0], 1, "scheme's chunk_size")
-    native.local_window = _ffi.integer(scheme[1], 0, "scheme's local_window")
-    native.pretraining_length = _ffi.integer(scheme[2], 1, "scheme's pretraining_length")
-    if len(scheme) == 5:
-        native.logit_scale = scheme[3]
-        native.logit_scale_length = _ffi.integer(scheme[4], 0, "scheme's logit_scale_length")
-
-
-def _choice(name: str, choices: dict[str, int], what: str) -> int:
-    if name not in choices:
-        raise DcaError(f"{what} must be one of {', '.join(choices)}, got {name!r}")
-    return choices[name]
-
-
-def _free(lib: Any, native: Any, native_model: Any) -> None:
-    lib.dca_session_free(native)
+def _free(lib: Any, native: Any, native_model: Any, home: process.Home) -> None:
+    if process.may_free(home):
+        lib.dca_session_free(native)

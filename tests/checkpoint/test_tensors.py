@@ -2,10 +2,11 @@
 
 import json
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_hf import stored_as, tiny_config, tiny_tensors, write_safetensors, write_shards, write_tiny_model
+from tiny_hf import stored_as, tiny_config, tiny_tensors, write_safetensors, write_tiny_model
 
 from dca_export.checkpoint.tensors import open_checkpoint, read_safetensors
 from dca_export.errors import InputError
@@ -63,6 +64,16 @@ def test_pytorch_file(tmp_path):
         np.testing.assert_array_equal(tensor.read(0, tensor.rows), expected)
 
 
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "module", "model_state_dict"])
+def test_pytorch_file_of_a_trainer(tmp_path, wrapper):
+    torch = pytest.importorskip("torch")
+    tensors = write_tiny_model(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    state = {name: torch.from_numpy(values) for name, values in tensors.items()}
+    torch.save({wrapper: state, "epoch": 3}, tmp_path / "pytorch_model.bin")
+    assert open_checkpoint(tmp_path).tensors.keys() == tensors.keys()
+
+
 def test_pytorch_file_cannot_run_code(tmp_path):
     torch = pytest.importorskip("torch")
     write_tiny_model(tmp_path)
@@ -92,6 +103,16 @@ def test_no_directory(tmp_path):
     refused(tmp_path / "absent", "no such directory")
 
 
+def test_a_name_on_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused(Path("acme/Rocket-7B"), "fetch it first: hf download acme/Rocket-7B --local-dir DIR")
+
+
+def test_a_file_is_no_directory(tmp_path):
+    (tmp_path / "m.gguf").write_bytes(b"")
+    refused(tmp_path / "m.gguf", "is no directory")
+
+
 def test_no_config(tmp_path):
     refused(tmp_path, "config.json: no such file")
 
@@ -116,8 +137,7 @@ def test_promised_tensor_missing(tmp_path):
 
 
 def test_tensor_in_two_shards(tmp_path):
-    write_tiny_model(tmp_path)
-    write_shards(tmp_path, stored_tiny(), 2)
+    write_tiny_model(tmp_path, shards=2)
     first = tmp_path / "model-00001-of-00002.safetensors"
     (tmp_path / "model-00002-of-00002.safetensors").write_bytes(first.read_bytes())
     refused(tmp_path, "is also in model-00001-of-00002.safetensors")

@@ -7,7 +7,7 @@ from tiny_hf import tiny_tokenizer, write_tokenizer
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from hf_families import make, tokens  # noqa: E402
+from hf_families import make, set_biases, tokens  # noqa: E402
 
 import dca_runtime  # noqa: E402
 from dca_export.export.plan import ExportOptions  # noqa: E402
@@ -22,6 +22,7 @@ MAGNITUDE = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_ma
 FAMILIES = {
     "llama": {},
     "llama, biases and tied": {"attention_bias": True, "tie_word_embeddings": True},
+    "llama, biases of the feed-forward": {"mlp_bias": True},
     "llama, head_dim": {"head_dim": 32},
     "llama, linear": {},
     "llama, llama3": {},
@@ -48,6 +49,7 @@ LENGTH = 60  # five chunks
 def saved(request, tmp_path_factory):
     """The model and the directory it was saved in."""
     model = make(request.param, torch.float32, **FAMILIES[request.param])
+    set_biases(model)
     directory = tmp_path_factory.mktemp("family") / "model"
     model.save_pretrained(directory)
     write_tokenizer(directory, tiny_tokenizer())

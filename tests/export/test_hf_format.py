@@ -99,6 +99,31 @@ def test_no_dca_removes_it(tmp_path):
     assert "dual_chunk_attention_config" not in config_of(tmp_path / "out")
 
 
+def test_editing_the_output_leaves_the_source(model, tmp_path):
+    before = {path.name: path.read_bytes() for path in model.iterdir()}
+    export_directory(model, tmp_path / "out", SchemeOptions())
+    for path in (tmp_path / "out").iterdir():
+        if path.suffix != ".safetensors":
+            assert path.stat().st_nlink == 1
+            path.write_text("edited")  # in place, as an editor does
+    assert {path.name: path.read_bytes() for path in model.iterdir()} == before
+
+
+@pytest.mark.parametrize("inside", ["out", "sub/out", "../link/out"])
+def test_an_output_inside_the_source_is_refused(model, tmp_path, inside):
+    (model / "sub").mkdir()
+    (tmp_path / "link").symlink_to(model)
+    with pytest.raises(InputError, match="lies in the model that is read"):
+        export_directory(model, model / inside, SchemeOptions())
+    assert not (model / inside).exists()
+
+
+def test_a_config_of_half_characters_is_written(tmp_path):
+    write_tiny_model(tmp_path / "m", **QWEN, note="\ud800")
+    export_directory(tmp_path / "m", tmp_path / "out", SchemeOptions())
+    assert config_of(tmp_path / "out")["note"] == "\ud800"
+
+
 def test_what_is_asked_for_is_stated_exactly_with_the_nearest_beside(model, tmp_path):
     asked = SchemeOptions(chunk_size=40, local_window=10, pretraining_length=64)
     facts = export_directory(model, tmp_path / "out", asked)
@@ -109,7 +134,7 @@ def test_what_is_asked_for_is_stated_exactly_with_the_nearest_beside(model, tmp_
         "exact_local_window": 10,
         "exact_pretraining_length": 64,
     }
-    assert "read chunk_size and local_size alone run local_window 23" in facts.notes[0]
+    assert "read chunk_size and local_size alone run local_window 23" in facts.notes[-1]
 
 
 def test_no_note_where_both_say_the_same(model, tmp_path):

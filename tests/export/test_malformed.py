@@ -124,6 +124,17 @@ def pytorch(content: bytes) -> Damage:
     return damage
 
 
+def pytorch_saved(state: Callable[[Any], Any]) -> Damage:
+    """Weights that torch.save wrote; state(torch) makes them."""
+
+    def damage(directory: Path) -> None:
+        torch = pytest.importorskip("torch")
+        (directory / "model.safetensors").unlink()
+        torch.save(state(torch), directory / "pytorch_model.bin")
+
+    return damage
+
+
 class Payload:
     """Pickles as a call: whoever loads it carelessly makes a file."""
 
@@ -193,6 +204,46 @@ CASES: dict[str, tuple[Damage, str]] = {
     "other activation": (config(hidden_act="gelu"), 'hidden_act is "gelu"'),
     "tied by a word": (config(tie_word_embeddings="yes"), "tie_word_embeddings is"),
     "no epsilon": (config(rms_norm_eps=...), "rms_norm_eps is missing"),
+    "epsilon of 400 digits": (config(rms_norm_eps=10**400), "rms_norm_eps is 1000"),
+    "epsilon beyond f32": (
+        config(rms_norm_eps=1e39),
+        "rms_norm_eps is 1e+39, must be finite and above 0 as a",
+    ),
+    "epsilon that f32 makes 0": (
+        config(rms_norm_eps=1e-46),
+        "rms_norm_eps is 1e-46, must be finite and above",
+    ),
+    "epsilon infinite": (config(rms_norm_eps=float("inf")), "rms_norm_eps is Infinity, must be finite"),
+    "epsilon half a character": (
+        config(rms_norm_eps="\ud800"),
+        'rms_norm_eps is "\\ud800", must be a number',
+    ),
+    "base beyond f32 when stretched": (
+        config(
+            rope_theta=3e38,
+            rope_scaling={"type": "dynamic", "factor": 3e38},
+            max_position_embeddings=2,
+            dual_chunk_attention_config={"chunk_size": 32, "local_size": 8},
+        ),
+        "config.json: llama.rope.freq_base cannot be",
+    ),
+    "infinite layers": (config(num_hidden_layers=float("inf")), "num_hidden_layers is Infinity, must be"),
+    "partial rotary of 308 digits": (config(partial_rotary_factor=1e308), "partial_rotary_factor is 1e+308"),
+    "factors beyond f32": (
+        config(rope_scaling={"type": "longrope", "short_factor": [10**400], "long_factor": [1.0]}),
+        "long_factor is",
+    ),
+    "llama3 of no frequency": (
+        config(rope_scaling={"type": "llama3", "factor": 3e38, "low_freq_factor": 1e-45}),
+        "factor",
+    ),
+    "longrope of one token": (
+        config(
+            rope_scaling={"type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.0] * 8},
+            original_max_position_embeddings=1,
+        ),
+        "original_max_position_embeddings is 1, must be at least 2",
+    ),
     "no context": (config(max_position_embeddings=...), "max_position_embeddings is missing"),
     "window of one and a half": (config(sliding_window=1.5), "sliding_window is 1.5, must be an integer"),
     "RoPE as text": (config(rope_scaling="linear"), 'rope_scaling is "linear", must be an object'),
@@ -213,10 +264,13 @@ CASES: dict[str, tuple[Damage, str]] = {
     "scheme without window": (config(**{DCA: {"chunk_size": 32}}), "local_size"),
     "scheme with a long window": (config(**{DCA: {"chunk_size": 32, "local_size": 40}}), DCA),
     "quantised by GPTQ": (
-        config(quantization_config={"quant_method": "gptq"}),
-        'quant_method is "gptq", only fp8',
+        add("model.layers.0.mlp.up_proj.qweight", "I32", np.zeros((8, 96), np.int32)),
+        "tensor model.layers.0.mlp.up_proj.qweight is quantised by GPTQ",
     ),
-    "quantised, but how": (config(quantization_config={}), "quant_method"),
+    "blocks without end": (
+        config(quantization_config={"quant_method": "fp8", "weight_block_size": [1e300, 128]}),
+        "weight_block_size",
+    ),
     "quantisation as text": (config(quantization_config="int8"), "quantization_config is"),
     "fp8 scale NaN": (fp8([[1, 1], [1, float("nan")]]), "weight_scale_inv"),
     "fp8 scales too few": (fp8([[1, 1]]), "weight_scale_inv"),
@@ -254,9 +308,21 @@ CASES: dict[str, tuple[Damage, str]] = {
     "index with a number": (sharded(json_file(INDEX, weight_map={"a": 7})), "weight_map sends a to 7"),
     "bin with a payload": (pytorch(pickle.dumps(Payload())), "pytorch_model.bin: cannot be read as PyTorch"),
     "bin of nonsense": (pytorch(b"nonsense"), "pytorch_model.bin: cannot be read as PyTorch weights"),
+    "bin by number": (pytorch_saved(lambda torch: {0: torch.zeros(2)}), "expected a dictionary from names"),
+    "bin sparse": (
+        pytorch_saved(lambda torch: {"model.norm.weight": torch.zeros(64).to_sparse()}),
+        "tensor model.norm.weight is a sparse_coo tensor",
+    ),
+    "bin without numbers": (
+        pytorch_saved(lambda torch: {"model.norm.weight": torch.zeros(64, device="meta")}),
+        "tensor model.norm.weight is a meta tensor",
+    ),
     "bin empty": (pytorch(b""), "pytorch_model.bin: cannot be read as PyTorch weights"),
     # tokenizer
-    "no tokenizer": (file("tokenizer.json", None), "no tokenizer (tokenizer.json or tokenizer.model)"),
+    "no tokenizer": (
+        file("tokenizer.json", None),
+        "no tokenizer (tokenizer.json or tokenizer.model, or vocab.json",
+    ),
     "tokenizer is no JSON": (file("tokenizer.json", b"{"), "tokenizer.json: not a valid tokenizer"),
     "tokenizer is binary": (file("tokenizer.json", b"\xff\0"), "tokenizer.json: not valid UTF-8"),
     "tokenizer of words": (
@@ -285,7 +351,10 @@ CASES: dict[str, tuple[Damage, str]] = {
         json_file("tokenizer_config.json", chat_template=[3]),
         "chat_template must be",
     ),
-    "chat template binary": (file("chat_template.jinja", b"\xff\xfe"), "malformed tokenizer configuration"),
+    "chat template binary": (
+        file("chat_template.jinja", b"\xff\xfe"),
+        "chat_template.jinja: not valid UTF-8",
+    ),
 }
 
 

@@ -1,12 +1,20 @@
 """Outputs: what is refused before anything is written, and files that appear whole or not at all."""
 
 import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 
 from dca_export.errors import InputError
 from dca_export.export.output_file import (
+    check_apart,
     check_output,
+    check_report,
     check_space,
     directory_beside,
     move_into_place,
@@ -76,6 +84,145 @@ def test_files_get_the_permissions_of_any_new_file(tmp_path):
         (directory / "out").write_text("")
         move_into_place({directory / "out": tmp_path / "out"}, force=False)
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "ordinary").stat().st_mode
+
+
+HOLDS_A_DIRECTORY = """
+import sys, time
+from pathlib import Path
+from dca_export.export.output_file import directory_beside
+with directory_beside(Path(sys.argv[1])) as directory:
+    (directory / "half").write_text("half")
+    print(directory, flush=True)
+    time.sleep(60)
+"""
+
+
+def writing_process(path: Path) -> tuple[subprocess.Popen, Path]:
+    """A process that is in the middle of writing `path`, and the directory it writes in."""
+    command = [sys.executable, "-c", HOLDS_A_DIRECTORY, str(path)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_that_ends_the_process_leaves_nothing(tmp_path, number):
+    process, directory = writing_process(tmp_path / "out.gguf")
+    assert directory.is_dir()
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (128 + number, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next(tmp_path):
+    process, directory = writing_process(tmp_path / "out.gguf")
+    process.kill()
+    process.communicate(timeout=30)
+    assert (directory / "half").is_file()
+    with directory_beside(tmp_path / "other.gguf"):
+        assert not directory.exists()
+
+
+def test_what_another_process_writes_in_stays(tmp_path):
+    process, directory = writing_process(tmp_path / "out.gguf")
+    with directory_beside(tmp_path / "out.gguf"):
+        assert (directory / "half").is_file()
+    process.terminate()
+    process.communicate(timeout=30)
+
+
+def test_a_directory_of_someone_else_stays(tmp_path):
+    other = tmp_path / ".out.gguf.abcdefgh.part"
+    other.mkdir()
+    (other / "mine").write_text("mine")
+    with directory_beside(tmp_path / "out.gguf"):
+        pass
+    assert (other / "mine").read_text() == "mine"
+
+
+def test_handlers_of_the_program_stay(tmp_path):
+    def mine(*_: object) -> None: ...
+
+    before = signal.signal(signal.SIGTERM, mine)
+    try:
+        with directory_beside(tmp_path / "out"):
+            assert signal.getsignal(signal.SIGTERM) is mine
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_files_can_be_written_in_any_thread(tmp_path):
+    thread = threading.Thread(target=write_file, args=(tmp_path / "a", b"data"))
+    thread.start()
+    thread.join()
+    assert (tmp_path / "a").read_bytes() == b"data"
+
+
+def test_a_device_stays_one():
+    before = os.stat("/dev/null")
+    write_file(Path("/dev/null"), b"data")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
+    assert os.stat("/dev/null").st_ino == before.st_ino
+
+
+def test_a_pipe_is_written_into(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    read: list[bytes] = []
+    reader = threading.Thread(target=lambda: read.append((tmp_path / "pipe").read_bytes()))
+    reader.start()
+    write_file(tmp_path / "pipe", b"data" * 50_000)
+    reader.join()
+    assert read == [b"data" * 50_000]
+    assert stat.S_ISFIFO(os.stat(tmp_path / "pipe").st_mode)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_stays_and_its_file_is_written(tmp_path, there):
+    (tmp_path / "far").mkdir()
+    real = tmp_path / "far" / "real.json"
+    if there:
+        real.write_text("before")
+    (tmp_path / "link.json").symlink_to(real)
+    write_file(tmp_path / "link.json", b"after")
+    assert (tmp_path / "link.json").is_symlink()
+    assert real.read_bytes() == b"after"
+    assert [path.name for path in real.parent.iterdir()] == ["real.json"]
+
+
+def test_an_export_goes_where_a_link_leads(tmp_path):
+    (tmp_path / "real").write_text("before")
+    (tmp_path / "link").symlink_to("real")
+    with directory_beside(tmp_path / "link") as directory:
+        (directory / "link").write_text("after")
+        move_into_place({directory / "link": tmp_path / "link"}, force=True)
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "real").read_text() == "after"
+
+
+def test_a_link_to_nothing_is_no_output(tmp_path):
+    (tmp_path / "link").symlink_to("absent")
+    with pytest.raises(InputError, match="is a link to absent, which does not exist"):
+        check_output(tmp_path / "link", force=True)
+
+
+def test_a_report_is_no_other_file_of_the_command(tmp_path):
+    (tmp_path / "model").write_text("")
+    (tmp_path / "link").symlink_to("model")
+    for path in (tmp_path / "model", tmp_path / "link", tmp_path / "." / "model"):
+        with pytest.raises(InputError, match="is also read or written otherwise"):
+            check_report(path, tmp_path / "model")
+    check_report(tmp_path / "report", tmp_path / "model")
+    check_report(Path("/dev/null"))
+
+
+def test_a_file_of_the_model_under_another_name(tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "config.json").write_text("{}")
+    os.link(tmp_path / "m" / "config.json", tmp_path / "linked.json")
+    with pytest.raises(InputError, match="is part of the model that is read"):
+        check_apart(tmp_path / "linked.json", tmp_path / "m")
 
 
 def test_write_file_replaces_and_leaves_nothing_else(tmp_path):

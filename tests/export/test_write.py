@@ -1,13 +1,15 @@
 """Whole exports: files that gguf's reader and the runtime accept, and failures that leave nothing."""
 
 import json
+import os
 import resource
+import shutil
 import signal
 
 import gguf
 import numpy as np
 import pytest
-from tiny_hf import stored_as, tiny_config, write_tiny_model
+from tiny_hf import stored_as, tiny_config, write_safetensors, write_tiny_model
 
 import dca_runtime
 from dca_export.errors import InputError
@@ -129,7 +131,9 @@ def test_a_scheme_in_a_second_config_is_noted(tmp_path):
 
 
 def test_sliding_window_is_noted(tmp_path):
-    write_tiny_model(tmp_path / "m", sliding_window=32)
+    write_tiny_model(
+        tmp_path / "m", sliding_window=32, architectures=["MistralForCausalLM"], model_type="mistral"
+    )
     summary = export_model(tmp_path / "m", tmp_path / "out.gguf").summary
     assert summary.scheme.trained.tokens == 32
     assert "sliding_window 32 is not used" in summary.scheme.notes[0]
@@ -354,3 +358,128 @@ def test_export_needs_no_tokenizer_json_if_there_is_a_model(tmp_path):
     (tmp_path / "m" / "tokenizer.model").write_bytes(pieces + BPE)
     export_model(tmp_path / "m", tmp_path / "out.gguf")
     assert read(tmp_path / "out.gguf")[0]["tokenizer.ggml.tokens"] == ["<unk>", "<s>", "a"]
+
+
+@pytest.mark.parametrize("changed", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("how", ["in place", "replaced", "removed"])
+def test_a_source_that_changes_meanwhile_is_noticed(tmp_path, changed, how):
+    write_tiny_model(tmp_path / "m")
+    path = tmp_path / "m" / changed
+
+    def change(done: int, total: int) -> None:
+        if how == "removed":
+            path.unlink(missing_ok=True)
+        elif how == "in place":
+            with open(path, "r+b") as file:
+                file.write(path.read_bytes()[:1])
+            os.utime(path)
+        elif done < 50_000:
+            os.replace(shutil.copyfile(path, tmp_path / "other"), path)
+
+    (tmp_path / "out").mkdir()
+    with pytest.raises((InputError, FileNotFoundError), match=f"{changed}: was changed|No such file"):
+        export_model(tmp_path / "m", tmp_path / "out" / "out.gguf", progress=change)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_gguf_that_changes_meanwhile_is_noticed(tmp_path, tiny_gguf):
+    source = tmp_path / "model.gguf"
+    source.write_bytes(tiny_gguf().read_bytes())
+    with pytest.raises(InputError, match="model.gguf: was changed while it was read"):
+        export_model(source, tmp_path / "out.gguf", progress=lambda done, total: os.utime(source))
+    assert not (tmp_path / "out.gguf").exists()
+
+
+def test_other_files_of_the_directory_may_change(tmp_path):
+    write_tiny_model(tmp_path / "m")
+    (tmp_path / "m" / "train.log").write_text("")
+    log = tmp_path / "m" / "train.log"
+    export_model(tmp_path / "m", tmp_path / "out.gguf", progress=lambda *_: log.write_text("more"))
+
+
+def test_auto_takes_the_type_that_holds_most_values(tmp_path):
+    tensors = write_tiny_model(tmp_path / "m")
+    dtypes = {name: "F32" if "embed" in name else "BF16" for name in tensors}
+    stored = {name: (dtypes[name], stored_as(values, dtypes[name])) for name, values in tensors.items()}
+    write_safetensors(tmp_path / "m" / "model.safetensors", stored)
+    assert export_model(tmp_path / "m", tmp_path / "out.gguf").summary.types["BF16"] == 16
+
+
+def test_two_matrices_of_a_model_that_says_tied(tmp_path):
+    tensors = write_tiny_model(tmp_path / "m")
+    (tmp_path / "m" / "config.json").write_text(json.dumps(tiny_config(tie_word_embeddings=True)))
+    exported = export_model(tmp_path / "m", tmp_path / "out.gguf", ExportOptions("f32"))
+    _, written = read(tmp_path / "out.gguf")
+    np.testing.assert_array_equal(written["output.weight"], tensors["lm_head.weight"])
+    assert any("both are exported" in note for note in exported.summary.scheme.notes)
+
+
+@pytest.mark.parametrize("kind", ["IQ4_XS", "IQ3_S", "TQ2_0", "F64"])
+def test_a_type_the_runtime_cannot_run_is_named(tmp_path, kind):
+    number = gguf.GGMLQuantizationType[kind]
+    values, size = gguf.GGML_QUANT_SIZES[number]
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    data = np.zeros((2, 256 // values * size), np.uint8)
+    writer.add_tensor("blk.0.ffn_down.weight", data, raw_dtype=number)
+    finish(writer)
+    with pytest.raises(
+        InputError, match=f"blk.0.ffn_down.weight is of type {kind}, which dca-run cannot run"
+    ):
+        export_model(tmp_path / "m.gguf", tmp_path / "out.gguf")
+
+
+def test_experts_apart_are_said_to_be_an_old_file(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tensor("blk.0.ffn_gate.3.weight", np.zeros((4, 4), np.float32))
+    finish(writer)
+    with pytest.raises(InputError, match="blk.0.ffn_gate.3.weight is one expert, as files of the first"):
+        export_model(tmp_path / "m.gguf", tmp_path / "out.gguf")
+
+
+def test_a_bias_the_runtime_would_leave_out_is_refused(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_tensor("blk.0.attn_q.bias", np.zeros(4, np.float32))
+    writer.add_tensor("blk.11.ffn_norm.bias", np.zeros(4, np.float32))
+    finish(writer)
+    with pytest.raises(InputError, match="tensor blk.11.ffn_norm.bias is a bias that dca-run does not know"):
+        export_model(tmp_path / "m.gguf", tmp_path / "out.gguf")
+
+
+def finish(writer: gguf.GGUFWriter) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+HASH = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        (f"models--acme--Rocket-7B/snapshots/{HASH}", "Rocket 7B"),
+        (f"models--Rocket-7B/snapshots/{HASH}", "Rocket 7B"),
+        (f"Rocket-7B/{HASH}", "Rocket 7B"),
+        ("Rocket-7B", "Rocket 7B"),
+    ],
+)
+def test_the_hash_of_a_cache_is_no_name(tmp_path, path, name):
+    write_tiny_model(tmp_path / path)
+    export_model(tmp_path / path, tmp_path / "out.gguf")
+    keys, _ = read(tmp_path / "out.gguf")
+    assert keys["general.name"] == name
+    assert not [key for key, value in keys.items() if key.startswith("general.") and HASH in str(value)]
+
+
+def test_model_cards_and_defaults_of_other_types_are_passed_over(tmp_path):
+    write_tiny_model(tmp_path / "m")
+    defaults = {"top_k": 2**40, "temperature": 1e39, "top_p": 0.9, "min_p": 10**400}
+    (tmp_path / "m" / "generation_config.json").write_text(json.dumps(defaults))
+    card = {"license": 5, "license_name": ["x"], "language": [1, "en"], "tags": {"a": 1}, "model_name": [3]}
+    (tmp_path / "m" / "README.md").write_text(f"---\n{json.dumps(card)}\n---\n")
+    export_model(tmp_path / "m", tmp_path / "out.gguf")
+    keys, _ = read(tmp_path / "out.gguf")
+    assert [key for key in keys if key.startswith("general.sampling")] == ["general.sampling.top_p"]
+    assert keys["general.languages"] == ["en"]
+    assert "general.license" not in keys

@@ -168,8 +168,8 @@ def test_wrong_shape_names_file_and_tensor(tmp_path):
 
 def test_a_tensor_without_a_place_is_refused(tmp_path):
     tensors = tiny_tensors(tiny_config())
-    tensors["model.layers.0.mlp.gate_proj.bias"] = np.ones(96, np.float32)
-    tensors["model.layers.7.mlp.gate_proj.bias"] = np.ones(96, np.float32)
-    message = r"mlp.gate_proj.bias has no place in LlamaForCausalLM .* \(nor have 1 others\)"
+    tensors["model.layers.0.input_layernorm.bias"] = np.ones(96, np.float32)
+    tensors["model.layers.7.input_layernorm.bias"] = np.ones(96, np.float32)
+    message = r"input_layernorm.bias has no place in LlamaForCausalLM .* \(nor have 1 others\)"
     with pytest.raises(InputError, match=message):
         planned(tmp_path, tensors)

@@ -203,6 +203,46 @@ def test_a_sliding_window_is_all_that_was_seen():
     assert context_length(mistral).tokens == 32768
 
 
+WINDOW = {"sliding_window": 1024, "use_sliding_window": True, "num_hidden_layers": 4}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "window"),
+    [
+        ("llama", {}, None),  # the class has no windows
+        ("mistral", {}, 1024),
+        ("phi3", {}, 1024),
+        ("mixtral", {}, 1024),
+        ("qwen2", {"max_window_layers": 4}, None),
+        ("qwen2", {"max_window_layers": 3}, 1024),
+        ("qwen2", {}, None),  # 28 layers without one is the default
+        ("qwen2", {"max_window_layers": 0, "layer_types": ["full_attention"] * 4}, None),
+        ("qwen3", {"layer_types": ["full_attention"] * 3 + ["sliding_attention"]}, 1024),
+        ("qwen2_moe", {"max_window_layers": 0}, None),
+        ("qwen2_moe", {"max_window_layers": 2}, 1024),
+        ("qwen3_moe", {"max_window_layers": 4}, 1024),
+        ("qwen3_moe", {"use_sliding_window": False}, None),
+    ],
+)
+def test_a_window_counts_where_a_layer_has_it(family, changes, window):
+    """The truth is transformers': which layers its class gives the window to."""
+    assert sliding_window(config(**(WINDOW | {"model_type": family} | changes))) == window
+
+
+def test_yarn_that_was_trained_on_reaches_what_it_was_stretched_to():
+    scaling = YARN | {"finetuned": True}
+    assert trained(scaling, max_position_embeddings=131072) == 131072
+    assert trained(scaling, max_position_embeddings=32768) == 131072  # 4 x 32768, as some configs leave it
+    assert rope_values(config(scaling))["rope.scaling.finetuned"] is True
+    assert "rope.scaling.finetuned" not in rope_values(config(YARN | {"finetuned": False}))
+
+
+def test_the_first_llama_configs_call_the_length_otherwise():
+    first = Config({"max_sequence_length": 2048}, "config.json")
+    assert context_length(first).tokens == trained_length(first).tokens == 2048
+    assert context_length(first).source == "max_sequence_length"
+
+
 def test_a_window_that_is_switched_off_does_not_count():
     assert sliding_window(config(sliding_window=1024, use_sliding_window=False)) is None
     assert sliding_window(config(sliding_window=1024, model_type="qwen2")) is None

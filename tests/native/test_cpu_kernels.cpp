@@ -15,6 +15,7 @@
 namespace {
 
 using namespace dca::cpu;
+using dca::KeyRange;
 
 std::vector<const Kernels*> tables() {
     std::vector<const Kernels*> all;
@@ -37,9 +38,10 @@ bool close(double found, double expected, double tolerance) {
 }
 
 /// One layer and key head that holds these keys and values (keys × head_dim), stored by `kernels`.
-KvCache filled_cache(const Kernels& kernels, dca_cache_type type, int head_dim, const std::vector<float>& k, const std::vector<float>& v) {
+CpuKvCache filled_cache(const Kernels& kernels, dca_cache_type type, int head_dim, const std::vector<float>& k,
+                        const std::vector<float>& v) {
     const auto keys = static_cast<uint32_t>(k.size() / head_dim);
-    KvCache cache(1, 1, head_dim, keys, type);
+    CpuKvCache cache(1, 1, head_dim, keys, type);
     const auto t = static_cast<size_t>(cache.type());
     for (uint32_t j = 0; j < keys; ++j) {
         kernels.store_keys[t](k.data() + size_t{j} * head_dim, head_dim, 1, 1, cache.keys(0, 0), cache.key_scales(0, 0), j);
@@ -161,7 +163,7 @@ TEST(attention_over_a_span_is_a_softmax) {
         for (const auto [type, tolerance] :
              {Case{DCA_CACHE_F32, 2e-5}, Case{DCA_CACHE_F16, 4e-3}, Case{DCA_CACHE_BF16, 4e-2}, Case{DCA_CACHE_Q8, 4e-2}}) {
             for (const Kernels* kernels : tables()) {
-                const KvCache cache = filled_cache(*kernels, type, head_dim, k, v);
+                const CpuKvCache cache = filled_cache(*kernels, type, head_dim, k, v);
                 const auto t = static_cast<size_t>(cache.type());
                 auto q = random_values(size_t(group) * head_dim * panel_lanes, 12);
                 for (float& value : q) value *= 1.4427f / std::sqrt(static_cast<float>(head_dim));
@@ -170,7 +172,7 @@ TEST(attention_over_a_span_is_a_softmax) {
                 const uint32_t first_query = 130;
                 std::vector<float> out(q.size()), maximum(size_t(group) * panel_lanes, -INFINITY), sum(maximum.size());
                 std::vector<float> scratch(attend_scratch_floats(group, head_dim));
-                for (const KeySpan span : {KeySpan{5, 40}, KeySpan{40, 162}}) {
+                for (const KeyRange span : {KeyRange{5, 40}, KeyRange{40, 162}}) {
                     kernels->attend_panel[t]({q.data(), out.data(), maximum.data(), sum.data(), group, head_dim, cache.view(0, 0), span,
                                               first_query, scratch.data()});
                 }
@@ -178,7 +180,7 @@ TEST(attention_over_a_span_is_a_softmax) {
                 for (int g = 0; g < group; ++g) {
                     for (int d = 0; d < head_dim; ++d) row_q[g * head_dim + d] = q[(g * head_dim + d) * panel_lanes + lane];
                 }
-                for (const KeySpan span : {KeySpan{5, 40}, KeySpan{40, 151}}) {
+                for (const KeyRange span : {KeyRange{5, 40}, KeyRange{40, 151}}) {
                     kernels->attend_row[t](
                         {row_q.data(), row_out.data(), row_maximum.data(), row_sum.data(), group, head_dim, cache.view(0, 0), span});
                 }
@@ -220,11 +222,11 @@ TEST(attention_of_panels_and_rows_agrees_on_the_same_cache) {
             for (float& value : q) value *= 1.4427f / (std::sqrt(static_cast<float>(head_dim)) * outlier);
             for (const dca_cache_type type : {DCA_CACHE_F32, DCA_CACHE_F16, DCA_CACHE_BF16, DCA_CACHE_Q8}) {
                 for (const Kernels* kernels : tables()) {
-                    const KvCache cache = filled_cache(*kernels, type, head_dim, k, v);
+                    const CpuKvCache cache = filled_cache(*kernels, type, head_dim, k, v);
                     const auto t = static_cast<size_t>(cache.type());
                     std::vector<float> out(q.size()), maximum(size_t(group) * panel_lanes, -INFINITY), sum(maximum.size());
                     std::vector<float> scratch(attend_scratch_floats(group, head_dim));
-                    for (const KeySpan span : {KeySpan{7, 480}, KeySpan{480, keys}}) {
+                    for (const KeyRange span : {KeyRange{7, 480}, KeyRange{480, keys}}) {
                         kernels->attend_panel[t]({q.data(), out.data(), maximum.data(), sum.data(), group, head_dim, cache.view(0, 0), span,
                                                   first_query, scratch.data()});
                     }

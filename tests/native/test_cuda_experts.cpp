@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cuda/expert_order.h"
+#include "cuda/experts/order.h"
 
 namespace {
 
@@ -128,7 +128,7 @@ TEST(cuda_experts_lie_one_behind_the_other) {
                 for (int c = 0; c < 4; ++c) {
                     float expected[8], found[8];
                     decode_eight<P>(whole, row, u, c, expected);
-                    decode_eight<P>(of_stack(first, row / rows), row % rows, u, c, found);
+                    decode_eight<P>(expert_matrix(first, row / rows), row % rows, u, c, found);
                     CHECK(std::ranges::equal(expected, found));
                 }
             }
@@ -140,6 +140,6 @@ TEST(cuda_experts_lie_one_behind_the_other) {
     }
     std::vector<uint16_t> dense(rows * cols * depth);
     const Matrix first{WeightFormat::F16, rows, cols, dense.data(), nullptr, nullptr};
-    CHECK(of_stack(first, 3).low == dense.data() + 3 * rows * cols);
-    CHECK(of_stack(first, 3).high == nullptr && of_stack(first, 3).scales == nullptr);
+    CHECK(expert_matrix(first, 3).low == dense.data() + 3 * rows * cols);
+    CHECK(expert_matrix(first, 3).high == nullptr && expert_matrix(first, 3).scales == nullptr);
 }

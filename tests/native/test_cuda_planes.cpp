@@ -6,7 +6,7 @@
 
 #include "check.h"
 #include "core/block_formats.h"
-#include "cuda/unpack.h"
+#include "cuda/weights/unpack.h"
 
 namespace {
 

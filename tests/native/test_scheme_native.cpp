@@ -1,9 +1,13 @@
+// Dual Chunk Attention's positions against the figures of the paper (arXiv 2402.17463).
 #include "core/scheme.h"
 
+#include <algorithm>
+#include <array>
 #include <vector>
 
 #include "check.h"
 #include "core/error.h"
+#include "core/key_ranges.h"
 
 namespace {
 
@@ -11,31 +15,41 @@ dca::Scheme scheme(uint32_t s, uint32_t w, uint32_t c, int32_t attention = DCA_A
     return dca::make_scheme({s, w, c, 0.0f, 0}, attention);
 }
 
-/// The relative position of every key of query i, read off the ranges.
+/// The relative position of every key that query i sees, read off the ranges.
 std::vector<uint32_t> relative_row(const dca::Scheme& scheme, uint32_t i) {
-    const dca::KeyRanges ranges = dca::key_ranges(scheme, i);
+    const uint32_t chunk = i / scheme.chunk_size;
     std::vector<uint32_t> row;
-    for (uint32_t j = ranges.begin; j <= i; ++j) {
-        const uint32_t query = j < ranges.inter_end        ? scheme.inter_position()
-                               : j < ranges.successive_end ? scheme.successive_position(i)
-                                                           : scheme.intra_position(i);
-        row.push_back(query - scheme.key_position(j));
+    for (uint32_t range = dca::range_count(scheme, chunk); range-- > 0;) {
+        const dca::KeyRange keys = dca::key_range(scheme, chunk, static_cast<dca::Range>(range), i + 1);
+        const uint32_t query = scheme.query_position(static_cast<dca::Range>(range), i % scheme.chunk_size);
+        for (uint32_t j = keys.begin; j < keys.end; ++j) row.push_back(query - scheme.key_position(j));
     }
     return row;
 }
+
+using Row = std::vector<uint32_t>;
 
 }  // namespace
 
 TEST(scheme_gives_the_papers_figure_2) {
     const dca::Scheme figure = scheme(6, 4, 10);
-    CHECK((relative_row(figure, 6) == std::vector<uint32_t>{6, 5, 4, 3, 2, 1, 0}));
-    CHECK(figure.successive_position(6) == 6 && figure.successive_position(9) == 9);
-    CHECK(figure.successive_position(10) == 9 && figure.inter_position() == 9);
+    const std::array<uint32_t, 6> successive{6, 7, 8, 9, 9, 9};
+    for (uint32_t i = 0; i < 12; ++i) {
+        const uint32_t r = i % 6;
+        CHECK(figure.key_position(i) == r);
+        CHECK(figure.query_position(dca::Range::Intra, r) == r);
+        CHECK(figure.query_position(dca::Range::Successive, r) == successive[r]);
+        CHECK(figure.query_position(dca::Range::Inter, r) == 9);
+    }
+    CHECK((relative_row(figure, 6) == Row{6, 5, 4, 3, 2, 1, 0}));
 }
 
 TEST(scheme_gives_the_papers_figure_8) {
     const dca::Scheme figure = scheme(4, 3, 8);
-    CHECK(figure.successive_position(7) == 7 && figure.successive_position(8) == 4);
+    for (uint32_t r = 0; r < 4; ++r) {
+        CHECK(figure.query_position(dca::Range::Successive, r) == 4 + r);
+        CHECK(figure.query_position(dca::Range::Inter, r) == 7);
+    }
     uint32_t largest = 0;
     for (uint32_t i = 0; i < 12; ++i) {
         for (const uint32_t distance : relative_row(figure, i)) largest = std::max(largest, distance);
@@ -43,10 +57,19 @@ TEST(scheme_gives_the_papers_figure_8) {
     CHECK(largest == 7);
 }
 
+TEST(positions_are_the_ordinary_ones_in_the_first_chunk) {
+    const dca::Scheme figure = scheme(6, 4, 10);
+    for (uint32_t i = 0; i < 6; ++i) {
+        const Row row = relative_row(figure, i);
+        CHECK(row.size() == i + 1);
+        for (uint32_t j = 0; j <= i; ++j) CHECK(row[j] == i - j);
+    }
+}
+
 TEST(plain_attention_is_one_endless_chunk) {
     const dca::Scheme plain = scheme(6, 4, 10, DCA_ATTENTION_PLAIN);
     CHECK(plain.plain());
-    CHECK((relative_row(plain, 8) == std::vector<uint32_t>{8, 7, 6, 5, 4, 3, 2, 1, 0}));
+    CHECK((relative_row(plain, 8) == Row{8, 7, 6, 5, 4, 3, 2, 1, 0}));
     CHECK(plain.position_count(100) == 100);
 }
 

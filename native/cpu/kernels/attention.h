@@ -167,7 +167,7 @@ inline void mask_scores(float* scores, uint32_t first, int count, const AttendPa
         if (key < args.span.begin) {
             for (int lane = 0; lane < panel_lanes; ++lane) row[lane] = minus_infinity;
         } else if (key > args.first_query) {
-            const int hidden = static_cast<int>(key - args.first_query);  // lanes whose query comes before the key
+            const auto hidden = static_cast<int>(key - args.first_query);  // lanes whose query comes before the key
             for (int lane = 0; lane < hidden && lane < panel_lanes; ++lane) row[lane] = minus_infinity;
         }
     }
@@ -205,18 +205,20 @@ struct TileWeights {
     return {sum, exp2_of(tile_top - base)};
 }
 
-/// Calls visit(first, count) for the span's tiles of keys.
+/// Calls visit(first, count) for the span's tiles of keys. They end at multiples of key_tile, so that where pages lie
+/// decides nothing about the sums: a page is a tile.
 template <class Visit>
-[[gnu::always_inline]] inline void for_key_tiles(KeySpan span, Visit visit) {
-    for (uint32_t first = span.begin / panel_lanes * panel_lanes; first < span.end; first += key_tile) {
-        const uint32_t left = span.end - first;
-        visit(first, left < uint32_t{key_tile} ? static_cast<int>(left) : key_tile);
+[[gnu::always_inline]] inline void for_key_tiles(KeyRange span, Visit visit) {
+    for (uint32_t first = span.begin / panel_lanes * panel_lanes; first < span.end;) {
+        const uint32_t next = (first / key_tile + 1) * key_tile;
+        visit(first, static_cast<int>((next < span.end ? next : span.end) - first));
+        first = next;
     }
 }
 
 /// Whether some lane does not see some key of a tile.
 inline bool is_masked(uint32_t first, int count, const AttendPanelArgs& args) {
-    return first < args.span.begin || first + count > args.first_query + 1;
+    return first < args.span.begin || int64_t{first} + count > args.first_query + 1;
 }
 
 template <class Cache>

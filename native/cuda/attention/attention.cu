@@ -1,0 +1,104 @@
+// Checks arguments and picks a kernel.
+#include "cuda/attention/attention.h"
+
+#include <algorithm>
+
+#include "cuda/attention/kernels.h"
+#include "cuda/attention/prefill_dequantized.h"
+
+namespace dca::cuda {
+namespace {
+
+bool aligned_16(const void* pointer) { return pointer && reinterpret_cast<uintptr_t>(pointer) % 16 == 0; }
+
+bool valid_shape(const AttentionShape& s) {
+    return s.n_kv_heads > 0 && s.n_heads > 0 && s.n_heads % s.n_kv_heads == 0 && s.head_dim > 0 && s.head_dim <= 256 &&
+           s.head_dim % 2 == 0 && s.rotary_dim >= 0 && s.rotary_dim <= s.head_dim && s.rotary_dim % 2 == 0 && s.scale > 0.0f;
+}
+
+/// Whether the scheme makes sense and the table has every position that `context` tokens use.
+bool valid_positions(const Scheme& s, const RotaryTable& rotary, const AttentionShape& shape, uint32_t context) {
+    if (s.chunk_size == 0 || s.chunk_size > Scheme::endless || context > Scheme::endless ||
+        (s.logit_scale != 0.0f && s.logit_scale_length == 0))
+        return false;
+    uint32_t positions = std::min(s.chunk_size, context);
+    if (context > s.chunk_size && !s.intra_only) {
+        if (s.pretraining_length == 0) return false;
+        positions = std::max(positions, s.pretraining_length);
+    }
+    return shape.rotary_dim == 0 || (aligned_16(rotary.cos_sin) && rotary.n_positions >= positions);
+}
+
+bool valid_cache(const LayerCache& c, const AttentionShape& shape) {
+    const bool scales = c.type != CacheType::Q8 || (c.key_scales && c.value_scales);
+    return c.type != CacheType::F32 && aligned_16(c.keys) && aligned_16(c.values) && scales && c.capacity > 0 &&
+           c.capacity <= Scheme::endless && (shape.head_dim % 8 == 0 || c.type != CacheType::Q8);
+}
+
+}  // namespace
+
+WorkOrder make_work_order(const Card& card, const PrefillArgs& args, const QueryBlocks& blocks) {
+    const uint64_t element_bytes = args.cache.type == CacheType::Q8 ? 1 : 2;
+    const uint64_t head_bytes = 2 * (uint64_t{args.start} + args.n_queries) * args.shape.head_dim * element_bytes;
+    // Half the cache: it also holds queries and output, and Hopper's two halves may hold copies.
+    const uint64_t kv_heads = std::clamp<uint64_t>(card.l2_bytes / 2 / head_bytes, 1, args.shape.n_kv_heads);
+    const uint32_t group = args.shape.n_heads / args.shape.n_kv_heads;
+    return {blocks.count, static_cast<uint32_t>(args.shape.n_heads), static_cast<uint32_t>(kv_heads) * group};
+}
+
+size_t prefill_workspace_bytes() { return kDequantizedOffset; }
+
+size_t prefill_workspace_bytes(const AttentionShape& shape, uint32_t context, int32_t kv_heads) {
+    return kDequantizedOffset + kv_heads * dequantized_head_bytes(shape, context);
+}
+
+cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
+    const uint64_t context = uint64_t{args.start} + args.n_queries;
+    if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || args.n_queries == 0 || context > args.cache.capacity ||
+        !valid_positions(args.scheme, args.rotary, args.shape, context) || !aligned_16(args.q) || !aligned_16(args.out) ||
+        !aligned_16(args.workspace) || args.workspace_bytes < prefill_workspace_bytes())
+        return cudaErrorInvalidValue;
+
+    const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
+    const bool sm80 = vectors && card.compute_capability >= 80 && fast_shape(args.shape);
+    const bool sm90 = sm80 && prefill_sm90_takes(card, args);
+    switch (args.kernel) {
+        case PrefillKernel::Auto:
+            if (sm90) return launch_prefill_sm90(card, args, stream);
+            return sm80 ? launch_prefill_sm80(card, args, stream) : launch_simple(args, nullptr, stream);
+        case PrefillKernel::Simple: return launch_simple(args, nullptr, stream);
+        case PrefillKernel::Sm80: return sm80 ? launch_prefill_sm80(card, args, stream) : cudaErrorNotSupported;
+        case PrefillKernel::Sm90: return sm90 ? launch_prefill_sm90(card, args, stream) : cudaErrorNotSupported;
+    }
+    return cudaErrorInvalidValue;
+}
+
+cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream) {
+    if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || !valid_positions(args.scheme, args.rotary, args.shape, 1) ||
+        !aligned_16(args.q) || !aligned_16(args.out) || !args.length || !args.workspace)
+        return cudaErrorInvalidValue;
+    if (card.compute_capability >= 80 && fast_shape(args.shape)) return launch_decode(card, args, stream);
+
+    PrefillArgs simple{};
+    simple.shape = args.shape;
+    simple.scheme = args.scheme;
+    simple.cache = args.cache;
+    simple.rotary = args.rotary;
+    simple.q = args.q;
+    simple.out = args.out;
+    simple.dtype = args.dtype;
+    simple.n_queries = 1;
+    return launch_simple(simple, args.length, stream);
+}
+
+cudaError_t store_keys_values(const StoreArgs& args, cudaStream_t stream) {
+    const uint64_t context = args.length ? args.n_tokens : uint64_t{args.start} + args.n_tokens;
+    if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || args.n_tokens == 0 || context > args.cache.capacity ||
+        !valid_positions(args.scheme, args.rotary, args.shape,
+                         static_cast<uint32_t>(std::min<uint64_t>(context, args.scheme.chunk_size))) ||
+        !args.k || !args.v)
+        return cudaErrorInvalidValue;
+    return launch_store(args, stream);
+}
+
+}  // namespace dca::cuda

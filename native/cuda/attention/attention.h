@@ -1,0 +1,121 @@
+// Attention on an NVIDIA GPU: Dual Chunk Attention and, as one endless chunk, plain causal
+// attention. Launch functions over raw device memory; nothing here knows models or sessions.
+//
+// Queries arrive un-rotated: the kernels rotate them once per key range (core/scheme.h).
+// Keys lie in the cache rotated at P_k = index mod s, so the cache never changes afterwards.
+// All functions launch on `stream`, return without waiting and allocate nothing. They return
+// cudaErrorInvalidValue when an argument contradicts the comments below.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/cache_type.h"
+#include "core/scheme.h"
+#include "cuda/device/card.h"
+#include "cuda/device/dtype.h"
+
+namespace dca::cuda {
+
+struct AttentionShape {
+    int32_t n_heads;  // a multiple of n_kv_heads
+    int32_t n_kv_heads;
+    int32_t head_dim;          // even, at most 256; 64, 80, 96, 128 and 256 have fast kernels
+    int32_t rotary_dim;        // even, at most head_dim; the fast kernels want a multiple of 8
+    int32_t rope_interleaved;  // 1: pairs (2j, 2j + 1); 0: pairs (j, j + rotary_dim / 2)
+    float scale;               // of the logits, usually 1 / sqrt(head_dim)
+};
+
+/// One layer's keys and values: F16, BF16 or Q8. Pointers are 16-byte aligned.
+///
+/// Q8: unsigned bytes with one f16 scale for the key and one for the value of each head and token; a
+/// value is (byte - 128) * scale. Scales have at most seven significant bits and end at 56.5, so values
+/// end at 7,175. Products over a Q8 cache are computed in f16. On SmolLM2's keys and values attention's
+/// relative error is 1.8e-2 this way, 1.5e-2 with a scale for every 32 values (Q8_0), 4.8e-2 with scaled
+/// fp8 e4m3.
+struct LayerCache {
+    void* keys;          // (n_kv_heads, capacity, head_dim), rotated
+    void* values;        // (n_kv_heads, capacity, head_dim)
+    void* key_scales;    // f16 (n_kv_heads, capacity); Q8 only
+    void* value_scales;  // f16 (n_kv_heads, capacity); Q8 only
+    uint32_t capacity;   // tokens
+    CacheType type;
+};
+
+/// cos and sin of every position the scheme uses, times the model's attention factor if any.
+struct RotaryTable {
+    const float2* cos_sin;  // (n_positions, rotary_dim / 2), 16-byte aligned
+    uint32_t n_positions;
+};
+
+/// Which prefill kernel runs. Auto takes the fastest that the card and the shape allow.
+enum class PrefillKernel : int32_t { Auto = 0, Simple = 1, Sm80 = 2, Sm90 = 3 };
+
+struct PrefillArgs {
+    AttentionShape shape;
+    Scheme scheme;
+    LayerCache cache;  // holds the keys and values of indices [0, start + n_queries)
+    RotaryTable rotary;
+    const void* q;           // (n_queries, n_heads, head_dim), 16-byte aligned
+    void* out;               // the same shape
+    int64_t q_stride;        // elements between tokens, a multiple of 8
+    int64_t out_stride;      // likewise
+    Dtype dtype;             // of q and out
+    uint32_t start;          // index of the first query
+    uint32_t n_queries;      // >= 1
+    void* workspace;         // 16-byte aligned
+    size_t workspace_bytes;  // at least prefill_workspace_bytes()
+    PrefillKernel kernel;
+};
+
+/// Causal attention of n_queries tokens over a cache that already holds their keys.
+cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStream_t stream);
+
+/// Device bytes that `workspace` must have, whatever the call.
+size_t prefill_workspace_bytes();
+
+/// Device bytes with which prefill over a Q8 cache of `context` tokens can use the Hopper kernel, which
+/// wants 16-bit tiles: the cache of `kv_heads` key heads is dequantized at a time (more is faster where
+/// calls have few queries). With less, or few queries, the bytes are dequantized tile by tile in the sm_80 kernel.
+size_t prefill_workspace_bytes(const AttentionShape& shape, uint32_t context, int32_t kv_heads);
+
+struct DecodeArgs {
+    AttentionShape shape;
+    Scheme scheme;
+    LayerCache cache;
+    RotaryTable rotary;
+    const void* q;           // (n_heads, head_dim), 16-byte aligned
+    void* out;               // (n_heads, head_dim)
+    Dtype dtype;             // of q and out
+    const uint32_t* length;  // device memory: tokens in the cache, the query's own included; 1 ... capacity
+    void* workspace;         // decode_workspace_bytes(shape), zeroed once; every call leaves its counters zero
+};
+
+/// Attention of the newest token. The rotary table must reach as far as the lengths will. The launch does not
+/// depend on the length, so a CUDA graph that holds it serves every step.
+cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream);
+
+/// Device bytes for attention_decode.
+size_t decode_workspace_bytes(const Card& card, const AttentionShape& shape);
+
+struct StoreArgs {
+    AttentionShape shape;
+    Scheme scheme;
+    LayerCache cache;
+    RotaryTable rotary;
+    const void* k;     // (n_tokens, n_kv_heads, head_dim), un-rotated
+    const void* v;     // (n_tokens, n_kv_heads, head_dim)
+    int64_t k_stride;  // elements between tokens
+    int64_t v_stride;
+    Dtype dtype;             // of k and v
+    uint32_t start;          // index of the first token, if `length` is null
+    const uint32_t* length;  // device memory: tokens in the cache after the store; the first index is length - n_tokens
+    uint32_t n_tokens;
+};
+
+/// Rotates keys at P_k and writes them and the values into the cache, rounding to its dtype.
+cudaError_t store_keys_values(const StoreArgs& args, cudaStream_t stream);
+
+}  // namespace dca::cuda

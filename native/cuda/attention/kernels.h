@@ -1,0 +1,34 @@
+// The kernels behind attention.h, each with its launch function. Arguments have been checked.
+#pragma once
+
+#include "core/key_ranges.h"
+#include "cuda/attention/attention.h"
+#include "cuda/attention/work_order.h"
+
+namespace dca::cuda {
+
+/// Any head size up to 256. With `length` not null the queries end at index *length - 1 instead
+/// of starting at args.start.
+cudaError_t launch_simple(const PrefillArgs& args, const uint32_t* length, cudaStream_t stream);
+
+/// Whether the fast kernels take this shape.
+inline bool fast_shape(const AttentionShape& shape) {
+    const int d = shape.head_dim;
+    return (d == 64 || d == 80 || d == 96 || d == 128 || d == 256) && shape.rotary_dim % 8 == 0;
+}
+
+cudaError_t launch_prefill_sm80(const Card& card, const PrefillArgs& args, cudaStream_t stream);
+
+/// Hopper: TMA and wgmma. Head sizes up to 128; a Q8 cache is dequantized in the workspace first.
+bool prefill_sm90_takes(const Card& card, const PrefillArgs& args);
+cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaStream_t stream);
+
+/// Decode for fast shapes.
+cudaError_t launch_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream);
+
+cudaError_t launch_store(const StoreArgs& args, cudaStream_t stream);
+
+/// The order of work for these blocks of queries, the sections sized to the card's L2 cache.
+WorkOrder make_work_order(const Card& card, const PrefillArgs& args, const QueryBlocks& blocks);
+
+}  // namespace dca::cuda

@@ -1,0 +1,69 @@
+#include "cuda/attention/prefill_dequantized.h"
+
+#include <algorithm>
+
+#include "core/key_ranges.h"
+#include "cuda/attention/q8_cache.cuh"
+
+namespace dca::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+/// Rows [0, n_keys) of heads [first_head, first_head + gridDim.y) to f16: keys where blockIdx.z is 0, values
+/// where it is 1. `out` is (2, gridDim.y, n_keys, head_dim). A thread dequantizes 8 bytes.
+__global__ void __launch_bounds__(kThreads)
+    dequantize_kernel(const LayerCache cache, int head_dim, uint32_t first_head, uint32_t n_keys, __half* out) {
+    const size_t at = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
+    const uint32_t vectors = head_dim / 8;
+    if (at >= static_cast<size_t>(n_keys) * vectors) return;
+    const size_t row = static_cast<size_t>(first_head + blockIdx.y) * cache.capacity + at / vectors;
+    const uint8_t* bytes = static_cast<const uint8_t*>(blockIdx.z == 0 ? cache.keys : cache.values) + row * head_dim + at % vectors * 8;
+    const __half scale = static_cast<const __half*>(blockIdx.z == 0 ? cache.key_scales : cache.value_scales)[row];
+    const uint4 values = dequantize_eight(__ldcs(reinterpret_cast<const uint2*>(bytes)), scale);
+    const size_t head = static_cast<size_t>(blockIdx.z) * gridDim.y + blockIdx.y;
+    reinterpret_cast<uint4*>(out)[head * n_keys * vectors + at] = values;
+}
+
+}  // namespace
+
+bool dequantizing_pays(const PrefillArgs& args) {
+    // Dequantizing moves 10 bytes a value and the sm_80 kernel runs at half the speed: even at about 270
+    // queries a key head, counting the query heads that share it.
+    constexpr uint64_t kLeastQueries = 512;
+    const uint64_t context = uint64_t{args.start} + args.n_queries;
+    const uint64_t queries = uint64_t{args.n_queries} * (args.shape.n_heads / args.shape.n_kv_heads);
+    return queries >= kLeastQueries && args.workspace_bytes >= kDequantizedOffset + dequantized_head_bytes(args.shape, context);
+}
+
+cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
+    const uint32_t n_keys = args.start + args.n_queries;
+    const uint32_t kv_heads = args.shape.n_kv_heads, group = args.shape.n_heads / args.shape.n_kv_heads;
+    const uint32_t room = static_cast<uint32_t>(
+        std::min<size_t>(kv_heads, (args.workspace_bytes - kDequantizedOffset) / dequantized_head_bytes(args.shape, n_keys)));
+    const uint32_t passes = ceil_div(kv_heads, room), heads_at_once = ceil_div(kv_heads, passes);
+    __half* dequantized = reinterpret_cast<__half*>(static_cast<uint8_t*>(args.workspace) + kDequantizedOffset);
+
+    for (uint32_t first = 0; first < kv_heads; first += heads_at_once) {
+        const uint32_t heads = std::min(heads_at_once, kv_heads - first);
+        const size_t vectors = static_cast<size_t>(n_keys) * (args.shape.head_dim / 8);
+        const dim3 grid(static_cast<uint32_t>((vectors + kThreads - 1) / kThreads), heads, 2);
+        dequantize_kernel<<<grid, kThreads, 0, stream>>>(args.cache, args.shape.head_dim, first, n_keys, dequantized);
+        cudaError_t error = cudaGetLastError();
+        if (error != cudaSuccess) return error;
+
+        const size_t first_value = static_cast<size_t>(first) * group * args.shape.head_dim;
+        PrefillArgs part = args;
+        part.shape.n_kv_heads = heads;
+        part.shape.n_heads = heads * group;
+        part.cache = {dequantized,   dequantized + static_cast<size_t>(heads) * n_keys * args.shape.head_dim, nullptr, nullptr, n_keys,
+                      CacheType::F16};
+        part.q = static_cast<const uint16_t*>(args.q) + first_value;
+        part.out = static_cast<uint16_t*>(args.out) + first_value;
+        error = launch_prefill_sm90(card, part, stream);
+        if (error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
+}
+
+}  // namespace dca::cuda

@@ -1,0 +1,20 @@
+// Prefill over a Q8 cache through 16-bit tiles in the workspace.
+#pragma once
+
+#include "cuda/attention/kernels.h"
+
+namespace dca::cuda {
+
+/// Bytes before the dequantized rows: the Hopper kernel's own workspace.
+constexpr size_t kDequantizedOffset = 256;
+
+/// Device bytes of one key head's keys and values, dequantized.
+inline size_t dequantized_head_bytes(const AttentionShape& shape, uint64_t context) { return 2 * context * shape.head_dim * 2; }
+
+/// Whether there is room for at least one key head and enough work to pay for dequantizing it.
+bool dequantizing_pays(const PrefillArgs& args);
+
+/// Key heads in as few groups as the workspace holds, each dequantized to f16 and then attended to.
+cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args, cudaStream_t stream);
+
+}  // namespace dca::cuda

@@ -1,0 +1,345 @@
+// Prefill attention on Hopper. One producer warp copies tiles with the copy engine; consumer
+// warpgroups multiply with wgmma, 64 queries each: while one multiplies, another does its softmax,
+// and within a warpgroup the next tile's Q K^T runs during the current softmax (the schedule of
+// FlashAttention-3, Shah et al., arXiv 2407.08608). Blocks of threads persist and draw work from a
+// counter.
+//
+// Dual Chunk Attention adds one thing: where the walk over the keys enters another range, each warp
+// rotates its 16 queries anew, from the un-rotated copy in shared memory, to where the products read
+// them: registers if there is room (3 % faster: shared memory is the busier), else shared memory.
+// After the last range the un-rotated copy is free for the next block's queries.
+#pragma once
+
+#include "cuda/attention/epilogue.cuh"
+#include "cuda/attention/mask.cuh"
+#include "cuda/attention/query_rotation.cuh"
+#include "cuda/attention/softmax.cuh"
+#include "cuda/attention/work_order.h"
+#include "cuda/device/wgmma.cuh"
+
+namespace dca::cuda::sm90 {
+
+struct Params {
+    AttentionShape shape;
+    Scheme scheme;
+    QueryBlocks blocks;
+    WorkOrder order;
+    const float2* cos_sin;
+    void* out;
+    int64_t out_stride;
+    Dtype dtype;         // of queries and output
+    float scale_log2;    // scale * log2(e)
+    int32_t* next_item;  // counter of items drawn beyond the first of each thread block
+};
+
+template <int kHeadDim_, class T_>
+struct Config {
+    using T = T_;
+    static constexpr int kHeadDim = kHeadDim_;
+    static constexpr int kConsumers = kHeadDim <= 64 ? 3 : 2;
+    static constexpr int kRows = 64 * kConsumers;
+    static constexpr int kKeys = 128;
+    static constexpr int kStages = 2;
+    static constexpr int kThreads = 128 * (kConsumers + 1);
+    static constexpr bool kQueriesInRegisters = kConsumers == 2;
+    static constexpr bool kTurns = kConsumers > 2;  // at the tensor cores; two find their own rhythm, 2 % faster
+    static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
+    static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
+    static constexpr uint32_t kQueryBytes = kRows * kHeadDim * 2;
+    static constexpr uint32_t kTileBytes = kKeys * kHeadDim * 2;
+};
+
+template <class C>
+struct Shared {
+    alignas(1024) uint8_t keys[C::kStages][C::kTileBytes];
+    alignas(1024) uint8_t values[C::kStages][C::kTileBytes];
+    alignas(1024) uint8_t rotated[C::kQueryBytes];  // queries; the output on its way out
+    alignas(1024) uint8_t queries[C::kQueryBytes];  // (kRows, kHeadDim), un-rotated
+    alignas(8) uint64_t keys_full[C::kStages], keys_empty[C::kStages];
+    uint64_t values_full[C::kStages], values_empty[C::kStages];
+    uint64_t queries_full, queries_empty;
+    int32_t item;  // whose queries these are; negative: no more work
+};
+
+/// Named barriers: one per warpgroup for its own threads, one for its turn at the tensor cores.
+__device__ __forceinline__ uint32_t own_barrier(int consumer) { return 1 + consumer; }
+__device__ __forceinline__ uint32_t turn_barrier(int consumer) { return 4 + consumer; }
+
+/// Position in a ring of kStages buffers.
+template <int kStages>
+struct Ring {
+    uint32_t stage = 0, phase = 0;
+
+    __device__ __forceinline__ void advance() {
+        if (++stage == kStages) stage = 0, phase ^= 1;
+    }
+};
+
+template <class C>
+__device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap* map, uint32_t barrier, uint32_t row, uint32_t head) {
+    using P = Panels<C::kHeadDim>;
+    ptx::barrier_arrive_expect(barrier, C::kTileBytes);
+#pragma unroll
+    for (int panel = 0; panel < P::kCount; ++panel)
+        ptx::copy_box(to + panel * C::kKeys * P::kRowBytes, map, barrier, panel * P::kWidth, row, head);
+}
+
+template <class C>
+__device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_map, const CUtensorMap* k_map, const CUtensorMap* v_map,
+                                        const Params& params) {
+    const int group = params.shape.n_heads / params.shape.n_kv_heads;
+    Ring<C::kStages> ring;
+    uint32_t q_phase = 0;
+    uint32_t item = blockIdx.x;
+    for (;; q_phase ^= 1) {
+        ptx::barrier_wait(ptx::shared_address(&shared.queries_empty), q_phase ^ 1);
+        const uint32_t q_full = ptx::shared_address(&shared.queries_full);
+        if (item >= params.order.count()) {
+            shared.item = -1;
+            ptx::barrier_arrive(q_full);
+            return;
+        }
+        const WorkOrder::Item work = params.order.at(item);
+        const QueryBlock block = params.blocks.at(work.block);
+        shared.item = item;
+        ptx::barrier_arrive_expect(q_full, C::kQueryBytes);
+        ptx::copy_box(ptx::shared_address(shared.queries), q_map, q_full, 0, work.head, block.first - params.blocks.start);
+        item = gridDim.x + atomicAdd(params.next_item, 1);
+
+        TileWalk<C::kKeys> walk(params.scheme, block);
+        do {
+            ptx::barrier_wait(ptx::shared_address(&shared.keys_empty[ring.stage]), ring.phase ^ 1);
+            copy_tile<C>(ptx::shared_address(shared.keys[ring.stage]), k_map, ptx::shared_address(&shared.keys_full[ring.stage]), walk.key,
+                         work.head / group);
+            ptx::barrier_wait(ptx::shared_address(&shared.values_empty[ring.stage]), ring.phase ^ 1);
+            copy_tile<C>(ptx::shared_address(shared.values[ring.stage]), v_map, ptx::shared_address(&shared.values_full[ring.stage]),
+                         walk.key, work.head / group);
+            ring.advance();
+        } while (walk.next());
+    }
+}
+
+/// One consumer warpgroup's view of the block it works on.
+template <class C>
+struct Consumer {
+    using T = typename C::T;
+    using P = Panels<C::kHeadDim>;
+    static constexpr int kDepth = 16;  // of one product
+
+    Shared<C>& shared;
+    const Params& params;
+    const int index = __shfl_sync(~0u, threadIdx.x / 128, 0) - 1;  // uniform, and known to be
+    const int thread = threadIdx.x % 128;
+    const int lane = threadIdx.x % 32;
+    const int first_row = 64 * index;                    // of this warpgroup, in the block
+    const int warp_row = 64 * index + thread / 32 * 16;  // of this warp
+
+    /// What warps write into `rotated` is ready for its readers, or read. Rows stay within a warp, but
+    /// wgmma reads shared memory for the whole warpgroup.
+    __device__ __forceinline__ void join() const {
+        if constexpr (C::kQueriesInRegisters) {
+            __syncwarp();
+        } else {
+            ptx::fence_async_proxy();
+            ptx::named_sync(own_barrier(index), 128);
+        }
+    }
+
+    /// One arrival a warp, once it needs the buffer no more.
+    __device__ __forceinline__ void release(const uint64_t& barrier) const {
+        if (lane == 0) ptx::barrier_arrive(ptx::shared_address(&barrier));
+    }
+
+    /// Every thread for itself: each has read the queries and the item with ordinary loads.
+    __device__ __forceinline__ void release_queries() const { ptx::barrier_arrive(ptx::shared_address(&shared.queries_empty)); }
+
+    __device__ __forceinline__ void await_turn() const { ptx::named_sync(turn_barrier(index), 256); }
+    __device__ __forceinline__ void pass_turn() const { ptx::named_arrive(turn_barrier(index + 1 == C::kConsumers ? 0 : index + 1), 256); }
+
+    /// Index of the query in `row` of the block; rows past the block repeat its last.
+    static __device__ __forceinline__ uint32_t index_of(const QueryBlock& block, int row) {
+        return block.first + min(static_cast<uint32_t>(row), block.rows - 1);
+    }
+
+    /// Rotates this warp's queries for the keys of `range`. No product may be under way.
+    __device__ __forceinline__ void rotate(const QueryBlock& block, Range range, uint32_t (&q)[C::kHeadDim / 4]) const {
+        join();
+        constexpr int kPieces = C::kHeadDim / 8;                               // of a row
+        constexpr int kItems = 16 * kPieces / 32;                              // of a thread
+        constexpr int kBatch = kItems % 8 == 0 ? 4 : kItems % 2 == 0 ? 2 : 1;  // loaded together; more would spill
+        const QueryRotation rotation{params.shape, params.scheme, params.cos_sin, params.dtype};
+#pragma unroll 1
+        for (int done = 0; done < kItems; done += kBatch) {
+            QueryRotation::Loaded loaded[kBatch];
+#pragma unroll
+            for (int n = 0; n < kBatch; ++n) {
+                const int at = (done + n) * 32 + lane, row = warp_row + at / kPieces;
+                const uint32_t r = index_of(block, row) - block.chunk * params.scheme.chunk_size;
+                rotation.load(loaded[n], shared.queries + row * C::kHeadDim * 2, at % kPieces, range, r);
+            }
+#pragma unroll
+            for (int n = 0; n < kBatch; ++n) {
+                const int at = (done + n) * 32 + lane, row = warp_row + at / kPieces;
+                rotation.finish<T>(loaded[n], at % kPieces, params.scheme.logit_factor(index_of(block, row)), [&](int e, uint2 values) {
+                    *reinterpret_cast<uint2*>(shared.rotated + P::offset(C::kRows, row, e)) = values;
+                });
+            }
+        }
+        join();
+        if constexpr (C::kQueriesInRegisters) {
+#pragma unroll
+            for (int e = 0; e < C::kHeadDim; e += kDepth)
+                ptx::load_matrices(*reinterpret_cast<uint32_t (*)[4]>(&q[e / 4]),
+                                   ptx::shared_address(shared.rotated) + P::offset(C::kRows, warp_row + lane % 16, e + lane / 16 * 8));
+        }
+    }
+
+    /// Issues s = Q K^T.
+    __device__ __forceinline__ void multiply_keys(float (&s)[C::kKeys / 2], const uint32_t (&q)[C::kHeadDim / 4], uint32_t stage) const {
+        const uint64_t shared_q = wgmma::descriptor<C::kHeadDim>(ptx::shared_address(shared.rotated) + first_row * P::kRowBytes, 16);
+        const uint64_t k = wgmma::descriptor<C::kHeadDim>(ptx::shared_address(shared.keys[stage]), 16);
+#pragma unroll
+        for (int e = 0; e < C::kHeadDim; e += kDepth) {
+            const int panel = e / P::kWidth, column = e % P::kWidth * 2;
+            const uint64_t tile = wgmma::advance(k, panel * C::kKeys * P::kRowBytes + column);
+            using Product = wgmma::Product<C::kKeys, T>;
+            if constexpr (C::kQueriesInRegisters)
+                Product::template registers<false>(s, q + e / 4, tile, e > 0);
+            else
+                Product::shared(s, wgmma::advance(shared_q, panel * C::kRows * P::kRowBytes + column), tile, e > 0);
+        }
+    }
+
+    /// Issues o += P V.
+    __device__ __forceinline__ void multiply_values(float (&o)[C::kHeadDim / 2], const uint32_t (&p)[C::kKeys / 4], uint32_t stage) const {
+        const uint64_t v = wgmma::descriptor<C::kHeadDim>(ptx::shared_address(shared.values[stage]), C::kKeys * P::kRowBytes);
+#pragma unroll
+        for (int key = 0; key < C::kKeys; key += kDepth)
+            wgmma::Product<C::kHeadDim, T>::template registers<true>(o, p + key / 4, wgmma::advance(v, key * P::kRowBytes), 1);
+    }
+
+    __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const TileWalk<C::kKeys>& walk) const {
+        TileMask<C::kKeys>(walk, lane, block.first + first_row).apply(s, thread / 32 * 16 + lane / 4);
+    }
+
+    /// Divides by the sums and writes the block's rows out, through the shared tile of the queries.
+    __device__ __forceinline__ void write(const float (&o)[C::kHeadDim / 2], const float (&inverse)[2], const QueryBlock& block,
+                                          uint32_t head) const {
+        join();
+        stage_output<C::kHeadDim, C::kRows>(shared.rotated, lane, warp_row + lane / 4, o, inverse, params.dtype);
+        join();
+        write_output<C::kHeadDim, C::kRows, 16>(shared.rotated, lane, warp_row,
+                                                {params.out, params.out_stride, block.first - params.blocks.start, block.rows, head});
+    }
+
+    __device__ __forceinline__ void run() const {
+        if (C::kTurns && index + 1 == C::kConsumers) pass_turn();  // the first warpgroup has the first turn
+        Ring<C::kStages> ring;
+        for (uint32_t q_phase = 0;; q_phase ^= 1) {
+            ptx::barrier_wait(ptx::shared_address(&shared.queries_full), q_phase);
+            if (shared.item < 0) return;
+            const WorkOrder::Item work = params.order.at(shared.item);
+            const QueryBlock block = params.blocks.at(work.block);
+            TileWalk<C::kKeys> walk(params.scheme, block);
+            OnlineSoftmax softmax;
+            float s[C::kKeys / 2], o[C::kHeadDim / 2], keep[2];
+            uint32_t p[C::kKeys / 4], q[C::kHeadDim / 4];  // operands; q if the queries are in registers
+            rotate(block, walk.range(), q);
+            if (walk.in_last_range()) release_queries();
+            ptx::barrier_wait(ptx::shared_address(&shared.keys_full[ring.stage]), ring.phase);
+            wgmma::fence();
+            multiply_keys(s, q, ring.stage);
+            wgmma::commit();
+            wgmma::wait<0>();
+            wgmma::pin(s);
+            release(shared.keys_empty[ring.stage]);
+            mask(s, block, walk);
+            softmax.step(s, params.scale_log2, keep);
+            to_operands<T>(s, p);
+#pragma unroll
+            for (int n = 0; n < C::kHeadDim / 2; ++n) o[n] = 0.0f;
+
+            while (walk.next()) {
+                if (walk.entered) {
+                    rotate(block, walk.range(), q);
+                    if (walk.in_last_range()) release_queries();
+                }
+                const Ring<C::kStages> previous = ring;
+                ring.advance();
+                ptx::barrier_wait(ptx::shared_address(&shared.keys_full[ring.stage]), ring.phase);
+                if constexpr (C::kTurns) await_turn();
+                wgmma::pin(s), wgmma::pin(o), wgmma::pin(p);
+                if constexpr (C::kQueriesInRegisters) wgmma::pin(q);
+                wgmma::fence();
+                multiply_keys(s, q, ring.stage);
+                wgmma::commit();
+                ptx::barrier_wait(ptx::shared_address(&shared.values_full[previous.stage]), previous.phase);
+                wgmma::fence();
+                multiply_values(o, p, previous.stage);
+                wgmma::commit();
+                if constexpr (C::kTurns) pass_turn();
+                wgmma::wait<1>();
+                wgmma::pin(s);
+                release(shared.keys_empty[ring.stage]);
+                mask(s, block, walk);
+                softmax.step(s, params.scale_log2, keep);
+                // The assembler takes waits to be free to move and would put the next one in front of the
+                // softmax, which then overlaps with nothing. Asking again for values that are here stops it.
+                // With three warpgroups the others fill the gap, and the question costs more than it saves.
+                if constexpr (C::kQueriesInRegisters)
+                    ptx::barrier_wait(ptx::shared_address(&shared.values_full[previous.stage]), previous.phase);
+                wgmma::wait<0>();
+                wgmma::pin(s), wgmma::pin(o);
+                release(shared.values_empty[previous.stage]);
+                to_operands<T>(s, p);
+                rescale(o, keep);
+            }
+
+            ptx::barrier_wait(ptx::shared_address(&shared.values_full[ring.stage]), ring.phase);
+            wgmma::pin(o), wgmma::pin(p);
+            wgmma::fence();
+            multiply_values(o, p, ring.stage);
+            wgmma::commit();
+            float inverse[2];
+            softmax.inverse_sums(inverse);
+            wgmma::wait<0>();
+            wgmma::pin(o);
+            release(shared.values_empty[ring.stage]);
+            ring.advance();
+            write(o, inverse, block, work.head);
+        }
+    }
+};
+
+template <class C>
+__global__ void __launch_bounds__(C::kThreads, 1)
+    prefill_kernel(const __grid_constant__ CUtensorMap q_map, const __grid_constant__ CUtensorMap k_map,
+                   const __grid_constant__ CUtensorMap v_map, const __grid_constant__ Params params) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+    extern __shared__ uint8_t memory[];
+    Shared<C>& shared = *reinterpret_cast<Shared<C>*>((reinterpret_cast<uintptr_t>(memory) + 1023) & ~uintptr_t{1023});
+    if (threadIdx.x == 0) {
+        ptx::prefetch_map(&q_map), ptx::prefetch_map(&k_map), ptx::prefetch_map(&v_map);
+        constexpr uint32_t kConsumerWarps = 4 * C::kConsumers;
+        for (int stage = 0; stage < C::kStages; ++stage) {
+            ptx::barrier_init(ptx::shared_address(&shared.keys_full[stage]), 1);
+            ptx::barrier_init(ptx::shared_address(&shared.keys_empty[stage]), kConsumerWarps);
+            ptx::barrier_init(ptx::shared_address(&shared.values_full[stage]), 1);
+            ptx::barrier_init(ptx::shared_address(&shared.values_empty[stage]), kConsumerWarps);
+        }
+        ptx::barrier_init(ptx::shared_address(&shared.queries_full), 1);
+        ptx::barrier_init(ptx::shared_address(&shared.queries_empty), 128 * C::kConsumers);
+        ptx::barrier_init_fence();
+    }
+    __syncthreads();
+    if (threadIdx.x < 128) {
+        ptx::give_registers<C::kProducerRegisters>();
+        if (threadIdx.x == 0) produce<C>(shared, &q_map, &k_map, &v_map, params);
+    } else {
+        ptx::take_registers<C::kConsumerRegisters>();
+        Consumer<C>{shared, params}.run();
+    }
+#endif
+}
+
+}  // namespace dca::cuda::sm90

@@ -1,0 +1,85 @@
+// The oracle of the fast kernels, and the kernel for shapes that they do not cover: one warp
+// per query and head, f32 throughout, the three key ranges one after the other.
+#include "core/key_ranges.h"
+#include "cuda/attention/kernels.h"
+#include "cuda/attention/q8_cache.cuh"
+#include "cuda/attention/query_rotation.cuh"
+#include "cuda/attention/softmax.cuh"
+
+namespace dca::cuda {
+namespace {
+
+constexpr int kMaxPerLane = 8;  // head_dim <= 256
+constexpr int kWarps = 4;
+
+struct CacheReader {
+    LayerCache cache;
+    int head_dim;
+
+    __device__ float key(size_t row, int e) const { return read(cache.keys, cache.key_scales, row, e); }
+    __device__ float value(size_t row, int e) const { return read(cache.values, cache.value_scales, row, e); }
+
+private:
+    __device__ float read(const void* data, const void* scales, size_t row, int e) const {
+        const size_t at = row * head_dim + e;
+        if (cache.type == CacheType::F16) return __half2float(static_cast<const __half*>(data)[at]);
+        if (cache.type == CacheType::BF16) return __bfloat162float(static_cast<const __nv_bfloat16*>(data)[at]);
+        return q8_value(static_cast<const uint8_t*>(data)[at], static_cast<const __half*>(scales)[row]);
+    }
+};
+
+__global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs args, const uint32_t* length) {
+    const AttentionShape& shape = args.shape;
+    const int lane = threadIdx.x % 32;
+    const uint32_t query = blockIdx.x * kWarps + threadIdx.x / 32;
+    const int head = blockIdx.y;
+    if (query >= args.n_queries || (length && *length == 0)) return;
+
+    const uint32_t i = (length ? min(*length, args.cache.capacity) - 1 : args.start) + query;
+    const uint32_t chunk = i / args.scheme.chunk_size;
+    const float factor = args.scheme.logit_factor(i);
+    const size_t q_row = static_cast<size_t>(query) * args.q_stride + static_cast<size_t>(head) * shape.head_dim;
+    const size_t first_key_row = static_cast<size_t>(head / (shape.n_heads / shape.n_kv_heads)) * args.cache.capacity;
+    const CacheReader cache{args.cache, shape.head_dim};
+
+    float q[kMaxPerLane], acc[kMaxPerLane] = {};  // elements lane, lane + 32, ...
+    float maximum = kNoMaximum, sum = 0.0f;
+    for (uint32_t range = 0; range < range_count(args.scheme, chunk); ++range) {
+        const uint32_t position = args.scheme.query_position(static_cast<Range>(range), i - chunk * args.scheme.chunk_size);
+        const float2* cos_sin = args.rotary.cos_sin + static_cast<size_t>(position) * (shape.rotary_dim / 2);
+        for (int n = 0; n < kMaxPerLane; ++n) {
+            const int e = lane + 32 * n;
+            q[n] = 0.0f;
+            if (e >= shape.head_dim) continue;
+            q[n] = rotated_element(shape, args.q, q_row, e, args.dtype, cos_sin) * factor;
+        }
+
+        const KeyRange keys = key_range(args.scheme, chunk, static_cast<Range>(range), i + 1);
+        for (uint32_t key = keys.begin; key < keys.end; ++key) {
+            float dot = 0.0f;
+            for (int n = 0; n < kMaxPerLane; ++n)
+                if (lane + 32 * n < shape.head_dim) dot += q[n] * cache.key(first_key_row + key, lane + 32 * n);
+            for (int step = 16; step > 0; step /= 2) dot += __shfl_xor_sync(~0u, dot, step);
+            const float logit = dot * shape.scale;
+            const float raised = fmaxf(maximum, logit);
+            const float keep = expf(maximum - raised), weight = expf(logit - raised);
+            maximum = raised;
+            sum = sum * keep + weight;
+            for (int n = 0; n < kMaxPerLane; ++n)
+                if (lane + 32 * n < shape.head_dim) acc[n] = acc[n] * keep + weight * cache.value(first_key_row + key, lane + 32 * n);
+        }
+    }
+    const size_t out_row = static_cast<size_t>(query) * args.out_stride + static_cast<size_t>(head) * shape.head_dim;
+    for (int n = 0; n < kMaxPerLane; ++n)
+        if (lane + 32 * n < shape.head_dim) store_element(args.out, out_row + lane + 32 * n, args.dtype, acc[n] / sum);
+}
+
+}  // namespace
+
+cudaError_t launch_simple(const PrefillArgs& args, const uint32_t* length, cudaStream_t stream) {
+    const dim3 grid(ceil_div(args.n_queries, kWarps), args.shape.n_heads);
+    simple_kernel<<<grid, 32 * kWarps, 0, stream>>>(args, length);
+    return cudaGetLastError();
+}
+
+}  // namespace dca::cuda

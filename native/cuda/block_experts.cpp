@@ -1,0 +1,94 @@
+// A mixture of experts over many tokens: they are sorted by expert, and each expert's matrices are read,
+// or dequantized, once for all of its tokens.
+#include "cuda/block_step.h"
+#include "cuda/experts/gather_scatter.h"
+#include "cuda/experts/order.h"
+#include "cuda/experts/router.h"
+#include "cuda/linear/elementwise.h"
+
+namespace dca::cuda {
+
+void BlockStep::feed_forward_experts(uint32_t layer) {
+    const DeviceLayer& w = weights_.layers()[layer];
+    norm(w.ffn_norm, memory_.experts.factors);
+    route(w);
+    for (const ExpertRun& run : expert_runs({memory_.experts.counts, h_.n_experts}, memory_.block)) run_experts(w, run);
+    if (h_.n_ff_shared > 0) run_shared_expert(w);
+}
+
+void BlockStep::route(const DeviceLayer& w) {
+    const ExpertMemory& m = memory_.experts;
+    const GemmArgs logits{
+        .w = w.router,
+        .x = session_.x(),
+        .y = m.logits,
+        .tokens = session_.rows,
+        .rows = router_rows(h_.n_experts),
+        .cols = h_.n_embd,
+        .y_stride = router_rows(h_.n_experts),
+        .dtype = weights_.dtype(),
+        .in_f32 = true,
+        .y_f32 = true,
+        .add = false,
+        .bias = nullptr,
+    };
+    gemm_.multiply(logits, session_.stream.get());
+    session_.choose_experts(w, m.factors);
+    const SortArgs sort{m.chosen, session_.rows * h_.n_experts_used, h_.n_experts, m.counts, m.pairs, m.places};
+    check(sort_pairs(sort, session_.stream.get()), "sorting tokens by expert");
+    // The only wait inside a step: the products' shapes are these counts, and the host chooses them.
+    session_.wait();
+}
+
+void BlockStep::multiply_experts(const FusedMatrices& fused, const ExpertRun& run, const std::byte* in, const Output& out) {
+    const size_t value_bytes = out.f32 ? 4 : 2;
+    uint32_t column = 0;
+    for (const Matrix& part : fused.parts) {
+        uint32_t row = 0;
+        for (uint32_t expert = run.first_expert; expert < run.end_expert; ++expert) {
+            const uint32_t tokens = memory_.experts.counts[expert];
+            if (tokens == 0) continue;
+            Output here = out;
+            here.to = static_cast<std::byte*>(out.to) + (size_t{row} * out.stride + column) * value_bytes;
+            // Padding reads and writes rows of the experts to come, which write theirs afterwards, or behind the last.
+            multiply(expert_matrix(part, expert), in + size_t{row} * part.cols * 2, nullptr, here, padded_tokens(tokens));
+            row += tokens;
+        }
+        column += part.rows;
+    }
+}
+
+void BlockStep::run_experts(const DeviceLayer& w, const ExpertRun& run) {
+    const ExpertMemory& m = memory_.experts;
+    const uint32_t rows = run.end_place - run.first_place;
+    check(gather_tokens(memory_.normed, m.pairs + run.first_place, rows, h_.n_experts_used, h_.n_embd, m.gathered, session_.stream.get()),
+          "gathering tokens");
+    multiply_experts(w.gate_up, run, m.gathered, {memory_.gate_up, 2 * h_.n_ff_expert, false, false});
+    check(silu_multiply(memory_.gate_up, rows, h_.n_ff_expert, weights_.dtype(), memory_.gated, session_.stream.get()), "gating");
+    multiply_experts(w.down, run, memory_.gated, {m.results, h_.n_embd, true, false});
+    const ScatterArgs scatter{
+        .results = m.results,
+        .places = m.places,
+        .first_place = run.first_place,
+        .end_place = run.end_place,
+        .weights = m.weights,
+        .rows = session_.rows,
+        .n_used = h_.n_experts_used,
+        .width = h_.n_embd,
+        .x = session_.x(),
+    };
+    check(scatter_results(scatter, session_.stream.get()), "adding experts");
+}
+
+void BlockStep::run_shared_expert(const DeviceLayer& w) {
+    const ExpertMemory& m = memory_.experts;
+    multiply(w.shared_gate_up, memory_.normed, {memory_.gate_up, 2 * h_.n_ff_shared, false, false});
+    check(silu_multiply(memory_.gate_up, session_.rows, h_.n_ff_shared, weights_.dtype(), memory_.gated, session_.stream.get()), "gating");
+    if (!w.shared_gated) return multiply(w.shared_down, memory_.gated, {session_.x(), h_.n_embd, true, true});
+    multiply(w.shared_down, memory_.gated, {m.results, h_.n_embd, true, false});
+    const uint32_t stride = h_.n_experts_used + 1;
+    check(add_weighted(m.results, m.weights + h_.n_experts_used, stride, session_.rows, h_.n_embd, session_.x(), session_.stream.get()),
+          "adding experts");
+}
+
+}  // namespace dca::cuda

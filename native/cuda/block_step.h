@@ -1,0 +1,48 @@
+// Steps of many tokens: matrix products through cuBLASLt, prefill attention.
+#pragma once
+
+#include "cuda/linear/gemm.h"
+#include "cuda/session.h"
+
+namespace dca::cuda {
+
+struct ExpertRun;
+
+class BlockStep final : public Step {
+public:
+    explicit BlockStep(CudaSession& session) : Step(session), gemm_(session.memory.gemm_workspace) {}
+
+    void project_qkv(uint32_t layer) override;
+    void store_keys_values(uint32_t layer) override;
+    void attend(uint32_t layer) override;
+    void project_output(uint32_t layer) override;
+    void feed_forward(uint32_t layer) override;
+    void feed_forward_experts(uint32_t layer) override;
+    void logits(float* out) override;
+    void nll(uint32_t n_targets) override;
+
+private:
+    /// Rows of x, normed, to memory_.normed in the activations' type; the factors of the norm to `factors` if set.
+    void norm(const float* weight, float* factors = nullptr);
+
+    struct Output {
+        void* to;
+        uint32_t stride;  // elements
+        bool f32;         // else the activations' type
+        bool add;
+    };
+    /// Every part of `fused` times the kept rows of `in`, which lie back to back.
+    void multiply(const FusedMatrices& fused, const void* in, const Output& out);
+    void multiply(const Matrix& w, const void* in, const void* bias, const Output& out, uint32_t tokens);
+
+    // A mixture of experts (block_experts.cpp): every row's experts, and the rows sorted by expert; the experts
+    // of a run; the shared one. Each adds to x.
+    void route(const DeviceLayer& w);
+    void multiply_experts(const FusedMatrices& fused, const ExpertRun& run, const std::byte* in, const Output& out);
+    void run_experts(const DeviceLayer& w, const ExpertRun& run);
+    void run_shared_expert(const DeviceLayer& w);
+
+    Gemm gemm_;
+};
+
+}  // namespace dca::cuda

@@ -1,0 +1,165 @@
+#include "cuda/linear/elementwise.h"
+
+#include "cuda/device/vectors.cuh"
+
+namespace dca::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kNllThreads = 1024;
+constexpr int kHeadWarps = 4;
+constexpr int kMaxHeadPairs = 4;  // of neighbouring values a lane; head_dim <= 256
+
+__device__ float silu(float x) { return x / (1.0f + __expf(-x)); }
+
+/// Calls body(T{}) with the type of dtype.
+template <class Body>
+void with_type(Dtype dtype, Body&& body) {
+    if (dtype == Dtype::F16)
+        body(__half{});
+    else
+        body(__nv_bfloat16{});
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    rms_norm_kernel(const float* x, const float* weight, float epsilon, uint32_t width, T* to, float* factors) {
+    __shared__ float scratch[kThreads / 32];
+    x += uint64_t{blockIdx.x} * width;
+    to += uint64_t{blockIdx.x} * width;
+    float squares = 0.0f;
+    for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads) {
+        const float4 v = *reinterpret_cast<const float4*>(x + i);
+        squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    }
+    const float scale = rsqrtf(block_sum(squares, scratch) / width + epsilon);
+    if (factors != nullptr && threadIdx.x == 0) factors[blockIdx.x] = scale;
+    for (uint32_t i = 8 * threadIdx.x; i < width; i += 8 * kThreads) {
+        const float4 v[2] = {*reinterpret_cast<const float4*>(x + i), *reinterpret_cast<const float4*>(x + i + 4)};
+        const float4 w[2] = {*reinterpret_cast<const float4*>(weight + i), *reinterpret_cast<const float4*>(weight + i + 4)};
+        Eight<T> out;
+#pragma unroll
+        for (int k = 0; k < 8; ++k) {
+            out.v[k] = rounded<T>(reinterpret_cast<const float*>(v)[k] * scale * reinterpret_cast<const float*>(w)[k]);
+        }
+        *reinterpret_cast<Eight<T>*>(to + i) = out;
+    }
+}
+
+/// A warp a head.
+template <class T>
+__global__ void __launch_bounds__(32 * kHeadWarps) head_norm_kernel(const HeadNormArgs args) {
+    let_next_start();
+    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t item = blockIdx.x * kHeadWarps + threadIdx.x / 32;
+    const uint32_t heads = args.n_q_heads + args.n_k_heads;
+    const uint32_t row = item / heads, head = item % heads;
+    await_previous();
+    if (row >= args.n_rows) return;
+    T* values = static_cast<T*>(args.heads) + uint64_t{row} * args.row_stride + head * args.head_dim;
+    const float* weight = head < args.n_q_heads ? args.q_weight : args.k_weight;
+    float2 own[kMaxHeadPairs];
+    float squares = 0.0f;
+#pragma unroll
+    for (int n = 0; n < kMaxHeadPairs; ++n) {
+        const uint32_t e = 2 * (lane + 32 * n);
+        own[n] = e < args.head_dim ? load_two(values + e) : float2{};
+        squares += own[n].x * own[n].x + own[n].y * own[n].y;
+    }
+    const float scale = rsqrtf(warp_sum(squares) / args.head_dim + args.epsilon);
+#pragma unroll
+    for (int n = 0; n < kMaxHeadPairs; ++n) {
+        const uint32_t e = 2 * (lane + 32 * n);
+        if (e >= args.head_dim) break;
+        values[e] = rounded<T>(own[n].x * scale * weight[e]);
+        values[e + 1] = rounded<T>(own[n].y * scale * weight[e + 1]);
+    }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) silu_multiply_kernel(const Eight<T>* gate_up, uint32_t eights, uint64_t n, Eight<T>* to) {
+    const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (i >= n) return;
+    const uint64_t row = i / eights, column = i % eights;
+    const Eight<T> gate = gate_up[row * 2 * eights + column], up = gate_up[row * 2 * eights + eights + column];
+    Eight<T> out;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) out.v[k] = rounded<T>(silu(to_float(gate.v[k])) * to_float(up.v[k]));
+    to[i] = out;
+}
+
+__global__ void __launch_bounds__(kThreads) silu_multiply_f32_kernel(const float* gate_up, uint32_t rows, uint32_t width, float* to) {
+    let_next_start();
+    await_previous();
+    const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (i >= uint64_t{rows} * width) return;
+    const float* gate = gate_up + i / width * 2 * width + i % width;
+    to[i] = silu(__ldcg(gate)) * __ldcg(gate + width);
+}
+
+/// One pass: every thread keeps a maximum and a sum of exponentials over its logits.
+__global__ void __launch_bounds__(kNllThreads) nll_kernel(const float* logits, uint32_t n_vocab, const int32_t* targets, float* nll) {
+    __shared__ float maxima[kNllThreads / 32], scratch[kNllThreads / 32];
+    logits += uint64_t{blockIdx.x} * n_vocab;
+    float maximum = -INFINITY, sum = 0.0f;
+    for (uint32_t i = threadIdx.x; i < n_vocab; i += kNllThreads) {
+        const float logit = logits[i];
+        if (logit > maximum) {
+            sum *= __expf(maximum - logit);
+            maximum = logit;
+        }
+        sum += __expf(logit - maximum);
+    }
+    float top = maximum;
+    for (int step = 16; step > 0; step /= 2) top = fmaxf(top, __shfl_xor_sync(~0u, top, step));
+    if (threadIdx.x % 32 == 0) maxima[threadIdx.x / 32] = top;
+    __syncthreads();
+    for (const float other : maxima) top = fmaxf(top, other);
+    const float total = block_sum(maximum == -INFINITY ? 0.0f : sum * expf(maximum - top), scratch);
+    if (threadIdx.x == 0) nll[blockIdx.x] = top + logf(total) - logits[targets[blockIdx.x]];
+}
+
+uint32_t blocks_for(uint64_t threads) { return static_cast<uint32_t>((threads + kThreads - 1) / kThreads); }
+
+}  // namespace
+
+cudaError_t rms_norm(const RmsNormArgs& args, cudaStream_t stream) {
+    with_type(args.dtype, [&](auto type) {
+        rms_norm_kernel<<<args.rows, kThreads, 0, stream>>>(args.x, args.weight, args.epsilon, args.width,
+                                                            static_cast<decltype(type)*>(args.to), args.factors);
+    });
+    return cudaGetLastError();
+}
+
+cudaError_t head_norm(const Card& card, const HeadNormArgs& args, cudaStream_t stream) {
+    const uint32_t items = args.n_rows * (args.n_q_heads + args.n_k_heads);
+    const dim3 grid((items + kHeadWarps - 1) / kHeadWarps);
+    cudaError_t status = cudaSuccess;
+    with_type(args.dtype, [&](auto type) {
+        status = launch_overlapped(card, head_norm_kernel<decltype(type)>, grid, 32 * kHeadWarps, 0, stream, args);
+    });
+    return status;
+}
+
+cudaError_t silu_multiply(const void* gate_up, uint32_t rows, uint32_t width, Dtype dtype, void* to, cudaStream_t stream) {
+    const uint64_t n = uint64_t{rows} * width / 8;
+    with_type(dtype, [&](auto type) {
+        using T = decltype(type);
+        silu_multiply_kernel<<<blocks_for(n), kThreads, 0, stream>>>(static_cast<const Eight<T>*>(gate_up), width / 8, n,
+                                                                     static_cast<Eight<T>*>(to));
+    });
+    return cudaGetLastError();
+}
+
+cudaError_t silu_multiply_f32(const Card& card, const float* gate_up, uint32_t rows, uint32_t width, float* to, cudaStream_t stream) {
+    const dim3 grid(blocks_for(uint64_t{rows} * width));
+    return launch_overlapped(card, silu_multiply_f32_kernel, grid, kThreads, 0, stream, gate_up, rows, width, to);
+}
+
+cudaError_t negative_log_likelihood(const float* logits, uint32_t rows, uint32_t n_vocab, const int32_t* targets, float* nll,
+                                    cudaStream_t stream) {
+    nll_kernel<<<rows, kNllThreads, 0, stream>>>(logits, n_vocab, targets, nll);
+    return cudaGetLastError();
+}
+
+}  // namespace dca::cuda

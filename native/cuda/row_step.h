@@ -1,0 +1,75 @@
+// Steps of one token, and the last layer of a step of which one row is kept: kernels made for one row.
+//
+// They take the token and its index from memory, so that a recording of them (a CUDA graph) serves every
+// later step of one token. One token's experts stay on the card: kernels with a fixed grid read from its
+// memory which they are.
+#pragma once
+
+#include <functional>
+
+#include "cuda/linear/matvec.h"
+#include "cuda/session.h"
+
+namespace dca::cuda {
+
+class RowStep final : public Step {
+public:
+    explicit RowStep(CudaSession& session) : Step(session) {}
+
+    /// What there is of a recording. A step is recorded once one like it was issued (loading a kernel while
+    /// recording is an error) and played from then on.
+    enum class Recording {
+        Cold,      // no step of one token was issued yet
+        Warm,      // one was: all its kernels are loaded
+        UnderWay,  // the stream is being recorded
+        Ready,     // graph_ is a step of one token with its logits
+        Playing,   // the current step is graph_: its logits are on their way to the host
+    };
+    Recording recording() const noexcept { return recording_; }
+
+    /// A step starts; `issued`: of one token, and its operations are about to be issued one by one.
+    void begin(bool issued) noexcept;
+    /// Records what `issue` launches and the logits.
+    void record(const std::function<void()>& issue);
+    /// Launches the recording. The token and its index stand in memory.
+    void play();
+
+    void project_qkv(uint32_t layer) override;
+    void store_keys_values(uint32_t layer) override;
+    void attend(uint32_t layer) override;
+    void project_output(uint32_t layer) override;
+    void feed_forward(uint32_t layer) override;
+    void feed_forward_experts(uint32_t layer) override;
+    void logits(float* out) override;
+    void nll(uint32_t n_targets) override;
+
+private:
+    struct Input {
+        const void* from;
+        VectorType type;
+        const float* norm;  // null: none
+    };
+    struct Output {
+        void* to;
+        VectorType type;
+        bool add;
+    };
+    MatvecArgs product(const Matrix& w, const Input& in, const Output& out) const noexcept;
+    /// Every part of `fused` times the row.
+    void multiply(const FusedMatrices& fused, const Input& in, const Output& out);
+    /// Whether one kernel can project q, k and v and put k and v into the cache.
+    bool stores_while_projecting(const DeviceLayer& w) const noexcept;
+    void project_and_store(uint32_t layer);
+    /// memory_.gated_row (width) = silu(gate · norm(x)) · up · norm(x)
+    void gate(const FusedMatrices& gate_up, const float* norm, uint32_t width);
+    /// The matrices of the row's experts, each times its vector.
+    void multiply_chosen(const FusedMatrices& fused, const Input& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated);
+    void issue_logits();
+
+    VectorType activation_type() const noexcept { return weights_.dtype() == Dtype::F16 ? VectorType::F16 : VectorType::BF16; }
+
+    Recording recording_ = Recording::Cold;
+    GraphExec graph_;
+};
+
+}  // namespace dca::cuda

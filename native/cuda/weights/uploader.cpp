@@ -1,0 +1,70 @@
+#include "cuda/weights/uploader.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/parallel.h"
+#include "cuda/weights/kernels.h"
+
+namespace dca::cuda {
+
+namespace {
+
+constexpr uint64_t slot_bytes = uint64_t{32} << 20;
+static_assert(Uploader::device_bytes == 3 * slot_bytes);
+constexpr int64_t copy_grain = int64_t{1} << 20;
+constexpr int most_copy_threads = 8;  // enough to outrun the bus
+
+/// Whether the file's bytes are the device's bytes.
+bool same_bytes(BlockType type, WeightFormat format) {
+    return (type == BlockType::F16 && format == WeightFormat::F16) || (type == BlockType::BF16 && format == WeightFormat::BF16);
+}
+
+}  // namespace
+
+Uploader::Uploader(const BackendSource& source, uint64_t total) : source_(source), total_(total), stream_(make_stream()) {
+    for (Slot& slot : slots_) {
+        slot.host = allocate_pinned(slot_bytes, "allocating staging memory");
+        slot.device = allocate_device(slot_bytes, "allocating staging memory");
+        slot.free = make_event();
+    }
+}
+
+// The card may still be reading the buffers.
+Uploader::~Uploader() { static_cast<void>(cudaStreamSynchronize(stream_.get())); }
+
+void Uploader::matrix(const Tensor& tensor, const Matrix& to, uint64_t first_row) {
+    const BlockInfo& info = block_info(tensor.type);
+    const uint64_t n_blocks = static_cast<uint64_t>(tensor.bytes()) / info.block_bytes;
+    const uint64_t blocks_a_piece = slot_bytes / info.block_bytes;
+    for (uint64_t first = 0; first < n_blocks; first += blocks_a_piece) {
+        const uint64_t count = std::min(blocks_a_piece, n_blocks - first);
+        const uint64_t bytes = count * info.block_bytes;
+        const std::byte* from = tensor.data + first * info.block_bytes;
+        const uint64_t first_value = first_row * to.cols + first * info.block_size;
+
+        Slot& slot = slots_[next_++ % slots_.size()];
+        check(cudaEventSynchronize(slot.free.get()), "loading weights");
+        const int threads = std::min(most_copy_threads, usable_cores());
+        parallel_ranges(static_cast<int64_t>(bytes), copy_grain, threads, [&](int64_t begin, int64_t end) {
+            std::memcpy(slot.host.get() + begin, from + begin, static_cast<size_t>(end - begin));
+        });
+        if (same_bytes(tensor.type, to.format)) {
+            std::byte* target = static_cast<std::byte*>(to.low) + 2 * first_value;
+            check(cudaMemcpyAsync(target, slot.host.get(), bytes, cudaMemcpyHostToDevice, stream_.get()), "loading weights");
+        } else {
+            check(cudaMemcpyAsync(slot.device.get(), slot.host.get(), bytes, cudaMemcpyHostToDevice, stream_.get()), "loading weights");
+            check(repack(tensor.type, slot.device.get(), count, to, first_value, stream_.get()), "loading weights");
+        }
+        check(cudaEventRecord(slot.free.get(), stream_.get()), "loading weights");
+
+        done_ += bytes;
+        if (source_.progress != nullptr && source_.progress(done_, total_, source_.user) != 0) {
+            fail(DCA_ERROR_CANCELLED, "cancelled after ", done_, " of ", total_, " bytes of weights");
+        }
+    }
+}
+
+void Uploader::finish() { check(cudaStreamSynchronize(stream_.get()), "loading weights"); }
+
+}  // namespace dca::cuda

@@ -1,0 +1,333 @@
+"""An engine: one pool of keys and values, and many sequences that one step runs together."""
+
+import contextlib
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from dca_runtime import _ffi, process
+from dca_runtime._convert import LOGITS_LAST, LOGITS_NONE, c_path, fill_cache_options, scheme_of, token_array
+from dca_runtime._ffi import ffi
+from dca_runtime.errors import DcaError
+from dca_runtime.options import EngineOptions, Scheme, TokenIds
+from dca_runtime.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """How full an engine is and what memory it holds. Sizes are in bytes."""
+
+    tokens: int  # room of the pool, all sequences together
+    tokens_used: int  # in whole pages; pages that sequences share count once
+    page_tokens: int
+    max_rows: int  # tokens of one step at most
+    cache_bytes: int
+    scratch_bytes: int
+    scheme: Scheme | None  # in force: local_window 0 in the ablations; None: plain attention
+
+
+class Choice(NamedTuple):
+    """A token chosen, and log-probabilities of the model's own distribution (natural logarithm)."""
+
+    token: int
+    logprob: float
+    top: list[tuple[int, float]]  # the likeliest tokens with theirs, likeliest first
+
+
+Item: TypeAlias = (
+    "tuple[TokenSequence, TokenIds, Sampling] | tuple[TokenSequence, TokenIds, Sampling, np.ndarray | None]"
+)
+
+
+class TokenSequence:
+    """Tokens with their keys and values in an engine. Made by ``Engine.sequence``, ``fork`` and ``load``.
+
+    A context manager; ``close`` gives its pages back.
+    """
+
+    def __init__(self, engine: "Engine", native: Any) -> None:
+        self.engine = engine
+        self._native = native
+        # The finalizer holds what keeps the native engine, so that it goes after the sequence in any order.
+        home = engine._home
+        self._free = weakref.finalize(self, _free_sequence, _ffi.lib(), native, engine._keep, home)
+
+    def close(self) -> None:
+        """Frees the sequence and the pages that no other holds. Nothing the second time, nor in a fork."""
+        if self.engine._home.left():
+            return
+        with self.engine._exclusive(may_be_closed=True):
+            self._free()
+
+    def __enter__(self) -> "TokenSequence":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def fork(self) -> "TokenSequence":
+        """Another sequence that holds the same; every page is shared until one of them writes to it."""
+        with self.engine._exclusive():
+            native = ffi.new("dca_sequence **")
+            _ffi.check(_ffi.lib().dca_sequence_fork(self._handle(), native))
+            return self.engine._adopted(native[0])
+
+    def truncate(self, length: int) -> None:
+        """Forgets every token from index ``length`` on; what comes before stays valid."""
+        with self.engine._exclusive():
+            _ffi.check(_ffi.lib().dca_sequence_truncate(self._handle(), _ffi.integer(length, 0, "length")))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the sequence to ``path``, whole or not at all; ``Engine.load`` reads it. Raises DcaError."""
+        with self.engine._exclusive():
+            _ffi.check(_ffi.lib().dca_sequence_save(self._handle(), c_path(path)))
+
+    @property
+    def length(self) -> int:
+        """Tokens in the sequence."""
+        with self.engine._exclusive():
+            return _ffi.lib().dca_sequence_length(self._handle())
+
+    @property
+    def ids(self) -> np.ndarray:
+        """The token ids, int32 (length,)."""
+        with self.engine._exclusive():
+            handle = self._handle()
+            length = _ffi.lib().dca_sequence_length(handle)
+            if length == 0:
+                return np.empty(0, np.int32)
+            return np.frombuffer(
+                ffi.buffer(_ffi.lib().dca_sequence_tokens(handle), 4 * length), np.int32
+            ).copy()
+
+    def _handle(self) -> Any:
+        if not self._free.alive:
+            raise DcaError("the sequence is closed")
+        return self._native
+
+
+class Engine:
+    """Steps many sequences at once over one pool of pages. Made by ``Model.engine``.
+
+    One thread at a time may use it and its sequences. A context manager; ``close`` frees all of it.
+    """
+
+    def __init__(self, native_model: Any, n_vocab: int, options: EngineOptions) -> None:
+        """``native_model`` is an open ``dca_model *``, whose vocabulary has ``n_vocab`` tokens."""
+        self.n_vocab = n_vocab
+        self.attention = options.attention
+        self.cache_type = options.cache_type
+        self._callback = _ffi.Callback(options.progress)
+        self._busy = threading.Lock()
+        lib = _ffi.lib()
+        native_options = _ffi.options("dca_engine_options")
+        native_options.tokens = _ffi.integer(options.tokens, 1, "tokens")
+        fill_cache_options(native_options, options, self._callback)
+        native = ffi.new("dca_engine **")
+        _ffi.check(lib.dca_engine_create(native_model, native_options, native))
+        self._native = native[0]
+        # Sequences hold this too, so that the native engine is freed after the last of them.
+        self._home = process.Home()
+        self._keep = _Keep(lib, native[0], native_model, self._home)
+        self._sequences: weakref.WeakSet[TokenSequence] = weakref.WeakSet()
+        self._open = True
+
+    def close(self) -> None:
+        """Frees the engine and its sequences. Does nothing the second time, nor in a forked child."""
+        if self._home.left():
+            return
+        with self._exclusive(may_be_closed=True):
+            for sequence in list(self._sequences):
+                sequence._free()
+            self._open = False
+            self._keep.free()
+
+    def __enter__(self) -> "Engine":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def sequence(self) -> TokenSequence:
+        """A new, empty sequence."""
+        with self._exclusive():
+            native = ffi.new("dca_sequence **")
+            _ffi.check(_ffi.lib().dca_sequence_create(self._native, native))
+            return self._adopted(native[0])
+
+    def load(self, path: str | os.PathLike[str]) -> TokenSequence:
+        """A new sequence with what ``TokenSequence.save`` wrote, by this or another program.
+
+        Raises DcaError: the file was written under another model, scheme, RoPE or cache type or on another
+        kind of device, the pool has no room, or a byte of the file is damaged.
+        """
+        with self._exclusive():
+            native = ffi.new("dca_sequence **")
+            _ffi.check(_ffi.lib().dca_sequence_load(self._native, c_path(path), native))
+            return self._adopted(native[0])
+
+    def eval(self, items: Sequence[tuple[TokenSequence, TokenIds]], logits: bool = True) -> list[np.ndarray]:
+        """Appends tokens to sequences; float32 logits (n_vocab,) after the last of each, in order.
+
+        Prefill of several tokens and single tokens mix: what fits in a step runs together. logits=False
+        fills caches only and gives []. Raises DcaError: a sequence occurs twice, an id is out of range, the
+        pool has no room. Every sequence is then as before, as when Ctrl-C or ``progress`` cancels.
+        """
+        out = [np.empty(self.n_vocab, np.float32) for _ in items] if logits else []
+        with self._exclusive():
+            feeds, kept = self._feeds(items)
+            for feed, row in zip(feeds, out, strict=False):
+                feed.which = LOGITS_LAST
+                feed.out = ffi.from_buffer("float[]", row, require_writable=True)
+                feed.capacity = row.size
+            self._call(_ffi.lib().dca_engine_eval, feeds, kept)
+        return out
+
+    def score(self, items: Sequence[tuple[TokenSequence, TokenIds]]) -> list[np.ndarray]:
+        """Appends tokens; for each sequence float32 (len(ids) - 1,): -log p(ids[i+1] | all up to ids[i])."""
+        with self._exclusive():
+            feeds, kept = self._feeds(items)
+            out = [np.empty(max(len(tokens) - 1, 0), np.float32) for _, tokens in kept]
+            for feed, nll in zip(feeds, out, strict=True):
+                feed.out = ffi.from_buffer("float[]", nll, require_writable=True)
+                feed.capacity = nll.size
+            self._call(_ffi.lib().dca_engine_score, feeds, kept)
+        return out
+
+    def sample(self, items: Sequence[Item]) -> list[int]:
+        """Appends tokens, then chooses the token that follows each: its id, not yet appended.
+
+        An item is (sequence, ids, Sampling) or (sequence, ids, Sampling, mask), mask a uint32 array of
+        (n_vocab + 31) // 32 words whose bit t % 32 of word t // 32 allows token t, or None. A choice
+        depends on the logits, the sampling with its seed and the token's index, never on who else is in the
+        batch. Raises DcaError as ``eval`` does, and where no token may be chosen.
+        """
+        return [choice.token for choice in self._choose(items, 0, False)]
+
+    def choose(self, items: Sequence[Item], top_logprobs: int = 0) -> list[Choice]:
+        """As ``sample``, with log-probabilities: the chosen token's and the ``top_logprobs`` largest."""
+        return self._choose(items, _ffi.integer(top_logprobs, 0, "top_logprobs", most=1024), True)
+
+    @property
+    def info(self) -> EngineInfo:
+        """How full the engine is and what memory it holds."""
+        with self._exclusive():
+            info = ffi.new("dca_engine_info *")
+            info.size = ffi.sizeof("dca_engine_info")
+            _ffi.check(_ffi.lib().dca_engine_get_info(self._native, info))
+            fields = {name: getattr(info, name) for name in EngineInfo.__dataclass_fields__}
+            return EngineInfo(**(fields | {"scheme": scheme_of(info.scheme)}))
+
+    def _adopted(self, native: Any) -> TokenSequence:
+        sequence = TokenSequence(self, native)
+        self._sequences.add(sequence)
+        return sequence
+
+    def _choose(self, items: Sequence[Item], top_logprobs: int, logprobs: bool) -> list[Choice]:
+        with self._exclusive():
+            feeds, kept = self._feeds([item[:2] for item in items])
+            samplings = [self._sampling(item, top_logprobs, logprobs) for item in items]
+            choices = ffi.new("dca_choice[]", len(items))
+            pointers = ffi.new("dca_sampling *[]", [native for native, *_ in samplings])
+            self._call(_ffi.lib().dca_engine_sample, feeds, kept, pointers, choices)
+            found = [
+                Choice(choice.token, choice.logprob, [(one.token, one.value) for one in top])
+                for choice, (_, _, top) in zip(choices, samplings, strict=True)
+            ]
+        for index, choice in enumerate(found):
+            if choice.token < 0:
+                raise DcaError(
+                    f"item {index}: no token may be chosen: the mask allows none, or no logit is a number"
+                )
+        return found
+
+    def _sampling(self, item: Item, top_logprobs: int, logprobs: bool) -> tuple[Any, Any, Any]:
+        """(dca_sampling *, what it points to, where the likeliest tokens will be)."""
+        sampling = item[2]
+        native = _ffi.options("dca_sampling")
+        for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty"):
+            setattr(native, name, getattr(sampling, name))
+        native.penalty_window = min(sampling.repeat_window, 2**32 - 1)
+        native.seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
+        mask = item[3] if len(item) == 4 else None
+        if mask is not None:
+            mask = np.ascontiguousarray(mask, np.uint32)
+            words = (self.n_vocab + 31) // 32
+            if mask.shape != (words,):
+                raise DcaError(f"a mask must have {words} words of 32 bits, got shape {mask.shape}")
+            native.allowed = ffi.from_buffer("uint32_t[]", mask)
+        top = ffi.new("dca_token_value[]", top_logprobs)
+        native.logprob = logprobs
+        native.top_logprobs = min(top_logprobs, self.n_vocab)
+        native.top = top if top_logprobs else ffi.NULL
+        return native, mask, top
+
+    def _feeds(
+        self, items: Sequence[tuple[TokenSequence, TokenIds]]
+    ) -> tuple[Any, list[tuple[Any, np.ndarray]]]:
+        """(dca_feed[], what they point to)."""
+        kept = []
+        for sequence, ids in items:
+            if sequence.engine is not self:
+                raise DcaError("the sequence belongs to another engine")
+            kept.append((sequence._handle(), token_array(ids, self.n_vocab)))
+        feeds = ffi.new("dca_feed[]", len(kept))
+        for feed, (handle, tokens) in zip(feeds, kept, strict=True):
+            feed.sequence = handle
+            feed.tokens = ffi.from_buffer("int32_t[]", tokens)
+            feed.n = len(tokens)
+            feed.which = LOGITS_NONE
+        return feeds, kept
+
+    def _call(self, call: Any, feeds: Any, kept: list[tuple[Any, np.ndarray]], *more: Any) -> None:
+        lib = _ffi.lib()
+        before = [lib.dca_sequence_length(handle) for handle, _ in kept]
+        if more:
+            status = call(self._native, feeds, more[0], len(kept), more[1])
+        else:
+            status = call(self._native, feeds, len(kept))
+        try:
+            self._callback.reraise()
+        except BaseException:
+            # The exception may come too late to cancel; the caller still sees nothing appended.
+            for (handle, _), length in zip(kept, before, strict=True):
+                _ffi.check(lib.dca_sequence_truncate(handle, length))
+            raise
+        _ffi.check(status)
+
+    @contextlib.contextmanager
+    def _exclusive(self, may_be_closed: bool = False) -> Iterator[None]:
+        """Refuses a second user: another thread, or the progress callback of a call that still runs."""
+        self._home.check()
+        with process.calling():
+            if not self._busy.acquire(blocking=False):
+                raise DcaError("the engine is busy: a call on it has not returned yet")
+            try:
+                if not (self._open or may_be_closed):
+                    raise DcaError("the engine is closed")
+                yield
+            finally:
+                self._busy.release()
+
+
+class _Keep:
+    """Frees a native engine once, when it is told to or when the last that holds it goes."""
+
+    def __init__(self, lib: Any, native: Any, native_model: Any, home: process.Home) -> None:
+        self.free = weakref.finalize(self, _free_engine, lib, native, native_model, home)
+
+
+def _free_sequence(lib: Any, native: Any, keep: _Keep, home: process.Home) -> None:
+    if process.may_free(home):
+        lib.dca_sequence_free(native)
+
+
+def _free_engine(lib: Any, native: Any, native_model: Any, home: process.Home) -> None:
+    if process.may_free(home):
+        lib.dca_engine_free(native)

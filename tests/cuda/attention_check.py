@@ -1,0 +1,233 @@
+"""Checks of the CUDA attention kernels against float64, written from eq. 2-9 of the paper (arXiv 2402.17463).
+
+The reference forms every logit from the query rotated at the position that the gap between the two tokens'
+chunks asks for; it knows no key ranges, tiles or running sums.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterator
+
+import torch
+from attention_library import AttentionLibrary, PositionScheme, Problem, Shape
+
+# Unit roundoffs. Queries, softmax weights and outputs each round once, by about 0.4 of these in the mean
+# square; ROOM covers the worst of thousands of rows. Errors are relative to the norm of a head's output row.
+ROUNDOFF = {"f16": 2.0**-11, "bf16": 2.0**-8}
+ROOM = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    shape: Shape
+    scheme: PositionScheme
+    start: int
+    n_queries: int
+    dtype: str
+    cache: str
+    seed: int
+
+    @property
+    def tolerance(self) -> float:
+        """Of a row's relative error: the coarser of the operands' and the output's roundoff."""
+        operands = "bf16" if self.cache == "bf16" else "f16"
+        return ROOM * max(ROUNDOFF[operands], ROUNDOFF[self.dtype])
+
+
+def rotate(x: torch.Tensor, positions: torch.Tensor, problem: Problem) -> torch.Tensor:
+    """RoPE in float64: x (n, heads, head_dim), positions (n,)."""
+    shape = problem.shape
+    angles = positions.double()[:, None] * problem.frequencies()
+    turn = torch.polar(torch.ones_like(angles), angles)[:, None]
+    rotated, rest = x[..., : shape.rotary], x[..., shape.rotary :]
+    if shape.interleaved:
+        pairs = torch.view_as_complex(rotated.reshape(*rotated.shape[:-1], -1, 2).contiguous())
+        rotated = torch.view_as_real(pairs * turn).flatten(-2)
+    else:
+        first, second = rotated.chunk(2, dim=-1)
+        pairs = torch.complex(first.contiguous(), second.contiguous()) * turn
+        rotated = torch.cat((pairs.real, pairs.imag), dim=-1)
+    return torch.cat((rotated, rest), dim=-1)
+
+
+def reference(problem: Problem, indices: torch.Tensor) -> torch.Tensor:
+    """Attention in float64 of the queries at ``indices`` over the cache: (n, n_heads, head_dim)."""
+    scheme, shape = problem.scheme, problem.shape
+    keys, values = problem.cache_as_float64()
+    group = shape.n_heads // shape.n_kv_heads
+    outs = []
+    for i in indices.split(512):
+        s, c, w = scheme.chunk_size, scheme.pretraining_length, scheme.local_window
+        r = i % s
+        q = problem.q[i].double()
+        gap = i[:, None] // s - torch.arange(problem.n_tokens, device=i.device) // s
+        successive = torch.where(r < w, torch.clamp(s + r, max=c - 1), torch.full_like(r, c - 1))
+        by_gap = [r, successive, torch.full_like(r, c - 1)]
+        visible = (torch.arange(problem.n_tokens, device=i.device) <= i[:, None]) & (
+            (gap == 0) | (not scheme.intra_only)
+        )
+        length = i.double() + 1
+        m = torch.ones_like(length)
+        if scheme.logit_scale:
+            m = torch.clamp(scheme.logit_scale * torch.log(length / scheme.logit_scale_length) + 1, min=1)
+        out = torch.empty_like(q)
+        for kv_head in range(shape.n_kv_heads):
+            heads = slice(kv_head * group, (kv_head + 1) * group)
+            logits = torch.full(
+                (len(i), group, problem.n_tokens), -torch.inf, device=i.device, dtype=torch.float64
+            )
+            for kind, positions in enumerate(by_gap):
+                chosen = visible & (gap == kind if kind < 2 else gap >= 2)
+                if not chosen.any():
+                    continue
+                own = torch.einsum("nhd,kd->nhk", rotate(q[:, heads], positions, problem), keys[kv_head])
+                logits = torch.where(chosen[:, None], own, logits)
+            logits *= (m * m)[:, None, None] / shape.head_dim**0.5
+            out[:, heads] = torch.softmax(logits, dim=-1) @ values[kv_head]
+        outs.append(out)
+    return torch.cat(outs)
+
+
+def row_errors(out: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
+    """(n, n_heads): norm of the error over the norm of the row; NaN stays NaN."""
+    return (out.double() - expected).norm(dim=-1) / expected.norm(dim=-1)
+
+
+def check_prefill(library: AttentionLibrary, case: Case, kernels: tuple[str, ...]) -> dict[str, float]:
+    """The worst row's relative error by kernel that takes the case; AssertionError where one is wrong."""
+    n_tokens = case.start + case.n_queries
+    problem = make_problem(library, case)
+    indices = torch.arange(case.start, n_tokens, device="cuda")
+    expected = reference(problem, indices)
+    worst = {}
+    for kernel in kernels:
+        # Twice the width: the right half must stay as it was.
+        canvas = torch.full(
+            (case.n_queries, 2 * case.shape.n_heads, case.shape.head_dim),
+            torch.nan,
+            device="cuda",
+            dtype=problem.q.dtype,
+        )
+        out = canvas[:, : case.shape.n_heads]
+        if not problem.prefill(case.start, case.n_queries, out, kernel):
+            continue
+        errors = row_errors(out, expected)
+        worst[kernel] = errors.max().item()
+        bad = (~(errors <= case.tolerance)).nonzero()  # NaN is bad too
+        assert not len(bad), f"{kernel}: {case}: (query, head) {bad[:6].tolist()}, worst {worst[kernel]:.2e}"
+        assert canvas[:, case.shape.n_heads :].isnan().all(), f"{kernel}: {case}: wrote past its rows"
+    return worst
+
+
+def check_decode(library: AttentionLibrary, case: Case) -> float:
+    """The same for single tokens, twice each: the second call finds its counters as the first did."""
+    problem = make_problem(library, case)
+    n_tokens = case.start + case.n_queries
+    worst = 0.0
+    for index in sorted({n_tokens - 1, case.start, n_tokens // 2}):
+        problem.length.fill_(index + 1)
+        expected = reference(problem, torch.tensor([index], device="cuda"))
+        for _ in range(2):
+            out = torch.full(
+                (case.shape.n_heads, case.shape.head_dim), torch.nan, device="cuda", dtype=problem.q.dtype
+            )
+            problem.decode(index, out)
+            error = row_errors(out[None], expected).max().item()
+            assert error <= case.tolerance, (
+                f"decode: {case}: index {index}: worst row {error:.2e} > {case.tolerance:.2e}"
+            )
+            worst = max(worst, error)
+    return worst
+
+
+def check_store(library: AttentionLibrary, case: Case) -> float:
+    """Stored keys, rotated at P_k, and values against float64; the worst row's share of what may be."""
+    problem = make_problem(library, case)
+    positions = torch.arange(problem.n_tokens, device="cuda") % case.scheme.chunk_size
+    keys, values = problem.cache_as_float64()
+    # Q8: steps of max / 127, so an error of up to half a step each; rows of n values have norm >= max.
+    # Scales are rounded up to seven bits, which the factor 2 below covers.
+    roundoff = 0.5 / 127 * case.shape.head_dim**0.5 if case.cache == "q8" else ROUNDOFF[case.cache]
+    worst = 0.0
+    for stored, expected in (
+        (keys, rotate(problem.k.double(), positions, problem)),
+        (values, problem.v.double()),
+    ):
+        errors = row_errors(stored.transpose(0, 1), expected)
+        worst = max(worst, errors.max().item())
+        assert worst <= 2 * roundoff, f"store: {case}: worst row {worst:.2e} > {2 * roundoff:.2e}"
+    return worst / (2 * roundoff)
+
+
+def make_problem(library: AttentionLibrary, case: Case) -> Problem:
+    n_tokens = case.start + case.n_queries
+    return Problem(
+        library,
+        case.shape,
+        case.scheme,
+        n_tokens,
+        case.dtype,
+        case.cache,
+        capacity=n_tokens + case.seed % 70,
+        seed=case.seed,
+        dequantized_kv_heads=1 + case.seed % case.shape.n_kv_heads,
+    )
+
+
+def random_cases(seed: int, count: int, longest: int = 3000) -> Iterator[Case]:
+    """Random shapes, schemes, starts and lengths, with those at chunk borders drawn often."""
+    draw = random.Random(seed)
+    for n in range(count):
+        n_kv_heads = draw.choice((1, 2, 3))
+        head_dim = draw.choice((64, 80, 96, 128, 64, 80, 96, 128, 256, 48))
+        rotary_dim = draw.choice((None, None, head_dim // 2 // 8 * 8))
+        shape = Shape(
+            n_kv_heads * draw.choice((1, 1, 2, 4, 7, 12)),
+            n_kv_heads,
+            head_dim,
+            rotary_dim,
+            draw.random() < 0.5,
+        )
+        if draw.random() < 0.2:
+            scheme, border = PositionScheme(), draw.choice((64, 128, 256))
+        else:
+            border = draw.choice((6, 64, 100, 128, 129, 300, 512, 777))
+            window = draw.randrange(border)
+            a = draw.choice((0.0, 0.0, 0.1))
+            scheme = PositionScheme(
+                border,
+                window,
+                border + window + draw.choice((1, 1, border)),
+                draw.random() < 0.1,
+                a,
+                64 if a else 0,
+            )
+        start = draw.choice((0, 0, border, draw.randrange(longest // 2)))
+        length = draw.choice((1, border - 1, border, border + 1, 2 * border, draw.randrange(1, longest // 2)))
+        dtype = draw.choice(("f16", "bf16"))
+        cache = draw.choice((dtype, dtype, "f16", "bf16", "q8"))
+        yield Case(shape, scheme, start, max(1, length), dtype, cache, 1000 * seed + n)
+
+
+def check_all(
+    library: AttentionLibrary, seed: int, count: int, kernels: tuple[str, ...] = ("simple", "sm80", "sm90")
+) -> str:
+    """Runs every check on ``count`` random cases; a line of figures."""
+    worst: dict[str, float] = {}
+    cases: dict[str, int] = {}
+    for case in random_cases(seed, count):
+        shares = {k: e / case.tolerance for k, e in check_prefill(library, case, kernels).items()}
+        shares |= {
+            "decode": check_decode(library, case) / case.tolerance,
+            "store": check_store(library, case),
+        }
+        for name, share in shares.items():
+            worst[name] = max(worst.get(name, 0.0), share)
+            cases[name] = cases.get(name, 0) + 1
+    torch.cuda.synchronize()
+    return ", ".join(
+        f"{name}: {cases[name]} cases, worst error {worst[name]:.2f} of the tolerance"
+        for name in sorted(worst)
+    )

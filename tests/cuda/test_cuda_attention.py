@@ -1,0 +1,43 @@
+"""The CUDA attention kernels against float64, on random shapes, schemes, starts and lengths."""
+
+import shutil
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from attention_check import Case, check_decode, check_prefill, check_store, random_cases  # noqa: E402
+from attention_library import AttentionLibrary  # noqa: E402
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(
+        not torch.cuda.is_available() or shutil.which("nvcc") is None, reason="needs an NVIDIA GPU and nvcc"
+    ),
+]
+
+CASES = list(random_cases(seed=3, count=40))
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> AttentionLibrary:
+    major, minor = torch.cuda.get_device_capability()
+    target = "90a" if (major, minor) == (9, 0) else f"{major}{minor}"
+    return AttentionLibrary.build(tmp_path_factory.mktemp("cuda_attention"), (target,))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))
+@pytest.mark.parametrize("kernel", ["simple", "sm80", "sm90"])
+def test_prefill_matches_float64(library: AttentionLibrary, case: Case, kernel: str) -> None:
+    if not check_prefill(library, case, (kernel,)):
+        pytest.skip(f"{kernel} does not take this shape here")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))
+def test_decode_matches_float64(library: AttentionLibrary, case: Case) -> None:
+    check_decode(library, case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))
+def test_stored_cache_matches_float64(library: AttentionLibrary, case: Case) -> None:
+    check_store(library, case)

@@ -1,0 +1,122 @@
+// How queries and keys are cut along the key ranges, against the definition token by token; CPU and
+// GPU kernels share the header.
+#include <cstdint>
+#include <vector>
+
+#include "check.h"
+#include "core/key_ranges.h"
+#include "cuda/attention/work_order.h"
+
+using namespace dca;
+
+namespace {
+
+Scheme scheme_of(uint32_t s, uint32_t w, uint32_t c, bool intra_only = false) { return {s, w, c, 0.0f, 0, intra_only}; }
+
+/// The range of key j for the query at index i, by how many chunks lie between them (eq. 2-8).
+Range range_by_gap(const Scheme& scheme, uint32_t i, uint32_t j) {
+    const uint32_t gap = i / scheme.chunk_size - j / scheme.chunk_size;
+    return gap == 0 ? Range::Intra : gap == 1 ? Range::Successive : Range::Inter;
+}
+
+/// Every query once, no block over a chunk border, none larger than allowed.
+void check_blocks(uint32_t start, uint32_t n, uint32_t s, uint32_t rows) {
+    const QueryBlocks blocks(start, n, s, rows);
+    uint32_t next = start;
+    for (uint32_t b = 0; b < blocks.count; ++b) {
+        const QueryBlock block = blocks.at(b);
+        CHECK(block.first == next && block.rows >= 1 && block.rows <= rows);
+        CHECK(block.first / s == block.chunk && (block.first + block.rows - 1) / s == block.chunk);
+        next = block.first + block.rows;
+    }
+    CHECK(next == start + n);
+}
+
+/// The walk's tiles cover each key that a block's last query sees exactly once, in the range that
+/// the chunks' gap asks for, and every tile but the first of its range is full.
+template <uint32_t kKeys>
+void check_walk(const Scheme& scheme, const QueryBlock& block) {
+    const uint32_t end = block.first + block.rows;
+    std::vector<int> seen(end, 0);
+    TileWalk<kKeys> walk(scheme, block);
+    do {
+        CHECK(walk.entered || walk.key + kKeys <= walk.range_end);
+        for (uint32_t key = walk.key; key < walk.key + kKeys && key < walk.range_end; ++key) {
+            CHECK(walk.range() == range_by_gap(scheme, block.first, key));
+            ++seen[key];
+        }
+    } while (walk.next());
+    const uint32_t first = scheme.intra_only ? block.chunk * scheme.chunk_size : 0;
+    for (uint32_t key = 0; key < end; ++key) CHECK(seen[key] == (key >= first ? 1 : 0));
+}
+
+}  // namespace
+
+TEST(query_blocks_cover_every_query_once) {
+    for (const uint32_t s : {1u, 6u, 64u, 100u, 129u, 1u << 31})
+        for (const uint32_t start : {0u, 1u, 5u, 99u, 128u, 700u})
+            for (const uint32_t n : {1u, 5u, 6u, 7u, 128u, 200u, 257u, 1000u}) check_blocks(start, n, s, 128);
+}
+
+TEST(tiles_cover_every_key_once_in_its_range) {
+    for (const uint32_t s : {1u, 6u, 64u, 100u, 129u, 1u << 31})
+        for (const bool intra_only : {false, true}) {
+            const Scheme scheme = scheme_of(s, s / 2, 2 * s, intra_only);
+            const QueryBlocks blocks(37, 500, s, 64);
+            for (uint32_t b = 0; b < blocks.count; ++b) {
+                check_walk<16>(scheme, blocks.at(b));
+                check_walk<128>(scheme, blocks.at(b));
+            }
+        }
+}
+
+TEST(ranges_hold_each_visible_key_once_where_its_gap_says) {
+    for (const uint32_t s : {1u, 2u, 6u, 7u, Scheme::endless})
+        for (const bool intra_only : {false, true}) {
+            const Scheme scheme = scheme_of(s, s / 2, 2 * s, intra_only);
+            for (uint32_t i = 0; i < 40; ++i) {
+                const uint32_t chunk = i / s;
+                std::vector<int> seen(i + 1, 0);
+                for (uint32_t range = 0; range < range_count(scheme, chunk); ++range) {
+                    const KeyRange keys = key_range(scheme, chunk, static_cast<Range>(range), i + 1);
+                    for (uint32_t j = keys.begin; j < keys.end; ++j) {
+                        CHECK(static_cast<Range>(range) == range_by_gap(scheme, i, j));
+                        ++seen[j];
+                    }
+                }
+                for (uint32_t j = 0; j <= i; ++j) CHECK(seen[j] == (intra_only && j / s != chunk ? 0 : 1));
+                for (uint32_t j = 0; j <= i; ++j) CHECK((seen[j] > 0) == (j >= first_key(scheme, chunk)));
+            }
+        }
+}
+
+TEST(the_newest_tokens_tiles_hold_each_visible_key_once_in_ascending_order) {
+    for (const uint32_t s : {1u, 6u, 64u, 100u, Scheme::endless})
+        for (const bool intra_only : {false, true})
+            for (const uint32_t length : {1u, 6u, 7u, 13u, 64u, 65u, 301u}) {
+                const Scheme scheme = scheme_of(s, s / 2, 2 * s, intra_only);
+                const KeyTiles<16> tiles(scheme, length);
+                uint32_t next = first_key(scheme, (length - 1) / s);
+                for (uint32_t t = 0; t < tiles.count; ++t) {
+                    const KeyTile tile = tiles.at(t);
+                    CHECK(tile.key == next && tile.key < tile.end);
+                    for (; next < tile.key + 16 && next < tile.end; ++next) CHECK(tile.range == range_by_gap(scheme, length - 1, next));
+                }
+                CHECK(next == length);
+            }
+}
+
+TEST(work_order_visits_every_pair_once_longest_first_in_a_section) {
+    const cuda::WorkOrder order{7, 10, 4};
+    std::vector<int> seen(70, 0);
+    uint32_t section = 0, block = 7;
+    for (uint32_t n = 0; n < order.count(); ++n) {
+        const cuda::WorkOrder::Item item = order.at(n);
+        ++seen[item.block * 10 + item.head];
+        CHECK(item.head / 4 >= section);
+        if (item.head / 4 > section) section = item.head / 4, block = 7;
+        CHECK(item.block <= block);
+        block = item.block;
+    }
+    for (const int times : seen) CHECK(times == 1);
+}
