@@ -26,7 +26,7 @@ demo: $(VENV)/ready
 test: $(VENV)/ready native-test
 	$(BIN)/python -m pytest
 
-# The plug-in under real vLLM on the CPU, beside the reference; about half an hour on two cores.
+# The plug-in under real vLLM on the CPU, beside the reference; half an hour on two cores.
 test-vllm: $(VENV)/ready $(VLLM)/ready $(SMOLLM2)
 	$(VLLM)/bin/python -m pytest integrations/vllm/tests
 	VLLM_PYTHON="$(abspath $(VLLM))/bin/python" SMOLLM2="$(abspath $(SMOLLM2))" \

@@ -186,8 +186,9 @@ def _rotate(
     sequence = _sequence_of(starts, token, sequences, 1, 0)
     if token >= tl.load(starts + sequences):
         return
-    # Its index in the sequence: the queries are the last of the sequence's tokens.
-    index = token - tl.load(starts + sequence + 1) + tl.load(lengths + sequence)
+    # Its index in the sequence: the queries are the last of the sequence's tokens. What pads the batch of a
+    # graph may be a sequence of one row and no tokens.
+    index = tl.maximum(token - tl.load(starts + sequence + 1) + tl.load(lengths + sequence), 0)
     factor = 1.0
     if SHARPENED:
         growth = logit_scale * tl.log((index + 1).to(tl.float32) / logit_scale_length) + 1.0
@@ -327,8 +328,10 @@ def _attend(
     if SCALED:
         acc = acc * tl.load(value_scale)
     if SPLITS == 1:
+        # A row's highest logit has the weight 1, so this divides by less than 1 only where nothing was seen.
+        acc = acc / tl.maximum(total, 1.0)[:, None]
         to = output + token * output_token + head * output_head
-        tl.store(to[:, None] + d[None, :], (acc / total[:, None]).to(output.dtype.element_ty), mask=loaded)
+        tl.store(to[:, None] + d[None, :], acc.to(output.dtype.element_ty), mask=loaded)
     else:
         place = (tl.program_id(2) * tokens + token) * HEADS + head
         tl.store(partial + place[:, None] * D + d[None, :], acc, mask=loaded)
@@ -349,9 +352,10 @@ def _merge(
     place = (split * tokens + token) * HEADS + head
     total = tl.load(share + place, mask=there, other=0.0)
     highest = tl.load(share + SPLITS * tokens * HEADS + place, mask=there, other=float("-inf"))
-    weight = tl.exp2(highest - tl.max(highest, 0))  # 0 of a split that saw nothing
+    top = tl.max(highest, 0)
+    weight = tl.exp2(highest - tl.where(top == float("-inf"), 0.0, top))  # 0 of a split that saw nothing
     inside = there[:, None] & (d[None, :] < D)
     acc = tl.load(partial + place[:, None] * D + d[None, :], mask=inside, other=0.0)
-    merged = tl.sum(acc * weight[:, None], 0) / tl.sum(total * weight, 0)
+    merged = tl.sum(acc * weight[:, None], 0) / tl.maximum(tl.sum(total * weight, 0), 1.0)
     to = output + token * output_token + head * output_head
     tl.store(to + d, merged.to(output.dtype.element_ty), mask=d < D)

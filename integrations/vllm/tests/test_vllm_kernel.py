@@ -96,6 +96,21 @@ def test_the_padding_of_a_graph_disturbs_nothing():
     assert difference(5, scheme, sizes, 4, 2, 64, 16, torch.float32, padding=3) < 2e-5
 
 
+@pytest.mark.parametrize("splits", [1, 3])
+def test_a_row_without_tokens_is_zero(splits):
+    _, rotation = rotation_of(32, 16)
+    query = torch.full((1, 4, 64), 3.0, device=DEVICE)
+    output = torch.full_like(query, math.nan)
+    kernel.paged_attention(
+        query, torch.full((1, 2, 16, 128), math.nan, device=DEVICE),
+        torch.zeros(1, 1, dtype=torch.int32, device=DEVICE),
+        torch.tensor([0, 1], dtype=torch.int32, device=DEVICE),
+        torch.zeros(1, dtype=torch.int32, device=DEVICE),
+        Scheme(12, 3, 16), Rotation(rotation.table.to(DEVICE), True), 0.125, output, 1, splits=splits,
+    )  # fmt: skip
+    assert output.eq(0).all()
+
+
 def test_stored_keys_and_values_lie_in_their_slots_and_nowhere_else():
     torch.manual_seed(0)
     key, value = torch.randn(2, 5, 2, 24, device=DEVICE)
