@@ -74,12 +74,12 @@ def test_a_file_that_another_takes_the_place_of_goes_on(own_file, tiny_gguf):
 def test_a_pipe_as_a_model_does_not_wait(tmp_path):
     pipe = tmp_path / "pipe.gguf"
     os.mkfifo(pipe)
-    with pytest.raises(dca.DcaError, match="not a regular file"):
+    with pytest.raises(dca.DcaError, match="no regular file"):
         dca.Model(pipe)
 
 
 def test_an_endless_device_as_a_model_is_refused():
-    with pytest.raises(dca.DcaError, match="not a regular file"):
+    with pytest.raises(dca.DcaError, match="no regular file"):
         dca.Model("/dev/zero")
 
 
