@@ -119,7 +119,7 @@ except dca.DcaError as error:
 
 
 def test_positions_that_no_token_reaches_take_no_memory(tiny_gguf):
-    with dca.Model(tiny_gguf()) as model:
+    with dca.Model(tiny_gguf(context_length=2**28)) as model:
         near, far = (
             model.session(context=512, scheme=(64, 16, length)).info.scratch_bytes for length in (128, 2**27)
         )
