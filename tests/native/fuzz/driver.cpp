@@ -3,11 +3,12 @@
 #include <chrono>
 #include <cstdint>
 #include <cstdio>
-#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <random>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
 #include "fuzz/recipe.h"
@@ -16,9 +17,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
 namespace {
 
+/// Where the input that runs is kept meanwhile: a crash leaves it, to be given as an argument.
+std::string kept_input() { return std::filesystem::temp_directory_path() / ("dca-fuzz-input-" + std::to_string(::getpid())); }
+
 void run(const std::vector<uint8_t>& input) {
-    // What is run is on disk first: a crash leaves it.
-    std::ofstream("fuzz-last-input", std::ios::binary)
+    std::ofstream(kept_input(), std::ios::binary)
         .write(reinterpret_cast<const char*>(input.data()), static_cast<std::streamsize>(input.size()));
     LLVMFuzzerTestOneInput(input.data(), input.size());
 }
@@ -46,7 +49,7 @@ int main(int argc, char** argv) {
             run(input);
         }
     }
-    std::remove("fuzz-last-input");
+    std::filesystem::remove(kept_input());
     std::printf("load and eval: %llu executions\n", static_cast<unsigned long long>(executions));
     return 0;
 }
