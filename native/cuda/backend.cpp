@@ -55,7 +55,7 @@ public:
 
     Parts make_engine(EngineSpec spec) override {
         check(cudaSetDevice(device_.ordinal), "selecting the card");
-        auto session = std::make_shared<CudaSession>(hparams_, weights_, device_, spec);
+        auto session = std::make_shared<StepState>(hparams_, weights_, device_, spec);
         return {std::make_unique<CudaKvCache>(session), std::make_unique<CudaExecutor>(session)};
     }
 

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/linear/gemm.h"
-#include "cuda/session.h"
+#include "cuda/step.h"
 
 namespace dca::cuda {
 
@@ -10,7 +10,7 @@ struct ExpertRun;
 
 class BlockStep final : public Step {
 public:
-    explicit BlockStep(CudaSession& session) : Step(session), gemm_(session.memory.gemm_workspace) {}
+    explicit BlockStep(StepState& session) : Step(session), gemm_(session.memory.gemm_workspace) {}
 
     void project_qkv(uint32_t layer) override;
     void store_keys_values(uint32_t layer) override;

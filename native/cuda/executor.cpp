@@ -12,13 +12,13 @@
 
 namespace dca::cuda {
 
-CudaExecutor::CudaExecutor(std::shared_ptr<CudaSession> session)
+CudaExecutor::CudaExecutor(std::shared_ptr<StepState> session)
     : owned_(std::move(session)), session_(*owned_), block_(session_), row_(session_) {}
 
-CudaExecutor::~CudaExecutor() { static_cast<void>(cudaStreamSynchronize(session_.stream.get())); }
+CudaExecutor::~CudaExecutor() { static_cast<void>(cudaStreamSynchronize(state_.stream.get())); }
 
 void CudaExecutor::keep_rows(uint32_t rows) {
-    session_.rows = rows;
+    state_.rows = rows;
     step_ = rows == 1 ? static_cast<Step*>(&row_) : &block_;
 }
 
@@ -27,11 +27,11 @@ void CudaExecutor::prepare_step(const Slice& slice) {
     for (uint32_t page = 0; page < pages_for(slice.end()); ++page) {
         if (slice.pages[page] != page) fail(DCA_ERROR_UNSUPPORTED, "on a CUDA device an engine holds one sequence so far");
     }
-    check(cudaSetDevice(session_.device.ordinal), "selecting the card");
-    std::ranges::copy(slice.tokens, session_.memory.tokens);
-    *session_.memory.start = slice.start;
-    session_.first_row = 0;
-    session_.start = slice.start;
+    check(cudaSetDevice(state_.device.ordinal), "selecting the card");
+    std::ranges::copy(slice.tokens, state_.memory.tokens);
+    *state_.memory.start = slice.start;
+    state_.first_row = 0;
+    state_.start = slice.start;
     wanted_ = slice.wanted;
     keep_rows(slice.rows());
 }
@@ -40,8 +40,8 @@ bool CudaExecutor::replay(const Batch& batch) {
     using Recording = RowStep::Recording;
     if (!batch.decode() || row_.recording() == Recording::Cold || row_.recording() == Recording::UnderWay) return false;
     if (row_.recording() == Recording::Warm) {
-        check(cudaSetDevice(session_.device.ordinal), "selecting the card");
-        row_.record([&] { forward(*this, session_.h, batch); });
+        check(cudaSetDevice(state_.device.ordinal), "selecting the card");
+        row_.record([&] { forward(*this, state_.h, batch); });
     }
     prepare_step(batch.slices.front());
     row_.play();
@@ -50,16 +50,16 @@ bool CudaExecutor::replay(const Batch& batch) {
 
 void CudaExecutor::begin(const Batch& batch) {
     prepare_step(batch.slices.front());
-    row_.begin(session_.rows == 1);
-    const SessionMemory& m = session_.memory;
-    const EmbedArgs args{session_.weights.token_embedding(), m.tokens, m.start, session_.rows, m.x, m.length};
-    check(embed(args, session_.stream.get()), "embedding tokens");
+    row_.begin(state_.rows == 1);
+    const WorkSpace& m = state_.memory;
+    const EmbedArgs args{state_.weights.token_embedding(), m.tokens, m.start, state_.rows, m.x, m.length};
+    check(embed(args, state_.stream.get()), "embedding tokens");
 }
 
 void CudaExecutor::keep_wanted_rows() {
-    const uint32_t dropped = session_.rows - wanted_;
-    session_.first_row += dropped;
-    session_.start += dropped;
+    const uint32_t dropped = state_.rows - wanted_;
+    state_.first_row += dropped;
+    state_.start += dropped;
     keep_rows(wanted_);
 }
 
@@ -68,14 +68,14 @@ void CudaExecutor::logits(std::span<float* const> out) {
 }
 
 void CudaExecutor::nll(std::span<const int32_t> targets, float* out) {
-    std::ranges::copy(targets, session_.memory.targets);
+    std::ranges::copy(targets, state_.memory.targets);
     step_->nll(static_cast<uint32_t>(targets.size()));
-    session_.wait();
-    std::memcpy(out, session_.memory.nll, targets.size() * sizeof(float));
+    state_.wait();
+    std::memcpy(out, state_.memory.nll, targets.size() * sizeof(float));
 }
 
 void CudaExecutor::sample(std::span<SampleRequest* const> requests) {
-    std::vector<float> row(session_.h.n_vocab);
+    std::vector<float> row(state_.h.n_vocab);
     step_->logits(row.data());
     dca::sample(row, *requests.front());
 }

@@ -8,18 +8,18 @@
 #include "core/backend.h"
 #include "cuda/block_step.h"
 #include "cuda/row_step.h"
-#include "cuda/session.h"
+#include "cuda/step.h"
 
 namespace dca::cuda {
 
 class CudaExecutor final : public Executor {
 public:
-    explicit CudaExecutor(std::shared_ptr<CudaSession> session);
+    explicit CudaExecutor(std::shared_ptr<StepState> session);
     ~CudaExecutor() override;
 
-    uint32_t max_rows() const override { return session_.memory.block; }
+    uint32_t max_rows() const override { return state_.memory.block; }
     uint32_t max_slices() const override { return 1; }
-    uint64_t scratch_bytes() const override { return session_.memory.scratch_bytes; }
+    uint64_t scratch_bytes() const override { return state_.memory.scratch_bytes; }
 
     bool replay(const Batch& batch) override;
     void begin(const Batch& batch) override;
@@ -33,14 +33,14 @@ public:
     void logits(std::span<float* const> out) override;
     void nll(std::span<const int32_t> targets, float* out) override;
     void sample(std::span<SampleRequest* const> requests) override;
-    void end() override { session_.wait(); }
+    void end() override { state_.wait(); }
 
 private:
     void prepare_step(const Slice& slice);
     void keep_rows(uint32_t rows);
 
-    std::shared_ptr<CudaSession> owned_;
-    CudaSession& session_;
+    std::shared_ptr<StepState> owned_;
+    StepState& state_;
     BlockStep block_;
     RowStep row_;
     Step* step_ = nullptr;  // one of the two, by the rows that are kept

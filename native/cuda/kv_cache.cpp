@@ -9,7 +9,7 @@ namespace dca::cuda {
 
 template <class Visit>
 void CudaKvCache::visit_page(uint32_t page, Visit visit) const {
-    const CudaSession& s = *session_;
+    const StepState& s = *state_;
     for (const LayerCache& layer : s.memory.cache) {
         const bool scaled = layer.type == CacheType::Q8;
         for (size_t head = 0; head < s.h.n_kv_heads; ++head) {

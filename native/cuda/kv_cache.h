@@ -6,13 +6,13 @@
 #include <utility>
 
 #include "core/backend.h"
-#include "cuda/session.h"
+#include "cuda/step.h"
 
 namespace dca::cuda {
 
 class CudaKvCache final : public KvCache {
 public:
-    explicit CudaKvCache(std::shared_ptr<CudaSession> session) : session_(std::move(session)) {}
+    explicit CudaKvCache(std::shared_ptr<StepState> session) : session_(std::move(session)) {}
 
     uint64_t bytes() const override { return session_->memory.cache_bytes; }
     void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override;
@@ -27,7 +27,7 @@ private:
     template <class Visit>
     void visit_page(uint32_t page, Visit visit) const;
 
-    std::shared_ptr<CudaSession> session_;
+    std::shared_ptr<StepState> state_;
 };
 
 }  // namespace dca::cuda

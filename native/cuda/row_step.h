@@ -8,13 +8,13 @@
 #include <functional>
 
 #include "cuda/linear/matvec.h"
-#include "cuda/session.h"
+#include "cuda/step.h"
 
 namespace dca::cuda {
 
 class RowStep final : public Step {
 public:
-    explicit RowStep(CudaSession& session) : Step(session) {}
+    explicit RowStep(StepState& session) : Step(session) {}
 
     /// What there is of a recording. A step is recorded once one like it was issued (loading a kernel while
     /// recording is an error) and played from then on.

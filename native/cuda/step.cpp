@@ -1,4 +1,4 @@
-#include "cuda/session.h"
+#include "cuda/step.h"
 
 #include <cmath>
 
@@ -22,7 +22,7 @@ AttentionShape attention_shape(const Hparams& h) {
 
 }  // namespace
 
-CudaSession::CudaSession(const Hparams& hparams, const DeviceWeights& device_weights, const Device& card, const EngineSpec& spec)
+StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights, const Device& card, const EngineSpec& spec)
     : h(hparams),
       weights(device_weights),
       device(card),
@@ -31,14 +31,14 @@ CudaSession::CudaSession(const Hparams& hparams, const DeviceWeights& device_wei
       memory(hparams, weights, device, shape, spec),
       stream(make_stream()) {}
 
-void CudaSession::norm_heads(const DeviceLayer& w) {
+void StepState::norm_heads(const DeviceLayer& w) {
     if (w.q_norm == nullptr) return;
     const HeadNormArgs args{qkv(),        weights.dtype(), rows,     qkv_width(), h.n_heads,
                             h.n_kv_heads, h.head_dim,      w.q_norm, w.k_norm,    h.rms_epsilon};
     check(head_norm(device.card, args, stream.get()), "norming heads");
 }
 
-void CudaSession::store_keys_values(uint32_t layer, const uint32_t* length) {
+void StepState::store_keys_values(uint32_t layer, const uint32_t* length) {
     const std::byte* keys = qkv() + size_t{2} * h.q_width();
     const StoreArgs args{
         .shape = shape,
@@ -57,7 +57,7 @@ void CudaSession::store_keys_values(uint32_t layer, const uint32_t* length) {
     check(cuda::store_keys_values(args, stream.get()), "storing keys and values");
 }
 
-void CudaSession::choose_experts(const DeviceLayer& w, const float* factors) {
+void StepState::choose_experts(const DeviceLayer& w, const float* factors) {
     const ExpertMemory& m = memory.experts;
     const ChooseArgs args{
         .logits = m.logits,

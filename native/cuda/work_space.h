@@ -13,12 +13,12 @@
 
 namespace dca::cuda {
 
-struct SessionMemory {
+struct WorkSpace {
     static constexpr uint32_t dequantized_rows = 128;  // a matrix that is dequantized in slices is cut at multiples of this
 
     /// Throws a memory error, before allocating, that names the context that would fit; or an
     /// unsupported error for a cache type that the kernels do not read.
-    SessionMemory(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
+    WorkSpace(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
                   const EngineSpec& spec);
 
     uint32_t block = 0;  // rows of a step at most

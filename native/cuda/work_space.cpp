@@ -1,4 +1,4 @@
-#include "cuda/session_memory.h"
+#include "cuda/work_space.h"
 
 #include <algorithm>
 
@@ -37,7 +37,7 @@ HiddenValues hidden_values(const Hparams& h, uint32_t block) {
 
 }  // namespace
 
-struct SessionMemory::Plan {
+struct WorkSpace::Plan {
     const Hparams& h;
     const DeviceWeights& weights;
     const Card& card;
@@ -74,11 +74,11 @@ struct SessionMemory::Plan {
                 }
             }
         }
-        return std::max(std::min(2 * values, most_dequantized), 2 * cols * SessionMemory::dequantized_rows);
+        return std::max(std::min(2 * values, most_dequantized), 2 * cols * WorkSpace::dequantized_rows);
     }
 };
 
-void SessionMemory::place(Arena& cache_arena, Arena& scratch, const Plan& plan) {
+void WorkSpace::place(Arena& cache_arena, Arena& scratch, const Plan& plan) {
     const Hparams& h = plan.h;
     cache.clear();
     const size_t rows = size_t{h.n_kv_heads} * plan.context;
@@ -117,7 +117,7 @@ void SessionMemory::place(Arena& cache_arena, Arena& scratch, const Plan& plan) 
     length = scratch.take<uint32_t>(1);
 }
 
-void SessionMemory::place_host(Arena& host, const Plan& plan) {
+void WorkSpace::place_host(Arena& host, const Plan& plan) {
     tokens = host.take<int32_t>(block);
     targets = host.take<int32_t>(block);
     nll = host.take<float>(block);
@@ -126,7 +126,7 @@ void SessionMemory::place_host(Arena& host, const Plan& plan) {
     if (plan.h.n_experts > 0) experts.place_host(host, plan.h);
 }
 
-SessionMemory::SessionMemory(const Hparams& h, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
+WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
                              const EngineSpec& spec) {
     const Plan plan{h, weights, device.card, shape, spec.tokens, supported(spec.cache_type), spec.rope, spec.scheme.plain()};
     size_t free = 0, total = 0;

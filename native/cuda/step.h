@@ -4,20 +4,20 @@
 #include "core/backend.h"
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
-#include "cuda/session_memory.h"
+#include "cuda/work_space.h"
 #include "cuda/weights/weights.h"
 
 namespace dca::cuda {
 
-struct CudaSession {
-    CudaSession(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const EngineSpec& spec);
+struct StepState {
+    StepState(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const EngineSpec& spec);
 
     const Hparams& h;
     const DeviceWeights& weights;
     Device device;
     AttentionShape shape;
     Scheme scheme;
-    SessionMemory memory;
+    WorkSpace memory;
     Stream stream;
 
     uint32_t rows = 0;       // tokens of the step still kept
@@ -47,7 +47,7 @@ struct CudaSession {
 /// The operations of core/backend.h between begin() and end(), for one kind of step.
 class Step {
 public:
-    explicit Step(CudaSession& session) : session_(session), h_(session.h), weights_(session.weights), memory_(session.memory) {}
+    explicit Step(StepState& session) : session_(session), h_(session.h), weights_(session.weights), memory_(session.memory) {}
     virtual ~Step() = default;
 
     virtual void project_qkv(uint32_t layer) = 0;
@@ -61,10 +61,10 @@ public:
     virtual void nll(uint32_t n_targets) = 0;
 
 protected:
-    CudaSession& session_;
+    StepState& state_;
     const Hparams& h_;
     const DeviceWeights& weights_;
-    const SessionMemory& memory_;
+    const WorkSpace& memory_;
 };
 
 }  // namespace dca::cuda
