@@ -62,27 +62,7 @@ void BlockStep::project_qkv(uint32_t layer) {
     state_.norm_heads(w);
 }
 
-void BlockStep::store_keys_values(uint32_t layer) { state_.store_keys_values(layer, nullptr); }
-
-void BlockStep::attend(uint32_t layer) {
-    const PrefillArgs args{
-        .shape = state_.shape,
-        .scheme = state_.scheme,
-        .cache = memory_.cache[layer],
-        .rotary = memory_.rotary,
-        .q = state_.qkv(),
-        .out = memory_.attended,
-        .q_stride = state_.qkv_width(),
-        .out_stride = h_.q_width(),
-        .dtype = weights_.dtype(),
-        .start = state_.start,
-        .n_queries = state_.rows,
-        .workspace = memory_.prefill_workspace,
-        .workspace_bytes = memory_.prefill_bytes,
-        .kernel = PrefillKernel::Auto,
-    };
-    check(attention_prefill(state_.device.card, args, state_.stream.get()), "attending");
-}
+void BlockStep::store_keys_values(uint32_t layer) { state_.store_keys_values(layer); }
 
 void BlockStep::project_output(uint32_t layer) {
     multiply(weights_.layers()[layer].output, memory_.attended, {state_.x(), h_.n_embd, true, true});
@@ -96,29 +76,13 @@ void BlockStep::feed_forward(uint32_t layer) {
     multiply(w.down, memory_.gated, {state_.x(), h_.n_embd, true, true});
 }
 
-void BlockStep::logits(float* out) {
-    const size_t n_vocab = h_.n_vocab;
+void BlockStep::output(uint32_t rows, const Read& read) {
     norm(weights_.output_norm());
-    for (uint32_t first = 0; first < state_.rows; first += memory_.vocab_rows) {
-        const uint32_t count = std::min(memory_.vocab_rows, state_.rows - first);
+    for (uint32_t first = 0; first < rows; first += memory_.vocab_rows) {
+        const uint32_t count = std::min(memory_.vocab_rows, rows - first);
         multiply(weights_.output().parts.front(), memory_.normed + size_t{first} * h_.n_embd * 2, nullptr,
                  {memory_.logits, h_.n_vocab, true, false}, count);
-        check(cudaMemcpyAsync(out + first * n_vocab, memory_.logits, count * n_vocab * sizeof(float), cudaMemcpyDeviceToHost,
-                              state_.stream.get()),
-              "reading logits");
-    }
-    state_.wait();
-}
-
-void BlockStep::nll(uint32_t n_targets) {
-    norm(weights_.output_norm());
-    for (uint32_t first = 0; first < n_targets; first += memory_.vocab_rows) {
-        const uint32_t count = std::min(memory_.vocab_rows, n_targets - first);
-        multiply(weights_.output().parts.front(), memory_.normed + size_t{first} * h_.n_embd * 2, nullptr,
-                 {memory_.logits, h_.n_vocab, true, false}, count);
-        check(
-            negative_log_likelihood(memory_.logits, count, h_.n_vocab, memory_.targets + first, memory_.nll + first, state_.stream.get()),
-            "scoring");
+        read(first, count);
     }
 }
 

@@ -1,45 +1,10 @@
 #include "cuda/row_step.h"
 
-#include <cstring>
-
 #include "cuda/experts/gather_scatter.h"
 #include "cuda/experts/router.h"
 #include "cuda/linear/elementwise.h"
 
 namespace dca::cuda {
-
-void RowStep::begin(bool issued) noexcept {
-    if (recording_ == Recording::Playing) recording_ = Recording::Ready;
-    if (recording_ == Recording::Cold && issued) recording_ = Recording::Warm;
-}
-
-void RowStep::record(const std::function<void()>& issue) {
-    cudaStream_t stream = state_.stream.get();
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "recording a step");
-    recording_ = Recording::UnderWay;
-    cudaGraph_t raw = nullptr;
-    try {
-        issue();
-        issue_logits();
-    } catch (...) {
-        recording_ = Recording::Warm;
-        static_cast<void>(cudaStreamEndCapture(stream, &raw));
-        Graph(raw).reset();
-        throw;
-    }
-    recording_ = Recording::Warm;
-    check(cudaStreamEndCapture(stream, &raw), "recording a step");
-    const Graph graph(raw);
-    cudaGraphExec_t exec = nullptr;
-    check(cudaGraphInstantiate(&exec, graph.get(), 0), "recording a step");
-    graph_.reset(exec);
-    recording_ = Recording::Ready;
-}
-
-void RowStep::play() {
-    check(cudaGraphLaunch(graph_.get(), state_.stream.get()), "running the model");
-    recording_ = Recording::Playing;
-}
 
 MatvecArgs RowStep::product(const Matrix& w, const Input& in, const Output& out) const noexcept {
     MatvecArgs args{};
@@ -68,12 +33,12 @@ void RowStep::multiply(const FusedMatrices& fused, const Input& in, const Output
 
 bool RowStep::stores_while_projecting(const DeviceLayer& w) const noexcept {
     const bool pairs_together = h_.rope_layout == RopeLayout::Interleaved || h_.rotary_dim == h_.head_dim;
-    return w.qkv.merged() && w.q_norm == nullptr && memory_.cache.front().type != CacheType::Q8 && pairs_together;
+    return w.qkv.merged() && w.q_norm == nullptr && state_.cache->type() != CacheType::Q8 && pairs_together;
 }
 
 void RowStep::project_and_store(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    const LayerCache& cache = memory_.cache[layer];
+    const LayerCache& cache = state_.cache->layers()[layer];
     MatvecArgs args =
         product(w.qkv.parts.front(), {state_.x(), VectorType::F32, w.attention_norm}, {state_.qkv(), activation_type(), false});
     args.bias = w.qkv.bias;
@@ -81,14 +46,14 @@ void RowStep::project_and_store(uint32_t layer) {
         .keys = cache.keys,
         .values = cache.values,
         .type = cache.type == CacheType::F16 ? VectorType::F16 : VectorType::BF16,
-        .capacity = cache.capacity,
         .head_dim = h_.head_dim,
         .rotary_dim = h_.rotary_dim,
         .q_rows = h_.q_width(),
         .kv_rows = h_.kv_width(),
         .chunk_size = state_.scheme.chunk_size,
         .cos_sin = memory_.rotary.cos_sin,
-        .length = memory_.length,
+        .index = state_.input.indices(),
+        .place = state_.input.places(),
     };
     if (h_.rope_layout == RopeLayout::Halves) args.rows_apart = h_.head_dim / 2;
     check(matvec(state_.device.card, args, state_.stream.get()), "multiplying a row");
@@ -102,22 +67,7 @@ void RowStep::project_qkv(uint32_t layer) {
 }
 
 void RowStep::store_keys_values(uint32_t layer) {
-    if (!stores_while_projecting(weights_.layers()[layer])) state_.store_keys_values(layer, memory_.length);
-}
-
-void RowStep::attend(uint32_t layer) {
-    const DecodeArgs args{
-        .shape = state_.shape,
-        .scheme = state_.scheme,
-        .cache = memory_.cache[layer],
-        .rotary = memory_.rotary,
-        .q = state_.qkv(),
-        .out = memory_.attended,
-        .dtype = weights_.dtype(),
-        .length = memory_.length,
-        .workspace = memory_.decode_workspace,
-    };
-    check(attention_decode(state_.device.card, args, state_.stream.get()), "attending");
+    if (!stores_while_projecting(weights_.layers()[layer])) state_.store_keys_values(layer);
 }
 
 void RowStep::project_output(uint32_t layer) {
@@ -185,19 +135,11 @@ void RowStep::feed_forward_experts(uint32_t layer) {
 
 void RowStep::issue_logits() {
     multiply(weights_.output(), {state_.x(), VectorType::F32, weights_.output_norm()}, {memory_.logits, VectorType::F32, false});
-    check(cudaMemcpyAsync(memory_.logits_row, memory_.logits, size_t{4} * h_.n_vocab, cudaMemcpyDeviceToHost, state_.stream.get()),
-          "reading logits");
 }
 
-void RowStep::logits(float* out) {
-    if (recording_ != Recording::Playing) issue_logits();
-    state_.wait();
-    std::memcpy(out, memory_.logits_row, size_t{h_.n_vocab} * sizeof(float));
-}
-
-void RowStep::nll(uint32_t) {
-    issue_logits();
-    check(negative_log_likelihood(memory_.logits, 1, h_.n_vocab, memory_.targets, memory_.nll, state_.stream.get()), "scoring");
+void RowStep::output(uint32_t rows, const Read& read) {
+    if (!played_) issue_logits();
+    read(0, rows);
 }
 
 }  // namespace dca::cuda

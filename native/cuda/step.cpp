@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "cuda/compact_rows.h"
 #include "cuda/experts/router.h"
 #include "cuda/linear/elementwise.h"
 
@@ -29,7 +30,21 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
       shape(attention_shape(hparams)),
       scheme(spec.scheme),
       memory(hparams, weights, device, shape, spec),
+      input(memory.block, memory.slices, pages_for(spec.tokens)),
       stream(make_stream()) {}
+
+void StepState::keep_wanted_rows() {
+    if (input.kept().rows == rows) return;
+    group = &input.kept();
+    rows = group->rows;
+    if (input.kept_in_one_run()) {
+        first_row = input.first_kept();
+        return;
+    }
+    check(compact_rows(input.kept_rows(), rows, {memory.x, h.n_embd * sizeof(float), h.n_embd * sizeof(float)},
+                       {memory.qkv, size_t{2} * h.q_width(), size_t{2} * qkv_width()}, stream.get()),
+          "keeping rows");
+}
 
 void StepState::norm_heads(const DeviceLayer& w) {
     if (w.q_norm == nullptr) return;
@@ -38,23 +53,66 @@ void StepState::norm_heads(const DeviceLayer& w) {
     check(head_norm(device.card, args, stream.get()), "norming heads");
 }
 
-void StepState::store_keys_values(uint32_t layer, const uint32_t* length) {
-    const std::byte* keys = qkv() + size_t{2} * h.q_width();
+void StepState::store_keys_values(uint32_t layer) {
+    const std::byte* keys = memory.qkv + size_t{2} * h.q_width();
     const StoreArgs args{
         .shape = shape,
         .scheme = scheme,
-        .cache = memory.cache[layer],
+        .cache = cache->layers()[layer],
         .rotary = memory.rotary,
         .k = keys,
         .v = keys + size_t{2} * h.kv_width(),
         .k_stride = qkv_width(),
         .v_stride = qkv_width(),
         .dtype = weights.dtype(),
-        .start = start,
-        .length = length,
-        .n_tokens = rows,
+        .n_rows = rows,
+        .indices = input.indices(),
+        .places = input.places(),
     };
     check(cuda::store_keys_values(args, stream.get()), "storing keys and values");
+}
+
+void StepState::attend(uint32_t layer) {
+    const LayerCache& keys_values = cache->layers()[layer];
+    if (group->single != 0) {
+        const DecodeArgs args{
+            .shape = shape,
+            .scheme = scheme,
+            .cache = keys_values,
+            .rotary = memory.rotary,
+            .q = qkv(),
+            .out = memory.attended,
+            .q_stride = qkv_width(),
+            .out_stride = h.q_width(),
+            .dtype = weights.dtype(),
+            .n_rows = group->single,
+            .rows = group->decode,
+            .page_tables = input.page_tables(),
+            .workspace = memory.decode_workspace,
+            .workspace_rows = memory.slices,
+        };
+        check(attention_decode(device.card, args, stream.get()), "attending");
+    }
+    for (const SliceRows& slice : group->longer) {
+        const PrefillArgs args{
+            .shape = shape,
+            .scheme = scheme,
+            .cache = keys_values,
+            .rotary = memory.rotary,
+            .page_table = slice.page_table,
+            .q = qkv() + size_t{slice.first_row} * qkv_width() * 2,
+            .out = memory.attended + size_t{slice.first_row} * h.q_width() * 2,
+            .q_stride = qkv_width(),
+            .out_stride = h.q_width(),
+            .dtype = weights.dtype(),
+            .start = slice.start,
+            .n_queries = slice.rows,
+            .workspace = memory.prefill_workspace,
+            .workspace_bytes = memory.prefill_bytes,
+            .kernel = PrefillKernel::Auto,
+        };
+        check(attention_prefill(device.card, args, stream.get()), "attending");
+    }
 }
 
 void StepState::choose_experts(const DeviceLayer& w, const float* factors) {
