@@ -65,15 +65,15 @@ struct PrefillArgs {
     LayerCache cache;
     RotaryTable rotary;
     const uint32_t* page_table;  // device memory: the sequence's pages, which hold indices [0, start + n_queries)
-    const void* q;           // (n_queries, n_heads, head_dim), 16-byte aligned
-    void* out;               // the same shape
-    int64_t q_stride;        // elements between tokens, a multiple of 8
-    int64_t out_stride;      // likewise
-    Dtype dtype;             // of q and out
-    uint32_t start;          // index of the first query
-    uint32_t n_queries;      // >= 1
-    void* workspace;         // 16-byte aligned
-    size_t workspace_bytes;  // at least prefill_workspace_bytes()
+    const void* q;               // (n_queries, n_heads, head_dim), 16-byte aligned
+    void* out;                   // the same shape
+    int64_t q_stride;            // elements between tokens, a multiple of 8
+    int64_t out_stride;          // likewise
+    Dtype dtype;                 // of q and out
+    uint32_t start;              // index of the first query
+    uint32_t n_queries;          // >= 1
+    void* workspace;             // 16-byte aligned
+    size_t workspace_bytes;      // at least prefill_workspace_bytes()
     PrefillKernel kernel;
 };
 

@@ -1,4 +1,4 @@
-// Decode attention: one query per head, split over the keys. Reading the cache once is the cost,
+// Decode attention: one query per row and head, split over the keys. Reading the cache once is the cost,
 // so loads go straight from global memory to tensor core operands, a tile ahead of their use.
 //
 // A warp takes tiles of kKeys keys. Products are transposed: S^T = K Q^T with 16 keys as rows and
@@ -9,11 +9,13 @@
 //   S^T  keys g, g + 8; heads 2t, 2t + 1
 //   V    keys 2t, 2t + 1, 2t + 8, 2t + 9; values kValueRun g ... of each run of 8 kValueRun
 //   O^T  the same values; heads 2t, 2t + 1
-// Each block of threads merges its warps, and the last block of a key head to finish merges the
-// splits.
+// Blocks of threads persist and take the splits of all rows in turn. A block merges its warps while the
+// first tiles of its next split are on their way; the last block to finish with a row's key head merges
+// its splits.
 #pragma once
 
 #include "core/key_ranges.h"
+#include "cuda/attention/pages.cuh"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
@@ -24,9 +26,14 @@ namespace dca::cuda::decode {
 struct Params {
     DecodeArgs args;
     float scale_log2;
-    float* partial_out;       // (key heads * head groups, splits, kHeads, head_dim)
-    float2* partial_softmax;  // (key heads * head groups, splits, kHeads): maximum, sum
-    uint32_t* tickets;        // (key heads * head groups)
+    uint32_t groups;          // of up to kHeads query heads that share a key head
+    uint32_t pairs;           // (key head, group) of a row
+    uint32_t most_splits;     // of a row's keys
+    uint32_t least_keys;      // of a split, so that short contexts need no merge
+    uint32_t part_heads;      // of a group, at most
+    float* partial_out;       // (rows, pairs, most_splits, part_heads, head_dim)
+    float2* partial_softmax;  // (rows, pairs, most_splits, part_heads): maximum, sum
+    uint32_t* tickets;        // (rows, pairs)
 };
 
 template <int kHeadDim_, class T_, bool kQ8_, int kHeadTiles_>
@@ -45,7 +52,7 @@ struct Config {
     static constexpr int kValueRun = kQ8 && kHeadDim > 64 ? 16 : 8;
     static constexpr int kValueRuns = (kHeadDim + 8 * kValueRun - 1) / (8 * kValueRun);
     static constexpr int kQueryStride = 4 * kKeyRun * kKeyRuns + 8;  // padded with zeros; 16 bytes against bank conflicts
-    static constexpr uint32_t kLeastTiles = 256 / kKeys;             // of a split, so that short contexts need no merge
+    static_assert(page_tokens % kKeys == 0, "a tile lies in one page");
 };
 
 template <class C>
@@ -54,6 +61,74 @@ struct Shared {
     alignas(16) float out[C::kWarps][C::kHeads][C::kHeadDim];
     float2 softmax[C::kWarps][C::kHeads];  // maximum, sum
     uint32_t ticket;
+    uint32_t first_split[max_decode_rows + 1];  // splits of the rows before each, of all their pairs
+};
+
+/// Tiles of a split of a row that has `tiles`: splits are as equal as they can be, by the row's own length.
+template <class C>
+__device__ __forceinline__ uint32_t tiles_per_split(const Params& params, uint32_t tiles) {
+    const uint32_t splits = ceil_div(tiles, max(ceil_div(tiles, params.most_splits), params.least_keys / C::kKeys));
+    return ceil_div(tiles, splits);
+}
+
+__device__ __forceinline__ uint32_t length_of(const DecodeArgs& args, uint32_t row) {
+    return min(args.rows[row].length, args.cache.pages * page_tokens);
+}
+
+/// Numbers the splits of all rows and pairs.
+template <class C>
+__device__ __forceinline__ void number_splits(Shared<C>& shared, const Params& params) {
+    const DecodeArgs& args = params.args;
+    for (uint32_t row = threadIdx.x; row < args.n_rows; row += C::kThreads) {
+        const uint32_t length = length_of(args, row);
+        uint32_t splits = 0;
+        if (length > 0) {
+            const uint32_t tiles = KeyTiles<C::kKeys>(args.scheme, length).count;
+            splits = ceil_div(tiles, tiles_per_split<C>(params, tiles));
+        }
+        shared.first_split[row + 1] = splits * params.pairs;
+    }
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        uint32_t before = 0;
+        for (uint32_t first = 0; first < args.n_rows; first += 32) {
+            const uint32_t row = first + threadIdx.x;
+            uint32_t sum = row < args.n_rows ? shared.first_split[row + 1] : 0;
+            for (uint32_t step = 1; step < 32; step *= 2) {
+                const uint32_t other = __shfl_up_sync(~0u, sum, step);
+                if (threadIdx.x >= step) sum += other;
+            }
+            sum += before;
+            if (row < args.n_rows) shared.first_split[row + 1] = sum;
+            before = __shfl_sync(~0u, sum, 31);
+        }
+        if (threadIdx.x == 0) shared.first_split[0] = 0;
+    }
+    __syncthreads();
+}
+
+/// What a block of threads does at a time: tiles [begin, end) of a row's keys for the query heads of one pair.
+struct Split {
+    uint32_t row, pair, index, splits, begin, end;
+
+    template <class C>
+    static __device__ __forceinline__ Split at(const Shared<C>& shared, const Params& params, uint32_t index) {
+        uint32_t row = 0, past = params.args.n_rows;  // the row is in [row, past)
+        while (past - row > 1) {
+            const uint32_t middle = (row + past) / 2;
+            if (shared.first_split[middle] <= index)
+                row = middle;
+            else
+                past = middle;
+        }
+        const uint32_t first = shared.first_split[row], splits = (shared.first_split[row + 1] - first) / params.pairs;
+        Split split{row, (index - first) / splits, (index - first) % splits, splits, 0, 0};
+        const uint32_t tiles = KeyTiles<C::kKeys>(params.args.scheme, length_of(params.args, row)).count;
+        const uint32_t each = tiles_per_split<C>(params, tiles);
+        split.begin = split.index * each;
+        split.end = min(split.begin + each, tiles);
+        return split;
+    }
 };
 
 /// One tile's bytes as they came from the cache.
@@ -71,18 +146,25 @@ struct Warp {
     static constexpr int kElementBytes = C::kQ8 ? 1 : 2;
 
     const LayerCache& cache;
-    const size_t first_row;  // of this key head
+    HeadRows rows;  // of the item that is loaded
     const int lane = threadIdx.x % 32;
     const int g = threadIdx.x % 32 / 4;
     const int t = threadIdx.x % 4;
 
-    float o[C::kHeadTiles][C::kValueRuns][C::kValueRun / 2][4] = {};
-    float maximum[C::kHeadTiles][2], sum[C::kHeadTiles][2] = {};
+    float o[C::kHeadTiles][C::kValueRuns][C::kValueRun / 2][4];
+    float maximum[C::kHeadTiles][2], sum[C::kHeadTiles][2];
     uint2 q[C::kHeadTiles][C::kKeyRuns][C::kKeyRun / 4];
 
     __device__ __forceinline__ void start() {
 #pragma unroll
-        for (int h = 0; h < C::kHeadTiles; ++h) maximum[h][0] = maximum[h][1] = kNoMaximum;
+        for (int h = 0; h < C::kHeadTiles; ++h) {
+            maximum[h][0] = maximum[h][1] = kNoMaximum;
+            sum[h][0] = sum[h][1] = 0.0f;
+#pragma unroll
+            for (auto& run : o[h])
+#pragma unroll
+                for (auto& acc : run) acc[0] = acc[1] = acc[2] = acc[3] = 0.0f;
+        }
     }
 
     __device__ __forceinline__ void load_queries(const uint16_t (&queries)[C::kHeads][C::kQueryStride]) {
@@ -96,47 +178,49 @@ struct Warp {
     }
 
     __device__ __forceinline__ void load_keys(RawTile<C>& raw, const KeyTile& tile) const {
+        const size_t first = rows.at(tile.key);
 #pragma unroll
         for (int n = 0; n < C::kKeys / 8; ++n) {
-            const uint32_t row = tile.key + 8 * n + g;
+            const uint32_t row = 8 * n + g;
 #pragma unroll
             for (int run = 0; run < C::kKeyRuns; ++run) {
                 const int column = (4 * run + t) * C::kKeyRun;
-                const bool valid = row < tile.end && (C::kHeadDim % (4 * C::kKeyRun) == 0 || column < C::kHeadDim);
-                raw.keys[n][run] = valid ? ptx::load_streaming(address(cache.keys, row, column)) : uint4{};
+                const bool valid = tile.holds(tile.key + row) && (C::kHeadDim % (4 * C::kKeyRun) == 0 || column < C::kHeadDim);
+                raw.keys[n][run] = valid ? ptx::load_streaming(address(cache.keys, first + row, column)) : uint4{};
             }
         }
         if constexpr (C::kQ8) {
-            load_scales(raw.key_scales, cache.key_scales, tile);
+            load_scales(raw.key_scales, static_cast<const __half*>(cache.key_scales) + first, tile);
         }
     }
 
     __device__ __forceinline__ void load_values(RawTile<C>& raw, const KeyTile& tile) const {
+        const size_t first = rows.at(tile.key);
 #pragma unroll
         for (int n = 0; n < C::kKeys / 4; ++n) {
-            const uint32_t row = tile.key + n / 2 * 8 + 2 * t + n % 2;
+            const uint32_t row = n / 2 * 8 + 2 * t + n % 2;
 #pragma unroll
             for (int run = 0; run < C::kValueRuns; ++run) {
                 const int column = (8 * run + g) * C::kValueRun;
-                const bool valid = row < tile.end && (C::kHeadDim % (8 * C::kValueRun) == 0 || column < C::kHeadDim);
+                const bool valid = tile.holds(tile.key + row) && (C::kHeadDim % (8 * C::kValueRun) == 0 || column < C::kHeadDim);
                 if constexpr (C::kValueRun * kElementBytes == 16) {
-                    raw.values[n][run] = valid ? ptx::load_streaming(address(cache.values, row, column)) : uint4{};
+                    raw.values[n][run] = valid ? ptx::load_streaming(address(cache.values, first + row, column)) : uint4{};
                 } else {
-                    const uint2 half = valid ? ptx::load_streaming_8(address(cache.values, row, column)) : uint2{};
+                    const uint2 half = valid ? ptx::load_streaming_8(address(cache.values, first + row, column)) : uint2{};
                     raw.values[n][run] = {half.x, half.y, 0, 0};
                 }
             }
         }
         if constexpr (C::kQ8) {
-            load_scales(raw.value_scales, cache.value_scales, tile);
+            load_scales(raw.value_scales, static_cast<const __half*>(cache.value_scales) + first, tile);
         }
     }
 
-    __device__ __forceinline__ void load_scales(__half (&own)[RawTile<C>::kLaneRows], const void* scales, const KeyTile& tile) const {
+    __device__ __forceinline__ void load_scales(__half (&own)[RawTile<C>::kLaneRows], const __half* scales, const KeyTile& tile) const {
 #pragma unroll
         for (int n = 0; n < RawTile<C>::kLaneRows; ++n) {
-            const uint32_t row = tile.key + 32 * n + lane;
-            own[n] = row < tile.end ? static_cast<const __half*>(scales)[first_row + row] : __half(0.0f);
+            const uint32_t row = 32 * n + lane;
+            own[n] = row < C::kKeys && tile.holds(tile.key + row) ? scales[row] : __half(0.0f);
         }
     }
 
@@ -176,7 +260,7 @@ struct Warp {
             for (int n = 0; n < C::kKeys / 16; ++n)
 #pragma unroll
                 for (int c = 0; c < 4; ++c) {
-                    if (tile.key + 16 * n + 8 * (c / 2) + g >= tile.end) s[h][n][c] = -INFINITY;
+                    if (!tile.holds(tile.key + 16 * n + 8 * (c / 2) + g)) s[h][n][c] = -INFINITY;
                     raised[c % 2] = fmaxf(raised[c % 2], s[h][n][c]);
                 }
 #pragma unroll
@@ -225,19 +309,33 @@ struct Warp {
         }
     }
 
-    /// Sums over the lanes that hold the same heads.
-    __device__ __forceinline__ void finish() {
+    /// Sums over the lanes that hold the same heads, then puts all into this warp's (kHeads) and (kHeads, kHeadDim).
+    __device__ __forceinline__ void finish(float2* to_softmax, float (*to_out)[C::kHeadDim]) {
 #pragma unroll
         for (int h = 0; h < C::kHeadTiles; ++h)
 #pragma unroll
             for (int c = 0; c < 2; ++c)
 #pragma unroll
                 for (int step = 4; step < 32; step *= 2) sum[h][c] += __shfl_xor_sync(~0u, sum[h][c], step);
+#pragma unroll
+        for (int h = 0; h < C::kHeadTiles; ++h)
+#pragma unroll
+            for (int c = 0; c < 2; ++c) {
+                const int head = 8 * h + 2 * t + c;
+                if (g == 0) to_softmax[head] = {maximum[h][c], sum[h][c]};
+#pragma unroll
+                for (int run = 0; run < C::kValueRuns; ++run)
+#pragma unroll
+                    for (int m = 0; m < C::kValueRun / 2; ++m) {
+                        const int e = (8 * run + g) * C::kValueRun + 2 * m;
+                        if (e < C::kHeadDim) *reinterpret_cast<float2*>(&to_out[head][e]) = {o[h][run][m][c], o[h][run][m][2 + c]};
+                    }
+            }
     }
 
 private:
-    __device__ __forceinline__ const uint8_t* address(const void* data, uint32_t row, int column) const {
-        return static_cast<const uint8_t*>(data) + ((first_row + row) * C::kHeadDim + column) * kElementBytes;
+    __device__ __forceinline__ const uint8_t* address(const void* data, size_t row, int column) const {
+        return static_cast<const uint8_t*>(data) + (row * C::kHeadDim + column) * kElementBytes;
     }
 
     /// Q8: the scales of two of the 32 rows whose scales `own` holds, one a lane.
@@ -280,11 +378,11 @@ private:
     }
 };
 
-/// Rotates the query heads from `first_head` on for every range from `first` to `last` (walk order:
+/// Rotates the query heads from `first_head` on of one row for every range from `first` to `last` (walk order:
 /// Inter before Intra), and zeroes what pads them.
 template <class C>
-__device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeArgs& args, uint32_t i, int first_head, int heads,
-                                               Range first, Range last) {
+__device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeArgs& args, uint32_t row, uint32_t i, int first_head,
+                                               int heads, Range first, Range last) {
     constexpr int kPieces = C::kQueryStride / 8;
     const uint32_t r = i % args.scheme.chunk_size;
     const float factor = args.scheme.logit_factor(i);
@@ -297,7 +395,7 @@ __device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeAr
             *reinterpret_cast<uint4*>(to + n % kPieces * 8) = {};
             continue;
         }
-        const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (first_head + head) * C::kHeadDim;
+        const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (row * args.q_stride + (first_head + head) * C::kHeadDim);
         QueryRotation::Loaded loaded;
         rotation.load(loaded, source, n % kPieces, static_cast<Range>(range), r);
         rotation.finish<typename C::T>(loaded, n % kPieces, factor,
@@ -327,117 +425,136 @@ __device__ __forceinline__ void merge(int heads, int head_dim, int count, float 
     }
 }
 
+/// Merges a split's warps, and after the last split of its row and pair all of those. The next use of what it
+/// reads in shared memory wants a barrier.
+template <class C>
+__device__ __forceinline__ void merge_split(Shared<C>& shared, const Params& params, const Split& split, int first_head, int heads) {
+    const DecodeArgs& args = params.args;
+    uint16_t* out = static_cast<uint16_t*>(args.out) + split.row * args.out_stride + first_head * C::kHeadDim;
+    const auto write = [&](int head, int e, const float4& v, float, float sum) {
+        const uint2 packed = {pack(v.x / sum, v.y / sum, args.dtype), pack(v.z / sum, v.w / sum, args.dtype)};
+        *reinterpret_cast<uint2*>(out + head * C::kHeadDim + e) = packed;
+    };
+    const auto warp_softmax = [&](int part, int head) { return shared.softmax[part][head]; };
+    const auto warp_out = [&](int part, int head, int e) { return *reinterpret_cast<const float4*>(&shared.out[part][head][e]); };
+    if (split.splits == 1) {
+        merge<C::kThreads>(heads, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out, write);
+        return;
+    }
+
+    const uint32_t slot = split.row * params.pairs + split.pair;
+    const size_t first_part = static_cast<size_t>(slot) * params.most_splits;
+    const auto part_row = [&](int part, int head) { return (first_part + part) * params.part_heads + head; };
+    merge<C::kThreads>(heads, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out,
+                       [&](int head, int e, const float4& v, float maximum, float sum) {
+                           const size_t row = part_row(split.index, head);
+                           *reinterpret_cast<float4*>(&params.partial_out[row * C::kHeadDim + e]) = v;
+                           if (e == 0) params.partial_softmax[row] = {maximum, sum};
+                       });
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();  // after the barrier it stands for all threads' writes, and before the next for their reads
+        shared.ticket = atomicInc(&params.tickets[slot], split.splits - 1);  // the last one leaves zero
+        __threadfence();
+    }
+    __syncthreads();
+    if (shared.ticket == split.splits - 1) {
+        merge<C::kThreads>(
+            heads, C::kHeadDim, split.splits, params.scale_log2,
+            [&](int part, int head) { return __ldcg(&params.partial_softmax[part_row(part, head)]); },
+            [&](int part, int head, int e) {
+                return __ldcg(reinterpret_cast<const float4*>(&params.partial_out[part_row(part, head) * C::kHeadDim + e]));
+            },
+            write);
+    }
+}
+
 template <class C>
 __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_constant__ Params params) {
     extern __shared__ __align__(16) uint8_t memory[];
     Shared<C>& shared = *reinterpret_cast<Shared<C>*>(memory);
     const DecodeArgs& args = params.args;
-    const uint32_t length = min(*args.length, args.cache.capacity);
-    if (length == 0) return;
+    const uint32_t group = args.shape.n_heads / args.shape.n_kv_heads;
+    const int own = threadIdx.x / 32;
+    constexpr uint32_t kAhead = C::kStages * C::kWarps;
 
-    const KeyTiles<C::kKeys> tiles(args.scheme, length);
-    const uint32_t per_split = max(ceil_div(tiles.count, gridDim.x), C::kLeastTiles);
-    const uint32_t splits = ceil_div(tiles.count, per_split);
-    const uint32_t split = blockIdx.x;
-    if (split >= splits) return;
-    const uint32_t end = min((split + 1) * per_split, tiles.count);
-    uint32_t index = split * per_split + threadIdx.x / 32;
+    number_splits(shared, params);
+    const uint32_t count = shared.first_split[args.n_rows];
 
-    const int group = args.shape.n_heads / args.shape.n_kv_heads;
-    const int first_head = blockIdx.y * group + blockIdx.z * C::kHeads;
-    const int heads = min(C::kHeads, group - static_cast<int>(blockIdx.z) * C::kHeads);
-
-    Warp<C> warp{args.cache, static_cast<size_t>(blockIdx.y) * args.cache.capacity};
-    warp.start();
+    Warp<C> warp{args.cache, {}};
     RawTile<C> raw[C::kStages];
     KeyTile tile[C::kStages];
-#pragma unroll
-    for (int stage = 0; stage < C::kStages; ++stage) {
-        if (index + stage * C::kWarps >= end) break;
-        tile[stage] = tiles.at(index + stage * C::kWarps);
-        warp.load_keys(raw[stage], tile[stage]);
-        warp.load_values(raw[stage], tile[stage]);
-    }
-    rotate_queries(shared, args, length - 1, first_head, heads, tiles.at(split * per_split).range, tiles.at(end - 1).range);
-    __syncthreads();
-
-    constexpr uint32_t kAhead = C::kStages * C::kWarps;
-    int loaded_range = -1;
-    while (index < end) {
-#pragma unroll
-        for (int stage = 0; stage < C::kStages; ++stage, index += C::kWarps) {
-            if (index >= end) break;
-            const KeyTile current = tile[stage];
-            if (loaded_range != static_cast<int>(current.range)) {
-                loaded_range = static_cast<int>(current.range);
-                warp.load_queries(shared.queries[loaded_range]);
-            }
-            float s[C::kHeadTiles][C::kKeys / 16][4];
-            uint2 p[C::kHeadTiles][C::kKeys / 16];
-            warp.multiply_keys(raw[stage], s);
-            const bool more = index + kAhead < end;
-            if (more) {
-                tile[stage] = tiles.at(index + kAhead);
-                warp.load_keys(raw[stage], tile[stage]);
-            }
-            warp.absorb(s, p, current, params.scale_log2);
-            warp.multiply_values(raw[stage], p);
-            if (more) warp.load_values(raw[stage], tile[stage]);
-        }
-    }
-
-    warp.finish();
-    const int own = threadIdx.x / 32;
-#pragma unroll
-    for (int h = 0; h < C::kHeadTiles; ++h)
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-            const int head = 8 * h + 2 * warp.t + c;
-            if (warp.g == 0) shared.softmax[own][head] = {warp.maximum[h][c], warp.sum[h][c]};
-#pragma unroll
-            for (int run = 0; run < C::kValueRuns; ++run)
-#pragma unroll
-                for (int m = 0; m < C::kValueRun / 2; ++m) {
-                    const int e = (8 * run + warp.g) * C::kValueRun + 2 * m;
-                    if (e < C::kHeadDim)
-                        *reinterpret_cast<float2*>(&shared.out[own][head][e]) = {warp.o[h][run][m][c], warp.o[h][run][m][2 + c]};
-                }
-        }
-    __syncthreads();
-
-    const auto write = [&](int head, int e, const float4& v, float, float sum) {
-        const uint2 packed = {pack(v.x / sum, v.y / sum, args.dtype), pack(v.z / sum, v.w / sum, args.dtype)};
-        *reinterpret_cast<uint2*>(static_cast<uint16_t*>(args.out) + (first_head + head) * C::kHeadDim + e) = packed;
+    Split split;
+    const auto enter = [&](uint32_t n) {
+        split = Split::at<C>(shared, params, n);
+        warp.rows = {args.page_tables + args.rows[split.row].first_page, static_cast<uint32_t>(args.shape.n_kv_heads),
+                     split.pair / params.groups};
     };
-    const auto warp_softmax = [&](int part, int head) { return shared.softmax[part][head]; };
-    const auto warp_out = [&](int part, int head, int e) { return *reinterpret_cast<const float4*>(&shared.out[part][head][e]); };
-    if (splits == 1) {
-        merge<C::kThreads>(heads, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out, write);
-        return;
-    }
+    const auto load_first = [&] {
+        const KeyTiles<C::kKeys> tiles(args.scheme, length_of(args, split.row));
+#pragma unroll
+        for (int stage = 0; stage < C::kStages; ++stage) {
+            const uint32_t index = split.begin + own + stage * C::kWarps;
+            if (index >= split.end) break;
+            tile[stage] = tiles.at(index);
+            warp.load_keys(raw[stage], tile[stage]);
+            warp.load_values(raw[stage], tile[stage]);
+        }
+    };
 
-    const uint32_t slot = blockIdx.y * gridDim.z + blockIdx.z;
-    const size_t first_part = static_cast<size_t>(slot) * gridDim.x;
-    const auto part_row = [&](int part, int head) { return (first_part + part) * C::kHeads + head; };
-    merge<C::kThreads>(heads, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out,
-                       [&](int head, int e, const float4& v, float maximum, float sum) {
-                           const size_t row = part_row(split, head);
-                           *reinterpret_cast<float4*>(&params.partial_out[row * C::kHeadDim + e]) = v;
-                           if (e == 0) params.partial_softmax[row] = {maximum, sum};
-                       });
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) shared.ticket = atomicInc(&params.tickets[slot], splits - 1);  // the last one leaves zero
-    __syncthreads();
-    if (shared.ticket != splits - 1) return;
-    __threadfence();
-    merge<C::kThreads>(
-        heads, C::kHeadDim, splits, params.scale_log2,
-        [&](int part, int head) { return __ldcg(&params.partial_softmax[part_row(part, head)]); },
-        [&](int part, int head, int e) {
-            return __ldcg(reinterpret_cast<const float4*>(&params.partial_out[part_row(part, head) * C::kHeadDim + e]));
-        },
-        write);
+    uint32_t next = blockIdx.x;
+    if (next >= count) return;
+    enter(next);
+    load_first();
+    while (true) {
+        const Split current = split;
+        const uint32_t length = length_of(args, current.row);
+        const KeyTiles<C::kKeys> tiles(args.scheme, length);
+        const int first_head = current.pair / params.groups * group + current.pair % params.groups * C::kHeads;
+        const int heads = min(C::kHeads, static_cast<int>(group - current.pair % params.groups * C::kHeads));
+        rotate_queries(shared, args, current.row, length - 1, first_head, heads, tiles.at(current.begin).range,
+                       tiles.at(current.end - 1).range);
+        __syncthreads();
+
+        warp.start();
+        int loaded_range = -1;
+        uint32_t index = current.begin + own;
+        while (index < current.end) {
+#pragma unroll
+            for (int stage = 0; stage < C::kStages; ++stage, index += C::kWarps) {
+                if (index >= current.end) break;
+                const KeyTile keys = tile[stage];
+                if (loaded_range != static_cast<int>(keys.range)) {
+                    loaded_range = static_cast<int>(keys.range);
+                    warp.load_queries(shared.queries[loaded_range]);
+                }
+                float s[C::kHeadTiles][C::kKeys / 16][4];
+                uint2 p[C::kHeadTiles][C::kKeys / 16];
+                warp.multiply_keys(raw[stage], s);
+                const bool more = index + kAhead < current.end;
+                if (more) {
+                    tile[stage] = tiles.at(index + kAhead);
+                    warp.load_keys(raw[stage], tile[stage]);
+                }
+                warp.absorb(s, p, keys, params.scale_log2);
+                warp.multiply_values(raw[stage], p);
+                if (more) warp.load_values(raw[stage], tile[stage]);
+            }
+        }
+        warp.finish(shared.softmax[own], shared.out[own]);
+        __syncthreads();
+
+        // The next split's first loads run during the merge. Not those of the first warp if it will come to a
+        // fence, where it would wait for them.
+        next += gridDim.x;
+        const bool more = next < count;
+        const bool late = current.splits > 1 && own == 0;
+        if (more) enter(next);
+        if (more && !late) load_first();
+        merge_split(shared, params, current, first_head, heads);
+        if (!more) return;
+        if (late) load_first();
+    }
 }
 
 }  // namespace dca::cuda::decode

@@ -8,6 +8,7 @@
 // addressed by plain 32-bit addresses: the compiler keeps those in registers.
 #pragma once
 
+#include "core/page_pool.h"
 #include "cuda/device/ptx.cuh"
 #include "cuda/device/vectors.cuh"
 #include "cuda/linear/matvec.h"
