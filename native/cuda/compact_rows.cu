@@ -26,7 +26,8 @@ __global__ void __launch_bounds__(kThreads) compact_kernel(const uint32_t* kept,
 
 }  // namespace
 
-cudaError_t compact_rows(const uint32_t* kept, uint32_t n_rows, const RowsInMemory& first, const RowsInMemory& second, cudaStream_t stream) {
+cudaError_t compact_rows(const uint32_t* kept, uint32_t n_rows, const RowsInMemory& first, const RowsInMemory& second,
+                         cudaStream_t stream) {
     const size_t bytes = first.bytes > second.bytes ? first.bytes : second.bytes;
     const dim3 grid(static_cast<uint32_t>((bytes / sizeof(uint4) + kThreads - 1) / kThreads), 2);
     compact_kernel<<<grid, kThreads, 0, stream>>>(kept, n_rows, first, second);

@@ -21,7 +21,7 @@ public:
 
     uint32_t max_rows() const override { return state_.memory.block; }
     uint32_t max_slices() const override { return state_.memory.slices; }
-    uint64_t scratch_bytes() const override { return state_.memory.scratch_bytes; }
+    uint64_t scratch_bytes() const override { return state_.memory.scratch_bytes + state_.cache->page_bytes(); }
 
     // Decode batches are padded to a size that has a recording, but for a mixture's of many rows: it waits for the host.
     bool replay(const Batch& batch) override;

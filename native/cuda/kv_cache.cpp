@@ -19,7 +19,7 @@ CacheType supported_cache(dca_cache_type type) {
 
 uint64_t CudaKvCache::bytes_for(const Hparams& h, uint64_t tokens, CacheType type) {
     const uint64_t token = h.head_dim * value_bytes(type) + (type == CacheType::Q8 ? sizeof(uint16_t) : 0);
-    return (uint64_t{pages_for(tokens)} + 1) * page_tokens * 2 * h.n_layers * h.n_kv_heads * token;
+    return uint64_t{pages_for(tokens)} * page_tokens * 2 * h.n_layers * h.n_kv_heads * token;
 }
 
 CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens, CacheType type)
@@ -29,14 +29,11 @@ CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens
       head_dim_(h.head_dim),
       pages_(pages_for(tokens) + 1),
       type_(type),
-      bytes_(bytes_for(h, tokens, type)),
-      memory_(allocate_device(bytes_, "allocating the cache")),
+      memory_(allocate_device(bytes_for(h, tokens, type) + bytes_for(h, 1, type), "allocating the cache")),
       stream_(make_stream()) {
     const std::vector<Tensors> all = tensors();
     for (uint32_t layer = 0; layer < n_layers_; ++layer) {
-        const auto tensor = [&](size_t kind, size_t number) {
-            return kind < all.size() ? at(all[kind], 2 * layer + number, 0) : nullptr;
-        };
+        const auto tensor = [&](size_t kind, size_t number) { return kind < all.size() ? at(all[kind], 2 * layer + number, 0) : nullptr; };
         layers_.push_back({.keys = tensor(0, 0),
                            .values = tensor(0, 1),
                            .key_scales = tensor(1, 0),

@@ -24,8 +24,8 @@ class CudaKvCache final : public KvCache {
 public:
     CudaKvCache(const Hparams& hparams, const Device& device, uint32_t tokens, CacheType type);
 
-    uint64_t bytes() const override { return bytes_; }
-    /// What a cache of so many tokens takes.
+    uint64_t bytes() const override { return padding_page() * page_bytes(); }
+    /// What the pages of so many tokens take; the one more is as large as those of one token.
     static uint64_t bytes_for(const Hparams& hparams, uint64_t tokens, CacheType type);
 
     void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override;
@@ -56,7 +56,6 @@ private:
     uint32_t n_layers_, n_kv_heads_, head_dim_;
     uint32_t pages_;
     CacheType type_;
-    uint64_t bytes_;
     DeviceMemory memory_;
     Stream stream_;  // of copies; no step runs meanwhile
     std::vector<LayerCache> layers_;

@@ -109,8 +109,7 @@ void RowStep::feed_forward_experts(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     const ExpertMemory& m = memory_.experts;
     const uint32_t used = h_.n_experts_used, width = h_.n_ff_expert, n_logits = h_.n_experts + (w.shared_gated ? 1 : 0);
-    check(router_logits_row(state_.device.card, state_.x(), w.router, h_.rms_epsilon, h_.n_embd, n_logits, m.logits,
-                            state_.stream.get()),
+    check(router_logits_row(state_.device.card, state_.x(), w.router, h_.rms_epsilon, h_.n_embd, n_logits, m.logits, state_.stream.get()),
           "routing");
     state_.choose_experts(w, nullptr);
 
@@ -119,8 +118,7 @@ void RowStep::feed_forward_experts(uint32_t layer) {
         multiply_chosen(w.gate_up, in, 0, memory_.gated_row, width, true);
     } else {
         multiply_chosen(w.gate_up, in, 0, memory_.gate_up_row, 2 * width, false);
-        check(silu_multiply_f32(state_.device.card, memory_.gate_up_row, used, width, memory_.gated_row, state_.stream.get()),
-              "gating");
+        check(silu_multiply_f32(state_.device.card, memory_.gate_up_row, used, width, memory_.gated_row, state_.stream.get()), "gating");
     }
     multiply_chosen(w.down, {memory_.gated_row, VectorType::F32, nullptr}, width, m.results, h_.n_embd, false);
     if (h_.n_ff_shared > 0) {
@@ -129,8 +127,7 @@ void RowStep::feed_forward_experts(uint32_t layer) {
                  {m.results + size_t{used} * h_.n_embd, VectorType::F32, false});
     }
     const uint32_t terms = used + (h_.n_ff_shared > 0 ? 1 : 0);
-    check(add_weighted_row(state_.device.card, m.results, m.weights, terms, h_.n_embd, state_.x(), state_.stream.get()),
-          "adding experts");
+    check(add_weighted_row(state_.device.card, m.results, m.weights, terms, h_.n_embd, state_.x(), state_.stream.get()), "adding experts");
 }
 
 void RowStep::issue_logits() {

@@ -14,14 +14,14 @@ namespace dca::cuda {
 /// Rows of one sequence that attend together.
 struct SliceRows {
     uint32_t first_row, rows;
-    uint32_t start;                    // index of the first one's token
-    const uint32_t* page_table;        // device memory
+    uint32_t start;              // index of the first one's token
+    const uint32_t* page_table;  // device memory
 };
 
 /// Some of a step's rows: first those that are alone in their sequence, then the longer slices.
 struct RowGroup {
     uint32_t rows = 0;
-    uint32_t single = 0;               // how many are alone
+    uint32_t single = 0;                // how many are alone
     const DecodeRow* decode = nullptr;  // (single) in device memory
     std::vector<SliceRows> longer;
 };

@@ -108,12 +108,13 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
 
     const auto measure = [&](uint32_t tokens, CacheType of_type) {
         Arena scratch;
-        slices = std::min(most_slices, block);
+        slices = std::min({most_slices, block, spec.max_slices != 0 ? spec.max_slices : most_slices});
         place(scratch, plan, tokens, of_type);
         return scratch.bytes();
     };
     const auto fits = [&](uint32_t tokens, CacheType of_type) {
-        return CudaKvCache::bytes_for(h, tokens, of_type) + measure(tokens, of_type) <= available;
+        return CudaKvCache::bytes_for(h, tokens, of_type) + CudaKvCache::bytes_for(h, page_tokens, of_type) + measure(tokens, of_type) <=
+               available;
     };
     block = std::min(spec.max_rows != 0 ? spec.max_rows : weights.quantised() ? quantised_block : dense_block, spec.tokens);
     while (!fits(spec.tokens, type) && spec.max_rows == 0 && block > shortest_block) block /= 2;

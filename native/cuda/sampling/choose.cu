@@ -218,7 +218,9 @@ __global__ void __launch_bounds__(kThreads) choose_kernel(float* all_logits, uin
     Chosen answer{static_cast<int32_t>(token), 0.0f};
     if (row.wants_logprob) {
         const float own = token == kNone ? never() : own_logit(row, logits, answer.token);
-        answer.logprob = token == kNone ? never() : isinf(total) ? (own == total && total > 0.0 ? 0.0f : never()) : static_cast<float>(own - total);
+        answer.logprob = token == kNone ? never()
+                         : isinf(total) ? (own == total && total > 0.0 ? 0.0f : never())
+                                        : static_cast<float>(own - total);
     }
     chosen[blockIdx.x] = answer;
 }
