@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cuda/linear/elementwise.h"
+#include "cuda/linear/small_batch.h"
 #include "cuda/weights/kernels.h"
 
 namespace dca::cuda {
@@ -24,6 +25,22 @@ void BlockStep::multiply(const FusedMatrices& fused, const void* in, const Outpu
 }
 
 void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, const Output& out, uint32_t tokens) {
+    if (small_batch_takes(state_.device.card, w, tokens) && small_batch_preferred(state_.device.card, w, tokens)) {
+        const SmallBatchArgs few{
+            .w = w,
+            .x = in,
+            .y = out.to,
+            .rows = tokens,
+            .y_stride = out.stride,
+            .dtype = weights_.dtype(),
+            .y_f32 = out.f32,
+            .add = out.add,
+            .bias = bias,
+            .workspace = memory_.small_batch_workspace,
+        };
+        check(small_batch(state_.device.card, few, state_.stream.get()), "multiplying rows");
+        return;
+    }
     GemmArgs args{
         .w = w.low,
         .x = in,

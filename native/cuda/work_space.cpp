@@ -5,6 +5,7 @@
 #include "core/text.h"
 #include "cuda/kv_cache.h"
 #include "cuda/linear/gemm.h"
+#include "cuda/linear/small_batch.h"
 
 namespace dca::cuda {
 
@@ -86,6 +87,8 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     dequantized_bytes = plan.weights.quantised() && block > 1 ? plan.dequantized_bytes() : 0;
     dequantized = scratch.take<std::byte>(dequantized_bytes);
     gemm_workspace = scratch.take<std::byte>(Gemm::workspace_bytes);
+    small_batch_workspace =
+        scratch.take<std::byte>(block > 1 ? small_batch_workspace_bytes(plan.card, std::min(block, kSmallBatchRows)) : 0);
     prefill_bytes = plan.prefill_bytes(block, tokens, type);
     prefill_workspace = scratch.take<std::byte>(prefill_bytes);
     decode_workspace = scratch.take<std::byte>(decode_workspace_bytes(plan.card, plan.shape, slices));

@@ -41,6 +41,7 @@ struct WorkSpace {
     std::byte* dequantized;  // a quantised matrix, or as many of its rows as fit, in 16 bits
     uint64_t dequantized_bytes = 0;
     std::byte* gemm_workspace;
+    std::byte* small_batch_workspace;
     std::byte* prefill_workspace;
     size_t prefill_bytes = 0;
     std::byte* decode_workspace;
