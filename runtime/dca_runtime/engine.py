@@ -125,6 +125,7 @@ class Engine:
         lib = _ffi.lib()
         native_options = _ffi.options("dca_engine_options")
         native_options.tokens = _ffi.integer(options.tokens, 1, "tokens")
+        native_options.max_rows = _ffi.integer(options.max_rows, 0, "max_rows")
         fill_cache_options(native_options, options, self._callback)
         native = ffi.new("dca_engine **")
         _ffi.check(lib.dca_engine_create(native_model, native_options, native))

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "cuda/device/allow_shared.h"
 #include "cuda/linear/small_batch.cuh"
 
 namespace dca::cuda::few {
@@ -19,7 +20,7 @@ cudaError_t launch_kernels(const Card& card, const SmallBatchArgs& args, cudaStr
 
     const auto kernel = multiply_kernel<F, T, kTiles>;
     const size_t bytes = size_t{stages} * kStageBytes;
-    cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    cudaError_t status = allow_shared_bytes(kernel, bytes);
     if (status == cudaSuccess) status = launch_overlapped(card, kernel, dim3(passes, blocks), H::kThreads, bytes, stream, work);
     if (status != cudaSuccess || tiles % blocks == 0) return status;  // every block has whole tiles
     const bool by_block = blocks < tiles;
