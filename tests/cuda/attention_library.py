@@ -147,8 +147,8 @@ class Problem:
 
     ``q[n]`` is (lengths[n], n_heads, head_dim), ``k[n]`` and ``v[n]`` (lengths[n], n_kv_heads, head_dim),
     un-rotated; the cache holds all keys and values in pages in random order, ``spare_pages`` more than it
-    needs. What holds no token is poison. ``dequantized_kv_heads`` is how many key heads of a q8 cache prefill of the
-    longest sequence has room to dequantize at a time. Raises RuntimeError if a CUDA call fails.
+    needs. What holds no token is poison. ``dequantized_kv_heads`` is how many key heads of a q8 cache prefill
+    of the longest sequence has room to dequantize at a time. Raises RuntimeError if a CUDA call fails.
     """
 
     def __init__(

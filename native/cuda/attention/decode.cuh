@@ -55,12 +55,20 @@ struct Config {
     static_assert(page_tokens % kKeys == 0, "a tile lies in one page");
 };
 
+/// What a block of threads does at a time: tiles [begin, end) of a row's keys for the query heads of one pair.
+struct Split {
+    uint32_t row, pair;
+    uint32_t index, splits;  // among those of the row and pair
+    uint32_t begin, end;
+};
+
 template <class C>
 struct Shared {
     alignas(16) uint16_t queries[3][C::kHeads][C::kQueryStride];  // rotated for each range, as T
     alignas(16) float out[C::kWarps][C::kHeads][C::kHeadDim];
     float2 softmax[C::kWarps][C::kHeads];  // maximum, sum
     uint32_t ticket;
+    Split split;                                // under way
     uint32_t first_split[max_decode_rows + 1];  // splits of the rows before each, of all their pairs
 };
 
@@ -107,27 +115,35 @@ __device__ __forceinline__ void number_splits(Shared<C>& shared, const Params& p
     __syncthreads();
 }
 
-/// What a block of threads does at a time: tiles [begin, end) of a row's keys for the query heads of one pair.
-struct Split {
-    uint32_t row, pair, index, splits, begin, end;
+/// The split numbered `index`.
+template <class C>
+__device__ __forceinline__ Split find_split(const Shared<C>& shared, const Params& params, uint32_t index) {
+    uint32_t row = 0, past = params.args.n_rows;  // the row is in [row, past)
+    while (past - row > 1) {
+        const uint32_t middle = (row + past) / 2;
+        if (shared.first_split[middle] <= index)
+            row = middle;
+        else
+            past = middle;
+    }
+    const uint32_t first = shared.first_split[row], splits = (shared.first_split[row + 1] - first) / params.pairs;
+    Split split{row, (index - first) / splits, (index - first) % splits, splits, 0, 0};
+    const uint32_t tiles = KeyTiles<C::kKeys>(params.args.scheme, length_of(params.args, row)).count;
+    const uint32_t each = tiles_per_split<C>(params, tiles);
+    split.begin = split.index * each;
+    split.end = min(split.begin + each, tiles);
+    return split;
+}
+
+/// The query heads of a pair.
+struct HeadGroup {
+    int first, count;
 
     template <class C>
-    static __device__ __forceinline__ Split at(const Shared<C>& shared, const Params& params, uint32_t index) {
-        uint32_t row = 0, past = params.args.n_rows;  // the row is in [row, past)
-        while (past - row > 1) {
-            const uint32_t middle = (row + past) / 2;
-            if (shared.first_split[middle] <= index)
-                row = middle;
-            else
-                past = middle;
-        }
-        const uint32_t first = shared.first_split[row], splits = (shared.first_split[row + 1] - first) / params.pairs;
-        Split split{row, (index - first) / splits, (index - first) % splits, splits, 0, 0};
-        const uint32_t tiles = KeyTiles<C::kKeys>(params.args.scheme, length_of(params.args, row)).count;
-        const uint32_t each = tiles_per_split<C>(params, tiles);
-        split.begin = split.index * each;
-        split.end = min(split.begin + each, tiles);
-        return split;
+    static __device__ __forceinline__ HeadGroup of(const Params& params, uint32_t pair) {
+        const int group = params.args.shape.n_heads / params.args.shape.n_kv_heads;
+        const int within = pair % params.groups * C::kHeads;
+        return {static_cast<int>(pair / params.groups) * group + within, min(C::kHeads, group - within)};
     }
 };
 
@@ -378,11 +394,11 @@ private:
     }
 };
 
-/// Rotates the query heads from `first_head` on of one row for every range from `first` to `last` (walk order:
-/// Inter before Intra), and zeroes what pads them.
+/// Rotates query heads of one row, its token at index i, for every range from `first` to `last` (walk order: Inter
+/// before Intra), and zeroes what pads them.
 template <class C>
-__device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeArgs& args, uint32_t row, uint32_t i, int first_head,
-                                               int heads, Range first, Range last) {
+__device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeArgs& args, uint32_t row, uint32_t i, const HeadGroup& heads,
+                                               Range first, Range last) {
     constexpr int kPieces = C::kQueryStride / 8;
     const uint32_t r = i % args.scheme.chunk_size;
     const float factor = args.scheme.logit_factor(i);
@@ -391,11 +407,11 @@ __device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeAr
         const int range = n / (C::kHeads * kPieces), head = n / kPieces % C::kHeads;
         if (range > static_cast<int>(first) || range < static_cast<int>(last)) continue;
         uint16_t* to = shared.queries[range][head];
-        if (n % kPieces * 8 >= C::kHeadDim || head >= heads) {
+        if (n % kPieces * 8 >= C::kHeadDim || head >= heads.count) {
             *reinterpret_cast<uint4*>(to + n % kPieces * 8) = {};
             continue;
         }
-        const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (row * args.q_stride + (first_head + head) * C::kHeadDim);
+        const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (row * args.q_stride + (heads.first + head) * C::kHeadDim);
         QueryRotation::Loaded loaded;
         rotation.load(loaded, source, n % kPieces, static_cast<Range>(range), r);
         rotation.finish<typename C::T>(loaded, n % kPieces, factor,
@@ -428,9 +444,10 @@ __device__ __forceinline__ void merge(int heads, int head_dim, int count, float 
 /// Merges a split's warps, and after the last split of its row and pair all of those. The next use of what it
 /// reads in shared memory wants a barrier.
 template <class C>
-__device__ __forceinline__ void merge_split(Shared<C>& shared, const Params& params, const Split& split, int first_head, int heads) {
+__device__ __forceinline__ void merge_split(Shared<C>& shared, const Params& params, const Split& split) {
+    const HeadGroup heads = HeadGroup::of<C>(params, split.pair);
     const DecodeArgs& args = params.args;
-    uint16_t* out = static_cast<uint16_t*>(args.out) + split.row * args.out_stride + first_head * C::kHeadDim;
+    uint16_t* out = static_cast<uint16_t*>(args.out) + split.row * args.out_stride + heads.first * C::kHeadDim;
     const auto write = [&](int head, int e, const float4& v, float, float sum) {
         const uint2 packed = {pack(v.x / sum, v.y / sum, args.dtype), pack(v.z / sum, v.w / sum, args.dtype)};
         *reinterpret_cast<uint2*>(out + head * C::kHeadDim + e) = packed;
@@ -438,14 +455,14 @@ __device__ __forceinline__ void merge_split(Shared<C>& shared, const Params& par
     const auto warp_softmax = [&](int part, int head) { return shared.softmax[part][head]; };
     const auto warp_out = [&](int part, int head, int e) { return *reinterpret_cast<const float4*>(&shared.out[part][head][e]); };
     if (split.splits == 1) {
-        merge<C::kThreads>(heads, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out, write);
+        merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out, write);
         return;
     }
 
     const uint32_t slot = split.row * params.pairs + split.pair;
     const size_t first_part = static_cast<size_t>(slot) * params.most_splits;
     const auto part_row = [&](int part, int head) { return (first_part + part) * params.part_heads + head; };
-    merge<C::kThreads>(heads, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out,
+    merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out,
                        [&](int head, int e, const float4& v, float maximum, float sum) {
                            const size_t row = part_row(split.index, head);
                            *reinterpret_cast<float4*>(&params.partial_out[row * C::kHeadDim + e]) = v;
@@ -460,7 +477,7 @@ __device__ __forceinline__ void merge_split(Shared<C>& shared, const Params& par
     __syncthreads();
     if (shared.ticket == split.splits - 1) {
         merge<C::kThreads>(
-            heads, C::kHeadDim, split.splits, params.scale_log2,
+            heads.count, C::kHeadDim, split.splits, params.scale_log2,
             [&](int part, int head) { return __ldcg(&params.partial_softmax[part_row(part, head)]); },
             [&](int part, int head, int e) {
                 return __ldcg(reinterpret_cast<const float4*>(&params.partial_out[part_row(part, head) * C::kHeadDim + e]));
@@ -474,7 +491,6 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     extern __shared__ __align__(16) uint8_t memory[];
     Shared<C>& shared = *reinterpret_cast<Shared<C>*>(memory);
     const DecodeArgs& args = params.args;
-    const uint32_t group = args.shape.n_heads / args.shape.n_kv_heads;
     const int own = threadIdx.x / 32;
     constexpr uint32_t kAhead = C::kStages * C::kWarps;
 
@@ -483,10 +499,9 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
 
     Warp<C> warp{args.cache, {}};
     RawTile<C> raw[C::kStages];
-    KeyTile tile[C::kStages];
     Split split;
     const auto enter = [&](uint32_t n) {
-        split = Split::at<C>(shared, params, n);
+        split = find_split(shared, params, n);
         warp.rows = {args.page_tables + args.rows[split.row].first_page, static_cast<uint32_t>(args.shape.n_kv_heads),
                      split.pair / params.groups};
     };
@@ -496,9 +511,9 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
         for (int stage = 0; stage < C::kStages; ++stage) {
             const uint32_t index = split.begin + own + stage * C::kWarps;
             if (index >= split.end) break;
-            tile[stage] = tiles.at(index);
-            warp.load_keys(raw[stage], tile[stage]);
-            warp.load_values(raw[stage], tile[stage]);
+            const KeyTile keys = tiles.at(index);
+            warp.load_keys(raw[stage], keys);
+            warp.load_values(raw[stage], keys);
         }
     };
 
@@ -507,23 +522,22 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     enter(next);
     load_first();
     while (true) {
-        const Split current = split;
-        const uint32_t length = length_of(args, current.row);
+        const uint32_t length = length_of(args, split.row);
         const KeyTiles<C::kKeys> tiles(args.scheme, length);
-        const int first_head = current.pair / params.groups * group + current.pair % params.groups * C::kHeads;
-        const int heads = min(C::kHeads, static_cast<int>(group - current.pair % params.groups * C::kHeads));
-        rotate_queries(shared, args, current.row, length - 1, first_head, heads, tiles.at(current.begin).range,
-                       tiles.at(current.end - 1).range);
+        rotate_queries(shared, args, split.row, length - 1, HeadGroup::of<C>(params, split.pair), tiles.at(split.begin).range,
+                       tiles.at(split.end - 1).range);
         __syncthreads();
+        if (threadIdx.x == 0) shared.split = split;  // registers are short in the loop
 
         warp.start();
         int loaded_range = -1;
-        uint32_t index = current.begin + own;
-        while (index < current.end) {
+        uint32_t index = split.begin + own;
+        const uint32_t end = split.end;
+        while (index < end) {
 #pragma unroll
             for (int stage = 0; stage < C::kStages; ++stage, index += C::kWarps) {
-                if (index >= current.end) break;
-                const KeyTile keys = tile[stage];
+                if (index >= end) break;
+                const KeyTile keys = tiles.at(index);
                 if (loaded_range != static_cast<int>(keys.range)) {
                     loaded_range = static_cast<int>(keys.range);
                     warp.load_queries(shared.queries[loaded_range]);
@@ -531,18 +545,16 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
                 float s[C::kHeadTiles][C::kKeys / 16][4];
                 uint2 p[C::kHeadTiles][C::kKeys / 16];
                 warp.multiply_keys(raw[stage], s);
-                const bool more = index + kAhead < current.end;
-                if (more) {
-                    tile[stage] = tiles.at(index + kAhead);
-                    warp.load_keys(raw[stage], tile[stage]);
-                }
+                const bool more = index + kAhead < end;
+                if (more) warp.load_keys(raw[stage], tiles.at(index + kAhead));
                 warp.absorb(s, p, keys, params.scale_log2);
                 warp.multiply_values(raw[stage], p);
-                if (more) warp.load_values(raw[stage], tile[stage]);
+                if (more) warp.load_values(raw[stage], tiles.at(index + kAhead));
             }
         }
         warp.finish(shared.softmax[own], shared.out[own]);
         __syncthreads();
+        const Split current = shared.split;
 
         // The next split's first loads run during the merge. Not those of the first warp if it will come to a
         // fence, where it would wait for them.
@@ -551,7 +563,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
         const bool late = current.splits > 1 && own == 0;
         if (more) enter(next);
         if (more && !late) load_first();
-        merge_split(shared, params, current, first_head, heads);
+        merge_split(shared, params, current);
         if (!more) return;
         if (late) load_first();
     }

@@ -45,7 +45,7 @@ struct Config {
     static constexpr int kThreads = 128 * (kConsumers + 1);
     static constexpr bool kQueriesInRegisters = kConsumers == 2;
     static constexpr bool kTurns = kConsumers > 2;  // at the tensor cores; two find their own rhythm, 2 % faster
-    static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
+    static constexpr int kProducerRegisters = 32;
     static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
     static constexpr uint32_t kQueryBytes = kRows * kHeadDim * 2;
     static constexpr uint32_t kTileBytes = kKeys * kHeadDim * 2;
