@@ -69,9 +69,19 @@ DECODE = (
 )
 
 
-DECODE_MANY = tuple(  # of several sequences in one step
-    (Setting(32, 8, 128, length, 3072), sequences)
-    for length, sequences in ((1056, 4), (1056, 16), (1056, 64), (1056, 128), (16384, 8))
+DECODE_MANY = (
+    tuple(  # many rows in one step: of how many sequences, and how many that share all pages of each
+        (Setting(32, 8, 128, length, 3072), sequences, sharers)
+        for length, sequences, sharers in (
+            (1056, 4, 1),
+            (1056, 16, 1),
+            (1056, 64, 1),
+            (1056, 128, 1),
+            (16384, 8, 1),
+            (16384, 16, 1),
+            (16384, 1, 16),
+        )
+    )
 )
 
 WARM_MS = 150  # power limits act over tens of milliseconds
@@ -198,10 +208,10 @@ def copy_bandwidth() -> float:
 
 
 def time_decode(
-    library: AttentionLibrary, setting: Setting, cache: str, sequences: int = 1
+    library: AttentionLibrary, setting: Setting, cache: str, sequences: int, sharers: int
 ) -> tuple[float, float]:
-    """Microseconds of one step of so many sequences, and their bytes of the cache: a CUDA graph over enough
-    caches to defeat L2."""
+    """Microseconds of one step, and the cache's bytes that all rows see (shared ones once for each): a CUDA
+    graph over enough caches to defeat L2."""
     bytes_per_row = setting.head_dim + 2 if cache == "q8" else 2 * setting.head_dim
     bytes_per_step = 2 * sequences * setting.n_kv_heads * setting.length * bytes_per_row
     dtype = "f16" if cache == "q8" else cache
@@ -214,11 +224,11 @@ def time_decode(
             dtype,
             cache,
             seed=n,
-            decode_rows=sequences,
+            decode_rows=sequences * sharers,
         )
         for n in range(max(1, math.ceil(256e6 / bytes_per_step)))
     ]
-    newest: list[tuple[int, int] | None] = [(n, setting.length - 1) for n in range(sequences)]
+    newest: list[tuple[int, int] | None] = [(n, setting.length - 1) for n in range(sequences)] * sharers
     rows = [problem.decode_rows(newest) for problem in problems]
     out = torch.empty_like(rows[0].q)
     for problem, own in zip(problems, rows, strict=True):
@@ -229,17 +239,17 @@ def time_decode(
     with torch.cuda.graph(graph):
         for n in range(steps):
             problems[n % len(problems)].decode(rows[n % len(problems)], out)
-    return median_ms({"graph": graph.replay}, 5)["graph"] * 1e3 / steps, bytes_per_step
+    return median_ms({"graph": graph.replay}, 5)["graph"] * 1e3 / steps, bytes_per_step * sharers
 
 
 def print_tables(
     prefill: list[tuple[Setting, dict[str, float]]],
-    decode: list[tuple[Setting, int, str, float, float]],
+    decode: list[tuple[Setting, int, int, str, float, float]],
     kernel: str,
     bandwidth: float,
 ) -> None:
-    """Prefill in ms by name, ratios for our ``kernel``; decode as (setting, sequences, cache,
-    microseconds, bytes)."""
+    """Prefill in ms by name, ratios for our ``kernel``; decode as (setting, sequences, sharers,
+    cache, microseconds, bytes)."""
     ratios = ("FA-2", "cuDNN", "three calls", f"plain {kernel}")
     print(
         "\nPrefill (heads / kv heads, head size, length, chunk), TFLOP/s; ratios are DCA's to the others'\n"
@@ -254,11 +264,12 @@ def print_tables(
         to_others = " | ".join(f"{ms[name] / own:.3f}" if name in ms else "" for name in ratios)
         print(f"| {setting.label} | {speeds} | {to_others} |")
     print(f"\nDecode; copying on this card moves {bandwidth / 1e12:.2f} TB/s, read and written\n")
-    print("| setting | sequences | cache | us a step | TB/s | of copying |\n|---|---|---|---|---|---|")
-    for setting, sequences, cache, us, size in decode:
+    print("| setting | sequences | sharers | cache | us a step | TB/s | of copying |")
+    print("|---|---|---|---|---|---|---|")
+    for setting, sequences, sharers, cache, us, size in decode:
         speed = size / (us / 1e6)
         figures = f"{us:.1f} | {speed / 1e12:.2f} | {speed / bandwidth:.2f}"
-        print(f"| {setting.label} | {sequences} | {cache} | {figures} |")
+        print(f"| {setting.label} | {sequences} | {sharers} | {cache} | {figures} |")
 
 
 def main() -> None:
@@ -294,8 +305,8 @@ def main() -> None:
     settings = PREFILL if args.settings is None else [PREFILL[n] for n in args.settings]
     prefill = [(s, time_prefill(library, s, args.dtype, args.repeats, tuple(args.kernels))) for s in settings]
     decode = [
-        (s, n, c, *time_decode(library, s, c, n))
-        for s, n in ((*((s, 1) for s in DECODE), *DECODE_MANY))
+        (s, sequences, sharers, c, *time_decode(library, s, c, sequences, sharers))
+        for s, sequences, sharers in (*((s, 1, 1) for s in DECODE), *DECODE_MANY)
         for c in (args.dtype, "q8")
     ]
     versions = f"PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"

@@ -69,7 +69,7 @@ struct Shared {
     float2 softmax[C::kWarps][C::kHeads];  // maximum, sum
     uint32_t ticket;
     Split split;                                // under way
-    uint32_t first_split[max_decode_rows + 1];  // splits of the rows before each, of all their pairs
+    uint32_t first_split[max_decode_rows + 1];  // splits of a pair's rows before each row
 };
 
 /// Tiles of a split of a row that has `tiles`: splits are as equal as they can be, by the row's own length.
@@ -83,9 +83,9 @@ __device__ __forceinline__ uint32_t length_of(const DecodeArgs& args, uint32_t r
     return min(args.rows[row].length, args.cache.pages * page_tokens);
 }
 
-/// Numbers the splits of all rows and pairs.
+/// Counts the splits of the rows, the same of every pair.
 template <class C>
-__device__ __forceinline__ void number_splits(Shared<C>& shared, const Params& params) {
+__device__ __forceinline__ void count_splits(Shared<C>& shared, const Params& params) {
     const DecodeArgs& args = params.args;
     for (uint32_t row = threadIdx.x; row < args.n_rows; row += C::kThreads) {
         const uint32_t length = length_of(args, row);
@@ -94,7 +94,7 @@ __device__ __forceinline__ void number_splits(Shared<C>& shared, const Params& p
             const uint32_t tiles = KeyTiles<C::kKeys>(args.scheme, length).count;
             splits = ceil_div(tiles, tiles_per_split<C>(params, tiles));
         }
-        shared.first_split[row + 1] = splits * params.pairs;
+        shared.first_split[row + 1] = splits;
     }
     __syncthreads();
     if (threadIdx.x < 32) {
@@ -115,19 +115,21 @@ __device__ __forceinline__ void number_splits(Shared<C>& shared, const Params& p
     __syncthreads();
 }
 
-/// The split numbered `index`.
+/// The split numbered `index` of all. Those of one pair follow each other, so that rows which share pages read them
+/// at the same time, from the L2 cache.
 template <class C>
 __device__ __forceinline__ Split find_split(const Shared<C>& shared, const Params& params, uint32_t index) {
+    const uint32_t of_pair = shared.first_split[params.args.n_rows], within = index % of_pair;
     uint32_t row = 0, past = params.args.n_rows;  // the row is in [row, past)
     while (past - row > 1) {
         const uint32_t middle = (row + past) / 2;
-        if (shared.first_split[middle] <= index)
+        if (shared.first_split[middle] <= within)
             row = middle;
         else
             past = middle;
     }
-    const uint32_t first = shared.first_split[row], splits = (shared.first_split[row + 1] - first) / params.pairs;
-    Split split{row, (index - first) / splits, (index - first) % splits, splits, 0, 0};
+    const uint32_t first = shared.first_split[row];
+    Split split{row, index / of_pair, within - first, shared.first_split[row + 1] - first, 0, 0};
     const uint32_t tiles = KeyTiles<C::kKeys>(params.args.scheme, length_of(params.args, row)).count;
     const uint32_t each = tiles_per_split<C>(params, tiles);
     split.begin = split.index * each;
@@ -494,8 +496,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     const int own = threadIdx.x / 32;
     constexpr uint32_t kAhead = C::kStages * C::kWarps;
 
-    number_splits(shared, params);
-    const uint32_t count = shared.first_split[args.n_rows];
+    count_splits(shared, params);
+    const uint32_t count = shared.first_split[args.n_rows] * params.pairs;
 
     Warp<C> warp{args.cache, {}};
     RawTile<C> raw[C::kStages];
