@@ -45,7 +45,7 @@ struct Config {
     static constexpr int kThreads = 128 * (kConsumers + 1);
     static constexpr bool kQueriesInRegisters = kConsumers == 2;
     static constexpr bool kTurns = kConsumers > 2;  // at the tensor cores; two find their own rhythm, 2 % faster
-    static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
+    static constexpr int kProducerRegisters = 32;
     static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
     static constexpr uint32_t kQueryBytes = kRows * kHeadDim * 2;
     static constexpr uint32_t kTileBytes = kKeys * kHeadDim * 2;
@@ -232,8 +232,8 @@ struct Consumer {
             wgmma::Product<C::kHeadDim, T>::template registers<true>(o, p + key / 4, wgmma::advance(v, key * P::kRowBytes), 1);
     }
 
-    __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const TileWalk<C::kKeys>& walk,
-                                         uint32_t back = 0) const {
+    __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const TileWalk<C::kKeys>& walk) const {
+        const uint32_t back = keys_back<C>(walk, params.blocks.end);
         TileMask<C::kKeys>(walk, lane, block.first + first_row, back).apply(s, thread / 32 * 16 + lane / 4);
     }
 
@@ -268,7 +268,7 @@ struct Consumer {
             wgmma::wait<0>();
             wgmma::pin(s);
             release(shared.keys_empty[ring.stage]);
-            mask(s, block, walk, keys_back<C>(walk, params.blocks.end));  // other tiles lie before the last key
+            mask(s, block, walk);
             softmax.step(s, params.scale_log2, keep);
             to_operands<T>(s, p);
 #pragma unroll
