@@ -347,7 +347,7 @@ __global__ void __launch_bounds__(Shape<kTiles>::kThreads, 1) multiply_kernel(co
         for (int f = 0; f < H::kFragments; ++f) {
 #pragma unroll
             for (int i = 0; i < kTiles; ++i) {
-                float(&c)[4] = sums[f][i];
+                float (&c)[4] = sums[f][i];
                 if (whole)
                     write_sums<T>(work.args, tile * kTileRows + warp * H::kWarpRows + 16 * f + g, pass * H::kRows + 8 * i + 2 * t, c);
                 else
