@@ -113,7 +113,7 @@ class Weights:
         return _Matrix(self.format.number, self.rows, self.cols, self.low.data_ptr(), high, scales)
 
     def values(self, first: int, last: int) -> torch.Tensor:
-        """(last - first, cols) float64: the rows' values; quantised ones rounded to f16, as the kernels do."""
+        """(last - first, cols) float64: these rows; quantised values rounded to f16, as the kernels do."""
         if self.scales is None:
             return self.low[first:last].double()
         f, units = self.format, self.cols // UNIT

@@ -30,9 +30,9 @@ PRODUCTS = [
     for dtype in TORCH_DTYPES
     if FORMATS[format].low_bits < 16 or format.lower() == dtype
 ]
-# The reference rounds weights as the kernels do. What is left is f32 sums in the tensor cores, which cut off what
-# does not fit in 24 bits: 2^-23 of a partial sum, which is about 1 / sqrt(cols) of the sum of magnitudes, for
-# cols / 16 additions.
+# The reference rounds weights as the kernels do. What is left is f32 sums in the tensor cores, which cut off
+# what does not fit in 24 bits: 2^-23 of a partial sum, about 1 / sqrt(cols) of the sum of magnitudes,
+# for cols / 16 additions.
 SUMMING = 2.0**-18
 ROUNDOFF = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-9}  # of the result
 
