@@ -15,15 +15,18 @@ A command is a parser and a body::
 
 import argparse
 import contextlib
-import json
+import errno
 import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
 
+from dca_export import strict_json
+from dca_export.cli._streams import discard_output, prepare_streams
 from dca_export.errors import InputError
 from dca_export.export.output_file import write_file
 
@@ -35,6 +38,17 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT  # what a shell reports for a program tha
 
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, like every other error of the commands."""
+
+    last: str | None = None  # an optional positional argument that may also stand behind options
+
+    def parse_known_args(self, *arguments: Any, **options: Any) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
+        # Where options stand between two positional arguments, argparse takes an optional second one for
+        # left out before it comes to it.
+        namespace, rest = super().parse_known_args(*arguments, **options)
+        if self.last is not None and rest and not rest[0].startswith("-"):
+            if getattr(namespace, self.last) is None:
+                setattr(namespace, self.last, rest.pop(0))
+        return namespace, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -50,8 +64,13 @@ class _Version(argparse.Action):
         parser.exit(EXIT_OK)
 
 
-def command_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
-    """The command ``prog``'s parser, with --version; help ends with ``example`` (one command a line)."""
+def command_parser(
+    prog: str, description: str, example: str, last: str | None = None
+) -> argparse.ArgumentParser:
+    """The command ``prog``'s parser, with --version; help ends with ``example`` (one command a line).
+
+    last: the optional positional argument, if there is one that may also stand behind options.
+    """
     lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
     parser = _Parser(
         prog=prog,
@@ -59,6 +78,7 @@ def command_parser(prog: str, description: str, example: str) -> argparse.Argume
         epilog=f"example:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.last = last
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     return parser
 
@@ -75,28 +95,49 @@ def run(
     """
     from dca_runtime.errors import DcaError
 
+    prepare_streams()
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_BAD_INPUT
     try:
-        code = body(arguments)
+        with _warnings_in_one_line(parser.prog):
+            code = body(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader (head, less) has what it wanted. Point stdout elsewhere, or the interpreter's own
-        # flush at exit complains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()  # the reader (head, less) has what it wanted
         return EXIT_OK
     except KeyboardInterrupt:
         return _fail(parser.prog, "interrupted", EXIT_INTERRUPTED)
     except (InputError, DcaError) as error:
         return _fail(parser.prog, str(error), EXIT_BAD_INPUT)
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            discard_output()
         where = f"{error.filename}: " if error.filename is not None else ""
         return _fail(parser.prog, f"{where}{error.strerror or error}", EXIT_BAD_INPUT)
     except MemoryError as error:
         return _fail(parser.prog, f"not enough memory ({error})", EXIT_BAD_INPUT)
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line(prog: str) -> Iterator[None]:
+    """DcaWarning on stderr as one line, like an error; each once."""
+    from dca_runtime.errors import DcaWarning
+
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, DcaWarning):
+            print(f"{prog}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            shown(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", DcaWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _fail(prog: str, message: str, code: int) -> int:
@@ -211,12 +252,37 @@ def print_table(
     console = Console(file=file, width=None if file.isatty() else WIDTH_IN_A_PIPE)
     if title is not None:
         console.print(Text(title), soft_wrap=True)  # as the table's own it would be broken to its width
-    table = Table(box=box.SIMPLE_HEAD)
-    for index, name in enumerate(columns):
-        table.add_column(Text(name), justify="left" if index == 0 else "right")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)
+    for shown in _fitting(columns, rows, console.width):
+        table = Table(box=box.SIMPLE_HEAD)
+        for index in shown:
+            table.add_column(
+                Text(columns[index]), justify="left" if index == 0 else "right", no_wrap=index > 0
+            )
+        for row in rows:
+            table.add_row(*(Text(row[index]) for index in shown))
+        console.print(table)
+
+
+_PADDING = 3  # columns between two of a table
+_NAMES_SHARE = 2  # the names of the rows may take the second part of the width; longer ones are broken
+
+
+def _fitting(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[int]]:
+    """The columns of a table, in groups that fit `width` with the first column before each: a figure that is
+    cut is no figure."""
+    widths = [max(map(len, [name, *(row[index] for row in rows)])) for index, name in enumerate(columns)]
+    names = (
+        min(widths[0], width // _NAMES_SHARE) if sum(widths) + _PADDING * len(widths) > width else widths[0]
+    )
+    groups: list[list[int]] = [[0]]
+    left = width - names - _PADDING
+    for index in range(1, len(columns)):
+        if widths[index] + _PADDING > left and len(groups[-1]) > 1:
+            groups.append([0])
+            left = width - names - _PADDING
+        groups[-1].append(index)
+        left -= widths[index] + _PADDING
+    return groups
 
 
 def add_json_argument(parser: argparse.ArgumentParser) -> None:
@@ -232,18 +298,39 @@ def add_json_argument(parser: argparse.ArgumentParser) -> None:
 
 def write_json(value: Any, target: str) -> None:
     """Writes ``value`` to the file ``target``, or to stdout for "-". NaN and infinity become null."""
-    text = json.dumps(_finite(value), indent=2, allow_nan=False) + "\n"
+    text = strict_json.dumps(value, indent=2) + "\n"
     if target == "-":
         sys.stdout.write(text)
     else:
         write_file(Path(target), text.encode())
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+def check_outputs(outputs: Mapping[str, Path | str | None], inputs: Mapping[str, Path | str | None]) -> None:
+    """Raises InputError, before any work, unless each output can be written without harm.
+
+    By the names of their options, "--json"; None and "-" (standard output) are passed over. A folder must be
+    there, and no output may be an input, a model's file, or the same as another output.
+    """
+    taken = {name: Path(path) for name, path in inputs.items() if path is not None}
+    for name, given in outputs.items():
+        if given is None or str(given) == "-":
+            continue
+        path = Path(given)
+        if path.is_dir():
+            raise InputError(f"{name} {path}: is a folder, expected the name of a file to write")
+        if not path.parent.is_dir():
+            raise InputError(f"{name} {path}: there is no folder {path.parent} to write it in")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise InputError(f"{name} {path}: may not be written (permissions)")
+        for other, used in taken.items():
+            if _same_file(path, used) or (used.is_dir() and path.exists() and _same_file(path.parent, used)):
+                raise InputError(f"{name} {path}: would overwrite what {other} names; give another name")
+        if path.is_file() and path.open("rb").read(4) == b"GGUF":
+            raise InputError(f"{name} {path}: is a model; give another name")
+        taken[name] = path
+
+
+def _same_file(one: Path, other: Path) -> bool:
+    if one.exists() and other.exists():
+        return one.samefile(other)
+    return one.resolve() == other.resolve()

@@ -110,6 +110,18 @@ def methods_of(arguments: argparse.Namespace, model: "Model") -> list["Method"]:
     return parsed
 
 
+def check_outputs(arguments: argparse.Namespace) -> None:
+    """Raises InputError where the results, figures or picture could not be written: before hours of work."""
+    names = ("json", "plot", "results")
+    outputs = {f"--{name}": getattr(arguments, name, None) for name in names}
+    inputs = {"MODEL.gguf": arguments.model, "--text": getattr(arguments, "text", None)}
+    _common.check_outputs(outputs, inputs)
+    if arguments.plot is not None:
+        from dca_export.evaluate import plots
+
+        plots.check_name(arguments.plot)
+
+
 def run_cells(
     arguments: argparse.Namespace,
     model: "Model",
@@ -120,10 +132,6 @@ def run_cells(
     """Measures what is missing, then shows everything; gives the exit code."""
     from dca_export.evaluate import results
 
-    if arguments.plot is not None:
-        from dca_export.evaluate import plots
-
-        plots.check_name(arguments.plot)  # before hours of work, not after
     head = results.header(arguments.experiment, model, settings, arguments.command)
     measured = results.open_results(arguments.results, head)
     with _common.progress_bar(arguments.experiment) as update:

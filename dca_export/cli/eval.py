@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dca_export.cli import _common, _eval_shared
 from dca_export.cli._runtime import opened
+from dca_export.errors import InputError
 from dca_export.export.output_file import check_output, write_file
 
 if TYPE_CHECKING:
@@ -38,7 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_report,
     ):
         add(experiments)
-    return _common.run(parser, lambda arguments: arguments.body(arguments), argv)
+    return _common.run(parser, _run, argv)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.experiment != "report":
+        _eval_shared.check_outputs(arguments)
+    return arguments.body(arguments)
 
 
 def _add_perplexity(experiments: Any) -> None:
@@ -63,13 +70,13 @@ def _add_perplexity(experiments: Any) -> None:
 def _perplexity(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import perplexity, text
 
-    source = text.load_text(arguments.text)
+    source = text.Text(arguments.text)
     with opened(arguments) as model:
         methods = _eval_shared.methods_of(arguments, model)
         cells = perplexity.plan(methods, arguments.lengths, arguments.stride)
-        ids = text.text_ids(model, source, max(arguments.lengths))
+        ids = source.ids(model, max(arguments.lengths))
         options = {name: getattr(arguments, name) for name in ("window", "stride", "cache_type")}
-        settings = text.describe_text(arguments.text, source) | options
+        settings = source.description() | options
         if arguments.stride:
             settings["tokens"] = len(ids)  # how far the contexts slide
         measure = partial(perplexity.measure, model, ids, **options)
@@ -125,19 +132,20 @@ def _add_needle(experiments: Any) -> None:
 def _needle(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import needle, retrieval, text
 
-    source = text.load_text(arguments.text)
+    source = text.Text(arguments.text)
     keywords = arguments.keyword or list(needle.KEYWORDS)
     with opened(arguments) as model:
         methods = _eval_shared.methods_of(arguments, model)
         cells = needle.plan(methods, arguments.lengths, arguments.depths, arguments.trials)
-        settings = text.describe_text(arguments.text, source) | {
+        settings = source.description() | {
             "needle": arguments.needle,
             "question": arguments.question,
             "keywords": keywords,
             "seed": arguments.seed,
             "cache_type": arguments.cache_type,
         }
-        prompts = needle.Prompts(model, source, arguments.needle, arguments.question, arguments.seed)
+        hay = needle.haystack(source, max(arguments.lengths))
+        prompts = needle.Prompts(model, hay, arguments.needle, arguments.question, arguments.seed)
         context = max(arguments.lengths) + needle.ANSWER_TOKENS
         with retrieval.Answerer(model, context, arguments.cache_type) as answerer:
             measure = partial(needle.measure, prompts, keywords, answerer)
@@ -258,7 +266,11 @@ def _add_report(experiments: Any) -> None:
 def _report(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import report, results
 
+    inputs = {f"RESULTS {path}": path for path in arguments.results}
+    _common.check_outputs({"--output": arguments.output}, inputs)
     check_output(arguments.output, arguments.force)
+    if arguments.output.exists() and report.is_results(arguments.output):
+        raise InputError(f"{arguments.output}: holds results, not a page; name another file")
     page = report.page([results.read_results(path) for path in arguments.results])
     write_file(arguments.output, page.encode())
     _common.note(f"wrote {arguments.output}")
@@ -283,13 +295,13 @@ def _add_combined(
 def _run_combined(arguments: argparse.Namespace, model: "Model", methods: "list[Method]") -> int:
     from dca_export.evaluate import combined, text
 
-    source = text.load_text(arguments.text)
-    settings = text.describe_text(arguments.text, source) | {
+    source = text.Text(arguments.text)
+    settings = source.description() | {
         name: getattr(arguments, name) for name in ("window", "seed", "cache_type")
     }
     key_lengths = arguments.passkey_lengths or arguments.lengths
     cells = combined.plan(methods, arguments.lengths, key_lengths, arguments.depths, arguments.trials)
-    ids = text.text_ids(model, source, max(arguments.lengths))
+    ids = source.ids(model, max(arguments.lengths))
     with _runner(arguments, model, ids, key_lengths) as runner:
         return _eval_shared.run_cells(arguments, model, settings, cells, runner.measure)
 

@@ -14,7 +14,7 @@ from dca_export.export.plan import AUTO, CopyPlan, ExportOptions, plan_export
 from dca_export.export.recipes import RECIPES
 from dca_export.export.scheme_choice import SchemeOptions
 from dca_export.export.summary import short_count, size
-from dca_export.export.verify import verify
+from dca_export.export.verify import scheme_text, verify
 from dca_export.export.write import export_model
 
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
@@ -63,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         "--verify",
         type=Path,
         metavar="OUT.gguf",
-        help="write nothing: compare every tensor of OUT.gguf with MODEL",
+        help="write nothing: compare every tensor and entry of OUT.gguf with MODEL, and its scheme "
+        "with the one that the scheme options give, if there are any",
     )
     parser.add_argument("--force", action="store_true", help="replace OUT if it is a file that exists")
     _common.add_json_argument(parser)
@@ -98,13 +99,13 @@ def _size(text: str) -> int:
 
 def _body(arguments: argparse.Namespace) -> int:
     _check_report(arguments)
-    if arguments.verify is not None:
-        return _verify(arguments)
     scheme = SchemeOptions(
         not arguments.no_dca, arguments.pretraining_length, arguments.chunk_size, arguments.local_window
     )
     if not scheme.dca and scheme != SchemeOptions(dca=False, pretraining_length=scheme.pretraining_length):
         raise InputError("--no-dca does not go with --chunk-size or --local-window")
+    if arguments.verify is not None:
+        return _verify(arguments, None if scheme == SchemeOptions() else scheme)
     options = ExportOptions(arguments.outtype, scheme, arguments.split_max_size)
     if arguments.dry_run and arguments.format == "gguf":
         return _dry_run(arguments, options)
@@ -174,21 +175,34 @@ def _dry_run(arguments: argparse.Namespace, options: ExportOptions) -> int:
     return _common.EXIT_OK
 
 
-def _verify(arguments: argparse.Namespace) -> int:
+def _verify(arguments: argparse.Namespace, expected: SchemeOptions | None) -> int:
     if arguments.output is not None:
         raise InputError(f"--verify writes nothing: what is {arguments.output} for?")
+    writing = {
+        "--outtype": arguments.outtype != AUTO,
+        "--format": arguments.format != "gguf",
+        "--split-max-size": bool(arguments.split_max_size),
+        "--dry-run": arguments.dry_run,
+        "--force": arguments.force,
+    }
+    if given := [name for name, is_given in writing.items() if is_given]:
+        raise InputError(f"--verify writes nothing: {given[0]} does not go with it")
     with _common.progress_bar(f"reading {arguments.verify.name}") as update:
-        report = verify(arguments.verify, arguments.model, update)
+        report = verify(arguments.verify, arguments.model, update, expected)
     if arguments.json != "-":
         rows = [[name, f"{found.tensors}", f"{found.worst:.2g}"] for name, found in report.types.items()]
         _common.print_table(["type", "tensors", "largest relative error"], rows)
     verdict = "FAILED" if report.problems else "as the source"
     counted = f"{report.tensors} tensors, {short_count(report.values)} values"
-    _report(arguments, [*report.problems, f"{arguments.verify}: {counted}: {verdict}"])
+    lines = [f"scheme   {scheme_text(report.scheme)}"]
+    lines += [f"note     {note}" for note in report.notes]
+    _report(arguments, [*lines, *report.problems, f"{arguments.verify}: {counted}: {verdict}"])
     if arguments.json:
         types = {name: vars(found) for name, found in report.types.items()}
         figures = {"tensors": report.tensors, "values": report.values, "types": types}
-        _common.write_json(figures | {"problems": report.problems}, arguments.json)
+        scheme = None if report.scheme is None else vars(report.scheme)
+        found = {"scheme": scheme, "problems": report.problems, "notes": report.notes}
+        _common.write_json(figures | found, arguments.json)
     return _common.EXIT_CHECK_FAILED if report.problems else _common.EXIT_OK
 
 

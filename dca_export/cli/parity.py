@@ -9,6 +9,7 @@ from dca_export.cli._common import (
     EXIT_CHECK_FAILED,
     EXIT_OK,
     add_json_argument,
+    check_outputs,
     command_parser,
     positive_int,
     print_table,
@@ -17,11 +18,14 @@ from dca_export.cli._common import (
     write_json,
 )
 from dca_export.cli._runtime import add_machine_arguments, opened
-from dca_export.errors import InputError
+from dca_export.cli._sources import check_source
+from dca_export.errors import MissingPackage
 from dca_runtime.options import CACHE_TYPES
 
 if TYPE_CHECKING:
     from dca_export.parity.check import Part, Report
+    from dca_export.parity.facts import Facts
+    from dca_runtime import Model
 
 DEFAULT_LENGTH = 1024  # about a minute for a model of 135M parameters in f32 on two cores
 
@@ -37,12 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "dca-parity",
         "Compares the runtime's logits with a PyTorch reference that shares no code with it: prefill in one "
         "call and in pieces, and decoding, across chunk borders. Without --reference the file's own weights "
-        "are dequantised, which isolates the runtime's error.",
+        "are dequantised, which judges the runtime; with it the export is judged too, by limits of its own.",
         EXAMPLE,
     )
     parser.add_argument("model", metavar="OUT.gguf", type=Path, help="the file to check")
     parser.add_argument(
-        "--reference", metavar="MODEL", type=Path, help="the original checkpoint: adds the export's error"
+        "--reference", metavar="MODEL", type=Path, help="the original checkpoint: judges the export too"
     )
     parser.add_argument(
         "--length",
@@ -65,67 +69,100 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parity(arguments: argparse.Namespace) -> int:
+    inputs = {"OUT.gguf": arguments.model, "--text": arguments.text, "--reference": arguments.reference}
+    check_outputs({"--json": arguments.json}, inputs)
+    if arguments.reference is not None:
+        check_source(arguments.reference)
     try:
         with progress_bar("importing PyTorch"):
             import transformers
 
             from dca_export.parity.torch_reference import TorchReference
     except ImportError as error:
-        raise InputError(
-            f"the reference needs the package {error.name}: pip install 'dca-export[reference]'"
-        ) from error
+        raise MissingPackage(f"the reference needs the package {error.name}", "reference") from error
     transformers.logging.set_verbosity_error()  # its bars and remarks are not this command's
     transformers.logging.disable_progress_bar()
     from dca_export.gguf.file import GgufFile
     from dca_export.parity.check import check, weight_type
+    from dca_export.parity.facts import Facts
 
     with opened(arguments) as model, progress_bar("comparing") as update:
         weights = weight_type(GgufFile(arguments.model))
-        source = arguments.reference or arguments.model
         device = model.info.device.split()[0]  # "cuda:0 (the card's name)"; auto has been decided
-        report = check(
-            model,
-            TorchReference(source, device, weights),
-            arguments.length,
-            weights=weights,
-            against_original=arguments.reference is not None,
-            cache_type=arguments.cache_type,
-            text=arguments.text,
-            progress=update,
-        )
+
+        def compare(source: Path, against_original: bool) -> "Report":
+            return check(
+                model,
+                TorchReference(source, device, weights),
+                arguments.length,
+                weights=weights,
+                against_original=against_original,
+                cache_type=arguments.cache_type,
+                text=arguments.text,
+                progress=update,
+            )
+
+        runtime = compare(Path(arguments.model), against_original=False)
+        export, facts = None, Facts()
+        if arguments.reference is not None:
+            export = compare(arguments.reference, against_original=True)
+            facts = _facts(model, arguments)
+    reports = [report for report in (runtime, export) if report is not None]
+    passed = all(report.passed for report in reports) and not facts.failures
     if arguments.json is not None:
-        write_json(report.as_json(), arguments.json)
+        added = {} if export is None else {"export": export.as_json(), "facts": vars(facts)}
+        write_json(runtime.as_json() | added | {"passed": passed}, arguments.json)
     if arguments.json != "-":
-        _show(report)
-    return EXIT_OK if report.passed else EXIT_CHECK_FAILED
+        print(f"{runtime.file}: {weights} weights, {runtime.cache_type} cache, on {runtime.device}")
+        print(f"tokens from {runtime.text}")
+        _show(runtime, "The runtime, against the file's own weights")
+        if export is not None:
+            _show(export, "The export, against the original checkpoint")
+        for note in facts.notes:
+            print(f"note {note}")
+        for failure in facts.failures:
+            print(f"FAILED {failure}")
+        if export is not None:
+            print(_cost(export))
+        print("passed" if passed else "FAILED")
+    return EXIT_OK if passed else EXIT_CHECK_FAILED
 
 
-def _show(report: "Report") -> None:
-    print(f"{report.file}: {report.weights} weights, {report.cache_type} cache, on {report.device}")
-    print(f"against {report.reference}")
-    print(f"tokens from {report.text}; demanded: {report.tolerance}")
+def _cost(export: "Report") -> str:
+    """What the export costs, in one line: the worst part's figures beside the verdict."""
+    worst = max((part.agreement for part in export.parts), key=lambda found: found.mean_kl)
+    change = worst.perplexity_runtime / worst.perplexity_reference - 1
+    return (
+        f"the export as {export.weights}: mean KL {worst.mean_kl:.2g}, perplexity "
+        f"{worst.perplexity_reference:,.4g} -> {worst.perplexity_runtime:,.4g} ({change:+.1%}), top-1 "
+        f"{worst.top1:.1%}: {'within' if export.passed else 'BEYOND'} the limits of {export.weights}"
+    )
+
+
+def _facts(model: "Model", arguments: argparse.Namespace) -> "Facts":
+    from dca_export.parity.facts import compare_facts
+    from dca_export.parity.tokens import has_tokenizer, text_for, token_ids
+
+    ids, _ = token_ids(model, arguments.length, arguments.text)
+    text = None
+    if has_tokenizer(model):
+        text = text_for(arguments.text)[: 16 * arguments.length]
+    return compare_facts(model, arguments.reference, ids, text)
+
+
+def _show(report: "Report", title: str) -> None:
+    print(f"\n{title} ({report.reference})")
+    print(f"demanded: {report.tolerance}")
     for line in sorted({_scheme_line(part) for part in report.parts if part.scheme}):
         print(line)
-    print_table(
-        [
-            "attention, fed",
-            "tokens",
-            "borders",
-            "max |Δ|",
-            "mean |Δ|",
-            "mean KL",
-            "max KL",
-            "top-1",
-            "ppl reference",
-            "ppl runtime",
-            "verdict",
-        ],
-        [_row(part) for part in report.parts],
-    )
+    columns = ["attention, fed", "tokens", "borders", "max |Δ|", "in σ", "mean |Δ|", "mean KL", "max KL"]
+    columns += ["top-1", "ppl reference", "ppl runtime", "verdict"]
+    print_table(columns, [_row(part) for part in report.parts])
     for part in report.parts:
+        for exemption in part.exemptions:
+            print(f"exempt {part.group}, {part.fed}: {exemption}")
         for failure in part.failures:
             print(f"FAILED {part.group}, {part.fed}: {failure}")
-    print("passed" if report.passed else "FAILED")
 
 
 def _scheme_line(part: "Part") -> str:
@@ -145,6 +182,7 @@ def _row(part: "Part") -> list[str]:
         f"{found.tokens:,}",
         f"{part.borders}",
         f"{found.max_difference:.2e}",
+        f"{found.relative_difference:.2e}",
         f"{found.mean_difference:.2e}",
         f"{found.mean_kl:.2e}",
         f"{found.max_kl:.2e}",

@@ -10,6 +10,8 @@ from dca_export.evaluate import retrieval
 from dca_export.evaluate.methods import Method, pairs
 from dca_export.evaluate.results import Cell, CellProgress, Results, Table
 from dca_export.evaluate.retrieval import Answerer
+from dca_export.evaluate.sentences import between_sentences
+from dca_export.evaluate.text import Text
 
 if TYPE_CHECKING:
     from dca_runtime import Model
@@ -22,8 +24,9 @@ KEYWORDS = ("sandwich", "Dolores Park")
 TITLE = "Needles found"
 ANSWER_TOKENS = 48
 _MARK = "\x02haystack\x03"  # where the text goes in the rendered template; no text contains it
-_SENTENCE_ENDS = (".", "!", "?", "\n")
-_SEARCHED = 300  # tokens before the depth asked for in which a sentence's end is looked for
+# Of a text, from its beginning: 4 MiB are 20 novels. More only where a prompt is longer.
+_HAYSTACK_CHARACTERS = 4 << 20
+_CHARACTERS_A_TOKEN = 16  # more than ordinary text has in any tokenizer
 
 
 def plan(
@@ -35,12 +38,18 @@ def plan(
     return sorted(cells, key=lambda cell: (order[cell["method"]], cell["trial"]))
 
 
+def haystack(text: Text, longest: int) -> str:
+    """As much of the text's beginning as prompts of up to ``longest`` tokens are cut from."""
+    return text.start(max(_HAYSTACK_CHARACTERS, _CHARACTERS_A_TOKEN * longest))[0]
+
+
 class Prompts:
     """Builds the prompts: the model's chat template if it has one, around text, needle and question."""
 
     def __init__(self, model: "Model", text: str, needle: str, question: str, seed: int) -> None:
         self._model = model
         self._text = np.array(model.tokenize(text, add_special=False, parse_special=False), np.int32)
+        self._sentence = needle
         self._needle = model.tokenize(f" {needle}", add_special=False, parse_special=False)
         self._seed = seed
         self._before, self._after = _frame(model, question)
@@ -51,21 +60,19 @@ class Prompts:
         The needle stands between sentences. The first trial reads the text from its beginning, others
         from a place that depends on the seed. Raises InputError if the text is too short.
         """
-        room = length - len(self._before) - len(self._needle) - len(self._after)
+        frame = len(self._before) + len(self._needle) + len(self._after)
+        room = length - frame
         spare = len(self._text) - room
         if room <= 0 or spare < 0:
             raise InputError(f"{length} tokens need a text of {max(room, 1)}, it has {len(self._text)}")
         start = int(np.random.default_rng([self._seed, trial]).integers(0, spare + 1)) if trial else 0
         hay = self._text[start : start + room].tolist()
-        cut = self._sentence_end(hay, round(room * depth / 100))
-        return [*self._before, *hay[:cut], *self._needle, *hay[cut:], *self._after]
-
-    def _sentence_end(self, hay: list[int], wanted: int) -> int:
-        """The last sentence's end at or before ``wanted``, or ``wanted`` if there is none near."""
-        for cut in range(wanted, max(wanted - _SEARCHED, 0), -1):
-            if self._model.detokenize(hay[cut - 1 : cut]).endswith(_SENTENCE_ENDS):
-                return cut
-        return wanted
+        cut = between_sentences(self._model.detokenize, hay, round(room * depth / 100))
+        needle = self._needle
+        if cut.space:  # the text's own space stands before the needle: there is none after it
+            needle = self._model.tokenize(self._sentence + cut.space, add_special=False, parse_special=False)
+            hay = hay[: room + len(self._needle) - len(needle)]
+        return [*self._before, *hay[: cut.at], *needle, *hay[cut.at :], *self._after]
 
 
 def measure(

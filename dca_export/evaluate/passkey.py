@@ -26,7 +26,8 @@ QUESTION = "What is the pass key? The pass key is"
 
 TITLE = "Passkeys found"
 ANSWER_TOKENS = 10  # five digits are five tokens at most in the tokenizers in use, after a space or two
-_ANY_KEY = 10_000  # every key has five digits, so any of them has the length of all
+_ANY_KEY = "10000"
+_MOST_FILLERS = 1 << 20  # a tokenizer to which more of them are nothing is none
 
 
 class Prompts:
@@ -35,31 +36,35 @@ class Prompts:
     def __init__(self, model: "Model", seed: int) -> None:
         self._model = model
         self._seed = seed
-        one, many = 1, 101
-        self._per_filler = (self._tokens(many) - self._tokens(one)) / (many - one)
-        self._others = self._tokens(one) - self._per_filler * one
+        one, many = (len(self._ids(count, 0, _ANY_KEY)) for count in (1, 101))
+        self._per_filler = max(1.0, (many - one) / 100)
 
     def build(self, length: int, depth: int, trial: int) -> tuple[list[int], str]:
-        """Token ids of a prompt of at most ``length`` tokens, and the key hidden in it.
+        """Token ids of a prompt, and the key hidden in it.
 
-        ``depth`` is the percentage of the filler that comes before the key; the key depends on all
-        three numbers and the seed. Raises InputError if the task does not fit in the length.
+        The prompt has as many fillers as fit in ``length`` tokens with this key: how many tokens a key or the
+        joints between pieces take depends on the tokenizer. ``depth`` is the percentage of the filler that
+        comes before the key; the key depends on all three numbers and the seed. Raises InputError if the
+        task does not fit in the length.
         """
-        fillers = int((length - self._others) // self._per_filler)
-        # Tokens do not add up exactly where pieces meet.
-        while fillers > 0 and self._tokens(fillers) > length:
-            fillers -= 1
-        if fillers <= 0:
-            raise InputError(f"a passkey prompt needs more than {length} tokens")
         key = str(np.random.default_rng([self._seed, length, depth, trial]).integers(10_000, 100_000))
-        return self._ids(fillers, round(fillers * depth / 100), key), key
+
+        def prompt(fillers: int) -> list[int]:
+            return self._ids(fillers, round(fillers * depth / 100), key)
+
+        low, high = 1, max(2, int(length / self._per_filler))
+        if len(prompt(low)) > length:
+            raise InputError(f"a passkey prompt needs more than {length} tokens")
+        while len(prompt(high)) <= length and high < _MOST_FILLERS:
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if len(prompt(middle)) <= length else (low, middle)
+        return prompt(low), key
 
     def _ids(self, fillers: int, before: int, key: str) -> list[int]:
         parts = [" ".join([FILLER] * before), KEY.format(key=key), " ".join([FILLER] * (fillers - before))]
         return self._model.tokenize(TASK + "\n".join(part for part in parts if part) + "\n" + QUESTION)
-
-    def _tokens(self, fillers: int) -> int:
-        return len(self._ids(fillers, fillers // 2, str(_ANY_KEY)))
 
 
 def measure(prompts: Prompts, answerer: Answerer, cell: Cell, progress: CellProgress) -> dict[str, Any]:

@@ -3,7 +3,8 @@
 One pass over the text gives every length at once: the mean over windows of the text (where it starts
 to fail) and the mean up to each length (the paper's Tables 1 and 2 for one long document). With a stride
 it is measured as the paper does: for each length a context of that many tokens slides over the text by
-the stride, and each token is scored once, by the first context that reaches it.
+the stride, and each token is scored once, by the first context that reaches it; the last context ends
+where the text does.
 """
 
 import math
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
 
 MARK = "!"  # a cell that rose more than RISE above the trained length
 RISE = 1.0
+
+
+def exp(nll: float) -> float:
+    """The perplexity of a mean nll; infinite where it is beyond floating point."""
+    try:
+        return math.exp(nll)
+    except OverflowError:
+        return math.inf
 
 
 def plan(methods: Sequence[Method], lengths: Sequence[int], stride: int) -> list[dict[str, Any]]:
@@ -77,21 +86,31 @@ def _sliding(
     cache_type: str,
     progress: CellProgress,
 ) -> np.ndarray:
-    scores = []
-    starts = range(0, max(len(ids) - length, 0) + 1, stride)
+    scores: list[np.ndarray] = []
+    contexts = _contexts(len(ids), length, stride)
     with method.session(model, context=length, cache_type=cache_type) as session:
-        for index, start in enumerate(starts):
-            progress(index, len(starts))
+        for index, (start, scored) in enumerate(contexts):
+            progress(index, len(contexts))
             session.truncate(0)
             context = ids[start : start + length]
-            if index == 0:
-                scores.append(session.score(context))
-            else:
-                # Only the last `stride` tokens are new; the context before them needs no logits.
-                if len(before := context[: -stride - 1]):
-                    session.append(before)
-                scores.append(session.score(context[-stride - 1 :]))
+            if scored < len(context) - 1:  # the tokens before need no logits
+                session.append(context[: -scored - 1])
+            scores.append(session.score(context[-scored - 1 :]))
     return np.concatenate(scores).astype(np.float64)
+
+
+def _contexts(tokens: int, length: int, stride: int) -> list[tuple[int, int]]:
+    """(start, how many of its last tokens are scored) of each context; every token but the first is, once.
+
+    The last context ends where the text does, however few tokens are new in it.
+    """
+    contexts = [(0, min(length, tokens) - 1)]
+    end = length
+    while end < tokens:
+        step = min(stride, tokens - end)
+        end += step
+        contexts.append((end - length, step))
+    return contexts
 
 
 def figures(results: Results) -> list[dict[str, Any]]:
@@ -104,12 +123,12 @@ def figures(results: Results) -> list[dict[str, Any]]:
     for method in results.values("method"):
         limit = _limit(results, method, trained)
         lengths = [
-            {"length": length, "nll": nll, "perplexity": math.exp(nll)}
-            | {"risen": length > trained and math.exp(nll) > limit}
+            {"length": length, "nll": nll, "perplexity": exp(nll), "tokens": _count(results, method, length)}
+            | {"risen": length > trained and not exp(nll) <= limit}
             for length, nll in sorted(nll_by_length(results, method).items())
         ]
         windows = [
-            {"start": start, "end": end, "nll": nll, "perplexity": math.exp(nll)}
+            {"start": start, "end": end, "nll": nll, "perplexity": exp(nll)}
             for start, end, nll in _windows(results, method)
         ]
         entries.append({"method": method, "lengths": lengths, "windows": windows})
@@ -126,8 +145,14 @@ def tables(results: Results) -> list[Table]:
         [method, *_marked(by_length[method], lengths, trained, _limit(results, method, trained))]
         for method in methods
     ]
+    scored = sorted(_scored(results))
+    what = (
+        f"Perplexity with a context of each length, over {' to '.join(f'{n:,}' for n in scored)} tokens"
+        if scored
+        else "Perplexity up to each length"
+    )
     overview = Table(
-        f"Perplexity up to each length ({MARK}: more than {RISE:g} above the trained {trained:,})",
+        f"{what} ({MARK}: more than {RISE:g} above the trained {trained:,})",
         ["tokens", *(f"{length:,}" for length in lengths)],
         rows,
     )
@@ -162,7 +187,7 @@ def curves(results: Results) -> dict[str, list[tuple[float, float]]]:
     for method in results.values("method"):
         windows = _windows(results, method)
         points = [(end, nll) for _, end, nll in windows] or sorted(nll_by_length(results, method).items())
-        series[method] = [(float(position), math.exp(nll)) for position, nll in points]
+        series[method] = [(float(position), exp(nll)) for position, nll in points]
     return series
 
 
@@ -175,6 +200,17 @@ def nll_by_length(results: Results, method: str) -> dict[int, float]:
         else:
             found[cell["length"]] = figures_["nll"]
     return found
+
+
+def _count(results: Results, method: str, length: int) -> int:
+    """How many tokens the mean at a length is of."""
+    sliding = [figures_["tokens"] for _, figures_ in results.cells(method=method, length=length)]
+    return sliding[0] if sliding else length - 1
+
+
+def _scored(results: Results) -> set[int]:
+    """How many tokens each sliding context scored; nothing for one pass."""
+    return {figures_["tokens"] for _, figures_ in results.cells() if "tokens" in figures_}
 
 
 def _windows(results: Results, method: str) -> list[tuple[int, int, float]]:
@@ -191,18 +227,18 @@ def _limit(results: Results, method: str, trained: int) -> float:
     row = nll_by_length(results, method)
     within = [length for length in row if length <= trained]
     if within:
-        return math.exp(row[max(within)]) + RISE
+        return exp(row[max(within)]) + RISE
     windows = [(end - start, nll) for start, end, nll in _windows(results, method) if end <= trained]
     if not windows:
         return math.inf
-    return math.exp(sum(n * nll for n, nll in windows) / sum(n for n, _ in windows)) + RISE
+    return exp(sum(n * nll for n, nll in windows) / sum(n for n, _ in windows)) + RISE
 
 
 def _marked(row: dict[int, float], lengths: list[int], trained: int, limit: float) -> list[str]:
     texts = []
     for length in lengths:
         nll = row.get(length)
-        risen = nll is not None and length > trained and math.exp(nll) > limit
+        risen = nll is not None and length > trained and not exp(nll) <= limit
         texts.append(shown(nll) + (f" {MARK}" if risen else ""))
     return texts
 
@@ -211,5 +247,7 @@ def shown(nll: float | None) -> str:
     """The perplexity as tables show it; "" if it was not measured."""
     if nll is None:
         return ""
-    value = math.exp(nll)
+    value = exp(nll)
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "overflow"
     return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"

@@ -1,10 +1,11 @@
 """The pictures of experiments. Needs matplotlib (the extra ``eval``)."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dca_export.errors import InputError
+from dca_export.errors import InputError, MissingPackage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -12,9 +13,9 @@ if TYPE_CHECKING:
 
 try:
     from matplotlib.figure import Figure  # noqa: F811 - without pyplot: no window, no global state
-    from matplotlib.ticker import LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 except ImportError as error:
-    raise InputError("plots need matplotlib: pip install 'dca-export[eval]'") from error
+    raise MissingPackage("plots need matplotlib", "eval") from error
 
 KINDS = ("png", "svg", "pdf")
 PANEL = (4.8, 3.6)  # inches
@@ -34,7 +35,7 @@ def draw_point(axes: "Axes", x: float, y: float, label: str, emphasised: bool) -
     axes.scatter([x], [y], s=120 if emphasised else 40, color="tab:red" if emphasised else "tab:blue")
     axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
     axes.grid(alpha=0.3)
-    axes.margins(0.15)  # room for the labels
+    axes.margins(x=0.35, y=0.15)  # room for the labels
 
 
 def lines(
@@ -61,20 +62,47 @@ def draw_lines(
     trained: int,
     log_y: bool = False,
 ) -> None:
-    """The same into given axes."""
-    for name, points in series.items():
-        axes.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name)
+    """The same into given axes; what is not finite is left out."""
+    values: list[float] = []
+    for order, (name, points) in enumerate(series.items()):
+        finite = [(at, value) for at, value in points if math.isfinite(value)]
+        values += [value for _, value in finite]
+        style: dict[str, Any] = {
+            "linestyle": _DASHES[order % len(_DASHES)],
+            "marker": _MARKERS[order % len(_MARKERS)],
+        }
+        # Lines that lie on each other: the later ones are thinner and dashed, so that each shows.
+        axes.plot(*(zip(*finite, strict=True) if finite else ((), ())), label=name, alpha=0.9,
+                  linewidth=max(1.2, 3.5 - order), markersize=max(4, 9 - 2 * order), **style)  # fmt: skip
     axes.axvline(trained, color="grey", linestyle="--", linewidth=1, label=f"trained: {trained:,}")
     if log_y:
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:,g}")
-        axes.yaxis.set_minor_formatter(NullFormatter())
+        _label_log_axis(axes, values)
+    elif y.endswith("%"):
+        axes.set_ylim(-3, 103)  # room for markers at 0 and 100, but no tick beyond
+        axes.set_yticks(range(0, 101, 20))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3, which="both")
     axes.legend()
+
+
+_DASHES = ("-", "--", "-.", ":")
+_MARKERS = ("o", "s", "^", "D", "v", "x")
+_FEW_TICKS = 1.0  # decades: below, 1, 2 and 5 are too few labels
+
+
+def _label_log_axis(axes: "Axes", values: Sequence[float]) -> None:
+    """At least three labelled ticks, however small the range is."""
+    decades = math.log10(max(values) / min(values)) if values and min(values) > 0 else 0.0
+    if decades > _FEW_TICKS:
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,)))
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def heat_maps(
@@ -95,7 +123,12 @@ def heat_maps(
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.set_title(name)
-    figure.colorbar(image, ax=list(panels), label="found")
+        for y_index, row in enumerate(shares):
+            for x_index, share in enumerate(row):
+                if not math.isnan(share):
+                    axes.text(x_index, y_index, f"{share:.0%}", ha="center", va="center", fontsize=8)
+    bar = figure.colorbar(image, ax=list(panels), label="found", format="{x:.0%}")
+    bar.set_ticks([0, 0.25, 0.5, 0.75, 1])
     return figure
 
 

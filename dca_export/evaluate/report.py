@@ -5,10 +5,12 @@ import io
 import shlex
 from collections.abc import Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 from dca_export.evaluate import experiments
 from dca_export.evaluate.results import Results, Table
+from dca_export.evaluate.verdict import verdict
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -18,10 +20,16 @@ caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 th, td { padding: .2rem .8rem; text-align: right; border-bottom: 1px solid #eee; }
 th:first-child, td:first-child { text-align: left; }
 img { max-width: 100%; }
-pre { background: #f5f5f5; padding: .6rem; overflow-x: auto; }
+pre { background: #f5f5f5; padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 dl { display: grid; grid-template-columns: max-content auto; gap: 0 1rem; }
 dd { margin: 0; }
 """
+
+
+def is_results(path: Path) -> bool:
+    """Whether a file looks like results, which no page may take the place of."""
+    with path.open("rb") as file:
+        return file.read(1) == b"{"
 
 
 def page(measured: Sequence[Results]) -> str:
@@ -30,8 +38,27 @@ def page(measured: Sequence[Results]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>dca-eval</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>dca-eval</h1>\n{sections}\n</body>\n</html>\n"
+        f"<h1>dca-eval</h1>\n{_opening(measured)}\n{_TERMS}\n{sections}\n</body>\n</html>\n"
     )
+
+
+_TERMS = """<details open><summary>Terms</summary><dl>
+<dt>plain</dt><dd>the model's own attention, which fails beyond the length it was trained on</dd>
+<dt>dca S/W/C</dt><dd>Dual Chunk Attention: chunks of S tokens; the first W tokens after a border
+see the chunk before at exact distances; no distance reaches C</dd>
+<dt>perplexity</dt><dd>how many words the model hesitates between at each place of a text; lower is
+better, and it should not rise beyond the trained length</dd>
+<dt>passkey, needle</dt><dd>a number or sentence hidden in a long text and asked for at its end; the
+share found says whether the model reaches all of it</dd>
+<dt>depth</dt><dd>how much of the text, in percent, comes before what is hidden</dd>
+<dt>trained</dt><dd>the number of tokens that the model saw at once in training</dd>
+</dl></details>"""
+
+
+def _opening(measured: Sequence[Results]) -> str:
+    """What was found, in words."""
+    found = [sentence for results in measured for sentence in verdict(results)]
+    return "<h2>Verdict</h2>\n<ul>" + "".join(f"<li>{escape(each)}</li>" for each in found) + "</ul>"
 
 
 def _section(results: Results) -> str:

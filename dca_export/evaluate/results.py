@@ -8,13 +8,16 @@ on with another command, device or version, a line before its cells says so.
 import datetime
 import hashlib
 import json
+import math
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from dca_export import strict_json
 from dca_export.errors import InputError
+from dca_export.evaluate.text import printable
 
 if TYPE_CHECKING:
     from dca_runtime import Model
@@ -89,7 +92,7 @@ class Results:
             self._unwritten = None
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(json.dumps(line) + "\n" for line in lines))
+                file.write("".join(strict_json.dumps(line) + "\n" for line in lines))
 
 
 def header(
@@ -107,7 +110,7 @@ def header(
     return {
         "experiment": experiment,
         "model": {
-            "file": path.name,
+            "file": printable(path.name),
             "bytes": path.stat().st_size,
             "sha256_of_first_mib": digest,
             "architecture": info.architecture,
@@ -115,7 +118,7 @@ def header(
             "scheme": None if info.scheme is None else list(info.scheme),
         },
         "settings": settings,
-        "command": list(command),
+        "command": [printable(word) for word in command],
         "device": info.device,
         "versions": _versions(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -130,7 +133,7 @@ def open_results(path: Path | None, head: dict[str, Any]) -> Results:
     if path is None or not path.exists() or path.stat().st_size == 0:
         results = Results(head, path)
         if path is not None:
-            path.write_text(json.dumps(head) + "\n", encoding="utf-8")
+            path.write_text(strict_json.dumps(head) + "\n", encoding="utf-8")
         return results
     results = read_results(path)
     for name in _IDENTITY:
@@ -138,6 +141,7 @@ def open_results(path: Path | None, head: dict[str, Any]) -> Results:
             raise InputError(
                 f"{path}: holds results of another run (its {name} differs); name another file or delete it"
             )
+    _cut_unfinished_line(path)
     this = _sitting(head)
     if not any(_same_sitting(this, other) for other in (_sitting(results.header), *results.sittings)):
         results._unwritten = this
@@ -145,12 +149,15 @@ def open_results(path: Path | None, head: dict[str, Any]) -> Results:
 
 
 def read_results(path: Path) -> Results:
-    """Reads a results file and cuts off an unfinished last line. Raises InputError if it is none."""
+    """Reads a results file, but for an unfinished last line; the file may be one that is being written.
+
+    Figures that were not finite are NaN. Raises InputError if it is no results file.
+    """
     data = path.read_bytes()
     whole = data[: data.rfind(b"\n") + 1]
     try:
         head, *lines = [json.loads(line) for line in whole.splitlines()]
-        cells = {_key(line["cell"]): line["figures"] for line in lines if "sitting" not in line}
+        cells = {_key(line["cell"]): _with_nan(line["figures"]) for line in lines if "sitting" not in line}
         sittings = [line["sitting"] for line in lines if "sitting" in line]
         results = Results(head, path, cells, sittings)
         complete = all(name in head for name in _IDENTITY)
@@ -158,10 +165,25 @@ def read_results(path: Path) -> Results:
         raise InputError(f"{path}: is not a results file of dca-eval") from error
     if not complete:
         raise InputError(f"{path}: is not a results file of dca-eval (its header lacks what was run)")
-    if len(whole) < len(data):
-        with path.open("r+b") as file:
-            file.truncate(len(whole))
     return results
+
+
+def _cut_unfinished_line(path: Path) -> None:
+    """What an interruption left of a line is measured again."""
+    data = path.read_bytes()
+    whole = data.rfind(b"\n") + 1
+    if whole < len(data):
+        with path.open("r+b") as file:
+            file.truncate(whole)
+
+
+def _with_nan(value: Any) -> Any:
+    """Figures as they were before they became JSON, where null stands for what is not finite."""
+    if isinstance(value, dict):
+        return {key: _with_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_nan(item) for item in value]
+    return math.nan if value is None else value
 
 
 def measure_cells(

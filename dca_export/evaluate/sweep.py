@@ -2,10 +2,11 @@
 
 A smaller pretraining length keeps queries nearer to positions the model has seen often and tends to
 retrieve better; a larger one keeps more exact distances and tends to predict better. So two figures
-decide: perplexity at the longest length and the share of passkeys found.
+decide: perplexity at the longest common length and the share of passkeys found.
 """
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,14 +21,44 @@ if TYPE_CHECKING:
 
 TOLERANCE = 0.05  # how much perplexity above the best a recommended scheme may cost
 
+# With one passkey of each kind and fewer than this, finding all and finding none are not told apart: the
+# intervals of 0 of 3 and 3 of 3 (``interval``) overlap.
+FEWEST_OF_ONE_TRIAL = 4
+_NORMAL_95 = 1.96  # standard deviations on either side
+
 
 @dataclass(frozen=True)
 class Candidate:
     """One scheme's two figures."""
 
     method: str
-    perplexity: float  # at the longest length
+    perplexity: float  # at the length of the ranking
     found: float  # share of the passkeys
+    keys: int  # passkeys asked for
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Where the share found would lie with many more passkeys, with 95 % confidence (Wilson's score)."""
+        n, z2 = self.keys, _NORMAL_95**2
+        centre = (self.found + z2 / (2 * n)) / (1 + z2 / n)
+        half = _NORMAL_95 / (1 + z2 / n) * math.sqrt(self.found * (1 - self.found) / n + z2 / (4 * n * n))
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The schemes that can be compared: measured to the same length, asked for the same passkeys."""
+
+    length: int  # tokens that the perplexity is of
+    candidates: list[Candidate]
+    left_out: list[str]  # schemes that lack some of it, or whose perplexity is not finite
+    one_trial: bool  # no length and depth was tried twice
+
+    @property
+    def tells_retrieval(self) -> bool:
+        """Whether the passkeys are enough to choose by."""
+        keys = self.candidates[0].keys if self.candidates else 0
+        return len(self.candidates) == 1 or keys >= FEWEST_OF_ONE_TRIAL or (keys > 1 and not self.one_trial)
 
 
 def methods(
@@ -45,30 +76,68 @@ def methods(
     return [Method("plain"), *(Method("dca", scheme) for scheme in dict.fromkeys(schemes))]
 
 
-def candidates(results: Results) -> list[Candidate]:
-    """The schemes for which both figures are there."""
+def ranking(results: Results) -> Ranking:
+    """The schemes compared like with like.
+
+    The length is the one to which most schemes were measured, of those the longest; the passkeys are those
+    that most of these schemes were asked for.
+    """
     prediction, keys = combined.predictions(results), combined.retrievals(results)
-    found = []
-    for method in prediction.values("method"):
-        by_length = perplexity.nll_by_length(prediction, method)
-        share = retrieval.mean_found(keys, method=method)
-        if parse(method).attention == "dca" and not math.isnan(share):
-            found.append(Candidate(method, math.exp(by_length[max(by_length)]), share))
-    return found
+    schemes = [name for name in prediction.values("method") if parse(name).attention == "dca"]
+    nlls = {
+        name: {n: nll for n, nll in perplexity.nll_by_length(prediction, name).items() if _is_usable(nll)}
+        for name in schemes
+    }
+    asked = {
+        name: {(cell["length"], cell["depth"], cell["trial"]): figures_["found"] for cell, figures_ in found}
+        for name in schemes
+        if nlls[name] and (found := list(keys.cells(method=name)))
+    }
+    lengths = Counter(length for name in asked for length in nlls[name])
+    if not lengths:
+        return Ranking(0, [], schemes, True)
+    length = max(lengths, key=lambda each: (lengths[each], each))
+    measured = [name for name in asked if length in nlls[name]]
+    counts = Counter(key for name in measured for key in asked[name])
+    common = [key for key, count in counts.items() if count == max(counts.values())]
+    compared = [name for name in measured if all(key in asked[name] for key in common)]
+    candidates = [
+        Candidate(
+            name,
+            perplexity.exp(nlls[name][length]),
+            sum(asked[name][key] for key in common) / len(common),
+            len(common),
+        )
+        for name in compared
+    ]
+    left_out = [name for name in schemes if name not in compared]
+    return Ranking(length, candidates, left_out, len({trial for *_, trial in common}) == 1)
+
+
+def _is_usable(nll: float) -> bool:
+    return math.isfinite(nll) and math.isfinite(perplexity.exp(nll))
 
 
 def recommendations(results: Results) -> dict[str, Candidate]:
-    """The best for prediction, the best for retrieval, and the best retriever that predicts well still."""
-    tried = candidates(results)
-    if not tried:
+    """The best for prediction, the best for retrieval, and the best retriever that predicts well still.
+
+    Where the passkeys are too few to choose by, only the best for prediction.
+    """
+    ranked = ranking(results)
+    if not ranked.candidates:
         return {}
-    best = min(tried, key=lambda c: c.perplexity)
-    near = [c for c in tried if c.perplexity <= (1 + TOLERANCE) * best.perplexity]
+    best = min(ranked.candidates, key=lambda c: c.perplexity)
+    if not ranked.tells_retrieval:
+        return {"best prediction": best}
     return {
-        "recommended": max(near, key=lambda c: (c.found, -c.perplexity)),
+        "recommended": max(_near(ranked, best), key=lambda c: (c.found, -c.perplexity)),
         "best prediction": best,
-        "best retrieval": max(tried, key=lambda c: (c.found, -c.perplexity)),
+        "best retrieval": max(ranked.candidates, key=lambda c: (c.found, -c.perplexity)),
     }
+
+
+def _near(ranked: Ranking, best: Candidate) -> list[Candidate]:
+    return [c for c in ranked.candidates if c.perplexity <= (1 + TOLERANCE) * best.perplexity]
 
 
 def tables(results: Results) -> list[Table]:
@@ -91,11 +160,46 @@ def tables(results: Results) -> list[Table]:
     columns = ["scheme", *(f"perplexity to {length:,}" for length in lengths), "keys found", ""]
     return [
         Table("Schemes (chunk size / local window / pretraining length)", columns, rows),
-        *_advice(chosen),
+        *_advice(ranking(results), chosen),
     ]
 
 
-def _advice(chosen: dict[str, Candidate]) -> list[Table]:
+def verdict(results: Results) -> list[str]:
+    """What the figures say, in sentences: what is recommended, on how much evidence, and how sure that is."""
+    ranked, chosen = ranking(results), recommendations(results)
+    if not chosen:
+        return ["No scheme has both figures yet: nothing can be recommended."]
+    best, lines = chosen["best prediction"], []
+    keys, count = best.keys, len(ranked.candidates)
+    if "recommended" not in chosen:
+        lines.append(
+            f"No recommendation: {keys} passkey{'s' if keys > 1 else ''} a scheme in one trial do not tell "
+            f"schemes apart; give --trials 4 or more. {best.method} predicts best "
+            f"(perplexity {best.perplexity:.2f} to {ranked.length:,} tokens)."
+        )
+    else:
+        first = chosen["recommended"]
+        low, high = first.interval
+        alike = [c for c in _near(ranked, best) if c != first and c.interval[1] >= low]
+        lines.append(
+            f"Recommended: {first.method}, perplexity {first.perplexity:.2f} to {ranked.length:,} tokens, "
+            f"{first.found * keys:g} of n = {keys} passkeys found ({first.found:.0%}; with 95 % confidence "
+            f"{low:.0%} to {high:.0%})."
+        )
+        if alike:
+            lines.append(
+                f"{len(alike)} of the {count - 1} others cannot be told apart from it with n = {keys}: "
+                f"{', '.join(c.method for c in alike)}; more --trials would."
+            )
+    if ranked.left_out:
+        lines.append(
+            f"Left out, since not measured to {ranked.length:,} tokens with the same passkeys or not finite: "
+            f"{', '.join(ranked.left_out)}."
+        )
+    return lines
+
+
+def _advice(ranked: Ranking, chosen: dict[str, Candidate]) -> list[Table]:
     rows = []
     for name, candidate in chosen.items():
         scheme = parse(candidate.method).scheme
@@ -104,15 +208,33 @@ def _advice(chosen: dict[str, Candidate]) -> list[Table]:
             f"--chunk-size {scheme.chunk_size} --local-window {scheme.local_window} "
             f"--pretraining-length {scheme.pretraining_length}"
         )
-        rows.append([name, f"{candidate.perplexity:.2f}", f"{candidate.found:.0%}", options])
-    title = f"Settings for dca-export (recommended: most keys within {TOLERANCE:.0%} of the best perplexity)"
-    return [Table(title, ["for", "perplexity", "keys found", "options"], rows)] if rows else []
+        low, high = candidate.interval
+        found = f"{candidate.found * candidate.keys:g}/{candidate.keys}"
+        rows.append([name, f"{candidate.perplexity:.2f}", found, f"{low:.0%} to {high:.0%}", options])
+    if not rows:
+        return []
+    note = (
+        f"recommended: most keys within {TOLERANCE:.0%} of the best perplexity to {ranked.length:,} tokens"
+        if "recommended" in chosen
+        else "nothing is recommended: too few passkeys to choose by, give --trials 4 or more"
+    )
+    columns = ["for", "perplexity", "keys found", "95 % confidence", "options"]
+    return [Table(f"Settings for dca-export ({note})", columns, rows)]
 
 
 def figures(results: Results) -> dict[str, Any]:
-    """Both experiments' figures and the recommendations, for JSON."""
-    chosen = {name: vars(candidate) for name, candidate in recommendations(results).items()}
-    return combined.figures(results) | {"recommendations": chosen}
+    """Both experiments' figures, the recommendations and what they rest on, for JSON."""
+    ranked = ranking(results)
+    chosen = {
+        name: vars(candidate) | {"interval": candidate.interval}
+        for name, candidate in recommendations(results).items()
+    }
+    return combined.figures(results) | {
+        "recommendations": chosen,
+        "compared_to": ranked.length,
+        "left_out": ranked.left_out,
+        "verdict": verdict(results),
+    }
 
 
 def draw(results: Results) -> "Figure":
@@ -121,10 +243,13 @@ def draw(results: Results) -> "Figure":
 
     figure, (axes,) = plots.panels(1, results.header["model"]["file"])
     chosen = recommendations(results)
-    for candidate in candidates(results):
+    for candidate in ranking(results).candidates:
         names = [name for name, other in chosen.items() if other == candidate]
-        label = candidate.method.removeprefix("dca:") + "".join(f"\n{name}" for name in names)
+        label = f"{candidate.method.removeprefix('dca:')}: {candidate.perplexity:.2f}, {candidate.found:.0%}"
+        label += "".join(f"\n{name}" for name in names)
         plots.draw_point(axes, candidate.perplexity, 100 * candidate.found, label, "recommended" in names)
-    axes.set_xlabel("perplexity at the longest length")
+    axes.set_xlabel(f"perplexity to {ranking(results).length:,} tokens")
     axes.set_ylabel("keys found, %")
+    axes.set_ylim(-8, 112)  # room for labels; no tick beyond what can be
+    axes.set_yticks(range(0, 101, 20))
     return figure

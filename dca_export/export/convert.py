@@ -64,6 +64,19 @@ def float32(rows: np.ndarray, dtype: str) -> np.ndarray:
     return rows.astype(np.float32, copy=False)
 
 
+def _to_round(rows: np.ndarray, dtype: str, kind: GGMLQuantizationType) -> np.ndarray:
+    """Stored values as the f32 values that give those of `kind` when rounded.
+
+    F64 values on their way to 16 bits are not rounded to nearest here as well, which could move them across
+    the middle between two of `kind`: an f32 that is not exact gets an odd last bit.
+    """
+    values = float32(rows, dtype)
+    if dtype != "F64" or kind not in (T.F16, T.BF16):
+        return values
+    values = np.where(np.abs(values) > np.abs(rows), np.nextafter(values, np.float32(0)), values)
+    return (values.view(np.uint32) | (values != rows)).view(np.float32)
+
+
 def encoded_chunks(planned: PlannedTensor, kind: GGMLQuantizationType) -> Iterator[np.ndarray]:
     """The tensor's data as GGUF stores it, in order. Raises InputError for a value the type cannot hold."""
     for tensor, rows in read_chunks(planned):
@@ -71,7 +84,7 @@ def encoded_chunks(planned: PlannedTensor, kind: GGMLQuantizationType) -> Iterat
             yield rows
             continue
         try:
-            yield blocks.encode(kind, float32(rows, tensor.dtype))
+            yield blocks.encode(kind, _to_round(rows, tensor.dtype, kind))
         except DcaError as error:
             if error.status != Status.ARGUMENT:
                 raise

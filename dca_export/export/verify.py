@@ -1,8 +1,7 @@
-"""Compares every tensor of a GGUF file with the source it was made from."""
+"""Compares every tensor and every entry of a GGUF file with the source it was made from."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,38 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from dca_export.checkpoint.tensors import open_checkpoint
 from dca_export.errors import InputError
-from dca_export.export.convert import float32, read_chunks
+from dca_export.export.accounting import account
 from dca_export.export.plan import CopyPlan, DirectoryPlan, ExportOptions, plan_export
 from dca_export.export.scheme_choice import SchemeOptions
+from dca_export.export.verify_entries import compare_entries, entries_of
+from dca_export.export.verify_values import TYPES, compare_values
 from dca_export.gguf.file import GgufFile, TensorInfo, open_parts
 from dca_export.gguf.scheme_keys import read_scheme
 from dca_export.model.layout import PlannedTensor
-from dca_runtime import blocks
+from dca_export.scheme import Scheme
 
-T = GGMLQuantizationType
-
-# The largest error a tensor may have: root mean square, relative to that of the source's values. Normally
-# distributed values come out at a half to a third of it; a tensor that was permuted, swapped or scaled by
-# mistake has about 1.
-MOST_ERROR = {
-    T.F32: 0.0,
-    T.F16: 1e-3,
-    T.BF16: 6e-3,
-    T.Q8_0: 0.02,
-    T.Q6_K: 0.06,
-    T.Q5_K: 0.12,
-    T.Q5_0: 0.15,
-    T.Q5_1: 0.15,
-    T.Q4_K: 0.25,
-    T.IQ4_NL: 0.25,
-    T.Q4_0: 0.3,
-    T.Q4_1: 0.3,
-    T.Q3_K: 0.5,
-    T.Q2_K: 0.7,
-}
 COMPARED_BYTES = 16 << 20  # of a copied tensor at a time
 
 Progress = Callable[[int, int], Any]
@@ -59,10 +39,14 @@ class TypeReport:
 class Report:
     """What the comparison found; `problems` are whole sentences, none if the file is right."""
 
+    scheme: Scheme | None = None
+    """the file's own; None: it states none"""
     tensors: int = 0
     values: int = 0
     types: dict[str, TypeReport] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """differences that are none of the model's: its name, what of the source no file needs"""
 
     def add(self, info: TensorInfo, error: float) -> None:
         """Counts a tensor whose relative error is `error`."""
@@ -73,21 +57,22 @@ class Report:
         found.worst = max(found.worst, error)
 
 
-def verify(output: Path, source: Path, progress: Progress | None = None) -> Report:
-    """Reads every tensor of `output` again and compares it with `source`.
+def verify(
+    output: Path, source: Path, progress: Progress | None = None, expected: SchemeOptions | None = None
+) -> Report:
+    """Reads every tensor and entry of `output` again and compares them with `source`.
 
-    From a directory: the values, to within what the type can hold, and every hyperparameter. From another
-    GGUF file: every byte. Raises InputError if one of the two cannot be read.
+    From a directory: F32, F16 and BF16 must be the values rounded once, blocks as near as their format gets
+    (block_bounds.py), and every row of every tensor of the source must be there. From another GGUF file:
+    every byte. `expected`: the scheme that the file must have is the one an export with these options
+    chooses; None: whatever it states. Raises InputError if one of the two cannot be read.
     """
     parts = open_parts(output)
     scheme = read_scheme(parts[0], str(output))
-    options = SchemeOptions(dca=False)
-    if scheme is not None:
-        options = SchemeOptions(True, scheme.pretraining_length, scheme.chunk_size, scheme.local_window)
-    plan = plan_export(source, ExportOptions(scheme=options))
+    plan = plan_export(source, ExportOptions(scheme=expected or _options(scheme)))
     found = {tensor.name: _Found(part, tensor) for part in parts for tensor in part.tensors}
     total = sum(entry.info.nbytes for entry in found.values())
-    report, done = Report(), 0
+    report, done = Report(scheme), 0
     for name, shape, compare in _expected(plan):
         if name not in found:
             report.problems.append(f"tensor {name} is missing")
@@ -101,9 +86,39 @@ def verify(output: Path, source: Path, progress: Progress | None = None) -> Repo
         if progress is not None:
             progress(done, total)
     report.problems += [f"tensor {name} is in no source" for name in found]
+    chosen = plan.summary.scheme.choice
+    if expected is not None and chosen.scheme != scheme:
+        report.problems.append(f"the scheme is {scheme_text(scheme)}, expected {scheme_text(chosen.scheme)}")
     if isinstance(plan, DirectoryPlan):
-        report.problems += _different_entries(plan, parts[0])
+        planned = [tensor.planned for tensor in plan.tensors]
+        tensors = open_checkpoint(source).tensors
+        layers = int(plan.entries[f"{plan.architecture}.block_count"][1])
+        counted = account(plan.architecture, layers, planned, tensors)
+        entries = compare_entries(parts[0], entries_of(plan))
+    else:
+        counted = [], []
+        entries = compare_entries(parts[0], open_parts(source)[0])
+    report.problems += counted[0] + entries[0]
+    report.notes += counted[1] + entries[1]
     return report
+
+
+def scheme_text(scheme: Scheme | None) -> str:
+    """The numbers of a scheme as people read them, "none" if there is none."""
+    if scheme is None:
+        return "none (plain attention)"
+    scaled = f", logit_scale {scheme.logit_scale:g} beyond {scheme.logit_scale_length:,}"
+    return (
+        f"chunk_size {scheme.chunk_size:,}, local_window {scheme.local_window:,}, pretraining_length "
+        f"{scheme.pretraining_length:,}" + (scaled if scheme.logit_scale else "")
+    )
+
+
+def _options(scheme: Scheme | None) -> SchemeOptions:
+    """Options of an export that chooses this scheme."""
+    if scheme is None:
+        return SchemeOptions(dca=False)
+    return SchemeOptions(True, scheme.pretraining_length, scheme.chunk_size, scheme.local_window)
 
 
 @dataclass(frozen=True)
@@ -135,25 +150,13 @@ def _expected(plan: DirectoryPlan | CopyPlan) -> Iterator[tuple[str, tuple[int, 
 
 def _compare_values(planned: PlannedTensor, found: _Found, report: Report) -> None:
     kind = found.info.type
-    if kind not in MOST_ERROR:
+    if kind not in TYPES:
         report.problems.append(f"tensor {planned.name} is {kind.name}, a type that is not written here")
         return
-    block_values, block_bytes = GGML_QUANT_SIZES[kind]
-    at, error, power = 0, 0.0, 0.0
-    for tensor, rows in read_chunks(planned):
-        wanted = float32(rows, tensor.dtype)
-        nbytes = wanted.size // block_values * block_bytes
-        values = blocks.decode(kind, found.read(at, nbytes).reshape(wanted.shape[0], -1))
-        error += float(np.square(values - wanted, dtype=np.float64).sum())
-        power += float(np.square(wanted, dtype=np.float64).sum())
-        at += nbytes
-    relative = math.sqrt(error / power) if power else math.sqrt(error)
-    report.add(found.info, relative)
-    if not relative <= MOST_ERROR[kind]:
-        report.problems.append(
-            f"tensor {planned.name} ({kind.name}) is off by {relative:.3g} of its size, "
-            f"at most {MOST_ERROR[kind]} is due to its type"
-        )
+    error, problem = compare_values(planned, kind, found.read)
+    report.add(found.info, error)
+    if problem is not None:
+        report.problems.append(f"tensor {planned.name} ({kind.name}): {problem}")
 
 
 def _compare_bytes(source: _Found, found: _Found, report: Report) -> None:
@@ -170,14 +173,3 @@ def _compare_bytes(source: _Found, found: _Found, report: Report) -> None:
     report.add(found.info, 0.0)
     if not same:
         report.problems.append(f"tensor {source.info.name} has other bytes than in the source")
-
-
-def _different_entries(plan: DirectoryPlan, file: GgufFile) -> list[str]:
-    """Hyperparameters that the file states otherwise than the source implies."""
-    problems = []
-    for key, (_, value) in plan.entries.items():
-        stated = file.get(key)
-        same = stated == (np.float32(value) if isinstance(value, float) else value)
-        if not same:
-            problems.append(f"{key} is {stated!r}, the source implies {value!r}")
-    return problems

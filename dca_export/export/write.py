@@ -148,6 +148,12 @@ def _prepared_writer(plan: DirectoryPlan, split_bytes: int) -> gguf.GGUFWriter:
     for tensor in plan.tensors:
         name, shape = tensor.planned.name, tensor.planned.shape
         writer.add_tensor_info(name, shape, np.dtype(np.float32), tensor.nbytes, raw_dtype=tensor.type)
+    add_metadata(writer, plan)
+    return writer
+
+
+def add_metadata(writer: gguf.GGUFWriter, plan: DirectoryPlan) -> None:
+    """Adds every entry of the file to a writer."""
     writer.add_type(gguf.GGUFType.MODEL)
     add_description(writer, plan.checkpoint.directory, plan.summary.parameters)
     for key, (value_type, value) in plan.entries.items():
@@ -157,4 +163,3 @@ def _prepared_writer(plan: DirectoryPlan, split_bytes: int) -> gguf.GGUFWriter:
     plan.vocabulary.add_to(writer)
     for key, entry in writer.kv_data[0].items():
         check_packable(str(plan.checkpoint.directory), key, entry.type, entry.value, entry.sub_type)
-    return writer

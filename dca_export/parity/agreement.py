@@ -35,6 +35,14 @@ class Agreement:
     """exp of the mean −log p of the true next token, over positions that have one"""
     not_finite: int
     """logits that are NaN or infinite, in either set"""
+    spread: float = 1.0
+    """standard deviation of the reference's logits at a position, mean over positions: what differences are
+    measured by, since models differ in how large their logits are"""
+
+    @property
+    def relative_difference(self) -> float:
+        """The largest difference, in standard deviations of the reference's logits."""
+        return self.max_difference / self.spread if self.spread else self.max_difference
 
     @property
     def top1(self) -> float:
@@ -47,7 +55,7 @@ class Comparison:
 
     def __init__(self) -> None:
         self._tokens = self._values = self._not_finite = self._disagreements = self._labelled = 0
-        self._difference_sum = self._kl_sum = 0.0
+        self._difference_sum = self._kl_sum = self._spread_sum = 0.0
         self._max_difference, self._worst_token, self._max_kl = -math.inf, -1, -math.inf
         self._nll = np.zeros(2)
 
@@ -79,6 +87,8 @@ class Comparison:
             self._max_difference, self._worst_token = float(worst[row]), int(positions[row])
         self._difference_sum += float(difference.sum())
         self._kl_sum += float(kl.sum())
+        with np.errstate(invalid="ignore", over="ignore"):
+            self._spread_sum += float(logits[0].std(axis=-1).sum())
         self._max_kl = float(np.maximum(self._max_kl, kl.max()))
         self._disagreements += int(np.count_nonzero(logits[0].argmax(-1) != logits[1].argmax(-1)))
         known = np.flatnonzero(next_ids >= 0)
@@ -105,4 +115,5 @@ class Comparison:
             perplexity_reference=float(perplexity[0]),
             perplexity_runtime=float(perplexity[1]),
             not_finite=self._not_finite,
+            spread=self._spread_sum / self._tokens,
         )

@@ -24,7 +24,15 @@ from dca_export.errors import InputError
 from dca_export.reference.attention import Attention, Queries, check_attention, eager_attention
 from dca_export.reference.flash import flash_attention
 from dca_export.reference.positions import key_positions, query_positions
-from dca_export.reference.probe import RotaryModule, columns_of, frequencies_for, probe, rotary_modules
+from dca_export.reference.probe import columns_of, frequencies_for, probe, rotary_modules
+from dca_export.reference.refusals import (
+    OfACopy,
+    check_attention_in_use,
+    check_positions,
+    check_query,
+    replace_forward,
+    watch_calls,
+)
 from dca_export.reference.rotary import Rotary
 
 if TYPE_CHECKING:
@@ -75,12 +83,14 @@ def patch(
             "define; ignore_sliding_window=True lets every layer see every token"
         )
     frequencies, scale = frequencies_for(modules[0], length)
+    fed = _Fed()
     with contextlib.ExitStack() as undo:
         for module in modules:
-            _fix_rotary(module, frequencies, scale, scheme, undo)
+            keys = _KeyRotation(Rotary(frequencies), columns_of(module), scale, scheme, WeakSet(layouts), fed)
+            replace_forward(module, keys, undo)
         for layer, layout in layouts.items():
             rotary = None if layout is None else Rotary(frequencies, layout, scale)
-            _LAYERS[layer] = _Layer(scheme, attention, kernel, rotary)
+            _LAYERS[layer] = _Layer(scheme, attention, kernel, rotary, fed)
             undo.callback(_LAYERS.pop, layer, None)
         if window is not None:
             if getattr(config, "layer_types", None) is not None:
@@ -89,6 +99,7 @@ def patch(
                 _set(config, "sliding_window", None, undo)
         undo.callback(model.set_attn_implementation, model.config._attn_implementation)
         model.set_attn_implementation(IMPLEMENTATION)
+        watch_calls(model, (scheme, length), undo)
         _PATCHED.add(model)
         undo.callback(_PATCHED.discard, model)
         return Patch(model, undo.pop_all())
@@ -117,25 +128,34 @@ def _set(target: Any, name: str, value: Any, undo: contextlib.ExitStack) -> None
     setattr(target, name, value)
 
 
-def _fix_rotary(
-    module: RotaryModule,
-    frequencies: torch.Tensor,
-    scale: float,
-    scheme: Scheme | None,
-    undo: contextlib.ExitStack,
-) -> None:
-    """Lets a rotary module answer with P_k of the positions it is asked for."""
-    columns = columns_of(module)
+@dataclass
+class _Fed:
+    """The positions of the tokens that go through the model now."""
 
-    def forward(x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        angles = Rotary(frequencies).angles(key_positions(position_ids, scheme))[..., columns]
-        return (angles.cos() * scale).to(x.dtype), (angles.sin() * scale).to(x.dtype)
+    positions: torch.Tensor | None = None
+    checked: bool = False
+    """whether the attention has compared them with its cache"""
 
-    if "forward" in module.__dict__:  # accelerate's hooks live there
-        undo.callback(setattr, module, "forward", module.forward)
-    else:
-        undo.callback(delattr, module, "forward")
-    module.forward = forward
+
+@dataclass(frozen=True)
+class _KeyRotation:
+    """A rotary module's forward: answers with P_k of the positions it is asked for."""
+
+    rotary: Rotary
+    columns: torch.Tensor
+    scale: float
+    scheme: Scheme | None
+    layers: WeakSet[nn.Module]
+    fed: _Fed
+
+    def __call__(self, x: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        check_attention_in_use(self.layers, IMPLEMENTATION)
+        self.fed.positions, self.fed.checked = position_ids, False
+        angles = self.rotary.angles(key_positions(position_ids, self.scheme))[..., self.columns]
+        return (angles.cos() * self.scale).to(x.dtype), (angles.sin() * self.scale).to(x.dtype)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OfACopy:
+        return OfACopy()
 
 
 # The attention implementation.
@@ -148,6 +168,7 @@ class _Layer:
     kernel: Kernel
     rotary: Rotary | None
     """None: a layer that does not rotate"""
+    fed: _Fed
 
 
 _LAYERS: WeakKeyDictionary[nn.Module, _Layer] = WeakKeyDictionary()
@@ -164,9 +185,14 @@ def _attention(
     **others: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention interface: (1, heads, n, d) and a cache of m tokens → (1, n, heads, d)."""
-    layer = _LAYERS[module]
+    layer = _LAYERS.get(module)
+    if layer is None:
+        raise InputError("this model was not patched with the DCA reference itself; patch() it")
     n, m = query.shape[2], key.shape[2]
-    _check_call(query, attention_mask, others, m, getattr(module, "layer_idx", 0) == 0)
+    check_query(query, attention_mask, others)
+    if layer.fed.positions is not None and not layer.fed.checked:
+        check_positions(layer.fed.positions, n, m)
+        layer.fed.checked = True
     indices = torch.arange(m - n, m, device=query.device)
     q = query[0]
     if layer.kernel == "eager":
@@ -178,27 +204,6 @@ def _attention(
     function = eager_attention if layer.kernel == "eager" else flash_attention
     output = function(queries, key[0], value[0], layer.scheme, layer.attention, scaling)
     return output.to(query.dtype).transpose(0, 1)[None].contiguous(), None
-
-
-def _check_call(
-    query: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    others: dict[str, Any],
-    keys: int,
-    first_layer: bool,
-) -> None:
-    if query.shape[0] != 1:
-        raise InputError(f"the DCA reference runs one sequence at a time, got a batch of {query.shape[0]}")
-    if attention_mask is not None:
-        raise InputError("the DCA reference makes its own causal mask and takes no other")
-    if others.get("dropout"):
-        raise InputError("the DCA reference has no dropout; call model.eval() first")
-    positions = others.get("position_ids")
-    if first_layer and positions is not None and int(positions.max()) != keys - 1:
-        raise InputError(
-            f"the last token has position {int(positions.max())} but the cache holds {keys} tokens; "
-            "the DCA reference needs a cache that grows (DynamicCache) and positions that count its tokens"
-        )
 
 
 def _no_mask(

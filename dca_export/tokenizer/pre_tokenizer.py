@@ -15,6 +15,7 @@ import tokenizers
 from tokenizers import Regex, pre_tokenizers
 
 from dca_runtime.pretokenizers import PRETOKENIZERS, Pretokenizer
+from dca_runtime.tokenizers_guard import guarded
 
 # Contractions in both cases, digit runs of many lengths, words with inner capitals, combining marks, several
 # scripts, punctuation against letters and line ends, all kinds of white space, and what only some patterns
@@ -52,7 +53,8 @@ def _own_pre_tokenizer(parsed: Mapping[str, Any]) -> pre_tokenizers.PreTokenizer
         "decoder": None,
     }
     alone = shell | {"pre_tokenizer": parsed.get("pre_tokenizer"), "model": empty}
-    return tokenizers.Tokenizer.from_str(json.dumps(alone)).pre_tokenizer
+    with guarded("the pre-tokenizer cannot be built"):
+        return tokenizers.Tokenizer.from_str(json.dumps(alone)).pre_tokenizer
 
 
 @cache
@@ -71,4 +73,5 @@ def _cuts(pre_tokenizer: pre_tokenizers.PreTokenizer | None) -> list[tuple[int, 
     """Where the probe is cut, as (start, end) of each piece."""
     if pre_tokenizer is None:
         return [(0, len(PROBE))]
-    return [span for _, span in pre_tokenizer.pre_tokenize_str(PROBE)]
+    with guarded("the pre-tokenizer fails on a text"):
+        return [span for _, span in pre_tokenizer.pre_tokenize_str(PROBE)]

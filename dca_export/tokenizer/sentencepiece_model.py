@@ -14,8 +14,8 @@ from dca_export.errors import InputError
 
 PIECES, TRAINER, NORMALIZER = 1, 2, 3  # fields of ModelProto
 PIECE_TEXT, PIECE_SCORE, PIECE_TYPE = 1, 2, 3  # of ModelProto.SentencePiece
-MODEL_TYPE = 3  # of TrainerSpec
-ADD_DUMMY_PREFIX = 3  # of NormalizerSpec
+MODEL_TYPE, SPACE_AS_SUFFIX = 3, 24  # of TrainerSpec
+CHARACTER_MAP, ADD_DUMMY_PREFIX, REMOVE_EXTRA_SPACES = 2, 3, 4  # of NormalizerSpec
 BPE = 2  # a TrainerSpec.ModelType; the default is unigram, 1
 NORMAL = 1
 
@@ -29,6 +29,8 @@ class SentencePieceModel:
     types: list[int]
     is_bpe: bool
     adds_space: bool  # whether text gets a leading space
+    character_map: bytes  # how characters are replaced before all else; empty: they are not
+    removes_extra_spaces: bool  # at both ends, and all but one of each run
 
 
 def read_sentencepiece(path: Path) -> SentencePieceModel:
@@ -36,7 +38,8 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     texts: list[bytes] = []
     scores: list[float] = []
     types: list[int] = []
-    is_bpe, adds_space = False, True
+    trainer: dict[int, int | bytes] = {}
+    normalizer: dict[int, int | bytes] = {}
     try:
         for number, value in _fields(path.read_bytes()):
             if number == PIECES:
@@ -45,14 +48,25 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
                 scores.append(struct.unpack("<f", _message(piece.get(PIECE_SCORE, bytes(4))))[0])
                 types.append(int(piece.get(PIECE_TYPE, NORMAL)))
             elif number == TRAINER:
-                is_bpe = dict(_fields(_message(value))).get(MODEL_TYPE) == BPE
+                trainer = dict(_fields(_message(value)))
             elif number == NORMALIZER:
-                adds_space = bool(dict(_fields(_message(value))).get(ADD_DUMMY_PREFIX, 1))
+                normalizer = dict(_fields(_message(value)))
+        character_map = _message(normalizer.get(CHARACTER_MAP, b""))
     except (ValueError, TypeError, struct.error, IndexError) as error:
         raise InputError(f"{path}: not a SentencePiece model ({error})") from None
     if not texts:
         raise InputError(f"{path}: not a SentencePiece model (it has no pieces)")
-    return SentencePieceModel(texts, scores, types, is_bpe, adds_space)
+    if trainer.get(SPACE_AS_SUFFIX):
+        raise InputError(f"{path}: its pieces end with their space; only spaces in front are supported")
+    return SentencePieceModel(
+        texts,
+        scores,
+        types,
+        is_bpe=trainer.get(MODEL_TYPE) == BPE,
+        adds_space=bool(normalizer.get(ADD_DUMMY_PREFIX, 1)),
+        character_map=character_map,
+        removes_extra_spaces=bool(normalizer.get(REMOVE_EXTRA_SPACES, 1)),
+    )
 
 
 def _message(value: int | bytes) -> bytes:

@@ -6,11 +6,18 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
+from dca_runtime.decoding import Decoder
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.options import TokenIds
+from dca_runtime.prompt import Prompt, encode_marked
+from dca_runtime.stream import TextStream
+from dca_runtime.tokenizer_json import build_from_json
+from dca_runtime.tokenizers_guard import guarded
 from dca_runtime.vocabulary import MODEL_KEY, build_tokenizer, byte_level_pretokenizer
 
 HUGGINGFACE_KEY = "tokenizer.huggingface.json"
+MAX_ID = 2**31 - 1  # ids are int32 in libdca
+END_IDS_KEY = "tokenizer.end_token_ids"  # docs/format.md
 
 # Texts that end a turn or a text in the models in use. Files name one end token, often not the one that
 # ends a turn; a token with such a text ends generation too.
@@ -41,17 +48,7 @@ class Tokenizer:
     def __init__(self, metadata: Mapping[str, Any]) -> None:
         """Reads tokenizer.huggingface.json, or else builds on tokenizer.ggml.*. Raises DcaError."""
         self._metadata = metadata
-        serialized = metadata.get(HUGGINGFACE_KEY)
-        if serialized is not None:
-            self._backend = _from_json(serialized)
-        elif MODEL_KEY in metadata:
-            self._backend = build_tokenizer(metadata)
-        else:
-            raise DcaError(
-                f"the file has no tokenizer (neither {HUGGINGFACE_KEY} nor {MODEL_KEY})", Status.UNSUPPORTED
-            )
-        self._backend.no_padding()
-        self._backend.no_truncation()
+        self._backend = _build(metadata)
         self.bos_id = self._special_id("bos")
         self.eos_id = self._special_id("eos")
 
@@ -63,25 +60,70 @@ class Tokenizer:
             file says).
         parse_special: text that spells a control token, such as "<|im_end|>", becomes that token;
             otherwise it stays ordinary text, as is right for text that is not trusted.
+
+        What ``Model.apply_chat_template`` gives has what surrounds it and knows which control tokens are
+        the template's own: nothing is put around it, and only those become tokens.
         """
+        if isinstance(text, Prompt) and parse_special:
+            if text.plain:
+                return encode_marked(
+                    text, self.special_spellings, lambda part, parse: self.encode(part, False, parse)
+                )
+            add_special = False
         backend = self._backend if parse_special else self._without_specials
         return self._encode(backend, text, add_special)
 
-    def decode(self, ids: TokenIds, skip_special: bool = False) -> str:
-        """The text of ``ids``; bytes that are not UTF-8 become U+FFFD. Ids without a token give nothing."""
-        return self._backend.decode([int(id_) for id_ in ids], skip_special_tokens=skip_special)
+    def prompt_ids(self, text: str, begins: bool = True) -> list[int]:
+        """Token ids of a text to go on from: with what begins a text, once, and nothing that ends one.
 
-    def stream(self, after: TokenIds = (), skip_special: bool = True) -> "TextStream":
+        begins: nothing comes before it; otherwise, and where the text itself spells out its beginning or is
+            a rendered template, nothing is put in front.
+        """
+        plain = self.encode(text, add_special=False)
+        if isinstance(text, Prompt) or not begins:
+            return plain
+        whole = self.encode(text)
+        for before in range(len(whole) - len(plain) + 1):
+            if whole[before : before + len(plain)] == plain:
+                begin = whole[:before]
+                break
+        else:
+            return whole  # the tokenizer does more than to put something around
+        if not plain:  # all is around nothing: what ends a text cannot be told by its place
+            begin = [id_ for id_ in whole if id_ not in self.end_ids or id_ == self.bos_id]
+        return plain if plain[: len(begin)] == begin else begin + plain
+
+    def decode(self, ids: TokenIds, skip_special: bool = False) -> str:
+        """The text of ``ids``; bytes that are not UTF-8 become U+FFFD. Ids without a token give nothing.
+
+        Raises DcaError: an id is not an integer.
+        """
+        return self._decoder.text(self._decoder.spellings(ids, skip_special))
+
+    def stream(self, after: TokenIds = (), skip_special: bool = True) -> TextStream:
         """Decodes ids that come one by one after the ids ``after``; see TextStream."""
-        return TextStream(self, after, skip_special)
+        return TextStream(self._decoder, after, skip_special)
+
+    @property
+    def special_spellings(self) -> frozenset[str]:
+        """The texts that ``parse_special`` makes control tokens of."""
+        return self._decoder.special
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self._backend)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
-        """The ids after which a text or a turn is over."""
+        """The ids after which a text or a turn is over: all that the file names, special tokens or not."""
         named = {self._special_id(name) for name in ("eos", "eot", "eom")}
-        special = self._backend.get_added_tokens_decoder()
-        spelled = {id_ for id_, token in special.items() if token.special and token.content in _END_TEXTS}
-        return frozenset(spelled | {id_ for id_ in named if id_ is not None})
+        listed = self._metadata.get(END_IDS_KEY, [])
+        if not isinstance(listed, list) or not all(_is_integer(id_) for id_ in listed):
+            raise DcaError(f"{END_IDS_KEY} must be an array of integers", Status.FORMAT)
+        with guarded("the added tokens cannot be read"):
+            added = self._backend.get_added_tokens_decoder()
+        spelled = {id_ for id_, token in added.items() if token.special and token.content in _END_TEXTS}
+        return frozenset(spelled | {id_ for id_ in (*named, *listed) if self._text_of(id_) is not None})
 
     @cached_property
     def special_texts(self) -> dict[str, str]:
@@ -89,7 +131,7 @@ class Tokenizer:
         names = ("bos", "eos", "unknown", "padding")
         ids = {name: self._special_id(name) for name in names}
         keys = {"bos": "bos_token", "eos": "eos_token", "unknown": "unk_token", "padding": "pad_token"}
-        texts = {keys[name]: self._backend.id_to_token(id_) for name, id_ in ids.items() if id_ is not None}
+        texts = {keys[name]: self._text_of(id_) for name, id_ in ids.items()}
         return {key: text for key, text in texts.items() if text is not None}
 
     def _encode(self, backend: Backend, text: str, add_special: bool) -> list[int]:
@@ -98,7 +140,8 @@ class Tokenizer:
         except UnicodeEncodeError as error:
             raise DcaError(f"the text is not valid Unicode: {error.reason} at index {error.start}") from error
         add_bos, add_eos = self._adds
-        ids = backend.encode(text, add_special_tokens=add_special and add_bos is None).ids
+        with guarded("the text cannot be tokenized"):
+            ids = backend.encode(text, add_special_tokens=add_special and add_bos is None).ids
         if add_special and add_bos and self.bos_id is not None:
             ids = [self.bos_id, *ids]
         if add_special and add_eos and self.eos_id is not None:
@@ -108,8 +151,8 @@ class Tokenizer:
     @cached_property
     def _adds(self) -> tuple[bool | None, bool]:
         """Whether to add the beginning and the end of text; (None, False) leaves it to tokenizer.json."""
-        add_bos = self._metadata.get("tokenizer.ggml.add_bos_token")
-        add_eos = self._metadata.get("tokenizer.ggml.add_eos_token", False)
+        add_bos = self._flag("tokenizer.ggml.add_bos_token")
+        add_eos = self._flag("tokenizer.ggml.add_eos_token") or False
         if add_bos is None and HUGGINGFACE_KEY not in self._metadata:
             byte_level = self._metadata[MODEL_KEY] == "gpt2"
             add_bos = byte_level_pretokenizer(self._metadata).add_bos if byte_level else True
@@ -117,62 +160,45 @@ class Tokenizer:
 
     @cached_property
     def _without_specials(self) -> Backend:
-        backend = Backend.from_str(self._backend.to_str())
-        backend.encode_special_tokens = True  # the package's name for: as ordinary text
+        backend = _build(self._metadata)
+        with guarded("special tokens cannot be made text"):
+            backend.encode_special_tokens = True  # the package's name for: as ordinary text
         return backend
 
+    def _flag(self, key: str) -> bool | None:
+        value = self._metadata.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise DcaError(f"{key} is {value!r}, it must be true or false", Status.FORMAT)
+        return value
+
     def _special_id(self, name: str) -> int | None:
-        id_ = self._metadata.get(f"tokenizer.ggml.{name}_token_id")
-        return id_ if isinstance(id_, int) and self._backend.id_to_token(id_) is not None else None
+        """The id that the file names, None where it names none or one without a token. Raises DcaError."""
+        key = f"tokenizer.ggml.{name}_token_id"
+        id_ = self._metadata.get(key)
+        if id_ is not None and not _is_integer(id_):
+            raise DcaError(f"{key} must be an integer", Status.FORMAT)
+        return id_ if self._text_of(id_) is not None else None
+
+    def _text_of(self, id_: int | None) -> str | None:
+        """The token's text, None where there is no such token."""
+        if id_ is None or not 0 <= id_ <= MAX_ID:
+            return None
+        with guarded(f"token {id_} cannot be read"):
+            return self._backend.id_to_token(id_)
 
 
-class TextStream:
-    """Turns ids into text as they come, never giving half a character.
-
-    An id may end inside a UTF-8 sequence, and a decoder may treat the first id of a text differently
-    (SentencePiece drops the leading space). So each step decodes the new ids after some that have been
-    given out already, and gives what the text grew by.
-    """
-
-    _MOST_PENDING = 3  # ids: an unfinished UTF-8 sequence has at most 3 bytes, each an id of its own
-
-    def __init__(self, tokenizer: Tokenizer, after: TokenIds, skip_special: bool) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special = skip_special
-        self._context = list(after[-1:])  # the last ids given out
-        self._pending: list[int] = []
-
-    def push(self, id_: int) -> str:
-        """Takes one more id; the text that is certain now, often one word, sometimes nothing."""
-        self._pending.append(id_)
-        grown = self._grown(self._pending)
-        if not grown.endswith("\ufffd"):
-            return self._give(len(self._pending), grown)
-        if len(self._pending) > self._MOST_PENDING:
-            return self._give(1, self._grown(self._pending[:1]))
-        return ""
-
-    def flush(self) -> str:
-        """What is left at the end; an unfinished character shows as U+FFFD."""
-        return self._give(len(self._pending), self._grown(self._pending))
-
-    def _grown(self, ids: list[int]) -> str:
-        before = self._tokenizer.decode(self._context, self._skip_special)
-        return self._tokenizer.decode(self._context + ids, self._skip_special)[len(before) :]
-
-    def _give(self, count: int, text: str) -> str:
-        given, self._pending = self._pending[:count], self._pending[count:]
-        if text:
-            self._context = given
-        else:  # ids that show nothing, such as skipped control tokens, make no context
-            self._context += given
-        return text
-
-
-def _from_json(serialized: Any) -> Backend:
+def _build(metadata: Mapping[str, Any]) -> Backend:
+    serialized = metadata.get(HUGGINGFACE_KEY)
+    if serialized is None and MODEL_KEY in metadata:
+        return build_tokenizer(metadata)
+    if serialized is None:
+        raise DcaError(
+            f"the file has no tokenizer (neither {HUGGINGFACE_KEY} nor {MODEL_KEY})", Status.UNSUPPORTED
+        )
     if not isinstance(serialized, str):
         raise DcaError(f"{HUGGINGFACE_KEY} must be a string", Status.FORMAT)
-    try:
-        return Backend.from_str(serialized)
-    except Exception as error:  # the package raises bare Exception
-        raise DcaError(f"{HUGGINGFACE_KEY} is not a tokenizer ({error})", Status.FORMAT) from error
+    return build_from_json(serialized, HUGGINGFACE_KEY)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

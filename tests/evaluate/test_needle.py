@@ -4,8 +4,9 @@ import pytest
 
 import dca_runtime as dca
 from dca_export.errors import InputError
-from dca_export.evaluate import needle, retrieval
+from dca_export.evaluate import needle, retrieval, sentences
 from dca_export.evaluate.methods import Method
+from dca_export.evaluate.text import Text
 
 TEXT = "".join(f"Sentence {number} says nothing. " for number in range(400))
 
@@ -88,3 +89,63 @@ def test_cells_of_one_haystack_follow_each_other():
         for _ in range(4)
         for method in pair
     ]
+
+
+# Between sentences.
+
+WRAPPED = (
+    "It is a truth universally acknowledged, that a single man\nin possession of a good fortune, must be in\n"
+    "want of a wife. However little known the feelings or views\nof such a man may be on his first entering "
+    "a "
+    "neighbourhood,\nthis truth is so well fixed in the minds of the\nsurrounding families, that he is "
+    'considered the rightful\nproperty of some one or other of their daughters.\n"My dear Mr. Bennet," said '
+    'his lady to him one day, "have\nyou heard that Netherfield Park is let at last?" Mr.\nBennet replied '
+    "that he had not.\n"
+)
+
+
+@pytest.mark.parametrize("trial", [0, 2])
+def test_a_line_break_ends_no_sentence(smollm2, trial):
+    prompts = needle.Prompts(smollm2, WRAPPED * 30, needle.NEEDLE, needle.QUESTION, seed=0)
+    ends = ("want of a wife.", "of their daughters.", 'at last?"', "had not.")
+    starts = ("However", '"My dear', "Mr.\nBennet", "It is")
+    for depth in range(3, 100, 7):
+        ids = prompts.build(1200, depth, trial)
+        assert len(ids) == 1200
+        before, after = smollm2.detokenize(ids).split(needle.NEEDLE)
+        assert before.rstrip().endswith(ends), before[-60:]
+        assert after.lstrip().startswith(starts), after[:60]
+        assert before[-1].isspace() and after[0].isspace()
+
+
+@pytest.mark.parametrize(
+    ("text", "places"),
+    [
+        ("One two. Three four.", ["One two.", "One two. Three four."]),
+        ("He met Dr. Grey at 3.30 p.m. there. Then", ["He met Dr. Grey at 3.30 p.m. there."]),
+        ('"Stop!" she said. "No."', ['"Stop!" she said.', '"Stop!" she said. "No."']),
+        ("A heading\n\nThe text goes\non", ["A heading\n\n"]),
+        ("你好。再见。", ["你好。", "你好。再见。"]),
+    ],
+)
+def test_where_sentences_end(text, places):
+    """Every character a token."""
+    found = {
+        sentences.between_sentences("".join, text, at).at
+        for at in range(1, len(text) + 1)
+        if sentences.Place("".join, text, at).ends_sentence
+    }
+    assert found and {text[:at].rstrip(" ") for at in found} == set(places)
+
+
+def test_a_text_without_sentences_is_cut_between_words():
+    text = "word " * 400
+    assert text[sentences.between_sentences("".join, text, 777).at - 1 :][:2].strip() != "or"
+
+
+def test_only_the_beginning_of_a_large_text_is_read(tmp_path):
+    path = tmp_path / "large.txt"
+    with path.open("wb") as file:
+        file.write(b"A sentence. " * 1_500_000)
+        file.write(b"\xff" * 100)  # never reached
+    assert len(needle.haystack(Text(path), 1000)) == 4 << 20

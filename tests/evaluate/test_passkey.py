@@ -1,5 +1,7 @@
 """Passkey prompts, trials that share their start, and what counts as found."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -40,6 +42,35 @@ def test_keys_depend_on_everything_and_nothing_else(smollm2, prompts):
 
     assert key() == prompts.build(500, 30, 0)[1]
     assert len({key(), key(length=501), key(depth=31), key(trial=1), key(seed=1)}) == 5
+
+
+class MadeUpTokenizer:
+    """Cuts text with a regular expression: as many tokens as it has matches."""
+
+    def __init__(self, pattern: str):
+        self.pattern = pattern
+
+    def tokenize(self, text: str) -> list[str]:
+        return re.findall(self.pattern, text, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "one_filler"),
+    [
+        (".", 92),  # characters
+        (r"\w+|\W", 50),
+        (r"0+|[1-9]|\D+?(?=[ .])|\D", 60),  # keys take as many tokens as they have digits that are not 0
+        (r"(?:The grass is green.{69} ?){1,4}|.", 10),  # repeated filler is one token, four at a time
+        (r".{1,500}", 10),
+    ],
+)
+@pytest.mark.parametrize("length", [600, 1500])
+def test_prompts_hold_their_length_for_every_tokenizer(pattern, one_filler, length):
+    model = MadeUpTokenizer(pattern)
+    for trial in range(3):
+        ids, key = passkey.Prompts(model, seed=0).build(length, 50, trial)
+        assert length - one_filler - 5 <= len(ids) <= length
+        assert "".join(ids).count(key) == 2
 
 
 def test_a_length_without_room_is_said(prompts):

@@ -71,6 +71,7 @@ def test_a_stride_scores_each_token_once_with_the_context_it_says(model, ids):
     wanted = list(scores(model, ids[:20], "plain"))
     for end in (27, 34, 41, 48):
         wanted += list(scores(model, ids[end - 20 : end], "plain")[-7:])
+    wanted += list(scores(model, ids[30:50], "plain")[-2:])  # the last context ends where the text does
     (_, figures), *none = kept.cells()
     assert none == []
     assert figures == {"nll": pytest.approx(np.mean(wanted), abs=1e-4), "tokens": len(wanted)}
@@ -82,9 +83,22 @@ def test_the_largest_stride_that_leaves_a_context(model, ids):
         *scores(model, ids[:20], "plain"),
         *scores(model, ids[19:39], "plain"),
         *scores(model, ids[38:58], "plain"),
+        *scores(model, ids[40:60], "plain")[-2:],
     ]
     (_, figures), *_ = kept.cells()
     assert figures["nll"] == pytest.approx(np.mean(wanted), abs=1e-4)
+
+
+def test_every_length_is_scored_over_the_same_tokens():
+    for tokens in (50, 51, 60):
+        for length in (10, 25, 50):
+            contexts = perplexity._contexts(tokens, length, 7)
+            assert sum(scored for _, scored in contexts) == tokens - 1
+            assert contexts[-1][0] + length == tokens
+
+
+def test_what_overflows_is_said(model):
+    assert perplexity.shown(800.0) == "overflow" and perplexity.shown(math.nan) == "NaN"
 
 
 @pytest.mark.parametrize(("lengths", "stride"), [([1], 0), ([20, 40], 20)])

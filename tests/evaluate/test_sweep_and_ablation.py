@@ -91,6 +91,50 @@ def test_sweep_tables_say_what_to_write():
     assert advice.rows[0][-1] == "--chunk-size 48 --local-window 16 --pretraining-length 64"
 
 
+def ranked(rows) -> Results:
+    """rows: (method, length, nll, keys found of how many)."""
+    kept = Results({"model": {"file": "m", "context_length": 100}})
+    for method, length, nll, keys in rows:
+        kept.add({"part": "perplexity", "method": method, "lengths": [length]}, {"lengths": [[length, nll]]})
+        for trial, found in enumerate(keys):
+            kept.add(
+                {"part": "passkey", "method": method, "length": length, "depth": 5, "trial": trial},
+                {"found": found, "answer": ""},
+            )
+    return kept
+
+
+A, B, C = "dca:96/32/128", "dca:48/16/64", "dca:24/8/32"
+
+
+def test_only_schemes_of_the_same_length_are_compared():
+    kept = ranked([(A, 100, 2.0, [1] * 4), (B, 300, 3.0, [1, 1, 1, 0]), (C, 300, 3.1, [1, 0, 0, 0])])
+    assert {c.method for c in sweep.recommendations(kept).values()} == {B}
+    assert sweep.ranking(kept).left_out == [A]
+    assert any(A in line for line in sweep.verdict(kept))
+
+
+def test_what_is_not_finite_is_not_ranked():
+    for nll in (float("nan"), 800.0):
+        kept = ranked([(A, 300, nll, [1, 1]), (B, 300, 3.0, [0, 1])])
+        assert sweep.recommendations(kept)["recommended"].method == B
+        assert sweep.tables(kept)
+
+
+def test_one_trial_is_no_choice():
+    kept = ranked([(A, 300, 3.0, [0]), (B, 300, 3.01, [1])])
+    assert set(sweep.recommendations(kept)) == {"best prediction"}
+    assert sweep.verdict(kept)[0].startswith("No recommendation: 1 passkey a scheme in one trial")
+
+
+def test_the_verdict_states_n_and_how_sure_it_is():
+    kept = ranked([(A, 300, 3.0, [1, 1, 1, 1, 0]), (B, 300, 3.01, [1, 1, 1, 1, 1])])
+    first, second = sweep.verdict(kept)
+    # Wilson's interval of 5 of 5: 5 / (5 + 1.96²) to 1
+    assert first.startswith(f"Recommended: {B}") and "n = 5" in first and "57% to 100%" in first
+    assert second.startswith("1 of the 1 others cannot be told apart")
+
+
 ABLATION = {"plain": (5.0, 0), "intra": (3.0, 0), "intra+inter": (3.2, 2), "dca": (3.0, 2)}
 
 

@@ -319,7 +319,10 @@ CASES: dict[str, tuple[Damage, str]] = {
     ),
     "bin empty": (pytorch(b""), "pytorch_model.bin: cannot be read as PyTorch weights"),
     # tokenizer
-    "no tokenizer": (file("tokenizer.json", None), "no tokenizer (tokenizer.json or tokenizer.model)"),
+    "no tokenizer": (
+        file("tokenizer.json", None),
+        "no tokenizer (tokenizer.json or tokenizer.model, or vocab.json",
+    ),
     "tokenizer is no JSON": (file("tokenizer.json", b"{"), "tokenizer.json: not a valid tokenizer"),
     "tokenizer is binary": (file("tokenizer.json", b"\xff\0"), "tokenizer.json: not valid UTF-8"),
     "tokenizer of words": (
@@ -348,7 +351,10 @@ CASES: dict[str, tuple[Damage, str]] = {
         json_file("tokenizer_config.json", chat_template=[3]),
         "chat_template must be",
     ),
-    "chat template binary": (file("chat_template.jinja", b"\xff\xfe"), "malformed tokenizer configuration"),
+    "chat template binary": (
+        file("chat_template.jinja", b"\xff\xfe"),
+        "chat_template.jinja: not valid UTF-8",
+    ),
 }
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ import pytest
 import dca_runtime as dca
 from dca_export.cli.parity import main
 from dca_export.errors import InputError
+from dca_export.gguf.file import GgufFile
 from dca_export.parity.check import check
 from dca_export.parity.plan import DECODED_CPU, plan
 from dca_export.scheme import Scheme
@@ -230,8 +232,38 @@ def test_another_model_for_a_reference_fails(tiny_gguf, capsys):
     model, other = tiny_gguf(scheme=(20, 6, 30)), tiny_gguf(scheme=(20, 6, 30), seed=1)
     assert run(model, "--length", 60, "--reference", other) == 1
     output = capsys.readouterr().out
-    assert "FAILED DCA, token by token: largest difference" in output
+    assert "FAILED DCA, whole prefill: largest difference" in output
     assert output.endswith("FAILED\n")
+
+
+def test_damage_that_averages_hide_fails():
+    """A tenth of the limit of the mean, at one of 60 positions: a column 5 off, in each type's limits."""
+    for weights in ("f16", "bf16", "q8_0", "q4_0", "q2_k"):
+        spoil = MadeUpModel(spoil=lambda session, position, call: np.eye(N_VOCAB)[3] * 5 * (position == 40))
+        report = check(spoil, MadeUpReference(), LENGTH, weights=weights)
+        assert all("standard deviations" in part.failures[0] for part in report.parts)
+
+
+def test_a_row_of_zeros_in_the_file_fails_against_the_checkpoint_only(tiny_gguf, tmp_path, capsys):
+    source, damaged = tiny_gguf(dtype="f16", scheme=(20, 6, 30)), tmp_path / "damaged.gguf"
+    shutil.copyfile(source, damaged)
+    info = next(t for t in GgufFile(damaged).tensors if t.name == "blk.0.attn_q.weight")
+    with damaged.open("r+b") as file:
+        file.seek(info.start)
+        file.write(bytes(info.nbytes // info.shape[0]))
+    assert run(damaged, "--length", 60) == 0
+    assert run(damaged, "--length", 60, "--reference", source) == 1
+
+
+def test_facts_are_the_checkpoints(tiny_gguf, capsys):
+    same = tiny_gguf(dtype="f16", scheme=(20, 6, 30), tokenizer=True)
+    other = tiny_gguf(dtype="f16", scheme=(10, 6, 30), tokenizer=True, rope_base=20000.0)
+    assert run(same, "--length", 60, "--reference", same) == 0
+    assert "60 token ids are those of the checkpoint's tokenizer" in capsys.readouterr().out
+    assert run(same, "--length", 60, "--reference", other) == 1
+    output = capsys.readouterr().out
+    assert "FAILED rotary base is 10000.0 in the file, 20000.0 in the checkpoint" in output
+    assert "FAILED scheme is Scheme(" in output
 
 
 def test_an_original_checkpoint_serves_as_reference(tiny_gguf, tmp_path, capfd):

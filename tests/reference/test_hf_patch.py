@@ -1,5 +1,7 @@
 """The patch for transformers' models, on small random ones of many families."""
 
+import copy
+
 import numpy as np
 import pytest
 from relative_oracle import relative_attention
@@ -198,11 +200,89 @@ def test_calls_it_cannot_serve_are_refused():
             model(ids, attention_mask=(torch.arange(LENGTH) > 2)[None].long())
         with pytest.raises(InputError, match="a cache that grows"):
             model(ids, past_key_values=StaticCache(model.config, max_cache_len=64))
-        with pytest.raises(InputError, match="positions that count its tokens"):
+        with pytest.raises(
+            InputError, match="positions that count the cache's tokens, here 0 to 22.*got 4, 5"
+        ):
             model(ids, position_ids=torch.arange(4, 4 + LENGTH)[None])
         with pytest.raises(InputError, match="patched already"):
             patch(model, SCHEME)
         assert model(ids, attention_mask=torch.ones(1, LENGTH, dtype=torch.long)).logits.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "positions",
+    [
+        [*reversed(range(10)), *range(10, LENGTH)],  # the largest is right
+        [*range(10), *[LENGTH - 1] * (LENGTH - 10)],
+        [*range(LENGTH - 2), LENGTH - 1, LENGTH - 1],
+        [0] * (LENGTH - 1) + [LENGTH - 1],
+    ],
+)
+@pytest.mark.parametrize("family", ["llama", "smollm3, a layer without rotation"])
+def test_positions_that_do_not_count_the_tokens_are_refused(positions, family):
+    model = make(family, torch.float32)
+    with patch(model, SCHEME), pytest.raises(InputError, match="positions that count the cache's tokens"):
+        model(tokens(LENGTH), position_ids=torch.tensor([positions]))
+
+
+def test_a_gap_after_the_cache_is_refused():
+    model, ids = make("llama", torch.float32), tokens(LENGTH)
+    with patch(model, SCHEME):
+        cache = model(ids[:, :10]).past_key_values
+        with pytest.raises(InputError, match="here 10 to 11.*got 12, 13"):
+            model(ids[:, 10:12], past_key_values=cache, position_ids=torch.tensor([[12, 13]]))
+
+
+@pytest.mark.parametrize("other", ["eager", "sdpa"])
+def test_another_attention_under_the_patch_is_refused(other):
+    model, ids = make("llama", torch.float32), tokens(LENGTH)
+    expected = model(ids).logits
+    with patch(model, SCHEME):
+        model.set_attn_implementation(other)
+        with pytest.raises(InputError, match=f"switched to {other} afterwards"):
+            model(ids)
+    assert torch.equal(model(ids).logits, expected)
+
+
+@pytest.mark.parametrize("switched", [False, True])
+def test_a_deep_copy_is_refused_also_after_the_patch_ended(switched):
+    model, ids = make("llama", torch.float32), tokens(LENGTH)
+    with patch(model, SCHEME):
+        twin = copy.deepcopy(model)
+        if switched:
+            twin.set_attn_implementation("eager")
+        with pytest.raises(InputError, match="copy"):
+            twin(ids)
+        assert model(ids).logits.isfinite().all()
+    with pytest.raises(InputError, match="copy"):
+        twin(ids)
+
+
+def test_attention_weights_are_refused():
+    model, ids = make("llama", torch.float32), tokens(LENGTH)
+    with patch(model, SCHEME):
+        with pytest.raises(InputError, match="no attention weights"):
+            model(ids, output_attentions=True)
+        with pytest.raises(InputError, match="no attention weights"):
+            model.model(ids, output_attentions=True)
+    model.set_attn_implementation("eager")
+    model.config.output_attentions = True
+    with patch(model, SCHEME), pytest.raises(InputError, match="no attention weights"):
+        model(ids)
+    assert len(model(ids).attentions) == 2
+
+
+def test_a_cache_of_other_keys_is_refused():
+    model, ids = make("llama", torch.float32), tokens(LENGTH)
+    unpatched = model(ids[:, :10]).past_key_values
+    with patch(model, SCHEME):
+        with pytest.raises(InputError, match="this cache was filled before"):
+            model(ids[:, 10:], past_key_values=unpatched)
+        cache = model(ids[:, :10]).past_key_values
+        whole = model(ids).logits[:, 10:]
+        torch.testing.assert_close(model(ids[:, 10:], past_key_values=copy.deepcopy(cache)).logits, whole)
+    with patch(model, Scheme(4, 3, 11)), pytest.raises(InputError, match="this cache was filled before"):
+        model(ids[:, 10:], past_key_values=cache)
 
 
 def test_a_wrong_choice_is_refused_before_anything_changes():

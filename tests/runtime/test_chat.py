@@ -59,3 +59,45 @@ def test_what_a_template_must_not_or_cannot_do_is_one_error(template):
     with pytest.raises(DcaError, match="chat template failed") as caught:
         chat.render(template, MESSAGES, add_generation_prompt=True)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}", "more than 0.5 s"),
+        ("{{ 2 ** (2 ** 40) }}", ""),
+        ("{% set n = namespace(s='ab') %}{% for i in range(99) %}{% set n.s = n.s ~ n.s %}{% endfor %}", ""),
+        ("{{ 'a' * 10 ** 10 }}", "MemoryError"),
+        ("{% for i in range(99999) %}{{ 'a' * 9999 }}{% endfor %}", "more than 67,108,864 characters"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
+        ("{{ " + "-" * 100_000 + "1 }}", "RecursionError"),
+        ("{% for a in [1] %}" * 30 + "{% endfor %}" * 30, "SyntaxError"),
+        ("{{ raise_exception('two\nlines \x1b[31m') }}", "two lines [31m"),
+    ],
+)
+def test_a_template_without_bounds_is_stopped(template, reason, monkeypatch):
+    monkeypatch.setattr(chat, "MAX_SECONDS", 0.5)
+    with pytest.raises(DcaError, match="chat template failed") as caught:
+        chat.render(template, MESSAGES, add_generation_prompt=True)
+    assert "\n" not in str(caught.value)
+    monkeypatch.setattr(chat, "MAX_SECONDS", 30.0)
+    if reason not in str(caught.value):  # a busy machine may reach the limit of time first
+        assert "more than 0.5 s" in str(caught.value)
+    assert chat.render("{{ messages[1].role }}", MESSAGES, add_generation_prompt=True) == "user"
+
+
+def test_one_process_renders_all_turns():
+    chat.render("{{ 1 }}", MESSAGES, add_generation_prompt=True)
+    process = chat._worker._process
+    chat.render("{{ 2 }}", MESSAGES, add_generation_prompt=True)
+    assert chat._worker._process is process
+
+
+def test_messages_that_json_cannot_say_are_refused():
+    with pytest.raises(DcaError, match="object is nothing that JSON can say"):
+        chat.render("{{ 1 }}", [{"content": object()}], add_generation_prompt=True)
+
+
+def test_long_messages_pass_both_ways():
+    text = "é" * 2_000_000
+    assert chat.render("{{ messages[0].content }}", [{"content": text}], add_generation_prompt=True) == text
