@@ -75,7 +75,7 @@ def test_product_matches_float64(
     library: SmallBatchLibrary, workspace: torch.Tensor, format: str, dtype: str, shape: tuple[int, int]
 ) -> None:
     weights = Weights(format, *shape)
-    for rows in (1, 2, 13, 16, 17, 32, 50, 64, 65, 128):
+    for rows in (1, 2, 13, 16, 17, 32, 50, 64, 65, 128) if shape[0] <= 14336 else (2, 17, 128):
         assert library.takes(weights, rows)
         x = activations(rows, shape[1], dtype)
         y = torch.full((rows, shape[0]), torch.nan, device="cuda")
