@@ -127,7 +127,22 @@ __device__ __forceinline__ void unpack_eight(const Words& low, const Extras<F>& 
     }
 }
 
-/// Copies steps from global memory to stages of the ring; all threads of the block together.
+/// A step of a block's run, and the stage of the ring that holds it.
+struct Cursor {
+    uint32_t tile, k, stage;
+
+    __device__ Cursor(const Split& split, uint32_t step) : tile(step / split.steps), k(step % split.steps), stage(0) {}
+
+    __device__ __forceinline__ void advance(const Work& work) {
+        if (++k == work.split.steps) {
+            k = 0;
+            ++tile;
+        }
+        if (++stage == work.stages) stage = 0;
+    }
+};
+
+/// Copies steps from global memory to the ring; all threads of the block together.
 template <class F, int kTiles>
 class Feed {
 public:
@@ -137,33 +152,34 @@ public:
 
     __device__ Feed(const Work& work, uint32_t ring, uint32_t first_row)
         : args_(work.args),
-          steps_(work.split.steps),
           ring_(ring),
           first_row_(first_row),
           row_bytes_(static_cast<uint32_t>(uint64_t{args_.w.cols} * F::kLowBits / 8)) {}
 
-    __device__ __forceinline__ void weights(uint32_t stage, uint32_t step) const {
-        const uint32_t tile = step / steps_, k = step % steps_, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-        const uint32_t to = ring_ + stage * kStageBytes + warp * H::kWarpRows * S::kRowBytes;
-        const uint32_t first = tile * kTileRows + warp * H::kWarpRows;
-        const uint32_t offset = k * kStepBytes + lane % 8 * 16;
-        const uint8_t* low = static_cast<const uint8_t*>(args_.w.low);
+    __device__ __forceinline__ void weights(const Cursor& at) const {
+        const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+        const uint32_t to = ring_ + at.stage * kStageBytes + warp * H::kWarpRows * S::kRowBytes;
+        const uint32_t first = at.tile * kTileRows + warp * H::kWarpRows;
+        const uint32_t offset = at.k * kStepBytes + lane % 8 * 16;
+        // Four rows at a time, eight lanes each.
+        const uint8_t* from = static_cast<const uint8_t*>(args_.w.low) + uint64_t{first + lane / 8} * row_bytes_ + offset;
+        const uint32_t rows = offset < row_bytes_ && first < args_.w.rows ? args_.w.rows - first : 0;
 #pragma unroll
         for (uint32_t e = 0; e < H::kWarpRows / 4; ++e) {
             const uint32_t row = e * 4 + lane / 8, owner = row % 8 * 4 + lane % 8 / 2;
-            const bool valid = offset < row_bytes_ && first + row < args_.w.rows;
-            const uint8_t* from = low + (valid ? uint64_t{first + row} * row_bytes_ + offset : 0);
-            ptx::copy_async<16>(to + 16 * low_slot(row / 8, lane % 2, owner), from, valid);
+            const bool valid = row < rows;
+            ptx::copy_async<16>(to + 16 * low_slot(row / 8, lane % 2, owner), valid ? from : args_.w.low, valid);
+            from += 4 * row_bytes_;
         }
         if constexpr (F::kQuantised) {
-            if constexpr (F::kHighBytes > 0) extras<F::kHighBytes>(to + H::kWarpRows * kStepBytes, args_.w.high, first, k);
-            extras<F::kScaleBytes>(to + H::kWarpRows * (kStepBytes + S::kHighRow), args_.w.scales, first, k);
+            if constexpr (F::kHighBytes > 0) extras<F::kHighBytes>(to + H::kWarpRows * kStepBytes, args_.w.high, first, at.k);
+            extras<F::kScaleBytes>(to + H::kWarpRows * (kStepBytes + S::kHighRow), args_.w.scales, first, at.k);
         }
     }
 
     /// Rows beyond the last and columns beyond the last become zeros.
-    __device__ __forceinline__ void x(uint32_t stage, uint32_t step) const {
-        const uint32_t to = ring_ + stage * kStageBytes + S::kWeightBytes, column = step % steps_ * S::kCols;
+    __device__ __forceinline__ void x(const Cursor& at) const {
+        const uint32_t to = ring_ + at.stage * kStageBytes + S::kWeightBytes, column = at.k * S::kCols;
 #pragma unroll
         for (uint32_t i = threadIdx.x; i < H::kRows * S::kXChunks; i += H::kThreads) {
             const uint32_t n = i / S::kXChunks, c = i % S::kXChunks;
@@ -175,10 +191,10 @@ public:
     }
 
     /// Asks for a step's low plane to be brought to the L2 cache.
-    __device__ __forceinline__ void prefetch(uint32_t step) const {
-        const uint32_t row = step / steps_ * kTileRows + threadIdx.x, offset = step % steps_ * kStepBytes;
+    __device__ __forceinline__ void prefetch(const Cursor& at) const {
+        const uint32_t row = at.tile * kTileRows + threadIdx.x;
         if (threadIdx.x >= kTileRows || row >= args_.w.rows) return;
-        ptx::prefetch_l2(static_cast<const uint8_t*>(args_.w.low) + uint64_t{row} * row_bytes_ + offset);
+        ptx::prefetch_l2(static_cast<const uint8_t*>(args_.w.low) + uint64_t{row} * row_bytes_ + at.k * kStepBytes);
     }
 
 private:
@@ -192,13 +208,14 @@ private:
             const uint32_t copy = e * 32 + lane, row = copy / kGroups, unit = k * S::kUnits + copy % kGroups * 4;
             if (kCopies % 32 != 0 && copy >= kCopies) break;
             const bool valid = unit < units && first + row < args_.w.rows;
-            const uint8_t* from = static_cast<const uint8_t*>(plane) + (valid ? (uint64_t{first + row} * padded + unit) * kBytes : 0);
+            const uint8_t* from = static_cast<const uint8_t*>(plane);
+            if (valid) from += (uint64_t{first + row} * padded + unit) * kBytes;
             ptx::copy_async<4 * kBytes>(to + copy * 4 * kBytes, from, valid);
         }
     }
 
     const SmallBatchArgs& args_;
-    uint32_t steps_, ring_, first_row_, row_bytes_;
+    uint32_t ring_, first_row_, row_bytes_;
 };
 
 /// A lane's sums: [fragment][tile] is mma's C, rows g and g + 8 of the weights, rows 2t and 2t + 1 of x.
@@ -311,43 +328,47 @@ __global__ void __launch_bounds__(Shape<kTiles>::kThreads, 1) multiply_kernel(co
     const uint32_t ring = ptx::shared_address(shared);
     const Feed<F, kTiles> feed(work, ring, pass * H::kRows);
 
-    // Weights are there before the previous kernel ends, x is not.
-    feed.weights(0, begin);
-    for (uint32_t i = 1; i + 1 < stages && begin + i < end; ++i) feed.prefetch(begin + i);
+    // Weights are there before the previous kernel ends, x is not. What is asked for now arrives before any x: one step of it,
+    // the others come as far as the L2 cache.
+    Cursor next(work.split, begin), at = next;
+    feed.weights(next);
+    Cursor ahead = next;
+    for (uint32_t i = 1; i + 1 < stages && begin + i < end; ++i) {
+        ahead.advance(work);
+        feed.prefetch(ahead);
+    }
     await_previous();
-    feed.x(0, begin);
+    feed.x(next);
+    next.advance(work);
     ptx::copy_commit();
-    for (uint32_t i = 1; i + 1 < stages; ++i) {
-        if (begin + i < end) {
-            feed.weights(i, begin + i);
-            feed.x(i, begin + i);
+    uint32_t left = end - begin - 1;  // steps that are still to be copied
+    const auto copy_next = [&] {
+        if (left > 0) {
+            feed.weights(next);
+            feed.x(next);
+            next.advance(work);
+            --left;
         }
         ptx::copy_commit();
-    }
+    };
+    for (uint32_t i = 1; i + 1 < stages; ++i) copy_next();
 
     Sums<kTiles> sums = {};
-    uint32_t stage = 0, free_stage = stages - 1;
-    for (uint32_t step = begin; step < end; ++step) {
+    for (uint32_t step = begin; step < end; ++step, at.advance(work)) {
         await_copies(stages - 2);
         __syncthreads();  // everyone's copies have arrived, and everyone is done with the stage that is filled next
-        if (step + stages - 1 < end) {
-            feed.weights(free_stage, step + stages - 1);
-            feed.x(free_stage, step + stages - 1);
-        }
-        ptx::copy_commit();
-        multiply_stage<F, T, kTiles>(ring + stage * Feed<F, kTiles>::kStageBytes, sums);
-        free_stage = stage;
-        stage = stage + 1 == stages ? 0 : stage + 1;
+        copy_next();
+        multiply_stage<F, T, kTiles>(ring + at.stage * Feed<F, kTiles>::kStageBytes, sums);
+        if (step + 1 != end && at.k + 1 != steps) continue;
 
-        if (step + 1 != end && (step + 1) % steps != 0) continue;
-        const uint32_t tile = step / steps, warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        const uint32_t tile = at.tile, warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
         const bool whole = begin <= tile * steps && end >= (tile + 1) * steps;
         const uint32_t slot = work.split.slot(block, tile);
 #pragma unroll
         for (int f = 0; f < H::kFragments; ++f) {
 #pragma unroll
             for (int i = 0; i < kTiles; ++i) {
-                float(&c)[4] = sums[f][i];
+                float (&c)[4] = sums[f][i];
                 if (whole)
                     write_sums<T>(work.args, tile * kTileRows + warp * H::kWarpRows + 16 * f + g, pass * H::kRows + 8 * i + 2 * t, c);
                 else

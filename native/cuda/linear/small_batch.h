@@ -12,7 +12,8 @@
 
 namespace dca::cuda {
 
-/// y (rows, w.rows) = x (rows, w.cols) · wᵀ, everything row-major; f32 accumulation.
+/// y (rows, w.rows) = x (rows, w.cols) · wᵀ, everything row-major; f32 accumulation. Quantised weights are rounded to f16 and,
+/// where that is another type, to dtype.
 struct SmallBatchArgs {
     Matrix w;
     const void* x;  // dtype, rows back to back, 16-byte aligned

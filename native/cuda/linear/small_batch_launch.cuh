@@ -37,7 +37,8 @@ cudaError_t launch(const Card& card, const SmallBatchArgs& args, cudaStream_t st
         status = f16 ? launch_kernels<F, __half, kTiles>(card, args, stream) : launch_kernels<F, __nv_bfloat16, kTiles>(card, args, stream);
     });
     if (quantised) return status;
-    return f16 ? launch_kernels<Dense, __half, kTiles>(card, args, stream) : launch_kernels<Dense, __nv_bfloat16, kTiles>(card, args, stream);
+    return f16 ? launch_kernels<Dense, __half, kTiles>(card, args, stream)
+               : launch_kernels<Dense, __nv_bfloat16, kTiles>(card, args, stream);
 }
 
 }  // namespace dca::cuda::few

@@ -20,7 +20,7 @@
 
 namespace dca::cuda::few {
 
-constexpr uint32_t kTileRows = 256;  // of weights, of a block
+constexpr uint32_t kTileRows = 256;   // of weights, of a block
 constexpr uint32_t kStepBytes = 128;  // of a row's low plane
 
 /// Weights in 16-bit floats.
