@@ -48,7 +48,7 @@ def measure_batches(
 ) -> Iterator[BatchResult]:
     """One result for each number of sequences, in one engine; greedy choices, made in the library.
 
-    bandwidth: 10^9 bytes a second that the machine's memory gives, for the share of the limit; None: no share.
+    bandwidth: 10^9 bytes a second that the memory gives, for the share of the limit; None: no share.
     """
     room = max(_pages(size, prompt, generate, shared_prompt) for size in sizes) * PAGE_TOKENS
     with model.engine(tokens=room, attention=attention, cache_type=cache_type) as engine:
@@ -83,8 +83,8 @@ def measure_batches(
 def decode_bytes(
     info: ModelInfo, engine: Engine, sequences: int, prompt: int, generate: int, shared_prompt: bool
 ) -> float | None:
-    """Bytes that all decode steps read at least: every weight but the input embedding and what the caches hold,
-    once a step; a shared prompt's part of them once for all sequences.
+    """Bytes that all decode steps read at least: every weight but the input embedding and what the caches
+    hold, once a step; a shared prompt's part of them once for all sequences.
 
     None for several sequences of a mixture: how many experts' weights a step reads depends on its tokens.
     """
