@@ -145,13 +145,13 @@ __device__ void adjust(const ChooseRow& row, float* logits) {
     each_entry(row.biases, row.n_biases, logits, [](float logit, float bias) { return logit + bias; });
 }
 
-/// The model's own logit of a token that has been adjusted.
-__device__ float own_logit(const ChooseRow& row, const float* logits, int32_t token) {
+/// The model's own logit of a token, which adjust() may have changed; `unchanged` if it did not.
+__device__ float own_logit(const ChooseRow& row, int32_t token, float unchanged) {
     for (uint32_t i = 0; i < row.n_occurring; ++i)
         if (row.occurring[i].token == token) return row.occurring[i].own;
     for (uint32_t i = 0; i < row.n_biases; ++i)
         if (row.biases[i].token == token) return row.biases[i].own;
-    return logits[token];
+    return unchanged;
 }
 
 /// The lowest logit that the filters keep.
@@ -211,13 +211,20 @@ __global__ void __launch_bounds__(kThreads) choose_kernel(float* all_logits, uin
     const uint64_t best = block_maximum(rank_of(top, likeliest), shared);
     likeliest = ~static_cast<uint32_t>(best);
     top = likeliest == kNone ? never() : logits[likeliest];
+    const bool endless = top == -never();
+    if (endless) {  // those that are infinite are equally likely
+        __syncthreads();
+        each_token(logits, n, [&](uint32_t token, float logit) { logits[token] = logit == -never() ? 0.0f : never(); });
+        __syncthreads();
+        top = 0.0f;
+    }
 
     uint32_t token = likeliest;
-    if (row.temperature > 0.0f && isfinite(top)) token = draw(row, logits, n, top, likeliest, shared);
+    if (row.temperature > 0.0f && top > never()) token = draw(row, logits, n, top, likeliest, shared);
     if (threadIdx.x != 0) return;
     Chosen answer{static_cast<int32_t>(token), 0.0f};
     if (row.wants_logprob) {
-        const float own = token == kNone ? never() : own_logit(row, logits, answer.token);
+        const float own = token == kNone ? never() : own_logit(row, answer.token, endless ? -never() : logits[answer.token]);
         answer.logprob = token == kNone ? never()
                          : isinf(total) ? (own == total && total > 0.0 ? 0.0f : never())
                                         : static_cast<float>(own - total);
