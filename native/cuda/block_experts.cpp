@@ -64,7 +64,8 @@ void BlockStep::run_experts(const DeviceLayer& w, const ExpertRun& run) {
     check(gather_tokens(memory_.normed, m.pairs + run.first_place, rows, h_.n_experts_used, h_.n_embd, m.gathered, state_.stream.get()),
           "gathering tokens");
     multiply_experts(w.gate_up, run, m.gathered, {memory_.gate_up, 2 * h_.n_ff_expert, false, false});
-    check(silu_multiply(memory_.gate_up, rows, h_.n_ff_expert, weights_.dtype(), memory_.gated, state_.stream.get()), "gating");
+    check(silu_multiply(state_.device.card, memory_.gate_up, rows, h_.n_ff_expert, weights_.dtype(), memory_.gated, state_.stream.get()),
+          "gating");
     multiply_experts(w.down, run, memory_.gated, {m.results, h_.n_embd, true, false});
     const ScatterArgs scatter{
         .results = m.results,
@@ -83,7 +84,9 @@ void BlockStep::run_experts(const DeviceLayer& w, const ExpertRun& run) {
 void BlockStep::run_shared_expert(const DeviceLayer& w) {
     const ExpertMemory& m = memory_.experts;
     multiply(w.shared_gate_up, memory_.normed, {memory_.gate_up, 2 * h_.n_ff_shared, false, false});
-    check(silu_multiply(memory_.gate_up, state_.rows, h_.n_ff_shared, weights_.dtype(), memory_.gated, state_.stream.get()), "gating");
+    check(silu_multiply(state_.device.card, memory_.gate_up, state_.rows, h_.n_ff_shared, weights_.dtype(), memory_.gated,
+                        state_.stream.get()),
+          "gating");
     if (!w.shared_gated) return multiply(w.shared_down, memory_.gated, {state_.x(), h_.n_embd, true, true});
     multiply(w.shared_down, memory_.gated, {m.results, h_.n_embd, true, false});
     const uint32_t stride = h_.n_experts_used + 1;

@@ -10,7 +10,7 @@ namespace dca::cuda {
 
 void BlockStep::norm(const float* weight, float* factors) {
     const RmsNormArgs args{state_.x(), weight, h_.rms_epsilon, state_.rows, h_.n_embd, weights_.dtype(), memory_.normed, factors};
-    check(rms_norm(args, state_.stream.get()), "norming");
+    check(rms_norm(state_.device.card, args, state_.stream.get()), "norming");
 }
 
 void BlockStep::multiply(const FusedMatrices& fused, const void* in, const Output& out) {
@@ -89,7 +89,8 @@ void BlockStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     norm(w.ffn_norm);
     multiply(w.gate_up, memory_.normed, {memory_.gate_up, 2 * h_.n_ff, false, false});
-    check(silu_multiply(memory_.gate_up, state_.rows, h_.n_ff, weights_.dtype(), memory_.gated, state_.stream.get()), "gating");
+    check(silu_multiply(state_.device.card, memory_.gate_up, state_.rows, h_.n_ff, weights_.dtype(), memory_.gated, state_.stream.get()),
+          "gating");
     multiply(w.down, memory_.gated, {state_.x(), h_.n_embd, true, true});
 }
 
