@@ -52,7 +52,9 @@ __device__ __forceinline__ void count_splits(uint32_t* first_split, const Params
         }
         first_split[row + 1] = splits;
     }
+    if (threadIdx.x == 0) first_split[0] = 0;
     __syncthreads();
+    if (args.n_rows == 1) return;  // nothing to add up
     if (threadIdx.x < 32) {
         uint32_t before = 0;
         for (uint32_t first = 0; first < args.n_rows; first += 32) {
@@ -66,7 +68,6 @@ __device__ __forceinline__ void count_splits(uint32_t* first_split, const Params
             if (row < args.n_rows) first_split[row + 1] = sum;
             before = __shfl_sync(~0u, sum, 31);
         }
-        if (threadIdx.x == 0) first_split[0] = 0;
     }
     __syncthreads();
 }
