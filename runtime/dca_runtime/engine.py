@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from dca_runtime._convert import LOGITS_LAST, LOGITS_NONE, c_path, fill_cache_op
 from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError
 from dca_runtime.options import EngineOptions, Scheme, TokenIds
-from dca_runtime.sampling import Sampling
+from dca_runtime.sampling import Sampling, drawn_seed, sampling_struct
 
 
 @dataclass(frozen=True)
@@ -249,12 +248,7 @@ class Engine:
 
     def _sampling(self, item: Item, top_logprobs: int, logprobs: bool) -> tuple[Any, Any, Any]:
         """(dca_sampling *, what it points to, where the likeliest tokens will be)."""
-        sampling = item[2]
-        native = _ffi.options("dca_sampling")
-        for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty"):
-            setattr(native, name, getattr(sampling, name))
-        native.penalty_window = min(sampling.repeat_window, 2**32 - 1)
-        native.seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
+        native, biases = sampling_struct(item[2], drawn_seed(item[2]), self.n_vocab)
         mask = item[3] if len(item) == 4 else None
         if mask is not None:
             mask = np.ascontiguousarray(mask, np.uint32)
@@ -266,7 +260,7 @@ class Engine:
         native.logprob = logprobs
         native.top_logprobs = min(top_logprobs, self.n_vocab)
         native.top = top if top_logprobs else ffi.NULL
-        return native, mask, top
+        return native, (biases, mask), top
 
     def _feeds(
         self, items: Sequence[tuple[TokenSequence, TokenIds]]
