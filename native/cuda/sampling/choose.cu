@@ -56,11 +56,18 @@ __device__ double block_total(double value, Shared& shared) {
     return total;
 }
 
-/// Calls visit(token, logit) for this thread's tokens.
+/// Calls visit(token, logit) for this thread's tokens; it may change that logit. Several loads are under way at once.
 template <class Visit>
 __device__ __forceinline__ void each_token(const float* logits, uint32_t n, Visit&& visit) {
-#pragma unroll 8
-    for (uint32_t token = threadIdx.x; token < n; token += kThreads) visit(token, logits[token]);
+    constexpr int kAtOnce = 8;
+    for (uint32_t first = threadIdx.x; first < n; first += kAtOnce * kThreads) {
+        float values[kAtOnce];
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k) values[k] = first + k * kThreads < n ? logits[first + k * kThreads] : 0.0f;
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k)
+            if (first + k * kThreads < n) visit(first + k * kThreads, values[k]);
+    }
 }
 
 /// The largest key K for which the tokens with keys of at least K weigh `target` together, or, with `share`, that part
