@@ -97,10 +97,11 @@ void BlockStep::feed_forward(uint32_t layer) {
 void BlockStep::output(uint32_t rows, const Read& read) {
     norm(weights_.output_norm());
     for (uint32_t first = 0; first < rows; first += memory_.vocab_rows) {
-        const uint32_t count = std::min(memory_.vocab_rows, rows - first);
+        // Padding is multiplied too: products then have few sizes, and a row's bits do not depend on how many are real.
+        const uint32_t count = std::min(memory_.vocab_rows, state_.rows - first);
         multiply(weights_.output().parts.front(), memory_.normed + size_t{first} * h_.n_embd * 2, nullptr,
                  {memory_.logits, h_.n_vocab, true, false}, count);
-        read(first, count);
+        read(first, std::min(count, rows - first));
     }
 }
 
