@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE.gguf")
-    parser.add_argument("--llama-batched-bench", type=Path, metavar="PATH", help="none: only ours")
+    parser.add_argument(
+        "--llama-batched-bench",
+        type=shlex.split,
+        metavar="PATH",
+        help="with arguments after it where wanted, as '… -kvu'; left out: only ours",
+    )
     parser.add_argument("--sequences", default="1,4,16,64,128", metavar="N,…")
     parser.add_argument("--prompt", type=int, default=1024)
     parser.add_argument("--generate", type=int, default=64)
@@ -101,7 +107,7 @@ def theirs(file: Path, sizes: list[int], arguments: argparse.Namespace) -> dict[
     room = max(sizes) * longest
     if arguments.shared_prompt:
         room = arguments.prompt + max(sizes) * arguments.generate
-    command = [program, "-m", file, "-c", room + 256, "-b", 2048, "-ub", 512]
+    command = [*program, "-m", file, "-c", room + 256, "-b", 2048, "-ub", 512]
     command += ["-npp", arguments.prompt, "-ntg", arguments.generate, "-npl", ",".join(map(str, sizes))]
     command += [
         "-fa",
