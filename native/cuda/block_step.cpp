@@ -36,7 +36,7 @@ void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, cons
             .y_f32 = out.f32,
             .add = out.add,
             .bias = bias,
-            .workspace = memory_.small_batch_workspace,
+            .workspace = memory_.product_workspace,
         };
         check(small_batch(state_.device.card, few, state_.stream.get()), "multiplying rows");
         return;

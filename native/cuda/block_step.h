@@ -10,7 +10,7 @@ struct ExpertRun;
 
 class BlockStep final : public Step {
 public:
-    explicit BlockStep(StepState& state) : Step(state), gemm_(state.memory.gemm_workspace) {}
+    explicit BlockStep(StepState& state) : Step(state), gemm_(state.memory.product_workspace) {}
 
     void project_qkv(uint32_t layer) override;
     void store_keys_values(uint32_t layer) override;

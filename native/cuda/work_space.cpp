@@ -86,9 +86,8 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     logits = scratch.take<float>(size_t{vocab_rows} * h.n_vocab);
     dequantized_bytes = plan.weights.quantised() && block > 1 ? plan.dequantized_bytes() : 0;
     dequantized = scratch.take<std::byte>(dequantized_bytes);
-    gemm_workspace = scratch.take<std::byte>(Gemm::workspace_bytes);
-    small_batch_workspace =
-        scratch.take<std::byte>(block > 1 ? small_batch_workspace_bytes(plan.card, std::min(block, kSmallBatchRows)) : 0);
+    const size_t few_rows = small_batch_workspace_bytes(plan.card, std::min(block, kSmallBatchRows));
+    product_workspace = scratch.take<std::byte>(std::max(Gemm::workspace_bytes, block > 1 ? few_rows : 0));
     prefill_bytes = plan.prefill_bytes(block, tokens, type);
     prefill_workspace = scratch.take<std::byte>(prefill_bytes);
     decode_workspace = scratch.take<std::byte>(decode_workspace_bytes(plan.card, plan.shape, slices));

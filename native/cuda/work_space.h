@@ -40,8 +40,7 @@ struct WorkSpace {
     uint32_t vocab_rows = 0;
     std::byte* dequantized;  // a quantised matrix, or as many of its rows as fit, in 16 bits
     uint64_t dequantized_bytes = 0;
-    std::byte* gemm_workspace;
-    std::byte* small_batch_workspace;
+    std::byte* product_workspace;  // of cuBLASLt and of small_batch(), one after the other
     std::byte* prefill_workspace;
     size_t prefill_bytes = 0;
     std::byte* decode_workspace;
