@@ -127,6 +127,7 @@ class Engine:
         lib = _ffi.lib()
         native_options = _ffi.options("dca_engine_options")
         native_options.tokens = _ffi.integer(options.tokens, 1, "tokens")
+        native_options.max_rows = _ffi.integer(options.max_rows, 0, "max_rows")
         fill_cache_options(native_options, options, self._callback)
         native = ffi.new("dca_engine **")
         _ffi.check(lib.dca_engine_create(native_model, native_options, native))
@@ -231,7 +232,7 @@ class Engine:
     def _choose(self, items: Sequence[Item], top_logprobs: int, logprobs: bool) -> list[Choice]:
         with self._exclusive():
             feeds, kept = self._feeds([item[:2] for item in items])
-            samplings = [self._sampling(item, top_logprobs, logprobs) for item in items]
+            samplings = self._samplings(items, top_logprobs, logprobs)
             choices = ffi.new("dca_choice[]", len(items))
             pointers = ffi.new("dca_sampling *[]", [native for native, *_ in samplings])
             self._call(_ffi.lib().dca_engine_sample, feeds, kept, pointers, choices)
@@ -245,6 +246,23 @@ class Engine:
                     f"item {index}: no token may be chosen: the mask allows none, or no logit is a number"
                 )
         return found
+
+    def _samplings(
+        self, items: Sequence[Item], top_logprobs: int, logprobs: bool
+    ) -> list[tuple[Any, Any, Any]]:
+        """``_sampling`` of every item; what several items share is converted once."""
+        shared: dict[int, tuple[Any, Any, Any]] = {}  # by the id of a Sampling that the items keep alive
+        converted = []
+        for item in items:
+            sampling = item[2]
+            drawn = sampling.seed is None and sampling.temperature > 0  # a seed for each item
+            if drawn or top_logprobs or len(item) == 4:
+                converted.append(self._sampling(item, top_logprobs, logprobs))
+                continue
+            if id(sampling) not in shared:
+                shared[id(sampling)] = self._sampling(item, top_logprobs, logprobs)
+            converted.append(shared[id(sampling)])
+        return converted
 
     def _sampling(self, item: Item, top_logprobs: int, logprobs: bool) -> tuple[Any, Any, Any]:
         """(dca_sampling *, what it points to, where the likeliest tokens will be)."""
