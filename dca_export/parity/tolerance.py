@@ -69,21 +69,49 @@ class Tolerance:
         return f"{stated} ({self.reason})"
 
 
-# PLACEHOLDER
-_EXACT = Tolerance("f32 cache: only the order of sums differs", relative_difference=1e-3, max_kl=1e-7)
-_QUANTISED = Tolerance("activations in 16-bit blocks", relative_difference=1e-2, max_kl=1e-5)
+# Measured over 120 tokens and seven chunk borders of small random models (Llama, Qwen 3, Phi 3, Qwen 2 MoE and
+# Mixtral of transformers, five of Llama with other seeds and texts; weights in f32, f16, bf16) and over 160
+# tokens of SmolLM2, prefill and decode, on a CPU. Largest difference in standard deviations σ of the logits, and
+# largest KL, of clean runs:
+#   cache   random models      SmolLM2
+#   f32     4.3e-5, 6.8e-10    SMOL32
+#   f16     0.031,  2.4e-4     SMOL16
+#   bf16    0.26,   8.4e-3     SMOLB
+#   q8      0.50,   7.6e-2     SMOLQ
+# and with a cache in f32 of damaged runs: a window two tokens short 1.4 σ and 0.55 (SmolLM2 SMOLW), a row of the
+# rotation 1.1 σ and 0.18 (SMOLR), a column 0.05 σ off 0.059 σ. So a cache in f32 tells them from clean runs with
+# limits at 23 times the latter's σ and 100 times their KL. Elsewhere the limits are three times the clean runs'.
+_EXACT = Tolerance(
+    "f32 cache: only the order of sums differs", relative_difference=2e-3, mean_kl=3e-8, max_kl=3e-7
+)
+_QUANTISED = Tolerance(
+    "quantised weights, activations in blocks of 16 bits",
+    relative_difference=1e-2,
+    mean_kl=1e-6,
+    max_kl=1e-5,
+)
 _CACHES = {
     "f16": Tolerance(
-        "11 bits of keys and values", relative_difference=0.06, mean_kl=3e-5, max_kl=1e-3, top1=0.95
+        "11 bits of keys and values", relative_difference=0.1, mean_kl=3e-5, max_kl=8e-4, top1=0.95
     ),
     "bf16": Tolerance(
-        "8 bits of keys and values", relative_difference=0.8, mean_kl=1e-3, max_kl=3e-2, top1=0.9
+        "8 bits of keys and values", relative_difference=0.8, mean_kl=1e-3, max_kl=2.5e-2, top1=0.92
     ),
-    "q8": Tolerance("8 bits", relative_difference=1.5, mean_kl=1e-2, max_kl=3e-1, top1=0.9),
+    "q8": Tolerance(
+        "8 bits of keys and values", relative_difference=1.5, mean_kl=8e-3, max_kl=0.25, top1=0.8
+    ),
 }
-# Two computations in 16 bits are compared there, each with f16's error.
+# A router's tie that the cache's rounding turns sends a token to another expert: one in 12 clean runs of models
+# with experts did, and gave 1.6 σ at a position, KL 0.7, 0.017 in the mean and 4 of 120 other first places.
+_EXPERTS = Tolerance(
+    "a rounded cache may send a token to another expert",
+    mean_kl=0.05,
+    top1=0.9,
+)
+# Not derived from runs on a card: 16-bit matrix products beside the cache's 16 bits, twice an f16 cache's room.
+# tests/parity/test_damage_gpu.py measures and prints what clean and damaged runs give.
 _CUDA = Tolerance(
-    "16-bit matrix products on the GPU", relative_difference=0.2, mean_kl=1e-4, max_kl=2e-3, top1=0.995
+    "16-bit matrix products on the GPU", relative_difference=0.2, mean_kl=1e-4, max_kl=2e-3, top1=0.95
 )
 
 
@@ -120,16 +148,17 @@ _EXPORT = {
 _MOST_KL = 30  # the largest KL of a position, as a multiple of the mean's limit: measured 5 to 12 of the mean
 
 
-def tolerance_for(weights: str, device: str, cache_type: str) -> Tolerance:
+def tolerance_for(weights: str, device: str, cache_type: str, experts: bool = False) -> Tolerance:
     """What a runtime must reach against the file's own weights.
 
-    `weights` is the type of most of them ("q8_0"), `device` "cpu" or "cuda…".
+    `weights` is the type of most of them ("q8_0"), `device` "cpu" or "cuda…"; `experts`: the model has some.
     """
-    if device.startswith("cuda"):
-        return _CUDA
-    if cache_type != "f32":
-        return _CACHES[cache_type]
-    return _EXACT if weights in _UNPACKED else _QUANTISED
+    gpu = device.startswith("cuda")
+    if cache_type == "f32" and not gpu:
+        return _EXACT if weights in _UNPACKED else _QUANTISED
+    if experts:
+        return _EXPERTS
+    return _CUDA if gpu and cache_type in ("f16", "f32") else _CACHES[cache_type]
 
 
 def export_tolerance(weights: str, device: str, cache_type: str, rounded: bool) -> Tolerance:
