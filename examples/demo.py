@@ -179,11 +179,12 @@ def summary(scheme: Scheme, perplexity: dict, passkey: dict, parity: dict) -> Ta
     plain, dca = (result["windows"] for result in perplexity["results"])
     for one, other in zip(plain, dca, strict=True):
         row = f"perplexity, tokens {one['start']:,} to {one['end']:,}"
-        table.add_row(row, *(f"{each['perplexity']:,.4g}" for each in (one, other)))
-    found: dict[str, list[float]] = {}
+        found = (each["perplexity"] for each in (one, other))
+        table.add_row(row, *(f"{value:,.{0 if value >= 100 else 2}f}" for value in found))
+    keys: dict[str, list[float]] = {}
     for cell in passkey["results"]:
-        found.setdefault(cell["method"], []).append(cell["found"])
-    scores = [f"{sum(cells):.0f} of {len(cells)}" for cells in found.values()]
+        keys.setdefault(cell["method"], []).append(cell["found"])
+    scores = [f"{sum(cells):.0f} of {len(cells)}" for cells in keys.values()]
     table.add_row(f"passkeys found in {PASSKEY_TOKENS:,} tokens", *scores)
     worst = max(part["agreement"]["mean_kl"] for part in parity["parts"])
     verdict = "passed" if parity["passed"] else "FAILED"
