@@ -60,7 +60,7 @@ inline float uniform_of(uint64_t seed, uint64_t position, uint32_t token) noexce
 }
 
 /// Chooses from `logits`, which it overwrites. Tokens whose logit is not a number are never chosen; +inf wins over all
-/// that is finite.
+/// that is finite, and several of them are equally likely.
 void sample(std::span<float> logits, SampleRequest& request);
 
 }  // namespace dca
