@@ -88,6 +88,11 @@ uint64_t CpuExecutor::bytes_for(const Hparams& h, uint32_t max_rows) {
     return padded(max_rows) * widths * sizeof(float);
 }
 
+PanelShape CpuExecutor::shape_of(uint32_t rows) const noexcept {
+    const uint32_t fewest = kernels_.packed != nullptr && packed_.any() ? fewest_for_panels : fewest_for_float_panels;
+    return {rows, rows < fewest ? 1 : panel_lanes};
+}
+
 void CpuExecutor::set_slices(std::span<const SliceRows> slices) {
     slices_.assign(slices.begin(), slices.end());
     indices_.clear();
@@ -98,7 +103,7 @@ void CpuExecutor::set_slices(std::span<const SliceRows> slices) {
             places_.push_back(slice.pages[i / page_tokens] * page_tokens + i % page_tokens);
         }
     }
-    shape_ = PanelShape(static_cast<uint32_t>(indices_.size()));
+    shape_ = shape_of(static_cast<uint32_t>(indices_.size()));
     plan_attention();
 }
 
