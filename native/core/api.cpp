@@ -14,27 +14,27 @@ namespace dca {
 namespace {
 
 thread_local std::string last_error;
-constexpr size_t longest_message = 1200;  // its parts are cut before (fail)
+constexpr size_t kLongestMessage = 1200;  // its parts are cut before (fail)
 
-constexpr dca_model_options default_model_options{
+constexpr dca_model_options kDefaultModelOptions{
     .size = sizeof(dca_model_options), .device = nullptr, .threads = 0, .progress = nullptr, .user = nullptr, .repack = 1};
 
-constexpr dca_session_options default_session_options{.size = sizeof(dca_session_options),
-                                                      .context = 4096,
-                                                      .attention = DCA_ATTENTION_AUTO,
-                                                      .scheme = {},
-                                                      .cache_type = DCA_CACHE_F16,
-                                                      .prefill_block = 0,
-                                                      .progress = nullptr,
-                                                      .user = nullptr,
-                                                      .rope = DCA_ROPE_MODEL,
-                                                      .rope_factor = 1.0f};
+constexpr dca_session_options kDefaultSessionOptions{.size = sizeof(dca_session_options),
+                                                     .context = 4096,
+                                                     .attention = DCA_ATTENTION_AUTO,
+                                                     .scheme = {},
+                                                     .cache_type = DCA_CACHE_F16,
+                                                     .prefill_block = 0,
+                                                     .progress = nullptr,
+                                                     .user = nullptr,
+                                                     .rope = DCA_ROPE_MODEL,
+                                                     .rope_factor = 1.0f};
 
 }  // namespace
 
 void set_last_error(const char* message) noexcept {
     try {
-        last_error = dca::printable(message, longest_message);
+        last_error = dca::printable(message, kLongestMessage);
     } catch (...) {
         last_error.clear();
     }
@@ -49,13 +49,13 @@ const char* dca_last_error(void) { return dca::last_error.c_str(); }
 
 const char* dca_version(void) { return DCA_VERSION; }
 
-void dca_model_options_default(dca_model_options* options) { dca::fill_default(options, dca::default_model_options); }
+void dca_model_options_default(dca_model_options* options) { dca::fill_default(options, dca::kDefaultModelOptions); }
 
 dca_status dca_model_load(const char* path, const dca_model_options* options, dca_model** model) {
     return guarded([&] {
         needed(model, "model") = nullptr;
         needed(path, "path");
-        const auto all = dca::merged(dca::default_model_options, options);
+        const auto all = dca::merged(dca::kDefaultModelOptions, options);
         if (all.threads < 0 || all.threads > 1024) dca::fail(DCA_ERROR_ARGUMENT, "threads is ", all.threads, ", must be 0 to 1024");
         *model = new dca_model{std::make_shared<dca::Model>(path, all)};
     });
@@ -89,12 +89,12 @@ dca_status dca_model_metadata_at(const dca_model* model, uint64_t index, dca_met
     });
 }
 
-void dca_session_options_default(dca_session_options* options) { dca::fill_default(options, dca::default_session_options); }
+void dca_session_options_default(dca_session_options* options) { dca::fill_default(options, dca::kDefaultSessionOptions); }
 
 dca_status dca_session_create(dca_model* model, const dca_session_options* options, dca_session** session) {
     return guarded([&] {
         needed(session, "session") = nullptr;
-        const auto all = dca::merged(dca::default_session_options, options);
+        const auto all = dca::merged(dca::kDefaultSessionOptions, options);
         const std::shared_ptr<dca::Model>& shared = needed(model, "model").model;
         *session = new dca_session{shared, dca::Session(*shared, all)};
     });

@@ -9,16 +9,16 @@ namespace dca {
 
 namespace {
 
-constexpr dca_engine_options default_engine_options{.size = sizeof(dca_engine_options),
-                                                    .tokens = 65536,
-                                                    .attention = DCA_ATTENTION_AUTO,
-                                                    .scheme = {},
-                                                    .cache_type = DCA_CACHE_F16,
-                                                    .max_rows = 0,
-                                                    .progress = nullptr,
-                                                    .user = nullptr,
-                                                    .rope = DCA_ROPE_MODEL,
-                                                    .rope_factor = 1.0f};
+constexpr dca_engine_options kDefaultEngineOptions{.size = sizeof(dca_engine_options),
+                                                   .tokens = 65536,
+                                                   .attention = DCA_ATTENTION_AUTO,
+                                                   .scheme = {},
+                                                   .cache_type = DCA_CACHE_F16,
+                                                   .max_rows = 0,
+                                                   .progress = nullptr,
+                                                   .user = nullptr,
+                                                   .rope = DCA_ROPE_MODEL,
+                                                   .rope_factor = 1.0f};
 
 Sequence& sequence_of(const dca_sequence* handle) {
     if (needed(handle, "sequence").owned->freed) fail(DCA_ERROR_ARGUMENT, "the sequence's engine was freed; free its sequences before it");
@@ -47,12 +47,12 @@ std::vector<Feed> feeds_of(const dca_feed* feeds, size_t n, bool writes_logits, 
 using dca::guarded;
 using dca::needed;
 
-void dca_engine_options_default(dca_engine_options* options) { dca::fill_default(options, dca::default_engine_options); }
+void dca_engine_options_default(dca_engine_options* options) { dca::fill_default(options, dca::kDefaultEngineOptions); }
 
 dca_status dca_engine_create(dca_model* model, const dca_engine_options* options, dca_engine** engine) {
     return guarded([&] {
         needed(engine, "engine") = nullptr;
-        const auto all = dca::merged(dca::default_engine_options, options);
+        const auto all = dca::merged(dca::kDefaultEngineOptions, options);
         const std::shared_ptr<dca::Model>& shared = needed(model, "model").model;
         const dca::EngineOptions wanted{.tokens = all.tokens,
                                         .attention = all.attention,

@@ -9,9 +9,9 @@ namespace dca {
 
 namespace {
 
-constexpr uint32_t most_top_logprobs = 1024;
+constexpr uint32_t kMostTopLogprobs = 1024;
 
-constexpr dca_sampling default_sampling{.size = sizeof(dca_sampling),
+constexpr dca_sampling kDefaultSampling{.size = sizeof(dca_sampling),
                                         .temperature = 0.0f,
                                         .top_k = 0,
                                         .top_p = 1.0f,
@@ -36,7 +36,7 @@ void check_range(bool good, const char* name, float value, const char* wanted) {
 
 SampleRequest SamplingCall::request(const dca_sampling& sampling, std::span<const int32_t> held, std::span<const int32_t> fed,
                                     uint32_t n_vocab) {
-    const dca_sampling s = merged(default_sampling, &sampling);
+    const dca_sampling s = merged(kDefaultSampling, &sampling);
     check_range(s.temperature >= 0.0f && std::isfinite(s.temperature), "temperature", s.temperature, "finite and at least 0");
     check_range(s.top_p > 0.0f && s.top_p <= 1.0f, "top_p", s.top_p, "above 0 and at most 1");
     check_range(s.min_p >= 0.0f && s.min_p <= 1.0f, "min_p", s.min_p, "from 0 to 1");
@@ -44,8 +44,8 @@ SampleRequest SamplingCall::request(const dca_sampling& sampling, std::span<cons
     check_range(std::isfinite(s.presence_penalty), "presence_penalty", s.presence_penalty, "finite");
     check_range(std::isfinite(s.frequency_penalty), "frequency_penalty", s.frequency_penalty, "finite");
     if (s.n_biases != 0) needed(s.biases, "biases");
-    if (s.top_logprobs > most_top_logprobs)
-        fail(DCA_ERROR_ARGUMENT, "top_logprobs is ", s.top_logprobs, ", must be at most ", most_top_logprobs);
+    if (s.top_logprobs > kMostTopLogprobs)
+        fail(DCA_ERROR_ARGUMENT, "top_logprobs is ", s.top_logprobs, ", must be at most ", kMostTopLogprobs);
     if (s.top_logprobs != 0) needed(s.top, "top");
     for (size_t i = 0; i < s.n_biases; ++i) {
         const auto [token, value] = s.biases[i];
@@ -100,7 +100,7 @@ void SamplingCall::count(std::span<const int32_t> held, std::span<const int32_t>
 using dca::guarded;
 using dca::needed;
 
-void dca_sampling_default(dca_sampling* sampling) { dca::fill_default(sampling, dca::default_sampling); }
+void dca_sampling_default(dca_sampling* sampling) { dca::fill_default(sampling, dca::kDefaultSampling); }
 
 dca_status dca_sample(const float* logits, size_t n_vocab, const int32_t* history, size_t n_history, const dca_sampling* sampling,
                       dca_choice* choice) {

@@ -22,7 +22,7 @@
 
 namespace dca {
 
-/// Keys and values of all layers in pages of page_tokens tokens (core/page_pool.h). Keys are stored rotated at P_k, so
+/// Keys and values of all layers in pages of kPageTokens tokens (core/page_pool.h). Keys are stored rotated at P_k, so
 /// a cache belongs to one scheme, one RoPE and one type.
 class KvCache {
 public:

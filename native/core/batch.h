@@ -8,7 +8,7 @@
 namespace dca {
 
 /// One sequence's part of a step. Its tokens stand at indices start, start + 1, ...; the key of index j lies in
-/// pages[j / page_tokens] at j % page_tokens, the new ones included.
+/// pages[j / kPageTokens] at j % kPageTokens, the new ones included.
 struct Slice {
     std::span<const uint32_t> pages;
     uint32_t start;

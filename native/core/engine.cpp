@@ -35,7 +35,7 @@ public:
         for (const Feed& feed : feeds) wanted += pages_wanted(feed);
         if (wanted > engine.pool_.free()) {
             fail(DCA_ERROR_CONTEXT, "the ", engine.room_, " holds ", engine.tokens_, " tokens, ", engine.tokens_used(),
-                 " are in use and room for ", wanted * page_tokens, " more is wanted (in pages of ", page_tokens,
+                 " are in use and room for ", wanted * kPageTokens, " more is wanted (in pages of ", kPageTokens,
                  "); close or shorten sequences, or make it larger");
         }
         undo_.reserve(feeds.size());
@@ -76,7 +76,7 @@ private:
     };
 
     bool writes_to_shared_page(const Sequence& sequence) const noexcept {
-        return sequence.length() % page_tokens != 0 && engine_.pool_.shared(sequence.pages_.back());
+        return sequence.length() % kPageTokens != 0 && engine_.pool_.shared(sequence.pages_.back());
     }
 
     uint64_t pages_wanted(const Feed& feed) const noexcept {
@@ -92,7 +92,7 @@ private:
             uint32_t& last = sequence.pages_.back();
             undo_.back().original = std::exchange(last, engine_.pool_.take());
             undo_.back().copied = true;
-            engine_.cache_->copy_page(last, *engine_.cache_, undo_.back().original, sequence.length() % page_tokens);
+            engine_.cache_->copy_page(last, *engine_.cache_, undo_.back().original, sequence.length() % kPageTokens);
         }
         const uint32_t pages = pages_for(uint64_t{sequence.length()} + feed.tokens.size());
         while (sequence.pages_.size() < pages) sequence.pages_.push_back(engine_.pool_.take());
@@ -138,7 +138,7 @@ dca_scheme Engine::scheme_info() const noexcept {
 void Engine::fill_info(dca_engine_info& info) const {
     info.tokens = tokens_;
     info.tokens_used = tokens_used();
-    info.page_tokens = page_tokens;
+    info.page_tokens = kPageTokens;
     info.max_rows = executor_->max_rows();
     info.cache_bytes = cache_bytes();
     info.scratch_bytes = scratch_bytes();
@@ -312,7 +312,7 @@ void Engine::copy_prefix(Sequence& to, const Sequence& from, uint32_t length) {
     to.truncate(0);
     while (to.pages_.size() < pages) to.pages_.push_back(pool_.take());
     for (uint32_t i = 0; i < pages; ++i)
-        cache_->copy_page(to.pages_[i], *source.cache_, from.pages_[i], std::min(page_tokens, length - i * page_tokens));
+        cache_->copy_page(to.pages_[i], *source.cache_, from.pages_[i], std::min(kPageTokens, length - i * kPageTokens));
     to.tokens_ = std::move(tokens);
 }
 

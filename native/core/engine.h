@@ -92,7 +92,7 @@ public:
     void sample(std::span<const Feed> feeds, std::span<SampleRequest> requests);
 
     /// How many tokens from the start two engines give the very same keys and values; 0 if they differ in more than the
-    /// attention, Scheme::endless if in nothing.
+    /// attention, Scheme::kEndless if in nothing.
     uint32_t exact_prefix(const Engine& other) const noexcept;
     /// What keeps the other engine's keys and values from being of use here; null if nothing does.
     const char* difference(const Engine& other) const noexcept;
@@ -109,7 +109,7 @@ public:
     const RopeFrequencies& rope() const noexcept { return rope_; }
     dca_cache_type cache_type() const noexcept { return cache_type_; }
     uint32_t tokens() const noexcept { return tokens_; }
-    uint32_t tokens_used() const noexcept { return (pool_.size() - pool_.free()) * page_tokens; }
+    uint32_t tokens_used() const noexcept { return (pool_.size() - pool_.free()) * kPageTokens; }
     uint64_t cache_bytes() const noexcept { return cache_->bytes(); }
     uint64_t scratch_bytes() const noexcept { return executor_->scratch_bytes(); }
     dca_scheme scheme_info() const noexcept;

@@ -15,12 +15,12 @@ namespace {
 
 /// One truth value a float: all bits or none.
 struct Mask16 {
-    I part[16 / width];
+    I part[16 / kVectorWidth];
 };
 
 struct Floats16 {
     static constexpr int size = 16;
-    static constexpr int parts = size / width;
+    static constexpr int parts = size / kVectorWidth;
 
     F part[parts];
 
@@ -30,12 +30,12 @@ struct Floats16 {
     }
     [[gnu::always_inline]] static Floats16 load(const float* from) {
         Floats16 floats;
-        for (int p = 0; p < parts; ++p) floats.part[p] = dca::load(from + p * width);
+        for (int p = 0; p < parts; ++p) floats.part[p] = dca::load(from + p * kVectorWidth);
         return floats;
     }
-    [[gnu::always_inline]] float operator[](int i) const { return part[i / width][i % width]; }
+    [[gnu::always_inline]] float operator[](int i) const { return part[i / kVectorWidth][i % kVectorWidth]; }
     [[gnu::always_inline]] void store(float* to) const {
-        for (int p = 0; p < parts; ++p) dca::store(to + p * width, part[p]);
+        for (int p = 0; p < parts; ++p) dca::store(to + p * kVectorWidth, part[p]);
     }
 };
 
@@ -108,7 +108,7 @@ inline Floats16 sqrt(Floats16 a) {
 
 /// Floats that hold integers as sixteen bytes, each modulo 256.
 [[gnu::always_inline]] inline void store_bytes(Floats16 a, uint8_t* to) {
-    typedef int8_t Bytes __attribute__((vector_size(width)));
+    typedef int8_t Bytes __attribute__((vector_size(kVectorWidth)));
     if constexpr (Floats16::parts == 1) {
         const Bytes bytes = __builtin_convertvector(__builtin_convertvector(a.part[0], I), Bytes);
         std::memcpy(to, &bytes, sizeof(bytes));
@@ -116,7 +116,7 @@ inline Floats16 sqrt(Floats16 a) {
         int32_t integers[Floats16::size];
         for (int p = 0; p < Floats16::parts; ++p) {
             const I part = __builtin_convertvector(a.part[p], I);
-            std::memcpy(integers + p * width, &part, sizeof(part));
+            std::memcpy(integers + p * kVectorWidth, &part, sizeof(part));
         }
         for (int i = 0; i < Floats16::size; ++i) to[i] = uint8_t(integers[i]);
     }

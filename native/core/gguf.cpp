@@ -11,10 +11,10 @@ namespace dca {
 
 namespace {
 
-constexpr uint32_t default_alignment = 32;  // GGUF: general.alignment when absent
-constexpr uint64_t max_name_bytes = 65535;  // GGUF: keys are at most 2^16 - 1 bytes
-constexpr uint64_t first_header_bytes = 1 << 20;
-constexpr uint64_t most_header_bytes = 1 << 30;  // the largest vocabularies take some tens of MB
+constexpr uint32_t kDefaultAlignment = 32;  // GGUF: general.alignment when absent
+constexpr uint64_t kMaxNameBytes = 65535;   // GGUF: keys are at most 2^16 - 1 bytes
+constexpr uint64_t kFirstHeaderBytes = 1 << 20;
+constexpr uint64_t kMostHeaderBytes = 1 << 30;  // the largest vocabularies take some tens of MB
 
 size_t scalar_bytes(ValueType type) noexcept {
     switch (type) {
@@ -94,8 +94,8 @@ private:
 
 GgufFile::GgufFile(const std::string& path) : file_(path) {
     // How long the header is, only reading it tells: with more of the file each time, twice as much at least.
-    const uint64_t most = std::min<uint64_t>(file_.bytes().size(), most_header_bytes);
-    for (uint64_t bytes = std::min<uint64_t>(most, first_header_bytes);;) {
+    const uint64_t most = std::min<uint64_t>(file_.bytes().size(), kMostHeaderBytes);
+    for (uint64_t bytes = std::min<uint64_t>(most, kFirstHeaderBytes);;) {
         const size_t known = header_.size();
         header_.resize(bytes);
         file_.read(known, std::span(header_).subspan(known));
@@ -142,7 +142,7 @@ void GgufFile::read_values(ByteReader& reader, uint64_t count) {
     }
     for (uint64_t i = 0; i < count; ++i) {
         GgufValue value;
-        value.key = reader.string(max_name_bytes, "a metadata key");
+        value.key = reader.string(kMaxNameBytes, "a metadata key");
         const auto type = reader.read<uint32_t>("a value type");
         if (!known(type)) fail(DCA_ERROR_FORMAT, path(), ": ", value.key, " has unknown value type ", type);
         value.type = value.element_type = static_cast<ValueType>(type);
@@ -184,14 +184,14 @@ void GgufFile::read_tensors(ByteReader& reader, uint64_t count) {
     if (count > reader.left() / least_bytes) {
         fail(DCA_ERROR_FORMAT, path(), ": states ", count, " tensors, more than the file has room for");
     }
-    const uint32_t alignment = get_u32("general.alignment").value_or(default_alignment);
+    const uint32_t alignment = get_u32("general.alignment").value_or(kDefaultAlignment);
     if (alignment < 8 || (alignment & (alignment - 1)) != 0) {
         fail(DCA_ERROR_FORMAT, path(), ": general.alignment is ", alignment, ", must be a power of two of at least 8");
     }
     std::vector<uint64_t> offsets;
     for (uint64_t i = 0; i < count; ++i) {
         Tensor tensor;
-        tensor.name = reader.string(max_name_bytes, "a tensor name");
+        tensor.name = reader.string(kMaxNameBytes, "a tensor name");
         const auto n_dims = reader.read<uint32_t>("a dimension count");
         if (n_dims < 1 || n_dims > 4) {
             fail(DCA_ERROR_FORMAT, path(), ": tensor ", tensor.name, " has ", n_dims, " dimensions, must be 1 to 4");

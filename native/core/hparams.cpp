@@ -17,7 +17,7 @@ struct Architecture {
     bool expert_weights_norm;  // of a mixture whose file does not say
 };
 
-constexpr std::array architectures{
+constexpr std::array kArchitectures{
     Architecture{"llama", RopeLayout::Interleaved, true},  // Mistral and Mixtral too
     Architecture{"qwen2", RopeLayout::Halves, false},     Architecture{"qwen3", RopeLayout::Halves, false},
     Architecture{"phi3", RopeLayout::Halves, false},      Architecture{"qwen2moe", RopeLayout::Halves, false},
@@ -28,7 +28,7 @@ const Architecture& find_architecture(const GgufFile& file) {
     const auto name = file.get_string("general.architecture");
     if (!name) fail(DCA_ERROR_FORMAT, file.path(), ": general.architecture is missing");
     std::string known;
-    for (const Architecture& architecture : architectures) {
+    for (const Architecture& architecture : kArchitectures) {
         if (architecture.name == *name) return architecture;
         known.append(known.empty() ? "" : ", ").append(architecture.name);
     }

@@ -6,9 +6,9 @@
 
 namespace dca {
 
-constexpr uint32_t page_tokens = 128;  // tokens of a page
+constexpr uint32_t kPageTokens = 128;  // tokens of a page
 
-constexpr uint32_t pages_for(uint64_t tokens) noexcept { return static_cast<uint32_t>((tokens + page_tokens - 1) / page_tokens); }
+constexpr uint32_t pages_for(uint64_t tokens) noexcept { return static_cast<uint32_t>((tokens + kPageTokens - 1) / kPageTokens); }
 
 /// Not for use by several threads at once.
 class PagePool {

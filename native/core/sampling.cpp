@@ -8,29 +8,29 @@ namespace dca {
 
 namespace {
 
-constexpr float infinity = std::numeric_limits<float>::infinity();
-constexpr float never = -infinity;
-constexpr float largest_gumbel = 16.64f;  // -log(-log(u)) of the largest u that uniform_of gives
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNever = -kInfinity;
+constexpr float kLargestGumbel = 16.64f;  // -log(-log(u)) of the largest u that uniform_of gives
 
 /// log of the sum of exp(logits); minus infinity where none is a number above it.
 double log_sum(std::span<const float> logits, float top) {
-    if (!(top > never)) return never;
+    if (!(top > kNever)) return kNever;
     if (std::isinf(top)) return top;
     double sum = 0.0;
     for (const float logit : logits) {
-        if (logit > never) sum += std::exp(logit - top);
+        if (logit > kNever) sum += std::exp(logit - top);
     }
     return top + std::log(sum);
 }
 
 float largest(std::span<const float> logits) {
-    float top = never;
+    float top = kNever;
     for (const float logit : logits) top = logit > top ? logit : top;  // false where it is no number
     return top;
 }
 
 float logprob_of(float logit, double log_sum) {
-    if (std::isinf(log_sum)) return logit == log_sum && log_sum > 0 ? 0.0f : never;
+    if (std::isinf(log_sum)) return logit == log_sum && log_sum > 0 ? 0.0f : kNever;
     return static_cast<float>(logit - log_sum);
 }
 
@@ -39,8 +39,8 @@ void report_likeliest(std::span<const float> logits, double total, SampleRequest
     std::vector<int32_t> ids(logits.size());
     for (size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i);
     const auto likelier = [&](int32_t a, int32_t b) {
-        const float x = std::isnan(logits[a]) ? never : logits[a];
-        const float y = std::isnan(logits[b]) ? never : logits[b];
+        const float x = std::isnan(logits[a]) ? kNever : logits[a];
+        const float y = std::isnan(logits[b]) ? kNever : logits[b];
         return x != y ? x > y : a < b;
     };
     std::partial_sort(ids.begin(), ids.begin() + static_cast<ptrdiff_t>(count), ids.end(), likelier);
@@ -57,13 +57,13 @@ void adjust(std::span<float> logits, const SampleRequest& request) {
     for (const TokenBias& bias : request.biases) logits[bias.token] += bias.bias;
     for (size_t t = 0; t < logits.size(); ++t) {
         const bool allowed = request.allowed == nullptr || (request.allowed[t / 32] >> (t % 32) & 1) != 0;
-        if (!allowed || std::isnan(logits[t])) logits[t] = never;
+        if (!allowed || std::isnan(logits[t])) logits[t] = kNever;
     }
 }
 
 /// The lowest logit that the filters keep.
 float threshold(std::span<const float> logits, float top, const SampleRequest& request) {
-    float lowest = std::nextafter(never, 0.0f);  // what is not allowed stays out
+    float lowest = std::nextafter(kNever, 0.0f);  // what is not allowed stays out
     if (request.min_p > 0.0f) lowest = std::max(lowest, top + std::log(request.min_p));
     const bool ranked = (request.top_k != 0 && request.top_k < logits.size()) || request.top_p < 1.0f;
     if (!ranked) return lowest;
@@ -75,11 +75,11 @@ float threshold(std::span<const float> logits, float top, const SampleRequest& r
     }
     if (request.top_p >= 1.0f) return lowest;
     // top_p looks at what top_k leaves; what min_p drops is less likely than all it keeps, so no sum before it changes.
-    const float considered = request.top_k != 0 && request.top_k < logits.size() ? kept[request.top_k - 1] : never;
+    const float considered = request.top_k != 0 && request.top_k < logits.size() ? kept[request.top_k - 1] : kNever;
     double total = 0.0;
     kept.clear();
     for (const float logit : logits) {
-        if (logit < considered || logit == never) continue;
+        if (logit < considered || logit == kNever) continue;
         total += std::exp(logit - top);
         if (logit >= lowest) kept.push_back(logit);
     }
@@ -104,12 +104,12 @@ void sample(std::span<float> logits, SampleRequest& request) {
     adjust(logits, request);
     const auto likeliest = std::ranges::max_element(logits);
     float top = *likeliest;
-    if (top == infinity) {
-        for (float& logit : logits) logit = logit == infinity ? 0.0f : never;
+    if (top == kInfinity) {
+        for (float& logit : logits) logit = logit == kInfinity ? 0.0f : kNever;
         top = 0.0f;
     }
-    request.token = top > never ? static_cast<int32_t>(likeliest - logits.begin()) : -1;
-    const bool draws = request.temperature > 0.0f && top > never;
+    request.token = top > kNever ? static_cast<int32_t>(likeliest - logits.begin()) : -1;
+    const bool draws = request.temperature > 0.0f && top > kNever;
     if (draws) {
         const float lowest = threshold(logits, top, request);
         // Against the largest logit, so that a tiny temperature takes the others to minus infinity, never the top beyond infinity.
@@ -119,14 +119,14 @@ void sample(std::span<float> logits, SampleRequest& request) {
         };
         float best = value(request.token);
         for (int32_t token = 0; token < static_cast<int32_t>(logits.size()); ++token) {
-            if (!(logits[token] >= lowest) || (logits[token] - top) / request.temperature + largest_gumbel < best) continue;
+            if (!(logits[token] >= lowest) || (logits[token] - top) / request.temperature + kLargestGumbel < best) continue;
             if (const float here = value(token); here > best || (here == best && token < request.token)) {
                 request.token = token;
                 best = here;
             }
         }
     }
-    if (request.wants_logprob) request.logprob = request.token < 0 ? never : logprob_of(own[request.token], total);
+    if (request.wants_logprob) request.logprob = request.token < 0 ? kNever : logprob_of(own[request.token], total);
 }
 
 }  // namespace dca

@@ -23,7 +23,7 @@ void validate_scheme(const dca_scheme& scheme, dca_status status, const char* wh
 }
 
 uint32_t common_prefix(const Scheme& a, const Scheme& b) noexcept {
-    if (a == b) return Scheme::endless;
+    if (a == b) return Scheme::kEndless;
     uint32_t length = std::min(a.chunk_size, b.chunk_size);
     if (a.logit_scale == b.logit_scale && a.logit_scale_length == b.logit_scale_length) return length;
     for (const Scheme* scheme : {&a, &b}) {

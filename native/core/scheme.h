@@ -23,18 +23,18 @@ namespace dca {
 enum class Range : uint32_t { Intra = 0, Successive = 1, Inter = 2 };
 
 struct Scheme {
-    uint32_t chunk_size = endless;    // s >= 1
+    uint32_t chunk_size = kEndless;   // s >= 1
     uint32_t local_window = 0;        // w
     uint32_t pretraining_length = 0;  // c
     float logit_scale = 0.0f;         // a; 0 turns the factor off
     uint32_t logit_scale_length = 0;  // n0
     bool intra_only = false;          // ablation: earlier chunks are not seen
 
-    static constexpr uint32_t endless = 1u << 31;
+    static constexpr uint32_t kEndless = 1u << 31;
 
     bool operator==(const Scheme&) const = default;
 
-    bool plain() const noexcept { return chunk_size == endless; }
+    bool plain() const noexcept { return chunk_size == kEndless; }
 
     DCA_HOST_DEVICE uint32_t key_position(uint32_t i) const noexcept { return i % chunk_size; }
 
@@ -83,7 +83,7 @@ struct Scheme {
 };
 
 /// How many tokens from the start of a sequence two schemes treat alike, so that they give them the same
-/// keys and values: all (`endless`) if they are equal, else those of the smaller first chunk, where
+/// keys and values: all (`kEndless`) if they are equal, else those of the smaller first chunk, where
 /// positions are the ordinary ones, as far as no logit factor sets in.
 uint32_t common_prefix(const Scheme& a, const Scheme& b) noexcept;
 

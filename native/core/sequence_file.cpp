@@ -25,8 +25,8 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "files are little-endian");
 
-constexpr std::string_view magic = "DCAKV\r\n\1";
-constexpr uint64_t most_header = 4096;
+constexpr std::string_view kMagic = "DCAKV\r\n\1";
+constexpr uint64_t kMostHeader = 4096;
 
 // What each checksum is of is part of it, so that whole parts cannot change places.
 enum Part : uint64_t { header_part = 1, tokens_part = 2, first_page_part = 16 };
@@ -55,7 +55,7 @@ std::vector<std::string> setup_lines(Engine& engine) {
     line("rope ", frequencies.value());
     line("prefill dense");
     line("layout ", engine.cache().layout());
-    line("page ", page_tokens, " tokens ", engine.cache().page_bytes(), " bytes");
+    line("page ", kPageTokens, " tokens ", engine.cache().page_bytes(), " bytes");
     return lines;
 }
 
@@ -110,13 +110,13 @@ private:
 };
 
 uint32_t read_header(Engine& engine, Reader& reader, const std::string& path) {
-    std::string header(magic.size() + sizeof(uint64_t), '\0');
+    std::string header(kMagic.size() + sizeof(uint64_t), '\0');
     reader.read(std::as_writable_bytes(std::span(header)));
-    if (!header.starts_with(magic)) fail(DCA_ERROR_FORMAT, path, ": not a saved sequence");
+    if (!header.starts_with(kMagic)) fail(DCA_ERROR_FORMAT, path, ": not a saved sequence");
     uint64_t bytes = 0;
-    std::memcpy(&bytes, header.data() + magic.size(), sizeof bytes);
-    if (bytes > most_header)
-        fail(DCA_ERROR_FORMAT, path, ": damaged: a header of ", bytes, " bytes, at most ", most_header, " are possible");
+    std::memcpy(&bytes, header.data() + kMagic.size(), sizeof bytes);
+    if (bytes > kMostHeader)
+        fail(DCA_ERROR_FORMAT, path, ": damaged: a header of ", bytes, " bytes, at most ", kMostHeader, " are possible");
     const size_t start = header.size();
     header.resize(start + bytes);
     reader.read(std::as_writable_bytes(std::span(header)).subspan(start));
@@ -150,14 +150,14 @@ void save_sequence(const Sequence& sequence, const std::string& path) {
     try {
         const std::string text = header_text(engine, sequence.length());
         const uint64_t bytes = text.size();
-        std::string header(magic);
+        std::string header(kMagic);
         header.append(reinterpret_cast<const char*>(&bytes), sizeof bytes);
         header += text;
         write_checked(file.get(), part, std::as_bytes(std::span(header)), header_part);
         write_checked(file.get(), part, std::as_bytes(sequence.tokens()), tokens_part);
         std::vector<std::byte> page(engine.cache().page_bytes());
         for (uint32_t i = 0; i < sequence.pages().size(); ++i) {
-            engine.cache().save_page(sequence.pages()[i], std::min(page_tokens, sequence.length() - i * page_tokens), page.data());
+            engine.cache().save_page(sequence.pages()[i], std::min(kPageTokens, sequence.length() - i * kPageTokens), page.data());
             write_checked(file.get(), part, page, first_page_part + i);
         }
         if (::rename(part.c_str(), path.c_str()) != 0) io_failure(path, "written");

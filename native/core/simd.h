@@ -16,19 +16,19 @@ namespace dca {
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int vector_bytes = 64;
+constexpr int kVectorBytes = 64;
 #elif defined(__AVX2__)
-constexpr int vector_bytes = 32;
+constexpr int kVectorBytes = 32;
 #else
-constexpr int vector_bytes = 16;
+constexpr int kVectorBytes = 16;
 #endif
 
-constexpr int width = vector_bytes / 4;  // floats in a vector
+constexpr int kVectorWidth = kVectorBytes / 4;  // floats in a vector
 
-typedef float F __attribute__((vector_size(vector_bytes)));
-typedef int32_t I __attribute__((vector_size(vector_bytes)));
-typedef uint16_t U16 __attribute__((vector_size(vector_bytes / 2)));
-typedef uint32_t U32 __attribute__((vector_size(vector_bytes)));
+typedef float F __attribute__((vector_size(kVectorBytes)));
+typedef int32_t I __attribute__((vector_size(kVectorBytes)));
+typedef uint16_t U16 __attribute__((vector_size(kVectorBytes / 2)));
+typedef uint32_t U32 __attribute__((vector_size(kVectorBytes)));
 
 [[gnu::always_inline]] inline F load(const float* p) {
     F v;
@@ -54,13 +54,13 @@ typedef uint32_t U32 __attribute__((vector_size(vector_bytes)));
 [[gnu::always_inline]] inline F maximum(F a, F b) { return a > b ? a : b; }
 #endif
 
-/// The sum of a vector's values, by halves: a chain of log2(width) additions, not of width.
+/// The sum of a vector's values, by halves: a chain of log2(kVectorWidth) additions, not of kVectorWidth.
 [[gnu::always_inline]] inline float sum_of(F v) {
     typedef float F4 __attribute__((vector_size(16)));
-    F4 quarter[width / 4];
+    F4 quarter[kVectorWidth / 4];
     __builtin_memcpy(quarter, &v, sizeof v);
 #pragma GCC unroll 2
-    for (int half = width / 8; half > 0; half /= 2) {
+    for (int half = kVectorWidth / 8; half > 0; half /= 2) {
 #pragma GCC unroll 2
         for (int i = 0; i < half; ++i) quarter[i] += quarter[i + half];
     }
@@ -108,21 +108,21 @@ typedef uint32_t U32 __attribute__((vector_size(vector_bytes)));
 #else
 inline I load_integers(const int8_t* p) {
     I v;
-    for (int i = 0; i < width; ++i) v[i] = p[i];
+    for (int i = 0; i < kVectorWidth; ++i) v[i] = p[i];
     return v;
 }
 inline I load_integers(const uint8_t* p) {
     I v;
-    for (int i = 0; i < width; ++i) v[i] = p[i];
+    for (int i = 0; i < kVectorWidth; ++i) v[i] = p[i];
     return v;
 }
 inline F load_f16(const uint16_t* p) {
     F v;
-    for (int i = 0; i < width; ++i) v[i] = half_to_float(p[i]);
+    for (int i = 0; i < kVectorWidth; ++i) v[i] = half_to_float(p[i]);
     return v;
 }
 inline void store_f16(uint16_t* p, F v) {
-    for (int i = 0; i < width; ++i) p[i] = float_to_half(v[i]);
+    for (int i = 0; i < kVectorWidth; ++i) p[i] = float_to_half(v[i]);
 }
 #endif
 

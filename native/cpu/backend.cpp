@@ -26,8 +26,8 @@ public:
           weights_(source.weights),
           kernels_(cpu_kernels(chosen_isa())),
           pool_(source.threads > 0 ? source.threads : usable_cores()) {
-        if (hparams_.head_dim % 16 != 0 || hparams_.head_dim > max_head_dim) {
-            fail(DCA_ERROR_UNSUPPORTED, "head size is ", hparams_.head_dim, ", the CPU backend runs multiples of 16 up to ", max_head_dim);
+        if (hparams_.head_dim % 16 != 0 || hparams_.head_dim > kMaxHeadDim) {
+            fail(DCA_ERROR_UNSUPPORTED, "head size is ", hparams_.head_dim, ", the CPU backend runs multiples of 16 up to ", kMaxHeadDim);
         }
         if (source.repack) packed_ = PackedWeights(source, kernels_.packed != nullptr);
     }
@@ -51,7 +51,7 @@ private:
         const auto cache_bytes = [&](uint64_t tokens, dca_cache_type type) {
             return CpuKvCache::bytes_for(hparams_.n_layers, hparams_.n_kv_heads, hparams_.head_dim, tokens, type);
         };
-        const uint32_t rows = std::min(spec.max_rows != 0 ? spec.max_rows : CpuExecutor::default_rows, spec.tokens);
+        const uint32_t rows = std::min(spec.max_rows != 0 ? spec.max_rows : CpuExecutor::kDefaultRows, spec.tokens);
         const uint64_t work = CpuExecutor::bytes_for(hparams_, rows);
         const uint64_t cache = cache_bytes(spec.tokens, spec.cache_type);
         const uint64_t table = spec.rope.bytes();
@@ -59,9 +59,9 @@ private:
         if (cache + work + table <= available) return;
         // Plain attention has a rotation for every token; the positions of a scheme are few and stay the same.
         const uint64_t fixed = work + (spec.scheme.plain() ? 0 : table);
-        const uint64_t table_page = spec.scheme.plain() ? table / spec.tokens * page_tokens : 0;
+        const uint64_t table_page = spec.scheme.plain() ? table / spec.tokens * kPageTokens : 0;
         const uint64_t room = available - std::min(available, fixed);
-        const auto fitting = [&](dca_cache_type type) { return room / (cache_bytes(page_tokens, type) + table_page) * page_tokens; };
+        const auto fitting = [&](dca_cache_type type) { return room / (cache_bytes(kPageTokens, type) + table_page) * kPageTokens; };
         fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ",
              gigabytes(work + table), " of work space, ", gigabytes(available), " are available: room for ", fitting(spec.cache_type),
              " tokens", spec.cache_type == DCA_CACHE_Q8 ? "" : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8");

@@ -9,7 +9,7 @@ namespace dca::cpu {
 
 namespace {
 
-size_t padded(uint32_t rows) { return (size_t{rows} + panel_lanes - 1) / panel_lanes * panel_lanes; }
+size_t padded(uint32_t rows) { return (size_t{rows} + kPanelLanes - 1) / kPanelLanes * kPanelLanes; }
 
 }  // namespace
 
@@ -22,7 +22,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
       pool_(pool),
       scheme_(spec.scheme),
       rope_(std::move(spec.rope)),
-      max_rows_(std::min(spec.max_rows != 0 ? spec.max_rows : default_rows, spec.tokens)),
+      max_rows_(std::min(spec.max_rows != 0 ? spec.max_rows : kDefaultRows, spec.tokens)),
       group_(static_cast<int>(hparams.n_heads / hparams.n_kv_heads)),
       cache_(cache) {
     rope_.fill();
@@ -50,19 +50,19 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
         routed_.resize(h_.n_experts);
     }
 
-    const size_t head_panels = size_t(group_) * h_.head_dim * panel_lanes;
+    const size_t head_panels = size_t(group_) * h_.head_dim * kPanelLanes;
     workers_.resize(pool_.threads());
     for (Worker& worker : workers_) {
-        worker.weights = Buffer<float>(size_t{gemm_rows} * gemm_stride);
+        worker.weights = Buffer<float>(size_t{kGemmRows} * kGemmStride);
         worker.attention = Buffer<float>(attend_scratch_floats(group_, static_cast<int>(h_.head_dim)));
         worker.gathered = Buffer<float>(head_panels);
         worker.q = Buffer<float>(head_panels);
         worker.out = Buffer<float>(head_panels);
-        worker.maximum = Buffer<float>(size_t(group_) * panel_lanes);
-        worker.sum = Buffer<float>(size_t(group_) * panel_lanes);
-        worker.cos = Buffer<float>(size_t{rope_.n_frequencies} * panel_lanes);
-        worker.sin = Buffer<float>(size_t{rope_.n_frequencies} * panel_lanes);
-        worker.factor = Buffer<float>(panel_lanes);
+        worker.maximum = Buffer<float>(size_t(group_) * kPanelLanes);
+        worker.sum = Buffer<float>(size_t(group_) * kPanelLanes);
+        worker.cos = Buffer<float>(size_t{rope_.n_frequencies} * kPanelLanes);
+        worker.sin = Buffer<float>(size_t{rope_.n_frequencies} * kPanelLanes);
+        worker.factor = Buffer<float>(kPanelLanes);
     }
 }
 
@@ -89,8 +89,8 @@ uint64_t CpuExecutor::bytes_for(const Hparams& h, uint32_t max_rows) {
 }
 
 PanelShape CpuExecutor::shape_of(uint32_t rows) const noexcept {
-    const uint32_t fewest = kernels_.packed != nullptr && packed_.any() ? fewest_for_panels : fewest_for_float_panels;
-    return {rows, rows < fewest ? 1 : panel_lanes};
+    const uint32_t fewest = kernels_.packed != nullptr && packed_.any() ? kFewestForPanels : kFewestForFloatPanels;
+    return {rows, rows < fewest ? 1 : kPanelLanes};
 }
 
 void CpuExecutor::set_slices(std::span<const SliceRows> slices) {
@@ -100,7 +100,7 @@ void CpuExecutor::set_slices(std::span<const SliceRows> slices) {
     for (const SliceRows& slice : slices_) {
         for (uint32_t i = slice.start; i < slice.start + slice.rows; ++i) {
             indices_.push_back(i);
-            places_.push_back(slice.pages[i / page_tokens] * page_tokens + i % page_tokens);
+            places_.push_back(slice.pages[i / kPageTokens] * kPageTokens + i % kPageTokens);
         }
     }
     shape_ = shape_of(static_cast<uint32_t>(indices_.size()));

@@ -49,14 +49,14 @@ public:
     void end() override {}
 
     /// Rows of a step where the caller does not say.
-    static constexpr uint32_t default_rows = 512;
+    static constexpr uint32_t kDefaultRows = 512;
     /// What an executor of so many rows takes, but for the rotation table and what grows with use.
     static uint64_t bytes_for(const Hparams& hparams, uint32_t max_rows);
 
 private:
     /// Scratch that each worker has for itself.
     struct Worker {
-        Buffer<float> weights;       // gemm_rows × gemm_stride
+        Buffer<float> weights;       // kGemmRows × kGemmStride
         Buffer<float> attention;     // attend_scratch_floats
         Buffer<float> gathered;      // group × (head_dim, lanes): queries whose rows are no panel
         Buffer<float> q, out;        // group × (head_dim, lanes)
@@ -146,7 +146,7 @@ private:
 
     /// Copies logits of `part`'s rows, which lie in vocab_, row by row.
     void copy_logits(PanelShape part, std::span<float* const> out);
-    /// Runs the output matrix over up to vocab_panels panels from `first` on, into vocab_. Returns what they hold.
+    /// Runs the output matrix over up to kVocabPanels panels from `first` on, into vocab_. Returns what they hold.
     PanelShape output_panels(int first);
     size_t partial_floats() const noexcept;
 
@@ -165,7 +165,7 @@ private:
     std::span<const Slice> batch_;
     std::vector<SliceRows> slices_;
     std::vector<uint32_t> indices_;  // (rows) in their sequences
-    std::vector<uint32_t> places_;   // (rows) where the cache holds their keys: page · page_tokens + index % page_tokens
+    std::vector<uint32_t> places_;   // (rows) where the cache holds their keys: page · kPageTokens + index % kPageTokens
     std::vector<AttentionBlock> blocks_;
     std::vector<AttentionBlock> merges_;  // the first piece of every row
 

@@ -15,17 +15,17 @@ namespace dca::cpu {
 
 namespace {
 
-constexpr uint32_t keys_a_piece = 256;  // decode: fewer keys are not worth a piece of their own
+constexpr uint32_t kKeysAPiece = 256;  // decode: fewer keys are not worth a piece of their own
 
 /// Calls visit(span, shift) for runs of pages that follow each other in memory: keys of `span` are at index + shift there.
 template <class Visit>
 void for_page_runs(std::span<const uint32_t> pages, KeyRange span, Visit visit) {
     while (span.begin < span.end) {
-        const uint32_t first = span.begin / page_tokens;
+        const uint32_t first = span.begin / kPageTokens;
         uint32_t next = first + 1;
-        while (uint64_t{next} * page_tokens < span.end && pages[next] == pages[next - 1] + 1) ++next;
-        const auto end = static_cast<uint32_t>(std::min<uint64_t>(span.end, uint64_t{next} * page_tokens));
-        visit(KeyRange{span.begin, end}, (int64_t{pages[first]} - first) * page_tokens);
+        while (uint64_t{next} * kPageTokens < span.end && pages[next] == pages[next - 1] + 1) ++next;
+        const auto end = static_cast<uint32_t>(std::min<uint64_t>(span.end, uint64_t{next} * kPageTokens));
+        visit(KeyRange{span.begin, end}, (int64_t{pages[first]} - first) * kPageTokens);
         span.begin = end;
     }
 }
@@ -43,21 +43,21 @@ void CpuExecutor::plan_attention() {
     merges_.clear();
     size_t partials = 0;
     for (const SliceRows& slice : slices_) {
-        if (shape_.lanes != 1 && slice.rows >= fewest_for_panels) {
-            for (uint32_t row = 0; row < slice.rows; row += panel_lanes) {
-                const uint32_t count = std::min<uint32_t>(panel_lanes, slice.rows - row);
+        if (shape_.lanes != 1 && slice.rows >= kFewestForPanels) {
+            for (uint32_t row = 0; row < slice.rows; row += kPanelLanes) {
+                const uint32_t count = std::min<uint32_t>(kPanelLanes, slice.rows - row);
                 blocks_.push_back(
-                    {.slice = &slice, .first_row = row, .rows = count, .cost = uint64_t{slice.start + row + count} * panel_lanes});
+                    {.slice = &slice, .first_row = row, .rows = count, .cost = uint64_t{slice.start + row + count} * kPanelLanes});
             }
             continue;
         }
         for (uint32_t row = 0; row < slice.rows; ++row) {
             const uint32_t begin = first_key(scheme_, (slice.start + row) / scheme_.chunk_size);
             const uint64_t seen = slice.start + row + 1 - begin;
-            const int pieces = std::clamp(static_cast<int>((slice.start + slice.rows) / keys_a_piece), 1, enough);
+            const int pieces = std::clamp(static_cast<int>((slice.start + slice.rows) / kKeysAPiece), 1, enough);
             const auto border = [&](int p) {
                 const uint32_t at = begin + static_cast<uint32_t>(seen * p / pieces);
-                return p == 0 || p == pieces ? at : std::max(begin, at / panel_lanes * panel_lanes);
+                return p == 0 || p == pieces ? at : std::max(begin, at / kPanelLanes * kPanelLanes);
             };
             for (int piece = 0; piece < pieces; ++piece) {
                 const KeyRange span{border(piece), border(piece + 1)};
@@ -90,8 +90,8 @@ void CpuExecutor::load_rotation(Worker& worker, const uint32_t* indices, int cou
             worker.sin[size_t{j} * lanes + lane] = sin[j];
         }
         // Scores are kept times log2(e), so that the softmax is in powers of two.
-        constexpr float log2_e = 1.4426950408889634f;
-        worker.factor[lane] = range ? scheme_.logit_factor(i) * log2_e / std::sqrt(static_cast<float>(h_.head_dim)) : 1.0f;
+        constexpr float kLog2E = 1.4426950408889634f;
+        worker.factor[lane] = range ? scheme_.logit_factor(i) * kLog2E / std::sqrt(static_cast<float>(h_.head_dim)) : 1.0f;
     }
 }
 
@@ -160,22 +160,22 @@ void CpuExecutor::attend(uint32_t layer) {
 }
 
 void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker) {
-    const size_t head_values = size_t{h_.head_dim} * panel_lanes;
+    const size_t head_values = size_t{h_.head_dim} * kPanelLanes;
     const SliceRows& slice = *block.slice;
     const uint32_t row = slice.first_row + block.first_row;
     const auto count = static_cast<int>(block.rows);
     const uint32_t first_query = slice.start + block.first_row;
     const uint32_t last_query = first_query + block.rows - 1;
-    const float* q = query_heads(kv_head, row, count, panel_lanes, worker);
+    const float* q = query_heads(kv_head, row, count, kPanelLanes, worker);
     // A block that straddles a chunk border runs once a chunk and keeps that chunk's lanes.
     for (uint32_t begin = first_query; begin <= last_query;) {
         const uint32_t chunk = begin / scheme_.chunk_size;
         const uint32_t end = std::min<uint64_t>(last_query, (uint64_t{chunk} + 1) * scheme_.chunk_size - 1) + 1;
         std::fill_n(worker.out.data(), head_values * group_, 0.0f);
-        std::fill_n(worker.maximum.data(), size_t(group_) * panel_lanes, -INFINITY);
-        std::fill_n(worker.sum.data(), size_t(group_) * panel_lanes, 0.0f);
+        std::fill_n(worker.maximum.data(), size_t(group_) * kPanelLanes, -INFINITY);
+        std::fill_n(worker.sum.data(), size_t(group_) * kPanelLanes, 0.0f);
         for (uint32_t range = range_count(scheme_, chunk); range-- > 0;) {
-            rotate_queries(q, indices_.data() + row, count, panel_lanes, static_cast<Range>(range), worker);
+            rotate_queries(q, indices_.data() + row, count, kPanelLanes, static_cast<Range>(range), worker);
             for_page_runs(slice.pages, key_range(scheme_, chunk, static_cast<Range>(range), end), [&](KeyRange span, int64_t shift) {
                 kernels_.attend_panel[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
                                                                            .out = worker.out.data(),
@@ -194,16 +194,16 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
         const auto first_lane = static_cast<int>(begin - first_query);
         const auto last_lane = static_cast<int>(end - first_query);
         for (int g = 0; g < group_; ++g) {
-            float inverse[panel_lanes];
-            for (int lane = 0; lane < panel_lanes; ++lane) inverse[lane] = 1.0f / worker.sum[g * panel_lanes + lane];
+            float inverse[kPanelLanes];
+            for (int lane = 0; lane < kPanelLanes; ++lane) inverse[lane] = 1.0f / worker.sum[g * kPanelLanes + lane];
             const size_t feature = (size_t{kv_head} * group_ + g) * h_.head_dim;
             for (int lane = first_lane, next = 0; lane < last_lane; lane = next) {
                 const uint32_t to = row + static_cast<uint32_t>(lane);
-                next = std::min(last_lane, lane + panel_lanes - shape_.lane(to));
-                float* out = a_.panel(shape_.panel(to), panel_lanes) + feature * panel_lanes + shape_.lane(to) - lane;
+                next = std::min(last_lane, lane + kPanelLanes - shape_.lane(to));
+                float* out = a_.panel(shape_.panel(to), kPanelLanes) + feature * kPanelLanes + shape_.lane(to) - lane;
                 for (uint32_t d = 0; d < h_.head_dim; ++d) {
-                    const float* in = worker.out.data() + g * head_values + d * panel_lanes;
-                    for (int t = lane; t < next; ++t) out[d * panel_lanes + t] = in[t] * inverse[t];
+                    const float* in = worker.out.data() + g * head_values + d * kPanelLanes;
+                    for (int t = lane; t < next; ++t) out[d * kPanelLanes + t] = in[t] * inverse[t];
                 }
             }
         }
@@ -255,7 +255,7 @@ void CpuExecutor::merge_pieces(const AttentionBlock& first) {
         const auto sum = [&](int piece) { return partial[piece * stride + size_t(group_) * h_.head_dim + group_ + g]; };
         float top = -INFINITY;
         for (int piece = 0; piece < first.pieces; ++piece) top = std::max(top, maximum(piece));
-        float merged[max_head_dim] = {};
+        float merged[kMaxHeadDim] = {};
         float total = 0.0f;
         for (int piece = 0; piece < first.pieces; ++piece) {
             const float share = std::exp2(maximum(piece) - top);

@@ -10,14 +10,14 @@ namespace dca::cpu {
 
 namespace {
 
-constexpr int vocab_panels = 4;         // panels of logits held at once: n_vocab × 128 floats
-constexpr int vocab_rows = 4096;        // rows that one task folds into the softmax
-constexpr size_t transposed_rows = 64;  // of all lanes of a panel: they stay in the first-level cache
+constexpr int kVocabPanels = 4;         // panels of logits held at once: n_vocab × 128 floats
+constexpr int kVocabRows = 4096;        // rows that one task folds into the softmax
+constexpr size_t kTransposedRows = 64;  // of all lanes of a panel: they stay in the first-level cache
 
 }  // namespace
 
 PanelShape CpuExecutor::output_panels(int first) {
-    const PanelShape part = shape_.part(first, vocab_panels);
+    const PanelShape part = shape_.part(first, kVocabPanels);
     const size_t needed = size_t{h_.n_vocab} * part.lanes * part.panels();
     if (vocab_.size() < needed) vocab_ = Buffer<float>(needed);
     const Input in = make_input(normed_.panel(first, part.lanes), normed_.width, part, {&w_.output});
@@ -27,14 +27,14 @@ PanelShape CpuExecutor::output_panels(int first) {
 
 void CpuExecutor::copy_logits(PanelShape part, std::span<float* const> out) {
     const size_t n_vocab = h_.n_vocab;
-    const int pieces = static_cast<int>((n_vocab + vocab_rows - 1) / vocab_rows);
+    const int pieces = static_cast<int>((n_vocab + kVocabRows - 1) / kVocabRows);
     pool_.run(part.panels() * pieces, [&](int task, int) {
         const int p = task / pieces;
-        const size_t begin = size_t(task % pieces) * vocab_rows;
-        const size_t end = std::min(n_vocab, begin + vocab_rows);
+        const size_t begin = size_t(task % pieces) * kVocabRows;
+        const size_t end = std::min(n_vocab, begin + kVocabRows);
         const float* panel = vocab_.data() + size_t(p) * n_vocab * part.lanes;
-        for (size_t first = begin; first < end; first += transposed_rows) {
-            const size_t last = std::min(end, first + transposed_rows);
+        for (size_t first = begin; first < end; first += kTransposedRows) {
+            const size_t last = std::min(end, first + kTransposedRows);
             for (int lane = 0; lane < part.rows_of(p); ++lane) {
                 float* row = out[size_t(p) * part.lanes + lane];
                 for (size_t v = first; v < last; ++v) row[v] = panel[v * part.lanes + lane];
@@ -45,7 +45,7 @@ void CpuExecutor::copy_logits(PanelShape part, std::span<float* const> out) {
 
 void CpuExecutor::logits(std::span<float* const> out) {
     norm(x_, w_.output_norm, normed_);
-    for (int first = 0; first < shape_.panels(); first += vocab_panels) {
+    for (int first = 0; first < shape_.panels(); first += kVocabPanels) {
         const PanelShape part = output_panels(first);
         copy_logits(part, out.subspan(size_t(first) * shape_.lanes, part.rows));
     }
@@ -56,7 +56,7 @@ void CpuExecutor::sample(std::span<SampleRequest* const> requests) {
     const size_t n_vocab = h_.n_vocab;
     std::vector<float*> rows;
     std::atomic<bool> out_of_memory = false;
-    for (int first = 0; first < shape_.panels(); first += vocab_panels) {
+    for (int first = 0; first < shape_.panels(); first += kVocabPanels) {
         const PanelShape part = output_panels(first);
         if (sampled_.size() < part.rows * n_vocab) sampled_ = Buffer<float>(part.rows * n_vocab);
         rows.resize(part.rows);
@@ -76,17 +76,17 @@ void CpuExecutor::sample(std::span<SampleRequest* const> requests) {
 void CpuExecutor::nll(std::span<const int32_t> targets, float* out) {
     norm(x_, w_.output_norm, normed_);
     const int n_vocab = static_cast<int>(h_.n_vocab);
-    const int pieces = (n_vocab + vocab_rows - 1) / vocab_rows;
+    const int pieces = (n_vocab + kVocabRows - 1) / kVocabRows;
     const int lanes = shape_.lanes;
     std::vector<float> maximum, sum;
-    for (int first = 0; first < shape_.panels() && size_t(first) * lanes < targets.size(); first += vocab_panels) {
+    for (int first = 0; first < shape_.panels() && size_t(first) * lanes < targets.size(); first += kVocabPanels) {
         const PanelShape part = output_panels(first);
         maximum.assign(size_t(part.panels()) * pieces * lanes, -INFINITY);
         sum.assign(maximum.size(), 0.0f);
         pool_.run(part.panels() * pieces, [&](int task, int) {
-            const int row = task % pieces * vocab_rows;
+            const int row = task % pieces * kVocabRows;
             const float* panel = vocab_.data() + size_t(task / pieces) * n_vocab * lanes;
-            kernels_.fold_exp_sum(panel + size_t(row) * lanes, std::min(vocab_rows, n_vocab - row), lanes,
+            kernels_.fold_exp_sum(panel + size_t(row) * lanes, std::min(kVocabRows, n_vocab - row), lanes,
                                   maximum.data() + size_t(task) * lanes, sum.data() + size_t(task) * lanes);
         });
         for (uint32_t at = 0; at < part.rows; ++at) {

@@ -7,17 +7,17 @@ namespace dca::cpu {
 
 namespace {
 
-constexpr int decode_tasks_a_thread = 2;
-constexpr int decode_rows = 512;  // of weights that one call of a kernel walks
+constexpr int kDecodeTasksAThread = 2;
+constexpr int kDecodeRows = 512;  // of weights that one call of a kernel walks
 
 }  // namespace
 
 int CpuExecutor::group_rows(const Tensor& w, PanelShape shape) const noexcept {
-    if (shape.lanes != 1) return gemm_rows;
+    if (shape.lanes != 1) return kGemmRows;
     // Decode reads at memory speed only in long runs: the processor's prefetch starts anew with each task.
-    const int64_t tasks = int64_t{decode_tasks_a_thread} * pool_.threads();
+    const int64_t tasks = int64_t{kDecodeTasksAThread} * pool_.threads();
     const int64_t rows = (w.rows + tasks - 1) / tasks;
-    return static_cast<int>(std::max<int64_t>(gemm_rows, (rows + packed_rows - 1) / packed_rows * packed_rows));
+    return static_cast<int>(std::max<int64_t>(kGemmRows, (rows + kPackedRows - 1) / kPackedRows * kPackedRows));
 }
 
 int CpuExecutor::row_groups(const Tensor& w, PanelShape shape) const noexcept {
@@ -37,11 +37,11 @@ CpuExecutor::Input CpuExecutor::make_input(const float* x, int cols, PanelShape 
     if (shape.lanes == 1) {
         kernels_.packed->pack_tokens(x, 1, tokens, cols, packed_x_.data());
     } else {
-        const size_t bundle_bytes = packed_token_bytes(packed_bundle, cols);
-        pool_.run((tokens + packed_bundle - 1) / packed_bundle, [&](int bundle, int) {
-            const int token = bundle * packed_bundle;
+        const size_t bundle_bytes = packed_token_bytes(kPackedBundle, cols);
+        pool_.run((tokens + kPackedBundle - 1) / kPackedBundle, [&](int bundle, int) {
+            const int token = bundle * kPackedBundle;
             const float* lane = x + size_t(shape.panel(token)) * cols * shape.lanes + shape.lane(token);
-            kernels_.packed->pack_tokens(lane, shape.lanes, packed_bundle, cols, packed_x_.data() + bundle * bundle_bytes);
+            kernels_.packed->pack_tokens(lane, shape.lanes, kPackedBundle, cols, packed_x_.data() + bundle * bundle_bytes);
         });
     }
     return {x, packed_x_.data(), shape};
@@ -55,7 +55,7 @@ void CpuExecutor::multiply_rows(const Tensor& w, RowSpan span, const Input& in, 
 
 void CpuExecutor::multiply_packed(const Tensor& w, const std::byte* groups, RowSpan span, const Input& in, const Output& out) {
     kernels_.packed->multiply({.type = w.type,
-                               .w = groups + size_t(span.first / packed_rows) * packed_group_bytes(w.type, w.cols),
+                               .w = groups + size_t(span.first / kPackedRows) * packed_group_bytes(w.type, w.cols),
                                .rows = span.count,
                                .cols = static_cast<int>(w.cols),
                                .x = in.packed,
@@ -72,11 +72,11 @@ void CpuExecutor::multiply_vectors(const Tensor& w, RowSpan span, const Input& i
     const auto tokens = static_cast<int>(in.shape.rows);
     const std::byte* rows = packed_.rows(w) + span.first * w.row_bytes();
     // The kernel walks long runs of rows; several tokens read them again, from the second-level cache.
-    const int longest = tokens == 1 ? decode_rows : gemm_rows;
+    const int longest = tokens == 1 ? kDecodeRows : kGemmRows;
     for (int row = 0; row < span.count; row += longest) {
         const int piece = std::min(longest, span.count - row);
         for (int t = 0; t < tokens; ++t) {
-            float result[decode_rows];
+            float result[kDecodeRows];
             kernels_.dot_rows(w.type, rows + row * w.row_bytes(), w.row_bytes(), piece, in.values + size_t(t) * cols, cols, result);
             float* y = out.values + size_t(t) * out.width + span.first + row;
             for (int r = 0; r < piece; ++r) {
@@ -103,11 +103,11 @@ void CpuExecutor::multiply_panels(const Tensor& w, RowSpan span, const Input& in
         }
     }
     const BlockInfo& info = block_info(w.type);
-    for (int col = 0; col < cols; col += gemm_cols) {
-        const int width = std::min(gemm_cols, cols - col);
+    for (int col = 0; col < cols; col += kGemmCols) {
+        const int width = std::min(kGemmCols, cols - col);
         const int64_t offset = int64_t{col} / info.block_size * info.block_bytes;
         for (int r = 0; r < span.count; ++r) {
-            decode_blocks(w.type, rows + r * w.row_bytes() + offset, width, worker.weights.data() + r * gemm_stride);
+            decode_blocks(w.type, rows + r * w.row_bytes() + offset, width, worker.weights.data() + r * kGemmStride);
         }
         kernels_.gemm({.a = worker.weights.data(),
                        .rows = span.count,

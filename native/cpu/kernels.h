@@ -1,7 +1,7 @@
 // The arithmetic of the CPU backend as a table of functions, one table an instruction set.
 // cpu/kernels/ is compiled once for each; core/isa.h chooses.
 //
-// Activations lie in panels. A panel holds `lanes` tokens (panel_lanes in prefill, 1 in decode)
+// Activations lie in panels. A panel holds `lanes` tokens (kPanelLanes in prefill, 1 in decode)
 // feature by feature: value (feature f, lane t) of a panel is at [f * lanes + t], so prefill's
 // vectors run over tokens and need no reduction across a vector, and one token is a plain vector.
 // A lane is always that: a token's place in its panel, or a key's in its block of as many.
@@ -19,15 +19,15 @@
 
 namespace dca::cpu {
 
-constexpr int panel_lanes = 32;              // tokens of a prefill panel, keys of a key block
-constexpr int gemm_rows = 48;                // weight rows dequantized at a time
-constexpr int gemm_cols = 512;               // values of those rows dequantized at a time
-constexpr int gemm_stride = gemm_cols + 16;  // not a power of two: rows must not share a cache set
-constexpr int max_head_dim = 256;
-constexpr int key_tile = 128;  // keys converted to f32 at a time
+constexpr int kPanelLanes = 32;              // tokens of a prefill panel, keys of a key block
+constexpr int kGemmRows = 48;                // weight rows dequantized at a time
+constexpr int kGemmCols = 512;               // values of those rows dequantized at a time
+constexpr int kGemmStride = kGemmCols + 16;  // not a power of two: rows must not share a cache set
+constexpr int kMaxHeadDim = 256;
+constexpr int kKeyTile = 128;  // keys converted to f32 at a time
 
 /// c += a b (or c = a b) for every panel: a is `rows` × `cols` weights dequantized to f32 with
-/// gemm_stride, b's panels are (cols, panel_lanes), c's are (rows, panel_lanes).
+/// kGemmStride, b's panels are (cols, kPanelLanes), c's are (rows, kPanelLanes).
 struct GemmArgs {
     const float* a;
     int rows;
@@ -40,7 +40,7 @@ struct GemmArgs {
     bool accumulate;
 };
 
-/// The cache of one layer and key head. Keys lie in blocks of panel_lanes: value (key j, d) is
+/// The cache of one layer and key head. Keys lie in blocks of kPanelLanes: value (key j, d) is
 /// at [(j / 32 * head_dim + d) * 32 + j % 32]; values row by row: (j, d) at [j * head_dim + d].
 /// 8-bit caches keep one f32 scale a key beside each.
 struct CacheView {
@@ -52,10 +52,10 @@ struct CacheView {
 
 /// One panel of one key head's `group` query heads against keys `span` (counted from the start of the view), folded into a running softmax.
 struct AttendPanelArgs {
-    const float* q;  // group × (head_dim, panel_lanes), rotated, times scale · log2(e)
-    float* out;      // group × (head_dim, panel_lanes), not yet divided by sum
-    float* maximum;  // group × (panel_lanes)
-    float* sum;      // group × (panel_lanes)
+    const float* q;  // group × (head_dim, kPanelLanes), rotated, times scale · log2(e)
+    float* out;      // group × (head_dim, kPanelLanes), not yet divided by sum
+    float* maximum;  // group × (kPanelLanes)
+    float* sum;      // group × (kPanelLanes)
     int group;
     int head_dim;
     CacheView cache;
@@ -78,8 +78,8 @@ struct AttendRowArgs {
 
 /// A tile's keys and values in f32, its scores, and what kernels/attention_int16.h adds: queries as integers, a scale a column.
 constexpr size_t attend_scratch_floats(int group, int head_dim) {
-    const size_t scales = size_t{key_tile} + head_dim + panel_lanes + size_t(group) * panel_lanes;
-    return size_t{key_tile} * head_dim * 2 + size_t{key_tile} * panel_lanes + scales + size_t(group) * head_dim / 2 * panel_lanes;
+    const size_t scales = size_t{kKeyTile} + head_dim + kPanelLanes + size_t(group) * kPanelLanes;
+    return size_t{kKeyTile} * head_dim * 2 + size_t{kKeyTile} * kPanelLanes + scales + size_t(group) * head_dim / 2 * kPanelLanes;
 }
 
 struct Kernels {

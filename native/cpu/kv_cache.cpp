@@ -8,7 +8,7 @@ namespace dca::cpu {
 
 namespace {
 
-static_assert(page_tokens == key_tile, "a page is a tile of attention's: where pages lie must not move a sum");
+static_assert(kPageTokens == kKeyTile, "a page is a tile of attention's: where pages lie must not move a sum");
 
 size_t element_bytes(CacheType type) noexcept {
     switch (type) {
@@ -38,7 +38,7 @@ CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim
       head_dim_(head_dim),
       heads_(size_t{n_layers} * n_kv_heads),
       token_bytes_(head_dim * element_bytes(type_)),
-      capacity_(size_t{pages_for(tokens)} * page_tokens),
+      capacity_(size_t{pages_for(tokens)} * kPageTokens),
       head_bytes_(capacity_ * token_bytes_) {
     keys_ = Buffer<std::byte>(heads_ * head_bytes_);
     values_ = Buffer<std::byte>(heads_ * head_bytes_);
@@ -51,16 +51,16 @@ CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim
 uint64_t CpuKvCache::bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint64_t tokens, dca_cache_type type) {
     const auto kind = static_cast<CacheType>(type);
     const uint64_t token = uint64_t{head_dim} * element_bytes(kind) + (kind == CacheType::Q8 ? sizeof(float) : 0);
-    return uint64_t{2} * n_layers * n_kv_heads * token * pages_for(tokens) * page_tokens;
+    return uint64_t{2} * n_layers * n_kv_heads * token * pages_for(tokens) * kPageTokens;
 }
 
 void CpuKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) {
     const auto& other = static_cast<const CpuKvCache&>(source);
     // Keys lie in whole blocks; what the last one holds beyond `tokens` is not read before it is written.
-    const size_t key_bytes = (size_t{tokens} + panel_lanes - 1) / panel_lanes * panel_lanes * token_bytes_;
+    const size_t key_bytes = (size_t{tokens} + kPanelLanes - 1) / kPanelLanes * kPanelLanes * token_bytes_;
     for (size_t head = 0; head < heads_; ++head) {
-        const size_t to_token = head * capacity_ + size_t{to} * page_tokens;
-        const size_t from_token = head * other.capacity_ + size_t{from} * page_tokens;
+        const size_t to_token = head * capacity_ + size_t{to} * kPageTokens;
+        const size_t from_token = head * other.capacity_ + size_t{from} * kPageTokens;
         std::memcpy(keys_.data() + to_token * token_bytes_, other.keys_.data() + from_token * token_bytes_, key_bytes);
         std::memcpy(values_.data() + to_token * token_bytes_, other.values_.data() + from_token * token_bytes_, tokens * token_bytes_);
         if (type_ != CacheType::Q8) continue;
@@ -70,17 +70,17 @@ void CpuKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, ui
 }
 
 std::string CpuKvCache::layout() const {
-    return std::string("cpu, ") + name_of(type_) + ", keys in blocks of " + std::to_string(panel_lanes) + ", " + std::to_string(heads_) +
+    return std::string("cpu, ") + name_of(type_) + ", keys in blocks of " + std::to_string(kPanelLanes) + ", " + std::to_string(heads_) +
            " heads of " + std::to_string(head_dim_);
 }
 
 uint64_t CpuKvCache::page_bytes() const {
-    const uint64_t head = 2 * page_tokens * token_bytes_ + (type_ == CacheType::Q8 ? 2 * page_tokens * sizeof(float) : 0);
+    const uint64_t head = 2 * kPageTokens * token_bytes_ + (type_ == CacheType::Q8 ? 2 * kPageTokens * sizeof(float) : 0);
     return heads_ * head;
 }
 
 void CpuKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) const {
-    const size_t bytes = page_tokens * token_bytes_;
+    const size_t bytes = kPageTokens * token_bytes_;
     const size_t element = token_bytes_ / head_dim_;
     const auto write = [&](const void* from, size_t written, size_t whole) {
         std::memcpy(out, from, written);
@@ -88,18 +88,18 @@ void CpuKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) const
         out += whole;
     };
     for (size_t head = 0; head < heads_; ++head) {
-        const size_t token = head * capacity_ + size_t{page} * page_tokens;
+        const size_t token = head * capacity_ + size_t{page} * kPageTokens;
         std::byte* keys = out;
         write(keys_.data() + token * token_bytes_, bytes, bytes);
         // A key is a lane of its block: those past the last are cleared value by value.
-        for (uint32_t lane = tokens; lane < page_tokens; ++lane) {
-            std::byte* block = keys + size_t{lane / panel_lanes} * panel_lanes * token_bytes_ + lane % panel_lanes * element;
-            for (uint32_t d = 0; d < head_dim_; ++d) std::memset(block + d * panel_lanes * element, 0, element);
+        for (uint32_t lane = tokens; lane < kPageTokens; ++lane) {
+            std::byte* block = keys + size_t{lane / kPanelLanes} * kPanelLanes * token_bytes_ + lane % kPanelLanes * element;
+            for (uint32_t d = 0; d < head_dim_; ++d) std::memset(block + d * kPanelLanes * element, 0, element);
         }
         write(values_.data() + token * token_bytes_, tokens * token_bytes_, bytes);
         if (type_ != CacheType::Q8) continue;
-        write(key_scales_.data() + token, tokens * sizeof(float), page_tokens * sizeof(float));
-        write(value_scales_.data() + token, tokens * sizeof(float), page_tokens * sizeof(float));
+        write(key_scales_.data() + token, tokens * sizeof(float), kPageTokens * sizeof(float));
+        write(value_scales_.data() + token, tokens * sizeof(float), kPageTokens * sizeof(float));
     }
 }
 
@@ -109,12 +109,12 @@ void CpuKvCache::load_page(uint32_t page, const std::byte* in) {
         in += bytes;
     };
     for (size_t head = 0; head < heads_; ++head) {
-        const size_t token = head * capacity_ + size_t{page} * page_tokens;
-        read(keys_.data() + token * token_bytes_, page_tokens * token_bytes_);
-        read(values_.data() + token * token_bytes_, page_tokens * token_bytes_);
+        const size_t token = head * capacity_ + size_t{page} * kPageTokens;
+        read(keys_.data() + token * token_bytes_, kPageTokens * token_bytes_);
+        read(values_.data() + token * token_bytes_, kPageTokens * token_bytes_);
         if (type_ != CacheType::Q8) continue;
-        read(key_scales_.data() + token, page_tokens * sizeof(float));
-        read(value_scales_.data() + token, page_tokens * sizeof(float));
+        read(key_scales_.data() + token, kPageTokens * sizeof(float));
+        read(value_scales_.data() + token, kPageTokens * sizeof(float));
     }
 }
 

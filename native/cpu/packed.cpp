@@ -108,12 +108,12 @@ void pack_scales(const typename Format::Block& block, int row, std::byte* record
         put_half(block.dmin, record + Format::minima_at, row);
         const ScalesAndMins sub(block.scales);
         for (int j = 0; j < Format::subs; ++j) {
-            record[Format::sub_scales_at + j * packed_rows + row] = std::byte{sub.scale[j]};
-            record[Format::sub_minima_at + j * packed_rows + row] = std::byte{sub.min[j]};
+            record[Format::sub_scales_at + j * kPackedRows + row] = std::byte{sub.scale[j]};
+            record[Format::sub_minima_at + j * kPackedRows + row] = std::byte{sub.min[j]};
         }
     } else if constexpr (Format::super) {
         for (int j = 0; j < Format::subs; ++j) {
-            record[Format::sub_scales_at + j * packed_rows + row] = static_cast<std::byte>(block.scales[j]);
+            record[Format::sub_scales_at + j * kPackedRows + row] = static_cast<std::byte>(block.scales[j]);
         }
     }
 }
@@ -131,7 +131,7 @@ void pack_records(const std::byte* blocks, int64_t row_bytes, int rows, int64_t 
                 read_codes(block, j, codes);
                 pack_codes<Format>(codes, words);
                 for (int k = 0; k < Format::planes; ++k) {
-                    std::memcpy(out + sizeof(uint32_t) * ((j * Format::planes + k) * packed_rows + row), &words[k], sizeof(uint32_t));
+                    std::memcpy(out + sizeof(uint32_t) * ((j * Format::planes + k) * kPackedRows + row), &words[k], sizeof(uint32_t));
                 }
             }
         }

@@ -27,9 +27,9 @@
 
 namespace dca::cpu {
 
-constexpr int packed_rows = 16;   // of a group
-constexpr int packed_pairs = 16;  // column pairs of a block
-constexpr int packed_bundle = 8;  // tokens that prefill multiplies at a time
+constexpr int kPackedRows = 16;   // of a group
+constexpr int kPackedPairs = 16;  // column pairs of a block
+constexpr int kPackedBundle = 8;  // tokens that prefill multiplies at a time
 
 /// One format's layout. A weight is scale · (code - offset), or scale · code + minimum.
 template <class Block_, int bits_, int offset_, int sub_, bool minimum_>
@@ -44,11 +44,11 @@ struct PackedFormat {
     static constexpr int planes = bits;  // 32 columns × bits are `bits` words
     static constexpr int subs = super ? kSuperBlock / sub : 0;
 
-    static constexpr size_t scales_at = sizeof(uint32_t) * blocks * planes * packed_rows;
-    static constexpr size_t minima_at = scales_at + sizeof(uint16_t) * packed_rows;
-    static constexpr size_t sub_scales_at = minima_at + (minimum ? sizeof(uint16_t) * packed_rows : 0);
-    static constexpr size_t sub_minima_at = sub_scales_at + subs * packed_rows;
-    static constexpr size_t bytes = sub_minima_at + (minimum ? subs * packed_rows : 0);
+    static constexpr size_t scales_at = sizeof(uint32_t) * blocks * planes * kPackedRows;
+    static constexpr size_t minima_at = scales_at + sizeof(uint16_t) * kPackedRows;
+    static constexpr size_t sub_scales_at = minima_at + (minimum ? sizeof(uint16_t) * kPackedRows : 0);
+    static constexpr size_t sub_minima_at = sub_scales_at + subs * kPackedRows;
+    static constexpr size_t bytes = sub_minima_at + (minimum ? subs * kPackedRows : 0);
 };
 
 /// Calls visit(PackedFormat{}) for a format that has a packed layout; false for another.
@@ -76,16 +76,16 @@ void pack_group(BlockType type, const std::byte* blocks, int64_t row_bytes, int 
 /// One block of 32 columns of `tokens` tokens: x = scale · integer.
 template <int tokens>
 struct PackedTokens {
-    int32_t pairs[packed_pairs][tokens];  // two 16-bit integers: column 2p low, column 2p + 1 high
+    int32_t pairs[kPackedPairs][tokens];  // two 16-bit integers: column 2p low, column 2p + 1 high
     float scale[tokens];
     int32_t negated_sum[3][tokens];  // of the integers: first 16 columns, last 16, all
     float sum[3][tokens];            // of scale · integer likewise
 };
 
 /// Tokens that lie side by side in a PackedTokens: 1, 2 or 4 where tokens are plain vectors
-/// (fewer than five), packed_bundle in panels.
+/// (fewer than five), kPackedBundle in panels.
 [[gnu::always_inline]] constexpr inline int packed_tokens(int tokens, int lanes) {
-    return lanes != 1 ? packed_bundle : tokens <= 2 ? tokens : 4;
+    return lanes != 1 ? kPackedBundle : tokens <= 2 ? tokens : 4;
 }
 
 [[gnu::always_inline]] constexpr inline size_t packed_token_bytes(int side_by_side, int64_t cols) {
@@ -100,7 +100,7 @@ struct PackedProduct {
     int cols;
     const std::byte* x;  // bundles of packed_tokens(tokens, lanes), packed_token_bytes each
     int tokens;
-    int lanes;              // of y's panels: panel_lanes or 1
+    int lanes;              // of y's panels: kPanelLanes or 1
     float* y;               // the first row in the first panel
     size_t y_panel_stride;  // floats
     const float* bias;      // of the first row, or null
@@ -108,7 +108,7 @@ struct PackedProduct {
 };
 
 struct PackedKernels {
-    /// One bundle: packed_bundle lanes of a panel from `x` on, or (lanes = 1) `tokens` vectors one after another.
+    /// One bundle: kPackedBundle lanes of a panel from `x` on, or (lanes = 1) `tokens` vectors one after another.
     void (*pack_tokens)(const float* x, int lanes, int tokens, int cols, std::byte* out);
     void (*multiply)(const PackedProduct& product);
 };

@@ -33,9 +33,9 @@ std::vector<Tensor> matrices(const Weights& weights) {
     return all;
 }
 
-constexpr size_t cache_line = 64;
+constexpr size_t kCacheLine = 64;
 
-int64_t row_groups(const Tensor& matrix) { return (matrix.rows + packed_rows - 1) / packed_rows; }
+int64_t row_groups(const Tensor& matrix) { return (matrix.rows + kPackedRows - 1) / kPackedRows; }
 
 bool is_float(const Tensor& matrix) {
     return matrix.type == BlockType::F16 || matrix.type == BlockType::BF16 || matrix.type == BlockType::F32;
@@ -43,7 +43,7 @@ bool is_float(const Tensor& matrix) {
 
 /// Bytes of the copy; 0 for a format that has none.
 size_t copied_bytes(const Tensor& matrix) {
-    if (is_float(matrix)) return (static_cast<size_t>(matrix.bytes()) + cache_line - 1) / cache_line * cache_line;
+    if (is_float(matrix)) return (static_cast<size_t>(matrix.bytes()) + kCacheLine - 1) / kCacheLine * kCacheLine;
     return static_cast<size_t>(row_groups(matrix)) * packed_group_bytes(matrix.type, matrix.cols);
 }
 
@@ -60,8 +60,8 @@ void pack(const Tensor& matrix, int threads, std::byte* out) {
     constexpr int64_t grain = 8;  // groups of a task
     parallel_ranges(row_groups(matrix), grain, threads, [&](int64_t begin, int64_t end) {
         for (int64_t group = begin; group < end; ++group) {
-            const int64_t first = group * packed_rows;
-            const int rows = static_cast<int>(std::min<int64_t>(packed_rows, matrix.rows - first));
+            const int64_t first = group * kPackedRows;
+            const int rows = static_cast<int>(std::min<int64_t>(kPackedRows, matrix.rows - first));
             pack_group(matrix.type, matrix.data + first * matrix.row_bytes(), matrix.row_bytes(), rows, matrix.cols,
                        out + group * group_bytes);
         }

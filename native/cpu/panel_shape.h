@@ -12,8 +12,8 @@ namespace dca::cpu {
 // Fewer rows run one by one at matrix-vector speed. Where matrices are packed a panel multiplies eight rows at a time and
 // pays from four on; elsewhere it multiplies 32, which costs more than reading weights again from the second-level cache
 // for up to seven rows.
-constexpr uint32_t fewest_for_panels = 4;
-constexpr uint32_t fewest_for_float_panels = 8;
+constexpr uint32_t kFewestForPanels = 4;
+constexpr uint32_t kFewestForFloatPanels = 8;
 
 /// Row r is lane r % lanes of panel r / lanes; the last panel may have lanes without a row.
 /// Nothing here says whose rows they are: several sequences may share the panels of a product.

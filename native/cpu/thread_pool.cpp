@@ -5,7 +5,7 @@ namespace dca::cpu {
 namespace {
 
 // About 50 microseconds: longer than the pauses between a token's loops, shorter than anyone notices.
-constexpr int spins_before_sleep = 4000;
+constexpr int kSpinsBeforeSleep = 4000;
 
 void pause() noexcept {
 #if defined(__x86_64__)
@@ -42,7 +42,7 @@ void ThreadPool::work(int worker) {
     while (true) {
         int spins = 0;
         while (generation_.load(std::memory_order_acquire) == seen) {
-            if (++spins < spins_before_sleep) {
+            if (++spins < kSpinsBeforeSleep) {
                 pause();
             } else {
                 generation_.wait(seen, std::memory_order_acquire);
@@ -72,7 +72,7 @@ void ThreadPool::run_erased(int tasks, Call call, void* context) {
     drain(0);
     int spins = 0;
     for (int busy = busy_.load(std::memory_order_acquire); busy != 0; busy = busy_.load(std::memory_order_acquire)) {
-        if (++spins < spins_before_sleep) {
+        if (++spins < kSpinsBeforeSleep) {
             pause();
         } else {
             busy_.wait(busy, std::memory_order_acquire);

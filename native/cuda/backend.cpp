@@ -13,15 +13,15 @@
 namespace dca::cuda {
 namespace {
 
-constexpr uint32_t most_head_dim = 256;
+constexpr uint32_t kMostHeadDim = 256;
 
 void check_model(const Hparams& h) {
-    if (h.head_dim % 2 != 0 || h.head_dim > most_head_dim) {
-        fail(DCA_ERROR_UNSUPPORTED, "head size is ", h.head_dim, ", the CUDA backend runs even ones up to ", most_head_dim);
+    if (h.head_dim % 2 != 0 || h.head_dim > kMostHeadDim) {
+        fail(DCA_ERROR_UNSUPPORTED, "head size is ", h.head_dim, ", the CUDA backend runs even ones up to ", kMostHeadDim);
     }
     const bool mixture = h.n_experts > 0;
-    if (h.n_experts > most_experts)
-        fail(DCA_ERROR_UNSUPPORTED, "there are ", h.n_experts, " experts, the CUDA backend runs up to ", most_experts);
+    if (h.n_experts > kMostExperts)
+        fail(DCA_ERROR_UNSUPPORTED, "there are ", h.n_experts, " experts, the CUDA backend runs up to ", kMostExperts);
     for (const auto& [name, width] : {std::pair{"model", h.n_embd},
                                       {"feed-forward", mixture ? h.n_ff_expert : h.n_ff},
                                       {"shared expert's", h.n_ff_shared},

@@ -43,7 +43,7 @@ void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, cons
         return;
     }
     uint64_t most_rows = memory_.dequantized_bytes / (2 * uint64_t{w.cols});
-    most_rows = most_rows >= w.rows ? w.rows : most_rows / SessionMemory::dequantized_rows * SessionMemory::dequantized_rows;
+    most_rows = most_rows >= w.rows ? w.rows : most_rows / SessionMemory::kDequantizedRows * SessionMemory::kDequantizedRows;
     for (uint32_t first = 0; first < w.rows; first += most_rows) {
         const size_t value_bytes = out.f32 ? 4 : 2;
         args.rows = static_cast<uint32_t>(std::min<uint64_t>(most_rows, w.rows - first));

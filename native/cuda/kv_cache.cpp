@@ -13,9 +13,9 @@ void CudaKvCache::visit_page(uint32_t page, Visit visit) const {
     for (const LayerCache& layer : s.memory.cache) {
         const bool scaled = layer.type == CacheType::Q8;
         for (size_t head = 0; head < s.h.n_kv_heads; ++head) {
-            const size_t token = head * layer.capacity + size_t{page} * page_tokens;
+            const size_t token = head * layer.capacity + size_t{page} * kPageTokens;
             // A cache may end inside its last page.
-            const size_t room = std::min<size_t>(page_tokens, layer.capacity - size_t{page} * page_tokens);
+            const size_t room = std::min<size_t>(kPageTokens, layer.capacity - size_t{page} * kPageTokens);
             const auto part = [&](void* memory, size_t token_bytes) {
                 visit(static_cast<std::byte*>(memory) + token * token_bytes, token_bytes, room);
             };
@@ -51,7 +51,7 @@ std::string CudaKvCache::layout() const {
 
 uint64_t CudaKvCache::page_bytes() const {
     uint64_t bytes = 0;
-    visit_page(0, [&](std::byte*, size_t token_bytes, size_t) { bytes += token_bytes * page_tokens; });
+    visit_page(0, [&](std::byte*, size_t token_bytes, size_t) { bytes += token_bytes * kPageTokens; });
     return bytes;
 }
 
@@ -60,7 +60,7 @@ void CudaKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) cons
     std::fill_n(out, page_bytes(), std::byte{0});
     visit_page(page, [&](std::byte* memory, size_t token_bytes, size_t) {
         check(cudaMemcpyAsync(out, memory, tokens * token_bytes, cudaMemcpyDeviceToHost, session_->stream.get()), "reading the cache");
-        out += token_bytes * page_tokens;
+        out += token_bytes * kPageTokens;
     });
     session_->wait();
 }
@@ -69,7 +69,7 @@ void CudaKvCache::load_page(uint32_t page, const std::byte* in) {
     check(cudaSetDevice(session_->device.ordinal), "selecting the card");
     visit_page(page, [&](std::byte* memory, size_t token_bytes, size_t room) {
         check(cudaMemcpyAsync(memory, in, room * token_bytes, cudaMemcpyHostToDevice, session_->stream.get()), "writing the cache");
-        in += token_bytes * page_tokens;
+        in += token_bytes * kPageTokens;
     });
     session_->wait();
 }

@@ -11,14 +11,14 @@ namespace {
 
 // Longer blocks read the weights less often; from here on it no longer shows. A quantised matrix is
 // dequantized to 16 bits once a block, which longer ones pay for.
-constexpr uint32_t dense_block = 4096;
-constexpr uint32_t quantised_block = 8192;
-constexpr uint32_t shortest_block = 256;
+constexpr uint32_t kDenseBlock = 4096;
+constexpr uint32_t kQuantisedBlock = 8192;
+constexpr uint32_t kShortestBlock = 256;
 
-constexpr uint64_t logits_bytes = uint64_t{128} << 20;  // of several rows at once
-constexpr uint64_t most_dequantized = uint64_t{512} << 20;
-constexpr uint64_t most_dequantized_cache = uint64_t{512} << 20;
-constexpr uint64_t reserve = uint64_t{256} << 20;  // for CUDA's own needs
+constexpr uint64_t kLogitsBytes = uint64_t{128} << 20;  // of several rows at once
+constexpr uint64_t kMostDequantized = uint64_t{512} << 20;
+constexpr uint64_t kMostDequantizedCache = uint64_t{512} << 20;
+constexpr uint64_t kReserve = uint64_t{256} << 20;  // for CUDA's own needs
 
 CacheType supported(dca_cache_type type) {
     if (type == DCA_CACHE_F32) fail(DCA_ERROR_UNSUPPORTED, "cache_type is f32, must be f16, bf16 or q8 on a CUDA device");
@@ -59,10 +59,10 @@ struct SessionMemory::Plan {
     size_t prefill_bytes(uint32_t block) const {
         if (type != CacheType::Q8 || block == 1) return prefill_workspace_bytes();
         const uint64_t a_head = prefill_workspace_bytes(shape, context, 1);
-        const auto heads = std::clamp<uint64_t>(most_dequantized_cache / a_head, 1, h.n_kv_heads);
+        const auto heads = std::clamp<uint64_t>(kMostDequantizedCache / a_head, 1, h.n_kv_heads);
         return prefill_workspace_bytes(shape, context, static_cast<int32_t>(heads));
     }
-    /// Room for a layer's largest matrix in 16 bits, and at least for dequantized_rows rows of any.
+    /// Room for a layer's largest matrix in 16 bits, and at least for kDequantizedRows rows of any.
     uint64_t dequantized_bytes() const {
         uint64_t values = 0, cols = 0;
         for (const DeviceLayer& layer : weights.layers()) {
@@ -74,7 +74,7 @@ struct SessionMemory::Plan {
                 }
             }
         }
-        return std::max(std::min(2 * values, most_dequantized), 2 * cols * SessionMemory::dequantized_rows);
+        return std::max(std::min(2 * values, kMostDequantized), 2 * cols * SessionMemory::kDequantizedRows);
     }
 };
 
@@ -106,11 +106,11 @@ void SessionMemory::place(Arena& cache_arena, Arena& scratch, const Plan& plan) 
     gate_up_row = scratch.take<float>(2 * hidden.of_row);
     gated_row = scratch.take<float>(hidden.of_row);
     if (h.n_experts > 0) experts.place(scratch, h, block);
-    vocab_rows = static_cast<uint32_t>(std::clamp<uint64_t>(logits_bytes / (4 * uint64_t{h.n_vocab}), 1, block));
+    vocab_rows = static_cast<uint32_t>(std::clamp<uint64_t>(kLogitsBytes / (4 * uint64_t{h.n_vocab}), 1, block));
     logits = scratch.take<float>(size_t{vocab_rows} * h.n_vocab);
     dequantized_bytes = plan.weights.quantised() && block > 1 ? plan.dequantized_bytes() : 0;
     dequantized = scratch.take<std::byte>(dequantized_bytes);
-    gemm_workspace = scratch.take<std::byte>(Gemm::workspace_bytes);
+    gemm_workspace = scratch.take<std::byte>(Gemm::kWorkspaceBytes);
     prefill_bytes = plan.prefill_bytes(block);
     prefill_workspace = scratch.take<std::byte>(prefill_bytes);
     decode_workspace = scratch.take<std::byte>(decode_workspace_bytes(plan.card, plan.shape));
@@ -131,9 +131,9 @@ SessionMemory::SessionMemory(const Hparams& h, const DeviceWeights& weights, con
     const Plan plan{h, weights, device.card, shape, spec.tokens, supported(spec.cache_type), spec.rope, spec.scheme.plain()};
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
-    const uint64_t available = free - std::min<uint64_t>(free, reserve);
+    const uint64_t available = free - std::min<uint64_t>(free, kReserve);
 
-    block = std::min(spec.max_rows != 0 ? spec.max_rows : weights.quantised() ? quantised_block : dense_block, spec.tokens);
+    block = std::min(spec.max_rows != 0 ? spec.max_rows : weights.quantised() ? kQuantisedBlock : kDenseBlock, spec.tokens);
     const auto measure = [&] {
         Arena cache_arena, scratch;
         place(cache_arena, scratch, plan);
@@ -141,7 +141,7 @@ SessionMemory::SessionMemory(const Hparams& h, const DeviceWeights& weights, con
         scratch_bytes = scratch.bytes();
     };
     measure();
-    while (cache_bytes + scratch_bytes > available && spec.max_rows == 0 && block > shortest_block) {
+    while (cache_bytes + scratch_bytes > available && spec.max_rows == 0 && block > kShortestBlock) {
         block /= 2;
         measure();
     }

@@ -14,7 +14,7 @@
 namespace dca::cuda {
 
 struct SessionMemory {
-    static constexpr uint32_t dequantized_rows = 128;  // a matrix that is dequantized in slices is cut at multiples of this
+    static constexpr uint32_t kDequantizedRows = 128;  // a matrix that is dequantized in slices is cut at multiples of this
 
     /// Throws a memory error, before allocating, that names the context that would fit; or an
     /// unsupported error for a cache type that the kernels do not read.

@@ -16,7 +16,7 @@ namespace {
 using namespace dca::cpu;
 using dca::BlockType;
 
-constexpr BlockType packed_types[] = {BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_0, BlockType::Q5_1,
+constexpr BlockType kPackedTypes[] = {BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_0, BlockType::Q5_1,
                                       BlockType::Q8_0, BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K};
 
 /// The packed kernels of this machine; null if it has none.
@@ -39,10 +39,10 @@ struct Matrix {
         dca::encode_blocks(type, values.data(), int64_t{rows} * cols, blocks.data());
         dca::decode_blocks(type, blocks.data(), int64_t{rows} * cols, dequantized.data());
         const size_t group_bytes = packed_group_bytes(type, cols);
-        groups.resize(group_bytes * ((rows + packed_rows - 1) / packed_rows));
-        for (int row = 0; row < rows; row += packed_rows) {
-            pack_group(type, blocks.data() + row * row_bytes, row_bytes, std::min(packed_rows, rows - row), cols,
-                       groups.data() + row / packed_rows * group_bytes);
+        groups.resize(group_bytes * ((rows + kPackedRows - 1) / kPackedRows));
+        for (int row = 0; row < rows; row += kPackedRows) {
+            pack_group(type, blocks.data() + row * row_bytes, row_bytes, std::min(kPackedRows, rows - row), cols,
+                       groups.data() + row / kPackedRows * group_bytes);
         }
     }
 };
@@ -128,7 +128,7 @@ TEST(packed_products_equal_dequantized_weights) {
     const PackedKernels* kernels = packed_kernels();
     if (kernels == nullptr) return;
     std::mt19937 engine(21);
-    for (const BlockType type : packed_types) {
+    for (const BlockType type : kPackedTypes) {
         const std::vector<int> widths = dca::block_info(type).block_size == 256 ? std::vector{256, 768} : std::vector{32, 96, 576, 1536};
         for (const int cols : widths) {
             for (const int rows : {1, 15, 16, 17, 53}) {
@@ -136,7 +136,7 @@ TEST(packed_products_equal_dequantized_weights) {
                 for (const int tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 33}) {
                     const auto x = random_tokens(tokens, cols, engine);
                     if (tokens <= 4) CHECK(product_is_right(*kernels, w, x, tokens, 1, tokens % 2 == 0));
-                    CHECK(product_is_right(*kernels, w, x, tokens, panel_lanes, tokens % 2 == 1));
+                    CHECK(product_is_right(*kernels, w, x, tokens, kPanelLanes, tokens % 2 == 1));
                 }
             }
         }
@@ -149,7 +149,7 @@ TEST(packed_products_keep_what_is_not_a_number) {
     std::mt19937 engine(22);
     const Matrix w(BlockType::Q4_0, 16, 64, engine);
     for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
-        for (const int lanes : {1, panel_lanes}) {
+        for (const int lanes : {1, kPanelLanes}) {
             std::vector<float> x(size_t(64) * lanes, 1.0f), y(size_t(16) * lanes);
             x[size_t(5) * lanes] = bad;
             std::vector<std::byte> bundle(packed_token_bytes(packed_tokens(1, lanes), 64));

@@ -23,7 +23,7 @@ GgufBytes small() {
     return bytes;
 }
 
-constexpr size_t small_data = 512 + 34;
+constexpr size_t kSmallData = 512 + 34;
 
 void refused(const GgufBytes& bytes, size_t data_bytes, dca_status status) {
     const TemporaryFile file(bytes.file(data_bytes));
@@ -33,7 +33,7 @@ void refused(const GgufBytes& bytes, size_t data_bytes, dca_status status) {
 }  // namespace
 
 TEST(gguf_reads_what_was_written) {
-    const TemporaryFile file(small().file(small_data));
+    const TemporaryFile file(small().file(kSmallData));
     const dca::GgufFile gguf(file.path());
     CHECK(gguf.values().size() == 3);
     CHECK(gguf.get_string("general.architecture") == "llama");
@@ -47,7 +47,7 @@ TEST(gguf_reads_what_was_written) {
 }
 
 TEST(gguf_refuses_every_truncation) {
-    const std::string whole = small().file(small_data);
+    const std::string whole = small().file(kSmallData);
     for (size_t length = 0; length < whole.size(); ++length) {
         const TemporaryFile file(whole.substr(0, length));
         CHECK_ERROR(dca::GgufFile(file.path()), DCA_ERROR_FORMAT);
@@ -55,8 +55,8 @@ TEST(gguf_refuses_every_truncation) {
 }
 
 TEST(gguf_survives_any_byte_changed) {
-    const std::string whole = small().file(small_data);
-    for (size_t at = 0; at < whole.size() - small_data; ++at) {
+    const std::string whole = small().file(kSmallData);
+    for (size_t at = 0; at < whole.size() - kSmallData; ++at) {
         for (const int value : {0, 1, 0x7f, 0xff}) {
             std::string changed = whole;
             changed[at] = static_cast<char>(value);
@@ -74,29 +74,29 @@ TEST(gguf_survives_any_byte_changed) {
 TEST(gguf_refuses_impossible_headers) {
     GgufBytes bytes = small();
     bytes.version = 4;
-    refused(bytes, small_data, DCA_ERROR_UNSUPPORTED);
+    refused(bytes, kSmallData, DCA_ERROR_UNSUPPORTED);
     bytes = small();
     bytes.claimed_values = uint64_t{1} << 60;
-    refused(bytes, small_data, DCA_ERROR_FORMAT);
+    refused(bytes, kSmallData, DCA_ERROR_FORMAT);
     bytes = small();
     bytes.claimed_tensors = uint64_t{1} << 60;
-    refused(bytes, small_data, DCA_ERROR_FORMAT);
-    refused(small().u32("llama.block_count", 2), small_data, DCA_ERROR_FORMAT);
-    refused(small().value_of("x", 13, ""), small_data, DCA_ERROR_FORMAT);
-    refused(small().u32("split.count", 2), small_data, DCA_ERROR_UNSUPPORTED);
-    refused(small().u32("general.alignment", 24), small_data, DCA_ERROR_FORMAT);
+    refused(bytes, kSmallData, DCA_ERROR_FORMAT);
+    refused(small().u32("llama.block_count", 2), kSmallData, DCA_ERROR_FORMAT);
+    refused(small().value_of("x", 13, ""), kSmallData, DCA_ERROR_FORMAT);
+    refused(small().u32("split.count", 2), kSmallData, DCA_ERROR_UNSUPPORTED);
+    refused(small().u32("general.alignment", 24), kSmallData, DCA_ERROR_FORMAT);
 }
 
 TEST(gguf_refuses_impossible_arrays) {
     const auto array = [](uint32_t element, uint64_t count) { return GgufBytes::packed(element) + GgufBytes::packed(count); };
-    refused(small().value_of("x", 9, array(9, 1)), small_data, DCA_ERROR_FORMAT);
-    refused(small().value_of("x", 9, array(0, uint64_t{1} << 40)), small_data, DCA_ERROR_FORMAT);
-    refused(small().value_of("x", 9, array(8, uint64_t{1} << 62)), small_data, DCA_ERROR_FORMAT);
+    refused(small().value_of("x", 9, array(9, 1)), kSmallData, DCA_ERROR_FORMAT);
+    refused(small().value_of("x", 9, array(0, uint64_t{1} << 40)), kSmallData, DCA_ERROR_FORMAT);
+    refused(small().value_of("x", 9, array(8, uint64_t{1} << 62)), kSmallData, DCA_ERROR_FORMAT);
 }
 
 TEST(gguf_refuses_impossible_tensors) {
     refused(small().tensor("a", {32}, 0, 1024), 2048, DCA_ERROR_FORMAT);             // twice
-    refused(small().tensor("c", {32}, 0, 1024), small_data, DCA_ERROR_FORMAT);       // past the end
+    refused(small().tensor("c", {32}, 0, 1024), kSmallData, DCA_ERROR_FORMAT);       // past the end
     refused(small().tensor("c", {32}, 0, UINT64_MAX - 31), 2048, DCA_ERROR_FORMAT);  // offset overflows
     refused(small().tensor("c", {32}, 0, 1000), 2048, DCA_ERROR_FORMAT);             // not aligned
     refused(small().tensor("c", {32}, 0, 480), 2048, DCA_ERROR_FORMAT);              // overlaps a
@@ -118,7 +118,7 @@ TEST(the_c_api_reports_and_does_not_throw) {
     CHECK(dca_model_load("/nonexistent/model.gguf", nullptr, &model) == DCA_ERROR_IO);
     CHECK(std::string(dca_last_error()).find("/nonexistent/model.gguf") != std::string::npos);
     CHECK(model == nullptr);
-    const TemporaryFile file(small().file(small_data));
+    const TemporaryFile file(small().file(kSmallData));
     CHECK(dca_model_load(file.path().c_str(), nullptr, &model) == DCA_ERROR_FORMAT);
     dca_model_free(nullptr);
     dca_model_options_default(nullptr);

@@ -71,7 +71,7 @@ TEST(tiles_cover_every_key_once_in_its_range) {
 }
 
 TEST(ranges_hold_each_visible_key_once_where_its_gap_says) {
-    for (const uint32_t s : {1u, 2u, 6u, 7u, Scheme::endless})
+    for (const uint32_t s : {1u, 2u, 6u, 7u, Scheme::kEndless})
         for (const bool intra_only : {false, true}) {
             const Scheme scheme = scheme_of(s, s / 2, 2 * s, intra_only);
             for (uint32_t i = 0; i < 40; ++i) {
@@ -91,7 +91,7 @@ TEST(ranges_hold_each_visible_key_once_where_its_gap_says) {
 }
 
 TEST(the_newest_tokens_tiles_hold_each_visible_key_once_in_ascending_order) {
-    for (const uint32_t s : {1u, 6u, 64u, 100u, Scheme::endless})
+    for (const uint32_t s : {1u, 6u, 64u, 100u, Scheme::kEndless})
         for (const bool intra_only : {false, true})
             for (const uint32_t length : {1u, 6u, 7u, 13u, 64u, 65u, 301u}) {
                 const Scheme scheme = scheme_of(s, s / 2, 2 * s, intra_only);

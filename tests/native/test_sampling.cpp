@@ -12,8 +12,8 @@ using dca::SampleRequest;
 
 namespace {
 
-constexpr float infinity = std::numeric_limits<float>::infinity();
-constexpr float not_a_number = std::numeric_limits<float>::quiet_NaN();
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNotANumber = std::numeric_limits<float>::quiet_NaN();
 
 int32_t chosen(std::vector<float> logits, SampleRequest request = {}) {
     dca::sample(logits, request);
@@ -35,13 +35,13 @@ std::map<int32_t, int> drawn(const std::vector<float>& logits, SampleRequest req
 TEST(sampling_greedy_takes_the_lowest_id_of_the_largest) { CHECK(chosen({1.0f, 3.0f, 3.0f, 2.0f}) == 1); }
 
 TEST(sampling_ignores_what_is_no_number) {
-    CHECK(chosen({not_a_number, 1.0f, not_a_number, 2.0f}) == 3);
-    CHECK(chosen({not_a_number, not_a_number}) == -1);
-    CHECK(chosen({-infinity, -infinity}) == -1);
+    CHECK(chosen({kNotANumber, 1.0f, kNotANumber, 2.0f}) == 3);
+    CHECK(chosen({kNotANumber, kNotANumber}) == -1);
+    CHECK(chosen({-kInfinity, -kInfinity}) == -1);
     SampleRequest request;
     request.temperature = 1.0f;
-    CHECK(chosen({1.0f, infinity, 2.0f}, request) == 1);
-    CHECK(chosen({-infinity, -3.0f, not_a_number}, request) == 1);
+    CHECK(chosen({1.0f, kInfinity, 2.0f}, request) == 1);
+    CHECK(chosen({-kInfinity, -3.0f, kNotANumber}, request) == 1);
 }
 
 TEST(sampling_survives_any_temperature) {
@@ -100,7 +100,7 @@ TEST(sampling_penalties_and_biases_move_logits) {
     request.frequency_penalty = 0.0f;
     request.presence_penalty = 0.9f;
     CHECK(chosen({2.0f, 3.0f}, request) == 1);  // 3 - 0.9
-    const std::vector<dca::TokenBias> biases{{0, 5.0f}, {2, -infinity}};
+    const std::vector<dca::TokenBias> biases{{0, 5.0f}, {2, -kInfinity}};
     SampleRequest biased;
     biased.biases = biases;
     CHECK(chosen({1.0f, 3.0f, 9.0f}, biased) == 0);

@@ -104,8 +104,8 @@ TEST(attentions_agree_in_the_smaller_first_chunk) {
 }
 
 TEST(equal_attentions_agree_everywhere) {
-    CHECK(dca::common_prefix(scheme(6, 4, 10), scheme(6, 4, 10)) == dca::Scheme::endless);
-    CHECK(dca::common_prefix(scheme(6, 0, 10), scheme(6, 4, 10, DCA_ATTENTION_INTRA_INTER)) == dca::Scheme::endless);
+    CHECK(dca::common_prefix(scheme(6, 4, 10), scheme(6, 4, 10)) == dca::Scheme::kEndless);
+    CHECK(dca::common_prefix(scheme(6, 0, 10), scheme(6, 4, 10, DCA_ATTENTION_INTRA_INTER)) == dca::Scheme::kEndless);
 }
 
 TEST(a_logit_factor_ends_the_agreement_where_it_sets_in) {

@@ -16,7 +16,7 @@
 namespace dca::cpu {
 namespace {
 
-/// How a cache type stores values: `width` of them as floats, one as float, and the way in.
+/// How a cache type stores values: `kVectorWidth` of them as floats, one as float, and the way in.
 struct CacheF32 {
     using Element = float;
     static constexpr bool scaled = false;
@@ -42,7 +42,7 @@ struct CacheBF16 {
     static constexpr bool scaled = false;
     [[gnu::always_inline]] static F load_vector(const Element* p) { return load_bf16(p); }
     [[gnu::always_inline]] static void store_vector(Element* p, F v) {
-        for (int i = 0; i < width; ++i) p[i] = float_to_bf16(v[i]);
+        for (int i = 0; i < kVectorWidth; ++i) p[i] = float_to_bf16(v[i]);
     }
     [[gnu::always_inline]] static Element encode(float x) { return float_to_bf16(x); }
 };
@@ -73,9 +73,9 @@ void store_keys(const float* x, int head_dim, int lanes, int count, std::byte* k
     using Element = typename Cache::Element;
     auto* cache = reinterpret_cast<Element*>(keys);
     if constexpr (!Cache::scaled) {
-        if (lanes == panel_lanes && count == panel_lanes && first % panel_lanes == 0) {
+        if (lanes == kPanelLanes && count == kPanelLanes && first % kPanelLanes == 0) {
             Element* block = cache + size_t{first} * head_dim;
-            for (int i = 0; i < head_dim * panel_lanes; i += width) Cache::store_vector(block + i, load(x + i));
+            for (int i = 0; i < head_dim * kPanelLanes; i += kVectorWidth) Cache::store_vector(block + i, load(x + i));
             return;
         }
     }
@@ -86,8 +86,8 @@ void store_keys(const float* x, int head_dim, int lanes, int count, std::byte* k
             scales[j] = q8_scale(x + t, head_dim, lanes);
             inverse = q8_inverse(scales[j]);
         }
-        Element* at = cache + size_t{j / panel_lanes} * head_dim * panel_lanes + j % panel_lanes;
-        for (int d = 0; d < head_dim; ++d) at[d * panel_lanes] = Cache::encode(x[d * lanes + t] * inverse);
+        Element* at = cache + size_t{j / kPanelLanes} * head_dim * kPanelLanes + j % kPanelLanes;
+        for (int d = 0; d < head_dim; ++d) at[d * kPanelLanes] = Cache::encode(x[d * lanes + t] * inverse);
     }
 }
 
@@ -106,17 +106,17 @@ void store_values(const float* x, int head_dim, int lanes, int count, std::byte*
     }
 }
 
-/// Key blocks [block, block + blocks) as f32, still (head_dim, panel_lanes) each.
+/// Key blocks [block, block + blocks) as f32, still (head_dim, kPanelLanes) each.
 template <class Cache>
 inline void load_key_blocks(const AttendPanelArgs& args, uint32_t block, int blocks, float* out) {
     const auto* keys = reinterpret_cast<const typename Cache::Element*>(args.cache.keys);
-    const size_t block_values = size_t{panel_lanes} * args.head_dim;
+    const size_t block_values = size_t{kPanelLanes} * args.head_dim;
     for (int b = 0; b < blocks; ++b) {
         const auto* in = keys + (block + b) * block_values;
         float* to = out + b * block_values;
-        for (size_t i = 0; i < block_values; i += width) {
+        for (size_t i = 0; i < block_values; i += kVectorWidth) {
             F value = Cache::load_vector(in + i);
-            if constexpr (Cache::scaled) value *= load(args.cache.key_scales + (block + b) * panel_lanes + i % panel_lanes);
+            if constexpr (Cache::scaled) value *= load(args.cache.key_scales + (block + b) * kPanelLanes + i % kPanelLanes);
             store(to + i, value);
         }
     }
@@ -130,7 +130,7 @@ inline void load_value_rows(const AttendPanelArgs& args, uint32_t first, int cou
         const F scale = splat(Cache::scaled ? args.cache.value_scales[first + j] : 1.0f);
         const auto* in = values + size_t(j) * args.head_dim;
         float* to = out + size_t(j) * args.head_dim;
-        for (int d = 0; d < args.head_dim; d += width) {
+        for (int d = 0; d < args.head_dim; d += kVectorWidth) {
             // head_dim is a multiple of 16 (checked when the cache is made)
             F value = Cache::load_vector(in + d);
             if constexpr (Cache::scaled) value *= scale;
@@ -155,10 +155,10 @@ inline void accumulate_values_any(int head_dim, const float* values, int count, 
         default: break;
     }
     for (int d = 0; d < head_dim; ++d) {
-        for (int lane = 0; lane < panel_lanes; lane += width) {
-            F sum = load(out + d * panel_lanes + lane);
-            for (int j = 0; j < count; ++j) sum += splat(values[j * head_dim + d]) * load(weights + j * panel_lanes + lane);
-            store(out + d * panel_lanes + lane, sum);
+        for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
+            F sum = load(out + d * kPanelLanes + lane);
+            for (int j = 0; j < count; ++j) sum += splat(values[j * head_dim + d]) * load(weights + j * kPanelLanes + lane);
+            store(out + d * kPanelLanes + lane, sum);
         }
     }
 }
@@ -167,12 +167,12 @@ inline void accumulate_values_any(int head_dim, const float* values, int count, 
 inline void mask_scores(float* scores, uint32_t first, int count, const AttendPanelArgs& args) {
     for (int j = 0; j < count; ++j) {
         const uint32_t key = first + j;
-        float* row = scores + j * panel_lanes;
+        float* row = scores + j * kPanelLanes;
         if (key < args.span.begin) {
-            for (int lane = 0; lane < panel_lanes; ++lane) row[lane] = minus_infinity;
+            for (int lane = 0; lane < kPanelLanes; ++lane) row[lane] = kMinusInfinity;
         } else if (key > args.first_query) {
             const auto hidden = static_cast<int>(key - args.first_query);  // lanes whose query comes before the key
-            for (int lane = 0; lane < hidden && lane < panel_lanes; ++lane) row[lane] = minus_infinity;
+            for (int lane = 0; lane < hidden && lane < kPanelLanes; ++lane) row[lane] = kMinusInfinity;
         }
     }
 }
@@ -183,38 +183,38 @@ struct TileWeights {
     F largest;
 };
 
-/// Turns `width` columns of scores (count × 32) into weights, and moves maximum, sum and these columns of out (head_dim × 32) along.
+/// Turns `kVectorWidth` columns of scores (count × 32) into weights, and moves maximum, sum and these columns of out (head_dim × 32) along.
 [[gnu::always_inline]] inline TileWeights fold_softmax(float* scores, int count, float* running_maximum, float* running_sum, float* out,
                                                        int head_dim) {
-    F tile_top = splat(minus_infinity);
-    for (int j = 0; j < count; ++j) tile_top = maximum(tile_top, load(scores + j * panel_lanes));
+    F tile_top = splat(kMinusInfinity);
+    for (int j = 0; j < count; ++j) tile_top = maximum(tile_top, load(scores + j * kPanelLanes));
     const F before = load(running_maximum);
     const F top = maximum(before, tile_top);
     // A query that has seen no key yet keeps weight 0 for all of these.
-    const F base = top > splat(minus_infinity) ? top : F{};
+    const F base = top > splat(kMinusInfinity) ? top : F{};
     F sum{};
     for (int j = 0; j < count; ++j) {
-        const F weight = exp2_of(load(scores + j * panel_lanes) - base);
-        store(scores + j * panel_lanes, weight);
+        const F weight = exp2_of(load(scores + j * kPanelLanes) - base);
+        store(scores + j * kPanelLanes, weight);
         sum += weight;
     }
     const F shrink = exp2_of(before - base);
     store(running_sum, load(running_sum) * shrink + sum);
     store(running_maximum, top);
     bool moved = false;
-    for (int i = 0; i < width; ++i) moved |= shrink[i] != 1.0f;
+    for (int i = 0; i < kVectorWidth; ++i) moved |= shrink[i] != 1.0f;
     if (moved) {
-        for (int d = 0; d < head_dim; ++d) store(out + d * panel_lanes, load(out + d * panel_lanes) * shrink);
+        for (int d = 0; d < head_dim; ++d) store(out + d * kPanelLanes, load(out + d * kPanelLanes) * shrink);
     }
     return {sum, exp2_of(tile_top - base)};
 }
 
-/// Calls visit(first, count) for the span's tiles of keys. They end at multiples of key_tile, so that where pages lie
+/// Calls visit(first, count) for the span's tiles of keys. They end at multiples of kKeyTile, so that where pages lie
 /// decides nothing about the sums: a page is a tile.
 template <class Visit>
 [[gnu::always_inline]] inline void for_key_tiles(KeyRange span, Visit visit) {
-    for (uint32_t first = span.begin / panel_lanes * panel_lanes; first < span.end;) {
-        const uint32_t next = (first / key_tile + 1) * key_tile;
+    for (uint32_t first = span.begin / kPanelLanes * kPanelLanes; first < span.end;) {
+        const uint32_t next = (first / kKeyTile + 1) * kKeyTile;
         visit(first, static_cast<int>((next < span.end ? next : span.end) - first));
         first = next;
     }
@@ -228,23 +228,23 @@ inline bool is_masked(uint32_t first, int count, const AttendPanelArgs& args) {
 template <class Cache>
 void attend_tile(const AttendPanelArgs& args, uint32_t first, int count) {
     const int head_dim = args.head_dim;
-    const size_t head_values = size_t{panel_lanes} * head_dim;
+    const size_t head_values = size_t{kPanelLanes} * head_dim;
     float* keys = args.scratch;
-    float* values = keys + size_t{key_tile} * head_dim;
-    float* scores = values + size_t{key_tile} * head_dim;
-    const int blocks = (count + panel_lanes - 1) / panel_lanes;
-    load_key_blocks<Cache>(args, first / panel_lanes, blocks, keys);
+    float* values = keys + size_t{kKeyTile} * head_dim;
+    float* scores = values + size_t{kKeyTile} * head_dim;
+    const int blocks = (count + kPanelLanes - 1) / kPanelLanes;
+    load_key_blocks<Cache>(args, first / kPanelLanes, blocks, keys);
     load_value_rows<Cache>(args, first, count, values);
     for (int g = 0; g < args.group; ++g) {
         const float* q = args.q + g * head_values;
         for (int b = 0; b < blocks; ++b) {
-            const int rows = count - b * panel_lanes < panel_lanes ? count - b * panel_lanes : panel_lanes;
-            multiply_rows<1, panel_lanes>(keys + b * head_values, rows, q, head_dim, scores + b * panel_lanes * panel_lanes, false);
+            const int rows = count - b * kPanelLanes < kPanelLanes ? count - b * kPanelLanes : kPanelLanes;
+            multiply_rows<1, kPanelLanes>(keys + b * head_values, rows, q, head_dim, scores + b * kPanelLanes * kPanelLanes, false);
         }
         if (is_masked(first, count, args)) mask_scores(scores, first, count, args);
         float* out = args.out + g * head_values;
-        for (int lane = 0; lane < panel_lanes; lane += width) {
-            fold_softmax(scores + lane, count, args.maximum + g * panel_lanes + lane, args.sum + g * panel_lanes + lane, out + lane,
+        for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
+            fold_softmax(scores + lane, count, args.maximum + g * kPanelLanes + lane, args.sum + g * kPanelLanes + lane, out + lane,
                          head_dim);
         }
         accumulate_values_any(head_dim, values, count, scores, out);
@@ -259,15 +259,15 @@ void attend_panel(const AttendPanelArgs& args) {
 /// Scores of a key block for `Group` queries: score (Group × 32) = q (Group × head_dim) · block (head_dim × 32).
 template <class Cache, int Group>
 [[gnu::always_inline]] inline void score_block(const typename Cache::Element* block, const float* q, int head_dim, float* scores) {
-    for (int lane = 0; lane < panel_lanes; lane += width) {
+    for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
         F sums[Group] = {};
         for (int d = 0; d < head_dim; ++d) {
-            const F key = Cache::load_vector(block + d * panel_lanes + lane);
+            const F key = Cache::load_vector(block + d * kPanelLanes + lane);
 #pragma GCC unroll 8
             for (int g = 0; g < Group; ++g) sums[g] += splat(q[g * head_dim + d]) * key;
         }
 #pragma GCC unroll 8
-        for (int g = 0; g < Group; ++g) store(scores + g * panel_lanes + lane, sums[g]);
+        for (int g = 0; g < Group; ++g) store(scores + g * kPanelLanes + lane, sums[g]);
     }
 }
 
@@ -275,14 +275,14 @@ template <class Cache, int Group>
 template <class Cache, int Group>
 [[gnu::always_inline]] inline void weigh_rows(const typename Cache::Element* rows, int count, const float* weights, int head_dim,
                                               float* out) {
-    for (int d = 0; d < head_dim; d += width) {
+    for (int d = 0; d < head_dim; d += kVectorWidth) {
         F sums[Group];
 #pragma GCC unroll 8
         for (int g = 0; g < Group; ++g) sums[g] = load(out + g * head_dim + d);
         for (int j = 0; j < count; ++j) {
             const F value = Cache::load_vector(rows + size_t(j) * head_dim + d);
 #pragma GCC unroll 8
-            for (int g = 0; g < Group; ++g) sums[g] += splat(weights[g * panel_lanes + j]) * value;
+            for (int g = 0; g < Group; ++g) sums[g] += splat(weights[g * kPanelLanes + j]) * value;
         }
 #pragma GCC unroll 8
         for (int g = 0; g < Group; ++g) store(out + g * head_dim + d, sums[g]);
@@ -297,24 +297,24 @@ void attend_row_group(const AttendRowArgs& args, int first_head) {
     const auto* values = reinterpret_cast<const Element*>(args.cache.values);
     const float* q = args.q + size_t(first_head) * head_dim;
     float* out = args.out + size_t(first_head) * head_dim;
-    alignas(64) float scores[Group * panel_lanes];
-    for (uint32_t first = args.span.begin / panel_lanes * panel_lanes; first < args.span.end; first += panel_lanes) {
+    alignas(64) float scores[Group * kPanelLanes];
+    for (uint32_t first = args.span.begin / kPanelLanes * kPanelLanes; first < args.span.end; first += kPanelLanes) {
         const uint32_t left = args.span.end - first;
-        const int count = left < uint32_t{panel_lanes} ? static_cast<int>(left) : panel_lanes;
+        const int count = left < uint32_t{kPanelLanes} ? static_cast<int>(left) : kPanelLanes;
         const int skip = first < args.span.begin ? static_cast<int>(args.span.begin - first) : 0;
         score_block<Cache, Group>(keys + size_t{first} * head_dim, q, head_dim, scores);
         for (int g = 0; g < Group; ++g) {
-            float* row = scores + g * panel_lanes;
+            float* row = scores + g * kPanelLanes;
             if constexpr (Cache::scaled) {
                 for (int j = skip; j < count; ++j) row[j] *= args.cache.key_scales[first + j];
             }
-            for (int j = 0; j < skip; ++j) row[j] = minus_infinity;
-            for (int j = count; j < panel_lanes; ++j) row[j] = minus_infinity;
+            for (int j = 0; j < skip; ++j) row[j] = kMinusInfinity;
+            for (int j = count; j < kPanelLanes; ++j) row[j] = kMinusInfinity;
             float& running = args.maximum[first_head + g];
             float top = running;
-            for (int j = 0; j < panel_lanes; ++j) top = row[j] > top ? row[j] : top;
+            for (int j = 0; j < kPanelLanes; ++j) top = row[j] > top ? row[j] : top;
             F sums{};
-            for (int j = 0; j < panel_lanes; j += width) {
+            for (int j = 0; j < kPanelLanes; j += kVectorWidth) {
                 const F weight = exp2_of(load(row + j) - splat(top));
                 store(row + j, weight);
                 sums += weight;
@@ -323,7 +323,8 @@ void attend_row_group(const AttendRowArgs& args, int first_head) {
             if (top > running) {
                 const float shrink = exp2_of(splat(running - top))[0];
                 sum *= shrink;
-                for (int d = 0; d < head_dim; d += width) store(out + g * head_dim + d, load(out + g * head_dim + d) * splat(shrink));
+                for (int d = 0; d < head_dim; d += kVectorWidth)
+                    store(out + g * head_dim + d, load(out + g * head_dim + d) * splat(shrink));
                 running = top;
             }
             sum += sum_of(sums);

@@ -23,13 +23,13 @@
 namespace dca::cpu {
 namespace {
 
-constexpr float longest_column = 46300.0f;  // below 2^15.5 by more than rounding adds
-constexpr float largest_of_column = 32767.0f;
+constexpr float kLongestColumn = 46300.0f;  // below 2^15.5 by more than rounding adds
+constexpr float kLargestOfColumn = 32767.0f;
 
 /// The scales of 16 columns from their sums of squares and largest magnitudes; not a number where a column holds one.
 [[gnu::always_inline]] inline F column_scales(F squares, F largest) {
-    const F by_length = (F)_mm512_maskz_sqrt_ps(0xffff, (__m512)squares) * splat(1.0f / longest_column);
-    const F by_largest = largest * splat(1.0f / largest_of_column);
+    const F by_length = (F)_mm512_maskz_sqrt_ps(0xffff, (__m512)squares) * splat(1.0f / kLongestColumn);
+    const F by_largest = largest * splat(1.0f / kLargestOfColumn);
     return by_largest > by_length ? by_largest : by_length;
 }
 
@@ -82,17 +82,17 @@ template <class LoadRow>
 template <int Rows, bool add>
 [[gnu::always_inline]] inline void multiply_pairs_tile(const int32_t* a, int a_stride, const float* a_scale, const int32_t* b,
                                                        const float* b_scale, int k, float* c) {
-    constexpr int vectors = panel_lanes / width;
+    constexpr int vectors = kPanelLanes / kVectorWidth;
     I sum[Rows][vectors];
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) sum[r][v] = I{};
     }
-    for (int i = 0; i < k; ++i, a += a_stride, b += panel_lanes) {
+    for (int i = 0; i < k; ++i, a += a_stride, b += kPanelLanes) {
         I row[vectors];
 #pragma GCC unroll 2
-        for (int v = 0; v < vectors; ++v) row[v] = load_pairs(b + v * width);
+        for (int v = 0; v < vectors; ++v) row[v] = load_pairs(b + v * kVectorWidth);
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
             const __m512i pair = _mm512_set1_epi32(a[r]);
@@ -104,8 +104,8 @@ template <int Rows, bool add>
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 2
         for (int v = 0; v < vectors; ++v) {
-            float* at = c + r * panel_lanes + v * width;
-            const F value = __builtin_convertvector(sum[r][v], F) * (splat(a_scale[r]) * load(b_scale + v * width));
+            float* at = c + r * kPanelLanes + v * kVectorWidth;
+            const F value = __builtin_convertvector(sum[r][v], F) * (splat(a_scale[r]) * load(b_scale + v * kVectorWidth));
             store(at, add ? load(at) + value : value);
         }
     }
@@ -116,39 +116,39 @@ template <bool add>
 void multiply_pairs(const int32_t* a, int a_stride, const float* a_scale, int rows, const int32_t* b, const float* b_scale, int k,
                     float* c) {
     const auto step = [&]<int Rows>() __attribute__((always_inline)) {
-        for (; rows >= Rows; rows -= Rows, a += Rows, a_scale += Rows, c += Rows * panel_lanes) {
+        for (; rows >= Rows; rows -= Rows, a += Rows, a_scale += Rows, c += Rows * kPanelLanes) {
             multiply_pairs_tile<Rows, add>(a, a_stride, a_scale, b, b_scale, k, c);
         }
     };
-    step.template operator()<tile_rows>();
+    step.template operator()<kTileRows>();
     step.template operator()<4>();
 }
 
-/// The key_tile keys from `first` on as pairs of head_dim (head_dim / 2 × key_tile).
+/// The kKeyTile keys from `first` on as pairs of head_dim (head_dim / 2 × kKeyTile).
 template <class Cache>
 void pack_keys(const AttendPanelArgs& args, uint32_t first, int32_t* pairs, float* scales) {
     const auto* keys = reinterpret_cast<const typename Cache::Element*>(args.cache.keys) + size_t{first} * args.head_dim;
-    for (int key = 0; key < key_tile; key += width) {
-        const auto* in = keys + size_t(key / panel_lanes) * panel_lanes * args.head_dim + key % panel_lanes;
-        pack_columns([=](int d) __attribute__((always_inline)) { return Cache::load_vector(in + d * panel_lanes); }, args.head_dim,
-                     pairs + key, key_tile, scales + key);
+    for (int key = 0; key < kKeyTile; key += kVectorWidth) {
+        const auto* in = keys + size_t(key / kPanelLanes) * kPanelLanes * args.head_dim + key % kPanelLanes;
+        pack_columns([=](int d) __attribute__((always_inline)) { return Cache::load_vector(in + d * kPanelLanes); }, args.head_dim,
+                     pairs + key, kKeyTile, scales + key);
         if constexpr (Cache::scaled) store(scales + key, load(scales + key) * load(args.cache.key_scales + first + key));
     }
 }
 
-/// The key_tile values from `first` on as pairs of keys (key_tile / 2 × head_dim).
+/// The kKeyTile values from `first` on as pairs of keys (kKeyTile / 2 × head_dim).
 template <class Cache>
 void pack_values(const AttendPanelArgs& args, uint32_t first, int32_t* pairs, float* scales) {
     const auto* values = reinterpret_cast<const typename Cache::Element*>(args.cache.values) + size_t{first} * args.head_dim;
     const float* value_scales = Cache::scaled ? args.cache.value_scales + first : nullptr;
     const int head_dim = args.head_dim;
-    for (int d = 0; d < head_dim; d += width) {
+    for (int d = 0; d < head_dim; d += kVectorWidth) {
         const auto load_row = [=](int key) __attribute__((always_inline)) {
             F value = Cache::load_vector(values + size_t(key) * head_dim + d);
             if constexpr (Cache::scaled) value *= splat(value_scales[key]);
             return value;
         };
-        pack_columns(load_row, key_tile, pairs + d, head_dim, scales + d);
+        pack_columns(load_row, kKeyTile, pairs + d, head_dim, scales + d);
     }
 }
 
@@ -157,42 +157,42 @@ void pack_values(const AttendPanelArgs& args, uint32_t first, int32_t* pairs, fl
 template <class Cache>
 void attend_panel_int16(const AttendPanelArgs& args) {
     const int head_dim = args.head_dim;
-    const size_t head_values = size_t{panel_lanes} * head_dim;
-    const size_t tile_pairs = size_t{key_tile} / 2 * head_dim;
+    const size_t head_values = size_t{kPanelLanes} * head_dim;
+    const size_t tile_pairs = size_t{kKeyTile} / 2 * head_dim;
     auto* keys = reinterpret_cast<int32_t*>(args.scratch);
     int32_t* values = keys + tile_pairs;
     int32_t* weights = values + tile_pairs;
     float* scores = args.scratch + 4 * tile_pairs;  // where attend_tile has them
-    float* key_scales = scores + key_tile * panel_lanes;
-    float* value_scales = key_scales + key_tile;
+    float* key_scales = scores + kKeyTile * kPanelLanes;
+    float* value_scales = key_scales + kKeyTile;
     float* weight_scales = value_scales + head_dim;
-    float* query_scales = weight_scales + panel_lanes;
-    auto* queries = reinterpret_cast<int32_t*>(query_scales + args.group * panel_lanes);
+    float* query_scales = weight_scales + kPanelLanes;
+    auto* queries = reinterpret_cast<int32_t*>(query_scales + args.group * kPanelLanes);
     for (int g = 0; g < args.group; ++g) {
-        for (int lane = 0; lane < panel_lanes; lane += width) {
+        for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
             const float* q = args.q + g * head_values + lane;
-            pack_columns([=](int d) __attribute__((always_inline)) { return load(q + d * panel_lanes); }, head_dim,
-                         queries + g * head_values / 2 + lane, panel_lanes, query_scales + g * panel_lanes + lane);
+            pack_columns([=](int d) __attribute__((always_inline)) { return load(q + d * kPanelLanes); }, head_dim,
+                         queries + g * head_values / 2 + lane, kPanelLanes, query_scales + g * kPanelLanes + lane);
         }
     }
     for_key_tiles(args.span, [&](uint32_t first, int count) {
-        if (count < key_tile || is_masked(first, count, args)) return attend_tile<Cache>(args, first, count);
+        if (count < kKeyTile || is_masked(first, count, args)) return attend_tile<Cache>(args, first, count);
         pack_keys<Cache>(args, first, keys, key_scales);
         pack_values<Cache>(args, first, values, value_scales);
         for (int g = 0; g < args.group; ++g) {
-            multiply_pairs<false>(keys, key_tile, key_scales, key_tile, queries + g * head_values / 2, query_scales + g * panel_lanes,
+            multiply_pairs<false>(keys, kKeyTile, key_scales, kKeyTile, queries + g * head_values / 2, query_scales + g * kPanelLanes,
                                   head_dim / 2, scores);
             float* out = args.out + g * head_values;
-            for (int lane = 0; lane < panel_lanes; lane += width) {
-                const TileWeights tile = fold_softmax(scores + lane, key_tile, args.maximum + g * panel_lanes + lane,
-                                                      args.sum + g * panel_lanes + lane, out + lane, head_dim);
+            for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
+                const TileWeights tile = fold_softmax(scores + lane, kKeyTile, args.maximum + g * kPanelLanes + lane,
+                                                      args.sum + g * kPanelLanes + lane, out + lane, head_dim);
                 // No weight is above the largest, so the sum of squares is at most the sum times it.
                 const F scale = column_scales(tile.sum * tile.largest, tile.largest);
                 store(weight_scales + lane, scale);
-                pack_scaled_columns([=](int key) __attribute__((always_inline)) { return load(scores + key * panel_lanes + lane); },
-                                    key_tile, inverse_or_zero(scale), weights + lane, panel_lanes);
+                pack_scaled_columns([=](int key) __attribute__((always_inline)) { return load(scores + key * kPanelLanes + lane); },
+                                    kKeyTile, inverse_or_zero(scale), weights + lane, kPanelLanes);
             }
-            multiply_pairs<true>(values, head_dim, value_scales, head_dim, weights, weight_scales, key_tile / 2, out);
+            multiply_pairs<true>(values, head_dim, value_scales, head_dim, weights, weight_scales, kKeyTile / 2, out);
         }
     });
 }

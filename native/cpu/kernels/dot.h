@@ -15,7 +15,7 @@
 namespace dca::cpu {
 namespace {
 
-/// What the float formats have in common: reading `width` values, or one.
+/// What the float formats have in common: reading `kVectorWidth` values, or one.
 struct WeightsF32 {
     using Value = float;
     [[gnu::always_inline]] static F read(const Value* p) { return load(p); }
@@ -39,12 +39,12 @@ template <class Weights, int Rows>
     const auto row = [=](int r) __attribute__((always_inline)) { return reinterpret_cast<const typename Weights::Value*>(w + r * stride); };
     F sums[Rows][steps] = {};
     int i = 0;
-    for (; i + steps * width <= cols; i += steps * width) {
+    for (; i + steps * kVectorWidth <= cols; i += steps * kVectorWidth) {
 #pragma GCC unroll 4
         for (int u = 0; u < steps; ++u) {
-            const F at = load(x + i + u * width);
+            const F at = load(x + i + u * kVectorWidth);
 #pragma GCC unroll 2
-            for (int r = 0; r < Rows; ++r) sums[r][u] += Weights::read(row(r) + i + u * width) * at;
+            for (int r = 0; r < Rows; ++r) sums[r][u] += Weights::read(row(r) + i + u * kVectorWidth) * at;
         }
     }
 #pragma GCC unroll 2
@@ -53,7 +53,7 @@ template <class Weights, int Rows>
 #pragma GCC unroll 4
         for (int u = 1; u < steps; ++u) sum += sums[r][u];
         int left = i;
-        for (; left + width <= cols; left += width) sum += Weights::read(row(r) + left) * load(x + left);
+        for (; left + kVectorWidth <= cols; left += kVectorWidth) sum += Weights::read(row(r) + left) * load(x + left);
         y[r] = sum_of(sum);
         for (; left < cols; ++left) y[r] += Weights::one(row(r)[left]) * x[left];
     }
@@ -75,7 +75,7 @@ template <class Weights>
 }
 
 /// Sum over the row's blocks of 32: scale · (codes · x) + offset · sum(x), two blocks in flight.
-/// `codes(block, first)` gives `width` codes of a block as floats.
+/// `codes(block, first)` gives `kVectorWidth` codes of a block as floats.
 template <class Block, class Codes, class Finish>
 [[gnu::always_inline]] inline float dot_blocks(const std::byte* w, const float* x, int cols, Codes codes, Finish finish) {
     const auto* blocks = reinterpret_cast<const Block*>(w);
@@ -85,7 +85,7 @@ template <class Block, class Codes, class Finish>
         const float* at = x + b * 32;
         F sum{};
 #pragma GCC unroll 8
-        for (int i = 0; i < 32; i += width) sum += codes(blocks[b], i) * load(at + i);
+        for (int i = 0; i < 32; i += kVectorWidth) sum += codes(blocks[b], i) * load(at + i);
         total += finish(blocks[b], sum, at);
     };
     int b = 0;
@@ -105,7 +105,7 @@ template <class Block, class Codes, class Finish>
 #endif
 }
 
-/// `width` of a block's 32 four-bit codes: the first 16 are the low halves of the 16 bytes.
+/// `kVectorWidth` of a block's 32 four-bit codes: the first 16 are the low halves of the 16 bytes.
 [[gnu::always_inline]] inline F load_nibbles(const uint8_t* bytes, int first) {
     const I wide = load_integers(bytes + first % 16);
     return __builtin_convertvector(first < 16 ? wide & 15 : wide >> 4, F);
@@ -114,7 +114,7 @@ template <class Block, class Codes, class Finish>
 [[gnu::always_inline]] inline F sum_of_32(const float* x) {
     F sum{};
 #pragma GCC unroll 8
-    for (int i = 0; i < 32; i += width) sum += load(x + i);
+    for (int i = 0; i < 32; i += kVectorWidth) sum += load(x + i);
     return sum;
 }
 
@@ -137,7 +137,7 @@ float dot_q4_1(const std::byte* w, const float* x, int cols) {
             __attribute__((always_inline)) { return splat(scale_of(block.d)) * sum + splat(scale_of(block.m)) * sum_of_32(at); });
 }
 
-/// `width` nibbles with the fifth bits of Q5_0 and Q5_1 from value `first` on.
+/// `kVectorWidth` nibbles with the fifth bits of Q5_0 and Q5_1 from value `first` on.
 [[gnu::always_inline]] inline I with_fifth_bits(I nibbles, const uint8_t (&qh)[4], int first) {
     uint32_t bits;
     __builtin_memcpy(&bits, qh, sizeof bits);
@@ -178,7 +178,7 @@ float dot_q5_1(const std::byte* w, const float* x, int cols) {
 }
 
 /// Sum over super-blocks of 256 in sub-blocks of Sub values: scale(block, j) · (codes · x) per sub-block j.
-/// `codes(block, j, i)` gives `width` codes from value i of sub-block j on; `finish(block, j, sum, x)` scales them.
+/// `codes(block, j, i)` gives `kVectorWidth` codes from value i of sub-block j on; `finish(block, j, sum, x)` scales them.
 template <class Block, int Sub, class Codes, class Finish>
 [[gnu::always_inline]] inline float dot_super_blocks(const std::byte* w, const float* x, int cols, Codes codes, Finish finish) {
     const auto* blocks = reinterpret_cast<const Block*>(w);
@@ -189,7 +189,7 @@ template <class Block, int Sub, class Codes, class Finish>
         for (int j = 0; j < 256 / Sub; ++j) {
             F sum{};
 #pragma GCC unroll 8
-            for (int i = 0; i < Sub; i += width) sum += __builtin_convertvector(codes(blocks[b], j, i), F) * load(x + j * Sub + i);
+            for (int i = 0; i < Sub; i += kVectorWidth) sum += __builtin_convertvector(codes(blocks[b], j, i), F) * load(x + j * Sub + i);
             totals[j % 2] += scales(j, sum, x + j * Sub);
         }
     }
@@ -261,7 +261,7 @@ float dot_q2_k(const std::byte* w, const float* x, int cols) {
             return [&block, d = scale_of(block.d), dmin = scale_of(block.dmin)](int j, F sum, const float* at)
                        __attribute__((always_inline)) {
                            F sum_x{};
-                           for (int i = 0; i < 16; i += width) sum_x += load(at + i);
+                           for (int i = 0; i < 16; i += kVectorWidth) sum_x += load(at + i);
                            return splat(d * static_cast<float>(block.scales[j] & 15)) * sum -
                                   splat(dmin * static_cast<float>(block.scales[j] >> 4)) * sum_x;
                        };

@@ -17,25 +17,25 @@ void rms_norm(const float* x, const float* weight, float* y, int features, int l
     if (lanes == 1) {
         F squares{};
         int i = 0;
-        for (; i + width <= features; i += width) squares += load(x + i) * load(x + i);
+        for (; i + kVectorWidth <= features; i += kVectorWidth) squares += load(x + i) * load(x + i);
         float total = sum_of(squares);
         for (; i < features; ++i) total += x[i] * x[i];
         const float scale = 1.0f / __builtin_sqrtf(total / features + epsilon);
-        for (i = 0; i + width <= features; i += width) store(y + i, load(x + i) * splat(scale) * load(weight + i));
+        for (i = 0; i + kVectorWidth <= features; i += kVectorWidth) store(y + i, load(x + i) * splat(scale) * load(weight + i));
         for (; i < features; ++i) y[i] = x[i] * scale * weight[i];
         return;
     }
-    for (int lane = 0; lane < panel_lanes; lane += width) {
+    for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
         F squares[2] = {};
         for (int f = 0; f < features; ++f) {
-            const F value = load(x + f * panel_lanes + lane);
+            const F value = load(x + f * kPanelLanes + lane);
             squares[f % 2] += value * value;
         }
         const F mean = (squares[0] + squares[1]) / splat(static_cast<float>(features)) + splat(epsilon);
         F scale;
-        for (int i = 0; i < width; ++i) scale[i] = 1.0f / __builtin_sqrtf(mean[i]);
+        for (int i = 0; i < kVectorWidth; ++i) scale[i] = 1.0f / __builtin_sqrtf(mean[i]);
         for (int f = 0; f < features; ++f) {
-            const int at = f * panel_lanes + lane;
+            const int at = f * kPanelLanes + lane;
             store(y + at, load(x + at) * scale * splat(weight[f]));
         }
     }
@@ -43,9 +43,9 @@ void rms_norm(const float* x, const float* weight, float* y, int features, int l
 
 void silu_multiply(float* gate, const float* up, size_t n) {
     size_t i = 0;
-    for (; i + width <= n; i += width) {
+    for (; i + kVectorWidth <= n; i += kVectorWidth) {
         const F g = load(gate + i);
-        const F exponent = g * splat(-log2_e);
+        const F exponent = g * splat(-kLog2E);
         // Beyond 2^126 the quotient is 0 all the same.
         const F bounded = exponent > splat(126.0f) ? splat(126.0f) : exponent;
         store(gate + i, g / (splat(1.0f) + exp2_of(bounded)) * load(up + i));
@@ -55,14 +55,14 @@ void silu_multiply(float* gate, const float* up, size_t n) {
 
 void add(float* x, const float* y, size_t n) {
     size_t i = 0;
-    for (; i + width <= n; i += width) store(x + i, load(x + i) + load(y + i));
+    for (; i + kVectorWidth <= n; i += kVectorWidth) store(x + i, load(x + i) + load(y + i));
     for (; i < n; ++i) x[i] += y[i];
 }
 
 /// One pair of rotated rows of a panel: (a, b) -> (a cos - b sin, a sin + b cos).
 [[gnu::always_inline]] inline void rotate_rows(const float* xa, const float* xb, float* ya, float* yb, const float* cos, const float* sin,
                                                const float* factor) {
-    for (int lane = 0; lane < panel_lanes; lane += width) {
+    for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
         const F a = load(xa + lane) * load(factor + lane);
         const F b = load(xb + lane) * load(factor + lane);
         const F c = load(cos + lane);
@@ -85,8 +85,8 @@ void rotate(const float* x, float* y, int head_dim, int n_frequencies, RopeLayou
             y[a] = xa * cos[j] - xb * sin[j];
             y[b] = xa * sin[j] + xb * cos[j];
         } else {
-            rotate_rows(x + a * panel_lanes, x + b * panel_lanes, y + a * panel_lanes, y + b * panel_lanes, cos + j * panel_lanes,
-                        sin + j * panel_lanes, factor);
+            rotate_rows(x + a * kPanelLanes, x + b * kPanelLanes, y + a * kPanelLanes, y + b * kPanelLanes, cos + j * kPanelLanes,
+                        sin + j * kPanelLanes, factor);
         }
     }
     for (int d = 2 * n_frequencies; d < head_dim; ++d) {
@@ -100,19 +100,19 @@ void fold_exp_sum(const float* x, int rows, int lanes, float* running_maximum, f
         for (int r = 0; r < rows; ++r) top = x[r] > top ? x[r] : top;
         F sums{};
         int r = 0;
-        for (; r + width <= rows; r += width) sums += exp2_of((load(x + r) - splat(top)) * splat(log2_e));
+        for (; r + kVectorWidth <= rows; r += kVectorWidth) sums += exp2_of((load(x + r) - splat(top)) * splat(kLog2E));
         float total = sum_of(sums);
         for (; r < rows; ++r) total += __builtin_expf(x[r] - top);
         running_sum[0] = running_sum[0] * __builtin_expf(running_maximum[0] - top) + total;
         running_maximum[0] = top;
         return;
     }
-    for (int lane = 0; lane < panel_lanes; lane += width) {
+    for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
         const F before = load(running_maximum + lane);
         F top = before;
-        for (int r = 0; r < rows; ++r) top = maximum(top, load(x + r * panel_lanes + lane));
-        F sum = load(running_sum + lane) * exp2_of((before - top) * splat(log2_e));
-        for (int r = 0; r < rows; ++r) sum += exp2_of((load(x + r * panel_lanes + lane) - top) * splat(log2_e));
+        for (int r = 0; r < rows; ++r) top = maximum(top, load(x + r * kPanelLanes + lane));
+        F sum = load(running_sum + lane) * exp2_of((before - top) * splat(kLog2E));
+        for (int r = 0; r < rows; ++r) sum += exp2_of((load(x + r * kPanelLanes + lane) - top) * splat(kLog2E));
         store(running_sum + lane, sum);
         store(running_maximum + lane, top);
     }

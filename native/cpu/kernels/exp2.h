@@ -43,8 +43,8 @@ namespace {
 #endif
 }
 
-constexpr float log2_e = 1.4426950408889634f;
-constexpr float minus_infinity = -__builtin_inff();
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kMinusInfinity = -__builtin_inff();
 
 }  // namespace
 }  // namespace dca::cpu

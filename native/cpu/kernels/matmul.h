@@ -13,34 +13,34 @@ namespace {
 
 // What a tile of sums spans: as many registers as leave some for the factors.
 #if defined(__AVX512F__)
-constexpr int tile_rows = 12;  // 12 × 2 accumulators of 32 registers
-constexpr int tile_lanes = 32;
+constexpr int kTileRows = 12;  // 12 × 2 accumulators of 32 registers
+constexpr int kTileLanes = 32;
 #elif defined(__AVX2__)
-constexpr int tile_rows = 6;  // 6 × 2 accumulators of 16 registers
-constexpr int tile_lanes = 16;
+constexpr int kTileRows = 6;  // 6 × 2 accumulators of 16 registers
+constexpr int kTileLanes = 16;
 #else
-constexpr int tile_rows = 6;
-constexpr int tile_lanes = 8;
+constexpr int kTileRows = 6;
+constexpr int kTileLanes = 8;
 #endif
 
 /// c (Rows × 32) += or = a b: a (Rows × k) at strides ARow and AK, b (k × 32).
 template <int Rows, int ARow, int AK>
 [[gnu::always_inline]] inline void multiply_tile(const float* a, const float* b, int k, float* c, bool accumulate) {
-    constexpr int vectors = tile_lanes / width;
-    for (int lane = 0; lane < panel_lanes; lane += tile_lanes) {
+    constexpr int vectors = kTileLanes / kVectorWidth;
+    for (int lane = 0; lane < kPanelLanes; lane += kTileLanes) {
         F sum[Rows][vectors];
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
             for (int v = 0; v < vectors; ++v) {
-                sum[r][v] = accumulate ? load(c + r * panel_lanes + lane + v * width) : F{};
+                sum[r][v] = accumulate ? load(c + r * kPanelLanes + lane + v * kVectorWidth) : F{};
             }
         }
         const float* at_b = b + lane;
-        for (int i = 0; i < k; ++i, at_b += panel_lanes) {
+        for (int i = 0; i < k; ++i, at_b += kPanelLanes) {
             F row[vectors];
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; ++v) row[v] = load(at_b + v * width);
+            for (int v = 0; v < vectors; ++v) row[v] = load(at_b + v * kVectorWidth);
 #pragma GCC unroll 16
             for (int r = 0; r < Rows; ++r) {
                 const F factor = splat(a[r * ARow + i * AK]);
@@ -51,27 +51,27 @@ template <int Rows, int ARow, int AK>
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
-            for (int v = 0; v < vectors; ++v) store(c + r * panel_lanes + lane + v * width, sum[r][v]);
+            for (int v = 0; v < vectors; ++v) store(c + r * kPanelLanes + lane + v * kVectorWidth, sum[r][v]);
         }
     }
 }
 
-/// The same for any number of rows, tile_rows at a time.
+/// The same for any number of rows, kTileRows at a time.
 template <int ARow, int AK>
 inline void multiply_rows(const float* a, int rows, const float* b, int k, float* c, bool accumulate) {
     const auto step = [&]<int Rows>() __attribute__((always_inline)) {
-        for (; rows >= Rows; rows -= Rows, a += Rows * ARow, c += Rows * panel_lanes) {
+        for (; rows >= Rows; rows -= Rows, a += Rows * ARow, c += Rows * kPanelLanes) {
             multiply_tile<Rows, ARow, AK>(a, b, k, c, accumulate);
         }
     };
-    step.template operator()<tile_rows>();
+    step.template operator()<kTileRows>();
     step.template operator()<4>();
     step.template operator()<1>();
 }
 
 void gemm(const GemmArgs& args) {
     for (int panel = 0; panel < args.panels; ++panel) {
-        multiply_rows<gemm_stride, 1>(args.a, args.rows, args.b + panel * args.b_panel_stride, args.cols,
+        multiply_rows<kGemmStride, 1>(args.a, args.rows, args.b + panel * args.b_panel_stride, args.cols,
                                       args.c + panel * args.c_panel_stride, args.accumulate);
     }
 }

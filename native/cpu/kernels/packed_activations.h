@@ -17,8 +17,8 @@ namespace {
 
 /// What a block is multiplied with: 32767 / max, but 0 for a block of nothing (or of NaN, which
 /// reaches the result through the scale).
-constexpr float least_packed = 1e-30f;
-constexpr float packed_range = 32767.0f;
+constexpr float kLeastPacked = 1e-30f;
+constexpr float kPackedRange = 32767.0f;
 
 /// op over the 16 integers of a vector, by halves. (The header's own reductions make gcc 12 warn.)
 template <class Op>
@@ -52,16 +52,16 @@ template <int tokens>
     const auto added = [](auto a, auto b) __attribute__((always_inline)) { return a + b; };
     const int32_t largest = reduce(larger(magnitudes[0], magnitudes[1]), larger);
     const float maximum = __builtin_bit_cast(float, largest);
-    const float scale = maximum / packed_range;
-    const F inverse = splat(maximum > least_packed ? packed_range / maximum : 0.0f);
+    const float scale = maximum / kPackedRange;
+    const F inverse = splat(maximum > kLeastPacked ? kPackedRange / maximum : 0.0f);
     int32_t sums[2];
-    alignas(32) int32_t pairs[packed_pairs];
+    alignas(32) int32_t pairs[kPackedPairs];
     for (int half = 0; half < 2; ++half) {
         const I q = low_half((I)_mm512_maskz_cvtps_epi32(0xffff, (__m512)(values[half] * inverse)));
         sums[half] = reduce(q, added);
         _mm256_store_si256(reinterpret_cast<__m256i*>(pairs + 8 * half), _mm512_maskz_cvtepi32_epi16(0xffff, (__m512i)q));
     }
-    for (int p = 0; p < packed_pairs; ++p) out->pairs[p][token] = pairs[p];
+    for (int p = 0; p < kPackedPairs; ++p) out->pairs[p][token] = pairs[p];
     out->scale[token] = scale;
     out->negated_sum[0][token] = -sums[0];
     out->negated_sum[1][token] = -sums[1];
@@ -83,29 +83,29 @@ void pack_vectors(const float* x, int tokens, int cols, std::byte* out) {
 void pack_lanes(const float* x, int cols, std::byte* out) {
     typedef float F8 __attribute__((vector_size(32)));
     typedef int32_t I8 __attribute__((vector_size(32)));
-    static_assert(packed_bundle == 8);
-    auto* blocks = reinterpret_cast<PackedTokens<packed_bundle>*>(out);
+    static_assert(kPackedBundle == 8);
+    auto* blocks = reinterpret_cast<PackedTokens<kPackedBundle>*>(out);
     const auto load8 = [](const float* p) __attribute__((always_inline)) {
         F8 v;
         __builtin_memcpy(&v, p, sizeof v);
         return v;
     };
     const auto store8 = [](void* p, auto v) __attribute__((always_inline)) { __builtin_memcpy(p, &v, sizeof v); };
-    for (int b = 0; b < cols / kBlock; ++b, ++blocks, x += size_t{kBlock} * panel_lanes) {
+    for (int b = 0; b < cols / kBlock; ++b, ++blocks, x += size_t{kBlock} * kPanelLanes) {
         I8 largest{};
 #pragma GCC unroll 8
         for (int f = 0; f < kBlock; ++f) {
-            const I8 magnitude = (I8)load8(x + f * panel_lanes) & 0x7fffffff;
+            const I8 magnitude = (I8)load8(x + f * kPanelLanes) & 0x7fffffff;
             largest = magnitude > largest ? magnitude : largest;
         }
         const F8 maximum = (F8)largest;
-        const F8 scale = maximum / packed_range;
-        const F8 inverse = maximum > least_packed ? packed_range / maximum : F8{};
+        const F8 scale = maximum / kPackedRange;
+        const F8 inverse = maximum > kLeastPacked ? kPackedRange / maximum : F8{};
         I8 sums[2] = {};
 #pragma GCC unroll 8
-        for (int p = 0; p < packed_pairs; ++p) {
-            const I8 even = low_half((I8)_mm256_cvtps_epi32((__m256)(load8(x + 2 * p * panel_lanes) * inverse)));
-            const I8 odd = low_half((I8)_mm256_cvtps_epi32((__m256)(load8(x + (2 * p + 1) * panel_lanes) * inverse)));
+        for (int p = 0; p < kPackedPairs; ++p) {
+            const I8 even = low_half((I8)_mm256_cvtps_epi32((__m256)(load8(x + 2 * p * kPanelLanes) * inverse)));
+            const I8 odd = low_half((I8)_mm256_cvtps_epi32((__m256)(load8(x + (2 * p + 1) * kPanelLanes) * inverse)));
             sums[p / 8] += even + odd;
             store8(blocks->pairs[p], (even & 0xffff) | odd << 16);
         }

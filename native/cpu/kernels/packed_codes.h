@@ -53,11 +53,11 @@ struct PackedScales {
         if constexpr (Format::minimum) m = load_packed_halves(record + Format::minima_at);
     }
     [[gnu::always_inline]] F scale(int sub) const {
-        if constexpr (Format::super) return d * load_packed_bytes(record + Format::sub_scales_at + sub * packed_rows);
+        if constexpr (Format::super) return d * load_packed_bytes(record + Format::sub_scales_at + sub * kPackedRows);
         return d;
     }
     [[gnu::always_inline]] F minimum(int sub) const {
-        if constexpr (Format::super) return m * -load_packed_bytes(record + Format::sub_minima_at + sub * packed_rows);
+        if constexpr (Format::super) return m * -load_packed_bytes(record + Format::sub_minima_at + sub * kPackedRows);
         return m;
     }
 };

@@ -22,7 +22,7 @@ template <class Format, int tokens>
 [[gnu::always_inline]] inline void multiply_block(const std::byte* planes, const PackedScales<Format>& scales, int block,
                                                   const PackedTokens<tokens>& x, F (&sums)[tokens]) {
     constexpr int subs = kBlock / Format::sub;  // scales of a block
-    constexpr int sub_pairs = packed_pairs / subs;
+    constexpr int sub_pairs = kPackedPairs / subs;
     // Few tokens leave the multiplier idle between dependent products: more sums in flight.
     constexpr int chains = tokens < 4 ? 2 : 1;
     const auto multiply_sub = [&]<int sub, int... p>(std::integer_sequence<int, sub>,
@@ -73,11 +73,11 @@ template <class Format, int tokens>
 /// A few tokens that are plain vectors.
 template <class Format, int tokens>
 void multiply_vectors(const PackedProduct& product, size_t group_bytes) {
-    for (int row = 0; row < product.rows; row += packed_rows) {
+    for (int row = 0; row < product.rows; row += kPackedRows) {
         const int left = product.rows - row;
-        const auto rows = static_cast<__mmask16>(left >= packed_rows ? 0xffff : (1 << left) - 1);
+        const auto rows = static_cast<__mmask16>(left >= kPackedRows ? 0xffff : (1 << left) - 1);
         F sums[tokens] = {};
-        multiply_group<Format, tokens>(product.w + row / packed_rows * group_bytes, product.cols, product.x, sums);
+        multiply_group<Format, tokens>(product.w + row / kPackedRows * group_bytes, product.cols, product.x, sums);
         for (int t = 0; t < tokens && t < product.tokens; ++t) {
             float* y = product.y + t * product.y_panel_stride + row;
             F value = sums[t];
@@ -111,7 +111,7 @@ void multiply_vectors(const PackedProduct& product, size_t group_bytes) {
 }
 
 /// 16 rows × 8 tokens from a vector a token to eight floats a row.
-[[gnu::always_inline]] inline void transpose_sums(const F (&sums)[8], float (&rows)[packed_rows][8]) {
+[[gnu::always_inline]] inline void transpose_sums(const F (&sums)[8], float (&rows)[kPackedRows][8]) {
     F by_row[2][4];  // tokens 4h …: quarter q of vector i is row 4q + i
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
@@ -137,21 +137,21 @@ void multiply_vectors(const PackedProduct& product, size_t group_bytes) {
 /// Tokens in panels, a bundle after another; the bundle stays in the first-level cache for all groups.
 template <class Format>
 void multiply_panels(const PackedProduct& product, size_t group_bytes) {
-    const size_t bundle_bytes = packed_token_bytes(packed_bundle, product.cols);
-    for (int token = 0; token < product.tokens; token += packed_bundle) {
-        const std::byte* x = product.x + token / packed_bundle * bundle_bytes;
-        float* y = product.y + token / panel_lanes * product.y_panel_stride + token % panel_lanes;
-        for (int row = 0; row < product.rows; row += packed_rows) {
-            F sums[packed_bundle];
+    const size_t bundle_bytes = packed_token_bytes(kPackedBundle, product.cols);
+    for (int token = 0; token < product.tokens; token += kPackedBundle) {
+        const std::byte* x = product.x + token / kPackedBundle * bundle_bytes;
+        float* y = product.y + token / kPanelLanes * product.y_panel_stride + token % kPanelLanes;
+        for (int row = 0; row < product.rows; row += kPackedRows) {
+            F sums[kPackedBundle];
 #pragma GCC unroll 8
             for (F& sum : sums) sum = F{};
-            multiply_group<Format, packed_bundle>(product.w + row / packed_rows * group_bytes, product.cols, x, sums);
-            alignas(64) float result[packed_rows][packed_bundle];
+            multiply_group<Format, kPackedBundle>(product.w + row / kPackedRows * group_bytes, product.cols, x, sums);
+            alignas(64) float result[kPackedRows][kPackedBundle];
             transpose_sums(sums, result);
             typedef float F8 __attribute__((vector_size(32)));
-            const int rows = product.rows - row < packed_rows ? product.rows - row : packed_rows;
+            const int rows = product.rows - row < kPackedRows ? product.rows - row : kPackedRows;
             for (int r = 0; r < rows; ++r) {
-                float* out = y + size_t(row + r) * panel_lanes;
+                float* out = y + size_t(row + r) * kPanelLanes;
                 F8 value, before{};
                 __builtin_memcpy(&value, result[r], sizeof value);
                 if (product.accumulate) __builtin_memcpy(&before, out, sizeof before);

@@ -18,7 +18,7 @@ bool valid_shape(const AttentionShape& s) {
 
 /// Whether the scheme makes sense and the table has every position that `context` tokens use.
 bool valid_positions(const Scheme& s, const RotaryTable& rotary, const AttentionShape& shape, uint32_t context) {
-    if (s.chunk_size == 0 || s.chunk_size > Scheme::endless || context > Scheme::endless ||
+    if (s.chunk_size == 0 || s.chunk_size > Scheme::kEndless || context > Scheme::kEndless ||
         (s.logit_scale != 0.0f && s.logit_scale_length == 0))
         return false;
     uint32_t positions = std::min(s.chunk_size, context);
@@ -32,7 +32,7 @@ bool valid_positions(const Scheme& s, const RotaryTable& rotary, const Attention
 bool valid_cache(const LayerCache& c, const AttentionShape& shape) {
     const bool scales = c.type != CacheType::Q8 || (c.key_scales && c.value_scales);
     return c.type != CacheType::F32 && aligned_16(c.keys) && aligned_16(c.values) && scales && c.capacity > 0 &&
-           c.capacity <= Scheme::endless && (shape.head_dim % 8 == 0 || c.type != CacheType::Q8);
+           c.capacity <= Scheme::kEndless && (shape.head_dim % 8 == 0 || c.type != CacheType::Q8);
 }
 
 }  // namespace

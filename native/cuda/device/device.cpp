@@ -6,7 +6,7 @@ namespace dca::cuda {
 
 namespace {
 
-constexpr int oldest_capability = 80;
+constexpr int kOldestCapability = 80;
 
 std::string version_text(int version) { return std::to_string(version / 1000) + "." + std::to_string(version % 1000 / 10); }
 
@@ -42,7 +42,7 @@ Device open_device(int ordinal) {
     check(cudaGetDeviceProperties(&properties, ordinal), "asking what the card can do");
     Device device{ordinal, {}, "cuda:" + std::to_string(ordinal) + " (" + properties.name + ")"};
     check(describe_card(ordinal, device.card), "asking what the card can do");
-    if (device.card.compute_capability < oldest_capability) {
+    if (device.card.compute_capability < kOldestCapability) {
         fail(DCA_ERROR_DEVICE, device.description, " has compute capability ", properties.major, ".", properties.minor,
              ", must be 8.0 (Ampere) or newer; take device cpu");
     }

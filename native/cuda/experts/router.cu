@@ -149,7 +149,7 @@ cudaError_t router_logits_row(const Card& card, const float* x, const float* rou
 }
 
 cudaError_t choose_experts(const Card& card, const ChooseArgs& args, cudaStream_t stream) {
-    if (args.n_experts > most_experts || args.n_used > args.n_experts) return cudaErrorInvalidValue;
+    if (args.n_experts > kMostExperts || args.n_used > args.n_experts) return cudaErrorInvalidValue;
     const dim3 grid((args.rows + kChooseWarps - 1) / kChooseWarps);
     const size_t bytes = sizeof(float) * kChooseWarps * args.n_experts;  // 32 KB at most
     return launch_overlapped(card, choose_experts_kernel, grid, 32 * kChooseWarps, bytes, stream, args);

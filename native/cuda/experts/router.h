@@ -10,7 +10,7 @@
 
 namespace dca::cuda {
 
-constexpr uint32_t most_experts = 4096;  // their logits lie in shared memory
+constexpr uint32_t kMostExperts = 4096;  // their logits lie in shared memory
 
 /// logits[i] = router row i · x / rms(x), for one token; cols is a multiple of 4.
 cudaError_t router_logits_row(const Card& card, const float* x, const float* router, float epsilon, uint32_t cols, uint32_t n_logits,

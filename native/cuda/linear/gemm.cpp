@@ -6,8 +6,8 @@ namespace dca::cuda {
 
 namespace {
 
-constexpr size_t most_plans = 512;  // of odd lengths, which seldom come again
-constexpr uint32_t alignment = 16;  // bytes, of every matrix's start
+constexpr size_t kMostPlans = 512;   // of odd lengths, which seldom come again
+constexpr uint32_t kAlignment = 16;  // bytes, of every matrix's start
 
 struct DestroyLayout {
     void operator()(cublasLtMatrixLayoutOpaque_t* layout) const noexcept { static_cast<void>(cublasLtMatrixLayoutDestroy(layout)); }
@@ -59,7 +59,7 @@ Gemm::Gemm(void* workspace) : workspace_(workspace) {
 Gemm::Plan& Gemm::plan(const GemmArgs& args) {
     const Key key{args.tokens, args.rows, args.cols, args.y_stride, args.dtype, args.in_f32, args.y_f32, args.add, args.bias != nullptr};
     if (const auto found = plans_.find(key); found != plans_.end()) return *found->second;
-    if (plans_.size() >= most_plans) plans_.clear();
+    if (plans_.size() >= kMostPlans) plans_.clear();
 
     // cuBLASLt thinks in columns: it computes yᵀ (rows, tokens) = op(w) x, where w read by columns
     // is (cols, rows) and has to be transposed, and x read by columns is (cols, tokens).
@@ -83,10 +83,10 @@ Gemm::Plan& Gemm::plan(const GemmArgs& args) {
     cublasLtMatmulPreference_t raw_preference = nullptr;
     check(cublasLtMatmulPreferenceCreate(&raw_preference), "describing a matrix product");
     const Preference preference(raw_preference);
-    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
+    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kWorkspaceBytes);
     for (const auto operand : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                                CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
-        set(preference, operand, alignment);
+        set(preference, operand, kAlignment);
     }
 
     cublasLtMatmulHeuristicResult_t result{};
@@ -107,7 +107,7 @@ void Gemm::multiply(const GemmArgs& args, cudaStream_t stream) {
     if (args.bias != nullptr) set(chosen.description, CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);
     const float alpha = 1.0f, beta = args.add ? 1.0f : 0.0f;
     check(cublasLtMatmul(handle_.get(), chosen.description.get(), &alpha, args.w, chosen.w.get(), args.x, chosen.x.get(), &beta, args.y,
-                         chosen.y.get(), args.y, chosen.y.get(), &chosen.algorithm, workspace_, workspace_bytes, stream),
+                         chosen.y.get(), args.y, chosen.y.get(), &chosen.algorithm, workspace_, kWorkspaceBytes, stream),
           "multiplying matrices");
 }
 

@@ -30,7 +30,7 @@ struct GemmArgs {
 /// Picks an algorithm once per shape and keeps it. One thread at a time.
 class Gemm {
 public:
-    static constexpr size_t workspace_bytes = size_t{32} << 20;  // what cuBLASLt's Hopper kernels are made for
+    static constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what cuBLASLt's Hopper kernels are made for
 
     /// `workspace` is device memory of workspace_bytes, used by one stream at a time.
     explicit Gemm(void* workspace);

@@ -10,10 +10,10 @@ namespace dca::cuda {
 
 namespace {
 
-constexpr uint64_t slot_bytes = uint64_t{32} << 20;
-static_assert(Uploader::device_bytes == 3 * slot_bytes);
-constexpr int64_t copy_grain = int64_t{1} << 20;
-constexpr int most_copy_threads = 8;  // enough to outrun the bus
+constexpr uint64_t kSlotBytes = uint64_t{32} << 20;
+static_assert(Uploader::kDeviceBytes == 3 * kSlotBytes);
+constexpr int64_t kCopyGrain = int64_t{1} << 20;
+constexpr int kMostCopyThreads = 8;  // enough to outrun the bus
 
 /// Whether the file's bytes are the device's bytes.
 bool same_bytes(BlockType type, WeightFormat format) {
@@ -24,8 +24,8 @@ bool same_bytes(BlockType type, WeightFormat format) {
 
 Uploader::Uploader(const BackendSource& source, uint64_t total) : source_(source), total_(total), stream_(make_stream()) {
     for (Slot& slot : slots_) {
-        slot.host = allocate_pinned(slot_bytes, "allocating staging memory");
-        slot.device = allocate_device(slot_bytes, "allocating staging memory");
+        slot.host = allocate_pinned(kSlotBytes, "allocating staging memory");
+        slot.device = allocate_device(kSlotBytes, "allocating staging memory");
         slot.free = make_event();
     }
 }
@@ -36,7 +36,7 @@ Uploader::~Uploader() { static_cast<void>(cudaStreamSynchronize(stream_.get()));
 void Uploader::matrix(const Tensor& tensor, const Matrix& to, uint64_t first_row) {
     const BlockInfo& info = block_info(tensor.type);
     const uint64_t n_blocks = static_cast<uint64_t>(tensor.bytes()) / info.block_bytes;
-    const uint64_t blocks_a_piece = slot_bytes / info.block_bytes;
+    const uint64_t blocks_a_piece = kSlotBytes / info.block_bytes;
     for (uint64_t first = 0; first < n_blocks; first += blocks_a_piece) {
         const uint64_t count = std::min(blocks_a_piece, n_blocks - first);
         const uint64_t bytes = count * info.block_bytes;
@@ -45,8 +45,8 @@ void Uploader::matrix(const Tensor& tensor, const Matrix& to, uint64_t first_row
 
         Slot& slot = slots_[next_++ % slots_.size()];
         check(cudaEventSynchronize(slot.free.get()), "loading weights");
-        const int threads = std::min(most_copy_threads, usable_cores());
-        parallel_ranges(static_cast<int64_t>(bytes), copy_grain, threads, [&](int64_t begin, int64_t end) {
+        const int threads = std::min(kMostCopyThreads, usable_cores());
+        parallel_ranges(static_cast<int64_t>(bytes), kCopyGrain, threads, [&](int64_t begin, int64_t end) {
             std::memcpy(slot.host.get() + begin, from + begin, static_cast<size_t>(end - begin));
         });
         if (same_bytes(tensor.type, to.format)) {

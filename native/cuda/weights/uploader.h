@@ -15,7 +15,7 @@ namespace dca::cuda {
 class Uploader {
 public:
     /// Device memory that an Uploader takes while it lives.
-    static constexpr uint64_t device_bytes = 3 * (uint64_t{32} << 20);
+    static constexpr uint64_t kDeviceBytes = 3 * (uint64_t{32} << 20);
 
     /// `total` file bytes will go through; they are what progress counts.
     Uploader(const BackendSource& source, uint64_t total);

@@ -180,8 +180,8 @@ DeviceWeights::DeviceWeights(const BackendSource& source) : dtype_(activation_ty
     bytes_ = WeightPlacement(source, *this, nullptr).device_bytes();
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
-    if (bytes_ + Uploader::device_bytes > free) {
-        fail(DCA_ERROR_MEMORY, "the weights take ", gigabytes(bytes_ + Uploader::device_bytes), " on the card, ", gigabytes(free),
+    if (bytes_ + Uploader::kDeviceBytes > free) {
+        fail(DCA_ERROR_MEMORY, "the weights take ", gigabytes(bytes_ + Uploader::kDeviceBytes), " on the card, ", gigabytes(free),
              " of its ", gigabytes(total), " are free; take a smaller quantisation, another card or device cpu");
     }
     memory_ = allocate_device(bytes_, "allocating the weights");

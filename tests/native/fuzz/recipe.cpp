@@ -22,7 +22,7 @@ struct Format {
     uint32_t width;  // of the model: a multiple of the format's block
 };
 
-constexpr std::array all_formats{Format{0, 32},   Format{1, 32},   Format{30, 32},  Format{2, 32},  Format{3, 32},
+constexpr std::array kAllFormats{Format{0, 32},   Format{1, 32},   Format{30, 32},  Format{2, 32},  Format{3, 32},
                                  Format{6, 32},   Format{7, 32},   Format{8, 32},   Format{20, 32}, Format{10, 256},
                                  Format{11, 256}, Format{12, 256}, Format{13, 256}, Format{14, 256}};
 
@@ -31,7 +31,7 @@ struct Family {
     bool biases, norms, fused, mixture, scheme;
 };
 
-constexpr std::array all_families{Family{"llama", false, false, false, false, false}, Family{"llama", true, false, false, false, true},
+constexpr std::array kAllFamilies{Family{"llama", false, false, false, false, false}, Family{"llama", true, false, false, false, true},
                                   Family{"qwen2", true, false, false, false, true},   Family{"qwen3", false, true, false, false, false},
                                   Family{"phi3", false, false, true, false, true},    Family{"qwen2moe", true, false, false, true, false},
                                   Family{"qwen3moe", false, true, false, true, true}};
@@ -219,13 +219,13 @@ bool edit(Draft& draft, Bytes& recipe) {
 
 }  // namespace
 
-size_t families() noexcept { return all_families.size(); }
-size_t formats() noexcept { return all_formats.size(); }
+size_t families() noexcept { return kAllFamilies.size(); }
+size_t formats() noexcept { return kAllFormats.size(); }
 
 std::string cook(Bytes& recipe) {
-    static std::array<std::array<std::optional<Draft>, all_formats.size()>, all_families.size()> whole;
-    const size_t family = recipe.next() % all_families.size(), format = recipe.next() % all_formats.size();
-    if (!whole[family][format]) whole[family][format] = model(all_families[family], all_formats[format]);
+    static std::array<std::array<std::optional<Draft>, kAllFormats.size()>, kAllFamilies.size()> whole;
+    const size_t family = recipe.next() % kAllFamilies.size(), format = recipe.next() % kAllFormats.size();
+    if (!whole[family][format]) whole[family][format] = model(kAllFamilies[family], kAllFormats[format]);
     Draft draft = *whole[family][format];
     while (!recipe.empty() && edit(draft, recipe)) {}
     std::string file = draft.file();
