@@ -49,7 +49,8 @@ dca_status dca_encode(uint32_t type, const float* values, size_t n, size_t row_l
             dca::fail(DCA_ERROR_ARGUMENT, "row_length is ", row_length, ", must be a multiple of ", info.name, "'s block size ",
                       info.block_size);
         if (n % row_length != 0) dca::fail(DCA_ERROR_ARGUMENT, "n is ", n, ", must be a multiple of row_length ", row_length);
-        dca::encode_rows(info.type, values, int64_t(n), int64_t(row_length), threads, static_cast<std::byte*>(blocks));
+        dca::encode_rows(info.type, values, static_cast<int64_t>(n), static_cast<int64_t>(row_length), threads,
+                         static_cast<std::byte*>(blocks));
     });
 }
 
@@ -57,7 +58,7 @@ dca_status dca_decode(uint32_t type, const void* blocks, size_t blocks_bytes, si
     return dca::guarded([&] {
         const dca::BlockInfo& info = dca::known_format(type);
         dca::check_buffers(info, values, n, blocks, blocks_bytes, threads);
-        dca::decode_rows(info.type, static_cast<const std::byte*>(blocks), int64_t(n), threads, values);
+        dca::decode_rows(info.type, static_cast<const std::byte*>(blocks), static_cast<int64_t>(n), threads, values);
     });
 }
 }

@@ -118,7 +118,7 @@ inline Floats16 sqrt(Floats16 a) {
             const I part = __builtin_convertvector(a.part[p], I);
             std::memcpy(integers + p * kVectorWidth, &part, sizeof(part));
         }
-        for (int i = 0; i < Floats16::size; ++i) to[i] = uint8_t(integers[i]);
+        for (int i = 0; i < Floats16::size; ++i) to[i] = static_cast<uint8_t>(integers[i]);
     }
 }
 

@@ -43,7 +43,7 @@ int allowed_by_control_groups() {
         }
         if (quota > 0.0 && period > 0.0) least = std::min(least, quota / period);
     }
-    return std::max(1, int(std::min(least + 0.5, double{std::numeric_limits<int>::max()})));
+    return std::max(1, static_cast<int>(std::min(least + 0.5, double{std::numeric_limits<int>::max()})));
 }
 
 }  // namespace
@@ -59,13 +59,13 @@ int usable_cores() noexcept {
             for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
                 if (CPU_ISSET(cpu, &set)) cores.insert(core_of(cpu));
             }
-            return std::max(1, std::min(int(cores.size()), allowed_by_control_groups()));
+            return std::max(1, std::min(static_cast<int>(cores.size()), allowed_by_control_groups()));
         }
     } catch (...) {
         // Out of memory while counting: the plain answer below.
     }
 #endif
-    return std::max(1, int(std::thread::hardware_concurrency()));
+    return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
 void parallel_ranges(int64_t n, int64_t grain, int threads, const std::function<void(int64_t, int64_t)>& body) {

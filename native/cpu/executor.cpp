@@ -50,7 +50,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
         routed_.resize(h_.n_experts);
     }
 
-    const size_t head_panels = size_t(group_) * h_.head_dim * kPanelLanes;
+    const size_t head_panels = static_cast<size_t>(group_) * h_.head_dim * kPanelLanes;
     workers_.resize(pool_.threads());
     for (Worker& worker : workers_) {
         worker.weights = Buffer<float>(size_t{kGemmRows} * kGemmStride);
@@ -58,8 +58,8 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
         worker.gathered = Buffer<float>(head_panels);
         worker.q = Buffer<float>(head_panels);
         worker.out = Buffer<float>(head_panels);
-        worker.maximum = Buffer<float>(size_t(group_) * kPanelLanes);
-        worker.sum = Buffer<float>(size_t(group_) * kPanelLanes);
+        worker.maximum = Buffer<float>(static_cast<size_t>(group_) * kPanelLanes);
+        worker.sum = Buffer<float>(static_cast<size_t>(group_) * kPanelLanes);
         worker.cos = Buffer<float>(size_t{rope_.n_frequencies} * kPanelLanes);
         worker.sin = Buffer<float>(size_t{rope_.n_frequencies} * kPanelLanes);
         worker.factor = Buffer<float>(kPanelLanes);
@@ -121,7 +121,7 @@ void CpuExecutor::begin(const Batch& batch) {
     pool_.run(shape_.panels(), [&](int p, int) {
         float* panel = x_.panel(p, lanes);
         for (int lane = 0; lane < lanes; ++lane) {
-            const size_t row = size_t(p) * lanes + lane;
+            const size_t row = static_cast<size_t>(p) * lanes + lane;
             alignas(64) float piece[512];  // a multiple of every block size
             for (int64_t f = 0; f < table.cols; f += 512) {
                 const int64_t count = std::min<int64_t>(512, table.cols - f);
@@ -141,13 +141,13 @@ void CpuExecutor::begin(const Batch& batch) {
 void CpuExecutor::gather(Activation& from, PanelShape from_shape, std::span<const uint32_t> rows, PanelShape to_shape, float* to) {
     const int lanes = to_shape.lanes;
     pool_.run(to_shape.panels(), [&](int p, int) {
-        float* out = to + size_t(p) * from.width * lanes;
+        float* out = to + static_cast<size_t>(p) * from.width * lanes;
         for (int lane = 0; lane < lanes; ++lane) {
-            const size_t at = size_t(p) * lanes + lane;
+            const size_t at = static_cast<size_t>(p) * lanes + lane;
             // Lanes past the last row repeat it: any finite value will do.
             const uint32_t row = rows[std::min(at, rows.size() - 1)];
             const float* in = from.panel(from_shape.panel(row), from_shape.lanes) + from_shape.lane(row);
-            for (int f = 0; f < from.width; ++f) out[size_t(f) * lanes + lane] = in[size_t(f) * from_shape.lanes];
+            for (int f = 0; f < from.width; ++f) out[static_cast<size_t>(f) * lanes + lane] = in[static_cast<size_t>(f) * from_shape.lanes];
         }
     });
 }
@@ -168,7 +168,8 @@ void CpuExecutor::keep_wanted_rows() {
     set_slices(slices);
     for (Activation* activation : {&x_, &q_}) {
         gather(*activation, before, kept, shape_, kept_.data());
-        std::memcpy(activation->memory.data(), kept_.data(), size_t(shape_.panels()) * shape_.lanes * activation->width * sizeof(float));
+        std::memcpy(activation->memory.data(), kept_.data(),
+                    static_cast<size_t>(shape_.panels()) * shape_.lanes * activation->width * sizeof(float));
     }
 }
 
@@ -199,7 +200,7 @@ void CpuExecutor::project_qkv(uint32_t layer) {
     const int lanes = shape_.lanes;
     const auto norm_heads = [&](Activation& heads, const std::vector<float>& weight, int p) {
         for (int head = 0; head * static_cast<int>(h_.head_dim) < heads.width; ++head) {
-            float* at = heads.panel(p, lanes) + size_t(head) * h_.head_dim * lanes;
+            float* at = heads.panel(p, lanes) + static_cast<size_t>(head) * h_.head_dim * lanes;
             kernels_.rms_norm(at, weight.data(), at, static_cast<int>(h_.head_dim), lanes, h_.rms_epsilon);
         }
     };

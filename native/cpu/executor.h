@@ -23,7 +23,7 @@ struct Activation {
 
     Activation() = default;
     Activation(int width, size_t rows) : memory(width * rows), width(width) {}
-    float* panel(int p, int lanes) noexcept { return memory.data() + size_t(p) * width * lanes; }
+    float* panel(int p, int lanes) noexcept { return memory.data() + static_cast<size_t>(p) * width * lanes; }
 };
 
 class CpuExecutor final : public Executor {

@@ -122,7 +122,7 @@ void CpuExecutor::store_keys_values(uint32_t layer) {
 }
 
 const float* CpuExecutor::query_heads(uint32_t kv_head, uint32_t row, int count, int lanes, Worker& worker) {
-    const size_t width = size_t(group_) * h_.head_dim;
+    const size_t width = static_cast<size_t>(group_) * h_.head_dim;
     const float* panel = q_.panel(shape_.panel(row), shape_.lanes) + kv_head * width * shape_.lanes;
     if (lanes == shape_.lanes && shape_.lane(row) == 0) return panel;
     for (int lane = 0; lane < lanes; ++lane) {
@@ -172,8 +172,8 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
         const uint32_t chunk = begin / scheme_.chunk_size;
         const uint32_t end = std::min<uint64_t>(last_query, (uint64_t{chunk} + 1) * scheme_.chunk_size - 1) + 1;
         std::fill_n(worker.out.data(), head_values * group_, 0.0f);
-        std::fill_n(worker.maximum.data(), size_t(group_) * kPanelLanes, -INFINITY);
-        std::fill_n(worker.sum.data(), size_t(group_) * kPanelLanes, 0.0f);
+        std::fill_n(worker.maximum.data(), static_cast<size_t>(group_) * kPanelLanes, -INFINITY);
+        std::fill_n(worker.sum.data(), static_cast<size_t>(group_) * kPanelLanes, 0.0f);
         for (uint32_t range = range_count(scheme_, chunk); range-- > 0;) {
             rotate_queries(q, indices_.data() + row, count, kPanelLanes, static_cast<Range>(range), worker);
             for_page_runs(slice.pages, key_range(scheme_, chunk, static_cast<Range>(range), end), [&](KeyRange span, int64_t shift) {
@@ -211,7 +211,7 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
     }
 }
 
-size_t CpuExecutor::partial_floats() const noexcept { return size_t(group_) * (h_.head_dim + 2); }
+size_t CpuExecutor::partial_floats() const noexcept { return static_cast<size_t>(group_) * (h_.head_dim + 2); }
 
 /// One query's heads of a key head against the keys of the block's piece; its partial gets out, maximum, sum.
 void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker) {
@@ -220,9 +220,9 @@ void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, const Attention
     const uint32_t query = slice.start + block.first_row;
     const uint32_t chunk = query / scheme_.chunk_size;
     float* partial = partials_.data() + block.partial + kv_head * partial_floats();
-    float* maximum = partial + size_t(group_) * h_.head_dim;
+    float* maximum = partial + static_cast<size_t>(group_) * h_.head_dim;
     float* sum = maximum + group_;
-    std::fill_n(partial, size_t(group_) * h_.head_dim, 0.0f);
+    std::fill_n(partial, static_cast<size_t>(group_) * h_.head_dim, 0.0f);
     std::fill_n(maximum, group_, -INFINITY);
     std::fill_n(sum, group_, 0.0f);
     const float* q = query_heads(kv_head, row, 1, 1, worker);
@@ -251,8 +251,8 @@ void CpuExecutor::merge_pieces(const AttentionBlock& first) {
     for (uint32_t head = 0; head < h_.n_heads; ++head) {
         const size_t g = head % static_cast<uint32_t>(group_);
         const float* partial = partials_.data() + first.partial + head / static_cast<uint32_t>(group_) * partial_floats();
-        const auto maximum = [&](int piece) { return partial[piece * stride + size_t(group_) * h_.head_dim + g]; };
-        const auto sum = [&](int piece) { return partial[piece * stride + size_t(group_) * h_.head_dim + group_ + g]; };
+        const auto maximum = [&](int piece) { return partial[piece * stride + static_cast<size_t>(group_) * h_.head_dim + g]; };
+        const auto sum = [&](int piece) { return partial[piece * stride + static_cast<size_t>(group_) * h_.head_dim + group_ + g]; };
         float top = -INFINITY;
         for (int piece = 0; piece < first.pieces; ++piece) top = std::max(top, maximum(piece));
         float merged[kMaxHeadDim] = {};

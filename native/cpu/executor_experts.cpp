@@ -50,7 +50,8 @@ void CpuExecutor::run_expert(const LayerWeights& w, uint32_t expert) {
         const uint32_t row = routed.rows[i];
         const float* in = expert_out_.panel(shape.panel(i), shape.lanes) + shape.lane(i);
         float* out = x_.panel(shape_.panel(row), shape_.lanes) + shape_.lane(row);
-        for (int f = 0; f < x_.width; ++f) out[size_t(f) * shape_.lanes] += routed.weights[i] * in[size_t(f) * shape.lanes];
+        for (int f = 0; f < x_.width; ++f)
+            out[static_cast<size_t>(f) * shape_.lanes] += routed.weights[i] * in[static_cast<size_t>(f) * shape.lanes];
     }
 }
 

@@ -30,13 +30,13 @@ void CpuExecutor::copy_logits(PanelShape part, std::span<float* const> out) {
     const int pieces = static_cast<int>((n_vocab + kVocabRows - 1) / kVocabRows);
     pool_.run(part.panels() * pieces, [&](int task, int) {
         const int p = task / pieces;
-        const size_t begin = size_t(task % pieces) * kVocabRows;
+        const size_t begin = static_cast<size_t>(task % pieces) * kVocabRows;
         const size_t end = std::min(n_vocab, begin + kVocabRows);
-        const float* panel = vocab_.data() + size_t(p) * n_vocab * part.lanes;
+        const float* panel = vocab_.data() + static_cast<size_t>(p) * n_vocab * part.lanes;
         for (size_t first = begin; first < end; first += kTransposedRows) {
             const size_t last = std::min(end, first + kTransposedRows);
             for (int lane = 0; lane < part.rows_of(p); ++lane) {
-                float* row = out[size_t(p) * part.lanes + lane];
+                float* row = out[static_cast<size_t>(p) * part.lanes + lane];
                 for (size_t v = first; v < last; ++v) row[v] = panel[v * part.lanes + lane];
             }
         }
@@ -47,7 +47,7 @@ void CpuExecutor::logits(std::span<float* const> out) {
     norm(x_, w_.output_norm, normed_);
     for (int first = 0; first < shape_.panels(); first += kVocabPanels) {
         const PanelShape part = output_panels(first);
-        copy_logits(part, out.subspan(size_t(first) * shape_.lanes, part.rows));
+        copy_logits(part, out.subspan(static_cast<size_t>(first) * shape_.lanes, part.rows));
     }
 }
 
@@ -64,7 +64,7 @@ void CpuExecutor::sample(std::span<SampleRequest* const> requests) {
         copy_logits(part, rows);
         pool_.run(static_cast<int>(part.rows), [&](int row, int) {
             try {
-                dca::sample({rows[row], n_vocab}, *requests[size_t(first) * shape_.lanes + row]);
+                dca::sample({rows[row], n_vocab}, *requests[static_cast<size_t>(first) * shape_.lanes + row]);
             } catch (...) {  // a pool's bodies must not throw, and memory is all that can fail here
                 out_of_memory = true;
             }
@@ -79,27 +79,27 @@ void CpuExecutor::nll(std::span<const int32_t> targets, float* out) {
     const int pieces = (n_vocab + kVocabRows - 1) / kVocabRows;
     const int lanes = shape_.lanes;
     std::vector<float> maximum, sum;
-    for (int first = 0; first < shape_.panels() && size_t(first) * lanes < targets.size(); first += kVocabPanels) {
+    for (int first = 0; first < shape_.panels() && static_cast<size_t>(first) * lanes < targets.size(); first += kVocabPanels) {
         const PanelShape part = output_panels(first);
-        maximum.assign(size_t(part.panels()) * pieces * lanes, -INFINITY);
+        maximum.assign(static_cast<size_t>(part.panels()) * pieces * lanes, -INFINITY);
         sum.assign(maximum.size(), 0.0f);
         pool_.run(part.panels() * pieces, [&](int task, int) {
             const int row = task % pieces * kVocabRows;
-            const float* panel = vocab_.data() + size_t(task / pieces) * n_vocab * lanes;
-            kernels_.fold_exp_sum(panel + size_t(row) * lanes, std::min(kVocabRows, n_vocab - row), lanes,
-                                  maximum.data() + size_t(task) * lanes, sum.data() + size_t(task) * lanes);
+            const float* panel = vocab_.data() + static_cast<size_t>(task / pieces) * n_vocab * lanes;
+            kernels_.fold_exp_sum(panel + static_cast<size_t>(row) * lanes, std::min(kVocabRows, n_vocab - row), lanes,
+                                  maximum.data() + static_cast<size_t>(task) * lanes, sum.data() + static_cast<size_t>(task) * lanes);
         });
         for (uint32_t at = 0; at < part.rows; ++at) {
-            const size_t row = size_t(first) * lanes + at;
+            const size_t row = static_cast<size_t>(first) * lanes + at;
             if (row >= targets.size()) break;
             const int p = part.panel(at);
             const int lane = part.lane(at);
-            const auto index = [&](int piece) { return (size_t(p) * pieces + piece) * lanes + lane; };
+            const auto index = [&](int piece) { return (static_cast<size_t>(p) * pieces + piece) * lanes + lane; };
             float top = -INFINITY;
             for (int piece = 0; piece < pieces; ++piece) top = std::max(top, maximum[index(piece)]);
             double total = 0.0;
             for (int piece = 0; piece < pieces; ++piece) total += sum[index(piece)] * std::exp(double{maximum[index(piece)]} - top);
-            const float logit = vocab_[(size_t(p) * n_vocab + targets[row]) * lanes + lane];
+            const float logit = vocab_[(static_cast<size_t>(p) * n_vocab + targets[row]) * lanes + lane];
             // Infinite logits share all of the probability.
             const bool infinite = std::isinf(top);
             out[row] = infinite ? (top > 0 && logit == top ? 0.0f : INFINITY) : static_cast<float>(top + std::log(total) - logit);

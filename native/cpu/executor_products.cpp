@@ -40,7 +40,7 @@ CpuExecutor::Input CpuExecutor::make_input(const float* x, int cols, PanelShape 
         const size_t bundle_bytes = packed_token_bytes(kPackedBundle, cols);
         pool_.run((tokens + kPackedBundle - 1) / kPackedBundle, [&](int bundle, int) {
             const int token = bundle * kPackedBundle;
-            const float* lane = x + size_t(shape.panel(token)) * cols * shape.lanes + shape.lane(token);
+            const float* lane = x + static_cast<size_t>(shape.panel(token)) * cols * shape.lanes + shape.lane(token);
             kernels_.packed->pack_tokens(lane, shape.lanes, kPackedBundle, cols, packed_x_.data() + bundle * bundle_bytes);
         });
     }
@@ -55,14 +55,14 @@ void CpuExecutor::multiply_rows(const Tensor& w, RowSpan span, const Input& in, 
 
 void CpuExecutor::multiply_packed(const Tensor& w, const std::byte* groups, RowSpan span, const Input& in, const Output& out) {
     kernels_.packed->multiply({.type = w.type,
-                               .w = groups + size_t(span.first / kPackedRows) * packed_group_bytes(w.type, w.cols),
+                               .w = groups + static_cast<size_t>(span.first / kPackedRows) * packed_group_bytes(w.type, w.cols),
                                .rows = span.count,
                                .cols = static_cast<int>(w.cols),
                                .x = in.packed,
                                .tokens = static_cast<int>(in.shape.rows),
                                .lanes = in.shape.lanes,
-                               .y = out.values + size_t(span.first) * in.shape.lanes,
-                               .y_panel_stride = size_t(out.width) * in.shape.lanes,
+                               .y = out.values + static_cast<size_t>(span.first) * in.shape.lanes,
+                               .y_panel_stride = static_cast<size_t>(out.width) * in.shape.lanes,
                                .bias = out.bias == nullptr ? nullptr : out.bias + span.first,
                                .accumulate = out.accumulate});
 }
@@ -77,8 +77,9 @@ void CpuExecutor::multiply_vectors(const Tensor& w, RowSpan span, const Input& i
         const int piece = std::min(longest, span.count - row);
         for (int t = 0; t < tokens; ++t) {
             float result[kDecodeRows];
-            kernels_.dot_rows(w.type, rows + row * w.row_bytes(), w.row_bytes(), piece, in.values + size_t(t) * cols, cols, result);
-            float* y = out.values + size_t(t) * out.width + span.first + row;
+            kernels_.dot_rows(w.type, rows + row * w.row_bytes(), w.row_bytes(), piece, in.values + static_cast<size_t>(t) * cols, cols,
+                              result);
+            float* y = out.values + static_cast<size_t>(t) * out.width + span.first + row;
             for (int r = 0; r < piece; ++r) {
                 const float value = result[r] + (out.bias != nullptr ? out.bias[span.first + row + r] : 0.0f);
                 y[r] = out.accumulate ? y[r] + value : value;
@@ -92,12 +93,12 @@ void CpuExecutor::multiply_panels(const Tensor& w, RowSpan span, const Input& in
     const int lanes = in.shape.lanes;
     const int panels = in.shape.panels();
     const std::byte* rows = packed_.rows(w) + span.first * w.row_bytes();
-    const size_t y_stride = size_t(out.width) * lanes;
-    float* y = out.values + size_t(span.first) * lanes;
+    const size_t y_stride = static_cast<size_t>(out.width) * lanes;
+    float* y = out.values + static_cast<size_t>(span.first) * lanes;
     if (out.bias != nullptr) {
         for (int p = 0; p < panels; ++p) {
             for (int r = 0; r < span.count; ++r) {
-                float* row = y + p * y_stride + size_t(r) * lanes;
+                float* row = y + p * y_stride + static_cast<size_t>(r) * lanes;
                 for (int lane = 0; lane < lanes; ++lane) row[lane] = (out.accumulate ? row[lane] : 0.0f) + out.bias[span.first + r];
             }
         }
@@ -112,8 +113,8 @@ void CpuExecutor::multiply_panels(const Tensor& w, RowSpan span, const Input& in
         kernels_.gemm({.a = worker.weights.data(),
                        .rows = span.count,
                        .cols = width,
-                       .b = in.values + size_t(col) * lanes,
-                       .b_panel_stride = size_t(cols) * lanes,
+                       .b = in.values + static_cast<size_t>(col) * lanes,
+                       .b_panel_stride = static_cast<size_t>(cols) * lanes,
                        .c = y,
                        .c_panel_stride = y_stride,
                        .panels = panels,
@@ -134,13 +135,13 @@ void CpuExecutor::gated(const Tensor& w_gate, const Tensor& w_up, Activation& x,
         const RowSpan span = row_group(w_gate, shape, group);
         multiply_rows(w_gate, span, in, output(gate_, gate_bias), workers_[worker]);
         multiply_rows(w_up, span, in, output(up_, up_bias), workers_[worker]);
-        const size_t at = size_t(span.first) * shape.lanes;
+        const size_t at = static_cast<size_t>(span.first) * shape.lanes;
         constexpr int vector_lanes = 16;
         for (int p = 0; p < shape.panels(); ++p) {
             float* gate = gate_.panel(p, shape.lanes) + at;
             const float* up = up_.panel(p, shape.lanes) + at;
             if (shape.lanes == 1 || shape.rows_of(p) > vector_lanes) {
-                kernels_.silu_multiply(gate, up, size_t(span.count) * shape.lanes);
+                kernels_.silu_multiply(gate, up, static_cast<size_t>(span.count) * shape.lanes);
                 continue;
             }
             for (int f = 0; f < span.count; ++f) kernels_.silu_multiply(gate + f * shape.lanes, up + f * shape.lanes, vector_lanes);

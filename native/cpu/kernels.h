@@ -78,8 +78,9 @@ struct AttendRowArgs {
 
 /// A tile's keys and values in f32, its scores, and what kernels/attention_int16.h adds: queries as integers, a scale a column.
 constexpr size_t attend_scratch_floats(int group, int head_dim) {
-    const size_t scales = size_t{kKeyTile} + head_dim + kPanelLanes + size_t(group) * kPanelLanes;
-    return size_t{kKeyTile} * head_dim * 2 + size_t{kKeyTile} * kPanelLanes + scales + size_t(group) * head_dim / 2 * kPanelLanes;
+    const size_t scales = size_t{kKeyTile} + head_dim + kPanelLanes + static_cast<size_t>(group) * kPanelLanes;
+    return size_t{kKeyTile} * head_dim * 2 + size_t{kKeyTile} * kPanelLanes + scales +
+           static_cast<size_t>(group) * head_dim / 2 * kPanelLanes;
 }
 
 struct Kernels {

@@ -47,14 +47,14 @@ void read_codes(const BlockQ4_K& block, int j, uint8_t* codes) {
 }
 void read_codes(const BlockQ5_K& block, int j, uint8_t* codes) {
     for (int i = 0; i < kBlock; ++i) {
-        codes[i] = uint8_t((block.qs[32 * (j / 2) + i] >> (4 * (j % 2)) & 15) | (block.qh[i] >> j & 1) << 4);
+        codes[i] = static_cast<uint8_t>((block.qs[32 * (j / 2) + i] >> (4 * (j % 2)) & 15) | (block.qh[i] >> j & 1) << 4);
     }
 }
 void read_codes(const BlockQ6_K& block, int j, uint8_t* codes) {
     const uint8_t* low = block.ql + 64 * (j / 4) + 32 * (j % 2);
     const uint8_t* high = block.qh + 32 * (j / 4);
     for (int i = 0; i < kBlock; ++i) {
-        codes[i] = uint8_t((low[i] >> (4 * (j % 4 / 2)) & 15) | (high[i] >> (2 * (j % 4)) & 3) << 4);
+        codes[i] = static_cast<uint8_t>((low[i] >> (4 * (j % 4 / 2)) & 15) | (high[i] >> (2 * (j % 4)) & 3) << 4);
     }
 }
 
@@ -63,7 +63,7 @@ template <int bits>
 uint32_t even_fields(uint64_t bytes) {
     bytes &= ((1u << bits) - 1) * uint64_t{0x0001000100010001};
     constexpr int step = 16 - bits;
-    return uint32_t(bytes | bytes >> step | bytes >> 2 * step | bytes >> 3 * step) & ((1u << 4 * bits) - 1);
+    return static_cast<uint32_t>(bytes | bytes >> step | bytes >> 2 * step | bytes >> 3 * step) & ((1u << 4 * bits) - 1);
 }
 
 /// The low `bits` of eight codes: those of even columns in the low half, at `shift` from each half's end.

@@ -32,11 +32,11 @@ int64_t bytes_of(BlockType type, int64_t n_values) {
 std::vector<float> weights(int64_t n_rows, unsigned seed = 1) {
     std::mt19937 random(seed);
     std::normal_distribution<float> normal;
-    std::vector<float> values(size_t(n_rows) * 256);
+    std::vector<float> values(static_cast<size_t>(n_rows) * 256);
     for (int64_t row = 0; row < n_rows; ++row) {
         const float scale = std::exp(2.0f * normal(random) - 4.0f);
         for (int i = 0; i < 256; ++i) {
-            float& value = values[size_t(row * 256 + i)];
+            float& value = values[static_cast<size_t>(row * 256 + i)];
             value = scale * normal(random);
             if (row % 7 == 3) value = 0.0f;
             if (row % 7 == 4) value = scale;
@@ -48,24 +48,25 @@ std::vector<float> weights(int64_t n_rows, unsigned seed = 1) {
 }
 
 std::vector<std::byte> encode(BlockType type, const std::vector<float>& values, dca::Isa isa = dca::Isa::Generic) {
-    std::vector<std::byte> blocks(size_t(bytes_of(type, int64_t(values.size()))));
-    dca::block_kernels(type, isa).encode(values.data(), int64_t(values.size()) / dca::block_info(type).block_size, blocks.data());
+    std::vector<std::byte> blocks(static_cast<size_t>(bytes_of(type, static_cast<int64_t>(values.size()))));
+    dca::block_kernels(type, isa).encode(values.data(), static_cast<int64_t>(values.size()) / dca::block_info(type).block_size,
+                                         blocks.data());
     return blocks;
 }
 
 double distance(const std::vector<float>& a, const std::vector<float>& b) {
     double sum = 0, norm = 0;
     for (size_t i = 0; i < a.size(); ++i) {
-        sum += (double(a[i]) - b[i]) * (double(a[i]) - b[i]);
-        norm += double(a[i]) * a[i];
+        sum += (static_cast<double>(a[i]) - b[i]) * (static_cast<double>(a[i]) - b[i]);
+        norm += static_cast<double>(a[i]) * a[i];
     }
     return std::sqrt(sum / norm);
 }
 
 std::string message_of(BlockType type, const std::vector<float>& values, int64_t row_length) {
-    std::vector<std::byte> blocks(size_t(bytes_of(type, int64_t(values.size()))));
+    std::vector<std::byte> blocks(static_cast<size_t>(bytes_of(type, static_cast<int64_t>(values.size()))));
     try {
-        dca::encode_rows(type, values.data(), int64_t(values.size()), row_length, 2, blocks.data());
+        dca::encode_rows(type, values.data(), static_cast<int64_t>(values.size()), row_length, 2, blocks.data());
     } catch (const dca::Error& error) {
         return error.what();
     }
@@ -81,8 +82,8 @@ TEST(every_half_has_the_value_ieee_754_gives_it) {
             for (int fraction = 0; fraction < 1024; ++fraction) {
                 const double value =
                     (sign ? -1 : 1) * (exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25));
-                const float got = dca::half_to_float(uint16_t(sign << 15 | exponent << 10 | fraction));
-                all = all && double(got) == value && std::signbit(got) == (sign == 1);
+                const float got = dca::half_to_float(static_cast<uint16_t>(sign << 15 | exponent << 10 | fraction));
+                all = all && static_cast<double>(got) == value && std::signbit(got) == (sign == 1);
             }
         }
     }
@@ -95,7 +96,7 @@ TEST(every_half_has_the_value_ieee_754_gives_it) {
 TEST(rounding_to_half_takes_the_nearest_and_of_two_the_even_one) {
     bool all = true;
     for (int half = 0; half < 0x7bff; ++half) {  // the half and its upper neighbour
-        const float low = dca::half_to_float(uint16_t(half)), high = dca::half_to_float(uint16_t(half + 1));
+        const float low = dca::half_to_float(static_cast<uint16_t>(half)), high = dca::half_to_float(static_cast<uint16_t>(half + 1));
         const float middle = 0.5f * (low + high);  // exact in f32
         all = all && dca::float_to_half(low) == half;
         all = all && dca::float_to_half(std::nextafterf(middle, 0.0f)) == half;
@@ -113,8 +114,8 @@ TEST(rounding_to_half_takes_the_nearest_and_of_two_the_even_one) {
 TEST(rounding_to_bfloat16_takes_the_nearest_and_of_two_the_even_one) {
     bool all = true;
     for (int bf16 = 0; bf16 < 0x7f7f; ++bf16) {
-        const float low = dca::bf16_to_float(uint16_t(bf16)), high = dca::bf16_to_float(uint16_t(bf16 + 1));
-        const float middle = float(0.5 * (double(low) + high));
+        const float low = dca::bf16_to_float(static_cast<uint16_t>(bf16)), high = dca::bf16_to_float(static_cast<uint16_t>(bf16 + 1));
+        const float middle = static_cast<float>(0.5 * (static_cast<double>(low) + high));
         all = all && dca::float_to_bf16(low) == bf16;
         all = all && dca::float_to_bf16(std::nextafterf(middle, 0.0f)) == bf16;
         all = all && dca::float_to_bf16(middle) == (bf16 % 2 == 0 ? bf16 : bf16 + 1);
@@ -125,7 +126,7 @@ TEST(rounding_to_bfloat16_takes_the_nearest_and_of_two_the_even_one) {
 }
 
 TEST(unknown_ggml_types_have_no_format) {
-    for (const BlockType type : kTypes) CHECK(dca::block_info(uint32_t(type)) == &dca::block_info(type));
+    for (const BlockType type : kTypes) CHECK(dca::block_info(static_cast<uint32_t>(type)) == &dca::block_info(type));
     for (const uint32_t type : {4u, 9u, 15u, 31u, 0xffffffffu}) CHECK(dca::block_info(type) == nullptr);
 }
 
@@ -134,7 +135,7 @@ TEST(every_instruction_set_decodes_to_the_same_bits) {
     for (const BlockType type : kTypes) {
         const int64_t n_blocks = 67;
         const size_t n_values = n_blocks * dca::block_info(type).block_size;
-        std::vector<std::byte> blocks(size_t(bytes_of(type, int64_t(n_values))));
+        std::vector<std::byte> blocks(static_cast<size_t>(bytes_of(type, static_cast<int64_t>(n_values))));
         for (auto& byte : blocks) byte = std::byte(random() & 0xff);
         std::vector<float> expected(n_values), got(n_values);
         dca::block_kernels(type, dca::Isa::Generic).decode(blocks.data(), n_blocks, expected.data());
@@ -180,14 +181,14 @@ TEST(encoding_what_was_decoded_changes_nothing_where_the_formula_gives_the_scale
     for (const BlockType type : {BlockType::F32, BlockType::F16, BlockType::BF16}) {
         const auto blocks = encode(type, values);
         std::vector<float> decoded(values.size());
-        dca::decode_blocks(type, blocks.data(), int64_t(values.size()), decoded.data());
+        dca::decode_blocks(type, blocks.data(), static_cast<int64_t>(values.size()), decoded.data());
         CHECK(encode(type, decoded) == blocks);
     }
     const float d = 0.0078125f;
     std::vector<float> q8(256), q4(256);
     for (int i = 0; i < 256; ++i) {
-        q8[size_t(i)] = d * float(i % 32 == 0 ? 127 : (i * 37) % 255 - 127);
-        q4[size_t(i)] = d * float(i % 32 == 0 ? -8 : (i * 37) % 16 - 8);
+        q8[static_cast<size_t>(i)] = d * static_cast<float>(i % 32 == 0 ? 127 : (i * 37) % 255 - 127);
+        q4[static_cast<size_t>(i)] = d * static_cast<float>(i % 32 == 0 ? -8 : (i * 37) % 16 - 8);
     }
     std::vector<float> decoded(256);
     dca::decode_blocks(BlockType::Q8_0, encode(BlockType::Q8_0, q8).data(), 256, decoded.data());
@@ -201,12 +202,12 @@ TEST(threads_do_not_change_the_bytes) {
     for (const BlockType type : {BlockType::F16, BlockType::Q8_0, BlockType::Q4_K}) {
         const auto expected = encode(type, values);
         std::vector<std::byte> blocks(expected.size());
-        dca::encode_rows(type, values.data(), int64_t(values.size()), 256, 3, blocks.data());
+        dca::encode_rows(type, values.data(), static_cast<int64_t>(values.size()), 256, 3, blocks.data());
         CHECK(blocks == expected);
 
         std::vector<float> one(values.size()), many(values.size());
-        dca::decode_blocks(type, blocks.data(), int64_t(values.size()), one.data());
-        dca::decode_rows(type, blocks.data(), int64_t(values.size()), 3, many.data());
+        dca::decode_blocks(type, blocks.data(), static_cast<int64_t>(values.size()), one.data());
+        dca::decode_rows(type, blocks.data(), static_cast<int64_t>(values.size()), 3, many.data());
         CHECK(one == many);
     }
 }
@@ -215,7 +216,7 @@ TEST(more_bits_come_closer) {
     const std::vector<float> values = weights(70);
     const auto error = [&](BlockType type) {
         std::vector<float> decoded(values.size());
-        dca::decode_blocks(type, encode(type, values).data(), int64_t(values.size()), decoded.data());
+        dca::decode_blocks(type, encode(type, values).data(), static_cast<int64_t>(values.size()), decoded.data());
         return distance(values, decoded);
     };
     CHECK(error(BlockType::Q2_K) > error(BlockType::Q3_K));
@@ -231,10 +232,10 @@ TEST(encoding_refuses_values_that_are_not_finite) {
     for (const BlockType type : kTypes) {
         for (const float bad :
              {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), -std::numeric_limits<float>::infinity()}) {
-            for (const size_t where : {size_t(0), size_t(255), size_t(511)}) {
+            for (const size_t where : {static_cast<size_t>(0), static_cast<size_t>(255), static_cast<size_t>(511)}) {
                 std::vector<float> values = weights(2);
                 values[where] = bad;
-                std::vector<std::byte> blocks(size_t(bytes_of(type, 512)));
+                std::vector<std::byte> blocks(static_cast<size_t>(bytes_of(type, 512)));
                 CHECK_ERROR(dca::encode_blocks(type, values.data(), 512, blocks.data()), DCA_ERROR_ARGUMENT);
             }
         }
@@ -255,12 +256,12 @@ TEST(the_largest_accepted_values_decode_to_finite_ones) {
         std::vector<float> values = weights(8);
         const float largest = 65504.0f;
         for (int i = 0; i < 256; ++i) {
-            values[size_t(i)] = largest;
-            values[size_t(256 + i)] = -largest;
-            values[size_t(512 + i)] = i % 2 ? largest : -largest;
+            values[static_cast<size_t>(i)] = largest;
+            values[static_cast<size_t>(256 + i)] = -largest;
+            values[static_cast<size_t>(512 + i)] = i % 2 ? largest : -largest;
         }
         std::vector<float> decoded(values.size());
-        dca::decode_blocks(type, encode(type, values).data(), int64_t(values.size()), decoded.data());
+        dca::decode_blocks(type, encode(type, values).data(), static_cast<int64_t>(values.size()), decoded.data());
         bool finite = true;
         for (const float value : decoded) finite = finite && std::isfinite(value);
         CHECK(finite);
@@ -277,10 +278,11 @@ TEST(the_error_names_the_first_bad_row_and_column) {
 }
 
 TEST(parallel_ranges_cover_everything_once) {
-    for (const int64_t n : {int64_t(0), int64_t(1), int64_t(99), int64_t(100), int64_t(1001)}) {
+    for (const int64_t n : {static_cast<int64_t>(0), static_cast<int64_t>(1), static_cast<int64_t>(99), static_cast<int64_t>(100),
+                            static_cast<int64_t>(1001)}) {
         std::vector<std::atomic<int>> visits(static_cast<size_t>(n));
         dca::parallel_ranges(n, 100, 4, [&](int64_t begin, int64_t end) {
-            for (int64_t i = begin; i < end; ++i) ++visits[size_t(i)];
+            for (int64_t i = begin; i < end; ++i) ++visits[static_cast<size_t>(i)];
         });
         bool once = true;
         for (const auto& count : visits) once = once && count == 1;

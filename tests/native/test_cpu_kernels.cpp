@@ -57,9 +57,10 @@ TEST(gemm_multiplies_panels) {
         for (const int rows : {1, 5, 12, 48}) {
             const int cols = 37;
             const auto a = random_values(size_t{kGemmRows} * kGemmStride, 1);
-            const auto b = random_values(size_t(2) * cols * kPanelLanes, 2);
-            std::vector<float> c(size_t(2) * rows * kPanelLanes, 1.0f);
-            kernels->gemm({a.data(), rows, cols, b.data(), size_t(cols) * kPanelLanes, c.data(), size_t(rows) * kPanelLanes, 2, true});
+            const auto b = random_values(static_cast<size_t>(2) * cols * kPanelLanes, 2);
+            std::vector<float> c(static_cast<size_t>(2) * rows * kPanelLanes, 1.0f);
+            kernels->gemm({a.data(), rows, cols, b.data(), static_cast<size_t>(cols) * kPanelLanes, c.data(),
+                           static_cast<size_t>(rows) * kPanelLanes, 2, true});
             bool right = true;
             for (int p = 0; p < 2; ++p) {
                 for (int r = 0; r < rows; ++r) {
@@ -84,7 +85,7 @@ TEST(dot_rows_equals_dequantizing_for_every_format) {
         const dca::BlockInfo& info = dca::block_info(type);
         // Odd sizes where the format allows them: neither block counts nor vectors come out even.
         const int cols = info.block_size == 1 ? 77 : info.block_size == 32 ? 32 * 5 : 256 * 3;
-        const auto values = random_values(size_t(rows) * cols, 3);
+        const auto values = random_values(static_cast<size_t>(rows) * cols, 3);
         const auto x = random_values(cols, 4);
         const int64_t row_bytes = int64_t{cols} / info.block_size * info.block_bytes;
         std::vector<std::byte> blocks(static_cast<size_t>(rows * row_bytes));
@@ -108,7 +109,7 @@ TEST(rms_norm_and_gating_follow_their_formulas) {
     const auto weight = random_values(features, 5);
     for (const Kernels* kernels : tables()) {
         for (const int lanes : {1, kPanelLanes}) {
-            const auto x = random_values(size_t(features) * lanes, 6);
+            const auto x = random_values(static_cast<size_t>(features) * lanes, 6);
             std::vector<float> y(x.size());
             kernels->rms_norm(x.data(), weight.data(), y.data(), features, lanes, 1e-5f);
             bool right = true;
@@ -135,10 +136,10 @@ TEST(fold_exp_sum_is_log_sum_exp_in_pieces) {
     const int rows = 50;
     for (const Kernels* kernels : tables()) {
         for (const int lanes : {1, kPanelLanes}) {
-            const auto x = random_values(size_t(rows) * lanes, 9);
+            const auto x = random_values(static_cast<size_t>(rows) * lanes, 9);
             std::vector<float> maximum(lanes, -INFINITY), sum(lanes, 0.0f);
             kernels->fold_exp_sum(x.data(), 20, lanes, maximum.data(), sum.data());
-            kernels->fold_exp_sum(x.data() + size_t(20) * lanes, rows - 20, lanes, maximum.data(), sum.data());
+            kernels->fold_exp_sum(x.data() + static_cast<size_t>(20) * lanes, rows - 20, lanes, maximum.data(), sum.data());
             bool right = true;
             for (int lane = 0; lane < lanes; ++lane) {
                 double total = 0.0;
@@ -165,18 +166,19 @@ TEST(attention_over_a_span_is_a_softmax) {
             for (const Kernels* kernels : tables()) {
                 const CpuKvCache cache = filled_cache(*kernels, type, head_dim, k, v);
                 const auto t = static_cast<size_t>(cache.type());
-                auto q = random_values(size_t(group) * head_dim * kPanelLanes, 12);
+                auto q = random_values(static_cast<size_t>(group) * head_dim * kPanelLanes, 12);
                 for (float& value : q) value *= 1.4427f / std::sqrt(static_cast<float>(head_dim));
                 // Lane 20's query stands at index 150; its keys are [5, 40) and then [40, 151).
                 const int lane = 20;
                 const uint32_t first_query = 130;
-                std::vector<float> out(q.size()), maximum(size_t(group) * kPanelLanes, -INFINITY), sum(maximum.size());
+                std::vector<float> out(q.size()), maximum(static_cast<size_t>(group) * kPanelLanes, -INFINITY), sum(maximum.size());
                 std::vector<float> scratch(attend_scratch_floats(group, head_dim));
                 for (const KeyRange span : {KeyRange{5, 40}, KeyRange{40, 162}}) {
                     kernels->attend_panel[t]({q.data(), out.data(), maximum.data(), sum.data(), group, head_dim, cache.view(0, 0), span,
                                               first_query, scratch.data()});
                 }
-                std::vector<float> row_q(size_t(group) * head_dim), row_out(row_q.size()), row_maximum(group, -INFINITY), row_sum(group);
+                std::vector<float> row_q(static_cast<size_t>(group) * head_dim), row_out(row_q.size()), row_maximum(group, -INFINITY),
+                    row_sum(group);
                 for (int g = 0; g < group; ++g) {
                     for (int d = 0; d < head_dim; ++d) row_q[g * head_dim + d] = q[(g * head_dim + d) * kPanelLanes + lane];
                 }
@@ -195,7 +197,7 @@ TEST(attention_over_a_span_is_a_softmax) {
                         for (int d = 0; d < head_dim; ++d) expected[d] += std::exp2(score) * v[size_t{j} * head_dim + d];
                     }
                     for (int d = 0; d < head_dim; ++d) {
-                        const size_t at = (size_t(g) * head_dim + d) * kPanelLanes + lane;
+                        const size_t at = (static_cast<size_t>(g) * head_dim + d) * kPanelLanes + lane;
                         panel_right &= close(out[at] / sum[g * kPanelLanes + lane], expected[d] / total, tolerance);
                         row_right &= close(row_out[g * head_dim + d] / row_sum[g], expected[d] / total, tolerance);
                     }
@@ -218,13 +220,13 @@ TEST(attention_of_panels_and_rows_agrees_on_the_same_cache) {
             auto v = random_values(size_t{keys} * head_dim, 21);
             for (uint32_t j = 0; j < keys; ++j) k[size_t{j} * head_dim + 3] *= outlier;
             for (int d = 0; d < head_dim; ++d) k[200 * head_dim + d] *= outlier, v[201 * head_dim + d] *= outlier;
-            auto q = random_values(size_t(group) * head_dim * kPanelLanes, 22);
+            auto q = random_values(static_cast<size_t>(group) * head_dim * kPanelLanes, 22);
             for (float& value : q) value *= 1.4427f / (std::sqrt(static_cast<float>(head_dim)) * outlier);
             for (const dca_cache_type type : {DCA_CACHE_F32, DCA_CACHE_F16, DCA_CACHE_BF16, DCA_CACHE_Q8}) {
                 for (const Kernels* kernels : tables()) {
                     const CpuKvCache cache = filled_cache(*kernels, type, head_dim, k, v);
                     const auto t = static_cast<size_t>(cache.type());
-                    std::vector<float> out(q.size()), maximum(size_t(group) * kPanelLanes, -INFINITY), sum(maximum.size());
+                    std::vector<float> out(q.size()), maximum(static_cast<size_t>(group) * kPanelLanes, -INFINITY), sum(maximum.size());
                     std::vector<float> scratch(attend_scratch_floats(group, head_dim));
                     for (const KeyRange span : {KeyRange{7, 480}, KeyRange{480, keys}}) {
                         kernels->attend_panel[t]({q.data(), out.data(), maximum.data(), sum.data(), group, head_dim, cache.view(0, 0), span,
@@ -233,8 +235,8 @@ TEST(attention_of_panels_and_rows_agrees_on_the_same_cache) {
                     bool agree = true;
                     for (int lane = 0; lane < kPanelLanes; ++lane) {
                         const uint32_t end = std::min(keys, first_query + lane + 1);
-                        std::vector<float> row_q(size_t(group) * head_dim), row_out(row_q.size()), row_maximum(group, -INFINITY),
-                            row_sum(group);
+                        std::vector<float> row_q(static_cast<size_t>(group) * head_dim), row_out(row_q.size()),
+                            row_maximum(group, -INFINITY), row_sum(group);
                         for (size_t i = 0; i < row_q.size(); ++i) row_q[i] = q[i * kPanelLanes + lane];
                         kernels->attend_row[t]({row_q.data(),
                                                 row_out.data(),
@@ -255,7 +257,8 @@ TEST(attention_of_panels_and_rows_agrees_on_the_same_cache) {
                             }
                             const double tolerance = type == DCA_CACHE_F32 ? 1e-6 : std::ldexp(1.0 + longest, -18);
                             for (int d = 0; d < head_dim; ++d) {
-                                const double panel = out[(size_t(g) * head_dim + d) * kPanelLanes + lane] / sum[g * kPanelLanes + lane];
+                                const double panel =
+                                    out[(static_cast<size_t>(g) * head_dim + d) * kPanelLanes + lane] / sum[g * kPanelLanes + lane];
                                 const double row = row_out[g * head_dim + d] / row_sum[g];
                                 agree &= std::fabs(panel - row) <= tolerance * largest;
                             }

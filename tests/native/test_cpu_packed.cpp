@@ -29,7 +29,7 @@ struct Matrix {
     std::vector<std::byte> groups;   // packed
 
     Matrix(BlockType type, int rows, int cols, std::mt19937& engine)
-        : type(type), rows(rows), cols(cols), dequantized(size_t(rows) * cols) {
+        : type(type), rows(rows), cols(cols), dequantized(static_cast<size_t>(rows) * cols) {
         const dca::BlockInfo& info = dca::block_info(type);
         std::normal_distribution<float> normal(0.3f, 1.0f);  // not centred: minima and offsets must matter
         std::vector<float> values(dequantized.size());
@@ -50,7 +50,7 @@ struct Matrix {
 /// Tokens whose blocks differ in size by orders of magnitude, one of them all zero.
 std::vector<float> random_tokens(int tokens, int cols, std::mt19937& engine) {
     std::normal_distribution<float> normal;
-    std::vector<float> x(size_t(tokens) * cols);
+    std::vector<float> x(static_cast<size_t>(tokens) * cols);
     for (size_t at = 0; at < x.size(); at += 32) {
         const float size = at == 32 ? 0.0f : std::exp(3.0f * normal(engine));
         for (size_t i = 0; i < 32; ++i) x[at + i] = size * normal(engine);
@@ -83,19 +83,20 @@ bool product_is_right(const PackedKernels& kernels, const Matrix& w, const std::
     const int panels = (tokens + lanes - 1) / lanes;
     const int side_by_side = packed_tokens(tokens, lanes);
     const size_t bundle_bytes = packed_token_bytes(side_by_side, w.cols);
-    std::vector<float> in(size_t(panels) * lanes * w.cols);
+    std::vector<float> in(static_cast<size_t>(panels) * lanes * w.cols);
     for (int t = 0; t < tokens; ++t) {
-        for (int f = 0; f < w.cols; ++f) in[(size_t(t / lanes) * w.cols + f) * lanes + t % lanes] = x[size_t(t) * w.cols + f];
+        for (int f = 0; f < w.cols; ++f)
+            in[(static_cast<size_t>(t / lanes) * w.cols + f) * lanes + t % lanes] = x[static_cast<size_t>(t) * w.cols + f];
     }
     std::vector<std::byte> bundles(bundle_bytes * ((tokens + side_by_side - 1) / side_by_side));
     for (int t = 0; t < tokens; t += side_by_side) {
-        const float* lane = in.data() + size_t(t / lanes) * w.cols * lanes + t % lanes;
+        const float* lane = in.data() + static_cast<size_t>(t / lanes) * w.cols * lanes + t % lanes;
         kernels.pack_tokens(lane, lanes, std::min(tokens - t, side_by_side), w.cols, bundles.data() + t / side_by_side * bundle_bytes);
     }
 
     constexpr float before = 0.5f;
     const int guard = 3;  // rows of y beyond the product's
-    std::vector<float> bias(w.rows), y(size_t(panels) * lanes * (w.rows + guard), before);
+    std::vector<float> bias(w.rows), y(static_cast<size_t>(panels) * lanes * (w.rows + guard), before);
     for (int r = 0; r < w.rows; ++r) bias[r] = static_cast<float>(r % 7) - 3.0f;
     kernels.multiply({.type = w.type,
                       .w = w.groups.data(),
@@ -105,17 +106,19 @@ bool product_is_right(const PackedKernels& kernels, const Matrix& w, const std::
                       .tokens = tokens,
                       .lanes = lanes,
                       .y = y.data(),
-                      .y_panel_stride = size_t(w.rows + guard) * lanes,
+                      .y_panel_stride = static_cast<size_t>(w.rows + guard) * lanes,
                       .bias = accumulate ? bias.data() : nullptr,
                       .accumulate = accumulate});
     bool right = true;
     for (int t = 0; t < tokens; ++t) {
-        const auto found = [&](int r) { return double{y[(size_t(t / lanes) * (w.rows + guard) + r) * lanes + t % lanes]}; };
+        const auto found = [&](int r) { return double{y[(static_cast<size_t>(t / lanes) * (w.rows + guard) + r) * lanes + t % lanes]}; };
         for (int r = 0; r < w.rows; ++r) {
             double sum = accumulate ? double{before} + bias[r] : 0.0;
-            for (int i = 0; i < w.cols; ++i) sum += double{w.dequantized[size_t(r) * w.cols + i]} * x[size_t(t) * w.cols + i];
+            for (int i = 0; i < w.cols; ++i)
+                sum += double{w.dequantized[static_cast<size_t>(r) * w.cols + i]} * x[static_cast<size_t>(t) * w.cols + i];
             right &= std::fabs(found(r) - sum) <=
-                     allowed(&w.dequantized[size_t(r) * w.cols], &x[size_t(t) * w.cols], w.cols) + 1e-6 * (1.0 + std::fabs(sum));
+                     allowed(&w.dequantized[static_cast<size_t>(r) * w.cols], &x[static_cast<size_t>(t) * w.cols], w.cols) +
+                         1e-6 * (1.0 + std::fabs(sum));
         }
         for (int r = w.rows; r < w.rows + guard; ++r) right &= found(r) == before;
     }
@@ -150,8 +153,8 @@ TEST(packed_products_keep_what_is_not_a_number) {
     const Matrix w(BlockType::Q4_0, 16, 64, engine);
     for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
         for (const int lanes : {1, kPanelLanes}) {
-            std::vector<float> x(size_t(64) * lanes, 1.0f), y(size_t(16) * lanes);
-            x[size_t(5) * lanes] = bad;
+            std::vector<float> x(static_cast<size_t>(64) * lanes, 1.0f), y(static_cast<size_t>(16) * lanes);
+            x[static_cast<size_t>(5) * lanes] = bad;
             std::vector<std::byte> bundle(packed_token_bytes(packed_tokens(1, lanes), 64));
             kernels->pack_tokens(x.data(), lanes, 1, 64, bundle.data());
             kernels->multiply({.type = w.type,
@@ -165,7 +168,7 @@ TEST(packed_products_keep_what_is_not_a_number) {
                                .y_panel_stride = y.size(),
                                .bias = nullptr,
                                .accumulate = false});
-            for (int r = 0; r < 16; ++r) CHECK(!std::isfinite(y[size_t(r) * lanes]));
+            for (int r = 0; r < 16; ++r) CHECK(!std::isfinite(y[static_cast<size_t>(r) * lanes]));
         }
     }
 }

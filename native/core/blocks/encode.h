@@ -60,10 +60,12 @@ struct LevelPair {
 /// Q4_0 and Q5_0: the value of largest magnitude becomes minus half of the levels exactly.
 template <int kLevels>
 LevelPair quantize_symmetric(const float* in, uint16_t& half_d) {
-    const float d = largest(in) / float(-kLevels / 2);
+    const float d = largest(in) / static_cast<float>(-kLevels / 2);
     const float id = inverse_or_zero(d);
     half_d = float_to_half(d);
-    const auto level = [=](Floats16 x) { return truncate(minimum(x * id + (float(kLevels / 2) + 0.5f), float(kLevels - 1))); };
+    const auto level = [=](Floats16 x) {
+        return truncate(minimum(x * id + (static_cast<float>(kLevels / 2) + 0.5f), static_cast<float>(kLevels - 1)));
+    };
     return {level(Floats16::load(in)), level(Floats16::load(in + 16))};
 }
 
@@ -76,11 +78,11 @@ LevelPair quantize_min_max(const float* in, uint16_t& half_d, uint16_t& half_m) 
         high = std::max(high, to_ordered(in[i]));
     }
     const float m = from_ordered(low);
-    const float d = (from_ordered(high) - m) / float(kLevels - 1);
+    const float d = (from_ordered(high) - m) / static_cast<float>(kLevels - 1);
     const float id = inverse_or_zero(d);
     half_d = float_to_half(d);
     half_m = float_to_half(m);
-    const auto level = [=](Floats16 x) { return truncate(minimum((x - m) * id + 0.5f, float(kLevels - 1))); };
+    const auto level = [=](Floats16 x) { return truncate(minimum((x - m) * id + 0.5f, static_cast<float>(kLevels - 1))); };
     return {level(Floats16::load(in)), level(Floats16::load(in + 16))};
 }
 
@@ -97,7 +99,7 @@ void pack_five_bits(LevelPair q, uint8_t (&qh)[4], uint8_t (&qs)[16]) {
     for (int byte = 0; byte < 4; ++byte) {
         uint64_t eight;
         std::memcpy(&eight, high + 8 * byte, sizeof(eight));
-        qh[byte] = uint8_t(eight * 0x0102040810204080 >> 56);  // moves bit 8 * k to bit 56 + k
+        qh[byte] = static_cast<uint8_t>(eight * 0x0102040810204080 >> 56);  // moves bit 8 * k to bit 56 + k
     }
 }
 
@@ -142,7 +144,7 @@ void encode_all(const float* in, int64_t n_blocks, std::byte* out) {
     for (int64_t i = 0; i < n_blocks; ++i) encode(in + i * kBlock, block[i]);
 }
 
-void encode_f32(const float* in, int64_t n_values, std::byte* out) { std::memcpy(out, in, size_t(n_values) * sizeof(float)); }
+void encode_f32(const float* in, int64_t n_values, std::byte* out) { std::memcpy(out, in, static_cast<size_t>(n_values) * sizeof(float)); }
 
 void encode_f16(const float* in, int64_t n_values, std::byte* out) { floats_to_halves(in, n_values, reinterpret_cast<uint16_t*>(out)); }
 

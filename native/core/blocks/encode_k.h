@@ -19,8 +19,8 @@ namespace {
 void pack_bit_pairs(const uint8_t* q, int shift, uint8_t* out) {
     for (int half = 0; half < 2; ++half, q += 128, out += 32)
         for (int i = 0; i < 32; ++i)
-            out[i] = uint8_t((q[i] >> shift & 3) | (q[i + 32] >> shift & 3) << 2 | (q[i + 64] >> shift & 3) << 4 |
-                             (q[i + 96] >> shift & 3) << 6);
+            out[i] = static_cast<uint8_t>((q[i] >> shift & 3) | (q[i + 32] >> shift & 3) << 2 | (q[i + 64] >> shift & 3) << 4 |
+                                          (q[i + 96] >> shift & 3) << 6);
 }
 
 /// Bit `shift` of each of 256 levels: bit i / 32 of out[i % 32].
@@ -28,7 +28,7 @@ void pack_high_bits(const uint8_t* q, int shift, uint8_t (&out)[32]) {
     for (int i = 0; i < 32; ++i) {
         int bits = 0;
         for (int j = 0; j < 8; ++j) bits |= (q[32 * j + i] >> shift & 1) << j;
-        out[i] = uint8_t(bits);
+        out[i] = static_cast<uint8_t>(bits);
     }
 }
 
@@ -36,17 +36,17 @@ void pack_high_bits(const uint8_t* q, int shift, uint8_t (&out)[32]) {
 template <int n>
 void pack_low_nibbles(const uint8_t* q, uint8_t (&out)[128]) {
     for (int run = 0; run < 128 / n; ++run)
-        for (int i = 0; i < n; ++i) out[n * run + i] = uint8_t((q[2 * n * run + i] & 15) | (q[2 * n * run + n + i] & 15) << 4);
+        for (int i = 0; i < n; ++i) out[n * run + i] = static_cast<uint8_t>((q[2 * n * run + i] & 15) | (q[2 * n * run + n + i] & 15) << 4);
 }
 
 /// The 6-bit scales and minima of Q4_K and Q5_K, of the eight sub-blocks from `first` on.
 void pack_scales_and_mins(Floats16 scale, Floats16 min, int first, uint8_t (&out)[12]) {
     for (int j = 0; j < 4; ++j) {
-        const int low_scale = int(scale[first + j]), low_min = int(min[first + j]);
-        const int high_scale = int(scale[first + j + 4]), high_min = int(min[first + j + 4]);
-        out[j] = uint8_t(low_scale | (high_scale >> 4) << 6);
-        out[j + 4] = uint8_t(low_min | (high_min >> 4) << 6);
-        out[j + 8] = uint8_t((high_scale & 15) | (high_min & 15) << 4);
+        const int low_scale = static_cast<int>(scale[first + j]), low_min = static_cast<int>(min[first + j]);
+        const int high_scale = static_cast<int>(scale[first + j + 4]), high_min = static_cast<int>(min[first + j + 4]);
+        out[j] = static_cast<uint8_t>(low_scale | (high_scale >> 4) << 6);
+        out[j + 4] = static_cast<uint8_t>(low_min | (high_min >> 4) << 6);
+        out[j + 8] = static_cast<uint8_t>((high_scale & 15) | (high_min & 15) << 4);
     }
 }
 
@@ -58,7 +58,8 @@ void encode_q2_k(const float* in, int64_t n_blocks, std::byte* out) {
         uint8_t q[kSuperBlock];
         store_levels(fit.q, 0.0f, q);
         pack_bit_pairs(q, 0, block->qs);
-        for (int j = 0; j < 16; ++j) block->scales[j] = uint8_t(int(fit.scale[j]) | int(fit.min[j]) << 4);
+        for (int j = 0; j < 16; ++j)
+            block->scales[j] = static_cast<uint8_t>(static_cast<int>(fit.scale[j]) | static_cast<int>(fit.min[j]) << 4);
         block->d = float_to_half(fit.d[0]);
         block->dmin = float_to_half(fit.dmin[0]);
     }
@@ -73,11 +74,11 @@ void encode_q3_k(const float* in, int64_t n_blocks, std::byte* out) {
         store_levels(fit.q, 4.0f, q);
         pack_bit_pairs(q, 0, block->qs);
         pack_high_bits(q, 2, block->hmask);
-        std::fill(block->scales, block->scales + 12, uint8_t(0));
+        std::fill(block->scales, block->scales + 12, static_cast<uint8_t>(0));
         for (int j = 0; j < 16; ++j) {
-            const int scale = int(fit.scale[j]) + 32;
-            block->scales[j % 8] |= uint8_t((scale & 15) << (4 * (j / 8)));
-            block->scales[8 + j % 4] |= uint8_t((scale >> 4) << (2 * (j / 4)));
+            const int scale = static_cast<int>(fit.scale[j]) + 32;
+            block->scales[j % 8] |= static_cast<uint8_t>((scale & 15) << (4 * (j / 8)));
+            block->scales[8 + j % 4] |= static_cast<uint8_t>((scale >> 4) << (2 * (j / 4)));
         }
         block->d = float_to_half(fit.d[0]);
     }
@@ -89,7 +90,7 @@ void encode_q4_or_q5_k(const float* in, int64_t n_blocks, std::byte* out, PackLe
     using Fit = AffineFit<32, kMaxQ, 63>;
     auto* block = reinterpret_cast<Block*>(out);
     for (int64_t b = 0; b < n_blocks; b += 2, in += 2 * kSuperBlock) {
-        const int together = int(std::min<int64_t>(2, n_blocks - b));
+        const int together = static_cast<int>(std::min<int64_t>(2, n_blocks - b));
         const Fit fit(SubBlocks<32>(in, together * Fit::kGroup));
         uint8_t q[2 * kSuperBlock];
         store_levels(fit.q, 0.0f, q);
@@ -121,7 +122,7 @@ void encode_q6_k(const float* in, int64_t n_blocks, std::byte* out) {
         store_levels(fit.q, 32.0f, q);
         pack_low_nibbles<64>(q, block->ql);
         pack_bit_pairs(q, 4, block->qh);
-        for (int j = 0; j < 16; ++j) block->scales[j] = int8_t(fit.scale[j]);
+        for (int j = 0; j < 16; ++j) block->scales[j] = static_cast<int8_t>(fit.scale[j]);
         block->d = float_to_half(fit.d[0]);
     }
 }
@@ -129,14 +130,14 @@ void encode_q6_k(const float* in, int64_t n_blocks, std::byte* out) {
 void encode_iq4_nl(const float* in, int64_t n_blocks, std::byte* out) {
     auto* block = reinterpret_cast<BlockIQ4_NL*>(out);
     for (int64_t b = 0; b < n_blocks; b += Floats16::size, in += Floats16::size * kBlock) {
-        const int together = int(std::min<int64_t>(Floats16::size, n_blocks - b));
+        const int together = static_cast<int>(std::min<int64_t>(Floats16::size, n_blocks - b));
         const GridFit fit(SubBlocks<kBlock>(in, together));
         uint8_t q[Floats16::size * kBlock];
         store_levels(fit.q, 0.0f, q);
         for (int j = 0; j < together; ++j, ++block) {
             block->d = float_to_half(fit.d[j]);
             const uint8_t* level = q + j * kBlock;
-            for (int i = 0; i < 16; ++i) block->qs[i] = uint8_t(level[i] | level[i + 16] << 4);
+            for (int i = 0; i < 16; ++i) block->qs[i] = static_cast<uint8_t>(level[i] | level[i + 16] << 4);
         }
     }
 }

@@ -27,11 +27,11 @@ private:
     };
 
     static Level nearest_level(Floats16 x) {
-        Level level{0.0f, float(kIQ4NLValues[0])};
+        Level level{0.0f, static_cast<float>(kIQ4NLValues[0])};
         for (int k = 1; k < 16; ++k) {
             const float below = kIQ4NLValues[k - 1], above = kIQ4NLValues[k];
             const Mask16 reached = x > 0.5f * (below + above);
-            level.index = select(reached, float(k), level.index);
+            level.index = select(reached, static_cast<float>(k), level.index);
             level.value = select(reached, above, level.value);
         }
         return level;
@@ -43,8 +43,8 @@ private:
         Floats16 best = 0.0f, best_gain = 0.0f;
         for (int trial = 0; trial < kTrials; ++trial) {
             for (const int end : {kIQ4NLValues[0], kIQ4NLValues[15]}) {  // the peak may go to either end
-                const float clipped = 0.8f + 0.4f * float(trial) / float(kTrials - 1);
-                const Floats16 inverse_scale = inverse(peak * (1.0f / (clipped * float(end))));
+                const float clipped = 0.8f + 0.4f * static_cast<float>(trial) / static_cast<float>(kTrials - 1);
+                const Floats16 inverse_scale = inverse(peak * (1.0f / (clipped * static_cast<float>(end))));
                 Floats16 vv = 0.0f, xv = 0.0f;
                 for (int i = 0; i < kBlock; ++i) {
                     const Floats16 value = nearest_level(values.x[i] * inverse_scale).value;

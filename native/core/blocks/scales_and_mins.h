@@ -16,8 +16,8 @@ struct ScalesAndMins {
         for (int j = 0; j < 4; ++j) {
             scale[j] = packed[j] & 63;
             min[j] = packed[j + 4] & 63;
-            scale[j + 4] = uint8_t((packed[j + 8] & 15) | (packed[j] >> 6) << 4);
-            min[j + 4] = uint8_t((packed[j + 8] >> 4) | (packed[j + 4] >> 6) << 4);
+            scale[j + 4] = static_cast<uint8_t>((packed[j + 8] & 15) | (packed[j] >> 6) << 4);
+            min[j + 4] = static_cast<uint8_t>((packed[j + 8] >> 4) | (packed[j + 4] >> 6) << 4);
         }
     }
 };

@@ -18,8 +18,8 @@ inline constexpr int kTrials = 16;
 
 /// How many levels the values span in a trial, for a format that has `levels`.
 inline float trial_levels(int trial, int levels) {
-    const float from = 0.8f * float(levels), to = float(levels + 1);
-    return from + (to - from) * float(trial) / float(kTrials - 1);
+    const float from = 0.8f * static_cast<float>(levels), to = static_cast<float>(levels + 1);
+    return from + (to - from) * static_cast<float>(trial) / static_cast<float>(kTrials - 1);
 }
 
 /// Rounds of solving for a super-block's scale; a fourth gains less than a thousandth of the error.

@@ -128,8 +128,8 @@ inline void load_value_rows(const AttendPanelArgs& args, uint32_t first, int cou
     const auto* values = reinterpret_cast<const typename Cache::Element*>(args.cache.values) + size_t{first} * args.head_dim;
     for (int j = 0; j < count; ++j) {
         const F scale = splat(Cache::scaled ? args.cache.value_scales[first + j] : 1.0f);
-        const auto* in = values + size_t(j) * args.head_dim;
-        float* to = out + size_t(j) * args.head_dim;
+        const auto* in = values + static_cast<size_t>(j) * args.head_dim;
+        float* to = out + static_cast<size_t>(j) * args.head_dim;
         for (int d = 0; d < args.head_dim; d += kVectorWidth) {
             // head_dim is a multiple of 16 (checked when the cache is made)
             F value = Cache::load_vector(in + d);
@@ -280,7 +280,7 @@ template <class Cache, int Group>
 #pragma GCC unroll 8
         for (int g = 0; g < Group; ++g) sums[g] = load(out + g * head_dim + d);
         for (int j = 0; j < count; ++j) {
-            const F value = Cache::load_vector(rows + size_t(j) * head_dim + d);
+            const F value = Cache::load_vector(rows + static_cast<size_t>(j) * head_dim + d);
 #pragma GCC unroll 8
             for (int g = 0; g < Group; ++g) sums[g] += splat(weights[g * kPanelLanes + j]) * value;
         }
@@ -295,8 +295,8 @@ void attend_row_group(const AttendRowArgs& args, int first_head) {
     const int head_dim = args.head_dim;
     const auto* keys = reinterpret_cast<const Element*>(args.cache.keys);
     const auto* values = reinterpret_cast<const Element*>(args.cache.values);
-    const float* q = args.q + size_t(first_head) * head_dim;
-    float* out = args.out + size_t(first_head) * head_dim;
+    const float* q = args.q + static_cast<size_t>(first_head) * head_dim;
+    float* out = args.out + static_cast<size_t>(first_head) * head_dim;
     alignas(64) float scores[Group * kPanelLanes];
     for (uint32_t first = args.span.begin / kPanelLanes * kPanelLanes; first < args.span.end; first += kPanelLanes) {
         const uint32_t left = args.span.end - first;

@@ -129,7 +129,7 @@ template <class Cache>
 void pack_keys(const AttendPanelArgs& args, uint32_t first, int32_t* pairs, float* scales) {
     const auto* keys = reinterpret_cast<const typename Cache::Element*>(args.cache.keys) + size_t{first} * args.head_dim;
     for (int key = 0; key < kKeyTile; key += kVectorWidth) {
-        const auto* in = keys + size_t(key / kPanelLanes) * kPanelLanes * args.head_dim + key % kPanelLanes;
+        const auto* in = keys + static_cast<size_t>(key / kPanelLanes) * kPanelLanes * args.head_dim + key % kPanelLanes;
         pack_columns([=](int d) __attribute__((always_inline)) { return Cache::load_vector(in + d * kPanelLanes); }, args.head_dim,
                      pairs + key, kKeyTile, scales + key);
         if constexpr (Cache::scaled) store(scales + key, load(scales + key) * load(args.cache.key_scales + first + key));
@@ -144,7 +144,7 @@ void pack_values(const AttendPanelArgs& args, uint32_t first, int32_t* pairs, fl
     const int head_dim = args.head_dim;
     for (int d = 0; d < head_dim; d += kVectorWidth) {
         const auto load_row = [=](int key) __attribute__((always_inline)) {
-            F value = Cache::load_vector(values + size_t(key) * head_dim + d);
+            F value = Cache::load_vector(values + static_cast<size_t>(key) * head_dim + d);
             if constexpr (Cache::scaled) value *= splat(value_scales[key]);
             return value;
         };

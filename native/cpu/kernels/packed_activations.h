@@ -75,7 +75,7 @@ template <int side_by_side>
 void pack_vectors(const float* x, int tokens, int cols, std::byte* out) {
     auto* blocks = reinterpret_cast<PackedTokens<side_by_side>*>(out);
     for (int t = 0; t < tokens; ++t) {
-        for (int b = 0; b < cols / kBlock; ++b) pack_token_block(x + size_t(t) * cols + b * kBlock, blocks + b, t);
+        for (int b = 0; b < cols / kBlock; ++b) pack_token_block(x + static_cast<size_t>(t) * cols + b * kBlock, blocks + b, t);
     }
 }
 

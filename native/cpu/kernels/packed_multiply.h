@@ -151,7 +151,7 @@ void multiply_panels(const PackedProduct& product, size_t group_bytes) {
             typedef float F8 __attribute__((vector_size(32)));
             const int rows = product.rows - row < kPackedRows ? product.rows - row : kPackedRows;
             for (int r = 0; r < rows; ++r) {
-                float* out = y + size_t(row + r) * kPanelLanes;
+                float* out = y + static_cast<size_t>(row + r) * kPanelLanes;
                 F8 value, before{};
                 __builtin_memcpy(&value, result[r], sizeof value);
                 if (product.accumulate) __builtin_memcpy(&before, out, sizeof before);
