@@ -31,14 +31,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
     parser = command_parser(
         "dca-serve",
-        "Serves a model over HTTP: /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages and more "
+        "Serves a model over HTTP: /v1/chat/completions, /v1/completions, /v1/responses, /v1/messages, … "
         "(docs/server.md). Prints where it listens when it answers.",
         EXAMPLE,
     )
     add_model_arguments(parser)
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=_port, default=8080, help="0: any that is free (default: 8080)")
-    parser.add_argument("--alias", metavar="NAME", help="what clients call the model (default: the file's name)")
+    parser.add_argument(
+        "--alias", metavar="NAME", help="what clients call the model (default: the file's name)"
+    )
     parser.add_argument(
         "--context",
         type=positive_int,
@@ -51,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=positive_int,
         default=DEFAULT_CACHE_TOKENS,
         metavar="N",
-        help=f"tokens whose keys and values are kept, all requests together (default: {DEFAULT_CACHE_TOKENS})",
+        help=f"tokens whose keys and values are kept, all requests' (default: {DEFAULT_CACHE_TOKENS})",
     )
     parser.add_argument(
         "--max-sequences",

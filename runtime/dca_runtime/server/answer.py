@@ -204,5 +204,3 @@ async def collected(answer: Answer) -> list[Whole]:
         for delta in deltas:
             wholes[delta.index].add(delta)
     return wholes
-
-

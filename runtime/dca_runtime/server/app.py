@@ -6,17 +6,10 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from dca_runtime.server import (
-    chat_api,
-    completions_api,
-    messages_api,
-    responses_api,
-    status_api,
-    tokens_api,
-)
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.gate import Gate
 from dca_runtime.server.metrics import Metrics
+from dca_runtime.server.protocols import chat, completions, messages, responses, status, tokens
 from dca_runtime.server.settings import Settings
 from dca_runtime.server.streaming import JsonAnswer
 from dca_runtime.version import __version__
@@ -28,8 +21,8 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.settings = settings
     app.state.service = None
     app.state.metrics = Metrics(settings.name)
-    for api in (chat_api, completions_api, responses_api, messages_api, tokens_api, status_api):
-        app.include_router(api.router)
+    for protocol in (chat, completions, responses, messages, tokens, status):
+        app.include_router(protocol.router)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

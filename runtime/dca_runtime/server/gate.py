@@ -75,7 +75,12 @@ class Gate:
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:
         key, path = self._settings.api_key, scope["path"]
-        if key is None or path in _OPEN_PATHS or path.startswith(_OPEN_PREFIX) or scope["method"] == "OPTIONS":
+        if (
+            key is None
+            or path in _OPEN_PATHS
+            or path.startswith(_OPEN_PREFIX)
+            or scope["method"] == "OPTIONS"
+        ):
             return
         scheme, _, given = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer":

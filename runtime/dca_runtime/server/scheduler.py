@@ -3,13 +3,16 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
-from dca_runtime.engine import Engine
+from dca_runtime.engine import Engine, TokenSequence
 from dca_runtime.options import PAGE_TOKENS
 from dca_runtime.server.prefix_tree import PrefixTree
 from dca_runtime.server.requests import Job, Stage
 
-STEP_SECONDS = 0.12  # of reading in a step: the longest gap in other people's streams, and the wait for a stop
+STEP_SECONDS = (
+    0.12  # of reading in a step: the longest gap in other people's streams, and the wait for a stop
+)
 _FIRST_SPEED = 1000.0  # tokens/s, until reading has been measured
 _LEAST_ROWS = 32  # of reading in a step: the panels of products have so many rows
 _LEAST_SERVICE = 0.01  # seconds: below it all waiting requests are alike
@@ -134,14 +137,11 @@ class Scheduler:
         needed = _pages(job.length + 1) - free_of_charge
         if self.active and self._promised() + needed > self._pages:
             return False
-        if entry is None:
-            job.sequence = self._engine.sequence()
-        else:
-            job.sequence = entry.sequence.fork()  # type: ignore[assignment]
-            job.sequence.truncate(depth * PAGE_TOKENS)
-        job.read = 0
+        sequence = self._engine.sequence() if entry is None else cast(TokenSequence, entry.sequence.fork())
+        sequence.truncate(depth * PAGE_TOKENS)
+        job.sequence, job.read = sequence, 0
         if job.cache_prompt:
-            job.entry = self.tree.open(job.sequence)
+            job.entry = self.tree.open(sequence)
         self.appended(job, depth * PAGE_TOKENS)
         job.stage = Stage.READING
         self.waiting.remove(job)

@@ -316,7 +316,9 @@ class TokenizeRequest(Strict):
     prompt: str | None = None
     content: str | None = None
     messages: list[ChatMessage] | None = None
-    add_special_tokens: bool | None = Field(None, description="What begins and ends a text (true); not for messages")
+    add_special_tokens: bool | None = Field(
+        None, description="What begins and ends a text (true); not for messages"
+    )
     parse_special: bool | None = Field(None, description="Spellings of control tokens become them (true)")
 
 

@@ -100,7 +100,11 @@ class Service:
         """A request's logit_bias by token ids. Raises ApiError."""
         found: dict[int, float] = {}
         for name, value in (logit_bias or {}).items():
-            refuse(not name.isascii() or not name.isdigit() or len(name) > 10, f"{name[:50]!r} is no token id", "logit_bias")
+            refuse(
+                not name.isascii() or not name.isdigit() or len(name) > 10,
+                f"{name[:50]!r} is no token id",
+                "logit_bias",
+            )
             found[int(name)] = value
         self.check_ids(list(found), "logit_bias")
         return found
@@ -109,7 +113,11 @@ class Service:
         """Raises ApiError if one of ``ids`` is not in the vocabulary."""
         n_vocab = self.model.info.n_vocab
         wrong = next((id_ for id_ in ids if not 0 <= id_ < n_vocab), None)
-        refuse(wrong is not None, f"{wrong} is no token id of this model: they are from 0 to {n_vocab - 1}", param)
+        refuse(
+            wrong is not None,
+            f"{wrong} is no token id of this model: they are from 0 to {n_vocab - 1}",
+            param,
+        )
 
     def check_length(self, prompt: Sequence[int], param: str) -> None:
         """Raises ApiError if a prompt is empty or leaves no room for an answer."""

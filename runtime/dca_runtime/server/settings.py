@@ -18,5 +18,7 @@ class Settings:
     queue_seconds: float = 300.0  # a request that would wait longer is told to come back
     request_seconds: float = 3600.0  # a request that takes longer ends
     slow_reader_seconds: float = 60.0  # a client that takes nothing for so long is let go
-    ping_seconds: float = 15.0  # silence after which a stream gets a comment, which keeps proxies from closing
+    ping_seconds: float = (
+        15.0  # of silence, then a stream gets a comment, which keeps proxies from closing it
+    )
     stop_seconds: float = 10.0  # streams may go on so long after the server was told to stop

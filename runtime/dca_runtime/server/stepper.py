@@ -167,14 +167,14 @@ class Stepper(threading.Thread):
         self._scheduler.measured(sum(count for _, count in pieces), time.perf_counter() - start)
 
     def _each(
-        self, call: Callable[[Sequence[_Item]], list[_Result]], items: list[_Item]
-    ) -> list[_Result | None]:
+        self, call: Callable[[Sequence[_Item]], Sequence[_Result]], items: list[_Item]
+    ) -> Sequence[_Result | None]:
         """``call`` for all items in one step; where that fails for each alone, so that only the one that
         cannot go on ends."""
         if not items:
             return []
         try:
-            return list(call(items))
+            return call(items)
         except (DcaError, MemoryError) as error:
             if len(items) == 1:
                 self._fail(items[0][0], error)
@@ -184,7 +184,7 @@ class Stepper(threading.Thread):
             job = item[0]
             assert job.sequence is not None
             job.sequence.truncate(job.read)  # a step may have appended before it failed
-            results += self._each(call, [item])
+            results.extend(self._each(call, [item]))
         return results
 
     def _take(self, job: Job, choice: Choice) -> None:

@@ -53,25 +53,23 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it."""
         gone = asyncio.ensure_future(_disconnected(receive))
-        coming: asyncio.Future[bytes] | None = None
+        coming: asyncio.Future[bytes | None] | None = None
         try:
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             while True:
-                coming = coming or asyncio.ensure_future(anext(self._events))  # type: ignore[arg-type]
+                coming = coming or asyncio.ensure_future(_next(self._events))
+                both: set[asyncio.Future[Any]] = {coming, gone}
                 await asyncio.wait(
-                    {coming, gone},
-                    timeout=self._settings.ping_seconds,
-                    return_when=asyncio.FIRST_COMPLETED,
+                    both, timeout=self._settings.ping_seconds, return_when=asyncio.FIRST_COMPLETED
                 )
                 if gone.done():
                     return
                 body = _PING
                 if coming.done():
-                    try:
-                        body = coming.result()
-                    except StopAsyncIteration:
+                    piece = coming.result()
+                    if piece is None:
                         break
-                    coming = None
+                    body, coming = piece, None
                 await asyncio.wait_for(self._send(send, body, True), self._settings.slow_reader_seconds)
             await self._send(send, b"", False)
         except TimeoutError:
@@ -122,3 +120,10 @@ async def whole(request: Request, work: Coroutine[Any, Any, Answer]) -> tuple[An
             answer.exchange.cancel()
 
     return await unless_gone(request, all_of_it())
+
+
+async def _next(events: AsyncIterator[bytes]) -> bytes | None:
+    """The next event, None at the end."""
+    async for piece in events:
+        return piece
+    return None

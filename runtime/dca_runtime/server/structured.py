@@ -26,7 +26,10 @@ def json_grammar(schema: dict[str, Any], after_thinking: bool) -> str:
     value = f"value: {json_lark(schema, COMPACT)}\n"
     if not after_thinking:
         return f"%llguidance {{}}\nstart: value\n{value}"
-    return f'%llguidance {{}}\nstart: thought /\\s{{0,2}}/ value\nthought[lazy]: /(.|\\n)*<\\/think>/\n{value}'
+    return (
+    thought = "thought[lazy]: /(.|\\n)*<\\/think>/"
+    return f"%llguidance {{}}\nstart: thought /\\s{{0,2}}/ value\n{thought}\n{value}"
+    )
 
 
 class Grammars:
@@ -51,7 +54,9 @@ class Grammars:
         tokenizer = self._model.tokenizer
         ends = sorted(tokenizer.end_ids)
         if not ends:
-            raise ApiError(400, "the model has no token that ends a text, so its output cannot be constrained")
+            raise ApiError(
+                400, "the model has no token that ends a text, so answers cannot be given a form"
+            )
         return LLTokenizer(tokenizer.to_json(), n_vocab=self._model.info.n_vocab, eos_token=ends)
 
 

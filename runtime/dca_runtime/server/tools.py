@@ -73,7 +73,7 @@ def description(tools: Sequence[Tool]) -> str:
     """A system message for a template that does not know tools."""
     listed = "\n".join(json.dumps(tool.for_template(), ensure_ascii=False) for tool in tools)
     form = HERMES.spelled("NAME", "ARGUMENTS")
-    return f"You may call these functions:\n{listed}\nTo call one, answer with its name and arguments:\n{form}"
+    return f"You may call these functions:\n{listed}\nTo call one, answer like this:\n{form}"
 
 
 def call_grammar(

@@ -9,10 +9,10 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from dca_runtime.server.answer import Answer, Delta, Whole
-from dca_runtime.server.chat_prompt import Chat, prepare
-from dca_runtime.server.documented import STREAM_OR_JSON, service_of
 from dca_runtime.server.errors import ApiError, refuse
-from dca_runtime.server.openai_parts import chat_logprobs, progress, sampling_of, stops, usage
+from dca_runtime.server.protocols.chat_prompt import Chat, prepare
+from dca_runtime.server.protocols.documented import STREAM_OR_JSON, service_of
+from dca_runtime.server.protocols.openai_parts import chat_logprobs, progress, sampling_of, stops, usage
 from dca_runtime.server.schema import ChatMessage, ChatRequest, NamedTool, ResponseFormat, TextPart
 from dca_runtime.server.service import Service, Wanted, new_id
 from dca_runtime.server.streaming import EventStream, JsonAnswer, begun, event, whole
@@ -66,7 +66,11 @@ def _chat(service: Service, body: ChatRequest) -> Chat:
         "max_completion_tokens",
     )
     refuse(bool(body.top_logprobs) and not body.logprobs, "top_logprobs needs logprobs: true", "top_logprobs")
-    refuse(body.stream_options is not None and not body.stream, "stream_options needs stream: true", "stream_options")
+    refuse(
+        body.stream_options is not None and not body.stream,
+        "stream_options needs stream: true",
+        "stream_options",
+    )
     choice = "auto"
     if isinstance(body.tool_choice, NamedTool):
         choice = f"={body.tool_choice.function.name}"
@@ -99,7 +103,9 @@ def response_schema(wanted: ResponseFormat | None) -> dict[str, Any] | None:
     if wanted.type == "json_object":
         return ANY_OBJECT
     if wanted.json_schema is None:
-        raise ApiError(400, "response_format json_schema needs json_schema", param="response_format.json_schema")
+        raise ApiError(
+            400, "response_format json_schema needs json_schema", param="response_format.json_schema"
+        )
     return wanted.json_schema.schema_
 
 
@@ -122,7 +128,9 @@ def chat_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
                     "type": "function",
                     "function": {
                         "name": call.function.name,
-                        "arguments": arguments_object(call.function.arguments, f"messages.{index}.tool_calls"),
+                        "arguments": arguments_object(
+                            call.function.arguments, f"messages.{index}.tool_calls"
+                        ),
                     },
                 }
                 for call in message.tool_calls

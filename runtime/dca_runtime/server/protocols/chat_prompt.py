@@ -12,7 +12,11 @@ from dca_runtime.server.structured import json_grammar
 from dca_runtime.server.thinking import BEGIN, thinks
 from dca_runtime.server.tools import HERMES, CallFormat, Tool, call_format, call_grammar, description
 
-_RESERVED = ("messages", "tools", "add_generation_prompt")  # variables of a template that a request may not set
+_RESERVED = (
+    "messages",
+    "tools",
+    "add_generation_prompt",
+)  # variables of a template that a request may not set
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,11 @@ def prepare(service: Service, chat: Chat, stop: Sequence[str]) -> ChatPrompt:
 def _offered(chat: Chat) -> list[Tool]:
     """The tools that the model may call. Raises ApiError if the choice among them makes no sense."""
     name = chat.choice.removeprefix("=") if chat.choice.startswith("=") else None
-    refuse(chat.choice == "required" and not chat.tools, "tool_choice asks for a tool, none are given", "tool_choice")
+    refuse(
+        chat.choice == "required" and not chat.tools,
+        "tool_choice asks for a tool, none are given",
+        "tool_choice",
+    )
     if name is not None:
         chosen = [tool for tool in chat.tools if tool.name == name]
         refuse(not chosen, f"tool_choice names {name[:100]!r}, which is none of the tools", "tool_choice")
@@ -96,7 +104,9 @@ def _grammar(chat: Chat, offered: list[Tool], form: CallFormat, thought_open: bo
     return None
 
 
-def _without_tool_messages(messages: Sequence[Mapping[str, Any]], offered: list[Tool]) -> list[Mapping[str, Any]]:
+def _without_tool_messages(
+    messages: Sequence[Mapping[str, Any]], offered: list[Tool]
+) -> list[Mapping[str, Any]]:
     """The messages for a template that knows no tools: all that concerns them is written out."""
     plain: list[Mapping[str, Any]] = []
     for message in messages:

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from dca_runtime.server.answer import Answer, Delta, Whole
-from dca_runtime.server.chat_api import arguments_object
-from dca_runtime.server.chat_prompt import Chat, prepare
-from dca_runtime.server.documented import STREAM_OR_JSON, service_of
 from dca_runtime.server.errors import ApiError, refuse
-from dca_runtime.server.openai_parts import sampling_of
+from dca_runtime.server.protocols.chat import arguments_object
+from dca_runtime.server.protocols.chat_prompt import Chat, prepare
+from dca_runtime.server.protocols.documented import STREAM_OR_JSON, service_of
+from dca_runtime.server.protocols.openai_parts import sampling_of
 from dca_runtime.server.schema import ResponseItem, ResponseNamedTool, ResponsePart, ResponsesRequest
 from dca_runtime.server.service import Service, Wanted, new_id
 from dca_runtime.server.streaming import EventStream, JsonAnswer, begun, event, whole
@@ -194,7 +194,13 @@ class _Reply:
 
 
 def _message_item() -> dict[str, Any]:
-    return {"id": new_id("msg_"), "type": "message", "status": "in_progress", "role": "assistant", "content": []}
+    return {
+        "id": new_id("msg_"),
+        "type": "message",
+        "status": "in_progress",
+        "role": "assistant",
+        "content": [],
+    }
 
 
 def _thought_item() -> dict[str, Any]:
@@ -268,7 +274,7 @@ class _Events:
             yield self.one("response.function_call_arguments.done", **place, arguments=self._text)
         else:
             name = "response.reasoning_text.done" if kind == "reasoning" else "response.output_text.done"
-            more = {} if kind == "reasoning" else {"logprobs": []}
+            more: dict[str, Any] = {} if kind == "reasoning" else {"logprobs": []}
             yield self.one(name, **self._place(), text=self._text, **more)
             yield self.one("response.content_part.done", **self._place(), part=item["content"][0])
         yield self.one("response.output_item.done", output_index=len(self.output), item=item)

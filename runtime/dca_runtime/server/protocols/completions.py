@@ -8,9 +8,9 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from dca_runtime.server.answer import Answer, Delta, Reading, Whole
-from dca_runtime.server.documented import STREAM_OR_JSON, service_of
 from dca_runtime.server.errors import ApiError, refuse
-from dca_runtime.server.openai_parts import LEAST_LOGPROB, progress, sampling_of, stops, usage
+from dca_runtime.server.protocols.documented import STREAM_OR_JSON, service_of
+from dca_runtime.server.protocols.openai_parts import LEAST_LOGPROB, progress, sampling_of, stops, usage
 from dca_runtime.server.requests import Token
 from dca_runtime.server.schema import CompletionRequest
 from dca_runtime.server.service import Service, Wanted, new_id
@@ -36,11 +36,19 @@ async def completions(request: Request, body: CompletionRequest) -> Response:
 
 
 def _check(body: CompletionRequest) -> None:
-    refuse(body.suffix is not None and body.suffix != "", "a text cannot be filled in from both sides", "suffix")
-    refuse(body.best_of is not None and body.best_of != (body.n or 1), "best_of must be n, if given", "best_of")
+    refuse(
+        body.suffix is not None and body.suffix != "", "a text cannot be filled in from both sides", "suffix"
+    )
+    refuse(
+        body.best_of is not None and body.best_of != (body.n or 1), "best_of must be n, if given", "best_of"
+    )
     refuse(bool(body.echo) and body.logprobs is not None, "echo with logprobs is not to be had here", "echo")
     refuse(body.max_tokens == 0, "max_tokens must be at least 1", "max_tokens")
-    refuse(body.stream_options is not None and not body.stream, "stream_options needs stream: true", "stream_options")
+    refuse(
+        body.stream_options is not None and not body.stream,
+        "stream_options needs stream: true",
+        "stream_options",
+    )
 
 
 async def _answer(service: Service, body: CompletionRequest) -> Answer:

@@ -9,7 +9,6 @@ from dca_runtime.server.requests import Read, Token
 from dca_runtime.server.schema import SamplingFields
 from dca_runtime.server.service import Service
 
-
 LEAST_LOGPROB = -9999.0  # JSON has no infinity; OpenAI says this instead
 
 
