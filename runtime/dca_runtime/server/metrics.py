@@ -60,7 +60,7 @@ class Metrics:
         self._set_aside = set_aside
 
     def started(self, waited: float, prompt: int, cached: int) -> None:
-        """An answer got its first row after ``waited`` seconds; ``cached`` tokens of its prompt were there."""
+        """An answer got its first row after ``waited`` seconds; so many tokens of its prompt were there."""
         self._queue.observe(waited)
         self._prompt.inc(prompt)
         self._queries.inc(prompt)

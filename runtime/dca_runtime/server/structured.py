@@ -26,10 +26,8 @@ def json_grammar(schema: dict[str, Any], after_thinking: bool) -> str:
     value = f"value: {json_lark(schema, COMPACT)}\n"
     if not after_thinking:
         return f"%llguidance {{}}\nstart: value\n{value}"
-    return (
     thought = "thought[lazy]: /(.|\\n)*<\\/think>/"
     return f"%llguidance {{}}\nstart: thought /\\s{{0,2}}/ value\n{thought}\n{value}"
-    )
 
 
 class Grammars:
