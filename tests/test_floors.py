@@ -17,6 +17,7 @@ ROOMS = {
     "errors": [],
     "config": ["errors"],
     "scheme": ["errors"],
+    "strict_json": [],
     "gguf": ["errors", "scheme"],
     "checkpoint": ["errors", "config"],
     "tokenizer": ["errors", "config", "dca_runtime"],
@@ -25,8 +26,8 @@ ROOMS = {
     # Says what the right answer is, so it shares no code with what runs, and none with the export.
     "reference": ["errors", "scheme", "gguf"],
     "parity": ["errors", "scheme", "gguf", "reference", "dca_runtime"],
-    "evaluate": ["errors", "scheme", "dca_runtime"],
-    "cli": ["errors", "gguf", "export", "parity", "evaluate", "dca_runtime"],
+    "evaluate": ["errors", "scheme", "strict_json", "dca_runtime"],
+    "cli": ["errors", "strict_json", "gguf", "export", "parity", "evaluate", "dca_runtime"],
 }
 
 # What the sources of each folder of native/ may include, beside the public header.

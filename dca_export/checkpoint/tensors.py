@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from dca_export.checkpoint.names import plain_names
 from dca_export.checkpoint.weight_files import ADAPTER, WeightFiles, adapter_error, find_weights
 from dca_export.config import Config
-from dca_export.errors import InputError
+from dca_export.errors import InputError, MissingPackage
 
 # What the numbers of a tensor are stored in. BF16 and FP8 have no NumPy type; their bits are read instead.
 STORAGE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1"}
@@ -170,9 +170,7 @@ def read_torch_file(file: Path) -> dict[str, SourceTensor]:
     try:
         import torch
     except ImportError:
-        raise InputError(
-            f"{file}: reading .bin files needs PyTorch: pip install 'dca-export[reference]'"
-        ) from None
+        raise MissingPackage(f"{file}: reading .bin files needs PyTorch", "reference") from None
     try:
         # Only the zip form that torch has written since 1.6 can be mapped.
         mapped = zipfile.is_zipfile(file)

@@ -15,15 +15,18 @@ A command is a parser and a body::
 
 import argparse
 import contextlib
+import errno
 import math
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
 
 from dca_export import strict_json
+from dca_export.cli._streams import discard_output, prepare_streams
 from dca_export.errors import InputError
 from dca_export.export.output_file import write_file
 
@@ -35,6 +38,17 @@ EXIT_INTERRUPTED = 128 + signal.SIGINT  # what a shell reports for a program tha
 
 class _Parser(argparse.ArgumentParser):
     """An argument parser whose errors are one line, like every other error of the commands."""
+
+    last: str | None = None  # an optional positional argument that may also stand behind options
+
+    def parse_known_args(self, *arguments: Any, **options: Any) -> tuple[argparse.Namespace, list[str]]:  # type: ignore[override]
+        # Where options stand between two positional arguments, argparse takes an optional second one for
+        # left out before it comes to it.
+        namespace, rest = super().parse_known_args(*arguments, **options)
+        if self.last is not None and rest and not rest[0].startswith("-"):
+            if getattr(namespace, self.last) is None:
+                setattr(namespace, self.last, rest.pop(0))
+        return namespace, rest
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -50,8 +64,13 @@ class _Version(argparse.Action):
         parser.exit(EXIT_OK)
 
 
-def command_parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
-    """The command ``prog``'s parser, with --version; help ends with ``example`` (one command a line)."""
+def command_parser(
+    prog: str, description: str, example: str, last: str | None = None
+) -> argparse.ArgumentParser:
+    """The command ``prog``'s parser, with --version; help ends with ``example`` (one command a line).
+
+    last: the optional positional argument, if there is one that may also stand behind options.
+    """
     lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
     parser = _Parser(
         prog=prog,
@@ -59,6 +78,7 @@ def command_parser(prog: str, description: str, example: str) -> argparse.Argume
         epilog=f"example:\n{lines}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.last = last
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     return parser
 
@@ -75,28 +95,49 @@ def run(
     """
     from dca_runtime.errors import DcaError
 
+    prepare_streams()
     try:
         arguments = parser.parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else EXIT_BAD_INPUT
     try:
-        code = body(arguments)
+        with _warnings_in_one_line(parser.prog):
+            code = body(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # The reader (head, less) has what it wanted. Point stdout elsewhere, or the interpreter's own
-        # flush at exit complains.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_output()  # the reader (head, less) has what it wanted
         return EXIT_OK
     except KeyboardInterrupt:
         return _fail(parser.prog, "interrupted", EXIT_INTERRUPTED)
     except (InputError, DcaError) as error:
         return _fail(parser.prog, str(error), EXIT_BAD_INPUT)
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            discard_output()
         where = f"{error.filename}: " if error.filename is not None else ""
         return _fail(parser.prog, f"{where}{error.strerror or error}", EXIT_BAD_INPUT)
     except MemoryError as error:
         return _fail(parser.prog, f"not enough memory ({error})", EXIT_BAD_INPUT)
+
+
+@contextlib.contextmanager
+def _warnings_in_one_line(prog: str) -> Iterator[None]:
+    """DcaWarning on stderr as one line, like an error; each once."""
+    from dca_runtime.errors import DcaWarning
+
+    shown = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if issubclass(category, DcaWarning):
+            print(f"{prog}: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        else:
+            shown(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", DcaWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _fail(prog: str, message: str, code: int) -> int:

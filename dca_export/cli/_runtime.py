@@ -5,11 +5,11 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dca_export.cli._common import count, progress_bar
+from dca_export.cli._common import count, note, progress_bar
 from dca_runtime.options import CACHE_TYPES
 
 if TYPE_CHECKING:
-    from dca_runtime import Model
+    from dca_runtime import Model, Session
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,3 +55,18 @@ def opened(arguments: argparse.Namespace) -> Iterator["Model"]:
         )
     with model:
         yield model
+
+
+def note_active(model: "Model", session: "Session") -> None:
+    """Says on a terminal which attention, scheme and context a session has."""
+    info, trained = session.info, model.info.context_length
+    if info.scheme is None:
+        attention = "plain attention"
+    else:
+        s, w, c, *_ = info.scheme
+        kind = {"intra": "only inside chunks", "intra+inter": "without successive chunks"}
+        attention = (
+            f"Dual Chunk Attention{', ' + kind[session.attention] if session.attention in kind else ''}: "
+            f"chunk_size {s:,}, local_window {w:,}, pretraining_length {c:,}"
+        )
+    note(f"{attention}; context {info.context:,} tokens, trained on {trained:,}")

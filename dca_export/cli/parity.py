@@ -18,7 +18,8 @@ from dca_export.cli._common import (
     write_json,
 )
 from dca_export.cli._runtime import add_machine_arguments, opened
-from dca_export.errors import InputError
+from dca_export.cli._sources import check_source
+from dca_export.errors import MissingPackage
 from dca_runtime.options import CACHE_TYPES
 
 if TYPE_CHECKING:
@@ -70,17 +71,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parity(arguments: argparse.Namespace) -> int:
     inputs = {"OUT.gguf": arguments.model, "--text": arguments.text, "--reference": arguments.reference}
     check_outputs({"--json": arguments.json}, inputs)
-    if arguments.reference is not None and not arguments.reference.exists():
-        raise InputError(f"{arguments.reference}: no such file or directory")
+    if arguments.reference is not None:
+        check_source(arguments.reference)
     try:
         with progress_bar("importing PyTorch"):
             import transformers
 
             from dca_export.parity.torch_reference import TorchReference
     except ImportError as error:
-        raise InputError(
-            f"the reference needs the package {error.name}: pip install 'dca-export[reference]'"
-        ) from error
+        raise MissingPackage(f"the reference needs the package {error.name}", "reference") from error
     transformers.logging.set_verbosity_error()  # its bars and remarks are not this command's
     transformers.logging.disable_progress_bar()
     from dca_export.gguf.file import GgufFile

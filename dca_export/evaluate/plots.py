@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dca_export.errors import InputError
+from dca_export.errors import InputError, MissingPackage
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,7 +15,7 @@ try:
     from matplotlib.figure import Figure  # noqa: F811 - without pyplot: no window, no global state
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 except ImportError as error:
-    raise InputError("plots need matplotlib: pip install 'dca-export[eval]'") from error
+    raise MissingPackage("plots need matplotlib", "eval") from error
 
 KINDS = ("png", "svg", "pdf")
 PANEL = (4.8, 3.6)  # inches

@@ -76,7 +76,6 @@ class Answerer:
             runner.cache.session, self._model.tokenizer, rest, tokens, Sampling(temperature=0.0)
         )
         text = "".join(generation)
-        runner.cache.record([*ids, *generation.ids])
         self.evaluated += len(rest)
         return text
 

@@ -18,7 +18,9 @@ from dca_export.export.output_file import check_space, directory_beside
 from dca_export.export.scheme_choice import (
     SchemeChoice,
     SchemeOptions,
+    beyond_training,
     choose_scheme,
+    reach_of_config,
     stated_by_config,
     stated_elsewhere,
 )
@@ -88,6 +90,7 @@ def _choice(
     stated, _ = stated_by_config(checkpoint.config)
     notes = [*checkpoint.notes, *stated_elsewhere(checkpoint.config, checkpoint.directory)]
     choice = choose_scheme(options, trained, stated)
+    notes += beyond_training(choice, reach_of_config(checkpoint.config))
     classes = checkpoint.config.values.get("architectures") or ["?"]
     if classes[0] not in SERVED:
         notes.append(f"SGLang runs {DUAL_CHUNK} for {', '.join(SERVED)} only, not for {classes[0]}")

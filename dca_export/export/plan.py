@@ -18,7 +18,10 @@ from dca_export.export.runnable import check_runnable
 from dca_export.export.scheme_choice import (
     SchemeChoice,
     SchemeOptions,
+    beyond_training,
     choose_scheme,
+    reach_of_config,
+    reach_of_gguf,
     stated_by_config,
     stated_elsewhere,
     trained_length_of_gguf,
@@ -96,6 +99,7 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     notes += stated_elsewhere(config, checkpoint.directory)
     trained = trained_length(config)
     choice = choose_scheme(options.scheme, trained, stated)
+    notes += beyond_training(choice, reach_of_config(config))
     stored = plan_tensors(checkpoint, architecture, dimensions)  # first: it shows the sizes to be real
     for planned in stored:
         for piece in planned.pieces:
@@ -197,7 +201,7 @@ def _plan_copy(source: Path, options: ExportOptions) -> CopyPlan:
         parameters=_parameters(parts),
         bytes=copy.data_bytes,
         types=count_types(tensor.type for _, tensor in copy.tensors),
-        scheme=SchemeFacts(trained, choice),
+        scheme=SchemeFacts(trained, choice, beyond_training(choice, reach_of_gguf(file))),
     )
     return CopyPlan(copy, summary)
 

@@ -8,7 +8,15 @@ from pathlib import Path
 from dca_export.config import Config
 from dca_export.errors import InputError
 from dca_export.gguf.file import GgufFile
-from dca_export.model.rope import DUAL_CHUNK, TrainedLength
+from dca_export.model.rope import (
+    DUAL_CHUNK,
+    TrainedLength,
+    context_length,
+    original_context,
+    rope_config,
+    rope_kind,
+    trained_length,
+)
 from dca_export.scheme import Scheme, SchemeError
 
 OTHER_CONFIG = "config_1m.json"  # beside config.json in Qwen3-2507's directories, with a scheme
@@ -84,6 +92,43 @@ def stated_elsewhere(config: Config, directory: Path) -> list[str]:
     if DUAL_CHUNK in config or not other.is_file() or DUAL_CHUNK not in Config.read(other):
         return []
     return [f"{OTHER_CONFIG} states a scheme; put it in the place of config.json to use that one"]
+
+
+def beyond_training(choice: SchemeChoice, reach: int | None) -> list[str]:
+    """A note, if the scheme has distances above `reach`, those that mean something to the model.
+
+    One more is let pass: Qwen's configurations state it.
+    """
+    if choice.scheme is None or reach is None or choice.scheme.pretraining_length <= reach + 1:
+        return []
+    return [
+        f"pretraining_length {choice.scheme.pretraining_length:,} is above the {reach:,} tokens the model "
+        "was trained on, and no RoPE scaling explains it: it will meet distances new to it"
+    ]
+
+
+def reach_of_config(config: Config) -> int | None:
+    """The trained length, or what RoPE scaling stretches it to; None (dynamic NTK): as far as is asked."""
+    trained = trained_length(config).tokens
+    rope = rope_config(config)
+    kind = rope_kind(rope)
+    if kind == "dynamic":
+        return None
+    if kind == "yarn":
+        stretched = int(original_context(config) * rope.positive("factor", 1.0))
+        return max(trained, stretched, context_length(config).tokens)
+    return trained
+
+
+def reach_of_gguf(file: GgufFile) -> int:
+    """The trained length, or what RoPE scaling stretches it to."""
+    trained = trained_length_of_gguf(file).tokens
+    prefix = f"{file.architecture}.rope.scaling."
+    factor = file.get(prefix + "factor")
+    if file.get(prefix + "type", "none") == "none" or not isinstance(factor, float):
+        return trained
+    original = file.get(prefix + "original_context_length", trained)
+    return max(trained, int(original * factor))
 
 
 def trained_length_of_gguf(file: GgufFile) -> TrainedLength:

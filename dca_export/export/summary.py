@@ -12,10 +12,6 @@ from gguf import GGMLQuantizationType
 from dca_export.export.scheme_choice import SchemeChoice
 from dca_export.model.rope import TrainedLength
 
-# To how many times its trained length the paper's models keep their perplexity (Tables 1 and 2: Llama 2 7B
-# and 13B to 32k, Llama 3 8B to 64k; the 70B models go on further).
-PAPER_REACH = 8
-
 
 @dataclass(frozen=True)
 class SchemeFacts:
@@ -44,8 +40,8 @@ class SchemeFacts:
                 f"pretraining_length {c:,}{sharpened} ({source})"
             )
             lines.append(
-                f"context  no distance above {c - 1:,} at any length; the paper's models stay good to "
-                f"{PAPER_REACH} x that, here {PAPER_REACH * c:,} tokens"
+                f"context  no distance above {c - 1:,} at any length; how far it reads well, and with which "
+                "scheme, dca-eval sweep measures"
             )
         return lines + [f"note     {note}" for note in self.notes]
 

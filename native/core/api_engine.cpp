@@ -220,6 +220,10 @@ dca_status dca_sequence_load(dca_engine* engine, const char* path, dca_sequence*
     });
 }
 
+const int32_t* dca_session_tokens(const dca_session* session) {
+    return session == nullptr ? nullptr : session->session.sequence().tokens().data();
+}
+
 dca_status dca_session_save(const dca_session* session, const char* path) {
     return guarded([&] { dca::save_sequence(needed(session, "session").session.sequence(), &needed(path, "path")); });
 }

@@ -340,6 +340,7 @@ DCA_API const int32_t* dca_sequence_tokens(const dca_sequence* sequence);
 /* The same for a session; loading replaces what the session holds. */
 DCA_API dca_status dca_session_save(const dca_session* session, const char* path);
 DCA_API dca_status dca_session_load(dca_session* session, const char* path);
+DCA_API const int32_t* dca_session_tokens(const dca_session* session);
 
 /* ---- Block formats ----------------------------------------------------------- */
 

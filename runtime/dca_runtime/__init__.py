@@ -10,9 +10,13 @@ from typing import Any
 _HOMES = {  # public name -> the module that defines it
     "BlockFormat": "blocks",
     "Choice": "engine",
+    "Conversation": "conversation",
     "DcaError": "errors",
+    "DcaWarning": "errors",
+    "Document": "conversation",
     "Engine": "engine",
     "EngineInfo": "engine",
+    "Generation": "generate",
     "Model": "model",
     "ModelInfo": "model",
     "Sampling": "sampling",

@@ -4,11 +4,13 @@ import functools
 import importlib.resources
 import operator
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import cffi
 
+from dca_runtime import process
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.options import Progress
 
@@ -96,15 +98,19 @@ class Callback:
     While a native call runs, Python code runs in this callback only, so that is where a pending signal
     becomes an exception. Every long call carries one, whether or not anybody watches its progress. What
     is raised in it cancels the call, and ``reraise`` brings it back up once the call has returned.
+    So does ``cancel``, once it is set, from whatever thread; the call then fails with Status.CANCELLED.
     """
 
     def __init__(self, progress: Progress | None) -> None:
+        self.cancel: threading.Event | None = None
         self._progress = progress
         self._raised: BaseException | None = None
         # cffi returns `error` to C when the function raises; 1 cancels.
         self.function = ffi.callback("dca_progress", self._call, error=1, onerror=self._remember)
 
     def _call(self, done: int, total: int, user: Any) -> int:
+        if process.must_end() or (self.cancel is not None and self.cancel.is_set()):
+            return 1
         if self._progress is not None:
             self._progress(done, total)
         return 0

@@ -1,59 +1,158 @@
 """A chat: turns of messages over one session, of which each reply evaluates only what is new."""
 
-from collections.abc import Generator, Iterator
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from dca_runtime.errors import DcaError, Status
 from dca_runtime.generate import Generation
 from dca_runtime.model import Model
 from dca_runtime.prompt_cache import PromptCache
 from dca_runtime.sampling import Sampling
 from dca_runtime.session import Session
+from dca_runtime.tokenizer import Tokenizer
+
+# Of the context, the share that is kept free for an answer: older turns are dropped for it. A longer answer
+# takes what is left.
+_ANSWER_SHARE = 4
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text that questions are about. To the tokenizer it is text, whatever it contains."""
+
+    name: str
+    text: str
+
+    def tokens(self, tokenizer: Tokenizer) -> int:
+        """How many tokens the text has."""
+        return len(tokenizer.encode(self.text, add_special=False, parse_special=False))
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question, the documents given with it, and the answer as far as it has been given."""
+
+    question: str
+    documents: tuple[Document, ...] = ()
+    answer: str = ""
 
 
 class Conversation:
-    """Messages so far, in the file's chat template."""
+    """Messages so far, in the file's chat template.
 
-    def __init__(self, model: Model, session: Session, system: str | None = None) -> None:
-        """``system`` is the first message, if there is to be one.
+    When the context is full the oldest turns are dropped, never the system message nor a document.
+    """
 
-        session: one of ``model``, empty, and used for nothing else.
+    def __init__(
+        self, model: Model, session: Session, system: str | None = None, documents: Sequence[Document] = ()
+    ) -> None:
+        """``system`` is the first message, if there is to be one; an empty one is one.
+
+        session: one of ``model``, used for nothing else while a reply is generated.
+        documents: what the first question, and all others, are about.
         """
         self.model = model
-        self.messages = [{"role": "system", "content": system}] if system else []
-        self._cache = PromptCache(session)
+        self.session = session
+        self.system = system
+        self.turns: list[Turn] = []
+        self._documents = list(documents)  # that no question has been asked with yet
+        self._asked = 0  # replies so far: an older one must not go on
 
-    def reply(self, message: str, max_tokens: int, sampling: Sampling) -> "Reply":
-        """The model's answer to a user's ``message``; iterate over it for pieces of text."""
-        return Reply(self, message, max_tokens, sampling)
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        """The messages that the template has been given for all that was said."""
+        return _messages(self.system, self.turns)
+
+    def add_document(self, document: Document) -> None:
+        """Puts a document before the next question."""
+        self._documents.append(document)
+
+    def reply(self, message: str, max_tokens: int | None, sampling: Sampling, **options: Any) -> "Reply":
+        """The model's answer to a user's ``message``; iterate over it for pieces of text.
+
+        options: of Generation (stop, skip_special, processors, logprobs).
+
+        Raises DcaError (Status.CONTEXT): the message does not fit, even with no turn before it.
+        """
+        turns = [*self.turns, Turn(message, tuple(self._documents))]
+        context = self.session.info.context
+        unlimited = max_tokens is None or max_tokens == -1
+        free = context // _ANSWER_SHARE if unlimited else min(max_tokens or 0, context // _ANSWER_SHARE)
+        ids = self._ids(turns)
+        while len(turns) > 1 and len(ids) + free > context:
+            turns = _without_oldest(turns)
+            ids = self._ids(turns)
+        if len(ids) > context:
+            raise DcaError(
+                f"the question takes {len(ids)} tokens with what must come before it, and the context has "
+                f"{context}; give it a larger one",
+                Status.CONTEXT,
+            )
+        self.model.warn_if_untrained(self.session, len(ids))
+        rest = PromptCache(self.session).rest(ids)
+        # The end of the context ends the answer; the next question makes room.
+        room = None if unlimited or len(ids) + (max_tokens or 0) > context else max_tokens
+        generation = Generation(self.session, self.model.tokenizer, rest, room, sampling, **options)
+        self._asked += 1
+        return Reply(self, turns, generation, self._asked)
+
+    def _ids(self, turns: list[Turn]) -> list[int]:
+        prompt = self.model.apply_chat_template(_messages(self.system, turns))
+        return self.model.tokenize(prompt, add_special=False)
 
 
 class Reply(Iterator[str]):
-    """One answer, as it is generated. What has been given when it stops becomes part of the conversation."""
+    """One answer, as it is generated. Each piece, once given, is part of the conversation."""
 
-    def __init__(self, conversation: Conversation, message: str, max_tokens: int, sampling: Sampling) -> None:
-        session = conversation._cache.session
-        model = conversation.model
-        question = {"role": "user", "content": message}
-        prompt = model.apply_chat_template([*conversation.messages, question])
-        ids = model.tokenize(prompt, add_special=False)
-        rest = conversation._cache.rest(ids)
-        self.generation = Generation(session, model.tokenizer, rest, max_tokens, sampling)
-        self._pieces = self._run(conversation, question, ids)
+    def __init__(
+        self, conversation: Conversation, turns: list[Turn], generation: Generation, number: int
+    ) -> None:
+        """``turns`` are to be the conversation's, from the first piece on; the last is the question."""
+        self.generation = generation
+        self.dropped = len(conversation.turns) + 1 - len(turns)  # turns that no longer fit
+        self._conversation = conversation
+        self._turns = turns
+        self._number = number
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        if self._conversation._asked != self._number:
+            raise DcaError("this answer is over: another question has been asked since")
+        piece = next(self.generation)
+        question = self._turns[-1]
+        self._turns = [*self._turns[:-1], dataclasses.replace(question, answer=question.answer + piece)]
+        self._conversation.turns = self._turns
+        waiting = self._conversation._documents
+        self._conversation._documents = [one for one in waiting if one not in question.documents]
+        return piece
+
+    def cancel(self) -> None:
+        """Ends the answer, from any thread."""
+        self.generation.cancel()
 
     def close(self) -> None:
         """Ends the answer here."""
-        self._pieces.close()
+        self.generation.close()
 
-    def _run(self, conversation: Conversation, question: dict[str, str], ids: list[int]) -> Generator[str]:
-        answer = ""
-        try:
-            for piece in self.generation:
-                answer += piece
-                yield piece
-        finally:
-            # Also after Ctrl-C and where the context is full: what was said was said.
-            conversation._cache.record([*ids, *self.generation.ids])
-            if answer:
-                conversation.messages += [question, {"role": "assistant", "content": answer}]
+
+def opening(system: str | None, documents: Sequence[Document], question: str) -> list[dict[str, str]]:
+    """The messages of a conversation at its first question."""
+    return _messages(system, [Turn(question, tuple(documents))])
+
+
+def _without_oldest(turns: list[Turn]) -> list[Turn]:
+    """The turns without the first; its documents go to the second."""
+    oldest, second, *others = turns
+    return [dataclasses.replace(second, documents=oldest.documents + second.documents), *others]
+
+
+def _messages(system: str | None, turns: Sequence[Turn]) -> list[dict[str, str]]:
+    """The messages of the turns, the last without an answer if it has none yet."""
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    for turn in turns:
+        documents = "".join(f"{document.name}:\n\n{document.text}\n\n" for document in turn.documents)
+        messages.append({"role": "user", "content": documents + turn.question})
+        if turn.answer:
+            messages.append({"role": "assistant", "content": turn.answer})
+    return messages

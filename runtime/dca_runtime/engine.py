@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from dca_runtime import _ffi
+from dca_runtime import _ffi, process
 from dca_runtime._convert import LOGITS_LAST, LOGITS_NONE, c_path, fill_cache_options, scheme_of, token_array
 from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError
@@ -55,10 +55,13 @@ class TokenSequence:
         self.engine = engine
         self._native = native
         # The finalizer holds what keeps the native engine, so that it goes after the sequence in any order.
-        self._free = weakref.finalize(self, _free_sequence, _ffi.lib(), native, engine._keep)
+        home = engine._home
+        self._free = weakref.finalize(self, _free_sequence, _ffi.lib(), native, engine._keep, home)
 
     def close(self) -> None:
-        """Frees the sequence and the pages that no other holds. Does nothing the second time."""
+        """Frees the sequence and the pages that no other holds. Nothing the second time, nor in a fork."""
+        if self.engine._home.left():
+            return
         with self.engine._exclusive(may_be_closed=True):
             self._free()
 
@@ -130,12 +133,15 @@ class Engine:
         _ffi.check(lib.dca_engine_create(native_model, native_options, native))
         self._native = native[0]
         # Sequences hold this too, so that the native engine is freed after the last of them.
-        self._keep = _Keep(lib, native[0], native_model)
+        self._home = process.Home()
+        self._keep = _Keep(lib, native[0], native_model, self._home)
         self._sequences: weakref.WeakSet[TokenSequence] = weakref.WeakSet()
         self._open = True
 
     def close(self) -> None:
-        """Frees the engine and its sequences. Does nothing the second time."""
+        """Frees the engine and its sequences. Does nothing the second time, nor in a forked child."""
+        if self._home.left():
+            return
         with self._exclusive(may_be_closed=True):
             for sequence in list(self._sequences):
                 sequence._free()
@@ -298,26 +304,30 @@ class Engine:
     @contextlib.contextmanager
     def _exclusive(self, may_be_closed: bool = False) -> Iterator[None]:
         """Refuses a second user: another thread, or the progress callback of a call that still runs."""
-        if not self._busy.acquire(blocking=False):
-            raise DcaError("the engine is busy: a call on it has not returned yet")
-        try:
-            if not (self._open or may_be_closed):
-                raise DcaError("the engine is closed")
-            yield
-        finally:
-            self._busy.release()
+        self._home.check()
+        with process.calling():
+            if not self._busy.acquire(blocking=False):
+                raise DcaError("the engine is busy: a call on it has not returned yet")
+            try:
+                if not (self._open or may_be_closed):
+                    raise DcaError("the engine is closed")
+                yield
+            finally:
+                self._busy.release()
 
 
 class _Keep:
     """Frees a native engine once, when it is told to or when the last that holds it goes."""
 
-    def __init__(self, lib: Any, native: Any, native_model: Any) -> None:
-        self.free = weakref.finalize(self, _free_engine, lib, native, native_model)
+    def __init__(self, lib: Any, native: Any, native_model: Any, home: process.Home) -> None:
+        self.free = weakref.finalize(self, _free_engine, lib, native, native_model, home)
 
 
-def _free_sequence(lib: Any, native: Any, keep: _Keep) -> None:
-    lib.dca_sequence_free(native)
+def _free_sequence(lib: Any, native: Any, keep: _Keep, home: process.Home) -> None:
+    if process.may_free(home):
+        lib.dca_sequence_free(native)
 
 
-def _free_engine(lib: Any, native: Any, native_model: Any) -> None:
-    lib.dca_engine_free(native)
+def _free_engine(lib: Any, native: Any, native_model: Any, home: process.Home) -> None:
+    if process.may_free(home):
+        lib.dca_engine_free(native)

@@ -1,4 +1,4 @@
-"""The one exception that libdca's failures become."""
+"""The one exception that libdca's failures become, and the one warning."""
 
 from enum import IntEnum
 
@@ -24,3 +24,7 @@ class DcaError(Exception):
     def __init__(self, message: str, status: Status = Status.ARGUMENT) -> None:
         super().__init__(message)
         self.status = status
+
+
+class DcaWarning(UserWarning):
+    """Something is allowed, but what comes of it is likely not what was wanted."""

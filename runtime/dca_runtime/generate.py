@@ -1,75 +1,210 @@
 """Generation: evaluates a prompt, then picks, decodes and evaluates one token after another."""
 
+import operator
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.options import TokenIds
-from dca_runtime.sampling import Sampler, Sampling
+from dca_runtime.sampling import Sampler, Sampling, TokenLogprob, token_logprob
 from dca_runtime.session import Session
+from dca_runtime.stop import StopTexts
 from dca_runtime.tokenizer import Tokenizer
+
+Processor = Callable[[list[int], np.ndarray], np.ndarray | None]
+"""Called with (all ids so far, logits float32 (n_vocab,)) before each choice; changes the logits in place or
+returns others. -inf forbids a token."""
 
 
 class Generation(Iterator[str]):
     """Pieces of generated text, each evaluated when it is asked for.
 
-    Ends at an end-of-text or end-of-turn token or after ``max_tokens``; ``ended`` tells which. Raises
-    DcaError (Status.CONTEXT) when the session has no room for the next token.
+    Ends at an end-of-text or end-of-turn token, at a stop text, after ``max_tokens``, or when it is
+    cancelled; ``finish_reason`` tells which. Raises DcaError (Status.CONTEXT) when the session has no room
+    for the next token, unless ``max_tokens`` left the end to the context.
+
+    A session that was made for it alone is freed with the last reference to it, or by ``close``. A context
+    manager. One thread at a time may iterate; ``cancel`` is for any.
     """
 
     def __init__(
-        self, session: Session, tokenizer: Tokenizer, prompt: TokenIds, max_tokens: int, sampling: Sampling
+        self,
+        session: Session,
+        tokenizer: Tokenizer,
+        prompt: TokenIds,
+        max_tokens: int | None,
+        sampling: Sampling,
+        *,
+        stop: str | Sequence[str] = (),
+        skip_special: bool = True,
+        processors: Sequence[Processor] = (),
+        logprobs: int | None = None,
+        own_session: bool = False,
     ) -> None:
-        """``prompt`` is appended to what the session holds already, when the first piece is asked for."""
+        """``prompt`` is appended to what the session holds already, when the first piece is asked for.
+
+        max_tokens: tokens to generate at most; None or -1: until the context is full.
+        stop: texts that end the generation, not given themselves; what may be the beginning of one is held
+            back until it is certain.
+        skip_special: leave control tokens out of the text (``ids`` has them all the same).
+        processors: see Processor; called in order.
+        logprobs: keep the log-probability of each generated token and of that many of the likeliest in
+            ``logprobs``; those of the model itself, before processors, penalties and temperature.
+        own_session: ``close`` frees the session too.
+
+        Raises DcaError: an argument is out of its range.
+        """
         self.session = session
         self.ids: list[int] = []  # generated so far, with the end token if there was one
+        self.text = ""  # given so far
+        self.finish_reason: str | None = None  # "stop", "length" or "cancelled"; None: not at its end
         self.ended = False  # the model ended its text itself
+        self.stop_text: str | None = None  # the stop text that ended it
+        self.logprobs: list[TokenLogprob] = []  # one for each of ``ids``, if asked for
         self.prompt_tokens = len(prompt)
         self.prompt_seconds = 0.0
         self.decode_seconds = 0.0  # evaluating generated tokens
         self.decoded_tokens = 0  # generated tokens that were evaluated; the last one is not
-        self._pieces = self._run(tokenizer, prompt, max_tokens, sampling)
+        self._tokenizer = tokenizer
+        self._max_tokens = token_limit(max_tokens)
+        self._sampler = Sampler(sampling)
+        self._processors = tuple(processors)
+        self._top = None if logprobs is None else _count(logprobs, "logprobs")
+        self._stream = tokenizer.stream(after=prompt, skip_special=skip_special)
+        self._stops = StopTexts(stop)
+        self._cancel = threading.Event()
+        self._history: list[int] | None = None  # all ids, the session's first; None: nothing evaluated yet
+        self._next: TokenIds = prompt  # to be evaluated next
+        self._logits: np.ndarray | None = None  # after all of them, until a token is chosen
+        self._own_session = own_session
 
     def __next__(self) -> str:
-        return next(self._pieces)
+        # No generator function, whose frame would refer to this object: an abandoned generation is to go,
+        # and its session with it, at once and not when Python collects cycles.
+        while self.finish_reason is None:
+            piece = self._step()
+            if piece:
+                self.text += piece
+                return piece
+        raise StopIteration
 
-    def _run(
-        self, tokenizer: Tokenizer, prompt: TokenIds, max_tokens: int, sampling: Sampling
-    ) -> Iterator[str]:
-        sampler = Sampler(sampling)
-        sampler.see(prompt)
-        stream = tokenizer.stream(after=prompt)
-        if max_tokens > 0:
-            start = time.perf_counter()
-            logits = self.session.eval(prompt)
-            self.prompt_seconds = time.perf_counter() - start
-        while len(self.ids) < max_tokens:
-            id_ = sampler.pick(logits)
-            self.ids.append(id_)
-            if id_ in tokenizer.end_ids:
-                self.ended = True
-                break
-            if piece := stream.push(id_):
-                yield piece
-            if len(self.ids) < max_tokens:
-                logits = self._decode(id_)
-        if rest := stream.flush():
-            yield rest
+    def cancel(self) -> None:
+        """Ends it, from any thread, also in the middle of an evaluation, which is undone."""
+        self._cancel.set()
 
-    def _decode(self, id_: int) -> np.ndarray:
-        start = time.perf_counter()
+    def close(self) -> None:
+        """Ends it here; frees its session if that was made for it."""
+        if self.finish_reason is None:
+            self.finish_reason = "cancelled"
+        if self._own_session:
+            self.session.close()
+
+    def __enter__(self) -> "Generation":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _step(self) -> str:
+        """Generates one token, or finds the end; the text that is certain by it."""
+        if self._cancel.is_set():
+            return self._finish("cancelled")
+        if self._max_tokens is not None and len(self.ids) >= self._max_tokens:
+            return self._finish("length")
         try:
-            logits = self.session.eval([id_])
+            if self._logits is None:
+                with self.session.cancelled_by(self._cancel):
+                    self._logits = self._evaluate()
         except DcaError as error:
-            if error.status == Status.CONTEXT:
-                raise DcaError(
-                    f"the context of {self.session.info.context} tokens is full after {len(self.ids)} "
-                    "generated tokens; give the session a larger context",
-                    Status.CONTEXT,
-                ) from error
+            if error.status == Status.CANCELLED and self._cancel.is_set():
+                return self._finish("cancelled")
+            if error.status == Status.CONTEXT and self.ids:
+                if self._max_tokens is None:
+                    return self._finish("length")
+                raise self._full() from error
             raise
-        self.decode_seconds += time.perf_counter() - start
-        self.decoded_tokens += 1
+        id_ = self._choose(self._logits)
+        self._logits = None
+        if id_ in self._tokenizer.end_ids:
+            self.ended = True
+            return self._finish("stop")
+        piece = self._stops.push(self._stream.push(id_))
+        if self._stops.found is not None:
+            self.stop_text = self._stops.found
+            self.finish_reason = "stop"
+        return piece
+
+    def _evaluate(self) -> np.ndarray:
+        if self._history is None:
+            history = self.session.ids.tolist()
+            start = time.perf_counter()
+            logits = self.session.eval(self._next)
+            self.prompt_seconds = time.perf_counter() - start
+            self._history = [*history, *map(int, self._next)]
+            self._sampler.see(self._history)
+        else:
+            start = time.perf_counter()
+            logits = self.session.eval(self._next)
+            self.decode_seconds += time.perf_counter() - start
+            self.decoded_tokens += 1
         return logits
+
+    def _choose(self, logits: np.ndarray) -> int:
+        assert self._history is not None
+        processed = logits
+        for process in self._processors:
+            if processed is logits:
+                processed = logits.copy()
+            returned = process(self._history.copy(), processed)
+            processed = processed if returned is None else _checked(returned, logits)
+        id_ = self._sampler.pick(processed)
+        if self._top is not None:
+            self.logprobs.append(token_logprob(logits, id_, self._top))
+        self._history.append(id_)
+        self.ids.append(id_)
+        self._next = [id_]
+        return id_
+
+    def _finish(self, reason: str) -> str:
+        rest = self._stops.push(self._stream.flush())
+        if self._stops.found is not None:
+            self.stop_text = self._stops.found
+        self.finish_reason = reason if self._stops.found is None else "stop"
+        return rest + self._stops.flush()
+
+    def _full(self) -> DcaError:
+        return DcaError(
+            f"the context of {self.session.info.context} tokens is full after {len(self.ids)} "
+            "generated tokens; give the session a larger context",
+            Status.CONTEXT,
+        )
+
+
+def token_limit(max_tokens: int | None) -> int | None:
+    """``max_tokens`` with None for "until the context is full"; DcaError if it is no such number."""
+    if max_tokens is None or max_tokens == -1:
+        return None
+    return _count(max_tokens, "max_tokens", " (None or -1: until the context is full)")
+
+
+def _count(value: int, what: str, more: str = "") -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if number < 0:
+        raise DcaError(f"{what} must be an integer of at least 0{more}, got {value!r}")
+    return number
+
+
+def _checked(returned: np.ndarray, logits: np.ndarray) -> np.ndarray:
+    array = np.asarray(returned)
+    if array.shape != logits.shape or not np.issubdtype(array.dtype, np.floating):
+        raise DcaError(
+            f"a processor must return floating-point logits of shape {logits.shape} or None, "
+            f"got {array.dtype} {array.shape}"
+        )
+    return array

@@ -1,26 +1,31 @@
 """A loaded model: what it is, its tokenizer, and the sessions that run it."""
 
+import functools
 import os
 import threading
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dca_runtime import _ffi
+from dca_runtime import _ffi, process
 from dca_runtime._convert import c_path, scheme_of
 from dca_runtime._ffi import ffi
 from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.metadata import Metadata
+from dca_runtime.model_path import check_path
 from dca_runtime.options import DEFAULT_CONTEXT, EngineOptions, Progress, Scheme, SessionOptions, TokenIds
+from dca_runtime.prompt import Marks, Prompt
 from dca_runtime.session import Session
+from dca_runtime.trained import reach, warn_of_length, warn_of_scheme
 
 if TYPE_CHECKING:
-    from dca_runtime.generate import Generation
+    from dca_runtime.generate import Generation, Processor
+    from dca_runtime.sampling import Sampling
     from dca_runtime.tokenizer import Tokenizer
 
 
@@ -79,7 +84,8 @@ class Model:
         self.path = os.fspath(path)
         self.context = context
         self._lock = threading.Lock()  # one thread at a time makes sessions or closes the model
-        self._users: weakref.WeakSet[Session | Engine] = weakref.WeakSet()
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._engines: weakref.WeakSet[Engine] = weakref.WeakSet()
         lib, callback = _ffi.lib(), _ffi.Callback(progress)
         device_name = ffi.new("char[]", device.encode())
         options = _ffi.options("dca_model_options")
@@ -88,11 +94,15 @@ class Model:
         options.progress = callback.function
         options.repack = bool(repack)
         model = ffi.new("dca_model **")
-        status = lib.dca_model_load(c_path(self.path), options, model)
+        check_path(self.path)
+        self._home = process.Home()
+        with process.calling():
+            status = lib.dca_model_load(c_path(self.path), options, model)
         if status == Status.OK:
             # A session holds this handle too, so that the native model outlives it in any order of
             # collection.
-            self._native = ffi.gc(model[0], lib.dca_model_free)
+            free = functools.partial(_free, lib, self._home, process.may_free)
+            self._native = ffi.gc(model[0], free)
         callback.reraise()
         _ffi.check(status)
         self._closed = False
@@ -100,14 +110,17 @@ class Model:
         self.metadata: Mapping[str, Any] = Metadata(self._handle)
 
     def close(self) -> None:
-        """Frees the model and its sessions. Does nothing the second time.
+        """Frees the model and its sessions. Does nothing the second time, nor in a forked child.
 
         Raises DcaError, and frees nothing of the model, while a session is busy in another thread.
         """
+        if self._home.left():
+            return
         with self._lock:
             if self._closed:
                 return
-            for user in list(self._users):
+            users: list[Session | Engine] = [*self._sessions, *self._engines]
+            for user in users:
                 user.close()
             self._closed = True
             ffi.release(self._native)
@@ -170,9 +183,11 @@ class Model:
             progress=progress,
             rope=rope,
         )
+        self._home.check()
         with self._lock:
             session = Session(self._handle(), self.info.n_vocab, options)
-            self._users.add(session)
+            self._sessions.add(session)
+        warn_of_scheme(session.info.scheme, self._reach(session.rope))
         return session
 
     def engine(
@@ -196,9 +211,11 @@ class Model:
             progress=progress,
             rope=rope,
         )
+        self._home.check()
         with self._lock:
             engine = Engine(self._handle(), self.info.n_vocab, options)
-            self._users.add(engine)
+            self._engines.add(engine)
+        warn_of_scheme(engine.info.scheme, self._reach(rope))
         return engine
 
     def score(self, ids: TokenIds, **options: Any) -> np.ndarray:
@@ -229,43 +246,109 @@ class Model:
 
     def apply_chat_template(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
-    ) -> str:
+    ) -> Prompt:
         """The prompt that the file's chat template makes of ``messages`` ({"role": …, "content": …}).
 
-        It contains its special tokens, the beginning of the text too: tokenize it with
-        ``add_special=False``. Raises DcaError if the file has no template or the template fails.
+        It contains its special tokens, the beginning of the text too, and knows which they are: control
+        tokens' spellings in the messages stay text when it is tokenized or generated from. Raises DcaError
+        if the file has no template or the template fails.
         """
         from dca_runtime import chat
 
         template = self.metadata.get(chat.TEMPLATE_KEY)
         if not isinstance(template, str):
             raise DcaError(f"{self.path}: no chat template ({chat.TEMPLATE_KEY})", Status.UNSUPPORTED)
-        return chat.render(
+        marks = Marks(self.tokenizer.special_spellings, [messages, variables])
+        # Variables such as bos_token hold control tokens on purpose.
+        marked = {name: v if name.endswith("_token") else marks.mark(v) for name, v in variables.items()}
+        rendered = chat.render(
             template,
-            messages,
+            marks.mark(messages),
             add_generation_prompt=add_generation_prompt,
-            **self.tokenizer.special_texts,
-            **variables,
+            **(self.tokenizer.special_texts | marked),
         )
+        return marks.unmark(rendered)
+
+    def sampling(self, **fields: Any) -> "Sampling":
+        """What the file recommends (general.sampling.*), with ``fields`` of Sampling in its place."""
+        from dca_runtime.sampling import Sampling
+
+        return Sampling.recommended(self.metadata, **fields)
 
     def generate(
         self,
         prompt: str | TokenIds,
-        max_tokens: int = 256,
+        max_tokens: int | None = 256,
         session: Session | None = None,
+        *,
+        stop: str | Sequence[str] = (),
+        skip_special: bool = True,
+        processors: "Sequence[Processor]" = (),
+        logprobs: int | None = None,
         **sampling: Any,
     ) -> "Generation":
         """Continues ``prompt`` (text or token ids); iterate over the result for pieces of text.
 
-        session: where to append; by default a new one, large enough.
-        sampling: the fields of ``Sampling`` (temperature, top_k, top_p, min_p, repeat_penalty, seed, …).
-        """
-        from dca_runtime.generate import Generation
-        from dca_runtime.sampling import Sampling
+        max_tokens: tokens to generate at most; None or -1: until the context is full.
+        session: where to append; by default a new one, large enough (4096 tokens more than the prompt where
+            ``max_tokens`` does not say).
+        stop, skip_special, processors, logprobs: see ``Generation``.
+        sampling: the fields of ``Sampling`` (temperature, top_k, top_p, min_p, repeat_penalty, seed, …); the
+            others are those that the file recommends.
 
-        ids = self.tokenize(prompt) if isinstance(prompt, str) else prompt
-        session = session or self.session(context=self._context_for(len(ids) + max_tokens))
-        return Generation(session, self.tokenizer, ids, max_tokens, Sampling(**sampling))
+        Text begins as the model's texts do, unless the session holds something already or the text says so
+        itself, and is left open at its end.
+        """
+        from dca_runtime.generate import Generation, token_limit
+
+        limit = token_limit(max_tokens)
+        begins = session is None or session.length == 0
+        ids = self.tokenizer.prompt_ids(prompt, begins) if isinstance(prompt, str) else prompt
+        chosen = self.sampling(**sampling)
+        owned = session is None
+        if session is None:
+            more = DEFAULT_CONTEXT if limit is None else limit
+            session = self.session(context=self._context_for(len(ids) + more))
+        self.warn_if_untrained(session, session.length + len(ids))
+        return Generation(
+            session,
+            self.tokenizer,
+            ids,
+            limit,
+            chosen,
+            stop=stop,
+            skip_special=skip_special,
+            processors=processors,
+            logprobs=logprobs,
+            own_session=owned,
+        )
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        max_tokens: int | None = 256,
+        session: Session | None = None,
+        **options: Any,
+    ) -> "Generation":
+        """Answers ``messages`` ({"role": …, "content": …}) in the file's chat template, as ``generate`` does.
+
+        session: one whose tokens are used as far as the messages begin with the same ones, and otherwise
+            replaced; by default a new one, large enough.
+        options: those of ``generate``.
+        """
+        from dca_runtime.prompt_cache import PromptCache
+
+        ids = self.tokenize(self.apply_chat_template(messages))
+        rest = ids if session is None else PromptCache(session).rest(ids)
+        return self.generate(rest, max_tokens, session, **options)
+
+    def warn_if_untrained(self, session: Session, tokens: int) -> None:
+        """DcaWarning where ``session`` has plain attention and that many tokens are too many for it."""
+        if session.info.scheme is None:
+            warn_of_length(tokens, self._reach(session.rope), self.info.scheme is not None)
+
+    def _reach(self, rope: str | None) -> int:
+        return reach(self.info.context_length, self.info.architecture, self.metadata, rope)
 
     def _context_for(self, tokens: int) -> int:
         return max(tokens, 1) if self.context is None else self.context
@@ -274,6 +357,12 @@ class Model:
         if self._closed:
             raise DcaError(f"{self.path}: the model is closed")
         return self._native
+
+
+def _free(lib: Any, home: process.Home, may_free: Callable[[process.Home], bool], native: Any) -> None:
+    # All it needs is given to it: it may run when modules are gone already.
+    if may_free(home):
+        lib.dca_model_free(native)
 
 
 def _model_info(native: Any) -> ModelInfo:

@@ -1,19 +1,33 @@
 """Chooses the next token from logits."""
 
+import math
+import operator
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from dca_runtime.errors import DcaError, Status
+
+# What a file recommends, as dca-export copies it from generation_config.json (docs/format.md), by field.
+_KEYS = {
+    "temperature": "general.sampling.temp",
+    "top_k": "general.sampling.top_k",
+    "top_p": "general.sampling.top_p",
+    "min_p": "general.sampling.min_p",
+    "repeat_penalty": "general.sampling.penalty_repeat",
+    "repeat_window": "general.sampling.penalty_last_n",
+}
+_ALL = 2**31 - 1  # tokens: more than any text has
 
 
 @dataclass(frozen=True)
 class Sampling:
     """How to choose. The filters look at the model's own distribution; the temperature comes last.
 
-    Raises DcaError for a value out of its range.
+    Raises DcaError for a value out of its range or of another type.
     """
 
     temperature: float = 0.7  # 0: always the likeliest token
@@ -25,18 +39,58 @@ class Sampling:
     seed: int | None = None  # None: a different text each time
 
     def __post_init__(self) -> None:
-        allowed = {
-            "temperature": (self.temperature >= 0, "at least 0"),
-            "top_k": (self.top_k >= 0, "at least 0"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "min_p": (0 <= self.min_p <= 1, "from 0 to 1"),
-            "repeat_penalty": (self.repeat_penalty > 0, "above 0"),
-            "repeat_window": (self.repeat_window >= 0, "at least 0"),
-            "seed": (self.seed is None or self.seed >= 0, "at least 0"),
+        self._check("temperature", "a finite number of at least 0", _number(self.temperature) >= 0)
+        self._check("top_k", "an integer of at least 0", _whole(self.top_k))
+        self._check("top_p", "above 0 and at most 1", 0 < _number(self.top_p) <= 1)
+        self._check("min_p", "from 0 to 1", 0 <= _number(self.min_p) <= 1)
+        self._check("repeat_penalty", "a finite number above 0", _number(self.repeat_penalty) > 0)
+        self._check("repeat_window", "an integer of at least 0", _whole(self.repeat_window))
+        self._check("seed", "an integer of at least 0, or None", self.seed is None or _whole(self.seed))
+
+    @classmethod
+    def recommended(cls, metadata: Mapping[str, Any], **fields: Any) -> "Sampling":
+        """What a file's ``general.sampling.*`` keys say, with ``fields`` in their place where given.
+
+        Raises DcaError: a value is out of range; it names the key if the file holds it. An unknown field.
+        """
+        unknown = fields.keys() - cls.__dataclass_fields__.keys()
+        if unknown:
+            known = ", ".join(cls.__dataclass_fields__)
+            raise DcaError(f"no sampling option {sorted(unknown)[0]!r}; there are {known}")
+        stated = {
+            name: metadata[key] for name, key in _KEYS.items() if key in metadata and name not in fields
         }
-        for name, (good, wanted) in allowed.items():
-            if not good:
-                raise DcaError(f"{name} must be {wanted}, got {getattr(self, name)}")
+        # Other engines' "off" and "all of them", which files carry.
+        if isinstance(stated.get("top_k"), int):
+            stated["top_k"] = max(stated["top_k"], 0)
+        if stated.get("repeat_window") == -1:
+            stated["repeat_window"] = _ALL
+        for name, value in stated.items():
+            try:
+                cls(**{name: value})
+            except DcaError as error:
+                raise DcaError(f"the file's {_KEYS[name]}: {error}", Status.FORMAT) from None
+        return cls(**stated, **fields)
+
+    def _check(self, name: str, wanted: str, good: bool) -> None:
+        if not good:
+            raise DcaError(f"{name} must be {wanted}, got {getattr(self, name)!r}")
+
+
+def _number(value: Any) -> float:
+    """The value, or NaN, which no range holds, if it is no finite number."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _whole(value: Any) -> bool:
+    try:
+        return operator.index(value) >= 0
+    except TypeError:
+        return False
 
 
 class Sampler:
@@ -48,20 +102,25 @@ class Sampler:
         self._recent: deque[int] = deque(maxlen=sampling.repeat_window)
 
     def see(self, ids: Iterable[int]) -> None:
-        """Counts tokens of the prompt as recent."""
+        """Counts tokens of the text so far as recent."""
         self._recent.extend(int(id_) for id_ in ids)
 
     def pick(self, logits: np.ndarray) -> int:
-        """The next token's id for float ``logits`` (n_vocab,). Raises DcaError if they are not numbers."""
+        """The next token's id for float ``logits`` (n_vocab,).
+
+        -inf forbids a token; where some are +inf, only those are chosen from. Raises DcaError if a logit is
+        not a number, or if every token is forbidden.
+        """
         if np.isnan(logits).any():
             raise DcaError("the model gave logits that are not numbers", Status.INTERNAL)
-        logits = self._penalised(logits.astype(np.float64))
-        if self.sampling.temperature == 0:
-            chosen = int(np.argmax(logits))
-        else:
-            candidates = self._candidates(logits)
-            probabilities = softmax(logits[candidates] / self.sampling.temperature)
-            chosen = int(self._random.choice(candidates, p=probabilities))
+        with np.errstate(over="ignore"):  # a small temperature or penalty: the infinities are right
+            logits = _without_plus_infinity(self._penalised(logits.astype(np.float64)))
+            if self.sampling.temperature == 0:
+                chosen = int(np.argmax(logits))
+            else:
+                candidates = self._candidates(logits)
+                probabilities = softmax((logits[candidates] - logits.max()) / self.sampling.temperature)
+                chosen = int(self._random.choice(candidates, p=probabilities))
         self._recent.append(chosen)
         return chosen
 
@@ -91,6 +150,34 @@ class Sampler:
             reached = np.searchsorted(np.cumsum(probabilities[order]), sampling.top_p)
             ids = ids[order[: reached + 1]]
         return ids
+
+
+def _without_plus_infinity(logits: np.ndarray) -> np.ndarray:
+    """Logits of the same meaning below +inf: (n,); DcaError if they forbid every token."""
+    highest = logits.max()
+    if highest == -np.inf:
+        raise DcaError("every token is forbidden: all logits are -inf")
+    return np.where(logits == np.inf, 0.0, -np.inf) if highest == np.inf else logits
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """How likely a generated token was, and the likeliest ones at its place; natural logarithms."""
+
+    id: int
+    logprob: float
+    top: list[tuple[int, float]]  # (id, log-probability), the likeliest first
+
+
+def token_logprob(logits: np.ndarray, id_: int, top: int) -> TokenLogprob:
+    """For the token ``id_`` under ``logits`` (n_vocab,), with the ``top`` likeliest."""
+    finite = _without_plus_infinity(logits.astype(np.float64))
+    shifted = finite - finite.max()
+    logprobs = shifted - np.log(np.exp(shifted).sum())
+    count = min(top, len(logprobs))
+    likeliest = np.argpartition(-logprobs, count - 1)[:count] if count else np.arange(0)
+    order = likeliest[np.argsort(-logprobs[likeliest], kind="stable")]
+    return TokenLogprob(id_, float(logprobs[id_]), [(int(i), float(logprobs[i])) for i in order])
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dca_runtime import _ffi
+from dca_runtime import _ffi, process
 from dca_runtime._convert import (
     LOGITS_ALL,
     LOGITS_LAST,
@@ -47,17 +47,21 @@ class Session:
         self.n_vocab = n_vocab
         self.attention = options.attention
         self.cache_type = options.cache_type
+        self.rope = options.rope
         self._callback = _ffi.Callback(options.progress)
         self._busy = threading.Lock()
+        self._home = process.Home()
         lib = _ffi.lib()
         native = ffi.new("dca_session **")
         _ffi.check(lib.dca_session_create(native_model, _native_options(options, self._callback), native))
         self._native = native[0]
         # The finalizer holds the native model, so that it goes after the session in any order of collection.
-        self._free = weakref.finalize(self, _free, lib, native[0], native_model)
+        self._free = weakref.finalize(self, _free, lib, native[0], native_model, self._home)
 
     def close(self) -> None:
-        """Frees the session. Does nothing the second time."""
+        """Frees the session. Does nothing the second time, nor in a forked child."""
+        if self._home.left():
+            return
         with self._exclusive(may_be_closed=True):
             self._free()
 
@@ -146,6 +150,25 @@ class Session:
         return self.info.length
 
     @property
+    def ids(self) -> np.ndarray:
+        """The tokens in the cache, int32 (length,)."""
+        with self._exclusive():
+            length = self._read_info().length
+            if length == 0:
+                return np.empty(0, np.int32)
+            tokens = _ffi.lib().dca_session_tokens(self._native)
+            return np.frombuffer(ffi.buffer(tokens, 4 * length), np.int32).copy()
+
+    @contextlib.contextmanager
+    def cancelled_by(self, event: threading.Event) -> Iterator[None]:
+        """Long calls in the block end once ``event`` is set, by any thread: DcaError(Status.CANCELLED)."""
+        before, self._callback.cancel = self._callback.cancel, event
+        try:
+            yield
+        finally:
+            self._callback.cancel = before
+
+    @property
     def info(self) -> SessionInfo:
         """How full the session is and what memory it holds."""
         with self._exclusive():
@@ -157,14 +180,16 @@ class Session:
     @contextlib.contextmanager
     def _exclusive(self, may_be_closed: bool = False) -> Iterator[None]:
         """Refuses a second user: another thread, or the progress callback of a call that still runs."""
-        if not self._busy.acquire(blocking=False):
-            raise DcaError("the session is busy: a call on it has not returned yet")
-        try:
-            if not (self._free.alive or may_be_closed):
-                raise DcaError("the session is closed")
-            yield
-        finally:
-            self._busy.release()
+        self._home.check()
+        with process.calling():
+            if not self._busy.acquire(blocking=False):
+                raise DcaError("the session is busy: a call on it has not returned yet")
+            try:
+                if not (self._free.alive or may_be_closed):
+                    raise DcaError("the session is closed")
+                yield
+            finally:
+                self._busy.release()
 
     def _append(self, call: Any, tokens: np.ndarray, which: int | None, out: np.ndarray | None) -> None:
         buffer = ffi.NULL if out is None else ffi.from_buffer("float[]", out, require_writable=True)
@@ -197,5 +222,6 @@ def _native_options(options: SessionOptions, callback: _ffi.Callback) -> Any:
     return native
 
 
-def _free(lib: Any, native: Any, native_model: Any) -> None:
-    lib.dca_session_free(native)
+def _free(lib: Any, native: Any, native_model: Any, home: process.Home) -> None:
+    if process.may_free(home):
+        lib.dca_session_free(native)

@@ -6,8 +6,11 @@ from typing import Any
 
 from tokenizers import Tokenizer as Backend
 
+from dca_runtime.decoding import Decoder
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.options import TokenIds
+from dca_runtime.prompt import Prompt, encode_marked
+from dca_runtime.stream import TextStream
 from dca_runtime.tokenizer_json import build_from_json
 from dca_runtime.tokenizers_guard import guarded
 from dca_runtime.vocabulary import MODEL_KEY, build_tokenizer, byte_level_pretokenizer
@@ -57,24 +60,58 @@ class Tokenizer:
             file says).
         parse_special: text that spells a control token, such as "<|im_end|>", becomes that token;
             otherwise it stays ordinary text, as is right for text that is not trusted.
+
+        What ``Model.apply_chat_template`` gives has what surrounds it and knows which control tokens are
+        the template's own: nothing is put around it, and only those become tokens.
         """
+        if isinstance(text, Prompt) and parse_special:
+            if text.plain:
+                return encode_marked(
+                    text, self.special_spellings, lambda part, parse: self.encode(part, False, parse)
+                )
+            add_special = False
         backend = self._backend if parse_special else self._without_specials
         return self._encode(backend, text, add_special)
+
+    def prompt_ids(self, text: str, begins: bool = True) -> list[int]:
+        """Token ids of a text to go on from: with what begins a text, once, and nothing that ends one.
+
+        begins: nothing comes before it; otherwise, and where the text itself spells out its beginning or is
+            a rendered template, nothing is put in front.
+        """
+        plain = self.encode(text, add_special=False)
+        if isinstance(text, Prompt) or not begins:
+            return plain
+        whole = self.encode(text)
+        for before in range(len(whole) - len(plain) + 1):
+            if whole[before : before + len(plain)] == plain:
+                begin = whole[:before]
+                break
+        else:
+            return whole  # the tokenizer does more than to put something around
+        if not plain:  # all is around nothing: what ends a text cannot be told by its place
+            begin = [id_ for id_ in whole if id_ not in self.end_ids or id_ == self.bos_id]
+        return plain if plain[: len(begin)] == begin else begin + plain
 
     def decode(self, ids: TokenIds, skip_special: bool = False) -> str:
         """The text of ``ids``; bytes that are not UTF-8 become U+FFFD. Ids without a token give nothing.
 
-        Raises DcaError for what is no token id at all: a number below 0 or above 2³¹ - 1.
+        Raises DcaError: an id is not an integer.
         """
-        wanted = [int(id_) for id_ in ids]
-        if wrong := next((id_ for id_ in wanted if not 0 <= id_ <= MAX_ID), None):
-            raise DcaError(f"{wrong} is no token id: ids are from 0 to {MAX_ID}")
-        with guarded("these ids cannot be decoded", Status.ARGUMENT):
-            return self._backend.decode(wanted, skip_special_tokens=skip_special)
+        return self._decoder.text(self._decoder.spellings(ids, skip_special))
 
-    def stream(self, after: TokenIds = (), skip_special: bool = True) -> "TextStream":
+    def stream(self, after: TokenIds = (), skip_special: bool = True) -> TextStream:
         """Decodes ids that come one by one after the ids ``after``; see TextStream."""
-        return TextStream(self, after, skip_special)
+        return TextStream(self._decoder, after, skip_special)
+
+    @property
+    def special_spellings(self) -> frozenset[str]:
+        """The texts that ``parse_special`` makes control tokens of."""
+        return self._decoder.special
+
+    @cached_property
+    def _decoder(self) -> Decoder:
+        return Decoder(self._backend)
 
     @cached_property
     def end_ids(self) -> frozenset[int]:
@@ -148,49 +185,6 @@ class Tokenizer:
             return None
         with guarded(f"token {id_} cannot be read"):
             return self._backend.id_to_token(id_)
-
-
-class TextStream:
-    """Turns ids into text as they come, never giving half a character.
-
-    An id may end inside a UTF-8 sequence, and a decoder may treat the first id of a text differently
-    (SentencePiece drops the leading space). So each step decodes the new ids after some that have been
-    given out already, and gives what the text grew by.
-    """
-
-    _MOST_PENDING = 3  # ids: an unfinished UTF-8 sequence has at most 3 bytes, each an id of its own
-
-    def __init__(self, tokenizer: Tokenizer, after: TokenIds, skip_special: bool) -> None:
-        self._tokenizer = tokenizer
-        self._skip_special = skip_special
-        self._context = list(after[-1:])  # the last ids given out
-        self._pending: list[int] = []
-
-    def push(self, id_: int) -> str:
-        """Takes one more id; the text that is certain now, often one word, sometimes nothing."""
-        self._pending.append(id_)
-        grown = self._grown(self._pending)
-        if not grown.endswith("\ufffd"):
-            return self._give(len(self._pending), grown)
-        if len(self._pending) > self._MOST_PENDING:
-            return self._give(1, self._grown(self._pending[:1]))
-        return ""
-
-    def flush(self) -> str:
-        """What is left at the end; an unfinished character shows as U+FFFD."""
-        return self._give(len(self._pending), self._grown(self._pending))
-
-    def _grown(self, ids: list[int]) -> str:
-        before = self._tokenizer.decode(self._context, self._skip_special)
-        return self._tokenizer.decode(self._context + ids, self._skip_special)[len(before) :]
-
-    def _give(self, count: int, text: str) -> str:
-        given, self._pending = self._pending[:count], self._pending[count:]
-        if text:
-            self._context = given
-        else:  # ids that show nothing, such as skipped control tokens, make no context
-            self._context += given
-        return text
 
 
 def _build(metadata: Mapping[str, Any]) -> Backend:

@@ -27,8 +27,8 @@ def test_summary(model, tmp_path, capsys):
         "tensors  16 F16, 5 F32",
         "trained  64 tokens (max_position_embeddings)",
         "scheme   chunk_size 48, local_window 16, pretraining_length 64 (the paper's default)",
-        "context  no distance above 63 at any length; the paper's models stay good to 8 x that, "
-        "here 512 tokens",
+        "context  no distance above 63 at any length; how far it reads well, and with which scheme, "
+        "dca-eval sweep measures",
     ]
 
 
@@ -150,3 +150,23 @@ def test_an_output_that_exists_needs_force(model, tmp_path, capsys):
 def test_help_has_an_example(capsys):
     assert run("--help") == 0
     assert "dca-export ./Llama-2-7b-hf llama2-dca.gguf" in capsys.readouterr().out
+
+
+def test_distances_that_the_model_never_saw_are_noted(model, tmp_path, capsys):
+    assert run(model, "--dry-run", "--pretraining-length", 66) == 0
+    assert (
+        "note     pretraining_length 66 is above the 64 tokens the model was trained on"
+        in capsys.readouterr().out
+    )
+    assert run(model, tmp_path / "out.gguf", "--pretraining-length", 65) == 0
+    assert "note" not in capsys.readouterr().out
+    assert run(tmp_path / "out.gguf", tmp_path / "copy.gguf", "--pretraining-length", 128) == 0
+    assert "note     pretraining_length 128 is above the 64 tokens" in capsys.readouterr().out
+
+
+def test_rope_scaling_explains_longer_distances(tmp_path, capsys):
+    scaling = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    write_tiny_model(tmp_path / "yarn", rope_scaling=scaling)
+    for length, noted in ((257, False), (258, True)):
+        assert run(tmp_path / "yarn", "--dry-run", "--pretraining-length", length) == 0
+        assert ("pretraining_length 258 is above the 256" in capsys.readouterr().out) == noted

@@ -1,14 +1,10 @@
-"""dca-run: what it prints, and a chat on a terminal."""
+"""dca-run: what it prints."""
 
-import contextlib
 import io
 import os
-import pty
-import select
-import signal
+import shlex
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -127,72 +123,124 @@ def test_a_missing_model(capsys):
     assert "no-such-model.gguf" in capsys.readouterr().err
 
 
-class Terminal:
-    """A dca-run on a terminal of its own."""
-
-    def __init__(self, *arguments: str) -> None:
-        self._end, child = pty.openpty()
-        self._ahead = b""  # read, but not asked for yet
-        program = "import sys; from dca_export.cli.run import main; sys.exit(main())"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", program, *arguments],
-            stdin=child,
-            stdout=child,
-            stderr=child,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "TERM": "xterm"},
-            start_new_session=True,
-        )
-        os.close(child)
-
-    def until(self, text: str, seconds: float = 60) -> str:
-        """Everything shown up to and including ``text``."""
-        end = time.monotonic() + seconds
-        while (found := self._ahead.find(text.encode())) < 0:
-            ready, _, _ = select.select([self._end], [], [], max(end - time.monotonic(), 0))
-            assert ready, f"waited in vain for {text!r}, saw {self._ahead!r}"
-            self._ahead += os.read(self._end, 4096)
-        cut = found + len(text.encode())
-        seen, self._ahead = self._ahead[:cut], self._ahead[cut:]
-        return seen.decode()
-
-    def type(self, text: str) -> None:
-        os.write(self._end, text.encode())
-
-    def __enter__(self) -> "Terminal":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.kill()
-        self.process.wait()
-        os.close(self._end)
+# Questions and documents.
 
 
-def test_a_chat_on_a_terminal_answers_and_ends(smollm2_gguf):
-    with Terminal(str(smollm2_gguf), "--chat", "--temp", "0", "-n", "30") as terminal:
-        terminal.until("> ")
-        terminal.type("What is the capital of France?\n")
-        assert "Paris" in terminal.until("tokens/s]")
-        terminal.until("> ")
-        terminal.type("And of Italy?\n")
-        assert "Rome" in terminal.until("tokens/s]")
-        terminal.until("> ")
-        terminal.type("\x04")
-        assert terminal.process.wait(timeout=30) == 0
+def test_a_question_is_put_into_the_template(path, capsys):
+    for question in (["the in"], ["--chat", "-p", "the in"]):
+        assert main([path, *question, "-n", "5", "--temp", "0"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
 
 
-def test_ctrl_c_stops_an_answer_and_the_chat_goes_on(smollm2_gguf):
-    with Terminal(str(smollm2_gguf), "--chat", "--temp", "0", "-n", "2000") as terminal:
-        terminal.until("> ")
-        terminal.type("Write a long story about a dragon.\n")
-        terminal.until("dragon.\r\n")  # the terminal's echo
-        terminal.until(" ")
-        os.killpg(terminal.process.pid, signal.SIGINT)
-        terminal.until("tokens/s]")
-        terminal.until("> ")
-        # A signal between the prompt and the read behind it is seen only after the read, so ask again.
-        for _ in range(10):
-            os.killpg(terminal.process.pid, signal.SIGINT)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                terminal.process.wait(timeout=2)
-                break
-        assert terminal.process.returncode == 130
+def test_a_question_about_documents(path, tmp_path, capsys):
+    import dca_runtime as dca
+
+    texts = {"one.txt": "the<|im_end|>a ", "two.txt": "in the"}
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    documents = [part for name in texts for part in ("--doc", str(tmp_path / name))]
+    assert main([path, *documents, "in", "-n", "5", "--temp", "0"]) == 0
+    content = "".join(f"{tmp_path / name}:\n\n{text}\n\n" for name, text in texts.items()) + "in"
+    with dca.Model(path) as model:
+        answer = "".join(model.chat([{"role": "user", "content": content}], 5, temperature=0.0))
+    assert capsys.readouterr().out == answer + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--doc", "no-such-file.txt", "the"], "no-such-file.txt"),
+        (["the", "-p", "in"], "does not go with -p"),
+        (["the", "in"], "unrecognized"),
+        (["-p", "x", "-n", "-2"], "-n"),
+    ],
+)
+def test_wrong_questions_are_one_line_and_2(path, capsys, arguments, says):
+    assert main([path, *arguments]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and says in errors
+
+
+def test_minus_one_token_is_all_the_context_holds(path, capsys):
+    assert main([path, "-p", "the", "-n", "-1", "--context", "12", "--temp", "0"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("data", [b"\xef\xbb\xbfthe in\nthe", b"the in\r\nthe"])
+def test_a_prompt_file_may_come_from_windows(path, tmp_path, capsys, data):
+    (tmp_path / "prompt.txt").write_bytes(data)
+    assert main([path, "-f", str(tmp_path / "prompt.txt"), "-n", "5", "--temp", "0"]) == 0
+    assert capsys.readouterr().out == greedy_text(path, "the in\nthe", 5) + "\n"
+
+
+def test_the_files_sampling_is_used_and_flags_override_it(path, monkeypatch, capsys):
+    from dca_runtime.metadata import Metadata
+
+    original = Metadata.__getitem__
+    stated = {"general.sampling.top_k": 1}  # greedy, in other words
+    monkeypatch.setattr(Metadata, "__getitem__", lambda self, key: stated.get(key) or original(self, key))
+    monkeypatch.setattr(Metadata, "__contains__", lambda self, key: key in stated or key in self._entries)
+    assert main([path, "-p", "the in the", "-n", "12"]) == 0
+    assert capsys.readouterr().out == greedy_text(path, "the in the", 12) + "\n"
+    assert main([path, "-p", "the in the", "-n", "12", "--top-k", "0", "--temp", "5", "--seed", "1"]) == 0
+    assert capsys.readouterr().out != greedy_text(path, "the in the", 12) + "\n"
+
+
+def test_a_prompt_too_long_for_plain_attention_is_warned_of(path, capsys):
+    assert main([path, "-p", "the " * 30, "-n", "2", "--attention", "plain"]) == 0
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and errors.startswith("dca-run: warning: ") and "dca-export" in errors
+
+
+# However it is started.
+
+
+PROGRAM = "import sys; from dca_export.cli.run import main; sys.exit(main())"
+
+
+def started(redirection: str, *arguments: str) -> subprocess.CompletedProcess:
+    """A dca-run of its own, started by a shell with its streams redirected."""
+    command = f"{shlex.join([sys.executable, '-c', PROGRAM, *arguments])} {redirection}"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.run(["bash", "-c", command], capture_output=True, text=True, env=environment)
+
+
+@pytest.mark.parametrize(
+    ("redirection", "arguments", "code"),
+    [
+        (">&-", ["-p", "the"], 0),
+        ("2>&-", ["-p", "the"], 0),
+        ("<&-", ["-f", "-"], 2),
+        ("<&-", ["--chat"], 2),
+        ("2>&-", ["-p", "x", "--top-p", "3"], 2),
+        (">/dev/full", ["-p", "the"], 2),
+        ("<&- >&- 2>&-", ["-p", "the"], 0),
+    ],
+)
+def test_closed_and_full_streams_give_no_traceback(path, redirection, arguments, code):
+    done = started(redirection, path, *arguments, "-n", "2", "--temp", "0")
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr and "Exception" not in done.stderr
+    assert done.stderr.count("\n") <= 1
+
+
+def test_output_that_the_encoding_lacks_is_replaced(smollm2_gguf):
+    environment = {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            PROGRAM,
+            str(smollm2_gguf),
+            "-p",
+            "今天天气很好。今天",
+            "-n",
+            "12",
+            "--temp",
+            "0",
+        ],
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | environment,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")

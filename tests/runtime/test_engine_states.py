@@ -1,4 +1,5 @@
-"""Any order of engine calls: every sequence keeps what it would have alone, and no page is lost or counted twice."""
+"""Any order of engine calls: every sequence keeps what it would have alone, and pages are neither lost
+nor counted twice."""
 
 import numpy as np
 import pytest

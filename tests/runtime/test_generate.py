@@ -1,5 +1,9 @@
 """Generation: what is evaluated, when it ends, what comes out as text."""
 
+import gc
+import threading
+import warnings
+
 import numpy as np
 import pytest
 
@@ -121,3 +125,188 @@ def test_chat_template_knows_the_special_tokens(model):
 def test_no_chat_template_is_said(tiny_gguf):
     with dca.Model(tiny_gguf()) as model, pytest.raises(dca.DcaError, match="tokenizer.chat_template"):
         model.apply_chat_template([])
+
+
+# Where it ends.
+
+
+def steered(*ids):
+    """A processor that makes the generated ids these, whatever the model says."""
+    waiting = list(ids)
+
+    def process(history, logits):
+        logits[:] = -np.inf
+        logits[waiting.pop(0)] = 0.0
+
+    return process
+
+
+def test_an_unlimited_text_ends_with_the_context(model):
+    for limit in (None, -1):
+        with model.session(context=20) as session:
+            generation = model.generate([5, 6, 7], limit, session, processors=[steered(*[8] * 30)])
+            list(generation)
+            assert generation.finish_reason == "length" and session.length == 20
+            assert len(generation.ids) == 20 - 3 + 1  # the last one is not evaluated
+
+
+@pytest.mark.parametrize("limit", [-2, 2.5, "3"])
+def test_a_wrong_limit_is_said_at_once(model, limit):
+    with pytest.raises(dca.DcaError, match="max_tokens must be an integer"):
+        model.generate("the", limit)
+
+
+def test_finish_reasons(model):
+    letter = model.tokenize("a")[0]
+
+    def reason(*ids, **options):
+        generation = model.generate("the", 3, processors=[steered(*ids)], **options)
+        return "".join(generation), generation.finish_reason, generation.ended, generation.stop_text
+
+    assert reason(letter, letter, letter) == ("aaa", "length", False, None)
+    assert reason(letter, 2) == ("a", "stop", True, None)
+    assert reason(letter, letter, letter, stop="aa") == ("", "stop", False, "aa")
+    assert reason(letter, letter, letter, stop=["x", "aaaa"]) == ("aaa", "length", False, None)
+
+
+def test_control_tokens_are_shown_if_wanted(model):
+    texts = [
+        "".join(model.generate("the", 3, processors=[steered(1, 5, 2)], skip_special=skip))
+        for skip in (True, False)
+    ]
+    assert "<|im_start|>" not in texts[0] and texts[1].startswith("<|im_start|>")
+
+
+def test_an_abandoned_generation_frees_its_session_at_once(model):
+    gc.collect()
+    gc.disable()
+    try:
+        for piece in model.generate("the", 20, min_p=0.0, temperature=2.0):
+            if piece:
+                break
+        assert [session for session in model._sessions if session.length] == []
+    finally:
+        gc.enable()
+
+
+def test_another_thread_can_cancel_the_reading_of_a_prompt(smollm2):
+    with smollm2.session(context=8192) as session:
+        generation = smollm2.generate([5] * 8000, 10, session)
+        threading.Timer(0.3, generation.cancel).start()
+        assert list(generation) == []
+        assert generation.finish_reason == "cancelled" and session.length == 0
+        assert session.eval([5, 6]).shape == (smollm2.info.n_vocab,)  # no later call is cancelled
+
+
+def test_cancelled_between_pieces_it_gives_no_more(model):
+    generation = model.generate("the", 20, temperature=0.0)
+    next(generation)
+    generation.cancel()
+    list(generation)
+    assert generation.finish_reason == "cancelled" and len(generation.ids) < 20
+
+
+# What is chosen from.
+
+
+def test_processors_see_all_ids_and_change_the_choice(model):
+    seen = []
+
+    def watch(ids, logits):
+        seen.append(list(ids))
+        return np.where(np.arange(len(logits)) == 9, 1.0, -np.inf).astype(np.float32)
+
+    with model.session() as session:
+        session.append([5, 6])
+        generation = model.generate([7], 2, session, processors=[watch])
+        list(generation)
+    assert generation.ids == [9, 9] and seen == [[5, 6, 7], [5, 6, 7, 9]]
+
+
+def test_a_processor_that_returns_something_else_is_told(model):
+    with pytest.raises(dca.DcaError, match="processor"):
+        list(model.generate("the", 2, processors=[lambda ids, logits: logits[:3]]))
+
+
+def test_logprobs_are_the_models_own(model):
+    prompt = [5, 6, 7]
+    generation = model.generate(prompt, 3, temperature=0.0, repeat_penalty=5.0, logprobs=2)
+    list(generation)
+    with model.session() as session:
+        nll = session.score([*prompt, *generation.ids])[len(prompt) - 1 :]
+    with model.session() as session:
+        first = session.eval(prompt).astype(np.float64)
+    assert [each.id for each in generation.logprobs] == generation.ids
+    np.testing.assert_allclose([each.logprob for each in generation.logprobs], -nll, atol=1e-4)
+    best = np.argsort(-first)[:2]
+    assert [id_ for id_, _ in generation.logprobs[0].top] == best.tolist()
+    wanted = first[best] - np.log(np.exp(first).sum())
+    np.testing.assert_allclose([value for _, value in generation.logprobs[0].top], wanted, atol=1e-5)
+
+
+def test_penalties_see_what_the_session_held(model):
+    """The same text in one piece and in two."""
+    options = {"temperature": 0.0, "repeat_penalty": 3.0, "repeat_window": 100}
+    whole = model.generate([5, 6, 7, 8], 12, model.session(cache_type="f32"), **options)
+    list(whole)
+    session = model.session(cache_type="f32")
+    session.append([5, 6, 7])
+    parts = model.generate([8], 12, session, **options)
+    list(parts)
+    assert whole.ids == parts.ids
+
+
+def test_chat_answers_in_one_call(smollm2):
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    with smollm2.session(context=512) as session:
+        first = smollm2.chat(messages, 30, session, temperature=0.0)
+        assert "Paris" in "".join(first) and first.text.startswith("The capital")
+        messages += [
+            {"role": "assistant", "content": first.text},
+            {"role": "user", "content": "And of Italy?"},
+        ]
+        second = smollm2.chat(messages, 30, session, temperature=0.0)
+        assert second.prompt_tokens < first.prompt_tokens  # only what is new
+        assert "".join(second) == "".join(smollm2.chat(messages, 30, temperature=0.0))
+
+
+def test_the_files_recommendations_are_where_generate_starts(model):
+    recommended = {
+        "general.sampling.temp": 0.25,
+        "general.sampling.top_k": -1,
+        "general.sampling.penalty_last_n": -1,
+        "general.sampling.top_p": 0.5,
+    }
+    sampling = dca.Sampling.recommended(recommended, top_p=0.75)
+    assert (sampling.temperature, sampling.top_k, sampling.top_p) == (0.25, 0, 0.75)
+    assert sampling.repeat_window > 10**6 and sampling.min_p == dca.Sampling().min_p
+    with pytest.raises(dca.DcaError, match="general.sampling.temp"):
+        dca.Sampling.recommended({"general.sampling.temp": float("nan")})
+    with pytest.raises(dca.DcaError, match="no sampling option 'temp'"):
+        model.generate("the", temp=0.5)
+
+
+# Lengths the model does not know.
+
+
+def test_a_prompt_that_is_too_long_for_plain_attention_is_warned_of(model):
+    prompt = [5] * 17  # one more than the tiny model's trained length
+    with pytest.warns(dca.DcaWarning, match="dca-export") as caught:
+        model.generate(prompt, 1, model.session(attention="plain"))
+    assert caught[0].filename == __file__
+    with warnings.catch_warnings(action="error"):
+        model.generate(prompt[:16], 1, model.session(attention="plain"))
+        model.generate(prompt, 1, model.session(attention="dca"))
+        model.generate(prompt, 1, model.session(attention="plain", rope="ntk:2"))
+
+
+def test_a_scheme_with_new_distances_is_warned_of(tiny_gguf):
+    stretched = tiny_gguf(context_length=16, rope_scaling=("linear", 2.0))
+    with dca.Model(tiny_gguf(context_length=16)) as plain, dca.Model(stretched) as scaled:
+        with pytest.warns(dca.DcaWarning, match="pretraining_length 18 is above the 16 tokens") as caught:
+            plain.session(scheme=(12, 4, 18))
+        assert caught[0].filename == __file__
+        with warnings.catch_warnings(action="error"):
+            plain.session(scheme=(12, 4, 17))
+            scaled.session(scheme=(12, 4, 32))
+            plain.session(scheme=(12, 4, 32), rope="yarn:2")

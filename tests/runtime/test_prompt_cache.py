@@ -23,7 +23,6 @@ def test_sharing_changes_nothing(model, prompts):
         cache = PromptCache(shared)
         for ids in prompts:
             logits = shared.eval(cache.rest(ids))
-            cache.record(ids)
             assert shared.length == len(ids)
             with model.session(cache_type="f32") as fresh:
                 np.testing.assert_allclose(logits, fresh.eval(ids), atol=2e-4)
@@ -33,14 +32,13 @@ def test_only_what_differs_is_left(model):
     with model.session() as session:
         cache = PromptCache(session)
         session.append(cache.rest([1, 2, 3, 4]))
-        cache.record([1, 2, 3, 4])
         assert cache.rest([1, 2, 3, 9, 9]) == [9, 9]
         assert session.length == 3
 
 
-def test_what_was_not_evaluated_is_not_shared(model):
+def test_what_was_cut_off_is_not_shared(model):
     with model.session() as session:
         cache = PromptCache(session)
-        session.append(cache.rest([1, 2, 3]))
-        cache.record([1, 2, 3, 4, 5])
+        session.append(cache.rest([1, 2, 3, 4, 5]))
+        session.truncate(3)
         assert cache.rest([1, 2, 3, 4, 5, 6]) == [4, 5, 6]

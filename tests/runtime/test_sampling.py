@@ -96,3 +96,49 @@ def test_nan_is_an_error():
 def test_values_out_of_range_are_named(fields):
     with pytest.raises(DcaError, match=next(iter(fields))):
         Sampling(**fields)
+
+
+# The ends of what is allowed.
+
+USUAL = np.array([3.0, 1.0, -2.0, 0.5], np.float32)
+INF = np.inf
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-310, 5e-324])
+def test_a_tiny_temperature_takes_the_likeliest(temperature):
+    assert Sampler(Sampling(temperature=temperature, min_p=0.0)).pick(USUAL) == 0
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_plus_infinity_is_chosen_and_minus_infinity_never(temperature):
+    sampler = Sampler(Sampling(temperature=temperature, min_p=0.0, seed=0))
+    picked = {sampler.pick(np.array([9, INF, -INF, INF], np.float32)) for _ in range(40)}
+    assert picked == ({1} if temperature == 0 else {1, 3})
+    assert {sampler.pick(np.array([-INF, 0, -INF, 0], np.float32)) for _ in range(40)} <= {1, 3}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_nothing_to_choose_from_is_said(temperature):
+    with pytest.raises(DcaError, match="every token is forbidden"):
+        Sampler(Sampling(temperature=temperature)).pick(np.full(3, -INF, np.float32))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {name: value}
+        for name in ("temperature", "top_p", "min_p", "repeat_penalty", "top_k", "repeat_window", "seed")
+        for value in (INF, np.nan, "x", -1)
+    ]
+    + [{name: 1.5} for name in ("top_k", "repeat_window", "seed")],
+)
+def test_values_of_another_kind_are_said(fields):
+    with pytest.raises(DcaError, match=next(iter(fields))):
+        Sampling(**fields)
+
+
+def test_extreme_penalties_still_choose():
+    for penalty in (1e-320, 1e300):
+        sampler = Sampler(Sampling(repeat_penalty=penalty, seed=0))
+        sampler.see([0, 1, 2])
+        assert 0 <= sampler.pick(USUAL) < 4

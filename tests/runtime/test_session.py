@@ -375,3 +375,21 @@ def test_wrong_truncation_is_named(model, ids, length):
         with pytest.raises(dca.DcaError, match=str(length)):
             session.truncate(length)
         assert session.length == 5
+
+
+def test_a_session_knows_its_tokens(model, tmp_path):
+    with model.session() as session, model.session() as other:
+        assert session.ids.tolist() == []
+        session.eval([5, 6, 7])
+        session.append([8])
+        session.truncate(2)
+        session.score([9, 10])
+        assert session.ids.tolist() == [5, 6, 9, 10] and session.ids.dtype == np.int32
+        other.copy_prefix(session, 3)
+        assert other.ids.tolist() == [5, 6, 9]
+        session.save(tmp_path / "saved")
+        other.load(tmp_path / "saved")
+        assert other.ids.tolist() == [5, 6, 9, 10]
+        with pytest.raises(dca.DcaError):
+            other.eval([10**6])
+        assert other.ids.tolist() == [5, 6, 9, 10]
