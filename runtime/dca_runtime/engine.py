@@ -18,6 +18,16 @@ from dca_runtime.errors import DcaError
 from dca_runtime.options import EngineOptions, Scheme, TokenIds
 from dca_runtime.sampling import Sampling
 
+_SAMPLING_FIELDS = (  # that mean the same in Sampling and dca_sampling
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
+
 
 @dataclass(frozen=True)
 class EngineInfo:
@@ -251,10 +261,12 @@ class Engine:
         """(dca_sampling *, what it points to, where the likeliest tokens will be)."""
         sampling = item[2]
         native = _ffi.options("dca_sampling")
-        for name in ("temperature", "top_k", "top_p", "min_p", "repeat_penalty"):
+        for name in _SAMPLING_FIELDS:
             setattr(native, name, getattr(sampling, name))
         native.penalty_window = min(sampling.repeat_window, 2**32 - 1)
         native.seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
+        biases = ffi.new("dca_token_value[]", [*sampling.logit_bias.items()])
+        native.biases, native.n_biases = biases, len(biases)
         mask = item[3] if len(item) == 4 else None
         if mask is not None:
             mask = np.ascontiguousarray(mask, np.uint32)
@@ -266,7 +278,7 @@ class Engine:
         native.logprob = logprobs
         native.top_logprobs = min(top_logprobs, self.n_vocab)
         native.top = top if top_logprobs else ffi.NULL
-        return native, mask, top
+        return native, (mask, biases), top
 
     def _feeds(
         self, items: Sequence[tuple[TokenSequence, TokenIds]]

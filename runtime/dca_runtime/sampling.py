@@ -4,7 +4,7 @@ import math
 import operator
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -35,7 +35,10 @@ class Sampling:
     top_p: float = 1.0  # keep the likeliest that together reach this probability; 1: all
     min_p: float = 0.05  # drop what is less likely than this share of the likeliest; 0: nothing
     repeat_penalty: float = 1.0  # logits of recent tokens are divided by it (multiplied if negative); 1: off
-    repeat_window: int = 64  # tokens that count as recent
+    repeat_window: int = 64  # tokens that count as recent, for all penalties
+    presence_penalty: float = 0.0  # subtracted from the logits of recent tokens
+    frequency_penalty: float = 0.0  # the same, times how often they occur
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # added to the logits of these tokens
     seed: int | None = None  # None: a different text each time
 
     def __post_init__(self) -> None:
@@ -45,6 +48,10 @@ class Sampling:
         self._check("min_p", "from 0 to 1", 0 <= _number(self.min_p) <= 1)
         self._check("repeat_penalty", "a finite number above 0", _number(self.repeat_penalty) > 0)
         self._check("repeat_window", "an integer of at least 0", _whole(self.repeat_window))
+        for name in ("presence_penalty", "frequency_penalty"):
+            self._check(name, "a finite number", math.isfinite(_number(getattr(self, name))))
+        good = all(_whole(id_) and math.isfinite(_number(bias)) for id_, bias in self.logit_bias.items())
+        self._check("logit_bias", "finite numbers by token ids", good)
         self._check("seed", "an integer of at least 0, or None", self.seed is None or _whole(self.seed))
 
     @classmethod
@@ -125,11 +132,16 @@ class Sampler:
         return chosen
 
     def _penalised(self, logits: np.ndarray) -> np.ndarray:
-        penalty = self.sampling.repeat_penalty
-        if penalty != 1 and self._recent:
-            recent = np.unique(np.fromiter(self._recent, np.int64))
-            values = logits[recent]
-            logits[recent] = np.where(values > 0, values / penalty, values * penalty)
+        sampling = self.sampling
+        if self._recent:
+            recent, times = np.unique(np.fromiter(self._recent, np.int64), return_counts=True)
+            values, penalty = logits[recent], sampling.repeat_penalty
+            values = np.where(values > 0, values / penalty, values * penalty)
+            logits[recent] = values - sampling.presence_penalty - sampling.frequency_penalty * times
+        for id_, bias in sampling.logit_bias.items():
+            if id_ >= len(logits):
+                raise DcaError(f"logit_bias names token {id_}, the vocabulary has {len(logits)}")
+            logits[id_] += bias
         return logits
 
     def _candidates(self, logits: np.ndarray) -> np.ndarray:
