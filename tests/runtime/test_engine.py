@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from dca_runtime import DcaError, Model, Sampling, Status
+from dca_runtime.sampling import Sampler
 
 # Rows of a batch go through products of panels where a lone row goes through products of vectors, so sums
 # run in another order; logits here are of order 1.
@@ -369,3 +370,21 @@ def test_closing_the_model_closes_engines(tiny_gguf):
     model.close()
     with pytest.raises(DcaError, match="closed"):
         engine.eval([(sequence, [1])])
+
+
+@pytest.mark.parametrize(
+    "fields", [{"presence_penalty": 1.5}, {"frequency_penalty": 1.5}, {"logit_bias": {5: 9.0, 7: -3.0}}]
+)
+def test_penalties_and_biases_reach_the_library(engine, fields):
+    """As Python's own sampler has them."""
+    sampling = Sampling(temperature=0, **fields)
+    ids = tokens(3, 20)
+    a = engine.sequence()
+    sampler = Sampler(sampling)
+    sampler.see(ids)
+    b = a.fork()
+    for _ in range(12):
+        (chosen,) = engine.sample([(a, ids, sampling)])
+        (logits,) = engine.eval([(b, ids)])
+        assert chosen == sampler.pick(logits)
+        ids = [chosen]

@@ -1,12 +1,12 @@
 """Anthropic's own client, unchanged."""
 
+import anthropic
 import pytest
-
-anthropic = pytest.importorskip("anthropic")
 
 from dca_runtime import Model
 
 QUESTION = [{"role": "user", "content": "the in the"}]
+GREEDY = {"extra_body": {"temperature": 0}}  # the client has no field for it any more
 SCHEMA = {
     "type": "object",
     "properties": {"ok": {"type": "boolean"}},
@@ -29,14 +29,14 @@ def model(tiny_model):
 
 def test_a_message_says_what_the_library_says(client, model):
     text = "".join(model.chat(QUESTION, 12, temperature=0))
-    reply = client.messages.create(model="tiny", messages=QUESTION, max_tokens=12, temperature=0)
+    reply = client.messages.create(model="tiny", messages=QUESTION, max_tokens=12, **GREEDY)
     assert reply.content[0].text == text
     assert reply.stop_reason in ("max_tokens", "end_turn")
     assert reply.usage.output_tokens <= 12
 
 
 def test_a_stream_gives_the_same(client):
-    options = {"model": "tiny", "messages": QUESTION, "max_tokens": 12, "temperature": 0}
+    options = {"model": "tiny", "messages": QUESTION, "max_tokens": 12} | GREEDY
     whole = client.messages.create(**options)
     with client.messages.stream(**options) as stream:
         text = "".join(stream.text_stream)
@@ -57,12 +57,12 @@ def test_an_answer_can_be_begun_by_the_client(client, model):
     prompt = model.tokenize(model.apply_chat_template(QUESTION)) + model.tokenize("in the")
     expected = "".join(model.generate(prompt, 8, temperature=0))
     messages = [*QUESTION, {"role": "assistant", "content": "in the"}]
-    reply = client.messages.create(model="tiny", messages=messages, max_tokens=8, temperature=0)
+    reply = client.messages.create(model="tiny", messages=messages, max_tokens=8, **GREEDY)
     assert reply.content[0].text == expected
 
 
 def test_a_stop_sequence_is_told(client):
-    options = {"model": "tiny", "messages": QUESTION, "max_tokens": 40, "temperature": 0}
+    options = {"model": "tiny", "messages": QUESTION, "max_tokens": 40} | GREEDY
     text = client.messages.create(**options).content[0].text
     reply = client.messages.create(**options, stop_sequences=[text[8:10]])
     assert reply.stop_reason == "stop_sequence"
@@ -72,7 +72,7 @@ def test_a_stop_sequence_is_told(client):
 
 @pytest.mark.parametrize("choice", [{"type": "any"}, {"type": "tool", "name": "look_up"}])
 def test_a_tool_that_must_be_used_is_used(client, choice):
-    options = {"model": "tiny", "messages": QUESTION, "max_tokens": 100, "temperature": 0}
+    options = {"model": "tiny", "messages": QUESTION, "max_tokens": 100} | GREEDY
     options |= {"tools": TOOLS, "tool_choice": choice}
     reply = client.messages.create(**options)
     assert reply.stop_reason == "tool_use"
@@ -95,6 +95,4 @@ def test_errors_are_the_clients_own(client):
     with pytest.raises(anthropic.NotFoundError):
         client.messages.create(model="other", messages=QUESTION, max_tokens=1)
     with pytest.raises(anthropic.BadRequestError, match="context"):
-        client.messages.create(
-            model="tiny", messages=[{"role": "user", "content": "x" * 5000}], max_tokens=1
-        )
+        client.messages.create(model="tiny", messages=[{"role": "user", "content": "x" * 5000}], max_tokens=1)

@@ -3,9 +3,8 @@
 import asyncio
 import json
 
+import openai
 import pytest
-
-openai = pytest.importorskip("openai")
 
 from dca_runtime import Model
 
@@ -60,9 +59,7 @@ def test_a_stream_gives_the_same_text_and_then_usage(client):
 def test_many_at_once_through_the_asynchronous_client(tiny_server, client):
     async def ask():
         many = openai.AsyncOpenAI(base_url=f"{tiny_server.url}/v1", api_key="none", max_retries=0)
-        calls = [
-            many.completions.create(prompt=f"in {n}", max_tokens=n + 1, **GREEDY) for n in range(24)
-        ]
+        calls = [many.completions.create(prompt=f"in {n}", max_tokens=n + 1, **GREEDY) for n in range(24)]
         return await asyncio.gather(*calls)
 
     for n, reply in enumerate(asyncio.run(ask())):
@@ -108,7 +105,9 @@ def test_a_seed_repeats_itself_and_another_differs(client):
 def test_n_answers_are_those_of_following_seeds(client):
     def ask(seed, n):
         options = {"prompt": "a", "max_tokens": 12, "temperature": 1}
-        return [one.text for one in client.completions.create(model="tiny", seed=seed, n=n, **options).choices]
+        return [
+            one.text for one in client.completions.create(model="tiny", seed=seed, n=n, **options).choices
+        ]
 
     assert ask(5, 3) == ask(5, 1) + ask(6, 1) + ask(7, 1)
 
@@ -212,9 +211,7 @@ def test_responses(client, model):
     text = "".join(model.chat(QUESTION, 12, temperature=0))
     reply = client.responses.create(input="the in the", max_output_tokens=12, **GREEDY)
     assert reply.output_text == text
-    events = list(
-        client.responses.create(input="the in the", max_output_tokens=12, stream=True, **GREEDY)
-    )
+    events = list(client.responses.create(input="the in the", max_output_tokens=12, stream=True, **GREEDY))
     assert [event.sequence_number for event in events] == list(range(len(events)))
     assert "".join(event.delta for event in events if event.type == "response.output_text.delta") == text
     assert events[0].type == "response.created"

@@ -5,8 +5,6 @@ from collections import Counter
 import numpy as np
 import pytest
 
-pytest.importorskip("fastapi")
-
 from dca_runtime.server.prefix_tree import PrefixTree, page_keys
 
 
@@ -79,7 +77,10 @@ def finished(tree, pages, names):
 
 def test_only_full_pages_have_keys():
     ids = list(range(300))
-    assert page_keys(ids) == [np.arange(128, dtype=np.int32).tobytes(), np.arange(128, 256, dtype=np.int32).tobytes()]
+    assert page_keys(ids) == [
+        np.arange(128, dtype=np.int32).tobytes(),
+        np.arange(128, 256, dtype=np.int32).tobytes(),
+    ]
 
 
 def test_the_longest_common_beginning_is_found(tree, pages):

@@ -4,8 +4,6 @@ import itertools
 
 import pytest
 
-pytest.importorskip("llguidance")
-
 from dca_runtime.server.thinking import ThoughtReader, thinks
 from dca_runtime.server.tools import HERMES, LLAMA, CallReader, call_format
 

@@ -6,8 +6,6 @@ import time
 import numpy as np
 import pytest
 
-pytest.importorskip("fastapi")
-
 from dca_runtime import Model, Sampling
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.metrics import Metrics

@@ -52,9 +52,7 @@ class Grammars:
         tokenizer = self._model.tokenizer
         ends = sorted(tokenizer.end_ids)
         if not ends:
-            raise ApiError(
-                400, "the model has no token that ends a text, so answers cannot be given a form"
-            )
+            raise ApiError(400, "the model has no token that ends a text, so answers cannot be given a form")
         return LLTokenizer(tokenizer.to_json(), n_vocab=self._model.info.n_vocab, eos_token=ends)
 
 

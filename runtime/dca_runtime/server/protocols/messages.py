@@ -155,7 +155,7 @@ class _Reply:
         yield _event("message_stop")
 
 
-def _event(kind: str, **fields: Any) -> bytes:
+def _event(kind: str, /, **fields: Any) -> bytes:
     return event({"type": kind} | fields, kind)
 
 

@@ -240,10 +240,10 @@ class _Events:
         self._item: dict[str, Any] | None = None
         self._text = ""
 
-    def one(self, name: str, **fields: Any) -> bytes:
+    def one(self, kind: str, /, **fields: Any) -> bytes:
         """An event."""
         self._number += 1
-        return event({"type": name, "sequence_number": self._number - 1} | fields, name)
+        return event({"type": kind, "sequence_number": self._number - 1} | fields, kind)
 
     def delta(self, delta: Delta) -> Iterator[bytes]:
         """What a piece of the answer amounts to."""
