@@ -150,9 +150,9 @@ def greedy(**fields) -> list[int]:
 
 
 def test_presence_and_frequency_penalties_move_away_from_recent_tokens():
-    # log 2 lies between ids 3 and 1, log 5/3 between 1 and 0.
-    assert greedy(presence_penalty=0.8) == [3, 1, 0, 2]
-    assert greedy(frequency_penalty=0.5) == [3, 3, 1, 1]
+    # Logits are -0.69, -1.39, -1.90, -2.30 for ids 3, 1, 0, 2.
+    assert greedy(presence_penalty=2.0) == [3, 1, 0, 2]
+    assert greedy(frequency_penalty=0.5) == [3, 3, 1, 3]
     assert greedy(presence_penalty=-1.0) == [3, 3, 3, 3]
 
 

@@ -71,7 +71,7 @@ async def _prompt(service: Service, body: CompletionRequest) -> list[int]:
     prompt = body.prompt
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         refuse(len(prompt) > 1, "one prompt a request; send the others in requests of their own", "prompt")
-        prompt = prompt[0]  # type: ignore[assignment]
+        prompt = prompt[0]
     if isinstance(prompt, str):
         return await service.beside(service.tokenizer.prompt_ids, prompt)
     ids: list[int] = prompt  # type: ignore[assignment]
