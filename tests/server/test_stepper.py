@@ -199,6 +199,24 @@ def test_a_paused_job_writes_nothing_until_it_goes_on(make):
     assert len(slow.ids) == 2000
 
 
+def test_those_that_do_not_read_leave_their_places_to_others(model, make):
+    stepper = make(max_sequences=2)
+    slow = [Collected(tokens(n, 150), 400) for n in range(2)]
+    for one in slow:
+        stepper.submit(one.job)
+    while not all(one.ids for one in slow):
+        time.sleep(0.01)
+    for one in slow:
+        one.job.paused = True
+    assert run(stepper, [Collected(tokens(9, 20), 5)]) == [Finished("length")]
+    for one in slow:
+        one.job.paused = False
+    stepper.wake()
+    assert [one.wait() for one in slow] == [Finished("length")] * 2
+    for one in slow:
+        assert one.ids == alone(model, one.job.prompt, 400)
+
+
 class Wrong:
     """A constraint that allows nothing after some tokens."""
 

@@ -123,11 +123,20 @@ class Scheduler:
             service = max(job.left / self._speed, _LEAST_SERVICE)
             return (now - job.arrived) / service
 
-        return sorted(readers + self.waiting, key=urgency, reverse=True)
+        ready = readers + [job for job in self.waiting if not job.paused]
+        return sorted(ready, key=urgency, reverse=True)
+
+    def _paused_makes_way(self) -> bool:
+        """Sets a job aside whose client does not keep up; False: there is none."""
+        paused = next((job for job in self.active if job.paused), None)
+        if paused is None:
+            return False
+        self._set_aside(paused)
+        return True
 
     def _start(self, job: Job) -> bool:
         """Gives a waiting job a sequence with what the pool holds of its prompt; False: not now."""
-        if len(self.active) >= self._max_sequences:
+        if len(self.active) >= self._max_sequences and not self._paused_makes_way():
             return False
         keys = job.keys[: (job.length - 1) // PAGE_TOKENS]  # the last token must be evaluated in any case
         entry, depth = self.tree.find(keys) if job.cache_prompt else (None, 0)
@@ -184,12 +193,15 @@ class Scheduler:
             if youngest is job and len(self.active) == 1:
                 return True  # the engine says what it lacks
             plan.without(youngest)
-            self.set_aside += 1
-            self._release(youngest)
-            self._queue(youngest)
+            self._set_aside(youngest)
             if youngest is job:
                 return False
         return True
+
+    def _set_aside(self, job: Job) -> None:
+        self.set_aside += 1
+        self._release(job)
+        self._queue(job)
 
     def _free(self, pages: int) -> bool:
         while (free := self._pages - self._engine.info.tokens_used // PAGE_TOKENS) < pages:
