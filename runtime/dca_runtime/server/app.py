@@ -9,6 +9,7 @@ from starlette.responses import Response
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.gate import Gate
 from dca_runtime.server.metrics import Metrics
+from dca_runtime.server.page_routes import add_page
 from dca_runtime.server.protocols import chat, completions, messages, responses, status, tokens
 from dca_runtime.server.settings import Settings
 from dca_runtime.server.streaming import JsonAnswer
@@ -23,6 +24,7 @@ def make_app(settings: Settings) -> FastAPI:
     app.state.metrics = Metrics(settings.name)
     for protocol in (chat, completions, responses, messages, tokens, status):
         app.include_router(protocol.router)
+    add_page(app)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -46,7 +46,7 @@ def serve(load: Load, settings: Settings, host: str, port: int, ready: Callable[
             access_log=False,
             lifespan="on",
             server_header=False,
-            timeout_keep_alive=75,  # longer than clients and proxies keep idle connections, which then do not race it
+            timeout_keep_alive=75,  # longer than clients and proxies do, so that none sends into the end
             timeout_graceful_shutdown=int(settings.stop_seconds),
         )
     )
