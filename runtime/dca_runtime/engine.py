@@ -265,8 +265,10 @@ class Engine:
             setattr(native, name, getattr(sampling, name))
         native.penalty_window = min(sampling.repeat_window, 2**32 - 1)
         native.seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
-        biases = ffi.new("dca_token_value[]", [*sampling.logit_bias.items()])
-        native.biases, native.n_biases = biases, len(biases)
+        biases = None
+        if sampling.logit_bias:
+            biases = ffi.new("dca_token_value[]", [*sampling.logit_bias.items()])
+            native.biases, native.n_biases = biases, len(biases)
         mask = item[3] if len(item) == 4 else None
         if mask is not None:
             mask = np.ascontiguousarray(mask, np.uint32)
@@ -274,10 +276,12 @@ class Engine:
             if mask.shape != (words,):
                 raise DcaError(f"a mask must have {words} words of 32 bits, got shape {mask.shape}")
             native.allowed = ffi.from_buffer("uint32_t[]", mask)
-        top = ffi.new("dca_token_value[]", top_logprobs)
         native.logprob = logprobs
+        if not top_logprobs:
+            return native, (mask, biases), ()
+        top = ffi.new("dca_token_value[]", top_logprobs)
         native.top_logprobs = min(top_logprobs, self.n_vocab)
-        native.top = top if top_logprobs else ffi.NULL
+        native.top = top
         return native, (mask, biases), top
 
     def _feeds(

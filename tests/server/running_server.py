@@ -1,14 +1,17 @@
 """Starts the command in a process of its own."""
 
 import contextlib
+import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 
 @dataclass
@@ -43,3 +46,15 @@ def running(model: Path, log: Path, *options: str, env: dict[str, str] | None = 
         finally:
             process.kill()
             process.wait()
+
+
+def sent(server: Server, body: dict) -> socket.socket:
+    """A connection on which a request was sent, and nothing is read."""
+    place = urlsplit(server.url)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.connect((place.hostname, place.port))
+    data = json.dumps(body).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}"
+    connection.sendall(head.encode() + b"\r\nContent-Type: application/json\r\n\r\n" + data)
+    return connection

@@ -1,13 +1,10 @@
 """Clients that leave, and clients that do not read: their places are freed, the others notice nothing."""
 
-import json
-import socket
 import time
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from running_server import running
+from running_server import running, sent
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +39,6 @@ def wait_for(condition, seconds=20):
 
 def idle(http):
     return figure(http, "vllm:num_requests_running") == figure(http, "vllm:num_requests_waiting") == 0
-
-
-def sent(server, body):
-    """A connection on which a request was sent, and nothing is read."""
-    place = urlsplit(server.url)
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.connect((place.hostname, place.port))
-    data = json.dumps(body).encode()
-    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: {len(data)}"
-    connection.sendall(head.encode() + b"\r\nContent-Type: application/json\r\n\r\n" + data)
-    return connection
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -93,7 +93,7 @@ class Scheduler:
         for job in sorted(self.active, key=lambda job: job.arrived):
             if job.stage is Stage.WRITING and not job.paused and job.sequence is not None:
                 pages = self._pages_for(job, 1)
-                if self._room(job, reserved + pages, plan):
+                if pages == 0 or self._room(job, reserved + pages, plan):
                     plan.writes.append(job)
                     reserved += pages
         rows = max(int(self._speed * STEP_SECONDS) // _LEAST_ROWS, 1) * _LEAST_ROWS
