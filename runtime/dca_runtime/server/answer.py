@@ -43,6 +43,7 @@ class _Choice:
         self.index = index
         self.stop_text: str | None = None
         self.called = False
+        self.thought_tokens = 0
         self._stream = tokenizer.stream(after=prompt, skip_special=reading.skip_special)
         self._stops = StopTexts(reading.stop)
         self._thoughts = ThoughtReader(reading.thought_open) if reading.thoughts else None
@@ -53,6 +54,7 @@ class _Choice:
         """Takes a token; one that ``ends`` the text shows nothing."""
         if token.logprob is not None:
             self._tokens.append(token)
+        self.thought_tokens += self._thoughts is not None and self._thoughts.inside
         piece = "" if ends else self._stops.push(self._stream.push(token.id))
         self.stop_text = self._stops.found
         return self._with_tokens(self._parts(piece))
@@ -121,6 +123,11 @@ class Answer:
         ]
         self._held: list[Delta] = []
         self._open = set(range(len(self._choices)))
+
+    @property
+    def thought_tokens(self) -> int:
+        """Tokens of the answers that were thoughts."""
+        return sum(choice.thought_tokens for choice in self._choices)
 
     async def begin(self) -> None:
         """Waits until the prompt is being read. Raises ApiError: it will not be."""

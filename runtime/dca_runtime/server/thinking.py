@@ -17,6 +17,11 @@ class ThoughtReader:
         self._held = ""
         self._fresh = True  # nothing of this part was given yet: white space around the marks is dropped
 
+    @property
+    def inside(self) -> bool:
+        """Whether what comes next belongs to a thought, as far as is known."""
+        return self._state == "thought"
+
     def push(self, piece: str) -> tuple[str, str]:
         """Takes more; what is certain now, as (thought, said)."""
         self._held += piece

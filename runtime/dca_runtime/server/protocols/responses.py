@@ -166,7 +166,7 @@ class _Reply:
                 "input_tokens": answer.prompt_tokens,
                 "input_tokens_details": {"cached_tokens": answer.cached_tokens},
                 "output_tokens": answer.completion_tokens,
-                "output_tokens_details": {"reasoning_tokens": 0},
+                "output_tokens_details": {"reasoning_tokens": answer.thought_tokens},
                 "total_tokens": answer.prompt_tokens + answer.completion_tokens,
             },
         }
