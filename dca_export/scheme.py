@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,10 @@ MAX_LENGTH = 2**31 - 1
 
 # How fast Qwen's long-context models sharpen their softmax: m = max(1, 0.1 ln(n / n0) + 1).
 QWEN_LOGIT_SCALE = 0.1
+
+# How the keys of `dual_chunk_attention_config` begin that state a scheme as it is (docs/serving.md). They lie
+# flat beside the others, because engines use the values there as keys of a dictionary of their own.
+EXACT = "exact_"
 
 
 class SchemeError(InputError, ValueError):
@@ -92,10 +96,14 @@ class Scheme:
 
     @classmethod
     def from_dual_chunk_config(cls, config: Mapping[str, Any]) -> Scheme:
-        """The scheme that `dual_chunk_attention_config` of a Qwen model's config.json states.
+        """The scheme that `dual_chunk_attention_config` of a model's config.json states.
 
-        Where it names original_max_position_embeddings, the logits are sharpened beyond that length.
+        Exact integers win where it has them (`as_dual_chunk_config`), but what stands beside them must be
+        theirs. Else it is Qwen's arithmetic: where it names original_max_position_embeddings, the logits are
+        sharpened beyond that length.
         """
+        if any(key.startswith(EXACT) for key in config):
+            return cls._from_exact(config)
         chunk, local = (_config_integer(config, key) for key in ("chunk_size", "local_size"))
         if local >= chunk:
             raise SchemeError(
@@ -107,6 +115,21 @@ class Scheme:
         return cls._from_chunk_and_local(chunk, local, QWEN_LOGIT_SCALE if original else 0.0, original)
 
     @classmethod
+    def _from_exact(cls, config: Mapping[str, Any]) -> Scheme:
+        names = [field.name for field in fields(cls)]
+        for name in names[:3]:
+            if EXACT + name not in config:
+                raise SchemeError(f"dual_chunk_attention_config has no {EXACT}{name}")
+        scheme = cls(**{name: config[EXACT + name] for name in names if EXACT + name in config})
+        for key, value in scheme.nearest_dual_chunk()._in_qwens_arithmetic().items():
+            if config.get(key, value) != value:
+                raise SchemeError(
+                    f"dual_chunk_attention_config: {key} is {config[key]!r}, but the keys {EXACT}* give "
+                    f"{value}; change both, or remove those"
+                )
+        return scheme
+
+    @classmethod
     def _from_chunk_and_local(
         cls, chunk: int, local: int, logit_scale: float = 0.0, logit_scale_length: int = 0
     ) -> Scheme:
@@ -114,9 +137,9 @@ class Scheme:
         return cls(chunk - local, local, chunk + 1, logit_scale, logit_scale_length)
 
     def nearest_dual_chunk(self) -> Scheme:
-        """The nearest scheme that `dual_chunk_attention_config` can state: this one, if it can.
+        """The nearest scheme that Qwen's chunk_size and local_size can state: this one, if they can.
 
-        There c is s + w + 1 always; chunks and the largest position are kept, the window gives way. Its
+        Of them c is s + w + 1 always; chunks and the largest position are kept, the window gives way. Its
         logit scale is 0.1 or none.
         """
         window = self.pretraining_length - 1 - self.chunk_size
@@ -129,13 +152,19 @@ class Scheme:
             self.logit_scale_length if sharpens else 0,
         )
 
-    def to_dual_chunk_config(self) -> dict[str, int]:
-        """The scheme as `dual_chunk_attention_config` states it; SchemeError if it cannot."""
-        if self != self.nearest_dual_chunk():
-            raise SchemeError(
-                f"local_window is {self.local_window}, dual_chunk_attention_config can only state "
-                f"pretraining_length - 1 - chunk_size (and a logit_scale of {QWEN_LOGIT_SCALE} or none)"
-            )
+    def as_dual_chunk_config(self) -> dict[str, Any]:
+        """The scheme as `dual_chunk_attention_config` states it, exactly.
+
+        chunk_size and local_size are those of the nearest scheme in Qwen's arithmetic, for engines that know
+        nothing else; this scheme's own numbers stand beside them.
+        """
+        exact = {EXACT + field.name: getattr(self, field.name) for field in fields(self)}
+        if self.logit_scale == 0:
+            del exact[EXACT + "logit_scale"], exact[EXACT + "logit_scale_length"]
+        return self.nearest_dual_chunk()._in_qwens_arithmetic() | exact
+
+    def _in_qwens_arithmetic(self) -> dict[str, int]:
+        """A scheme that is its own nearest_dual_chunk."""
         config = {"chunk_size": self.chunk_size + self.local_window, "local_size": self.local_window}
         if self.logit_scale > 0:
             config["original_max_position_embeddings"] = self.logit_scale_length

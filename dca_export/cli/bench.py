@@ -10,7 +10,9 @@ from dca_export.cli._common import (
     add_json_argument,
     command_parser,
     counts,
+    finite_float,
     positive_int,
+    positive_ints,
     print_table,
     progress_bar,
     run,
@@ -22,9 +24,11 @@ from dca_runtime.options import ATTENTIONS
 
 if TYPE_CHECKING:
     from dca_runtime.bench import Result
+    from dca_runtime.bench_batches import BatchResult
 
 EXAMPLE = """
 dca-bench model.gguf
+dca-bench model.gguf -B 1,4,16 -p 1024 -n 64 --bandwidth 3000
 dca-bench model.gguf -p 512,4096 -n 64 -d 0,8192 --attention plain --attention dca --json speed.json
 """
 
@@ -47,11 +51,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         "-d",
         "--depth",
         type=counts,
-        default=[0],
         metavar="N,…",
-        help="tokens in the cache before (default: 0)",
+        help="tokens in the cache before (default: 0); not with -B",
     )
-    parser.add_argument("-r", "--repeats", type=positive_int, default=5, help="of each test (default: 5)")
+    parser.add_argument(
+        "-B",
+        "--batch",
+        type=positive_ints,
+        metavar="N,…",
+        help="so many sequences at once: their prompts of -p tokens, then -n decode steps of all",
+    )
+    parser.add_argument(
+        "--shared-prompt",
+        action="store_true",
+        help="with -B: one prompt, read once, whose cache the sequences share",
+    )
+    parser.add_argument(
+        "--bandwidth",
+        type=finite_float,
+        metavar="GB/S",
+        help="with -B: what the memory gives, in 10^9 bytes a second; decode is shown as a share of it",
+    )
+    parser.add_argument("-r", "--repeats", type=positive_int, help="of each test (default: 5, with -B 1)")
     parser.add_argument(
         "--attention",
         choices=ATTENTIONS,
@@ -65,7 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from dca_runtime import bench
 
-    planned = bench.tests(arguments.prompt, arguments.generate, arguments.depth)
+    if arguments.batch is not None:
+        return _bench_batches(arguments)
+    for name, value in (("--shared-prompt", arguments.shared_prompt), ("--bandwidth", arguments.bandwidth)):
+        if value:
+            raise InputError(f"{name} is for many sequences: give -B as well")
+    planned = bench.tests(arguments.prompt, arguments.generate, arguments.depth or [0])
     if not planned:
         raise InputError("nothing to measure: give -p or -n a number above 0")
     attentions = arguments.attention or ["auto"]
@@ -73,7 +99,7 @@ def _bench(arguments: argparse.Namespace) -> int:
     with opened(arguments) as model, progress_bar("measuring") as update:
         for attention in attentions:
             for result in bench.measure(
-                model, planned, arguments.repeats, attention, arguments.cache_type, arguments.threads
+                model, planned, arguments.repeats or 5, attention, arguments.cache_type, arguments.threads
             ):
                 results.append(result)
                 update(len(results), len(planned) * len(attentions))
@@ -97,4 +123,62 @@ def _row(result: "Result") -> list[str]:
         f"{result.stdev:,.1f}",
         "" if result.gflop_per_s is None else f"{result.gflop_per_s:,.1f}",
         "" if result.gb_per_s is None else f"{result.gb_per_s:,.2f}",
+    ]
+
+
+def _bench_batches(arguments: argparse.Namespace) -> int:
+    from dca_runtime.bench_batches import measure_batches
+
+    if arguments.depth is not None:
+        raise InputError("-d is for one sequence: leave it out or leave out -B")
+    if 0 in (*arguments.prompt, *arguments.generate):
+        raise InputError("with -B, -p and -n must be above 0")
+    if arguments.bandwidth == 0:
+        raise InputError("--bandwidth must be above 0")
+    attentions = arguments.attention or ["auto"]
+    settings = [
+        (attention, prompt, generate)
+        for attention in attentions
+        for prompt in arguments.prompt
+        for generate in arguments.generate
+    ]
+    results = []
+    with opened(arguments) as model, progress_bar("measuring") as update:
+        for attention, prompt, generate in settings:
+            for result in measure_batches(
+                model,
+                arguments.batch,
+                prompt,
+                generate,
+                arguments.shared_prompt,
+                arguments.bandwidth,
+                arguments.repeats or 1,
+                attention,
+                arguments.cache_type,
+            ):
+                results.append(result)
+                update(len(results), len(arguments.batch) * len(settings))
+    if arguments.json is not None:
+        write_json([dataclasses.asdict(result) for result in results], arguments.json)
+    if arguments.json != "-":
+        limit = "" if arguments.bandwidth is None else f"; the limit is {arguments.bandwidth:g} GB/s"
+        print_table(
+            ["sequences", "prompt", "new", "attention", "prefill t/s", "decode t/s", "±", "GB/s", "of limit"],
+            [_batch_row(result) for result in results],
+            title=f"{arguments.model} on {results[0].device}, tokens/s of all sequences{limit}",
+        )
+    return EXIT_OK
+
+
+def _batch_row(result: "BatchResult") -> list[str]:
+    return [
+        f"{result.sequences}" + (" (shared)" if result.shared_prompt else ""),
+        str(result.prompt),
+        str(result.generated),
+        result.attention,
+        f"{result.prefill_tokens_per_s:,.1f}",
+        f"{result.decode_tokens_per_s:,.1f}",
+        f"{result.decode_stdev:,.1f}",
+        "" if result.gb_per_s is None else f"{result.gb_per_s:,.2f}",
+        "" if result.share is None else f"{result.share:.0%}",
     ]

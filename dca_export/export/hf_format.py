@@ -1,6 +1,7 @@
 """An ordinary Hugging Face directory whose config.json carries a scheme, for engines that read it there.
 
-The scheme goes into `dual_chunk_attention_config`, as Qwen's own 1M models state theirs (docs/serving.md).
+The scheme goes into `dual_chunk_attention_config`: as Qwen's own 1M models state theirs, with exact integers
+beside it (docs/serving.md).
 """
 
 from __future__ import annotations
@@ -27,11 +28,9 @@ from dca_export.export.scheme_choice import (
 from dca_export.export.source_files import SourceFiles
 from dca_export.export.summary import SchemeFacts
 from dca_export.model.rope import DUAL_CHUNK, ORIGINAL, TrainedLength, trained_length
-from dca_export.scheme import Scheme, SchemeError
+from dca_export.scheme import EXACT, Scheme
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")  # large, and never edited in place
-# Model classes whose SGLang implementation hands the key to its attention.
-SERVED = ("Qwen2ForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
 
 Progress = Callable[[int, int], Any]
 
@@ -42,8 +41,8 @@ def export_directory(
     """Writes the directory `output`: everything in `source` and the scheme.
 
     Weights are hard-linked where possible; all other files are copies, which may be edited. It appears whole
-    or not at all. Raises InputError if the scheme cannot be stated there (naming the nearest one that can),
-    or `output` holds something already or lies in `source`.
+    or not at all. Raises InputError if the scheme asked for is not valid, or `output` holds something already
+    or lies in `source`.
     """
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise InputError(f"{output}: already exists; name a directory that is new or empty")
@@ -59,8 +58,9 @@ def export_directory(
         config.pop(DUAL_CHUNK, None)
     else:
         # What else the model states there, such as sparse attention, stays.
-        others = {key: value for key, value in (config.get(DUAL_CHUNK) or {}).items() if key != ORIGINAL}
-        config[DUAL_CHUNK] = others | choice.scheme.to_dual_chunk_config()
+        stated = config.get(DUAL_CHUNK) or {}
+        others = {k: v for k, v in stated.items() if k != ORIGINAL and not k.startswith(EXACT)}
+        config[DUAL_CHUNK] = others | choice.scheme.as_dual_chunk_config()
     with directory_beside(output) as directory:
         made = directory / output.name
         made.mkdir()
@@ -91,33 +91,17 @@ def _choice(
     notes = [*checkpoint.notes, *stated_elsewhere(checkpoint.config, checkpoint.directory)]
     choice = choose_scheme(options, trained, stated)
     notes += beyond_training(choice, reach_of_config(checkpoint.config))
-    classes = checkpoint.config.values.get("architectures") or ["?"]
-    if classes[0] not in SERVED:
-        notes.append(f"SGLang runs {DUAL_CHUNK} for {', '.join(SERVED)} only, not for {classes[0]}")
-    if choice.scheme is None or _can_be_stated(choice.scheme):
-        return choice, notes
-    nearest = choice.scheme.nearest_dual_chunk()
-    if options.local_window is not None:
-        raise InputError(
-            f"config.json cannot state {_words(choice.scheme)}: there pretraining_length is chunk_size + "
-            f"local_window + 1; the nearest is {_words(nearest)}"
+    if choice.scheme is not None and (nearest := choice.scheme.nearest_dual_chunk()) != choice.scheme:
+        notes.append(
+            f"{DUAL_CHUNK} states it exactly; engines that read chunk_size and local_size alone run "
+            f"local_window {nearest.local_window:,}{_other_scale(choice.scheme, nearest)}"
         )
-    return SchemeChoice(nearest, f"{choice.source}, with the window that config.json can state"), notes
+    return choice, notes
 
 
-def _can_be_stated(scheme: Scheme) -> bool:
-    try:
-        scheme.to_dual_chunk_config()
-    except SchemeError:
-        return False
-    return True
-
-
-def _words(scheme: Scheme) -> str:
-    return (
-        f"chunk_size {scheme.chunk_size}, local_window {scheme.local_window}, "
-        f"pretraining_length {scheme.pretraining_length}"
-    )
+def _other_scale(scheme: Scheme, nearest: Scheme) -> str:
+    same = scheme.logit_scale == nearest.logit_scale
+    return "" if same else f" and logit_scale {nearest.logit_scale}"
 
 
 def _take_over(checkpoint: Checkpoint, made: Path, output: Path, progress: Progress) -> None:

@@ -1,15 +1,13 @@
 // The C API of engines and sequences, and of sequences in files.
-#include <cmath>
 #include <vector>
 
+#include "core/api_sampling.h"
 #include "core/api_support.h"
 #include "core/sequence_file.h"
 
 namespace dca {
 
 namespace {
-
-constexpr uint32_t most_top_logprobs = 1024;
 
 constexpr dca_engine_options default_engine_options{.size = sizeof(dca_engine_options),
                                                     .tokens = 65536,
@@ -21,23 +19,6 @@ constexpr dca_engine_options default_engine_options{.size = sizeof(dca_engine_op
                                                     .user = nullptr,
                                                     .rope = DCA_ROPE_MODEL,
                                                     .rope_factor = 1.0f};
-
-constexpr dca_sampling default_sampling{.size = sizeof(dca_sampling),
-                                        .temperature = 0.0f,
-                                        .top_k = 0,
-                                        .top_p = 1.0f,
-                                        .min_p = 0.0f,
-                                        .repeat_penalty = 1.0f,
-                                        .presence_penalty = 0.0f,
-                                        .frequency_penalty = 0.0f,
-                                        .penalty_window = 64,
-                                        .seed = 0,
-                                        .biases = nullptr,
-                                        .n_biases = 0,
-                                        .allowed = nullptr,
-                                        .logprob = 0,
-                                        .top_logprobs = 0,
-                                        .top = nullptr};
 
 Sequence& sequence_of(const dca_sequence* handle) { return *needed(handle, "sequence").sequence; }
 
@@ -58,67 +39,6 @@ std::vector<Feed> feeds_of(const dca_feed* feeds, size_t n, bool writes_logits, 
     return all;
 }
 
-/// A caller's dca_sampling, checked, and what its spans point to.
-struct Sampling {
-    std::vector<TokenCount> occurring;
-    std::vector<TokenBias> biases;
-
-    SampleRequest request(const dca_sampling& s, const Feed& feed, uint32_t n_vocab) {
-        const auto in_range = [](bool good, const char* name, float value, const char* wanted) {
-            if (!good) fail(DCA_ERROR_ARGUMENT, name, " is ", value, ", must be ", wanted);
-        };
-        in_range(s.temperature >= 0.0f && std::isfinite(s.temperature), "temperature", s.temperature, "finite and at least 0");
-        in_range(s.top_p > 0.0f && s.top_p <= 1.0f, "top_p", s.top_p, "above 0 and at most 1");
-        in_range(s.min_p >= 0.0f && s.min_p <= 1.0f, "min_p", s.min_p, "from 0 to 1");
-        in_range(s.repeat_penalty > 0.0f && std::isfinite(s.repeat_penalty), "repeat_penalty", s.repeat_penalty, "finite and above 0");
-        in_range(std::isfinite(s.presence_penalty), "presence_penalty", s.presence_penalty, "finite");
-        in_range(std::isfinite(s.frequency_penalty), "frequency_penalty", s.frequency_penalty, "finite");
-        if (s.n_biases != 0) needed(s.biases, "biases");
-        if (s.top_logprobs > most_top_logprobs)
-            fail(DCA_ERROR_ARGUMENT, "top_logprobs is ", s.top_logprobs, ", must be at most ", most_top_logprobs);
-        if (s.top_logprobs != 0) needed(s.top, "top");
-        for (size_t i = 0; i < s.n_biases; ++i) {
-            const auto [token, value] = s.biases[i];
-            if (token < 0 || static_cast<uint32_t>(token) >= n_vocab) {
-                fail(DCA_ERROR_ARGUMENT, "the bias of token ", token, ": must be a token from 0 to ", n_vocab - 1);
-            }
-            in_range(!std::isnan(value), "a bias", value, "a number");
-            biases.push_back({token, value});
-        }
-        if (s.repeat_penalty != 1.0f || s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f) count(feed, s.penalty_window);
-        SampleRequest request;
-        request.temperature = s.temperature;
-        request.top_k = s.top_k;
-        request.top_p = s.top_p;
-        request.min_p = s.min_p;
-        request.repeat_penalty = s.repeat_penalty;
-        request.presence_penalty = s.presence_penalty;
-        request.frequency_penalty = s.frequency_penalty;
-        request.seed = s.seed;
-        request.occurring = occurring;
-        request.biases = biases;
-        request.allowed = s.allowed;
-        request.wants_logprob = s.logprob != 0;
-        request.top_logprobs = s.top_logprobs;
-        return request;
-    }
-
-private:
-    /// The last `window` tokens of the sequence with what it is fed.
-    void count(const Feed& feed, uint32_t window) {
-        const std::span<const int32_t> held = feed.sequence->tokens();
-        const size_t of_feed = std::min<size_t>(window, feed.tokens.size());
-        const size_t of_held = std::min<size_t>(window - of_feed, held.size());
-        std::vector<int32_t> recent(held.end() - static_cast<ptrdiff_t>(of_held), held.end());
-        recent.insert(recent.end(), feed.tokens.end() - static_cast<ptrdiff_t>(of_feed), feed.tokens.end());
-        std::ranges::sort(recent);
-        for (const int32_t token : recent) {
-            if (occurring.empty() || occurring.back().token != token) occurring.push_back({token, 0});
-            ++occurring.back().count;
-        }
-    }
-};
-
 }  // namespace
 }  // namespace dca
 
@@ -136,6 +56,7 @@ dca_status dca_engine_create(dca_model* model, const dca_engine_options* options
                                                                             .scheme = all.scheme,
                                                                             .cache_type = all.cache_type,
                                                                             .max_rows = all.max_rows,
+                                                                            .max_slices = 0,
                                                                             .progress = all.progress,
                                                                             .user = all.user,
                                                                             .rope = all.rope,
@@ -184,8 +105,6 @@ dca_status dca_engine_score(dca_engine* engine, const dca_feed* feeds, size_t n)
     return guarded([&] { needed(engine, "engine").engine.score(dca::feeds_of(feeds, n, false, true)); });
 }
 
-void dca_sampling_default(dca_sampling* sampling) { dca::fill_default(sampling, dca::default_sampling); }
-
 dca_status dca_engine_sample(dca_engine* engine, const dca_feed* feeds, const dca_sampling* const* samplings, size_t n,
                              dca_choice* choices) {
     return guarded([&] {
@@ -193,19 +112,14 @@ dca_status dca_engine_sample(dca_engine* engine, const dca_feed* feeds, const dc
         const std::vector<dca::Feed> all = dca::feeds_of(feeds, n, false, false);
         if (n != 0) needed(samplings, "samplings");
         if (n != 0) needed(choices, "choices");
-        std::vector<dca::Sampling> kept(n);
+        std::vector<dca::SamplingCall> calls(n);
         std::vector<dca::SampleRequest> requests;
-        std::vector<dca_token_value*> tops;
         for (size_t i = 0; i < n; ++i) {
-            const dca_sampling sampling = dca::merged(dca::default_sampling, &needed(samplings[i], "sampling"));
-            requests.push_back(kept[i].request(sampling, all[i], runs.model().hparams().n_vocab));
-            tops.push_back(sampling.top);
+            requests.push_back(calls[i].request(needed(samplings[i], "sampling"), all[i].sequence->tokens(), all[i].tokens,
+                                                runs.model().hparams().n_vocab));
         }
         runs.sample(all, requests);
-        for (size_t i = 0; i < n; ++i) {
-            choices[i] = {requests[i].token, requests[i].logprob};
-            for (size_t t = 0; t < requests[i].top.size(); ++t) tops[i][t] = {requests[i].top[t].token, requests[i].top[t].logprob};
-        }
+        for (size_t i = 0; i < n; ++i) choices[i] = calls[i].answer(requests[i]);
     });
 }
 

@@ -8,7 +8,8 @@ namespace dca {
 
 namespace {
 
-constexpr float never = -std::numeric_limits<float>::infinity();
+constexpr float infinity = std::numeric_limits<float>::infinity();
+constexpr float never = -infinity;
 constexpr float largest_gumbel = 16.64f;  // -log(-log(u)) of the largest u that uniform_of gives
 
 /// log of the sum of exp(logits); minus infinity where none is a number above it.
@@ -102,9 +103,13 @@ void sample(std::span<float> logits, SampleRequest& request) {
 
     adjust(logits, request);
     const auto likeliest = std::ranges::max_element(logits);
-    const float top = *likeliest;
+    float top = *likeliest;
+    if (top == infinity) {
+        for (float& logit : logits) logit = logit == infinity ? 0.0f : never;
+        top = 0.0f;
+    }
     request.token = top > never ? static_cast<int32_t>(likeliest - logits.begin()) : -1;
-    const bool draws = request.temperature > 0.0f && std::isfinite(top);
+    const bool draws = request.temperature > 0.0f && top > never;
     if (draws) {
         const float lowest = threshold(logits, top, request);
         // Against the largest logit, so that a tiny temperature takes the others to minus infinity, never the top beyond infinity.

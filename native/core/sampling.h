@@ -9,6 +9,8 @@
 #include <span>
 #include <vector>
 
+#include "core/host_device.h"
+
 namespace dca {
 
 struct TokenCount {
@@ -49,7 +51,7 @@ struct SampleRequest {
 };
 
 /// A number in (0, 1) from the three, equal on every machine: the top bits of a SplitMix64 chain (Steele et al., 2014).
-inline float uniform_of(uint64_t seed, uint64_t position, uint32_t token) noexcept {
+DCA_HOST_DEVICE float uniform_of(uint64_t seed, uint64_t position, uint32_t token) noexcept {
     const auto mix = [](uint64_t z) {
         z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
         z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
@@ -60,7 +62,7 @@ inline float uniform_of(uint64_t seed, uint64_t position, uint32_t token) noexce
 }
 
 /// Chooses from `logits`, which it overwrites. Tokens whose logit is not a number are never chosen; +inf wins over all
-/// that is finite.
+/// that is finite, and several of them are equally likely.
 void sample(std::span<float> logits, SampleRequest& request);
 
 }  // namespace dca

@@ -324,6 +324,11 @@ typedef struct dca_choice {
 DCA_API dca_status dca_engine_sample(dca_engine* engine, const dca_feed* feeds, const dca_sampling* const* samplings, size_t n,
                                      dca_choice* choices);
 
+/* The same choice from logits (n_vocab) that the caller has, perhaps changed; `history` are the tokens before it, which
+ * penalties look at and whose number is the token's index. */
+DCA_API dca_status dca_sample(const float* logits, size_t n_vocab, const int32_t* history, size_t n_history, const dca_sampling* sampling,
+                              dca_choice* choice);
+
 /* ---- Sequences in files -------------------------------------------------------- */
 
 /* Writes the tokens, keys and values of a sequence to `path`, beside it first and renamed when whole. Every byte is

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import secrets
 import threading
 import weakref
 from collections.abc import Iterator, Sequence
@@ -16,17 +15,7 @@ from dca_runtime._convert import LOGITS_LAST, LOGITS_NONE, c_path, fill_cache_op
 from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError
 from dca_runtime.options import EngineOptions, Scheme, TokenIds
-from dca_runtime.sampling import Sampling
-
-_SAMPLING_FIELDS = (  # that mean the same in Sampling and dca_sampling
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "repeat_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-)
+from dca_runtime.sampling import Sampling, drawn_seed, sampling_struct
 
 
 @dataclass(frozen=True)
@@ -138,6 +127,7 @@ class Engine:
         lib = _ffi.lib()
         native_options = _ffi.options("dca_engine_options")
         native_options.tokens = _ffi.integer(options.tokens, 1, "tokens")
+        native_options.max_rows = _ffi.integer(options.max_rows, 0, "max_rows")
         fill_cache_options(native_options, options, self._callback)
         native = ffi.new("dca_engine **")
         _ffi.check(lib.dca_engine_create(native_model, native_options, native))
@@ -242,7 +232,7 @@ class Engine:
     def _choose(self, items: Sequence[Item], top_logprobs: int, logprobs: bool) -> list[Choice]:
         with self._exclusive():
             feeds, kept = self._feeds([item[:2] for item in items])
-            samplings = [self._sampling(item, top_logprobs, logprobs) for item in items]
+            samplings = self._samplings(items, top_logprobs, logprobs)
             choices = ffi.new("dca_choice[]", len(items))
             pointers = ffi.new("dca_sampling *[]", [native for native, *_ in samplings])
             self._call(_ffi.lib().dca_engine_sample, feeds, kept, pointers, choices)
@@ -257,18 +247,26 @@ class Engine:
                 )
         return found
 
+    def _samplings(
+        self, items: Sequence[Item], top_logprobs: int, logprobs: bool
+    ) -> list[tuple[Any, Any, Any]]:
+        """``_sampling`` of every item; what several items share is converted once."""
+        shared: dict[int, tuple[Any, Any, Any]] = {}  # by the id of a Sampling that the items keep alive
+        converted = []
+        for item in items:
+            sampling = item[2]
+            drawn = sampling.seed is None and sampling.temperature > 0  # a seed for each item
+            if drawn or top_logprobs or len(item) == 4:
+                converted.append(self._sampling(item, top_logprobs, logprobs))
+                continue
+            if id(sampling) not in shared:
+                shared[id(sampling)] = self._sampling(item, top_logprobs, logprobs)
+            converted.append(shared[id(sampling)])
+        return converted
+
     def _sampling(self, item: Item, top_logprobs: int, logprobs: bool) -> tuple[Any, Any, Any]:
         """(dca_sampling *, what it points to, where the likeliest tokens will be)."""
-        sampling = item[2]
-        native = _ffi.options("dca_sampling")
-        for name in _SAMPLING_FIELDS:
-            setattr(native, name, getattr(sampling, name))
-        native.penalty_window = min(sampling.repeat_window, 2**32 - 1)
-        native.seed = secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
-        biases = None
-        if sampling.logit_bias:
-            biases = ffi.new("dca_token_value[]", [*sampling.logit_bias.items()])
-            native.biases, native.n_biases = biases, len(biases)
+        native, biases = sampling_struct(item[2], drawn_seed(item[2]), self.n_vocab)
         mask = item[3] if len(item) == 4 else None
         if mask is not None:
             mask = np.ascontiguousarray(mask, np.uint32)
@@ -276,13 +274,11 @@ class Engine:
             if mask.shape != (words,):
                 raise DcaError(f"a mask must have {words} words of 32 bits, got shape {mask.shape}")
             native.allowed = ffi.from_buffer("uint32_t[]", mask)
-        native.logprob = logprobs
-        if not top_logprobs:
-            return native, (mask, biases), ()
         top = ffi.new("dca_token_value[]", top_logprobs)
+        native.logprob = logprobs
         native.top_logprobs = min(top_logprobs, self.n_vocab)
-        native.top = top
-        return native, (mask, biases), top
+        native.top = top if top_logprobs else ffi.NULL
+        return native, (biases, mask), top
 
     def _feeds(
         self, items: Sequence[tuple[TokenSequence, TokenIds]]

@@ -198,10 +198,13 @@ class Model:
         scheme: Sequence[float] | None = None,
         rope: str | None = None,
         progress: Progress | None = None,
+        max_rows: int = 0,
     ) -> Engine:
         """A new engine: many sequences in one step over one pool of keys and values.
 
-        tokens: room of the pool, all sequences together. The rest is as in ``session``.
+        tokens: room of the pool, all sequences together. max_rows: tokens of one step at most, 0 for the
+        library's choice; a smaller step bounds how long the others wait for a long prompt's next piece. The
+        rest is as in ``session``.
         """
         options = EngineOptions(
             tokens=tokens,
@@ -210,6 +213,7 @@ class Model:
             cache_type=cache_type,
             progress=progress,
             rope=rope,
+            max_rows=max_rows,
         )
         self._home.check()
         with self._lock:

@@ -58,3 +58,4 @@ class EngineOptions:
     cache_type: str
     progress: Progress | None
     rope: str | None
+    max_rows: int

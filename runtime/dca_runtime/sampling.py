@@ -1,14 +1,17 @@
 """Chooses the next token from logits."""
 
+import array
 import math
 import operator
-from collections import deque
+import secrets
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from dca_runtime import _ffi
+from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError, Status
 
 # What a file recommends, as dca-export copies it from generation_config.json (docs/format.md), by field.
@@ -35,11 +38,11 @@ class Sampling:
     top_p: float = 1.0  # keep the likeliest that together reach this probability; 1: all
     min_p: float = 0.05  # drop what is less likely than this share of the likeliest; 0: nothing
     repeat_penalty: float = 1.0  # logits of recent tokens are divided by it (multiplied if negative); 1: off
-    repeat_window: int = 64  # tokens that count as recent, for all penalties
+    repeat_window: int = 64  # tokens that count as recent
+    seed: int | None = None  # None: a different text each time
     presence_penalty: float = 0.0  # subtracted from the logits of recent tokens
     frequency_penalty: float = 0.0  # the same, times how often they occur
-    logit_bias: Mapping[int, float] = field(default_factory=dict)  # added to the logits of these tokens
-    seed: int | None = None  # None: a different text each time
+    logit_bias: Mapping[int, float] = field(default_factory=dict)  # added to logits, by token id
 
     def __post_init__(self) -> None:
         self._check("temperature", "a finite number of at least 0", _number(self.temperature) >= 0)
@@ -48,10 +51,9 @@ class Sampling:
         self._check("min_p", "from 0 to 1", 0 <= _number(self.min_p) <= 1)
         self._check("repeat_penalty", "a finite number above 0", _number(self.repeat_penalty) > 0)
         self._check("repeat_window", "an integer of at least 0", _whole(self.repeat_window))
-        for name in ("presence_penalty", "frequency_penalty"):
-            self._check(name, "a finite number", math.isfinite(_number(getattr(self, name))))
-        good = all(_whole(id_) and math.isfinite(_number(bias)) for id_, bias in self.logit_bias.items())
-        self._check("logit_bias", "finite numbers by token ids", good)
+        self._check("presence_penalty", "a finite number", not math.isnan(_number(self.presence_penalty)))
+        self._check("frequency_penalty", "a finite number", not math.isnan(_number(self.frequency_penalty)))
+        self._check("logit_bias", "numbers by token id", _biases(self.logit_bias))
         self._check("seed", "an integer of at least 0, or None", self.seed is None or _whole(self.seed))
 
     @classmethod
@@ -93,6 +95,16 @@ def _number(value: Any) -> float:
     return number if math.isfinite(number) else math.nan
 
 
+def _biases(value: Any) -> bool:
+    """Whether it is a mapping from ids that C can hold to numbers, of which infinities are some."""
+    try:
+        return all(
+            0 <= operator.index(id_) < 2**31 and not math.isnan(float(bias)) for id_, bias in value.items()
+        )
+    except (AttributeError, TypeError, ValueError, OverflowError):
+        return False
+
+
 def _whole(value: Any) -> bool:
     try:
         return operator.index(value) >= 0
@@ -101,75 +113,68 @@ def _whole(value: Any) -> bool:
 
 
 class Sampler:
-    """Chooses token after token, remembering the recent ones."""
+    """Chooses token after token in the library (``dca_sample``), remembering what came before.
+
+    A choice depends on the logits, the sampling with its seed and the token's index alone.
+    """
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
-        self._random = np.random.default_rng(sampling.seed)
-        self._recent: deque[int] = deque(maxlen=sampling.repeat_window)
+        self._seed = drawn_seed(sampling)
+        self._history = array.array("i")
 
     def see(self, ids: Iterable[int]) -> None:
-        """Counts tokens of the text so far as recent."""
-        self._recent.extend(int(id_) for id_ in ids)
+        """Counts tokens of the text so far; penalties look at the last ``repeat_window`` of them."""
+        self._history.extend(int(id_) for id_ in ids)
 
     def pick(self, logits: np.ndarray) -> int:
         """The next token's id for float ``logits`` (n_vocab,).
 
-        -inf forbids a token; where some are +inf, only those are chosen from. Raises DcaError if a logit is
-        not a number, or if every token is forbidden.
+        -inf forbids a token; +inf wins over all that is finite. Raises DcaError if a logit is not a number,
+        or if every token is forbidden.
         """
         if np.isnan(logits).any():
             raise DcaError("the model gave logits that are not numbers", Status.INTERNAL)
-        with np.errstate(over="ignore"):  # a small temperature or penalty: the infinities are right
-            logits = _without_plus_infinity(self._penalised(logits.astype(np.float64)))
-            if self.sampling.temperature == 0:
-                chosen = int(np.argmax(logits))
-            else:
-                candidates = self._candidates(logits)
-                probabilities = softmax((logits[candidates] - logits.max()) / self.sampling.temperature)
-                chosen = int(self._random.choice(candidates, p=probabilities))
-        self._recent.append(chosen)
-        return chosen
-
-    def _penalised(self, logits: np.ndarray) -> np.ndarray:
-        sampling = self.sampling
-        if self._recent:
-            recent, times = np.unique(np.fromiter(self._recent, np.int64), return_counts=True)
-            values, penalty = logits[recent], sampling.repeat_penalty
-            values = np.where(values > 0, values / penalty, values * penalty)
-            logits[recent] = values - sampling.presence_penalty - sampling.frequency_penalty * times
-        for id_, bias in sampling.logit_bias.items():
-            if id_ >= len(logits):
-                raise DcaError(f"logit_bias names token {id_}, the vocabulary has {len(logits)}")
-            logits[id_] += bias
-        return logits
-
-    def _candidates(self, logits: np.ndarray) -> np.ndarray:
-        """Ids that the filters keep, at least one.
-
-        Sorting a whole vocabulary takes as long as decoding with a small model, so what ``min_p`` drops is
-        dropped before ``top_p`` sorts: it is less likely than all it keeps, so no sum changes.
-        """
-        sampling = self.sampling
-        ids = np.arange(len(logits))
-        if 0 < sampling.top_k < len(ids):
-            ids = np.argpartition(-logits, sampling.top_k - 1)[: sampling.top_k]
-        probabilities = softmax(logits[ids])
-        kept = probabilities >= sampling.min_p * probabilities.max()
-        ids, probabilities = ids[kept], probabilities[kept]
-        if sampling.top_p < 1:
-            order = np.argsort(-probabilities, kind="stable")
-            reached = np.searchsorted(np.cumsum(probabilities[order]), sampling.top_p)
-            ids = ids[order[: reached + 1]]
-        return ids
+        values = np.ascontiguousarray(logits, np.float32)
+        native, _kept = sampling_struct(self.sampling, self._seed, len(values))
+        choice = ffi.new("dca_choice *")
+        with ffi.from_buffer("int32_t[]", self._history) as history:
+            status = _ffi.lib().dca_sample(
+                ffi.from_buffer("float[]", values), len(values), history, len(self._history), native, choice
+            )
+        _ffi.check(status)
+        if choice.token < 0:
+            raise DcaError("every token is forbidden: all logits are -inf")
+        self._history.append(choice.token)
+        return choice.token
 
 
-def _without_plus_infinity(logits: np.ndarray) -> np.ndarray:
-    """Logits of the same meaning below +inf: (n,); DcaError if they forbid every token."""
-    highest = logits.max()
-    if highest == -np.inf:
-        raise DcaError("every token is forbidden: all logits are -inf")
-    return np.where(logits == np.inf, 0.0, -np.inf) if highest == np.inf else logits
+def drawn_seed(sampling: Sampling) -> int:
+    """The sampling's seed, or a new one where it has none."""
+    return secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
+
+
+def sampling_struct(sampling: Sampling, seed: int, n_vocab: int) -> tuple[Any, Any]:
+    """(``dca_sampling *``, what it points to and must outlive it)."""
+    native = _ffi.options("dca_sampling")
+    for name in ("temperature", "top_p", "min_p", "repeat_penalty", "presence_penalty", "frequency_penalty"):
+        setattr(native, name, _as_float32(getattr(sampling, name)))
+    native.top_k = min(sampling.top_k, n_vocab)
+    native.penalty_window = min(sampling.repeat_window, 2**32 - 1)
+    native.seed = seed
+    biases = ffi.new(
+        "dca_token_value[]", [(int(id_), float(bias)) for id_, bias in sampling.logit_bias.items()]
+    )
+    native.biases = biases
+    native.n_biases = len(biases)
+    return native, biases
+
+
+def _as_float32(value: float) -> float:
+    """The nearest number that C's float holds, never 0 for what is not and never infinite."""
+    limits = np.finfo(np.float32)
+    magnitude = min(max(abs(value), float(limits.tiny)), float(limits.max)) if value else 0.0
+    return math.copysign(magnitude, value)
 
 
 @dataclass(frozen=True)
@@ -183,16 +188,12 @@ class TokenLogprob:
 
 def token_logprob(logits: np.ndarray, id_: int, top: int) -> TokenLogprob:
     """For the token ``id_`` under ``logits`` (n_vocab,), with the ``top`` likeliest."""
-    finite = _without_plus_infinity(logits.astype(np.float64))
+    finite = logits.astype(np.float64)
+    if np.isposinf(finite).any():
+        finite = np.where(np.isposinf(finite), 0.0, -np.inf)
     shifted = finite - finite.max()
     logprobs = shifted - np.log(np.exp(shifted).sum())
     count = min(top, len(logprobs))
     likeliest = np.argpartition(-logprobs, count - 1)[:count] if count else np.arange(0)
     order = likeliest[np.argsort(-logprobs[likeliest], kind="stable")]
     return TokenLogprob(id_, float(logprobs[id_]), [(int(i), float(logprobs[i])) for i in order])
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities of one distribution (n,)."""
-    shifted = np.exp(logits - logits.max())
-    return shifted / shifted.sum()

@@ -53,3 +53,38 @@ def test_bad_usage_is_one_line_and_2(path, capsys, arguments, says):
     assert main([path, *arguments]) == 2
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1 and says in errors
+
+
+def test_many_sequences(path, capsys):
+    assert main([path, "-B", "1,3", "-p", "20", "-n", "4", "--bandwidth", "50"]) == 0
+    printed = capsys.readouterr().out
+    assert "tokens/s of all sequences; the limit is 50 GB/s" in printed
+    assert "%" in printed
+
+
+def test_many_sequences_as_json(path, capsys):
+    assert main([path, "-B", "2,4", "-p", "20,30", "-n", "4", "--shared-prompt", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [(result["sequences"], result["prompt"]) for result in results] == [
+        (2, 20),
+        (4, 20),
+        (2, 30),
+        (4, 30),
+    ]
+    assert all(result["shared_prompt"] and result["decode_tokens_per_s"] > 0 for result in results)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shared-prompt"], "give -B"),
+        (["--bandwidth", "3"], "give -B"),
+        (["-B", "2", "-d", "5"], "-d is for one sequence"),
+        (["-B", "2", "-n", "0"], "above 0"),
+        (["-B", "0"], "at least 1"),
+        (["-B", "2", "--bandwidth", "0"], "above 0"),
+    ],
+)
+def test_options_that_do_not_go_together(path, capsys, arguments, message):
+    assert main([path, *arguments]) == 2
+    assert message in capsys.readouterr().err

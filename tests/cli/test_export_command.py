@@ -111,7 +111,7 @@ def test_dry_run_of_the_hugging_face_format(model, tmp_path, capsys):
     assert run(model, "--format", "hf", "--dry-run", "--json", "-") == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "plan     nothing is written"
-    assert "local_window 15" in lines[2]
+    assert "local_window 16" in lines[2]
     assert sorted(tmp_path.rglob("*")) == before
 
 

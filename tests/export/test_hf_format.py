@@ -36,9 +36,15 @@ def test_only_the_config_changes(model, tmp_path):
     for name in names - {"config.json"}:
         assert (made / name).read_bytes() == (model / name).read_bytes()
     section = config_of(made).pop("dual_chunk_attention_config")
-    assert section == {"chunk_size": 63, "local_size": 15}
+    assert section == {
+        "chunk_size": 63,
+        "local_size": 15,
+        "exact_chunk_size": 48,
+        "exact_local_window": 16,
+        "exact_pretraining_length": 64,
+    }
     assert config_of(made) == config_of(model) | {"dual_chunk_attention_config": section}
-    assert facts.choice.scheme == Scheme(48, 15, 64)
+    assert facts.choice.scheme == Scheme(48, 16, 64)
 
 
 def test_weights_are_linked(model, tmp_path):
@@ -77,7 +83,14 @@ def test_a_stated_scheme_and_what_stands_beside_it_stay(tmp_path):
     }
     write_tiny_model(tmp_path / "m", **QWEN, dual_chunk_attention_config=stated)
     export_directory(tmp_path / "m", tmp_path / "out", SchemeOptions())
-    assert config_of(tmp_path / "out")["dual_chunk_attention_config"] == stated
+    section = config_of(tmp_path / "out")["dual_chunk_attention_config"]
+    assert section == stated | {
+        "exact_chunk_size": 32,
+        "exact_local_window": 8,
+        "exact_pretraining_length": 41,
+        "exact_logit_scale": 0.1,
+        "exact_logit_scale_length": 32,
+    }
 
 
 def test_no_dca_removes_it(tmp_path):
@@ -111,27 +124,36 @@ def test_a_config_of_half_characters_is_written(tmp_path):
     assert config_of(tmp_path / "out")["note"] == "\ud800"
 
 
-def test_what_cannot_be_stated_is_refused_with_the_nearest(model, tmp_path):
+def test_what_is_asked_for_is_stated_exactly_with_the_nearest_beside(model, tmp_path):
     asked = SchemeOptions(chunk_size=40, local_window=10, pretraining_length=64)
-    message = "cannot state chunk_size 40, local_window 10, .* nearest is chunk_size 40, local_window 23, "
-    with pytest.raises(InputError, match=message):
-        export_directory(model, tmp_path / "out", asked)
-    assert not (tmp_path / "out").exists()
-    nearest = SchemeOptions(chunk_size=40, local_window=23, pretraining_length=64)
-    facts = export_directory(model, tmp_path / "out", nearest)
-    assert facts.choice.scheme == Scheme(40, 23, 64)
+    facts = export_directory(model, tmp_path / "out", asked)
+    assert config_of(tmp_path / "out")["dual_chunk_attention_config"] == {
+        "chunk_size": 63,
+        "local_size": 23,
+        "exact_chunk_size": 40,
+        "exact_local_window": 10,
+        "exact_pretraining_length": 64,
+    }
+    assert "read chunk_size and local_size alone run local_window 23" in facts.notes[-1]
 
 
-def test_a_window_nobody_asked_for_gives_way(model, tmp_path):
-    facts = export_directory(model, tmp_path / "out", SchemeOptions(chunk_size=32))
-    assert facts.choice.scheme == Scheme(32, 31, 64)
-    assert "with the window that config.json can state" in facts.choice.source
+def test_no_note_where_both_say_the_same(model, tmp_path):
+    asked = SchemeOptions(chunk_size=40, local_window=23, pretraining_length=64)
+    assert export_directory(model, tmp_path / "out", asked).notes == []
 
 
-def test_a_class_that_sglang_does_not_serve_is_noted(tmp_path):
-    write_tiny_model(tmp_path / "m")
-    facts = export_directory(tmp_path / "m", tmp_path / "out", SchemeOptions())
-    assert "not for LlamaForCausalLM" in facts.notes[0]
+@pytest.mark.parametrize("architecture", ["LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM"])
+def test_every_architecture_gets_the_same(tmp_path, architecture):
+    write_tiny_model(tmp_path / "m", architectures=[architecture])
+    export_directory(tmp_path / "m", tmp_path / "out", SchemeOptions())
+    section = config_of(tmp_path / "out")["dual_chunk_attention_config"]
+    assert Scheme.from_dual_chunk_config(section) == Scheme(48, 16, 64)
+
+
+def test_an_exported_directory_exports_again_to_the_same(model, tmp_path):
+    export_directory(model, tmp_path / "one", SchemeOptions(chunk_size=40, local_window=10))
+    export_directory(tmp_path / "one", tmp_path / "two", SchemeOptions())
+    assert config_of(tmp_path / "two") == config_of(tmp_path / "one")
 
 
 def test_a_directory_with_something_in_it_is_kept(model, tmp_path):
@@ -155,21 +177,45 @@ def test_a_failure_leaves_nothing(model, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
 
 
-@given(st.integers(2, 10_000), st.data())
-def test_stated_schemes_read_back(c, data):
-    s = data.draw(st.integers(1, c - 1))
-    scaled = data.draw(st.booleans())
-    scheme = Scheme(s, c - 1 - s, c, 0.1 if scaled else 0.0, 77 if scaled else 0)
-    assert Scheme.from_dual_chunk_config(scheme.to_dual_chunk_config()) == scheme
+@st.composite
+def any_scheme(draw: st.DrawFn) -> Scheme:
+    c = draw(st.integers(2, 10_000))
+    s = draw(st.integers(1, c - 1))
+    scale = draw(st.sampled_from([0.0, 0.1, 0.25]))
+    return Scheme(s, draw(st.integers(0, c - s)), c, scale, 77 if scale else 0)
 
 
-@given(st.integers(2, 10_000), st.data())
-def test_the_nearest_can_be_stated_and_keeps_chunks_and_reach(c, data):
-    s = data.draw(st.integers(1, c - 1))
-    scheme = Scheme(s, data.draw(st.integers(0, c - s)), c)
-    nearest = scheme.nearest_dual_chunk()
-    assert (nearest.chunk_size, nearest.pretraining_length) == (s, c)
-    nearest.to_dual_chunk_config()
-    if nearest != scheme:
-        with pytest.raises(SchemeError, match="dual_chunk_attention_config can only state"):
-            scheme.to_dual_chunk_config()
+@given(any_scheme())
+def test_any_scheme_reads_back(scheme):
+    assert Scheme.from_dual_chunk_config(json.loads(json.dumps(scheme.as_dual_chunk_config()))) == scheme
+
+
+@given(any_scheme())
+def test_the_numbers_beside_it_keep_chunks_and_reach(scheme):
+    section = scheme.as_dual_chunk_config()
+    found = Scheme.from_dual_chunk_config(
+        {key: value for key, value in section.items() if not key.startswith("exact_")}
+    )
+    assert (found.chunk_size, found.pretraining_length) == (scheme.chunk_size, scheme.pretraining_length)
+    assert found == scheme.nearest_dual_chunk()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"chunk_size": 62}, r"chunk_size is 62, but the keys exact_\* give 63; change both"),
+        ({"exact_chunk_size": 47}, r"local_size is 15, but the keys exact_\* give 16"),
+        ({"exact_chunk_size": "48"}, "chunk_size is '48', must be an integer"),
+        ({"exact_chunk_size": 64}, "chunk_size is 64, must be below"),
+    ],
+)
+def test_a_section_that_contradicts_itself_is_refused(change, message):
+    with pytest.raises(SchemeError, match=message):
+        Scheme.from_dual_chunk_config(Scheme(48, 16, 64).as_dual_chunk_config() | change)
+
+
+def test_an_exact_scheme_is_whole_or_absent():
+    section = Scheme(48, 16, 64).as_dual_chunk_config()
+    del section["exact_pretraining_length"]
+    with pytest.raises(SchemeError, match="has no exact_pretraining_length"):
+        Scheme.from_dual_chunk_config(section)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from dca_runtime import DcaError, Model, Sampling, Status
-from dca_runtime.sampling import Sampler
 
 # Rows of a batch go through products of panels where a lone row goes through products of vectors, so sums
 # run in another order; logits here are of order 1.
@@ -372,19 +371,22 @@ def test_closing_the_model_closes_engines(tiny_gguf):
         engine.eval([(sequence, [1])])
 
 
-@pytest.mark.parametrize(
-    "fields", [{"presence_penalty": 1.5}, {"frequency_penalty": 1.5}, {"logit_bias": {5: 9.0, 7: -3.0}}]
-)
-def test_penalties_and_biases_reach_the_library(engine, fields):
-    """As Python's own sampler has them."""
-    sampling = Sampling(temperature=0, **fields)
-    ids = tokens(3, 20)
-    a = engine.sequence()
-    sampler = Sampler(sampling)
-    sampler.see(ids)
-    b = a.fork()
-    for _ in range(12):
-        (chosen,) = engine.sample([(a, ids, sampling)])
-        (logits,) = engine.eval([(b, ids)])
-        assert chosen == sampler.pick(logits)
-        ids = [chosen]
+def test_small_steps_give_what_large_ones_do(model):
+    ids = tokens(3, 90)
+    with model.engine(tokens=1024, cache_type="f32", scheme=SCHEME, max_rows=7) as engine:
+        assert engine.info.max_rows == 7
+        a, b = engine.sequence(), engine.sequence()
+        logits = engine.eval([(a, ids), (b, ids[:20])])
+    assert np.abs(logits[0] - alone(model, ids)).max() < CLOSE
+    assert np.abs(logits[1] - alone(model, ids[:20])).max() < CLOSE
+
+
+def test_items_that_share_a_sampling_choose_each_for_itself(engine):
+    """One object of settings: without a seed every item draws its own."""
+    warm, greedy = Sampling(temperature=5.0, min_p=0), Sampling(temperature=0)
+    drawn = engine.sample([(engine.sequence(), [3], warm) for _ in range(12)])
+    assert len(set(drawn)) > 1
+    prompts = [tokens(n, 20) for n in range(6)]
+    logits = engine.eval([(engine.sequence(), ids) for ids in prompts])
+    chosen = engine.sample([(engine.sequence(), ids, greedy) for ids in prompts])
+    assert chosen == [int(np.argmax(row)) for row in logits]

@@ -142,27 +142,3 @@ def test_extreme_penalties_still_choose():
         sampler = Sampler(Sampling(repeat_penalty=penalty, seed=0))
         sampler.see([0, 1, 2])
         assert 0 <= sampler.pick(USUAL) < 4
-
-
-def greedy(**fields) -> list[int]:
-    sampler = Sampler(Sampling(temperature=0.0, **fields))
-    return [sampler.pick(LOGITS) for _ in range(4)]
-
-
-def test_presence_and_frequency_penalties_move_away_from_recent_tokens():
-    # Logits are -0.69, -1.39, -1.90, -2.30 for ids 3, 1, 0, 2.
-    assert greedy(presence_penalty=2.0) == [3, 1, 0, 2]
-    assert greedy(frequency_penalty=0.5) == [3, 3, 1, 3]
-    assert greedy(presence_penalty=-1.0) == [3, 3, 3, 3]
-
-
-def test_a_bias_is_added():
-    assert greedy(logit_bias={2: 2.0}) == [2, 2, 2, 2]
-    assert greedy(logit_bias={3: -9.0}) == [1, 1, 1, 1]
-
-
-def test_a_bias_for_no_token_is_refused():
-    with pytest.raises(DcaError, match="token 4"):
-        greedy(logit_bias={4: 1.0})
-    with pytest.raises(DcaError, match="logit_bias"):
-        Sampling(logit_bias={1: float("nan")})

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "cuda/device/allow_shared.h"
 #include "cuda/linear/matvec.cuh"
 
 namespace dca::cuda::vec {
@@ -30,8 +31,7 @@ template <class Args>
 cudaError_t launch(const Card& card, void (*kernel)(Args), size_t bytes, const Matrix& w, uint32_t products, cudaStream_t stream,
                    const Args& args) {
     if (bytes > kSharedByDefault) {
-        const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-        if (status != cudaSuccess) return status;
+        if (const cudaError_t status = allow_shared_bytes(kernel, bytes); status != cudaSuccess) return status;
     }
     const uint32_t items = (w.rows + 1) / 2, blocks = std::max(1u, static_cast<uint32_t>(card.multiprocessors) / products);
     const dim3 grid(std::min(blocks, (items + kWarps - 1) / kWarps), products);

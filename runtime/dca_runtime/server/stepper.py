@@ -137,7 +137,10 @@ class Stepper(threading.Thread):
         logprobs = any(job.top_logprobs is not None for job, *_ in items)
 
         def call(some: Sequence[_Item]) -> list[Choice]:
-            feeds = [(job.sequence, ids, sampling, mask) for job, ids, sampling, mask in some]
+            feeds = [
+                (job.sequence, ids, sampling) if mask is None else (job.sequence, ids, sampling, mask)
+                for job, ids, sampling, mask in some
+            ]
             if logprobs:
                 return self._engine.choose(feeds, top)  # type: ignore[arg-type]
             return [Choice(token, 0.0, []) for token in self._engine.sample(feeds)]  # type: ignore[arg-type]
