@@ -72,6 +72,16 @@ def test_a_completion_says_what_the_library_says(client, model):
     assert client.completions.create(prompt="the the", max_tokens=12, **GREEDY).choices[0].text == expected
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_seed_means_what_it_means_in_the_library(client, model, seed):
+    options = {"seed": seed, "temperature": 1.1, "top_p": 0.9}
+    expected = "".join(model.generate("the the", 30, min_p=0.02, **options))
+    reply = client.completions.create(
+        model="tiny", prompt="the the", max_tokens=30, extra_body={"min_p": 0.02}, **options
+    )
+    assert reply.choices[0].text == expected
+
+
 def test_ids_are_a_prompt_too(client, model):
     ids = model.tokenize("the the")
     texts = [client.completions.create(prompt=p, **GREEDY).choices[0].text for p in ("the the", ids, [ids])]

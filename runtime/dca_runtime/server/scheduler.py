@@ -96,7 +96,7 @@ class Scheduler:
                 if pages == 0 or self._room(job, reserved + pages, plan):
                     plan.writes.append(job)
                     reserved += pages
-        rows = max(int(self._speed * STEP_SECONDS) // _LEAST_ROWS, 1) * _LEAST_ROWS
+        rows = max(round(self._speed * STEP_SECONDS / _LEAST_ROWS), 1) * _LEAST_ROWS
         for job in self._readers():
             if rows <= 0:
                 break
