@@ -10,9 +10,8 @@ from dca_runtime.options import PAGE_TOKENS
 from dca_runtime.server.prefix_tree import PrefixTree
 from dca_runtime.server.requests import Job, Stage
 
-STEP_SECONDS = (
-    0.12  # of reading in a step: the longest gap in other people's streams, and the wait for a stop
-)
+# Of reading in a step: the longest gap in other people's streams, and the wait until a stop is heard.
+STEP_SECONDS = 0.18
 _FIRST_SPEED = 1000.0  # tokens/s, until reading has been measured
 _LEAST_ROWS = 32  # of reading in a step: the panels of products have so many rows
 _LEAST_SERVICE = 0.01  # seconds: below it all waiting requests are alike
