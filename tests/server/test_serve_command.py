@@ -1,5 +1,6 @@
 """dca-serve: what it prints, refuses, and how it ends."""
 
+import json
 import signal
 import socket
 import time
@@ -80,6 +81,22 @@ def test_a_signal_lets_answers_finish(tiny_model, tmp_path, sent):
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+def test_answers_that_take_too_long_to_finish_end_with_a_word(tiny_gguf, tmp_path):
+    model = tiny_gguf(tokenizer=True, context_length=60000)
+    request = {"prompt": "the", "max_tokens": 50000, "ignore_eos": True, "stream": True}
+    with (
+        running(model, tmp_path / "log") as server,
+        httpx.stream("POST", f"{server.url}/v1/completions", json=request, timeout=60) as reply,
+    ):
+        lines = reply.iter_lines()
+        next(lines)
+        server.process.send_signal(signal.SIGTERM)
+        last = [line for line in lines if line][-1]
+        assert server.process.wait(30) == 0
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "stopping"
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
 def test_a_second_signal_ends_at_once(tiny_gguf, tmp_path):
     model = tiny_gguf(tokenizer=True, context_length=60000)
     request = {"prompt": "the", "max_tokens": 50000, "ignore_eos": True, "stream": True}
@@ -87,7 +104,8 @@ def test_a_second_signal_ends_at_once(tiny_gguf, tmp_path):
         running(model, tmp_path / "log") as server,
         httpx.stream("POST", f"{server.url}/v1/completions", json=request, timeout=60) as reply,
     ):
-        next(reply.iter_lines())
+        lines = reply.iter_lines()  # which ends the stream when it is dropped
+        next(lines)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.3)
         assert server.process.poll() is None

@@ -21,6 +21,7 @@ from dca_runtime.server.settings import Settings
 
 Load = Callable[[], tuple[Model, Engine]]
 
+_LAST_SECONDS = 5  # for clients to take the ends of their answers
 _SWITCH_SECONDS = 0.0005  # Python's own 5 ms between threads rival a step
 
 
@@ -47,7 +48,7 @@ def serve(load: Load, settings: Settings, host: str, port: int, ready: Callable[
             lifespan="on",
             server_header=False,
             timeout_keep_alive=75,  # longer than clients and proxies do, so that none sends into the end
-            timeout_graceful_shutdown=int(settings.stop_seconds),
+            timeout_graceful_shutdown=int(settings.stop_seconds) + _LAST_SECONDS,
         )
     )
 
@@ -77,7 +78,20 @@ def serve(load: Load, settings: Settings, host: str, port: int, ready: Callable[
 
 
 class _Server(uvicorn.Server):
-    """Stops at the first signal when streams are done, at the second at once."""
+    """Stops at the first signal when answers are done or had their time, at the second at once."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called after the first signal."""
+        app = self.config.app
+        assert isinstance(app, FastAPI)
+        service: Service | None = app.state.service
+        if service is None:
+            await super().shutdown(sockets)
+            return
+        service.stopping = True
+        ending = asyncio.get_running_loop().call_later(service.settings.stop_seconds, service.end_answers)
+        await super().shutdown(sockets)
+        ending.cancel()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Called in a signal's handler."""

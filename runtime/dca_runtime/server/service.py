@@ -61,6 +61,10 @@ class Service:
         self._stepper = Stepper(engine, settings, metrics, self._hand_over)
         self._stepper.start()
 
+    def end_answers(self) -> None:
+        """Ends all that is being answered: the server stops."""
+        self._stepper.refuse_all(_stopping())
+
     async def close(self) -> None:
         """Stops stepping and frees the engine and the model."""
         self.stopping = True
@@ -170,7 +174,7 @@ class Service:
 
     def _check_queue(self) -> None:
         if self.stopping:
-            raise ApiError(503, "the server is stopping", code="stopping", retry_after=10)
+            raise _stopping()
         full = self._stepper.unstarted >= self.settings.max_queue
         if full or self._stepper.wait > self.settings.queue_seconds:
             raise busy_error(self._stepper.wait)
@@ -186,6 +190,10 @@ class Service:
 def _deliver(delivery: Delivery) -> None:
     for job, event in delivery:
         job.deliver(event)
+
+
+def _stopping() -> ApiError:
+    return ApiError(503, "the server is stopping", code="stopping", retry_after=10)
 
 
 def _context(model: Model, engine: Engine, wanted: int | None) -> int:

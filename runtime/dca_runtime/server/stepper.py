@@ -42,6 +42,7 @@ class Stepper(threading.Thread):
         self._inbox: list[Job] = []
         self._news = threading.Condition()
         self._stopping = False
+        self._refusing: ApiError | None = None  # what all jobs are told from now on
         self._out: Delivery = []
         self.wait = 0.0  # seconds a new prompt would wait for those before it, estimated
         self.unstarted = 0  # jobs that wait for their first row
@@ -57,6 +58,12 @@ class Stepper(threading.Thread):
     def wake(self) -> None:
         """Tells that a job was cancelled, or goes on."""
         with self._news:
+            self._news.notify()
+
+    def refuse_all(self, error: ApiError) -> None:
+        """Ends all jobs, those still to come too, with ``error``."""
+        with self._news:
+            self._refusing = error
             self._news.notify()
 
     def stop(self) -> None:
@@ -99,6 +106,8 @@ class Stepper(threading.Thread):
         for job in self._scheduler.active + self._scheduler.waiting:
             if job.cancelled:
                 self._scheduler.end(job)
+            elif self._refusing is not None:
+                self._fail(job, self._refusing)
             elif now - job.arrived > self._settings.request_seconds:
                 self._fail(job, ApiError(408, "the request took longer than this server allows"))
             elif job.started is None and now - job.arrived > self._settings.queue_seconds:
