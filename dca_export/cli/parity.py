@@ -90,22 +90,16 @@ def _parity(arguments: argparse.Namespace) -> int:
         weights = weight_type(GgufFile(arguments.model))
         device = model.info.device.split()[0]  # "cuda:0 (the card's name)"; auto has been decided
 
-        def compare(source: Path, against_original: bool) -> "Report":
-            return check(
-                model,
-                TorchReference(source, device, weights),
-                arguments.length,
-                weights=weights,
-                against_original=against_original,
-                cache_type=arguments.cache_type,
-                text=arguments.text,
-                progress=update,
-            )
-
-        runtime = compare(Path(arguments.model), against_original=False)
+        options = {"weights": weights, "text": arguments.text, "progress": update}
+        own = TorchReference(Path(arguments.model), device, weights)
+        runtime = check(model, own, arguments.length, cache_type=arguments.cache_type, **options)
         export, facts = None, Facts()
         if arguments.reference is not None:
-            export = compare(arguments.reference, against_original=True)
+            original = TorchReference(arguments.reference, device, weights)
+            rounded = not original.fits(weights)
+            export = check(
+                model, original, arguments.length, against_original=True, rounded=rounded, **options
+            )
             facts = _facts(model, arguments)
     reports = [report for report in (runtime, export) if report is not None]
     passed = all(report.passed for report in reports) and not facts.failures
@@ -152,17 +146,18 @@ def _facts(model: "Model", arguments: argparse.Namespace) -> "Facts":
 
 def _show(report: "Report", title: str) -> None:
     print(f"\n{title} ({report.reference})")
-    print(f"demanded: {report.tolerance}")
+    for cache, limits in report.demanded.items():
+        print(f"demanded with a cache in {cache}: {limits}")
     for line in sorted({_scheme_line(part) for part in report.parts if part.scheme}):
         print(line)
-    columns = ["attention, fed", "tokens", "borders", "max |Δ|", "in σ", "mean |Δ|", "mean KL", "max KL"]
-    columns += ["top-1", "ppl reference", "ppl runtime", "verdict"]
+    columns = ["attention, fed", "cache", "tokens", "borders", "max |Δ|", "in σ", "mean |Δ|"]
+    columns += ["mean KL", "max KL", "top-1", "ppl reference", "ppl runtime", "verdict"]
     print_table(columns, [_row(part) for part in report.parts])
     for part in report.parts:
         for exemption in part.exemptions:
-            print(f"exempt {part.group}, {part.fed}: {exemption}")
+            print(f"exempt {part.group}, {part.fed}, {part.cache_type} cache: {exemption}")
         for failure in part.failures:
-            print(f"FAILED {part.group}, {part.fed}: {failure}")
+            print(f"FAILED {part.group}, {part.fed}, {part.cache_type} cache: {failure}")
 
 
 def _scheme_line(part: "Part") -> str:
@@ -179,6 +174,7 @@ def _row(part: "Part") -> list[str]:
     found = part.agreement
     return [
         f"{part.group}, {part.fed}",
+        part.cache_type,
         f"{found.tokens:,}",
         f"{part.borders}",
         f"{found.max_difference:.2e}",

@@ -39,7 +39,7 @@ def draw(results: Results) -> "Figure":
     )
     keys = combined.retrievals(results)
     found = {
-        method: [
+        keys.label(method): [
             (length, 100 * retrieval.mean_found(keys, method=method, length=length))
             for length in sorted(keys.values("length", method=method))
         ]

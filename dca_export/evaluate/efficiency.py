@@ -95,6 +95,6 @@ def draw(results: Results) -> "Figure":
     for axes, (name, quantity) in zip(panels, quantities.items(), strict=True):
         series: dict[str, list[tuple[float, float]]] = {}
         for entry in figures(results):
-            series.setdefault(entry["method"], []).append((entry["length"], quantity(entry)))
+            series.setdefault(results.label(entry["method"]), []).append((entry["length"], quantity(entry)))
         plots.draw_lines(axes, series, "tokens", name, head["model"]["context_length"])
     return figure

@@ -187,7 +187,7 @@ def curves(results: Results) -> dict[str, list[tuple[float, float]]]:
     for method in results.values("method"):
         windows = _windows(results, method)
         points = [(end, nll) for _, end, nll in windows] or sorted(nll_by_length(results, method).items())
-        series[method] = [(float(position), exp(nll)) for position, nll in points]
+        series[results.label(method)] = [(float(position), exp(nll)) for position, nll in points]
     return series
 
 

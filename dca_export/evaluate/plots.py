@@ -30,12 +30,19 @@ def panels(count: int, title: str) -> tuple[Figure, Sequence["Axes"]]:
     return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
-def draw_point(axes: "Axes", x: float, y: float, label: str, emphasised: bool) -> None:
-    """A labelled point, larger and in another colour if emphasised."""
-    axes.scatter([x], [y], s=120 if emphasised else 40, color="tab:red" if emphasised else "tab:blue")
-    axes.annotate(label, (x, y), textcoords="offset points", xytext=(6, 4), fontsize=8)
+def draw_points(axes: "Axes", points: Sequence[tuple[float, float, str, bool]]) -> None:
+    """Points (x, y, label, emphasised), told apart by a legend beside the plot: labels at points that lie
+    close together would cover each other."""
+    for order, (x, y, label, emphasised) in enumerate(points):
+        # Points that lie on each other: the later ones are smaller, so that each shows.
+        size = max(24, 110 - 15 * order)
+        axes.scatter([x], [y], s=size, marker=_MARKERS[order % len(_MARKERS)], label=label, zorder=3 + order)
+        if emphasised:
+            axes.scatter([x], [y], s=320, facecolors="none", edgecolors="tab:red", linewidths=2, zorder=2)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(alpha=0.3)
-    axes.margins(x=0.35, y=0.15)  # room for the labels
+    axes.margins(x=0.1)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
 
 
 def lines(
@@ -86,11 +93,12 @@ def draw_lines(
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    axes.legend(fontsize="small", framealpha=0.6)
 
 
 _DASHES = ("-", "--", "-.", ":")
-_MARKERS = ("o", "s", "^", "D", "v", "x")
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+_PALE = (0.15, 0.85)  # shares between which a map is pale enough for black figures
 _FEW_TICKS = 1.0  # decades: below, 1, 2 and 5 are too few labels
 
 
@@ -126,7 +134,9 @@ def heat_maps(
         for y_index, row in enumerate(shares):
             for x_index, share in enumerate(row):
                 if not math.isnan(share):
-                    axes.text(x_index, y_index, f"{share:.0%}", ha="center", va="center", fontsize=8)
+                    colour = "black" if _PALE[0] < share < _PALE[1] else "white"
+                    text = f"{share:.0%}"
+                    axes.text(x_index, y_index, text, ha="center", va="center", fontsize=9, color=colour)
     bar = figure.colorbar(image, ax=list(panels), label="found", format="{x:.0%}")
     bar.set_ticks([0, 0.25, 0.5, 0.75, 1])
     return figure

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dca_export import strict_json
 from dca_export.errors import InputError
+from dca_export.evaluate.methods import parse
 from dca_export.evaluate.text import printable
 
 if TYPE_CHECKING:
@@ -73,6 +74,10 @@ class Results:
     def values(self, name: str, **wanted: Any) -> list[Any]:
         """The different values of one field of the cells, in the order they were measured."""
         return list(dict.fromkeys(cell[name] for cell, _ in self.cells(**wanted) if name in cell))
+
+    def label(self, method: str) -> str:
+        """A method's name for people: with the file's scheme where it runs that."""
+        return parse(method).label(self.header["model"].get("scheme"))
 
     def part(self, **wanted: Any) -> "Results":
         """The cells whose fields are as ``wanted``, without these fields; not tied to the file."""

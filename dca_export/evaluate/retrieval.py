@@ -159,7 +159,7 @@ def draw(results: Results) -> "Figure":
     methods, lengths, depths = (results.values(name) for name in ("method", "length", "depth"))
     lengths, depths = sorted(lengths), sorted(depths)
     maps = {
-        method: [
+        results.label(method): [
             [mean_found(results, method=method, length=length, depth=depth) for length in lengths]
             for depth in depths
         ]

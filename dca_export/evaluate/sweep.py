@@ -243,13 +243,15 @@ def draw(results: Results) -> "Figure":
 
     figure, (axes,) = plots.panels(1, results.header["model"]["file"])
     chosen = recommendations(results)
+    points = []
     for candidate in ranking(results).candidates:
         names = [name for name, other in chosen.items() if other == candidate]
         label = f"{candidate.method.removeprefix('dca:')}: {candidate.perplexity:.2f}, {candidate.found:.0%}"
-        label += "".join(f"\n{name}" for name in names)
-        plots.draw_point(axes, candidate.perplexity, 100 * candidate.found, label, "recommended" in names)
+        label += f" ({', '.join(names)})" if names else ""
+        points.append((candidate.perplexity, 100 * candidate.found, label, "recommended" in names))
+    plots.draw_points(axes, points)
     axes.set_xlabel(f"perplexity to {ranking(results).length:,} tokens")
     axes.set_ylabel("keys found, %")
-    axes.set_ylim(-8, 112)  # room for labels; no tick beyond what can be
+    axes.set_ylim(-8, 108)  # room for markers; no tick beyond what can be
     axes.set_yticks(range(0, 101, 20))
     return figure

@@ -34,7 +34,7 @@ def _predictions(results: Results) -> list[str]:
             says = f"fails beyond the trained {trained:,} tokens: perplexity {shown} {at}"
         else:
             says = f"still predicts {at}, beyond the trained {trained:,}: perplexity {shown}"
-        sentences.append(f"{entry['method']} {says}.")
+        sentences.append(f"{results.label(entry['method'])} {says}.")
     return sentences
 
 
@@ -46,6 +46,7 @@ def _finds(results: Results) -> list[str]:
         share = retrieval.mean_found(results, method=method, length=longest)
         does = "finds" if share >= _FOUND_MOST else "does not reliably find"
         sentences.append(
-            f"{method} {does} what is hidden in {longest:,} tokens: {share:.0%} of n = {tried} trials."
+            f"{results.label(method)} {does} what is hidden in {longest:,} tokens: "
+            f"{share:.0%} of n = {tried} trials."
         )
     return sentences

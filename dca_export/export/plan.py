@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from gguf import GGMLQuantizationType
+from gguf import GGMLQuantizationType, GGUFValueType
 
 from dca_export.checkpoint.fp8 import dequantised
 from dca_export.checkpoint.tensors import Checkpoint, open_checkpoint
@@ -38,6 +38,7 @@ from dca_export.model.rope import context_length, read_rope, sliding_window, tra
 from dca_export.tokenizer.vocabulary import Vocabulary, read_vocabulary
 
 AUTO = "auto"
+LEAST_ALIGNMENT = 8  # of a copy's tensors: what the runtime takes, whatever the source has
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")  # of files in several parts
 
 
@@ -195,7 +196,10 @@ def _plan_copy(source: Path, options: ExportOptions) -> CopyPlan:
     entries = {key: file.value_bytes(key) for key in file if key not in dropped}
     for key, (kind, value) in scheme_entries(architecture, choice.scheme).items():
         entries[key] = packed_value(kind, value)
-    copy = Copy(entries, tuple((part, tensor) for part in parts for tensor in part.tensors), file.alignment)
+    if file.alignment < LEAST_ALIGNMENT:
+        entries["general.alignment"] = packed_value(GGUFValueType.UINT32, LEAST_ALIGNMENT)
+    alignment = max(file.alignment, LEAST_ALIGNMENT)
+    copy = Copy(entries, tuple((part, tensor) for part in parts for tensor in part.tensors), alignment)
     summary = Summary(
         architecture,
         parameters=_parameters(parts),

@@ -16,7 +16,7 @@ from dca_export.parity.agreement import Agreement, Comparison
 from dca_export.parity.feeding import Feeder, chunk_borders
 from dca_export.parity.plan import Group, plan
 from dca_export.parity.tokens import token_ids
-from dca_export.parity.tolerance import Tolerance, tolerance_for
+from dca_export.parity.tolerance import Tolerance, export_tolerance, tolerance_for
 from dca_export.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Part:
 
     group: str
     fed: str
+    cache_type: str
+    """what the runtime kept keys and values in"""
     calls: int
     scheme: Scheme | None
     scheme_shrunk: bool
@@ -52,6 +54,7 @@ class Part:
     borders: int
     """chunk borders crossed"""
     agreement: Agreement
+    tolerance: Tolerance
     failures: list[str]
     exemptions: list[str]
     """what was let pass though it is beyond a limit"""
@@ -69,19 +72,23 @@ class Report:
     cache_type: str
     text: str
     """where the token ids come from"""
-    tolerance: Tolerance
     parts: list[Part]
 
     @property
     def passed(self) -> bool:
         return not any(part.failures for part in self.parts)
 
+    @property
+    def demanded(self) -> dict[str, str]:
+        """The limits, by the type of the cache that they are for."""
+        return {part.cache_type: str(part.tolerance) for part in self.parts}
+
     def as_json(self) -> dict[str, Any]:
         """Plain values; every figure of every part and the verdict."""
         parts = [
             {**asdict(part), "top1": part.agreement.top1, "passed": not part.failures} for part in self.parts
         ]
-        stated = {"parts": parts, "passed": self.passed, "demanded": str(self.tolerance)}
+        stated = {"parts": parts, "passed": self.passed, "demanded": self.demanded}
         return {**asdict(self), **stated}
 
 
@@ -92,21 +99,32 @@ def check(
     *,
     weights: str,
     against_original: bool = False,
+    rounded: bool = True,
     cache_type: str | None = None,
     text: Path | None = None,
     progress: Progress = lambda done, total, what: None,
 ) -> Report:
     """Compares an open model of dca_runtime with the reference over `length` tokens.
 
-    `weights` is weight_type of the file. `against_original`: the reference is the original checkpoint, not
-    the file's own weights: this judges the quantisation, in one way of feeding only, and not the runtime.
-    `cache_type` is by default f32 for f32 files on a CPU, f16 otherwise. Raises InputError, and DcaError from
-    the runtime.
+    `weights` is weight_type of the file. `cache_type` is by default f32 for f32 files on a CPU, else f16. A
+    cache of 16 or 8 bits rounds by more than a rotation that is wrong in one place changes: on a CPU all is
+    run with a cache in f32 too, where only the order of sums differs.
+
+    `against_original`: the reference is the original checkpoint, not the file's own weights: this judges what
+    the export did to them, in one way of feeding only and with the cache that rounds least, and not the
+    runtime. `rounded`: whether the export had to round the checkpoint's values.
+
+    Raises InputError, and DcaError from the runtime.
     """
     gpu = model.info.device.startswith("cuda")
-    cache_type = cache_type or ("f32" if weights == "f32" and not gpu else "f16")
+    device, least = model.info.device, "f16" if gpu else "f32"
+    cache_type = cache_type or (least if weights == "f32" or against_original else "f16")
+    if against_original:
+        tolerances = {cache_type: export_tolerance(weights, device, cache_type, rounded)}
+    else:
+        caches = [cache_type] if gpu else list(dict.fromkeys((least, cache_type)))
+        tolerances = {cache: tolerance_for(weights, device, cache, _experts(model)) for cache in caches}
     ids, source = token_ids(model, length, text)
-    tolerance = tolerance_for(weights, model.info.device, against_original)
     scheme = None if model.info.scheme is None else Scheme(*model.info.scheme)
     groups = plan(length, scheme, model.info.n_vocab, gpu, reference.flash)
     if against_original:  # how tokens are fed is the runtime's affair, judged against the file's own weights
@@ -119,7 +137,7 @@ def check(
         def advance(tokens: int, before: int = before, title: str = group.title) -> None:
             progress(before + tokens, total, title)
 
-        parts += _run(model, reference, group, ids[: group.length], cache_type, tolerance, advance)
+        parts += _run(model, reference, group, ids[: group.length], tolerances, advance)
         done += group.length
     return Report(
         file=str(model.path),
@@ -128,9 +146,13 @@ def check(
         weights=weights,
         cache_type=cache_type,
         text=source,
-        tolerance=tolerance,
         parts=parts,
     )
+
+
+def _experts(model: Model) -> bool:
+    """Whether feed-forwards are mixtures, which pick others for the smallest reason."""
+    return any(key.endswith(".expert_count") and value > 0 for key, value in model.metadata.items())
 
 
 def _run(
@@ -138,17 +160,17 @@ def _run(
     reference: Reference,
     group: Group,
     ids: list[int],
-    cache_type: str,
-    tolerance: Tolerance,
+    tolerances: dict[str, Tolerance],
     advance: Callable[[int], None],
 ) -> list[Part]:
-    comparisons = {name: Comparison() for name in group.feeds}
+    ways = [(cache, name) for cache in tolerances for name in group.feeds]
+    comparisons = {way: Comparison() for way in ways}
     next_ids = np.array([*ids[1:], -1], np.int64)
     with contextlib.ExitStack() as stack:
         feeders = {}
-        for name, pieces in group.feeds.items():
-            session = model.session(context=len(ids), cache_type=cache_type, **group.session_options)
-            feeders[name] = Feeder(stack.enter_context(session), ids, pieces)
+        for cache, name in ways:
+            session = model.session(context=len(ids), cache_type=cache, **group.session_options)
+            feeders[cache, name] = Feeder(stack.enter_context(session), ids, group.feeds[name])
         start = 0
         for expected in _closing(reference.stream(ids, group), stack):
             if expected.shape[1] != model.info.n_vocab:
@@ -157,29 +179,31 @@ def _run(
                     f"{model.info.n_vocab}"
                 )
             stop = start + len(expected)
-            for name, feeder in feeders.items():
+            for way, feeder in feeders.items():
                 positions, found = feeder.take(stop)
                 if len(positions):
                     rows = expected[positions - start]
-                    comparisons[name].add(positions, rows, found, next_ids[positions])
+                    comparisons[way].add(positions, rows, found, next_ids[positions])
             start = stop
             advance(stop)
     if start != len(ids):
         raise InputError(f"the reference gave logits for {start} of {len(ids)} tokens")
-    results = {name: comparison.result() for name, comparison in comparisons.items()}
+    results = {way: comparison.result() for way, comparison in comparisons.items()}
     return [
         Part(
             group=group.title,
             fed=name,
+            cache_type=cache,
             calls=len(group.feeds[name]),
             scheme=group.scheme,
             scheme_shrunk=group.override,
             borders=len(chunk_borders(group.length, group.scheme)),
             agreement=agreement,
-            failures=tolerance.failures(agreement),
-            exemptions=tolerance.exemptions(agreement),
+            tolerance=tolerances[cache],
+            failures=tolerances[cache].failures(agreement),
+            exemptions=tolerances[cache].exemptions(agreement),
         )
-        for name, agreement in results.items()
+        for (cache, name), agreement in results.items()
     ]
 
 

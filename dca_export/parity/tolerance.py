@@ -69,33 +69,58 @@ class Tolerance:
         return f"{stated} ({self.reason})"
 
 
-# Largest differences (in standard deviations σ of the logits) and largest KL of clean runs, on a CPU with an
-# f16 cache: SmolLM2 over 200 to 512 tokens f16 0.006 σ and 8e-6, bf16 0.008 σ and 2.4e-5, q8_0 0.016 σ and
-# 1.5e-5; tiny random models 0.017 σ and 1e-5. The limits are about three times the largest difference and, in
-# f16, three times the largest KL: a window two tokens short gives 4.6e-5 and 0.028 σ over 512 tokens of
-# SmolLM2, one logit column 5 off 1.6e-4 and 1.5 σ.
-_F32 = Tolerance("f32 throughout: only the order of sums differs", max_difference=2e-3, max_kl=1e-6)
-_F16 = Tolerance(
-    "f16 weights and cache: 11 bits of activations",
-    relative_difference=0.05,
-    mean_kl=1e-5,
-    max_kl=3e-5,
-    top1=0.998,
+# Clean runs on a CPU, the largest difference in standard deviations σ of the logits and the largest KL of
+# all positions, fed in one call, in pieces and one by one. Random models: Llama, Qwen 3, Phi 3, Qwen 2 MoE
+# and Mixtral of transformers and three of Llama's shape, weights in f32, f16 and bf16, 120 tokens and seven
+# chunk borders, one of them with three texts. SmolLM2: F16, 160 tokens.
+#   cache   random models     SmolLM2
+#   f32     4.3e-5  6.8e-10   2.1e-4  1.9e-9
+#   f16     0.031   2.4e-4    0.0065  3.7e-6
+#   bf16    0.26    8.4e-3    0.11    5.5e-4
+#   q8      0.50    7.6e-2
+# Damaged runs of the random models with a cache in f32: a window two tokens short 1.4 σ and 0.55 at least, a
+# row of the rotation wrong 1.1 σ and 0.18, a column 0.05 σ off 0.059 σ; the window in SmolLM2 over 512
+# tokens 0.028 σ and 4.6e-5, which is no more than what caches of fewer bits do. So the pass with a cache in
+# f32 is what tells damage: its limits are ten times the clean σ and a fourteenth of that window's, and 150
+# times the clean KL. With other caches they are three times the clean runs'.
+_EXACT = Tolerance(
+    "f32 cache: only the order of sums differs", relative_difference=2e-3, mean_kl=3e-8, max_kl=3e-7
 )
-# Rounding steps are 8 times f16's, and KL grows with the square of the error: 64 times f16's at most.
-_BF16 = Tolerance(
-    "bf16 weights: 8 bits of activations", relative_difference=0.1, mean_kl=1e-4, max_kl=1e-3, top1=0.99
-)
+# Clean runs of Llama and Qwen 3 in Q8_0, 120 tokens: 2.0e-3 σ, KL 1.3e-6, mean KL 1.0e-7; five to ten times
+# that.
 _QUANTISED = Tolerance(
-    "quantised weights: room for activations in 8-bit blocks",
-    relative_difference=0.1,
-    mean_kl=1e-4,
-    max_kl=1e-3,
-    top1=0.985,
+    "quantised weights, activations in blocks of 16 bits",
+    relative_difference=1e-2,
+    mean_kl=1e-6,
+    max_kl=1e-5,
 )
-# Two computations in 16 bits are compared there, each with f16's error.
+_CACHES = {
+    "f16": Tolerance(
+        "11 bits of keys and values", relative_difference=0.1, mean_kl=3e-5, max_kl=8e-4, top1=0.95
+    ),
+    "bf16": Tolerance(
+        "8 bits of keys and values", relative_difference=0.8, mean_kl=1e-3, max_kl=2.5e-2, top1=0.92
+    ),
+    "q8": Tolerance(
+        "8 bits of keys and values", relative_difference=1.5, mean_kl=8e-3, max_kl=0.25, top1=0.8
+    ),
+}
+# A router's tie that the cache's rounding turns sends a token to another expert: one of six clean runs of
+# models with experts did so, and gave 1.6 σ and KL 0.7 at a position, a mean of 0.017 and 4 of 120 other
+# first places.
+_EXPERTS = Tolerance(
+    "a rounded cache may send a token to another expert",
+    mean_kl=0.05,
+    top1=0.9,
+)
+# Twice an f16 cache's room, since matrix products round to 16 bits too: chosen, not derived from runs on a
+# card. tests/parity/test_damage_gpu.py shows there how far clean and damaged runs lie apart.
 _CUDA = Tolerance(
-    "16-bit matrix products on the GPU", relative_difference=0.2, mean_kl=1e-4, max_kl=2e-3, top1=0.995
+    "16-bit matrix products on the GPU; limits not derived from runs there",
+    relative_difference=0.2,
+    mean_kl=1e-4,
+    max_kl=2e-3,
+    top1=0.95,
 )
 
 
@@ -108,12 +133,18 @@ class _Quantisation:
     top1: float
 
 
-# Small models suffer most. SmolLM2-135M over 200 tokens: q8_0 0.25 σ, mean KL 0.0015, largest KL 0.017, top-1
-# 97.5 %; q4_0 4.6 σ, 0.36, 1.95, 68.5 %. Earlier runs: mean KL 0.10 in q5_0, 0.14 in q5_1, about 4 times as
-# much for each bit less. The limits are about three times that; those of other types lie between by their
-# bits. Whatever the type, a file that picks another token in more than 35 of 100 places is not the model.
+# Small models suffer most. SmolLM2-135M over 200 tokens: q8_0 0.25 σ, mean KL 0.0015, largest KL 0.017,
+# top-1 97.5 %; q4_0 4.6 σ, 0.36, 1.95, 68.5 %. Earlier runs: mean KL 0.10 in q5_0, 0.14 in q5_1, about 4
+# times as much for each bit less. The limits are three to four times that; those of other types lie between
+# by their bits. f16 and bf16 of weights in f32: three times what four random models lost over 120 tokens
+# (0.026 σ, mean KL 1.9e-5, top-1 98.3 %; 0.28 σ, 1.4e-3, 96.7 %). Random models are sharper than trained
+# ones: in q8_0 they lose up to 1.4 σ and 0.014, beyond the limits here. Whatever the type, a file that picks
+# another token in more than 35 of 100 places is not the model.
 _FOUR_BITS = _Quantisation(14, 1.2, 0.65)
+_UNPACKED = ("f32", "f16", "bf16")
 _EXPORT = {
+    "f16": _Quantisation(0.1, 6e-5, 0.95),
+    "bf16": _Quantisation(1, 4e-3, 0.9),
     "q8_0": _Quantisation(1, 5e-3, 0.95),
     "q6_k": _Quantisation(4, 1e-1, 0.85),
     "q5_k": _Quantisation(8, 4e-1, 0.75),
@@ -129,21 +160,31 @@ _EXPORT = {
 _MOST_KL = 30  # the largest KL of a position, as a multiple of the mean's limit: measured 5 to 12 of the mean
 
 
-def tolerance_for(weights: str, device: str, against_original: bool) -> Tolerance:
-    """`weights` is the type of most of the file's weights ("q8_0"), `device` "cpu" or "cuda…".
+def tolerance_for(weights: str, device: str, cache_type: str, experts: bool = False) -> Tolerance:
+    """What a runtime must reach against the file's own weights.
 
-    `against_original`: the reference is the checkpoint that the file was exported from, and not the file's
-    own weights.
+    `weights` is the type of most of them ("q8_0"), `device` "cpu" or "cuda…"; `experts`: the model has some.
     """
-    if against_original and weights not in ("f32", "f16", "bf16"):
-        limit = _EXPORT.get(weights, _EXPORT["q2_k"])
-        return Tolerance(
-            f"weights rounded to {weights} by the export",
-            relative_difference=limit.relative_difference,
-            mean_kl=limit.mean_kl,
-            max_kl=_MOST_KL * limit.mean_kl,
-            top1=limit.top1,
-        )
-    if device.startswith("cuda"):
-        return _CUDA
-    return {"f32": _F32, "f16": _F16, "bf16": _BF16}.get(weights, _QUANTISED)
+    gpu = device.startswith("cuda")
+    if cache_type == "f32" and not gpu:
+        return _EXACT if weights in _UNPACKED else _QUANTISED
+    if experts:
+        return _EXPERTS
+    return _CUDA if gpu and cache_type in ("f16", "f32") else _CACHES[cache_type]
+
+
+def export_tolerance(weights: str, device: str, cache_type: str, rounded: bool) -> Tolerance:
+    """What a file must reach against the checkpoint that it was exported from.
+
+    `rounded`: the checkpoint has weights that are no values of the type `weights`.
+    """
+    if weights == "f32" or not rounded:
+        return tolerance_for(weights, device, cache_type)
+    limit = _EXPORT.get(weights, _EXPORT["q2_k"])
+    return Tolerance(
+        f"weights rounded to {weights} by the export",
+        relative_difference=limit.relative_difference,
+        mean_kl=limit.mean_kl,
+        max_kl=_MOST_KL * limit.mean_kl,
+        top1=limit.top1,
+    )

@@ -15,6 +15,9 @@ from dca_export.reference.stream import stream_logits
 if TYPE_CHECKING:
     from dca_export.parity.plan import Group
 
+_HALVES = {"f16": torch.float16, "bf16": torch.bfloat16}
+_SMALLEST = 2.0**-24  # of f16: weights are thousands of times larger
+
 
 class TorchReference:
     """A checkpoint or GGUF file in PyTorch.
@@ -37,12 +40,26 @@ class TorchReference:
 
     def stream(self, ids: Sequence[int], group: Group) -> Iterator[np.ndarray]:
         """Logits (rows, n_vocab) float32, block by block. Raises InputError if the model cannot be had."""
-        if self._precision != group.precision:
-            dtype = torch.float32 if group.precision == "exact" else self._half
-            self._model = None  # before the next is loaded: both may not fit
-            self._model = load_reference(self._path, dtype)
-            self._model.to(self._device)
-            self._precision = group.precision
+        self._load(group.precision)
         kernel: Literal["eager", "flash"] = "eager" if group.precision == "exact" else "flash"
         attention: Literal["plain", "dca"] = "plain" if group.scheme is None else "dca"
         return stream_logits(self._model, ids, group.scheme, attention, kernel)
+
+    def fits(self, weights: str) -> bool:
+        """Whether the type `weights` ("f16") holds the values of its matrices, but for differences below the
+        smallest number of f16. False for types of blocks. Raises InputError if the model cannot be had."""
+        if weights == "f32":
+            return True
+        if weights not in _HALVES:
+            return False
+        self._load("exact")
+        matrices = (each.detach() for each in self._model.parameters() if each.dim() > 1)
+        return all(bool(((each - each.to(_HALVES[weights])).abs() <= _SMALLEST).all()) for each in matrices)
+
+    def _load(self, precision: Literal["exact", "flash"]) -> None:
+        if self._precision == precision:
+            return
+        self._model = None  # before the next is loaded: both may not fit
+        self._model = load_reference(self._path, torch.float32 if precision == "exact" else self._half)
+        self._model.to(self._device)
+        self._precision = precision

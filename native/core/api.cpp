@@ -14,6 +14,7 @@ namespace dca {
 namespace {
 
 thread_local std::string last_error;
+constexpr size_t longest_message = 1200;  // its parts are cut before (fail)
 
 constexpr dca_model_options default_model_options{
     .size = sizeof(dca_model_options), .device = nullptr, .threads = 0, .progress = nullptr, .user = nullptr, .repack = 1};
@@ -33,7 +34,7 @@ constexpr dca_session_options default_session_options{.size = sizeof(dca_session
 
 void set_last_error(const char* message) noexcept {
     try {
-        last_error = message;
+        last_error = dca::printable(message, longest_message);
     } catch (...) {
         last_error.clear();
     }
@@ -56,21 +57,24 @@ dca_status dca_model_load(const char* path, const dca_model_options* options, dc
         needed(path, "path");
         const auto all = dca::merged(dca::default_model_options, options);
         if (all.threads < 0 || all.threads > 1024) dca::fail(DCA_ERROR_ARGUMENT, "threads is ", all.threads, ", must be 0 to 1024");
-        *model = new dca_model{dca::Model(path, all)};
+        *model = new dca_model{std::make_shared<dca::Model>(path, all)};
     });
 }
 
-void dca_model_free(dca_model* model) { delete model; }
-
-dca_status dca_model_get_info(const dca_model* model, dca_model_info* info) {
-    return guarded([&] { dca::fill(info, needed(model, "model").model); });
+void dca_model_free(dca_model* model) {
+    if (model != nullptr) model->model->retire();
+    delete model;
 }
 
-uint64_t dca_model_metadata_count(const dca_model* model) { return model == nullptr ? 0 : model->model.file().values().size(); }
+dca_status dca_model_get_info(const dca_model* model, dca_model_info* info) {
+    return guarded([&] { dca::fill(info, *needed(model, "model").model); });
+}
+
+uint64_t dca_model_metadata_count(const dca_model* model) { return model == nullptr ? 0 : model->model->file().values().size(); }
 
 dca_status dca_model_metadata_at(const dca_model* model, uint64_t index, dca_metadata* out) {
     return guarded([&] {
-        const auto& values = needed(model, "model").model.file().values();
+        const auto& values = needed(model, "model").model->file().values();
         if (index >= values.size()) dca::fail(DCA_ERROR_ARGUMENT, "metadata index is ", index, ", must be below ", values.size());
         const dca::GgufValue& value = values[index];
         needed(out, "value") = {
@@ -91,7 +95,8 @@ dca_status dca_session_create(dca_model* model, const dca_session_options* optio
     return guarded([&] {
         needed(session, "session") = nullptr;
         const auto all = dca::merged(dca::default_session_options, options);
-        *session = new dca_session{dca::Session(needed(model, "model").model, all)};
+        const std::shared_ptr<dca::Model>& shared = needed(model, "model").model;
+        *session = new dca_session{shared, dca::Session(*shared, all)};
     });
 }
 
@@ -101,11 +106,12 @@ dca_status dca_session_get_info(const dca_session* session, dca_session_info* in
     return guarded([&] { dca::fill(info, needed(session, "session").session); });
 }
 
-dca_status dca_session_eval(dca_session* session, const int32_t* tokens, size_t n, dca_logits which, float* logits, size_t capacity) {
+dca_status dca_session_eval(dca_session* session, const int32_t* tokens, size_t n, int32_t which, float* logits, size_t capacity) {
     return guarded([&] {
         if (n != 0) needed(tokens, "tokens");
-        if (which != DCA_LOGITS_NONE) needed(logits, "logits");
-        needed(session, "session").session.eval({tokens, n}, which, {logits, logits == nullptr ? 0 : capacity});
+        const dca_logits wanted = dca::checked_logits(which);
+        if (wanted != DCA_LOGITS_NONE) needed(logits, "logits");
+        needed(session, "session").session.eval({tokens, n}, wanted, {logits, logits == nullptr ? 0 : capacity});
     });
 }
 

@@ -20,7 +20,12 @@ constexpr dca_engine_options default_engine_options{.size = sizeof(dca_engine_op
                                                     .rope = DCA_ROPE_MODEL,
                                                     .rope_factor = 1.0f};
 
-Sequence& sequence_of(const dca_sequence* handle) { return *needed(handle, "sequence").sequence; }
+Sequence& sequence_of(const dca_sequence* handle) {
+    if (needed(handle, "sequence").owned->freed) fail(DCA_ERROR_ARGUMENT, "the sequence's engine was freed; free its sequences before it");
+    return *handle->sequence;
+}
+
+Engine& engine_of(const dca_engine* handle) { return needed(handle, "engine").owned->engine; }
 
 std::vector<Feed> feeds_of(const dca_feed* feeds, size_t n, bool writes_logits, bool writes) {
     if (n != 0) needed(feeds, "feeds");
@@ -28,13 +33,10 @@ std::vector<Feed> feeds_of(const dca_feed* feeds, size_t n, bool writes_logits, 
     for (size_t i = 0; i < n; ++i) {
         const dca_feed& feed = feeds[i];
         if (feed.n != 0) needed(feed.tokens, "tokens");
-        const int32_t which = writes_logits ? feed.which : int32_t{DCA_LOGITS_NONE};
-        if (which < DCA_LOGITS_NONE || which > DCA_LOGITS_ALL)
-            fail(DCA_ERROR_ARGUMENT, "which is ", which, ", must be one of dca_logits (0 to 2)");
+        const dca_logits which = writes_logits ? checked_logits(feed.which) : DCA_LOGITS_NONE;
         const bool written = writes_logits ? which != DCA_LOGITS_NONE : writes;
         if (written) needed(feed.out, "out");
-        all.push_back(
-            {&sequence_of(feed.sequence), {feed.tokens, feed.n}, static_cast<dca_logits>(which), {feed.out, written ? feed.capacity : 0}});
+        all.push_back({&sequence_of(feed.sequence), {feed.tokens, feed.n}, which, {feed.out, written ? feed.capacity : 0}});
     }
     return all;
 }
@@ -51,37 +53,43 @@ dca_status dca_engine_create(dca_model* model, const dca_engine_options* options
     return guarded([&] {
         needed(engine, "engine") = nullptr;
         const auto all = dca::merged(dca::default_engine_options, options);
-        *engine = new dca_engine{dca::Engine(needed(model, "model").model, {.tokens = all.tokens,
-                                                                            .attention = all.attention,
-                                                                            .scheme = all.scheme,
-                                                                            .cache_type = all.cache_type,
-                                                                            .max_rows = all.max_rows,
-                                                                            .max_slices = 0,
-                                                                            .progress = all.progress,
-                                                                            .user = all.user,
-                                                                            .rope = all.rope,
-                                                                            .rope_factor = all.rope_factor,
-                                                                            .room = "pool"})};
+        const std::shared_ptr<dca::Model>& shared = needed(model, "model").model;
+        const dca::EngineOptions wanted{.tokens = all.tokens,
+                                        .attention = all.attention,
+                                        .scheme = all.scheme,
+                                        .cache_type = all.cache_type,
+                                        .max_rows = all.max_rows,
+                                        .progress = all.progress,
+                                        .user = all.user,
+                                        .rope = all.rope,
+                                        .rope_factor = all.rope_factor,
+                                        .room = "pool"};
+        *engine = new dca_engine{std::shared_ptr<dca::OwnedEngine>(new dca::OwnedEngine{shared, dca::Engine(*shared, wanted)})};
     });
 }
 
-void dca_engine_free(dca_engine* engine) { delete engine; }
+void dca_engine_free(dca_engine* engine) {
+    if (engine != nullptr) engine->owned->freed = true;
+    delete engine;
+}
 
 dca_status dca_engine_get_info(const dca_engine* engine, dca_engine_info* info) {
-    return guarded([&] { dca::fill(info, needed(engine, "engine").engine); });
+    return guarded([&] { dca::fill(info, dca::engine_of(engine)); });
 }
 
 dca_status dca_sequence_create(dca_engine* engine, dca_sequence** sequence) {
     return guarded([&] {
         needed(sequence, "sequence") = nullptr;
-        *sequence = new dca_sequence{std::make_unique<dca::Sequence>(needed(engine, "engine").engine)};
+        dca::Engine& runs = dca::engine_of(engine);
+        *sequence = new dca_sequence{engine->owned, std::make_unique<dca::Sequence>(runs)};
     });
 }
 
 dca_status dca_sequence_fork(const dca_sequence* sequence, dca_sequence** fork) {
     return guarded([&] {
         needed(fork, "fork") = nullptr;
-        *fork = new dca_sequence{dca::sequence_of(sequence).fork()};
+        auto copy = dca::sequence_of(sequence).fork();
+        *fork = new dca_sequence{sequence->owned, std::move(copy)};
     });
 }
 
@@ -98,17 +106,17 @@ dca_status dca_sequence_truncate(dca_sequence* sequence, uint32_t length) {
 }
 
 dca_status dca_engine_eval(dca_engine* engine, const dca_feed* feeds, size_t n) {
-    return guarded([&] { needed(engine, "engine").engine.eval(dca::feeds_of(feeds, n, true, true)); });
+    return guarded([&] { dca::engine_of(engine).eval(dca::feeds_of(feeds, n, true, true)); });
 }
 
 dca_status dca_engine_score(dca_engine* engine, const dca_feed* feeds, size_t n) {
-    return guarded([&] { needed(engine, "engine").engine.score(dca::feeds_of(feeds, n, false, true)); });
+    return guarded([&] { dca::engine_of(engine).score(dca::feeds_of(feeds, n, false, true)); });
 }
 
 dca_status dca_engine_sample(dca_engine* engine, const dca_feed* feeds, const dca_sampling* const* samplings, size_t n,
                              dca_choice* choices) {
     return guarded([&] {
-        dca::Engine& runs = needed(engine, "engine").engine;
+        dca::Engine& runs = dca::engine_of(engine);
         const std::vector<dca::Feed> all = dca::feeds_of(feeds, n, false, false);
         if (n != 0) needed(samplings, "samplings");
         if (n != 0) needed(choices, "choices");
@@ -130,7 +138,8 @@ dca_status dca_sequence_save(const dca_sequence* sequence, const char* path) {
 dca_status dca_sequence_load(dca_engine* engine, const char* path, dca_sequence** sequence) {
     return guarded([&] {
         needed(sequence, "sequence") = nullptr;
-        *sequence = new dca_sequence{dca::load_sequence(needed(engine, "engine").engine, &needed(path, "path"))};
+        auto loaded = dca::load_sequence(dca::engine_of(engine), &needed(path, "path"));
+        *sequence = new dca_sequence{engine->owned, std::move(loaded)};
     });
 }
 

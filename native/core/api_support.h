@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstring>
+#include <memory>
 
 #include "core/engine.h"
 #include "core/error.h"
@@ -11,19 +12,33 @@
 #include "core/session.h"
 #include "dca.h"
 
+namespace dca {
+
+/// An engine and the model it must not outlive.
+struct OwnedEngine {
+    std::shared_ptr<Model> model;
+    Engine engine;
+    bool freed = false;  // by its owner; sequences may still be there
+};
+
+}  // namespace dca
+
+// What was made from something keeps it: freed in the wrong order, handles give an error instead of reading freed memory.
 struct dca_model {
-    dca::Model model;
+    std::shared_ptr<dca::Model> model;
 };
 
 struct dca_session {
+    std::shared_ptr<dca::Model> model;
     dca::Session session;
 };
 
 struct dca_engine {
-    dca::Engine engine;
+    std::shared_ptr<dca::OwnedEngine> owned;
 };
 
 struct dca_sequence {
+    std::shared_ptr<dca::OwnedEngine> owned;
     std::unique_ptr<dca::Sequence> sequence;
 };
 
@@ -35,7 +50,14 @@ T& needed(T* pointer, const char* name) {
     return *pointer;
 }
 
-inline bool plausible_size(size_t size) noexcept { return size >= sizeof(size_t) && size <= 4096; }
+/// A struct of this API, of whatever version, is a number of whole words: a size in between would cut a pointer in two.
+inline bool plausible_size(size_t size) noexcept { return size >= sizeof(size_t) && size <= 4096 && size % sizeof(size_t) == 0; }
+
+inline dca_logits checked_logits(int32_t which) {
+    if (which < DCA_LOGITS_NONE || which > DCA_LOGITS_ALL)
+        fail(DCA_ERROR_ARGUMENT, "which is ", which, ", must be one of dca_logits (0 to 2)");
+    return static_cast<dca_logits>(which);
+}
 
 /// The defaults, as far as the caller's struct reaches.
 template <class Options>

@@ -111,17 +111,17 @@ Engine::Engine(Model& model, const EngineOptions& options)
     if (options.cache_type < DCA_CACHE_F16 || options.cache_type > DCA_CACHE_Q8) {
         fail(DCA_ERROR_ARGUMENT, "cache_type is ", options.cache_type, ", must be one of dca_cache_type (0 to 3)");
     }
+    model.check_usable();
     const dca_scheme& integers = options.scheme.chunk_size != 0 ? options.scheme : model.hparams().scheme;
     scheme_ = make_scheme(integers, options.attention);
     cache_type_ = static_cast<dca_cache_type>(options.cache_type);
-    RopeTable rope = make_rope_table(with_rope(model.hparams(), options.rope, options.rope_factor), model.weights(), scheme_, tokens_);
+    RopeTable rope = plan_rope_table(with_rope(model.hparams(), options.rope, options.rope_factor), model.weights(), scheme_, tokens_);
     rope_ = rope.frequencies;
     Backend::Parts parts = model.backend().make_engine({
         .tokens = tokens_,
         .cache_type = cache_type_,
         .max_rows = std::min(options.max_rows, tokens_),
-        .max_slices = options.max_slices,
-        .scheme = scheme_,
+        .scheme = scheme_.in_rows(tokens_),
         .rope = std::move(rope),
         .room = room_,
     });
@@ -146,6 +146,7 @@ void Engine::fill_info(dca_engine_info& info) const {
 }
 
 void Engine::check(std::span<const Feed> feeds, size_t least) const {
+    model_.check_usable();
     const uint32_t n_vocab = model_.hparams().n_vocab;
     for (size_t i = 0; i < feeds.size(); ++i) {
         const Feed& feed = feeds[i];

@@ -6,7 +6,10 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <type_traits>
 
+#include "core/text.h"
 #include "dca.h"
 
 namespace dca {
@@ -22,15 +25,26 @@ private:
     dca_status status_;
 };
 
+/// A part of a message as it is shown: text, which may come from a file or a caller, made printable.
+template <class Part>
+decltype(auto) message_part(const Part& part) {
+    constexpr size_t longest_text = 300;
+    if constexpr (std::is_convertible_v<const Part&, std::string_view>) {
+        return printable(part, longest_text);
+    } else {
+        return (part);
+    }
+}
+
 /// Throws an Error whose message is the parts put together.
 template <class... Parts>
 [[noreturn]] void fail(dca_status status, const Parts&... parts) {
     std::ostringstream message;
-    (message << ... << parts);
+    (message << ... << message_part(parts));
     throw Error(status, message.str());
 }
 
-/// Remembers the calling thread's message for dca_last_error().
+/// Remembers the calling thread's message for dca_last_error(), made printable.
 void set_last_error(const char* message) noexcept;
 
 /// Runs `body`; whatever it throws becomes a status and the thread's message.

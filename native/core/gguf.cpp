@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "core/error.h"
 
@@ -12,6 +13,8 @@ namespace {
 
 constexpr uint32_t default_alignment = 32;  // GGUF: general.alignment when absent
 constexpr uint64_t max_name_bytes = 65535;  // GGUF: keys are at most 2^16 - 1 bytes
+constexpr uint64_t first_header_bytes = 1 << 20;
+constexpr uint64_t most_header_bytes = 1 << 30;  // the largest vocabularies take some tens of MB
 
 size_t scalar_bytes(ValueType type) noexcept {
     switch (type) {
@@ -43,20 +46,27 @@ T load(const std::byte* data) noexcept {
 
 }  // namespace
 
-/// Walks the mapped bytes; every step is checked against the end.
+/// More of the file's start is wanted than was read so far.
+struct HeaderGoesOn {
+    uint64_t bytes;  // at least
+};
+
+/// Walks the start of a file; every step is checked against the file's end.
 class ByteReader {
 public:
-    ByteReader(std::span<const std::byte> bytes, const std::string& path) : bytes_(bytes), path_(path) {}
+    ByteReader(std::span<const std::byte> start, uint64_t file_bytes, const std::string& path)
+        : start_(start), file_bytes_(file_bytes), path_(path) {}
 
     uint64_t position() const noexcept { return position_; }
-    uint64_t left() const noexcept { return bytes_.size() - position_; }
+    uint64_t left() const noexcept { return file_bytes_ - position_; }
 
     std::span<const std::byte> take(uint64_t count, const char* what) {
         if (count > left()) {
             fail(DCA_ERROR_FORMAT, path_, ": truncated: ", what, " at byte ", position_, " needs ", count, " bytes, the file has ", left(),
                  " left");
         }
-        const auto part = bytes_.subspan(position_, count);
+        if (count > start_.size() - position_) throw HeaderGoesOn{position_ + count};
+        const auto part = start_.subspan(position_, count);
         position_ += count;
         return part;
     }
@@ -76,26 +86,50 @@ public:
     }
 
 private:
-    std::span<const std::byte> bytes_;
+    std::span<const std::byte> start_;
+    uint64_t file_bytes_;
     const std::string& path_;
     uint64_t position_ = 0;
 };
 
 GgufFile::GgufFile(const std::string& path) : file_(path) {
-    ByteReader reader(file_.bytes(), path);
+    // How long the header is, only reading it tells: with more of the file each time, twice as much at least.
+    const uint64_t most = std::min<uint64_t>(file_.bytes().size(), most_header_bytes);
+    for (uint64_t bytes = std::min<uint64_t>(most, first_header_bytes);;) {
+        const size_t known = header_.size();
+        header_.resize(bytes);
+        file_.read(known, std::span(header_).subspan(known));
+        try {
+            read_header();
+            return;
+        } catch (const HeaderGoesOn& wanted) {
+            if (wanted.bytes > most) {
+                fail(DCA_ERROR_FORMAT, path, ": metadata and the table of tensors take more than ", most >> 20, " MiB");
+            }
+            bytes = std::min(most, std::max(2 * bytes, wanted.bytes));
+        }
+    }
+}
+
+void GgufFile::read_header() {
+    values_.clear();
+    tensors_.clear();
+    value_index_.clear();
+    tensor_index_.clear();
+    ByteReader reader(header_, file_.bytes().size(), path());
     const auto magic = reader.take(4, "the magic");
     if (std::memcmp(magic.data(), "GGUF", 4) != 0) {
-        fail(DCA_ERROR_FORMAT, path, ": not a GGUF file: it does not start with the letters GGUF");
+        fail(DCA_ERROR_FORMAT, path(), ": not a GGUF file: it does not start with the letters GGUF");
     }
     const auto version = reader.read<uint32_t>("the version");
     if (version != 2 && version != 3) {
-        fail(DCA_ERROR_UNSUPPORTED, path, ": GGUF version is ", version, ", must be 2 or 3 (little-endian)");
+        fail(DCA_ERROR_UNSUPPORTED, path(), ": GGUF version is ", version, ", must be 2 or 3 (little-endian)");
     }
     const auto tensor_count = reader.read<uint64_t>("the tensor count");
     const auto value_count = reader.read<uint64_t>("the metadata count");
     read_values(reader, value_count);
     if (get_u32("split.count").value_or(1) > 1) {
-        fail(DCA_ERROR_UNSUPPORTED, path, ": one part of a split file (split.count is ", *get_u32("split.count"),
+        fail(DCA_ERROR_UNSUPPORTED, path(), ": one part of a split file (split.count is ", *get_u32("split.count"),
              "); join the parts into one file first: dca-export FIRST_PART OUT.gguf");
     }
     read_tensors(reader, tensor_count);
@@ -106,7 +140,6 @@ void GgufFile::read_values(ByteReader& reader, uint64_t count) {
     if (count > reader.left() / least_bytes) {
         fail(DCA_ERROR_FORMAT, path(), ": states ", count, " metadata values, more than the file has room for");
     }
-    values_.reserve(count);
     for (uint64_t i = 0; i < count; ++i) {
         GgufValue value;
         value.key = reader.string(max_name_bytes, "a metadata key");
@@ -134,7 +167,7 @@ void GgufFile::read_values(ByteReader& reader, uint64_t count) {
             } else {
                 const uint64_t begin = reader.position();
                 for (uint64_t j = 0; j < value.count; ++j) reader.string(reader.left(), "a string of an array");
-                value.data = file_.bytes().subspan(begin, reader.position() - begin);
+                value.data = std::span(std::as_const(header_)).subspan(begin, reader.position() - begin);
             }
         } else {
             value.data = reader.take(scalar_bytes(value.type), "a value");
@@ -156,8 +189,6 @@ void GgufFile::read_tensors(ByteReader& reader, uint64_t count) {
         fail(DCA_ERROR_FORMAT, path(), ": general.alignment is ", alignment, ", must be a power of two of at least 8");
     }
     std::vector<uint64_t> offsets;
-    tensors_.reserve(count);
-    offsets.reserve(count);
     for (uint64_t i = 0; i < count; ++i) {
         Tensor tensor;
         tensor.name = reader.string(max_name_bytes, "a tensor name");
@@ -197,7 +228,7 @@ void GgufFile::read_tensors(ByteReader& reader, uint64_t count) {
 
     const uint64_t file_bytes = file_.bytes().size();
     const uint64_t data_begin = std::min(file_bytes, (reader.position() + alignment - 1) / alignment * alignment);
-    data_begin_ = data_begin;
+    header_bytes_ = std::min<size_t>(data_begin, header_.size());
     const uint64_t data_bytes = file_bytes - data_begin;
     for (size_t i = 0; i < tensors_.size(); ++i) {
         Tensor& tensor = tensors_[i];

@@ -1,15 +1,16 @@
-// A GGUF file (versions 2 and 3), mapped and fully validated before anything is handed out:
-// every count, length, type, alignment, offset and size, duplicate names and overlaps.
+// A GGUF file (versions 2 and 3), fully validated before anything is handed out: every count, length, type, alignment,
+// offset and size, duplicate names and overlaps. The header is a copy, which nobody can change any more; the tensors'
+// data is mapped.
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
 #include "core/block_formats.h"
@@ -85,7 +86,10 @@ public:
     const std::vector<Tensor>& tensors() const noexcept { return tensors_; }
 
     /// Everything before the first tensor's data: metadata and the table of tensors.
-    std::span<const std::byte> header() const noexcept { return file_.bytes().first(data_begin_); }
+    std::span<const std::byte> header() const noexcept { return std::span(header_).first(header_bytes_); }
+
+    /// Throws an IO error if somebody wrote to the file or cut it since it was opened.
+    void check_unchanged() const { file_.check_unchanged(); }
 
     const GgufValue* find(std::string_view key) const noexcept;
     const Tensor* find_tensor(std::string_view name) const noexcept;
@@ -100,15 +104,18 @@ public:
     std::optional<std::vector<uint32_t>> get_u32_list(std::string_view key) const;
 
 private:
+    void read_header();
     void read_values(class ByteReader& reader, uint64_t count);
     void read_tensors(class ByteReader& reader, uint64_t count);
 
     MappedFile file_;
+    std::vector<std::byte> header_;  // as much of the file's start as holds the header
     std::vector<GgufValue> values_;
     std::vector<Tensor> tensors_;
-    size_t data_begin_ = 0;
-    std::unordered_map<std::string_view, size_t> value_index_;
-    std::unordered_map<std::string_view, size_t> tensor_index_;
+    size_t header_bytes_ = 0;
+    // Ordered: whatever names a file has, finding one takes a few comparisons. (Names can be chosen to share a hash.)
+    std::map<std::string_view, size_t> value_index_;
+    std::map<std::string_view, size_t> tensor_index_;
 };
 
 }  // namespace dca

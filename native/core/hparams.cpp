@@ -120,6 +120,7 @@ void read_experts(const GgufFile& file, const Keys& keys, const Architecture& ar
     h.n_ff_expert = keys.checked("expert_feed_forward_length", keys.u32("expert_feed_forward_length").value_or(h.n_ff), 1, 1u << 24);
     h.n_ff_shared =
         keys.checked("expert_shared_feed_forward_length", keys.u32("expert_shared_feed_forward_length").value_or(0), 0, 1u << 24);
+    h.n_ff = 0;  // a mixture has no dense feed-forward, and no tensor that would bear out its width
     h.expert_weights_norm = file.get_bool(keys.name("expert_weights_norm")).value_or(architecture.expert_weights_norm);
     h.expert_weights_scale = keys.positive("expert_weights_scale", 1.0f);
     if (keys.u32("expert_gating_func").value_or(1) != 1) {

@@ -22,7 +22,7 @@ struct Hparams {
     uint32_t n_heads = 0;
     uint32_t n_kv_heads = 0;
     uint32_t head_dim = 0;
-    uint32_t n_ff = 0;
+    uint32_t n_ff = 0;  // 0 in mixtures
     uint32_t context_length = 0;
     float rms_epsilon = 1e-5f;
 

@@ -2,11 +2,16 @@
 #pragma once
 
 #include <cstddef>
+#include <ctime>
 #include <span>
 #include <string>
 
+#include "core/descriptor.h"
+
 namespace dca {
 
+/// A file stays open while it is mapped, so that it can be told when somebody else changes it: what lies past the end of
+/// a file that was cut kills the process that reads it, and bytes written over it are seen in the map.
 class MappedFile {
 public:
     explicit MappedFile(const std::string& path);
@@ -17,8 +22,16 @@ public:
     std::span<const std::byte> bytes() const noexcept { return {data_, size_}; }
     const std::string& path() const noexcept { return path_; }
 
+    /// Throws an IO error if the file's size or time of change is not what it was when it was mapped. A system call.
+    void check_unchanged() const;
+
+    /// Copies the bytes from `offset` on, without going through the map. Throws an IO error if the file has fewer.
+    void read(size_t offset, std::span<std::byte> out) const;
+
 private:
     std::string path_;
+    Descriptor descriptor_;
+    timespec changed_{};
     const std::byte* data_ = nullptr;
     size_t size_ = 0;
 };

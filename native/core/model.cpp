@@ -50,6 +50,12 @@ Model::Model(const std::string& path, const dca_model_options& options)
     : file_(path), hparams_(read_hparams(file_)), weights_(read_weights(file_, hparams_)) {
     const char* device = options.device != nullptr ? options.device : "cpu";
     backend_ = make_backend(device, {hparams_, weights_, options.threads, options.repack != 0, options.progress, options.user});
+    file_.check_unchanged();
+}
+
+void Model::check_usable() const {
+    if (retired_) fail(DCA_ERROR_ARGUMENT, "the model was freed; free its sessions, engines and sequences before it");
+    file_.check_unchanged();
 }
 
 void Model::fill_info(dca_model_info& info) const {
@@ -83,6 +89,7 @@ void Model::fill_info(dca_model_info& info) const {
 }
 
 const std::string& Model::fingerprint() const {
+    check_usable();
     std::call_once(fingerprinted_, [&] {
         constexpr size_t sample = 4096;  // bytes at the start, in the middle and at the end of a tensor
         Checksum low(1), high(2);

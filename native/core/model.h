@@ -1,6 +1,7 @@
 // A loaded model: the mapped file, what it says, and the backend that runs it.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -23,6 +24,12 @@ public:
     Backend& backend() noexcept { return *backend_; }
     void fill_info(dca_model_info& info) const;
 
+    /// Throws unless the model can still be used: its owner has not freed it, and its file is as it was loaded. Calls that
+    /// read weights ask first; it takes a microsecond.
+    void check_usable() const;
+    /// The owner has freed the model. What it consists of stays until the last session and engine are gone.
+    void retire() noexcept { retired_ = true; }
+
     /// Hexadecimal; of the header, the table of tensors and a sample of every tensor, so that it costs no reading of the
     /// whole file. Equal for equal files.
     const std::string& fingerprint() const;
@@ -32,6 +39,7 @@ private:
     Hparams hparams_;
     Weights weights_;
     std::unique_ptr<Backend> backend_;
+    std::atomic<bool> retired_ = false;
     mutable std::once_flag fingerprinted_;
     mutable std::string fingerprint_;
 };

@@ -8,11 +8,14 @@
 #include <mutex>
 #include <set>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
 #if defined(__linux__)
 #include <sched.h>
+
+#include "core/control_group.h"
 #endif
 
 namespace dca {
@@ -29,15 +32,18 @@ int core_of(int cpu) {
     return first;
 }
 
-/// Whole processors that the control group allows (cgroup v2, else v1); INT_MAX where it sets no limit.
-int allowed_by_cgroup() {
-    double quota = 0.0, period = 0.0;
-    if (std::ifstream v2("/sys/fs/cgroup/cpu.max"); !(v2 >> quota >> period)) {
-        std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_quota_us") >> quota;
-        std::ifstream("/sys/fs/cgroup/cpu/cpu.cfs_period_us") >> period;
+/// Whole processors that the control groups around this process allow (version 2's or 1's files); INT_MAX without a limit.
+int allowed_by_control_groups() {
+    double least = std::numeric_limits<int>::max();
+    for (const std::string& group : control_groups("cpu")) {
+        double quota = 0.0, period = 0.0;
+        if (std::ifstream both(group + "/cpu.max"); !(both >> quota >> period)) {
+            std::ifstream(group + "/cpu.cfs_quota_us") >> quota;
+            std::ifstream(group + "/cpu.cfs_period_us") >> period;
+        }
+        if (quota > 0.0 && period > 0.0) least = std::min(least, quota / period);
     }
-    if (quota <= 0.0 || period <= 0.0) return std::numeric_limits<int>::max();
-    return std::max(1, int(quota / period + 0.5));
+    return std::max(1, int(std::min(least + 0.5, double{std::numeric_limits<int>::max()})));
 }
 
 }  // namespace
@@ -53,7 +59,7 @@ int usable_cores() noexcept {
             for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
                 if (CPU_ISSET(cpu, &set)) cores.insert(core_of(cpu));
             }
-            return std::max(1, std::min(int(cores.size()), allowed_by_cgroup()));
+            return std::max(1, std::min(int(cores.size()), allowed_by_control_groups()));
         }
     } catch (...) {
         // Out of memory while counting: the plain answer below.
@@ -87,7 +93,11 @@ void parallel_ranges(int64_t n, int64_t grain, int threads, const std::function<
     };
     {
         std::vector<std::jthread> helpers;
-        for (int64_t i = 1; i < n_threads; ++i) helpers.emplace_back(work);
+        try {
+            for (int64_t i = 1; i < n_threads; ++i) helpers.emplace_back(work);
+        } catch (const std::system_error&) {
+            // No more threads to be had: those there are do the work.
+        }
         work();
     }
     if (failure) std::rethrow_exception(failure);

@@ -48,13 +48,14 @@ Hparams with_rope(const Hparams& hparams, int32_t rope, float factor) {
     return h;
 }
 
-RopeTable make_rope_table(const Hparams& h, const Weights& weights, const Scheme& scheme, uint32_t context) {
+RopeTable plan_rope_table(const Hparams& h, const Weights& weights, const Scheme& scheme, uint32_t context) {
     RopeTable table;
-    table.positions = scheme.position_count(context);
+    table.positions = scheme.table_rows(context);
+    table.last_position = context > scheme.chunk_size && !scheme.intra_only ? scheme.pretraining_length - 1 : table.positions - 1;
     table.n_frequencies = h.rotary_dim / 2;
     table.layout = h.rope_layout;
 
-    const bool beyond_original = h.rope_scaling == RopeScaling::LongRope && table.positions > h.rope_original_context;
+    const bool beyond_original = h.rope_scaling == RopeScaling::LongRope && scheme.position_count(context) > h.rope_original_context;
     const std::vector<float>& factors = beyond_original ? weights.rope_factors_long : weights.rope_factors;
     double& magnitude = table.frequencies.magnitude;
     magnitude = h.rope_attention_factor;
@@ -76,18 +77,22 @@ RopeTable make_rope_table(const Hparams& h, const Weights& weights, const Scheme
         frequencies[j] = static_cast<float>(frequency);
     }
 
-    const size_t entries = size_t{table.positions} * table.n_frequencies;
-    table.cos.resize(entries);
-    table.sin.resize(entries);
-    for (uint32_t position = 0; position < table.positions; ++position) {
-        for (uint32_t j = 0; j < table.n_frequencies; ++j) {
-            const double angle = static_cast<double>(position) * frequencies[j];
-            const size_t at = size_t{position} * table.n_frequencies + j;
-            table.cos[at] = static_cast<float>(std::cos(angle) * magnitude);
-            table.sin[at] = static_cast<float>(std::sin(angle) * magnitude);
+    return table;
+}
+
+void RopeTable::fill() {
+    const size_t entries = size_t{positions} * n_frequencies;
+    cos.resize(entries);
+    sin.resize(entries);
+    for (uint32_t row = 0; row < positions; ++row) {
+        const uint32_t position = row + 1 == positions ? last_position : row;
+        for (uint32_t j = 0; j < n_frequencies; ++j) {
+            const double angle = static_cast<double>(position) * frequencies.radians[j];
+            const size_t at = size_t{row} * n_frequencies + j;
+            cos[at] = static_cast<float>(std::cos(angle) * frequencies.magnitude);
+            sin[at] = static_cast<float>(std::sin(angle) * frequencies.magnitude);
         }
     }
-    return table;
 }
 
 }  // namespace dca

@@ -18,23 +18,30 @@ struct RopeFrequencies {
     bool operator==(const RopeFrequencies&) const = default;
 };
 
+/// A row for every position that sequences use (Scheme::table_rows). A plan until fill() computes it: backends do that
+/// once they know that everything fits.
 struct RopeTable {
     RopeFrequencies frequencies;
-    uint32_t positions = 0;
+    uint32_t positions = 0;      // rows: positions 0, 1, ... but for the last one's
+    uint32_t last_position = 0;  // of the last row
     uint32_t n_frequencies = 0;  // rotary_dim / 2
     RopeLayout layout = RopeLayout::Interleaved;
     std::vector<float> cos, sin;  // (positions, n_frequencies), times the attention factor
 
-    const float* cos_row(uint32_t position) const noexcept { return cos.data() + size_t{position} * n_frequencies; }
-    const float* sin_row(uint32_t position) const noexcept { return sin.data() + size_t{position} * n_frequencies; }
+    uint64_t bytes() const noexcept { return uint64_t{2} * positions * n_frequencies * sizeof(float); }
+
+    /// Angles are computed in double precision from frequencies rounded to f32, as models were trained with.
+    void fill();
+
+    const float* cos_row(uint32_t row) const noexcept { return cos.data() + size_t{row} * n_frequencies; }
+    const float* sin_row(uint32_t row) const noexcept { return sin.data() + size_t{row} * n_frequencies; }
 };
 
 /// The hparams with another RoPE scaling in place of the file's: a dca_rope and its factor.
 /// Throws an argument error if there is no such kind or the factor is below 1.
 Hparams with_rope(const Hparams& hparams, int32_t rope, float factor);
 
-/// The table for sequences of up to `context` tokens under `scheme`. Angles are computed in
-/// double precision from frequencies rounded to f32, as models were trained with.
-RopeTable make_rope_table(const Hparams& hparams, const Weights& weights, const Scheme& scheme, uint32_t context);
+/// The table for sequences of up to `context` tokens under `scheme`, not yet computed.
+RopeTable plan_rope_table(const Hparams& hparams, const Weights& weights, const Scheme& scheme, uint32_t context);
 
 }  // namespace dca

@@ -46,9 +46,25 @@ struct Scheme {
         return chunk_size + r < last ? chunk_size + r : last;
     }
 
-    /// One more than the largest position that a sequence of `context` tokens uses.
+    /// One more than the largest position that a sequence of `context` tokens uses; of a scheme, that it may use.
     uint32_t position_count(uint32_t context) const noexcept {
         return plain() ? context : std::max(pretraining_length, std::min(chunk_size, context));
+    }
+
+    /// How many different positions a sequence of `context` tokens uses: those from 0 on, and behind a gap, where there
+    /// is one, the last, c - 1. A rotation table has a row for each, in this order.
+    uint32_t table_rows(uint32_t context) const noexcept {
+        if (context <= chunk_size) return context;
+        if (intra_only) return chunk_size;
+        const uint32_t successive = chunk_size + std::min(local_window, context - chunk_size);
+        return std::min(successive + 1, pretraining_length);
+    }
+
+    /// The scheme whose positions are rows of that table: what lies behind the gap is its last row.
+    Scheme in_rows(uint32_t context) const noexcept {
+        Scheme rows = *this;
+        if (!plain()) rows.pretraining_length = table_rows(context);
+        return rows;
     }
 
     /// m² of the query at index i, whose sequence is n = i + 1 tokens long; m = max(1, a ln(n / n0) + 1).

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "core/checksum.h"
+#include "core/descriptor.h"
 #include "core/error.h"
 #include "core/page_pool.h"
 
@@ -29,21 +30,6 @@ constexpr uint64_t most_header = 4096;
 
 // What each checksum is of is part of it, so that whole parts cannot change places.
 enum Part : uint64_t { header_part = 1, tokens_part = 2, first_page_part = 16 };
-
-/// A descriptor that is closed.
-class Descriptor {
-public:
-    explicit Descriptor(int descriptor) : descriptor_(descriptor) {}
-    ~Descriptor() {
-        if (descriptor_ >= 0) ::close(descriptor_);
-    }
-    Descriptor(const Descriptor&) = delete;
-    Descriptor& operator=(const Descriptor&) = delete;
-    int get() const noexcept { return descriptor_; }
-
-private:
-    int descriptor_;
-};
 
 /// Everything that must be equal for keys and values to be of use, a line each.
 std::vector<std::string> setup_lines(Engine& engine) {

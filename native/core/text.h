@@ -1,9 +1,11 @@
-// Figures in messages.
+// Figures and foreign text in messages.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <string>
+#include <string_view>
 
 namespace dca {
 
@@ -13,5 +15,9 @@ inline std::string gigabytes(uint64_t bytes) {
     std::snprintf(text, sizeof text, "%.1f GB", static_cast<double>(bytes) / 1e9);
     return text;
 }
+
+/// `text`, wherever it comes from, as it may stand in a line on a terminal: control characters, marks that turn the
+/// writing direction and bytes that are not UTF-8 as \xNN, and the middle left out beyond about `most` bytes.
+std::string printable(std::string_view text, size_t most);
 
 }  // namespace dca

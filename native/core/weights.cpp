@@ -1,5 +1,9 @@
 #include "core/weights.h"
 
+#include <algorithm>
+#include <initializer_list>
+#include <set>
+
 #include "core/error.h"
 
 namespace dca {
@@ -19,6 +23,7 @@ public:
     Tensor optional_matrix(const std::string& name, int64_t rows, int64_t cols, int64_t depth = 1) const {
         const Tensor* tensor = file_.find_tensor(name);
         if (tensor == nullptr) return {};
+        taken_.insert(tensor);
         if (tensor->rows != rows || tensor->cols != cols || tensor->depth != depth) {
             fail(DCA_ERROR_FORMAT, file_.path(), ": tensor ", name, " has shape ", tensor->depth, "x", tensor->rows, "x", tensor->cols,
                  ", must be ", depth, "x", rows, "x", cols);
@@ -40,8 +45,32 @@ public:
         return values;
     }
 
+    struct Named {
+        const char* name;
+        bool there;
+    };
+    /// Throws unless all or none of the layer's tensors `parts` are there: what computes with one computes with all.
+    void together(const std::string& prefix, std::initializer_list<Named> parts) const {
+        const auto there = [](const Named& part) { return part.there; };
+        if (std::ranges::all_of(parts, there) || std::ranges::none_of(parts, there)) return;
+        const Named* has = std::ranges::find_if(parts, there);
+        const Named* lacks = std::ranges::find_if_not(parts, there);
+        fail(DCA_ERROR_FORMAT, file_.path(), ": tensor ", prefix, has->name, " is there but ", prefix, lacks->name,
+             " is missing; they belong together");
+    }
+
+    /// Throws if the file has a tensor that nobody asked for: what a model consists of and is left out changes its answers.
+    void all_taken(const std::string& architecture) const {
+        for (const Tensor& tensor : file_.tensors()) {
+            if (taken_.contains(&tensor) || tensor.name == "rope_freqs.weight") continue;  // LongRoPE has factors of its own
+            fail(DCA_ERROR_UNSUPPORTED, file_.path(), ": tensor ", tensor.name, " is none that this version computes with in a ",
+                 architecture, " model of this kind");
+        }
+    }
+
 private:
     const GgufFile& file_;
+    mutable std::set<const Tensor*> taken_;
 };
 
 void read_attention(const Loader& load, const std::string& prefix, const Hparams& h, LayerWeights& layer) {
@@ -62,6 +91,9 @@ void read_attention(const Loader& load, const std::string& prefix, const Hparams
     layer.v_bias = load.optional_vector(prefix + "attn_v.bias", kv_rows);
     layer.q_norm = load.optional_vector(prefix + "attn_q_norm.weight", h.head_dim);
     layer.k_norm = load.optional_vector(prefix + "attn_k_norm.weight", h.head_dim);
+    load.together(prefix,
+                  {{"attn_q.bias", !layer.q_bias.empty()}, {"attn_k.bias", !layer.k_bias.empty()}, {"attn_v.bias", !layer.v_bias.empty()}});
+    load.together(prefix, {{"attn_q_norm.weight", !layer.q_norm.empty()}, {"attn_k_norm.weight", !layer.k_norm.empty()}});
     layer.output = load.matrix(prefix + "attn_output.weight", h.n_embd, q_rows);
     layer.output_bias = load.optional_vector(prefix + "attn_output.bias", h.n_embd);
 }
@@ -80,6 +112,9 @@ void read_dense(const Loader& load, const std::string& prefix, const Hparams& h,
     }
     layer.down = load.matrix(prefix + "ffn_down.weight", h.n_embd, h.n_ff);
     layer.down_bias = load.optional_vector(prefix + "ffn_down.bias", h.n_embd);
+    load.together(prefix, {{"ffn_gate.bias", !layer.gate_bias.empty()},
+                           {"ffn_up.bias", !layer.up_bias.empty()},
+                           {"ffn_down.bias", !layer.down_bias.empty()}});
 }
 
 void read_mixture(const Loader& load, const std::string& prefix, const Hparams& h, LayerWeights& layer) {
@@ -122,6 +157,7 @@ Weights read_weights(const GgufFile& file, const Hparams& h) {
             read_mixture(load, prefix, h, layer);
         }
     }
+    load.all_taken(h.architecture);
     return weights;
 }
 

@@ -54,13 +54,17 @@ private:
         const uint32_t rows = std::min(spec.max_rows != 0 ? spec.max_rows : CpuExecutor::default_rows, spec.tokens);
         const uint64_t work = CpuExecutor::bytes_for(hparams_, rows);
         const uint64_t cache = cache_bytes(spec.tokens, spec.cache_type);
+        const uint64_t table = spec.rope.bytes();
         const uint64_t available = available_memory();
-        if (cache + work <= available) return;
-        const uint64_t room = available - std::min(available, work);
-        const auto fitting = [&](dca_cache_type type) { return room / cache_bytes(page_tokens, type) * page_tokens; };
-        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ", gigabytes(work),
-             " of work space, ", gigabytes(available), " are available: room for ", fitting(spec.cache_type), " tokens",
-             spec.cache_type == DCA_CACHE_Q8 ? "" : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8");
+        if (cache + work + table <= available) return;
+        // Plain attention has a rotation for every token; the positions of a scheme are few and stay the same.
+        const uint64_t fixed = work + (spec.scheme.plain() ? 0 : table);
+        const uint64_t table_page = spec.scheme.plain() ? table / spec.tokens * page_tokens : 0;
+        const uint64_t room = available - std::min(available, fixed);
+        const auto fitting = [&](dca_cache_type type) { return room / (cache_bytes(page_tokens, type) + table_page) * page_tokens; };
+        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ",
+             gigabytes(work + table), " of work space, ", gigabytes(available), " are available: room for ", fitting(spec.cache_type),
+             " tokens", spec.cache_type == DCA_CACHE_Q8 ? "" : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8");
     }
 
     const Hparams& hparams_;

@@ -25,6 +25,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
       max_rows_(std::min(spec.max_rows != 0 ? spec.max_rows : default_rows, spec.tokens)),
       group_(static_cast<int>(hparams.n_heads / hparams.n_kv_heads)),
       cache_(cache) {
+    rope_.fill();
     const size_t rows = padded(max_rows_);
     const auto activation = [&](uint32_t width) { return Activation(static_cast<int>(width), rows); };
     x_ = activation(h_.n_embd);
@@ -87,6 +88,11 @@ uint64_t CpuExecutor::bytes_for(const Hparams& h, uint32_t max_rows) {
     return padded(max_rows) * widths * sizeof(float);
 }
 
+PanelShape CpuExecutor::shape_of(uint32_t rows) const noexcept {
+    const uint32_t fewest = kernels_.packed != nullptr && packed_.any() ? fewest_for_panels : fewest_for_float_panels;
+    return {rows, rows < fewest ? 1 : panel_lanes};
+}
+
 void CpuExecutor::set_slices(std::span<const SliceRows> slices) {
     slices_.assign(slices.begin(), slices.end());
     indices_.clear();
@@ -97,7 +103,7 @@ void CpuExecutor::set_slices(std::span<const SliceRows> slices) {
             places_.push_back(slice.pages[i / page_tokens] * page_tokens + i % page_tokens);
         }
     }
-    shape_ = PanelShape(static_cast<uint32_t>(indices_.size()));
+    shape_ = shape_of(static_cast<uint32_t>(indices_.size()));
     plan_attention();
 }
 

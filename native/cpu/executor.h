@@ -128,6 +128,8 @@ private:
         int piece = 0, pieces = 0;  // of a row: which of how many; 0: a panel
         size_t partial = 0;         // of a row: where in partials_ the piece's key heads are
     };
+    /// How so many rows lie in panels.
+    PanelShape shape_of(uint32_t rows) const noexcept;
     void set_slices(std::span<const SliceRows> slices);
     void plan_attention();
 

@@ -43,7 +43,7 @@ void CpuExecutor::plan_attention() {
     merges_.clear();
     size_t partials = 0;
     for (const SliceRows& slice : slices_) {
-        if (slice.rows >= fewest_for_panels) {
+        if (shape_.lanes != 1 && slice.rows >= fewest_for_panels) {
             for (uint32_t row = 0; row < slice.rows; row += panel_lanes) {
                 const uint32_t count = std::min<uint32_t>(panel_lanes, slice.rows - row);
                 blocks_.push_back(

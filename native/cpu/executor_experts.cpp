@@ -41,7 +41,7 @@ void CpuExecutor::route() {
 void CpuExecutor::run_expert(const LayerWeights& w, uint32_t expert) {
     const Routed& routed = routed_[expert];
     if (routed.rows.empty()) return;
-    const PanelShape shape(static_cast<uint32_t>(routed.rows.size()));
+    const PanelShape shape = shape_of(static_cast<uint32_t>(routed.rows.size()));
     const Tensor down = w.expert_down.expert(expert);
     gather(normed_, shape_, routed.rows, shape, gathered_.memory.data());
     gated(w.expert_gate.expert(expert), w.expert_up.expert(expert), gathered_, shape);

@@ -100,7 +100,9 @@ void CpuExecutor::nll(std::span<const int32_t> targets, float* out) {
             double total = 0.0;
             for (int piece = 0; piece < pieces; ++piece) total += sum[index(piece)] * std::exp(double{maximum[index(piece)]} - top);
             const float logit = vocab_[(size_t(p) * n_vocab + targets[row]) * lanes + lane];
-            out[row] = static_cast<float>(top + std::log(total) - logit);
+            // Infinite logits share all of the probability.
+            const bool infinite = std::isinf(top);
+            out[row] = infinite ? (top > 0 && logit == top ? 0.0f : INFINITY) : static_cast<float>(top + std::log(total) - logit);
         }
     }
 }

@@ -135,8 +135,15 @@ void CpuExecutor::gated(const Tensor& w_gate, const Tensor& w_up, Activation& x,
         multiply_rows(w_gate, span, in, output(gate_, gate_bias), workers_[worker]);
         multiply_rows(w_up, span, in, output(up_, up_bias), workers_[worker]);
         const size_t at = size_t(span.first) * shape.lanes;
+        constexpr int vector_lanes = 16;
         for (int p = 0; p < shape.panels(); ++p) {
-            kernels_.silu_multiply(gate_.panel(p, shape.lanes) + at, up_.panel(p, shape.lanes) + at, size_t(span.count) * shape.lanes);
+            float* gate = gate_.panel(p, shape.lanes) + at;
+            const float* up = up_.panel(p, shape.lanes) + at;
+            if (shape.lanes == 1 || shape.rows_of(p) > vector_lanes) {
+                kernels_.silu_multiply(gate, up, size_t(span.count) * shape.lanes);
+                continue;
+            }
+            for (int f = 0; f < span.count; ++f) kernels_.silu_multiply(gate + f * shape.lanes, up + f * shape.lanes, vector_lanes);
         }
     });
 }

@@ -9,7 +9,11 @@
 
 namespace dca::cpu {
 
-constexpr uint32_t fewest_for_panels = 4;  // fewer rows run one by one at matrix-vector speed
+// Fewer rows run one by one at matrix-vector speed. Where matrices are packed a panel multiplies eight rows at a time and
+// pays from four on; elsewhere it multiplies 32, which costs more than reading weights again from the second-level cache
+// for up to seven rows.
+constexpr uint32_t fewest_for_panels = 4;
+constexpr uint32_t fewest_for_float_panels = 8;
 
 /// Row r is lane r % lanes of panel r / lanes; the last panel may have lanes without a row.
 /// Nothing here says whose rows they are: several sequences may share the panels of a product.
@@ -18,7 +22,6 @@ struct PanelShape {
     int lanes = 1;
 
     PanelShape() = default;
-    explicit PanelShape(uint32_t rows) : PanelShape(rows, rows < fewest_for_panels ? 1 : panel_lanes) {}
     PanelShape(uint32_t rows, int lanes) : rows(rows), lanes(lanes) {}
 
     int panels() const noexcept { return static_cast<int>((rows + lanes - 1) / lanes); }

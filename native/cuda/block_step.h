@@ -1,8 +1,8 @@
-// Steps of many rows, of one sequence or of many: every matrix is read once for all of them.
+// Steps of many tokens: matrix products through cuBLASLt, prefill attention.
 #pragma once
 
 #include "cuda/linear/gemm.h"
-#include "cuda/step.h"
+#include "cuda/session.h"
 
 namespace dca::cuda {
 
@@ -10,14 +10,16 @@ struct ExpertRun;
 
 class BlockStep final : public Step {
 public:
-    explicit BlockStep(StepState& state) : Step(state), gemm_(state.memory.product_workspace) {}
+    explicit BlockStep(CudaSession& session) : Step(session), gemm_(session.memory.gemm_workspace) {}
 
     void project_qkv(uint32_t layer) override;
     void store_keys_values(uint32_t layer) override;
+    void attend(uint32_t layer) override;
     void project_output(uint32_t layer) override;
     void feed_forward(uint32_t layer) override;
     void feed_forward_experts(uint32_t layer) override;
-    void output(uint32_t rows, const Read& read) override;
+    void logits(float* out) override;
+    void nll(uint32_t n_targets) override;
 
 private:
     /// Rows of x, normed, to memory_.normed in the activations' type; the factors of the norm to `factors` if set.

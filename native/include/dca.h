@@ -2,13 +2,22 @@
  *
  * Rules that hold everywhere:
  *  - Handles are opaque. Every call that can fail returns a dca_status; DCA_OK is 0.
- *    After a failure dca_last_error() gives the calling thread's message, one line.
+ *    After a failure dca_last_error() gives the calling thread's message, one line: control characters
+ *    and bytes that are not UTF-8 as \xNN, long texts out of files and paths without their middle.
  *  - Option structs start with their own size: set it to sizeof, let their _default call fill
  *    the rest, then change what you want. So a program compiled against an older header keeps
- *    working with a newer library.
+ *    working with a newer library. A size that no version has (it is not a whole number of words, or
+ *    above 4096) is DCA_ERROR_ARGUMENT; a _default call then leaves the struct as it is. Where options
+ *    are NULL, the defaults hold.
  *  - No exception, abort or exit crosses this boundary, whatever a file contains.
  *  - A model may be shared by threads. A session belongs to one thread at a time.
  *  - Pointers handed out live as long as the handle they came from.
+ *  - Free what was made from a handle before the handle. What is left can still be freed, but every
+ *    call that computes with it gives DCA_ERROR_ARGUMENT, and the memory stays until then.
+ *  - A model's file may be replaced or removed while it is loaded, but not written to. Calls that read
+ *    weights compare its size and time with what they were and give DCA_ERROR_IO. That leaves a window: a
+ *    file cut during such a call, or while loading, ends the process (SIGBUS), and one that is written to
+ *    then, within a step of the file system's clock, or with its time put back, is not noticed.
  *
  * This header is also read by the Python binding, so it keeps to plain declarations. */
 #ifndef DCA_H
@@ -61,10 +70,12 @@ typedef struct dca_model_options {
     size_t size;           /* sizeof(dca_model_options), set by the caller */
     const char* device;    /* "cpu", "cuda", "cuda:N" or "auto" (cuda if it can be had); NULL: "cpu" */
     int32_t threads;       /* CPU threads; 0: the physical cores this process may use */
-    dca_progress progress; /* may be NULL */
+    dca_progress progress; /* may be NULL; called while weights are copied, repacked or sent to a device, so not at all on
+                              the CPU where they stay in the file: then loading is short */
     void* user;            /* handed to progress */
     int32_t repack;        /* not 0 (the default): the CPU copies the matrices into large pages while loading, and repacks the
-                              quantised ones where it has AVX-512 VNNI (elsewhere those stay in the file): as much memory
+                              quantised ones where it has AVX-512 VNNI (elsewhere those stay in the file, and matrices of
+                              Q2_K, Q3_K and IQ4_NL do everywhere): as much memory
                               as they take in the file, and faster; not done where that is more than three quarters of
                               the memory available; without effect on other devices */
 } dca_model_options;
@@ -72,10 +83,12 @@ typedef struct dca_model_options {
 /* Fills the struct up to options->size, which the caller has set. */
 DCA_API void dca_model_options_default(dca_model_options* options);
 
-/* Maps the GGUF file at `path`, validates all of it, and makes it ready on the device. */
+/* Maps the GGUF file at `path`, validates its metadata and its table of tensors (that all are there, of the right shape,
+ * inside the file and used), and makes it ready on the device. Tensors' values are not looked at: with NaN in the weights
+ * logits are NaN. `*model` is NULL unless it works. */
 DCA_API dca_status dca_model_load(const char* path, const dca_model_options* options, dca_model** model);
 
-/* Frees the model. Its sessions must be freed before. NULL is allowed. */
+/* Frees the model. Its sessions and engines must be freed before. NULL is allowed. */
 DCA_API void dca_model_free(dca_model* model);
 
 typedef struct dca_scheme {
@@ -186,10 +199,9 @@ typedef enum dca_logits {
     DCA_LOGITS_ALL = 2   /* after every token: n * n_vocab floats, row-major */
 } dca_logits;
 
-/* Appends n >= 1 tokens and writes the wanted logits (f32). `capacity` is the room at
+/* Appends n >= 1 tokens and writes the logits that `which`, a dca_logits, asks for (f32). `capacity` is the room at
  * `logits` in floats. If it fails or is cancelled the session is as long as before. */
-DCA_API dca_status dca_session_eval(dca_session* session, const int32_t* tokens, size_t n, dca_logits which, float* logits,
-                                    size_t capacity);
+DCA_API dca_status dca_session_eval(dca_session* session, const int32_t* tokens, size_t n, int32_t which, float* logits, size_t capacity);
 
 /* Appends n >= 2 tokens and writes n - 1 values: nll[i] = -log p(tokens[i + 1] | all up to and
  * including tokens[i]), natural logarithm, without ever holding all logits. */
@@ -201,11 +213,12 @@ DCA_API dca_status dca_session_truncate(dca_session* session, uint32_t length);
 
 /* How many tokens from the start of a sequence two sessions give the very same keys and values: the
  * smaller chunk size where only the attention differs (inside the first chunk every attention is the
- * ordinary one), 2^31 where nothing differs, 0 where the model, cache type or RoPE does. */
+ * ordinary one; where logit scales differ, no further than the smallest logit_scale_length of those in
+ * force), 2^31 where nothing differs, 0 where the model, cache type or RoPE does. */
 DCA_API dca_status dca_session_exact_prefix(const dca_session* a, const dca_session* b, uint32_t* length);
 
 /* Makes the first `length` tokens of `from` all that `to` holds, without evaluating them. `length` is
- * at most dca_session_exact_prefix, the tokens in `from` and the context of `to`; else it fails and
+ * at most dca_session_exact_prefix, the tokens in `from` and the context of `to`, and `from` is another session; else it fails and
  * `to` is as before. Both sessions must belong to the calling thread. */
 DCA_API dca_status dca_session_copy_prefix(dca_session* to, const dca_session* from, uint32_t length);
 
@@ -359,8 +372,11 @@ typedef struct dca_block_format {
 /* `type` is a ggml_type number as GGUF stores it. */
 DCA_API dca_status dca_block_format_get(uint32_t type, dca_block_format* format);
 
-/* f32 values to blocks and back. n is a multiple of row_length, which is a multiple of the
- * block size. Encoding fails on a value that is not finite. threads 0: all the cores. */
+/* f32 values to blocks and back. n is a multiple of row_length, which is a multiple of the block size (decoding knows no
+ * rows: n is a multiple of the block size). blocks_bytes is exactly n / block_size * block_bytes. values are aligned to 4
+ * bytes, blocks to 4 for F32 and to 2 for all others. Encoding fails on a value that is not finite, or larger than a format
+ * can hold: in magnitude 65504, but 8, 16 and 127 times that in Q4_0, Q5_0 and Q8_0, and all that is finite in F32 and, but
+ * for what rounds to infinity, in BF16. Where it fails some of the blocks may have been written. threads 0: all the cores. */
 DCA_API dca_status dca_encode(uint32_t type, const float* values, size_t n, size_t row_length, int32_t threads, void* blocks,
                               size_t blocks_bytes);
 DCA_API dca_status dca_decode(uint32_t type, const void* blocks, size_t blocks_bytes, size_t n, int32_t threads, float* values);

@@ -1,7 +1,10 @@
 """dca-eval from end to end on a small model: tables, JSON, pictures, going on after an interruption."""
 
 import json
+import os
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -132,3 +135,24 @@ def test_bad_usage_is_one_line_and_2(path, capsys, monkeypatch, tmp_path, argume
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1 and says in errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_names_that_are_not_utf8(path, book, tmp_path, capsys):
+    """From the command to the page: a byte that is no character is shown as an escape, never written."""
+    names = {
+        name: os.fsdecode(bytes(tmp_path) + b"/\xff" + name) for name in (b"m.gguf", b"t.txt", b"r.jsonl")
+    }
+    model, text, kept = names.values()
+    shutil.copyfile(path, model)
+    shutil.copyfile(book, text)
+    picture, page, figures = (
+        os.fsdecode(bytes(tmp_path) + b"/\xfe" + name) for name in (b".png", b".html", b".json")
+    )
+    outputs = ["--results", kept, "--plot", picture, "--json", figures]
+    assert main([*command("perplexity", model, text), *outputs]) == 0
+    assert main([*command("perplexity", model, text), *outputs]) == 0, "and goes on"
+    assert main(["report", kept, "-o", page]) == 0
+    capsys.readouterr().out.encode()  # strictly: nothing printed is a lone surrogate
+    for written in (kept, figures, page):
+        Path(written).read_bytes().decode()
+    assert json.loads(Path(figures).read_text())["command"][2].endswith("\\xffm.gguf")

@@ -17,7 +17,8 @@ from dca_export.export.plan import ExportOptions
 from dca_export.export.recipes import RECIPES
 from dca_export.export.scheme_choice import SchemeOptions
 from dca_export.export.write import export_model
-from dca_export.gguf.file import GgufFile
+from dca_export.gguf.copy import Copy
+from dca_export.gguf.file import GgufFile, packed_value
 from dca_export.scheme import Scheme
 
 
@@ -201,6 +202,19 @@ def test_gguf_gets_keys_and_keeps_its_tensors(tmp_path, tiny_gguf):
     ):
         assert (a.name, a.tensor_type, a.data.tobytes()) == (b.name, b.tensor_type, b.data.tobytes())
     assert exported.summary.bytes == sum(t.nbytes for t in before.tensors)
+
+
+def test_a_gguf_aligned_to_less_than_the_runtime_takes_is_copied_to_more(tmp_path, tiny_gguf):
+    file = GgufFile(tiny_gguf())
+    entries = {key: file.value_bytes(key) for key in file}
+    entries["general.alignment"] = packed_value(gguf.GGUFValueType.UINT32, 4)
+    with open(tmp_path / "four.gguf", "wb") as out:
+        Copy(entries, tuple((file, tensor) for tensor in file.tensors), 4).write(
+            out, lambda done, total: None
+        )
+    export_model(tmp_path / "four.gguf", tmp_path / "out.gguf")
+    with dca_runtime.Model(tmp_path / "out.gguf") as model:
+        assert model.metadata["general.alignment"] == 8
 
 
 def test_gguf_scheme_is_kept_replaced_and_removed(tmp_path, tiny_gguf):

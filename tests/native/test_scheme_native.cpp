@@ -116,3 +116,31 @@ TEST(a_logit_factor_ends_the_agreement_where_it_sets_in) {
     CHECK(dca::common_prefix(sharpened, dca::make_scheme({50, 20, 100, 0.1f, 30}, DCA_ATTENTION_AUTO)) == 50);
     CHECK(dca::common_prefix(sharpened, dca::make_scheme({60, 20, 100, 0.2f, 200}, DCA_ATTENTION_AUTO)) == 30);
 }
+
+TEST(rows_of_a_rotation_table_are_the_positions_that_are_used) {
+    for (const dca::Scheme& whole : {scheme(6, 4, 10), scheme(6, 2, 16), scheme(5, 0, 9), scheme(4, 3, 30, DCA_ATTENTION_INTRA),
+                                     scheme(4, 3, 30, DCA_ATTENTION_INTRA_INTER)}) {
+        for (uint32_t n = 1; n < 40; ++n) {
+            const dca::Scheme rows = whole.in_rows(n);
+            const uint32_t count = whole.table_rows(n);
+            const auto position_of_row = [&](uint32_t row) {
+                return row + 1 == count && n > whole.chunk_size && !whole.intra_only ? whole.pretraining_length - 1 : row;
+            };
+            for (uint32_t i = 0; i < n; ++i) {
+                const uint32_t chunk = i / whole.chunk_size;
+                for (uint32_t range = 0; range < dca::range_count(whole, chunk); ++range) {
+                    const uint32_t r = i % whole.chunk_size;
+                    const uint32_t row = rows.query_position(static_cast<dca::Range>(range), r);
+                    CHECK(row < count);
+                    CHECK(position_of_row(row) == whole.query_position(static_cast<dca::Range>(range), r));
+                }
+            }
+        }
+    }
+}
+
+TEST(a_rotation_table_is_no_longer_than_the_sequence_and_one) {
+    CHECK(scheme(1u << 20, 1u << 10, 1u << 27).table_rows(512) == 512);
+    CHECK(scheme(100, 1u << 20, 1u << 27).table_rows(512) == 513);
+    CHECK(scheme(4, 2, 8, DCA_ATTENTION_PLAIN).table_rows(512) == 512);
+}

@@ -232,8 +232,32 @@ def test_another_model_for_a_reference_fails(tiny_gguf, capsys):
     model, other = tiny_gguf(scheme=(20, 6, 30)), tiny_gguf(scheme=(20, 6, 30), seed=1)
     assert run(model, "--length", 60, "--reference", other) == 1
     output = capsys.readouterr().out
-    assert "FAILED DCA, whole prefill: largest difference" in output
+    assert "FAILED DCA, whole prefill, f32 cache: largest difference" in output
     assert output.endswith("FAILED\n")
+
+
+@pytest.mark.parametrize(
+    ("device", "cache_type", "caches"),
+    [
+        ("cpu (made up)", None, ["f32", "f16"]),
+        ("cpu (made up)", "q8", ["f32", "q8"]),
+        ("cpu (made up)", "f32", ["f32"]),
+        ("cuda:0 (made up)", "q8", ["q8"]),
+    ],
+)
+def test_a_cpu_runs_with_a_cache_in_f32_too(device, cache_type, caches):
+    model = MadeUpModel(device=device)
+    report = check(model, MadeUpReference(), LENGTH, weights="f16", cache_type=cache_type)
+    assert list(dict.fromkeys(session.options["cache_type"] for session in model.sessions)) == caches
+    assert list(dict.fromkeys(part.cache_type for part in report.parts)) == caches
+    assert list(report.as_json()["demanded"]) == caches
+
+
+def test_what_only_a_cache_in_f32_shows_fails():
+    """A hundredth of the logits' spread at one position: an f16 cache does as much."""
+    spoil = MadeUpModel(spoil=lambda session, position, call: np.eye(N_VOCAB)[3] * 0.04 * (position == 40))
+    report = check(spoil, MadeUpReference(), LENGTH, weights="f16")
+    assert {part.cache_type for part in report.parts if part.failures} == {"f32"}
 
 
 def test_damage_that_averages_hide_fails():

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dca_export.parity.agreement import Agreement
-from dca_export.parity.tolerance import Tolerance, tolerance_for
+from dca_export.parity.tolerance import Tolerance, export_tolerance, tolerance_for
 
 GOOD = Agreement(
     tokens=1000,
@@ -55,17 +55,28 @@ def test_one_tie_does_not_fail_a_short_part():
 
 
 def test_the_stated_limits():
-    assert tolerance_for("f32", "cpu", False).max_difference == 2e-3
-    f16 = tolerance_for("f16", "cpu (AVX2, 2 threads)", False)
-    assert (f16.mean_kl, f16.top1) == (1e-5, 0.998)
-    assert tolerance_for("q8_0", "cpu", False).mean_kl == 1e-4
-    cuda = tolerance_for("f16", "cuda:0 (NVIDIA H100)", False)
-    assert (cuda.mean_kl, cuda.top1) == (1e-4, 0.995)
+    exact = tolerance_for("f16", "cpu (AVX2, 2 threads)", "f32")
+    assert (exact.relative_difference, exact.max_kl) == (2e-3, 3e-7)
+    assert tolerance_for("f32", "cpu", "f32") == tolerance_for("bf16", "cpu", "f32") == exact
+    assert tolerance_for("f16", "cuda:0 (NVIDIA H100)", "f16").relative_difference == 0.2
+
+
+def test_the_more_a_cache_rounds_the_more_is_let_pass():
+    limits = [tolerance_for("f16", "cpu", cache) for cache in ("f32", "f16", "bf16", "q8")]
+    for name in ("relative_difference", "mean_kl", "max_kl"):
+        values = [getattr(limit, name) for limit in limits]
+        assert values == sorted(set(values))
+
+
+def test_a_rounded_cache_may_move_tokens_to_other_experts_and_one_in_f32_may_not():
+    assert tolerance_for("f16", "cpu", "f32", experts=True) == tolerance_for("f16", "cpu", "f32")
+    assert tolerance_for("f16", "cpu", "f16", experts=True).relative_difference is None
 
 
 def test_an_original_checkpoint_allows_for_the_rounding_of_weights_only():
-    assert tolerance_for("f32", "cpu", True) == tolerance_for("f32", "cpu", False)
-    kl = [
-        tolerance_for(kind, "cpu", True).mean_kl for kind in ("q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k")
-    ]
-    assert kl == sorted(kl)
+    for weights in ("f32", "f16", "bf16"):
+        assert export_tolerance(weights, "cpu", "f32", False) == tolerance_for(weights, "cpu", "f32")
+    assert export_tolerance("f32", "cpu", "f32", True) == tolerance_for("f32", "cpu", "f32")
+    types = ("f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k")
+    kl = [export_tolerance(kind, "cpu", "f32", True).mean_kl for kind in types]
+    assert kl[1:] == sorted(kl[1:])

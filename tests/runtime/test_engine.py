@@ -58,14 +58,14 @@ def test_decoding_mixes_with_prefill(model, engine):
 
 
 def test_a_decode_step_does_not_depend_on_who_else_is_in_it(engine):
-    """The same bits from any four rows up: from there on products run in panels."""
-    sequences = [engine.sequence() for _ in range(9)]
+    """The same bits from eight rows up (four where weights are packed): from there products run in panels."""
+    sequences = [engine.sequence() for _ in range(12)]
     for index, sequence in enumerate(sequences):
-        engine.eval([(sequence, tokens(index, 50 + 40 * index))], logits=False)
+        engine.eval([(sequence, tokens(index, 50 + 17 * index))], logits=False)
     forks = [sequence.fork() for sequence in sequences]
     together = engine.eval([(sequence, [7]) for sequence in sequences])
-    some = engine.eval([(fork, [7]) for fork in reversed(forks[2:6])])
-    for logits, expected in zip(reversed(some), together[2:6], strict=True):
+    some = engine.eval([(fork, [7]) for fork in reversed(forks[2:10])])
+    for logits, expected in zip(reversed(some), together[2:10], strict=True):
         assert np.array_equal(logits, expected)
 
 

@@ -50,19 +50,23 @@ struct CacheQ8 {
     using Element = int8_t;
     static constexpr bool scaled = true;
     [[gnu::always_inline]] static F load_vector(const Element* p) { return load_i8(p); }
-    /// x already divided by its key's scale.
-    [[gnu::always_inline]] static Element encode(float x) { return static_cast<Element>(__builtin_rintf(x)); }
+    /// x already divided by its key's scale. What is no number has a scale that is none either, or infinite: 0 times that is
+    /// no number again.
+    [[gnu::always_inline]] static Element encode(float x) { return x == x ? static_cast<Element>(__builtin_rintf(x)) : Element{0}; }
 };
 
 /// The Q8 scale of one key's head_dim values at stride `lanes`: its largest magnitude becomes 127.
 inline float q8_scale(const float* x, int head_dim, int lanes) {
-    float top = 0.0f;
+    int32_t top = 0;  // compared as integers, a NaN is the largest
     for (int d = 0; d < head_dim; ++d) {
-        const float magnitude = __builtin_fabsf(x[d * lanes]);
+        const int32_t magnitude = __builtin_bit_cast(int32_t, x[d * lanes]) & 0x7fffffff;
         top = magnitude > top ? magnitude : top;
     }
-    return top / 127.0f;
+    return __builtin_bit_cast(float, top) / 127.0f;
 }
+
+/// What values are multiplied by: 0 where a scale is no number, or so small that its inverse would be infinite.
+inline float q8_inverse(float scale) { return scale >= 0x1p-126f ? 1.0f / scale : 0.0f; }
 
 template <class Cache>
 void store_keys(const float* x, int head_dim, int lanes, int count, std::byte* keys, float* scales, uint32_t first) {
@@ -80,7 +84,7 @@ void store_keys(const float* x, int head_dim, int lanes, int count, std::byte* k
         float inverse = 1.0f;
         if constexpr (Cache::scaled) {
             scales[j] = q8_scale(x + t, head_dim, lanes);
-            inverse = scales[j] > 0.0f ? 1.0f / scales[j] : 0.0f;
+            inverse = q8_inverse(scales[j]);
         }
         Element* at = cache + size_t{j / panel_lanes} * head_dim * panel_lanes + j % panel_lanes;
         for (int d = 0; d < head_dim; ++d) at[d * panel_lanes] = Cache::encode(x[d * lanes + t] * inverse);
@@ -95,7 +99,7 @@ void store_values(const float* x, int head_dim, int lanes, int count, std::byte*
         float inverse = 1.0f;
         if constexpr (Cache::scaled) {
             scales[j] = q8_scale(x + t, head_dim, lanes);
-            inverse = scales[j] > 0.0f ? 1.0f / scales[j] : 0.0f;
+            inverse = q8_inverse(scales[j]);
         }
         Element* at = reinterpret_cast<Element*>(values) + size_t{j} * head_dim;
         for (int d = 0; d < head_dim; ++d) at[d] = Cache::encode(x[d * lanes + t] * inverse);

@@ -140,7 +140,7 @@ void pack_keys(const AttendPanelArgs& args, uint32_t first, int32_t* pairs, floa
 template <class Cache>
 void pack_values(const AttendPanelArgs& args, uint32_t first, int32_t* pairs, float* scales) {
     const auto* values = reinterpret_cast<const typename Cache::Element*>(args.cache.values) + size_t{first} * args.head_dim;
-    const float* value_scales = args.cache.value_scales + first;
+    const float* value_scales = Cache::scaled ? args.cache.value_scales + first : nullptr;
     const int head_dim = args.head_dim;
     for (int d = 0; d < head_dim; d += width) {
         const auto load_row = [=](int key) __attribute__((always_inline)) {

@@ -14,7 +14,7 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
     using P = Panels<C::kHeadDim>;
     const AttentionShape& shape = args.shape;
     const uint64_t head_dim = shape.head_dim;
-    const uint64_t pages = uint64_t{args.cache.pages} * shape.n_kv_heads;
+    const uint64_t n_keys = uint64_t{args.start} + args.n_queries;
 
     CUtensorMap q_map, k_map, v_map;
     const TensorMapSpec queries{args.q,
@@ -23,8 +23,8 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
                                 {static_cast<uint32_t>(head_dim), 1, C::kRows},
                                 0};
     TensorMapSpec tiles{args.cache.keys,
-                        {head_dim, page_tokens, pages},
-                        {head_dim * 2, page_tokens * head_dim * 2},
+                        {head_dim, n_keys, static_cast<uint64_t>(shape.n_kv_heads)},
+                        {head_dim * 2, args.cache.capacity * head_dim * 2},
                         {P::kWidth, C::kKeys, 1},
                         P::kRowBytes};
     cudaError_t error = make_tensor_map(queries, q_map);
@@ -37,7 +37,6 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
     params.scheme = args.scheme;
     params.blocks = QueryBlocks(args.start, args.n_queries, args.scheme.chunk_size, C::kRows);
     params.cos_sin = args.rotary.cos_sin;
-    params.page_table = args.page_table;
     params.out = args.out;
     params.out_stride = args.out_stride;
     params.dtype = args.dtype;

@@ -1,0 +1,113 @@
+// What dca.h promises to programs that use it wrongly.
+#include "dca.h"
+
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "check.h"
+#include "core/gguf.h"
+#include "fuzz/recipe.h"
+#include "gguf_bytes.h"
+#include "temporary_file.h"
+
+namespace {
+
+/// A small model, loaded.
+struct Loaded {
+    Loaded()
+        : file([] {
+              fuzz::Bytes whole({});
+              return fuzz::cook(whole);
+          }()) {
+        CHECK(dca_model_load(file.path().c_str(), nullptr, &model) == DCA_OK);
+    }
+    ~Loaded() { dca_model_free(model); }
+
+    test::TemporaryFile file;
+    dca_model* model = nullptr;
+};
+
+constexpr int32_t tokens[] = {1, 2, 3};
+
+}  // namespace
+
+TEST(a_session_of_a_freed_model_gives_an_error) {
+    Loaded loaded;
+    dca_session* session = nullptr;
+    CHECK(dca_session_create(loaded.model, nullptr, &session) == DCA_OK);
+    dca_model_free(std::exchange(loaded.model, nullptr));
+    std::vector<float> logits(fuzz::n_vocab);
+    CHECK(dca_session_eval(session, tokens, 3, DCA_LOGITS_LAST, logits.data(), logits.size()) == DCA_ERROR_ARGUMENT);
+    CHECK(std::string(dca_last_error()).find("model was freed") != std::string::npos);
+    dca_session_free(session);
+}
+
+TEST(a_sequence_of_a_freed_engine_gives_an_error) {
+    Loaded loaded;
+    dca_engine* engine = nullptr;
+    dca_sequence *sequence = nullptr, *fork = nullptr;
+    CHECK(dca_engine_create(loaded.model, nullptr, &engine) == DCA_OK);
+    CHECK(dca_sequence_create(engine, &sequence) == DCA_OK);
+    dca_engine_free(engine);
+    CHECK(dca_sequence_fork(sequence, &fork) == DCA_ERROR_ARGUMENT);
+    CHECK(dca_sequence_truncate(sequence, 0) == DCA_ERROR_ARGUMENT);
+    CHECK(dca_sequence_length(sequence) == 0u);
+    dca_sequence_free(sequence);
+}
+
+TEST(logits_of_an_unknown_kind_are_refused) {
+    Loaded loaded;
+    dca_session* session = nullptr;
+    CHECK(dca_session_create(loaded.model, nullptr, &session) == DCA_OK);
+    std::vector<float> logits(fuzz::n_vocab * 3);
+    for (const int32_t which : {-1, 3, 7})
+        CHECK(dca_session_eval(session, tokens, 3, which, logits.data(), logits.size()) == DCA_ERROR_ARGUMENT);
+    dca_session_free(session);
+}
+
+TEST(a_struct_size_that_cuts_a_pointer_is_refused) {
+    Loaded loaded;
+    dca_model_options options{};
+    options.size = sizeof options;
+    dca_model_options_default(&options);
+    options.device = "cpu";
+    dca_model* model = nullptr;
+    for (const size_t size : {size_t{0}, size_t{7}, size_t{12}, sizeof options - 1, size_t{4104}}) {
+        options.size = size;
+        CHECK(dca_model_load(loaded.file.path().c_str(), &options, &model) == DCA_ERROR_ARGUMENT);
+    }
+    options.size = 16;  // ends after `device`
+    CHECK(dca_model_load(loaded.file.path().c_str(), &options, &model) == DCA_OK);
+    dca_model_free(model);
+}
+
+TEST(a_message_is_one_line_whatever_the_path) {
+    dca_model* model = nullptr;
+    CHECK(dca_model_load("/nonexistent/a\nb\x1b[31m.gguf", nullptr, &model) == DCA_ERROR_IO);
+    CHECK(std::string(dca_last_error()).find("a\\x0ab\\x1b[31m.gguf") != std::string::npos);
+}
+
+TEST(a_file_of_a_hundred_thousand_keys_is_read) {
+    test::GgufBytes bytes;
+    for (int i = 0; i < 100000; ++i) bytes.u32("key." + std::to_string(i), 0);
+    const test::TemporaryFile file(bytes.file(0));
+    const dca::GgufFile gguf(file.path());
+    CHECK(gguf.values().size() == 100000u);
+    CHECK(gguf.find("key.99999") != nullptr);
+}
+
+TEST(every_family_in_every_format_loads) {
+    for (uint32_t family = 0; family < fuzz::families(); ++family) {
+        for (uint32_t format = 0; format < fuzz::formats(); ++format) {
+            const uint8_t bytes[] = {static_cast<uint8_t>(family), static_cast<uint8_t>(format)};
+            fuzz::Bytes recipe(bytes);
+            const test::TemporaryFile file(fuzz::cook(recipe));
+            dca_model* model = nullptr;
+            const dca_status status = dca_model_load(file.path().c_str(), nullptr, &model);
+            CHECK(status == DCA_OK);
+            dca_model_free(model);
+        }
+    }
+}
