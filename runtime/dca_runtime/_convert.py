@@ -33,7 +33,8 @@ def token_array(ids: TokenIds, n_vocab: int) -> np.ndarray:
     if not np.issubdtype(array.dtype, np.integer):
         raise DcaError(f"token ids must be integers, got {array.dtype}")
     tokens = np.ascontiguousarray(array, np.int32)
-    for index in np.flatnonzero(tokens != array)[:1]:  # C cannot be asked about these
+    if (tokens != array).any():  # C cannot be asked about these
+        index = np.flatnonzero(tokens != array)[0]
         raise DcaError(
             f"token id {array[index]} at index {index} is not in the vocabulary of {n_vocab} tokens"
         )

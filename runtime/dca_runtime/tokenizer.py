@@ -113,6 +113,11 @@ class Tokenizer:
     def _decoder(self) -> Decoder:
         return Decoder(self._backend)
 
+    def to_json(self) -> str:
+        """The tokenizer as the text of a tokenizer.json, for other programs. Raises DcaError."""
+        with guarded("the tokenizer cannot be written"):
+            return self._backend.to_str()
+
     @cached_property
     def end_ids(self) -> frozenset[int]:
         """The ids after which a text or a turn is over: all that the file names, special tokens or not."""

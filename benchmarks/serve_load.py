@@ -1,0 +1,191 @@
+"""Loads a server that speaks OpenAI's protocol, and says what its clients see.
+
+    dca-serve model.gguf --port 8080 &
+    python benchmarks/serve_load.py http://127.0.0.1:8080
+
+Four loads: many questions on one document that was just read, as many documents that nobody has read yet, a
+long document beside people who are being answered, and a question after many clients left while their
+prompts were read. Times include the network, which is this machine's own unless the address is another's.
+Prompts are made of numbers, so their lengths in tokens are measured by a request before the loads.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import time
+from dataclasses import dataclass, field
+
+import httpx
+
+from dca_export.cli._common import print_table
+
+
+@dataclass
+class Stream:
+    """What one client saw. Times are seconds."""
+
+    started: float
+    tokens: list[float] = field(default_factory=list)  # when each came
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+
+    @property
+    def first(self) -> float:
+        """Until the first token."""
+        return self.tokens[0] - self.started if self.tokens else float("nan")
+
+    @property
+    def gaps(self) -> list[float]:
+        """Between tokens."""
+        return [after - before for before, after in zip(self.tokens, self.tokens[1:], strict=False)]
+
+
+class Client:
+    """Asks one server."""
+
+    def __init__(self, http: httpx.AsyncClient, model: str | None) -> None:
+        self._http = http
+        self._model = model
+
+    async def ask(self, prompt: str, tokens: int, seen: Stream | None = None) -> Stream:
+        """Streams a completion of ``tokens`` tokens."""
+        seen = seen or Stream(time.perf_counter())
+        body = {
+            "prompt": prompt,
+            "max_tokens": tokens,
+            "temperature": 0,
+            "stream": True,
+            "ignore_eos": True,
+            "stream_options": {"include_usage": True},
+        }
+        if self._model is not None:
+            body["model"] = self._model
+        async with self._http.stream("POST", "/v1/completions", json=body) as reply:
+            if reply.status_code != 200:
+                raise SystemExit(f"the server says {reply.status_code}: {(await reply.aread())[:300]!r}")
+            async for line in reply.aiter_lines():
+                if not line.startswith("data: {"):
+                    continue
+                chunk = json.loads(line.removeprefix("data: "))
+                if usage := chunk.get("usage"):
+                    seen.prompt_tokens = usage["prompt_tokens"]
+                    details = usage.get("prompt_tokens_details") or {}
+                    seen.cached_tokens = details.get("cached_tokens") or 0
+                if chunk.get("choices") and chunk["choices"][0].get("text"):
+                    seen.tokens.append(time.perf_counter())
+        return seen
+
+
+def document(seed: int, words: int) -> str:
+    """Text that no other seed gives."""
+    numbers = random.Random(seed)
+    return " ".join(str(numbers.randrange(10, 99)) for _ in range(words))
+
+
+def quantile(values: list[float], share: float) -> float:
+    """The value that this share of ``values`` stays below."""
+    ordered = sorted(values)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else float("nan")
+
+
+def summary(streams: list[Stream], seconds: float) -> str:
+    """Tokens/s in all and the times to first tokens."""
+    rate = sum(len(stream.tokens) for stream in streams) / seconds
+    first = [stream.first for stream in streams]
+    found = sum(stream.cached_tokens > stream.prompt_tokens / 2 for stream in streams)
+    return (
+        f"{rate:.1f} tokens/s in all, first token p50 {statistics.median(first):.2f} s, "
+        f"p99 {quantile(first, 0.99):.2f} s, {found} of {len(streams)} found most of their prompt"
+    )
+
+
+async def questions(client: Client, words: dict[int, int]) -> str:
+    """Eight questions on one document of 4,055 tokens that was just read, 64 tokens each."""
+    text = document(1, words[4055])
+    await client.ask(text, 1)
+    start = time.perf_counter()
+    streams = await asyncio.gather(*(client.ask(f"{text}\nQuestion {n}:", 64) for n in range(8)))
+    return summary(streams, time.perf_counter() - start)
+
+
+async def cold(client: Client, words: dict[int, int]) -> str:
+    """Eight documents of 2,000 tokens that nobody has read, 64 tokens each."""
+    start = time.perf_counter()
+    streams = await asyncio.gather(*(client.ask(document(10 + n, words[2000]), 64) for n in range(8)))
+    return summary(streams, time.perf_counter() - start)
+
+
+async def beside(client: Client, words: dict[int, int]) -> str:
+    """A document of 19,000 tokens beside seven streams."""
+    seen = [Stream(time.perf_counter()) for _ in range(7)]
+    running = [asyncio.create_task(client.ask(f"Story {n}:", 2000, seen[n])) for n in range(7)]
+    while not all(len(stream.tokens) > 20 for stream in seen):
+        await asyncio.sleep(0.05)
+    quiet = statistics.median(gap for stream in seen for gap in stream.gaps)
+    start = time.perf_counter()
+    long = await client.ask(document(30, words[19000]), 1)
+    end = time.perf_counter()
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    gaps = []
+    for stream in seen:
+        times = [start, *(at for at in stream.tokens if start < at < end), end]
+        gaps += [after - before for before, after in zip(times, times[1:], strict=False)]
+    return (
+        f"its first token after {long.first:.1f} s; gaps in the streams p50 {statistics.median(gaps):.2f} s, "
+        f"longest {max(gaps):.2f} s ({quiet:.3f} s before)"
+    )
+
+
+async def gone(client: Client, words: dict[int, int]) -> str:
+    """A short question after 40 clients left while their prompts of 2,000 tokens were read."""
+    idle = await client.ask("Hello", 1)
+    leaving = [asyncio.create_task(client.ask(document(100 + n, words[2000]), 64)) for n in range(40)]
+    await asyncio.sleep(1.5)
+    for task in leaving:
+        task.cancel()
+    await asyncio.gather(*leaving, return_exceptions=True)
+    after = await client.ask("Hello you", 1)
+    return f"first token after {after.first:.3f} s ({idle.first:.3f} s idle)"
+
+
+LOADS = {"questions": questions, "cold": cold, "beside": beside, "gone": gone}
+
+
+async def words_for(client: Client, lengths: list[int]) -> dict[int, int]:
+    """How many words make prompts of these lengths in tokens."""
+    tokens = (await client.ask(document(0, 400), 1)).prompt_tokens
+    return {length: round(length * 400 / tokens) for length in lengths}
+
+
+async def run(arguments: argparse.Namespace) -> None:
+    headers = {"Authorization": f"Bearer {arguments.api_key}"} if arguments.api_key else {}
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(
+        base_url=arguments.url, headers=headers, timeout=None, limits=limits
+    ) as http:
+        client = Client(http, arguments.model)
+        words = await words_for(client, [2000, 4055, 19000])
+        rows = []
+        for name in arguments.load or LOADS:
+            rows.append([" ".join((LOADS[name].__doc__ or "").split()), await LOADS[name](client, words)])
+            print_table(["load", arguments.url], rows[-1:])
+    print_table(["load", arguments.url], rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("url", help="the server's address, without /v1")
+    parser.add_argument("--model", help="the model's name (default: leave it out of requests)")
+    parser.add_argument("--api-key", help="the key, where one is needed")
+    parser.add_argument("--load", action="append", choices=LOADS, help="only this one (may be repeated)")
+    asyncio.run(run(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

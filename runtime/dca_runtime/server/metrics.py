@@ -1,0 +1,77 @@
+"""Figures for Prometheus, under vLLM's names where they mean the same."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_FIRST = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640)
+_BETWEEN = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5, 10)
+_WHOLE = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560)
+
+
+class Metrics:
+    """One server's figures. Any thread may write them."""
+
+    def __init__(self, model: str) -> None:
+        self.registry = CollectorRegistry()
+        self._model = model
+
+        def gauge(name: str, text: str) -> Gauge:
+            return Gauge(name, text, ["model_name"], registry=self.registry).labels(model)
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(name, text, ["model_name"], registry=self.registry).labels(model)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
+            made = Histogram(name, text, ["model_name"], registry=self.registry, buckets=buckets)
+            return made.labels(model)
+
+        self._running = gauge("vllm:num_requests_running", "Answers that are read for or written.")
+        self._waiting = gauge("vllm:num_requests_waiting", "Answers that wait for their first row.")
+        self._usage = gauge("vllm:kv_cache_usage_perc", "Share of the pool that running requests hold.")
+        self._preempted = counter("vllm:num_preemptions", "Answers set aside for want of pages.")
+        self._queries = counter("vllm:prefix_cache_queries", "Prompt tokens looked for in the pool.")
+        self._hits = counter("vllm:prefix_cache_hits", "Prompt tokens found in the pool.")
+        self._prompt = counter("vllm:prompt_tokens", "Prompt tokens of requests that were started.")
+        self._generated = counter("vllm:generation_tokens", "Tokens generated and given to clients.")
+        self._queue = histogram("vllm:request_queue_time_seconds", "Wait for the first row.", _FIRST)
+        self._first = histogram("vllm:time_to_first_token_seconds", "Time to the first token.", _FIRST)
+        self._between = histogram("vllm:inter_token_latency_seconds", "Time between tokens.", _BETWEEN)
+        self._whole = histogram("vllm:e2e_request_latency_seconds", "Time of whole answers.", _WHOLE)
+        self._success = Counter(
+            "vllm:request_success",
+            "Answers that came to an end, by why.",
+            ["model_name", "finished_reason"],
+            registry=self.registry,
+        )
+        self._set_aside = 0
+
+    def text(self) -> bytes:
+        """The figures in Prometheus' format."""
+        return generate_latest(self.registry)
+
+    def state(self, running: int, waiting: int, usage: float, set_aside: int) -> None:
+        """How full the server is; ``set_aside`` counts from its start."""
+        self._running.set(running)
+        self._waiting.set(waiting)
+        self._usage.set(usage)
+        self._preempted.inc(set_aside - self._set_aside)
+        self._set_aside = set_aside
+
+    def started(self, waited: float, prompt: int, cached: int) -> None:
+        """An answer got its first row after ``waited`` seconds; so many tokens of its prompt were there."""
+        self._queue.observe(waited)
+        self._prompt.inc(prompt)
+        self._queries.inc(prompt)
+        self._hits.inc(cached)
+
+    def token(self, since_last: float, first: bool) -> None:
+        """A token reached the event loop."""
+        self._generated.inc()
+        (self._first if first else self._between).observe(since_last)
+
+    def finished(self, reason: str, seconds: float) -> None:
+        """An answer ended: "stop", "length", "abort" (its client left) or "error"."""
+        self._success.labels(self._model, reason).inc()
+        self._whole.observe(seconds)

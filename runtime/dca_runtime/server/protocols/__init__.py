@@ -1,0 +1,1 @@
+"""The routes, by protocol, and what each makes of a request."""

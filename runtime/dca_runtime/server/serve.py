@@ -1,0 +1,113 @@
+"""Runs a server: the port first, then the model, then requests until a signal comes."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from dca_runtime.engine import Engine
+from dca_runtime.errors import DcaError, Status
+from dca_runtime.model import Model
+from dca_runtime.server.app import make_app
+from dca_runtime.server.service import Service
+from dca_runtime.server.settings import Settings
+
+Load = Callable[[], tuple[Model, Engine]]
+
+_LAST_SECONDS = 5  # for clients to take the ends of their answers
+_SWITCH_SECONDS = 0.0005  # Python's own 5 ms between threads rival a step
+
+
+def serve(load: Load, settings: Settings, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Serves until SIGINT or SIGTERM; a second one ends at once.
+
+    load: loads the model and makes its engine; called in a thread, while /health says 503.
+    port: 0 takes any that is free.
+    ready: called with the address when requests are answered.
+
+    Raises DcaError and what ``load`` raises: the port cannot be had, or the model cannot be loaded.
+    """
+    listener = _listener(host, port)
+    shown = f"[{host}]" if ":" in host else host
+    address = f"http://{shown}:{listener.getsockname()[1]}"
+    sys.setswitchinterval(_SWITCH_SECONDS)
+    app = make_app(settings)
+    failure: list[BaseException] = []
+    server = _Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="on",
+            server_header=False,
+            timeout_keep_alive=75,  # longer than clients and proxies do, so that none sends into the end
+            timeout_graceful_shutdown=int(settings.stop_seconds) + _LAST_SECONDS,
+        )
+    )
+
+    async def bring_up() -> None:
+        try:
+            model, engine = await asyncio.to_thread(load)
+            app.state.service = Service(model, engine, settings, app.state.metrics)
+        except BaseException as error:
+            failure.append(error)
+            server.should_exit = True
+            return
+        ready(address)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(bring_up())
+        yield
+        await loading
+        if app.state.service is not None:
+            await app.state.service.close()
+
+    app.router.lifespan_context = lifespan
+    with contextlib.closing(listener):
+        server.run(sockets=[listener])
+    if failure:
+        raise failure[0]
+
+
+class _Server(uvicorn.Server):
+    """Stops at the first signal when answers are done or had their time, at the second at once."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Called after the first signal."""
+        app = self.config.app
+        assert isinstance(app, FastAPI)
+        service: Service | None = app.state.service
+        if service is None:
+            await super().shutdown(sockets)
+            return
+        service.stopping = True
+        ending = asyncio.get_running_loop().call_later(service.settings.stop_seconds, service.end_answers)
+        await super().shutdown(sockets)
+        ending.cancel()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called in a signal's handler."""
+        if self.should_exit:
+            logging.getLogger("dca_serve").warning("ending at once")
+            signal.signal(sig, signal.SIG_DFL)
+            signal.raise_signal(sig)
+        self.should_exit = True
+
+
+def _listener(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        raise DcaError(f"cannot listen on --host {host} --port {port}: {error}", Status.IO) from error
+    return listener
