@@ -45,7 +45,12 @@ class Terminal:
                 self._ahead += os.read(self._end, 65536)  # the echo, which would fill the terminal up
 
     def interrupt(self) -> None:
-        """Ctrl-C."""
+        """Ctrl-C, by a person who has seen what is shown.
+
+        Python's readline notices a signal only while it waits for a key: one that comes while it still draws the
+        last key is noticed at the next.
+        """
+        time.sleep(1)
         os.killpg(self.process.pid, signal.SIGINT)
 
     def __enter__(self) -> "Terminal":
