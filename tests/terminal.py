@@ -47,8 +47,8 @@ class Terminal:
     def interrupt(self) -> None:
         """Ctrl-C, by a person who has seen what is shown.
 
-        Python's readline notices a signal only while it waits for a key: one that comes while it still draws the
-        last key is noticed at the next.
+        Python's readline notices a signal only while it waits for a key: one that comes while it still draws
+        the last key is noticed at the next.
         """
         time.sleep(1)
         os.killpg(self.process.pid, signal.SIGINT)
