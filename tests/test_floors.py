@@ -86,6 +86,15 @@ def test_the_choices_and_the_errors_are_the_runtimes_ground(graph):
     assert graph["dca_runtime.options"] == graph["dca_runtime.errors"] == set()
 
 
+def test_every_test_file_has_a_name_of_its_own():
+    """pytest imports them by their names alone."""
+    paths = sorted((ROOT / "tests").rglob("test_*.py")) + sorted(
+        (ROOT / "integrations" / "vllm" / "tests").glob("test_*.py")
+    )
+    names = [path.name for path in paths]
+    assert {name for name in names if names.count(name) > 1} == set()
+
+
 def native_sources(folder: str) -> list[Path]:
     paths = sorted(path for path in (ROOT / "native" / folder).rglob("*") if path.is_file())
     return [path for path in paths if path.name != "CMakeLists.txt"]

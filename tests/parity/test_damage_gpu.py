@@ -44,7 +44,7 @@ def show(what: str, report: Report) -> None:
     )
 
 
-@pytest.mark.parametrize(("case", "weights"), itertools.product(CASES, ["f16", "bf16", "q8_0"]))
+@pytest.mark.parametrize(("case", "weights"), list(itertools.product(CASES, ["f16", "bf16", "q8_0"])))
 def test_clean_runs_pass(case, weights, tmp_path, monkeypatch):
     for seed in range(2):
         monkeypatch.setattr(tokens, "SEED", seed)
