@@ -12,7 +12,7 @@ from variants import Variant, write_variant
 
 @pytest.fixture(scope="session", autouse=True)
 def interruptible() -> None:
-    """Ctrl-C and a hang-up work here and in subprocesses even where whoever started the tests ignores them."""
+    """Ctrl-C and a hang-up work here and in subprocesses even if whoever started the tests ignores them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
