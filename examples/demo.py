@@ -23,7 +23,7 @@ from dca_export.gguf.file import GgufFile
 from dca_export.gguf.scheme_keys import read_scheme
 from dca_export.scheme import Scheme
 from dca_export.tokenizer.pre_tokenizer import build_pre_tokenizer
-from dca_runtime.pretokenizers import PRETOKENIZERS
+from dca_runtime.text.pretokenizers import PRETOKENIZERS
 
 OUT = Path("demo")
 TOKENS = 24576  # three times what SmolLM2 was trained to

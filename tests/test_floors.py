@@ -34,6 +34,23 @@ ROOMS = {
 NATIVE = {"core": ["core"], "cpu": ["core", "cpu"], "cuda": ["core", "cuda"]}
 PUBLIC_HEADER = "dca.h"
 
+# The same for the rooms (and files of the hall) of native/core.
+CORE = {
+    "text": [],
+    "error": ["text"],
+    "machine": ["error"],
+    "blocks": ["error", "machine"],
+    "positions": ["error"],
+    "gguf": ["error", "blocks"],
+    "hparams": ["error", "gguf", "positions"],
+    "weights": ["error", "gguf", "hparams"],
+    "rope": ["error", "positions", "hparams", "weights"],
+    "backend": ["error", "positions", "hparams", "weights", "rope"],
+    "model": ["error", "gguf", "hparams", "weights", "backend"],
+    "engine": ["error", "gguf", "positions", "rope", "backend", "model"],
+    "api": ["error", "blocks", "backend", "model", "engine"],
+}
+
 
 @pytest.fixture(scope="module")
 def graph():
@@ -109,6 +126,31 @@ def test_native_folders_include_only_what_they_stand_on(folder):
         for path in sources
         for header in includes(path.read_text("utf-8"))
         if header != PUBLIC_HEADER and header.partition("/")[0] not in NATIVE[folder]
+    }
+    assert upward == set()
+
+
+def core_room(path: str) -> str:
+    """The room of a path below native/core; a file of the hall is a room of its own."""
+    return path.partition("/")[0].partition(".")[0]
+
+
+def test_the_rooms_of_core_are_listed_from_the_ground_up():
+    names = list(CORE)
+    for index, (name, allowed) in enumerate(CORE.items()):
+        assert set(allowed) <= set(names[:index]), name
+
+
+def test_every_room_of_core_includes_only_what_it_stands_on():
+    core = ROOT / "native" / "core"
+    sources = [(str(path.relative_to(core)), path.read_text("utf-8")) for path in native_sources("core")]
+    assert {core_room(name) for name, _ in sources} == set(CORE)
+    upward = {
+        f"{name} includes {header}"
+        for name, text in sources
+        for header in includes(text)
+        if header.startswith("core/")
+        and core_room(header.removeprefix("core/")) not in (core_room(name), *CORE[core_room(name)])
     }
     assert upward == set()
 

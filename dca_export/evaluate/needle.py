@@ -96,7 +96,7 @@ draw = retrieval.draw
 
 def _frame(model: "Model", question: str) -> tuple[list[int], list[int]]:
     """Token ids before and after the text."""
-    from dca_runtime.chat import TEMPLATE_KEY
+    from dca_runtime.text.chat import TEMPLATE_KEY
 
     if TEMPLATE_KEY not in model.metadata:
         ask = f"\n\nQuestion: {question}\nAnswer:"

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from dca_export.config import read_json_object
 from dca_export.errors import InputError
 from dca_export.tokenizer.settings import NAMES, Settings, is_unicode
-from dca_runtime.tokenizer_json import MAX_TOKEN_CHARACTERS
+from dca_runtime.text.tokenizer_json import MAX_TOKEN_CHARACTERS
 
 _FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 

@@ -13,8 +13,8 @@ from dca_export.errors import InputError
 from dca_export.tokenizer.sentencepiece_model import SentencePieceModel
 from dca_export.tokenizer.settings import Settings, read_text
 from dca_runtime.errors import DcaError
-from dca_runtime.pretokenizers import PRETOKENIZERS
-from dca_runtime.vocabulary import SPACE, merges_by_score
+from dca_runtime.text.pretokenizers import PRETOKENIZERS
+from dca_runtime.text.vocabulary import SPACE, merges_by_score
 
 _BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 

@@ -19,7 +19,7 @@ from dca_export.tokenizer.effective import Effective, input_errors, read_effecti
 from dca_export.tokenizer.pre_tokenizer import pre_tokenizer_name
 from dca_export.tokenizer.settings import Settings, is_unicode
 from dca_export.tokenizer.special_tokens import SpecialTokens, read_special_tokens
-from dca_runtime.tokenizer import END_IDS_KEY
+from dca_runtime.text.tokenizer import END_IDS_KEY
 
 BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"
 

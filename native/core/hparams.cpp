@@ -4,7 +4,7 @@
 #include <cmath>
 
 #include "core/error.h"
-#include "core/scheme.h"
+#include "core/positions/scheme.h"
 
 namespace dca {
 

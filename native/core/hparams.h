@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "core/gguf.h"
+#include "core/gguf/gguf.h"
 #include "dca.h"
 
 namespace dca {

@@ -6,8 +6,8 @@
 #include <cstring>
 #include <string_view>
 
-#include "core/checksum.h"
-#include "core/cuda_library.h"
+#include "core/gguf/checksum.h"
+#include "core/backend/cuda_library.h"
 #include "core/error.h"
 
 namespace dca {

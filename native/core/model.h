@@ -6,8 +6,8 @@
 #include <mutex>
 #include <string>
 
-#include "core/backend.h"
-#include "core/gguf.h"
+#include "core/backend/backend.h"
+#include "core/gguf/gguf.h"
 #include "core/hparams.h"
 #include "core/weights.h"
 #include "dca.h"

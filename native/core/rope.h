@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/hparams.h"
-#include "core/scheme.h"
+#include "core/positions/scheme.h"
 #include "core/weights.h"
 
 namespace dca {

@@ -4,7 +4,7 @@
 
 #include <vector>
 
-#include "core/gguf.h"
+#include "core/gguf/gguf.h"
 #include "core/hparams.h"
 
 namespace dca {

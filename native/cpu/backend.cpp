@@ -2,11 +2,11 @@
 #include <algorithm>
 #include <string>
 
-#include "core/available_memory.h"
-#include "core/backend.h"
+#include "core/machine/available_memory.h"
+#include "core/backend/backend.h"
 #include "core/error.h"
-#include "core/page_pool.h"
-#include "core/parallel.h"
+#include "core/engine/page_pool.h"
+#include "core/machine/parallel.h"
 #include "core/text.h"
 #include "cpu/executor.h"
 #include "cpu/kernels.h"

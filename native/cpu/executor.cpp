@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/page_pool.h"
+#include "core/engine/page_pool.h"
 
 namespace dca::cpu {
 

@@ -6,7 +6,7 @@
 #include <span>
 #include <vector>
 
-#include "core/backend.h"
+#include "core/backend/backend.h"
 #include "cpu/buffer.h"
 #include "cpu/kernels.h"
 #include "cpu/kv_cache.h"

@@ -1,4 +1,4 @@
-// The attention of a step: which keys each query sees at which rotation (core/scheme.h), and how
+// The attention of a step: which keys each query sees at which rotation (core/positions/scheme.h), and how
 // that is spread over threads.
 //
 // Products share rows of all sequences; attention is a sequence's own. Its rows are cut into blocks: of up to a panel
@@ -8,7 +8,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/page_pool.h"
+#include "core/engine/page_pool.h"
 #include "cpu/executor.h"
 
 namespace dca::cpu {

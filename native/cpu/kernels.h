@@ -1,5 +1,5 @@
 // The arithmetic of the CPU backend as a table of functions, one table an instruction set.
-// cpu/kernels/ is compiled once for each; core/isa.h chooses.
+// cpu/kernels/ is compiled once for each; core/machine/isa.h chooses.
 //
 // Activations lie in panels. A panel holds `lanes` tokens (kPanelLanes in prefill, 1 in decode)
 // feature by feature: value (feature f, lane t) of a panel is at [f * lanes + t], so prefill's
@@ -10,10 +10,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/block_formats.h"
-#include "core/cache_type.h"
-#include "core/isa.h"
-#include "core/key_ranges.h"
+#include "core/blocks/formats.h"
+#include "core/backend/cache_type.h"
+#include "core/machine/isa.h"
+#include "core/positions/key_ranges.h"
 #include "core/rope.h"
 #include "cpu/packed.h"
 

@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "core/page_pool.h"
+#include "core/engine/page_pool.h"
 
 namespace dca::cpu {
 

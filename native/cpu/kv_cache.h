@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <string>
 
-#include "core/backend.h"
+#include "core/backend/backend.h"
 #include "cpu/buffer.h"
 #include "cpu/kernels.h"
 #include "dca.h"

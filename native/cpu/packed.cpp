@@ -10,7 +10,7 @@ namespace dca::cpu {
 
 namespace {
 
-// The codes of a format's block `j` of 32 columns, one byte each, as block_layouts.h numbers them.
+// The codes of a format's block `j` of 32 columns, one byte each, as layouts.h numbers them.
 
 void nibbles(const uint8_t (&qs)[16], uint8_t* codes) {
     for (int i = 0; i < 16; ++i) {

@@ -22,8 +22,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/block_formats.h"
-#include "core/block_layouts.h"
+#include "core/blocks/formats.h"
+#include "core/blocks/layouts.h"
 
 namespace dca::cpu {
 

@@ -5,10 +5,10 @@
 
 #include <sys/mman.h>
 
-#include "core/available_memory.h"
+#include "core/machine/available_memory.h"
 #include "core/error.h"
-#include "core/mapped_file.h"
-#include "core/parallel.h"
+#include "core/gguf/mapped_file.h"
+#include "core/machine/parallel.h"
 #include "cpu/packed.h"
 
 namespace dca::cpu {

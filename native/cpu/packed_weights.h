@@ -5,7 +5,7 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/backend.h"
+#include "core/backend/backend.h"
 #include "cpu/buffer.h"
 
 namespace dca::cpu {

@@ -1,7 +1,7 @@
 // The CUDA backend, and the one symbol that libdca looks for in this library.
 #include <memory>
 
-#include "core/backend.h"
+#include "core/backend/backend.h"
 #include "core/error.h"
 #include "cuda/device/check.h"
 #include "cuda/device/device.h"

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "core/error.h"
-#include "core/forward.h"
-#include "core/page_pool.h"
+#include "core/backend/forward.h"
+#include "core/engine/page_pool.h"
 #include "cuda/weights/kernels.h"
 
 namespace dca::cuda {

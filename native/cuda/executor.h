@@ -1,11 +1,11 @@
-// A sequence's steps on a card, as core/backend.h has them: begin() and keep_wanted_rows() decide which kind of
+// A sequence's steps on a card, as core/backend/backend.h has them: begin() and keep_wanted_rows() decide which kind of
 // step runs the operations that follow.
 #pragma once
 
 #include <memory>
 #include <span>
 
-#include "core/backend.h"
+#include "core/backend/backend.h"
 #include "cuda/block_step.h"
 #include "cuda/row_step.h"
 #include "cuda/session.h"

@@ -1,11 +1,11 @@
-// The cache of one sequence on a card, as core/backend.h has it: its pages follow each other.
+// The cache of one sequence on a card, as core/backend/backend.h has it: its pages follow each other.
 #pragma once
 
 #include <memory>
 #include <string>
 #include <utility>
 
-#include "core/backend.h"
+#include "core/backend/backend.h"
 #include "cuda/session.h"
 
 namespace dca::cuda {

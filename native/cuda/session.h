@@ -1,7 +1,7 @@
 // One session on a card: what its steps work on, and the few operations that all of them share.
 #pragma once
 
-#include "core/backend.h"
+#include "core/backend/backend.h"
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/session_memory.h"
@@ -44,7 +44,7 @@ struct CudaSession {
     void wait() const { check(cudaStreamSynchronize(stream.get()), "running the model"); }
 };
 
-/// The operations of core/backend.h between begin() and end(), for one kind of step.
+/// The operations of core/backend/backend.h between begin() and end(), for one kind of step.
 class Step {
 public:
     explicit Step(CudaSession& session) : session_(session), h_(session.h), weights_(session.weights), memory_(session.memory) {}

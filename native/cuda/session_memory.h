@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/backend.h"
+#include "core/backend/backend.h"
 #include "cuda/attention/attention.h"
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"

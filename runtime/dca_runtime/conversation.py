@@ -11,7 +11,7 @@ from dca_runtime.model import Model
 from dca_runtime.prompt_cache import PromptCache
 from dca_runtime.sampling import Sampling
 from dca_runtime.session import Session
-from dca_runtime.tokenizer import Tokenizer
+from dca_runtime.text.tokenizer import Tokenizer
 
 # Of the context, the share that is kept free for an answer: older turns are dropped for it. A longer answer
 # takes what is left.

@@ -11,8 +11,8 @@ from dca_runtime.errors import DcaError, Status
 from dca_runtime.options import TokenIds
 from dca_runtime.sampling import Sampler, Sampling, TokenLogprob, token_logprob
 from dca_runtime.session import Session
-from dca_runtime.stop import StopTexts
-from dca_runtime.tokenizer import Tokenizer
+from dca_runtime.text.stop import StopTexts
+from dca_runtime.text.tokenizer import Tokenizer
 
 Processor = Callable[[list[int], np.ndarray], np.ndarray | None]
 """Called with (all ids so far, logits float32 (n_vocab,)) before each choice; changes the logits in place or

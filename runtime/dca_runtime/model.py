@@ -26,7 +26,7 @@ from dca_runtime.trained import reach, warn_of_length, warn_of_scheme
 if TYPE_CHECKING:
     from dca_runtime.generate import Generation, Processor
     from dca_runtime.sampling import Sampling
-    from dca_runtime.tokenizer import Tokenizer
+    from dca_runtime.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -237,7 +237,7 @@ class Model:
     @cached_property
     def tokenizer(self) -> "Tokenizer":
         """The file's tokenizer. Raises DcaError if it has none, or one of a kind not known here."""
-        from dca_runtime.tokenizer import Tokenizer
+        from dca_runtime.text.tokenizer import Tokenizer
 
         return Tokenizer(self.metadata)
 
@@ -258,7 +258,7 @@ class Model:
         tokens' spellings in the messages stay text when it is tokenized or generated from. Raises DcaError
         if the file has no template or the template fails.
         """
-        from dca_runtime import chat
+        from dca_runtime.text import chat
 
         template = self.metadata.get(chat.TEMPLATE_KEY)
         if not isinstance(template, str):

@@ -9,11 +9,11 @@
 #include <vector>
 
 #include "check.h"
-#include "core/block_formats.h"
-#include "core/block_kernels.h"
+#include "core/blocks/formats.h"
+#include "core/blocks/kernels.h"
 #include "core/error.h"
-#include "core/half.h"
-#include "core/parallel.h"
+#include "core/blocks/half.h"
+#include "core/machine/parallel.h"
 
 namespace {
 

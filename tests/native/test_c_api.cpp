@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/gguf.h"
+#include "core/gguf/gguf.h"
 #include "fuzz/recipe.h"
 #include "gguf_bytes.h"
 #include "temporary_file.h"

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "check.h"
-#include "core/block_formats.h"
-#include "core/isa.h"
+#include "core/blocks/formats.h"
+#include "core/machine/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/kv_cache.h"
 #include "cpu/thread_pool.h"

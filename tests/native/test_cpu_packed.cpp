@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "check.h"
-#include "core/block_formats.h"
-#include "core/isa.h"
+#include "core/blocks/formats.h"
+#include "core/machine/isa.h"
 #include "cpu/kernels.h"
 
 namespace {

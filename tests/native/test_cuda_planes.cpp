@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/block_formats.h"
+#include "core/blocks/formats.h"
 #include "cuda/weights/unpack.h"
 
 namespace {

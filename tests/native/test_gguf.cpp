@@ -1,4 +1,4 @@
-#include "core/gguf.h"
+#include "core/gguf/gguf.h"
 
 #include <cstddef>
 #include <cstring>

@@ -4,9 +4,9 @@
 #include <string>
 
 #include "check.h"
-#include "core/block_kernels.h"
+#include "core/blocks/kernels.h"
 #include "core/error.h"
-#include "core/isa.h"
+#include "core/machine/isa.h"
 
 TEST(isa_by_default_is_the_fastest_of_the_machine) {
     const dca::Isa chosen = dca::choose_isa("");

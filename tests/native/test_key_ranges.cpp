@@ -4,7 +4,7 @@
 #include <vector>
 
 #include "check.h"
-#include "core/key_ranges.h"
+#include "core/positions/key_ranges.h"
 #include "cuda/attention/work_order.h"
 
 using namespace dca;

@@ -1,4 +1,4 @@
-#include "core/mapped_file.h"
+#include "core/gguf/mapped_file.h"
 
 #include <array>
 #include <fcntl.h>

@@ -1,5 +1,5 @@
 // Pages of a cache: taken, shared, given back.
-#include "core/page_pool.h"
+#include "core/engine/page_pool.h"
 
 #include <set>
 

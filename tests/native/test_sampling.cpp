@@ -1,5 +1,5 @@
 // The choice of a token: filters against their definitions, the draw against the distribution it stands for.
-#include "core/sampling.h"
+#include "core/backend/sampling.h"
 
 #include <cmath>
 #include <limits>

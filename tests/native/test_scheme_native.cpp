@@ -1,5 +1,5 @@
-// Dual Chunk Attention's positions against the figures of the paper (arXiv 2402.17463).
-#include "core/scheme.h"
+// Dual Chunk Attention's positions against the figures of the paper (arXiv 2402.17463) and the NumPy scheme.
+#include "core/positions/scheme.h"
 
 #include <algorithm>
 #include <array>
@@ -7,7 +7,8 @@
 
 #include "check.h"
 #include "core/error.h"
-#include "core/key_ranges.h"
+#include "core/positions/key_ranges.h"
+#include "scheme_matrices.h"
 
 namespace {
 
@@ -143,4 +144,14 @@ TEST(a_rotation_table_is_no_longer_than_the_sequence_and_one) {
     CHECK(scheme(1u << 20, 1u << 10, 1u << 27).table_rows(512) == 512);
     CHECK(scheme(100, 1u << 20, 1u << 27).table_rows(512) == 513);
     CHECK(scheme(4, 2, 8, DCA_ATTENTION_PLAIN).table_rows(512) == 512);
+}
+
+TEST(scheme_gives_the_numpy_schemes_matrices) {
+    for (const SchemeMatrix& matrix : kSchemeMatrices) {
+        const dca::Scheme native = scheme(matrix.chunk_size, matrix.local_window, matrix.pretraining_length);
+        const char* distance = matrix.distances;
+        for (uint32_t i = 0; i < kMatrixTokens; ++i)
+            for (const uint32_t found : relative_row(native, i)) CHECK(found == static_cast<uint32_t>(*distance++ - 'A'));
+        CHECK(*distance == '\0');
+    }
 }

@@ -63,7 +63,7 @@ class Around:
     """A tokenizer that puts ``first`` before a text and ``last`` behind it."""
 
     def __init__(self, model, first: int | None, last: int | None) -> None:
-        from dca_runtime.tokenizer import Tokenizer
+        from dca_runtime.text.tokenizer import Tokenizer
 
         metadata = dict(model.metadata)
         metadata |= {"tokenizer.ggml.add_bos_token": first is not None}

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 
 from dca_runtime import Model
-from dca_runtime.chat import TEMPLATE_KEY
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.protocols.chat_prompt import Chat, prepare
 from dca_runtime.server.structured import Grammars, json_grammar
 from dca_runtime.server.tools import HERMES, LLAMA, Tool, call_grammar
+from dca_runtime.text.chat import TEMPLATE_KEY
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
 SCHEMA |= {"additionalProperties": False}

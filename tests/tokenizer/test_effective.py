@@ -11,7 +11,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 
 from dca_export.errors import InputError
 from dca_export.tokenizer.vocabulary import read_vocabulary
-from dca_runtime.tokenizer import Tokenizer as RuntimeTokenizer
+from dca_runtime.text.tokenizer import Tokenizer as RuntimeTokenizer
 
 transformers = pytest.importorskip("transformers")
 

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from dca_export.tokenizer.pre_tokenizer import build_pre_tokenizer, pre_tokenizer_name
-from dca_runtime.pretokenizers import PRETOKENIZERS
+from dca_runtime.text.pretokenizers import PRETOKENIZERS
 
 # The patterns as the models' own tokenizer.json files have them.
 LLAMA_3 = (

@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre
 from dca_export.errors import InputError
 from dca_export.gguf.file import GgufFile
 from dca_export.tokenizer.vocabulary import read_vocabulary
-from dca_runtime.tokenizer import Tokenizer as RuntimeTokenizer
-from dca_runtime.vocabulary import build_tokenizer
+from dca_runtime.text.tokenizer import Tokenizer as RuntimeTokenizer
+from dca_runtime.text.vocabulary import build_tokenizer
 
 HARD = [
     "the quick brown fox",

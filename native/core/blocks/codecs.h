@@ -2,7 +2,7 @@
 // instruction set.
 #pragma once
 
-#include "core/block_kernels.h"
+#include "core/blocks/kernels.h"
 #include "core/blocks/decode.h"
 #include "core/blocks/encode.h"
 #include "core/blocks/encode_k.h"

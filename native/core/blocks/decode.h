@@ -1,5 +1,5 @@
 // Decoders of the block formats, plain loops that the compiler vectorises. The formulas are those
-// of block_layouts.h; the build keeps the compiler from fusing their products and sums.
+// of layouts.h; the build keeps the compiler from fusing their products and sums.
 //
 // Internal linkage on purpose: each block_kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
@@ -7,8 +7,8 @@
 #include <bit>
 #include <cstring>
 
-#include "core/block_formats.h"
-#include "core/block_layouts.h"
+#include "core/blocks/formats.h"
+#include "core/blocks/layouts.h"
 #include "core/blocks/halves.h"
 #include "core/blocks/scales_and_mins.h"
 

@@ -9,10 +9,10 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/block_formats.h"
-#include "core/block_layouts.h"
+#include "core/blocks/formats.h"
+#include "core/blocks/layouts.h"
 #include "core/blocks/halves.h"
-#include "core/floats16.h"
+#include "core/blocks/floats16.h"
 
 namespace dca {
 namespace {

@@ -1,5 +1,5 @@
 // Encoders of the formats whose scales are searched for: the K-quants and IQ4_NL. The fits find the
-// numbers, this file packs them (block_layouts.h).
+// numbers, this file packs them (layouts.h).
 //
 // Internal linkage on purpose: each block_kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "core/block_layouts.h"
+#include "core/blocks/layouts.h"
 #include "core/blocks/fit_affine.h"
 #include "core/blocks/fit_grid.h"
 #include "core/blocks/fit_symmetric.h"

@@ -1,7 +1,7 @@
 // The search behind IQ4_NL, whose sixteen levels are unevenly spaced.
 #pragma once
 
-#include "core/block_layouts.h"
+#include "core/blocks/layouts.h"
 #include "core/blocks/sub_blocks.h"
 
 namespace dca {

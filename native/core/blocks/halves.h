@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "core/half.h"
+#include "core/blocks/half.h"
 
 #if defined(__F16C__)
 #include <immintrin.h>

@@ -6,8 +6,8 @@
 #include <cmath>
 #include <initializer_list>
 
-#include "core/half.h"
-#include "core/floats16.h"
+#include "core/blocks/half.h"
+#include "core/blocks/floats16.h"
 
 namespace dca {
 namespace {

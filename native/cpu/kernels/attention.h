@@ -7,8 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/half.h"
-#include "core/simd.h"
+#include "core/blocks/half.h"
+#include "core/blocks/simd.h"
 #include "cpu/kernels.h"
 #include "cpu/kernels/exp2.h"
 #include "cpu/kernels/matmul.h"

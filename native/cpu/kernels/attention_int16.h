@@ -15,7 +15,7 @@
 
 #include <immintrin.h>
 
-#include "core/simd.h"
+#include "core/blocks/simd.h"
 #include "cpu/kernels.h"
 #include "cpu/kernels/attention.h"
 #include "cpu/kernels/matmul.h"

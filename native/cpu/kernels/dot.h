@@ -6,11 +6,11 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/block_formats.h"
-#include "core/block_layouts.h"
+#include "core/blocks/formats.h"
+#include "core/blocks/layouts.h"
 #include "core/blocks/scales_and_mins.h"
-#include "core/half.h"
-#include "core/simd.h"
+#include "core/blocks/half.h"
+#include "core/blocks/simd.h"
 
 namespace dca::cpu {
 namespace {

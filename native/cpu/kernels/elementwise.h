@@ -6,7 +6,7 @@
 #include <cstddef>
 
 #include "core/rope.h"
-#include "core/simd.h"
+#include "core/blocks/simd.h"
 #include "cpu/kernels.h"
 #include "cpu/kernels/exp2.h"
 

@@ -3,7 +3,7 @@
 // Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
 
-#include "core/simd.h"
+#include "core/blocks/simd.h"
 
 namespace dca::cpu {
 namespace {

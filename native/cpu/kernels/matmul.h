@@ -5,7 +5,7 @@
 
 #include <cstddef>
 
-#include "core/simd.h"
+#include "core/blocks/simd.h"
 #include "cpu/kernels.h"
 
 namespace dca::cpu {

@@ -8,7 +8,7 @@
 
 #include <immintrin.h>
 
-#include "core/simd.h"
+#include "core/blocks/simd.h"
 #include "cpu/kernels.h"
 #include "cpu/kernels/packed_activations.h"
 #include "cpu/kernels/packed_codes.h"

@@ -1,7 +1,7 @@
 // Attention on an NVIDIA GPU: Dual Chunk Attention and, as one endless chunk, plain causal
 // attention. Launch functions over raw device memory; nothing here knows models or sessions.
 //
-// Queries arrive un-rotated: the kernels rotate them once per key range (core/scheme.h).
+// Queries arrive un-rotated: the kernels rotate them once per key range (core/positions/scheme.h).
 // Keys lie in the cache rotated at P_k = index mod s, so the cache never changes afterwards.
 // All functions launch on `stream`, return without waiting and allocate nothing. They return
 // cudaErrorInvalidValue when an argument contradicts the comments below.
@@ -12,8 +12,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/cache_type.h"
-#include "core/scheme.h"
+#include "core/backend/cache_type.h"
+#include "core/positions/scheme.h"
 #include "cuda/device/card.h"
 #include "cuda/device/dtype.h"
 

@@ -13,7 +13,7 @@
 // splits.
 #pragma once
 
-#include "core/key_ranges.h"
+#include "core/positions/key_ranges.h"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"

@@ -1,7 +1,7 @@
 // The kernels behind attention.h, each with its launch function. Arguments have been checked.
 #pragma once
 
-#include "core/key_ranges.h"
+#include "core/positions/key_ranges.h"
 #include "cuda/attention/attention.h"
 #include "cuda/attention/work_order.h"
 

@@ -2,7 +2,7 @@
 // softmax.cuh says.
 #pragma once
 
-#include "core/key_ranges.h"
+#include "core/positions/key_ranges.h"
 
 namespace dca::cuda {
 

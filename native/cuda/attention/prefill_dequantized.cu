@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "core/key_ranges.h"
+#include "core/positions/key_ranges.h"
 #include "cuda/attention/q8_cache.cuh"
 
 namespace dca::cuda {

@@ -1,7 +1,7 @@
 // Rotary position embedding in the attention kernels: of queries, once per key range, and of new keys.
 #pragma once
 
-#include "core/scheme.h"
+#include "core/positions/scheme.h"
 #include "cuda/attention/attention.h"
 #include "cuda/device/halves.cuh"
 

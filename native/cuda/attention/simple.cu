@@ -1,6 +1,6 @@
 // The oracle of the fast kernels, and the kernel for shapes that they do not cover: one warp
 // per query and head, f32 throughout, the three key ranges one after the other.
-#include "core/key_ranges.h"
+#include "core/positions/key_ranges.h"
 #include "cuda/attention/kernels.h"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/query_rotation.cuh"

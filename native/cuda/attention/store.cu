@@ -1,5 +1,5 @@
 // Rotates keys and writes keys and values into the cache: one warp a token and head.
-#include "core/key_ranges.h"
+#include "core/positions/key_ranges.h"
 #include "cuda/attention/kernels.h"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/query_rotation.cuh"

@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-#include "core/host_device.h"
+#include "core/positions/host_device.h"
 
 namespace dca::cuda {
 

@@ -7,7 +7,7 @@
 
 #include <cstdint>
 
-#include "core/block_formats.h"
+#include "core/blocks/formats.h"
 #include "cuda/device/dtype.h"
 #include "cuda/weights/planes.h"
 

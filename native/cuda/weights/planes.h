@@ -17,8 +17,8 @@
 
 #include <cstdint>
 
-#include "core/half.h"
-#include "core/host_device.h"
+#include "core/blocks/half.h"
+#include "core/positions/host_device.h"
 
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>

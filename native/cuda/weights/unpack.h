@@ -1,9 +1,9 @@
-// GGUF's quantised blocks (core/block_layouts.h) as units of plain integers and scales, on the
+// GGUF's quantised blocks (core/blocks/layouts.h) as units of plain integers and scales, on the
 // way to the planes of planes.h; host and device.
 #pragma once
 
-#include "core/block_formats.h"
-#include "core/block_layouts.h"
+#include "core/blocks/formats.h"
+#include "core/blocks/layouts.h"
 #include "cuda/weights/planes.h"
 
 namespace dca::cuda {

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
-#include "core/parallel.h"
+#include "core/machine/parallel.h"
 #include "cuda/weights/kernels.h"
 
 namespace dca::cuda {

@@ -5,8 +5,8 @@
 #include <array>
 #include <cstdint>
 
-#include "core/backend.h"
-#include "core/gguf.h"
+#include "core/backend/backend.h"
+#include "core/gguf/gguf.h"
 #include "cuda/device/resources.h"
 #include "cuda/weights/planes.h"
 

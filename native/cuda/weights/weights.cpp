@@ -5,7 +5,7 @@
 #include <span>
 
 #include "core/error.h"
-#include "core/half.h"
+#include "core/blocks/half.h"
 #include "core/text.h"
 #include "cuda/weights/kernels.h"
 #include "cuda/weights/uploader.h"

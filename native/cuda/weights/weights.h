@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/backend.h"
+#include "core/backend/backend.h"
 #include "cuda/device/dtype.h"
 #include "cuda/device/resources.h"
 #include "cuda/weights/planes.h"

@@ -7,8 +7,8 @@ from dca_runtime.server.exchange import Exchange
 from dca_runtime.server.requests import Failed, Finished, Read, Started, Token
 from dca_runtime.server.thinking import ThoughtReader
 from dca_runtime.server.tools import CallFormat, CallReader
-from dca_runtime.stop import StopTexts
-from dca_runtime.tokenizer import Tokenizer
+from dca_runtime.text.stop import StopTexts
+from dca_runtime.text.tokenizer import Tokenizer
 
 
 @dataclass

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from dca_runtime.chat import TEMPLATE_KEY
 from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError
 from dca_runtime.model import Model
@@ -21,6 +20,7 @@ from dca_runtime.server.requests import Job
 from dca_runtime.server.settings import Settings
 from dca_runtime.server.stepper import Delivery, Stepper, busy_error
 from dca_runtime.server.structured import Grammars
+from dca_runtime.text.chat import TEMPLATE_KEY
 
 _Result = TypeVar("_Result")
 _THREADS = 4  # for templates, tokens and grammars

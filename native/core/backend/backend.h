@@ -1,0 +1,136 @@
+// What a machine must be able to do to run a model. The forward pass (core/forward) is written
+// once over these operations; a backend owns all memory they work on.
+//
+// A step runs a Batch (core/backend/batch.h): begin, then for every layer the operations below in the order
+// forward() calls them, then logits, nll or sample, then end. The activations of a step, one row a token:
+//   x (n_embd) residual stream · q (n_heads·head_dim) · k, v (n_kv_heads·head_dim)
+//   a (n_heads·head_dim) attention's output
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "core/backend/batch.h"
+#include "core/hparams.h"
+#include "core/rope.h"
+#include "core/backend/sampling.h"
+#include "core/positions/scheme.h"
+#include "core/weights.h"
+#include "dca.h"
+
+namespace dca {
+
+/// Keys and values of all layers in pages of kPageTokens tokens (core/engine/page_pool.h). Keys are stored rotated at P_k, so
+/// a cache belongs to one scheme, one RoPE and one type.
+class KvCache {
+public:
+    virtual ~KvCache() = default;
+    virtual uint64_t bytes() const = 0;
+
+    /// Copies the first `tokens` tokens of page `from` of `source`, a cache of the same backend and type (perhaps this
+    /// one), over page `to`. Nothing that runs writes to either.
+    virtual void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) = 0;
+
+    /// How a page lies in a file: caches with equal layouts, of one model, read each other's pages.
+    virtual std::string layout() const = 0;
+    virtual uint64_t page_bytes() const = 0;
+    /// A page to or from host memory of page_bytes(). What lies past its first `tokens` tokens is written as zeros.
+    virtual void save_page(uint32_t page, uint32_t tokens, std::byte* out) const = 0;
+    virtual void load_page(uint32_t page, const std::byte* in) = 0;
+};
+
+/// The activations and the work space of steps over one cache.
+class Executor {
+public:
+    virtual ~Executor() = default;
+
+    virtual uint32_t max_rows() const = 0;    // of a step
+    virtual uint32_t max_slices() const = 0;  // likewise
+    virtual uint64_t scratch_bytes() const = 0;
+
+    /// Runs the whole step from a recording of an earlier one, if the backend keeps such
+    /// (CUDA graphs). False: forward() issues the operations one by one.
+    virtual bool replay(const Batch& batch) {
+        static_cast<void>(batch);
+        return false;
+    }
+
+    /// x = embeddings of the batch's tokens. The batch stays as it is until end().
+    virtual void begin(const Batch& batch) = 0;
+
+    /// q, k, v = projections of norm(x), with biases and per-head norms where the model has them.
+    virtual void project_qkv(uint32_t layer) = 0;
+
+    /// Rotates k at P_k and stores it and v in the cache at the rows' indices.
+    virtual void store_keys_values(uint32_t layer) = 0;
+
+    /// From here on only the wanted rows of every slice matter; they move together, in order.
+    virtual void keep_wanted_rows() = 0;
+
+    /// a = attention of q (rotated here, per key range) over the keys of its own sequence, logits scaled by
+    /// logit_factor / sqrt(head_dim).
+    virtual void attend(uint32_t layer) = 0;
+
+    /// x += W_o a (+ bias)
+    virtual void project_output(uint32_t layer) = 0;
+
+    /// x += W_down (silu(W_gate h) · W_up h), h = norm(x), each product plus its bias where the model has one
+    virtual void feed_forward(uint32_t layer) = 0;
+
+    /// The same by a mixture of experts: the router's softmax picks n_experts_used of them.
+    virtual void feed_forward_experts(uint32_t layer) = 0;
+
+    /// Logits of every row kept to host memory: row i's (n_vocab) f32 at out[i].
+    virtual void logits(std::span<float* const> out) = 0;
+
+    /// out[i] = -log p(targets[i]) after row i of those kept, one target a row, to host memory.
+    virtual void nll(std::span<const int32_t> targets, float* out) = 0;
+
+    /// Answers the requests, one a row kept (core/backend/sampling.h).
+    virtual void sample(std::span<SampleRequest* const> requests) = 0;
+
+    /// The step's results are in host memory when this returns.
+    virtual void end() = 0;
+};
+
+/// What an engine asks of its backend.
+struct EngineSpec {
+    uint32_t tokens = 0;  // that the cache holds
+    dca_cache_type cache_type = DCA_CACHE_F16;
+    uint32_t max_rows = 0;         // of a step; 0: the backend's choice
+    Scheme scheme;                 // its positions are rows of the table (Scheme::in_rows)
+    RopeTable rope;                // a plan, to be filled once all of it fits
+    const char* room = "context";  // what the caller calls `tokens`, for messages
+};
+
+/// A model made ready on one machine; shared by its engines.
+class Backend {
+public:
+    virtual ~Backend() = default;
+    virtual std::string description() const = 0;
+    /// Memory that weights take which were repacked beside the mapped file.
+    virtual uint64_t repacked_bytes() const { return 0; }
+
+    struct Parts {
+        std::unique_ptr<KvCache> cache;
+        std::unique_ptr<Executor> executor;  // over that cache, which outlives it
+    };
+    /// Throws a memory error that names the tokens that would fit, before anything large is allocated.
+    virtual Parts make_engine(EngineSpec spec) = 0;
+};
+
+/// What a backend is made from. Both outlive it.
+struct BackendSource {
+    const Hparams& hparams;
+    const Weights& weights;
+    int32_t threads;        // 0: the physical cores this process may use
+    bool repack;            // let the CPU backend repack weights
+    dca_progress progress;  // may be null
+    void* user;
+};
+
+std::unique_ptr<Backend> make_cpu_backend(const BackendSource& source);
+
+}  // namespace dca

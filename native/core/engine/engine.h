@@ -1,0 +1,147 @@
+// One pool of keys and values, and the sequences that share it: every step runs rows of many of them.
+//
+// A sequence's keys never change once written (P_k depends on the index alone), so sequences with a common
+// start share its pages. A page is written by one sequence only: who appends to a page that others hold too
+// gets a copy first.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/backend/backend.h"
+#include "core/model.h"
+#include "core/engine/page_pool.h"
+#include "core/rope.h"
+#include "core/backend/sampling.h"
+#include "core/positions/scheme.h"
+#include "dca.h"
+
+namespace dca {
+
+class Engine;
+
+/// Tokens and the pages that hold their keys and values. Its engine outlives it.
+class Sequence {
+public:
+    explicit Sequence(Engine& engine) : engine_(engine) {}
+    ~Sequence();
+    Sequence(const Sequence&) = delete;
+    Sequence& operator=(const Sequence&) = delete;
+
+    Engine& engine() const noexcept { return engine_; }
+    uint32_t length() const noexcept { return static_cast<uint32_t>(tokens_.size()); }
+    std::span<const int32_t> tokens() const noexcept { return tokens_; }
+    std::span<const uint32_t> pages() const noexcept { return pages_; }
+
+    /// Another sequence that holds the same; their pages are shared.
+    std::unique_ptr<Sequence> fork() const;
+
+    /// Forgets the tokens from index `length` on, and gives back pages that hold none.
+    void truncate(uint32_t length);
+
+    /// Exchanges what two sequences of one engine hold.
+    void swap(Sequence& other) noexcept {
+        pages_.swap(other.pages_);
+        tokens_.swap(other.tokens_);
+    }
+
+private:
+    friend class Engine;
+
+    Engine& engine_;
+    std::vector<uint32_t> pages_;
+    std::vector<int32_t> tokens_;
+};
+
+/// Tokens to append to a sequence, and where what follows from them goes.
+struct Feed {
+    Sequence* sequence;
+    std::span<const int32_t> tokens;  // at least one
+    dca_logits which = DCA_LOGITS_NONE;
+    std::span<float> out;  // logits: as `which` says; likelihoods: one fewer than tokens
+};
+
+struct EngineOptions {
+    uint32_t tokens;        // room of the pool
+    int32_t attention;      // dca_attention
+    dca_scheme scheme;      // chunk_size 0: the file's
+    int32_t cache_type;     // dca_cache_type
+    uint32_t max_rows;      // of a step; 0: the backend's choice
+    dca_progress progress;  // may be null
+    void* user;
+    int32_t rope;  // dca_rope
+    float rope_factor;
+    const char* room;  // what the caller knows `tokens` as, for messages: "context"
+};
+
+class Engine {
+public:
+    Engine(Model& model, const EngineOptions& options);
+
+    /// Appends every feed's tokens in as few steps as hold their rows, and writes the logits asked for. All or nothing:
+    /// where it throws, every sequence is as before.
+    void eval(std::span<const Feed> feeds);
+
+    /// out[i] of every feed = -log p(tokens[i + 1] | everything up to tokens[i]); at least two tokens each.
+    void score(std::span<const Feed> feeds);
+
+    /// Appends like eval, then chooses the token that follows each (core/backend/sampling.h); `requests` matches `feeds`.
+    void sample(std::span<const Feed> feeds, std::span<SampleRequest> requests);
+
+    /// How many tokens from the start two engines give the very same keys and values; 0 if they differ in more than the
+    /// attention, Scheme::kEndless if in nothing.
+    uint32_t exact_prefix(const Engine& other) const noexcept;
+    /// What keeps the other engine's keys and values from being of use here; null if nothing does.
+    const char* difference(const Engine& other) const noexcept;
+
+    /// Makes the first `length` tokens of `from`, of this engine or one that `exact_prefix` allows, all that `to` holds.
+    void copy_prefix(Sequence& to, const Sequence& from, uint32_t length);
+
+    /// Room for an empty `sequence` to hold `tokens` whose pages the caller writes next.
+    void adopt(Sequence& sequence, std::span<const int32_t> tokens);
+
+    Model& model() noexcept { return model_; }
+    KvCache& cache() noexcept { return *cache_; }
+    const Scheme& scheme() const noexcept { return scheme_; }
+    const RopeFrequencies& rope() const noexcept { return rope_; }
+    dca_cache_type cache_type() const noexcept { return cache_type_; }
+    uint32_t tokens() const noexcept { return tokens_; }
+    uint32_t tokens_used() const noexcept { return (pool_.size() - pool_.free()) * kPageTokens; }
+    uint64_t cache_bytes() const noexcept { return cache_->bytes(); }
+    uint64_t scratch_bytes() const noexcept { return executor_->scratch_bytes(); }
+    dca_scheme scheme_info() const noexcept;
+    void fill_info(dca_engine_info& info) const;
+
+private:
+    friend class Sequence;
+    class Reservation;
+
+    void check(std::span<const Feed> feeds, size_t least) const;
+    /// Runs the feeds' tokens. wanted(feed, first, count) says how many of a piece's last rows are read, read(slices' feeds)
+    /// reads them after each step.
+    struct Piece {
+        size_t feed;   // index
+        size_t first;  // token of the feed
+        size_t count;
+    };
+    using Wanted = std::function<uint32_t(const Piece&)>;
+    using Read = std::function<void(std::span<const Piece>)>;
+    void run(std::span<const Feed> feeds, const Wanted& wanted, const Read& read);
+
+    Model& model_;
+    Scheme scheme_;
+    RopeFrequencies rope_;
+    dca_cache_type cache_type_;
+    dca_progress progress_;
+    void* user_;
+    uint32_t tokens_;
+    const char* room_;
+    PagePool pool_;
+    std::unique_ptr<KvCache> cache_;
+    std::unique_ptr<Executor> executor_;
+};
+
+}  // namespace dca

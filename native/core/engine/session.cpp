@@ -1,0 +1,50 @@
+#include "core/engine/session.h"
+
+#include "core/engine/sequence_file.h"
+
+namespace dca {
+
+namespace {
+
+EngineOptions engine_options(const dca_session_options& options) {
+    return {.tokens = options.context,
+            .attention = options.attention,
+            .scheme = options.scheme,
+            .cache_type = options.cache_type,
+            .max_rows = options.prefill_block,
+            .progress = options.progress,
+            .user = options.user,
+            .rope = options.rope,
+            .rope_factor = options.rope_factor,
+            .room = "context"};
+}
+
+}  // namespace
+
+Session::Session(Model& model, const dca_session_options& options) : engine_(model, engine_options(options)), sequence_(engine_) {}
+
+void Session::eval(std::span<const int32_t> tokens, dca_logits which, std::span<float> logits) {
+    const Feed feed{&sequence_, tokens, which, logits};
+    engine_.eval({&feed, 1});
+}
+
+void Session::score(std::span<const int32_t> tokens, std::span<float> nll) {
+    const Feed feed{&sequence_, tokens, DCA_LOGITS_NONE, nll};
+    engine_.score({&feed, 1});
+}
+
+void Session::load(const std::string& path) {
+    // A session has room for one sequence only.
+    sequence_.truncate(0);
+    sequence_.swap(*load_sequence(engine_, path));
+}
+
+void Session::fill_info(dca_session_info& info) const {
+    info.length = sequence_.length();
+    info.context = engine_.tokens();
+    info.cache_bytes = engine_.cache_bytes();
+    info.scratch_bytes = engine_.scratch_bytes();
+    info.scheme = engine_.scheme_info();
+}
+
+}  // namespace dca

@@ -1,0 +1,160 @@
+// How work is cut along Dual Chunk Attention's key ranges (core/positions/scheme.h); host and device.
+//
+// All queries of one chunk share the ranges' borders, so a block of queries inside one chunk walks
+// them together.
+#pragma once
+
+#include <cstdint>
+
+#include "core/positions/host_device.h"
+#include "core/positions/scheme.h"
+
+namespace dca {
+
+DCA_HOST_DEVICE uint32_t ceil_div(uint32_t a, uint32_t b) { return a / b + (a % b != 0); }
+
+/// Ranges that a query of `chunk` sees; they are Intra, Successive, Inter, in that order.
+DCA_HOST_DEVICE uint32_t range_count(const Scheme& scheme, uint32_t chunk) { return scheme.intra_only ? 1 : chunk < 2 ? chunk + 1 : 3; }
+
+/// Keys [begin, end).
+struct KeyRange {
+    uint32_t begin, end;
+};
+
+/// The keys of `range` for queries of `chunk` at indices below `queries_end`.
+DCA_HOST_DEVICE KeyRange key_range(const Scheme& scheme, uint32_t chunk, Range range, uint32_t queries_end) {
+    const uint32_t intra_begin = chunk * scheme.chunk_size;
+    if (range == Range::Intra) return {intra_begin, queries_end};
+    const uint32_t successive_begin = intra_begin - scheme.chunk_size;
+    if (range == Range::Successive) return {successive_begin, intra_begin};
+    return {0, successive_begin};
+}
+
+/// The first key that queries of `chunk` see.
+DCA_HOST_DEVICE uint32_t first_key(const Scheme& scheme, uint32_t chunk) { return scheme.intra_only ? chunk * scheme.chunk_size : 0; }
+
+/// Queries [first, first + rows), all of one chunk.
+struct QueryBlock {
+    uint32_t first, rows, chunk;
+};
+
+/// The cut of queries [start, start + n_queries) into blocks that do not straddle chunk borders.
+struct QueryBlocks {
+    uint32_t start, end, chunk_size, max_rows;
+    uint32_t first_chunk, first_chunk_blocks, blocks_per_chunk, count;
+
+    QueryBlocks() = default;
+
+    QueryBlocks(uint32_t start_, uint32_t n_queries, uint32_t chunk_size_, uint32_t max_rows_)
+        : start(start_), end(start_ + n_queries), chunk_size(chunk_size_), max_rows(max_rows_) {
+        first_chunk = start / chunk_size;
+        const uint32_t left_in_chunk = chunk_size - start % chunk_size;
+        blocks_per_chunk = ceil_div(chunk_size, max_rows);
+        if (n_queries <= left_in_chunk) {
+            count = first_chunk_blocks = ceil_div(n_queries, max_rows);
+            return;
+        }
+        first_chunk_blocks = ceil_div(left_in_chunk, max_rows);
+        const uint32_t rest = n_queries - left_in_chunk;
+        count = first_chunk_blocks + rest / chunk_size * blocks_per_chunk + ceil_div(rest % chunk_size, max_rows);
+    }
+
+    DCA_HOST_DEVICE QueryBlock at(uint32_t index) const {
+        QueryBlock block;
+        if (index < first_chunk_blocks) {
+            block.chunk = first_chunk;
+            block.first = start + index * max_rows;
+        } else {
+            const uint32_t later = index - first_chunk_blocks;
+            block.chunk = first_chunk + 1 + later / blocks_per_chunk;
+            block.first = block.chunk * chunk_size + later % blocks_per_chunk * max_rows;
+        }
+        const uint32_t left_in_chunk = chunk_size - (block.first - block.chunk * chunk_size);
+        const uint32_t left = end - block.first < left_in_chunk ? end - block.first : left_in_chunk;
+        block.rows = left < max_rows ? left : max_rows;
+        return block;
+    }
+};
+
+/// Walks the key tiles of one query block backwards, from the diagonal to index 0: ranges in the order
+/// of Range, each tiled from its own start and walked from its end, so that only tiles at a range's end
+/// need a mask and the masked ones come first.
+template <uint32_t kTileKeys>
+struct TileWalk {
+    const Scheme& scheme;
+    uint32_t chunk, queries_end, ranges;
+    uint32_t range_index;  // as Range
+    uint32_t range_end;    // keys of the current range end here
+    uint32_t range_begin;
+    uint32_t key;  // the current tile's first key
+    bool entered;  // the current tile is the first of its range
+
+    DCA_HOST_DEVICE TileWalk(const Scheme& scheme_, const QueryBlock& block)
+        : scheme(scheme_),
+          chunk(block.chunk),
+          queries_end(block.first + block.rows),
+          ranges(range_count(scheme_, block.chunk)),
+          range_index(0) {
+        enter();
+    }
+
+    DCA_HOST_DEVICE Range range() const { return static_cast<Range>(range_index); }
+    DCA_HOST_DEVICE bool in_last_range() const { return range_index + 1 == ranges; }
+
+    DCA_HOST_DEVICE bool next() {
+        if (key > range_begin) {
+            key -= kTileKeys;
+            entered = false;
+            return true;
+        }
+        if (in_last_range()) return false;
+        ++range_index;
+        enter();
+        return true;
+    }
+
+private:
+    DCA_HOST_DEVICE void enter() {
+        const KeyRange keys = key_range(scheme, chunk, range(), queries_end);
+        range_begin = keys.begin;
+        range_end = keys.end;
+        key = keys.begin + (keys.end - keys.begin - 1) / kTileKeys * kTileKeys;
+        entered = true;
+    }
+};
+
+/// Keys [key, end) of one range, of which a tile takes the first ones.
+struct KeyTile {
+    Range range;
+    uint32_t key, end;
+};
+
+/// The ranges of the newest of `length` tokens cut into tiles of at most kTileKeys keys, in ascending order.
+template <uint32_t kTileKeys>
+struct KeyTiles {
+    const Scheme& scheme;
+    uint32_t chunk, length, inter, successive, count;  // tiles up to and including each range
+
+    DCA_HOST_DEVICE KeyTiles(const Scheme& scheme_, uint32_t length_)
+        : scheme(scheme_), chunk((length_ - 1) / scheme_.chunk_size), length(length_) {
+        const uint32_t ranges = range_count(scheme, chunk);
+        inter = ranges > 2 ? tiles_of(Range::Inter) : 0;
+        successive = inter + (ranges > 1 ? tiles_of(Range::Successive) : 0);
+        count = successive + tiles_of(Range::Intra);
+    }
+
+    DCA_HOST_DEVICE KeyTile at(uint32_t index) const {
+        const Range range = index < inter ? Range::Inter : index < successive ? Range::Successive : Range::Intra;
+        const uint32_t first = range == Range::Inter ? 0 : range == Range::Successive ? inter : successive;
+        const KeyRange keys = key_range(scheme, chunk, range, length);
+        return {range, keys.begin + (index - first) * kTileKeys, keys.end};
+    }
+
+private:
+    DCA_HOST_DEVICE uint32_t tiles_of(Range range) const {
+        const KeyRange keys = key_range(scheme, chunk, range, length);
+        return ceil_div(keys.end - keys.begin, kTileKeys);
+    }
+};
+
+}  // namespace dca

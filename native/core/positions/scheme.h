@@ -1,0 +1,97 @@
+// Dual Chunk Attention's integers (An et al., ICML 2024, arXiv 2402.17463, eq. 2-8) and the positions
+// they give; host and device.
+//
+// Keys carry P_k = j mod s. The keys a query at index i sees fall into three consecutive
+// ranges, each with its own query position; with n = floor(i / s) and r = i mod s:
+//   inter       [0, (n-1)s)     P_inter = c - 1
+//   successive  [(n-1)s, ns)    P_succ  = min(s + r, c - 1) for r < w, else c - 1
+//   intra       [ns, i]         P_intra = r
+// Plain causal attention is the same scheme with one endless chunk. core/positions/key_ranges.h cuts work
+// along the ranges.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+
+#include "core/positions/host_device.h"
+#include "dca.h"
+
+namespace dca {
+
+/// The keys that a query sees at one position, from the nearest on.
+enum class Range : uint32_t { Intra = 0, Successive = 1, Inter = 2 };
+
+struct Scheme {
+    uint32_t chunk_size = kEndless;   // s >= 1
+    uint32_t local_window = 0;        // w
+    uint32_t pretraining_length = 0;  // c
+    float logit_scale = 0.0f;         // a; 0 turns the factor off
+    uint32_t logit_scale_length = 0;  // n0
+    bool intra_only = false;          // ablation: earlier chunks are not seen
+
+    static constexpr uint32_t kEndless = 1u << 31;
+
+    bool operator==(const Scheme&) const = default;
+
+    bool plain() const noexcept { return chunk_size == kEndless; }
+
+    DCA_HOST_DEVICE uint32_t key_position(uint32_t i) const noexcept { return i % chunk_size; }
+
+    /// Where the query with remainder r = i mod s is rotated for the keys of `range`.
+    DCA_HOST_DEVICE uint32_t query_position(Range range, uint32_t r) const noexcept {
+        if (range == Range::Intra) return r;
+        const uint32_t last = pretraining_length - 1;
+        if (range == Range::Inter || r >= local_window) return last;
+        return chunk_size + r < last ? chunk_size + r : last;
+    }
+
+    /// One more than the largest position that a sequence of `context` tokens uses; of a scheme, that it may use.
+    uint32_t position_count(uint32_t context) const noexcept {
+        return plain() ? context : std::max(pretraining_length, std::min(chunk_size, context));
+    }
+
+    /// How many different positions a sequence of `context` tokens uses: those from 0 on, and behind a gap, where there
+    /// is one, the last, c - 1. A rotation table has a row for each, in this order.
+    uint32_t table_rows(uint32_t context) const noexcept {
+        if (context <= chunk_size) return context;
+        if (intra_only) return chunk_size;
+        const uint32_t successive = chunk_size + std::min(local_window, context - chunk_size);
+        return std::min(successive + 1, pretraining_length);
+    }
+
+    /// The scheme whose positions are rows of that table: what lies behind the gap is its last row.
+    Scheme in_rows(uint32_t context) const noexcept {
+        Scheme rows = *this;
+        if (!plain()) rows.pretraining_length = table_rows(context);
+        return rows;
+    }
+
+    /// m² of the query at index i, whose sequence is n = i + 1 tokens long; m = max(1, a ln(n / n0) + 1).
+    /// In f32 on a card, where double precision is slow.
+    DCA_HOST_DEVICE float logit_factor(uint32_t i) const noexcept {
+        if (logit_scale == 0.0f) return 1.0f;
+#if defined(__CUDA_ARCH__)
+        const float m = fmaxf(1.0f, logit_scale * logf((i + 1.0f) / logit_scale_length) + 1.0f);
+        return m * m;
+#else
+        const double n = static_cast<double>(i) + 1.0;
+        const double m = std::max(1.0, static_cast<double>(logit_scale) * std::log(n / logit_scale_length) + 1.0);
+        return static_cast<float>(m * m);
+#endif
+    }
+};
+
+/// How many tokens from the start of a sequence two schemes treat alike, so that they give them the same
+/// keys and values: all (`kEndless`) if they are equal, else those of the smaller first chunk, where
+/// positions are the ordinary ones, as far as no logit factor sets in.
+uint32_t common_prefix(const Scheme& a, const Scheme& b) noexcept;
+
+/// The scheme that a session runs: `attention` applied to the integers of `options`
+/// (DESIGN contract: 0 < s < c, 0 <= w <= c - s). Throws Error naming the field.
+Scheme make_scheme(const dca_scheme& integers, int32_t attention);
+
+/// Throws Error(status) with `where` in front unless the integers are a valid scheme.
+void validate_scheme(const dca_scheme& integers, dca_status status, const char* where);
+
+}  // namespace dca

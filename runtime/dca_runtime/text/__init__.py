@@ -1,0 +1,1 @@
+"""Text and token ids: the tokenizer of a file, streaming, chat templates, stop strings."""

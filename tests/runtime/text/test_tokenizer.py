@@ -1,0 +1,376 @@
+"""Tokenizers read from a file's metadata, against llama.cpp and sentencepiece.
+
+llama.cpp's answers lie in llama_cpp_ids.json: ids of the hard texts for SmolLM2, and for each
+pre-tokenizer a SHA-256 of the ids that a vocabulary made for it gives. Where llama-cpp-python is installed
+the file itself is checked; ``python tests/runtime/test_tokenizer.py MODEL.gguf`` writes it.
+"""
+
+import hashlib
+import json
+import pydoc_data.topics
+import sys
+import unicodedata
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+import tiny
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dca_runtime.errors import DcaError, Status
+from dca_runtime.text.tokenizer import Tokenizer
+
+HARD = [
+    "Hello world",
+    " leading space",
+    "  two leading spaces and two  inside, one behind ",
+    "tabs\tand\n\nnewlines\r\n  \n   indented",
+    "def f(x):\n    return x**2  # comment\n\n\nclass A:\n\tpass\n",
+    "for (int i = 0; i < 10; ++i) { a[i] += b->c; }",
+    "1234567890123456789012345678901234567890 3.14159 1,000,000 0x7fff 12ab34",
+    "I'm you're WE'LL they'd it's O'Brien 'tis",
+    "Tiếng Việt có nhiều dấu thanh: ngã, hỏi, nặng.",
+    "中文分词并不容易，尤其是没有空格。日本語のテキスト、カタカナ。한국어 문장",
+    "اللغة العربية تُكتب من اليمين إلى اليسار ١٢٣",
+    "emoji 😀👩‍👩‍👧‍👦🇻🇳 and combining e\u0301 and zero\u200bwidth",
+    "½ ² Ⅷ ٣ 𝟛 numbers that are not digits",
+    "naïve café ÀÉÎÕÜ ß ﬁ",
+    "<|im_start|>user\nHi<|im_end|>\n<|endoftext|>text <|im_end|> after",
+    "<|im_start|><|im_start|>  <|not_a_token|>",
+    "a" * 300,
+    " " * 70 + "x" + "\n" * 9,
+    "\x00\x01\x7f control bytes",
+    "camelCaseHTTPServer's getURLPath() isn'T McDonald iPhoneS",
+    "a.method(self)->x[i]{y} .com /usr/lib \"quoted\" 'single' (in) (the $the",
+    "हिन्दी देवनागरी संयुक्त ภาษาไทย ไม่มีช่องว่าง",
+    "12中文34 one,two;three...four!!! a  b   c    d\n\n\n\te",
+]
+
+
+PRETOKENIZERS = [
+    "default",
+    "gpt-2",
+    "llama-bpe",
+    "glm4",
+    "dbrx",
+    "qwen2",
+    "qwen35",
+    "tekken",
+    "gpt-4o",
+    "deepseek-v3",
+    "deepseek-llm",
+    "deepseek-coder",
+    "falcon",
+    "bloom",
+    "viking",
+]
+
+
+def metadata_of(path) -> dict[str, Any]:
+    reader = gguf.GGUFReader(path)
+    return {name: field.contents() for name, field in reader.fields.items()}
+
+
+RECORDED = Path(__file__).with_name("llama_cpp_ids.json")
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, Any]:
+    return json.loads(RECORDED.read_text())
+
+
+def digest(ids: list[list[int]]) -> str:
+    return hashlib.sha256(json.dumps(ids).encode()).hexdigest()
+
+
+def llama_cpp_encoder(path: Path) -> Callable[[str, bool], list[int]]:
+    import llama_cpp
+
+    model = llama_cpp.Llama(str(path), vocab_only=True, verbose=False)
+    return lambda text, special: model.tokenize(text.encode(), add_bos=True, special=special)
+
+
+def answers_of_llama_cpp(path: Path, scratch: Path) -> dict[str, Any]:
+    encode = llama_cpp_encoder(path)
+    answers: dict[str, Any] = {
+        "special tokens": [encode(text, True) for text in HARD],
+        "as text": [encode(text, False) for text in HARD],
+    }
+    for pre in PRETOKENIZERS:
+        write_vocabulary(scratch / f"{pre}.gguf", pre)
+        encode = llama_cpp_encoder(scratch / f"{pre}.gguf")
+        answers[pre] = digest([encode(text, True) for text in texts_for(pre)])
+    return answers
+
+
+def texts_for(pre: str) -> list[str]:
+    """HARD, less texts with combining marks where llama.cpp, unlike the models' own files, cuts at these."""
+    if pre not in ("tekken", "gpt-4o"):
+        return HARD
+    return [text for text in HARD if not any(unicodedata.category(c).startswith("M") for c in text)]
+
+
+def write_vocabulary(path: Path, pre: str) -> None:
+    """A byte-level vocabulary that merges every two and three bytes in HARD, so that any wrong cut shows."""
+    alphabet = tiny.byte_characters()
+    texts = ["".join(alphabet[byte] for byte in text.encode()) for text in HARD]
+    pairs = sorted({text[i : i + 2] for text in texts for i in range(len(text) - 1)})
+    triples = sorted({text[i : i + 3] for text in texts for i in range(len(text) - 2)})
+    tokens = list(dict.fromkeys([*tiny.SPECIAL, *alphabet, *pairs, *triples]))
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(1)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre(pre)
+    writer.add_token_list(tokens)
+    writer.add_token_types([3 if token in tiny.SPECIAL else 1 for token in tokens])
+    writer.add_token_merges([f"{token[:-1]} {token[-1]}" for token in pairs + triples])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="module")
+def smollm2_metadata(smollm2_gguf) -> dict[str, Any]:
+    return metadata_of(smollm2_gguf)
+
+
+@pytest.fixture(scope="module")
+def smollm2(smollm2_metadata) -> Tokenizer:
+    return Tokenizer(smollm2_metadata)
+
+
+@pytest.mark.parametrize(("parse_special", "answers"), [(True, "special tokens"), (False, "as text")])
+def test_smollm2_ids_are_those_of_llama_cpp(smollm2, recorded, parse_special, answers):
+    for text, ids in zip(HARD, recorded[answers], strict=True):
+        assert smollm2.encode(text, parse_special=parse_special) == ids, text
+
+
+def test_recorded_answers_are_those_of_llama_cpp(smollm2_gguf, recorded, tmp_path):
+    pytest.importorskip("llama_cpp")
+    assert answers_of_llama_cpp(smollm2_gguf, tmp_path) == recorded
+
+
+def test_a_long_text(smollm2, smollm2_gguf):
+    pytest.importorskip("llama_cpp")
+    text = "\n".join(pydoc_data.topics.topics.values())[:200_000]
+    assert smollm2.encode(text) == llama_cpp_encoder(smollm2_gguf)(text, True)
+
+
+@pytest.mark.parametrize("text", HARD)
+def test_decode_undoes_encode(smollm2, text):
+    assert smollm2.decode(smollm2.encode(text)) == text
+
+
+def test_special_tokens_can_be_left_out(smollm2):
+    ids = smollm2.encode("<|im_start|>user<|im_end|>")
+    assert smollm2.decode(ids, skip_special=True) == "user"
+
+
+def test_end_ids_include_the_end_of_a_turn(smollm2):
+    assert smollm2.end_ids == {0, 2}  # <|endoftext|>, <|im_end|>
+
+
+def test_huggingface_json_is_preferred_and_gives_the_same(smollm2_metadata, smollm2):
+    serialized = smollm2._backend.to_str()
+    other = Tokenizer({"tokenizer.huggingface.json": serialized, "tokenizer.ggml.eos_token_id": 2})
+    assert [other.encode(text) for text in HARD] == [smollm2.encode(text) for text in HARD]
+    assert other.end_ids == smollm2.end_ids
+
+
+def test_without_flags_tokenizer_json_adds_its_own_special_tokens(smollm2):
+    from tokenizers import Tokenizer as Backend
+    from tokenizers.processors import TemplateProcessing
+
+    backend = Backend.from_str(smollm2._backend.to_str())
+    backend.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[("<|im_start|>", 1)]
+    )
+    metadata: dict[str, Any] = {"tokenizer.huggingface.json": backend.to_str()}
+    plain = smollm2.encode("text")
+    assert Tokenizer(metadata).encode("text") == [1, *plain]
+    assert Tokenizer(metadata).encode("text", add_special=False) == plain
+    assert Tokenizer(metadata | {"tokenizer.ggml.add_bos_token": False}).encode("text") == plain
+
+
+def test_flags_add_the_special_tokens_once(smollm2_metadata, smollm2):
+    flags = {"tokenizer.ggml.add_bos_token": True, "tokenizer.ggml.add_eos_token": True}
+    ids = Tokenizer(smollm2_metadata | flags).encode("text")
+    assert ids == [1, *smollm2.encode("text"), 2]
+
+
+@pytest.mark.parametrize("pre", PRETOKENIZERS)
+def test_pretokenizers_cut_as_llama_cpp_does(recorded, tmp_path, pre):
+    write_vocabulary(tmp_path / "vocabulary.gguf", pre)
+    tokenizer = Tokenizer(metadata_of(tmp_path / "vocabulary.gguf"))
+    assert digest([tokenizer.encode(text) for text in texts_for(pre)]) == recorded[pre]
+
+
+# SentencePiece
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["prefix", "no-prefix"])
+def sentencepiece_model(request, tmp_path_factory):
+    sentencepiece = pytest.importorskip("sentencepiece")
+    directory = tmp_path_factory.mktemp("sentencepiece")
+    text = directory / "text.txt"
+    text.write_text("\n".join(pydoc_data.topics.topics.values())[:150_000], encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text),
+        model_prefix=str(directory / "model"),
+        model_type="bpe",
+        vocab_size=900,
+        byte_fallback=True,
+        normalization_rule_name="identity",
+        remove_extra_whitespaces=False,
+        add_dummy_prefix=request.param,
+        split_digits=True,
+        user_defined_symbols=["<tool>"],
+        minloglevel=2,
+        num_threads=1,
+    )
+    return sentencepiece.SentencePieceProcessor(model_file=str(directory / "model.model")), request.param
+
+
+def sentencepiece_metadata(processor, space_prefix: bool) -> dict[str, Any]:
+    def kind(id_: int) -> int:
+        if processor.is_unknown(id_):
+            return 2
+        if processor.is_control(id_):
+            return 3
+        if processor.is_byte(id_):
+            return 6
+        return 4 if processor.id_to_piece(id_) == "<tool>" else 1
+
+    ids = range(processor.vocab_size())
+    return {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": [processor.id_to_piece(id_) for id_ in ids],
+        "tokenizer.ggml.scores": [processor.get_score(id_) for id_ in ids],
+        "tokenizer.ggml.token_type": [kind(id_) for id_ in ids],
+        "tokenizer.ggml.bos_token_id": processor.bos_id(),
+        "tokenizer.ggml.eos_token_id": processor.eos_id(),
+        "tokenizer.ggml.add_space_prefix": space_prefix,
+    }
+
+
+@pytest.fixture(scope="module")
+def sentencepiece_tokenizer(sentencepiece_model) -> Tokenizer:
+    return Tokenizer(sentencepiece_metadata(*sentencepiece_model))
+
+
+@pytest.mark.parametrize("text", [text for text in HARD if "\x00" not in text])
+def test_sentencepiece_ids(sentencepiece_model, sentencepiece_tokenizer, text):
+    processor, _ = sentencepiece_model
+    assert sentencepiece_tokenizer.encode(text) == [processor.bos_id(), *processor.encode(text)]
+
+
+@pytest.mark.parametrize("text", HARD)
+def test_sentencepiece_decode_undoes_encode(sentencepiece_tokenizer, text):
+    ids = sentencepiece_tokenizer.encode(text, add_special=False)
+    assert sentencepiece_tokenizer.decode(ids) == text
+
+
+def test_sentencepiece_user_defined_and_control_tokens(sentencepiece_model, sentencepiece_tokenizer):
+    processor, _ = sentencepiece_model
+    assert processor.piece_to_id("<tool>") in sentencepiece_tokenizer.encode("a<tool>b")
+    assert sentencepiece_tokenizer.encode("</s>", add_special=False) == [processor.eos_id()]
+    as_text = sentencepiece_tokenizer.encode("</s>", add_special=False, parse_special=False)
+    assert as_text == processor.encode("</s>")
+
+
+def test_sentencepiece_stream_continues_with_its_space(sentencepiece_tokenizer):
+    prompt = sentencepiece_tokenizer.encode("the value", add_special=False)
+    both = sentencepiece_tokenizer.encode("the value of the object", add_special=False)
+    stream = sentencepiece_tokenizer.stream(after=prompt)
+    text = "".join(stream.push(id_) for id_ in both[len(prompt) :]) + stream.flush()
+    assert text == " of the object"
+
+
+# Streaming
+
+
+@settings(max_examples=60, deadline=None)
+@given(text=st.text(max_size=40))
+def test_stream_gives_what_decode_gives_in_whole_characters(smollm2, text):
+    ids = smollm2.encode(text)
+    whole = smollm2.decode(ids)  # not always `text`: the vocabulary lacks some bytes
+    stream = smollm2.stream(skip_special=False)
+    pieces = [stream.push(id_) for id_ in ids]
+    assert "".join(pieces) + stream.flush() == whole
+    assert "\ufffd" in whole or "\ufffd" not in "".join(pieces)
+
+
+def test_stream_survives_bytes_that_are_no_text(smollm2):
+    begin_of_three_bytes = smollm2._metadata["tokenizer.ggml.tokens"].index("å")
+    stream = smollm2.stream()
+    pieces = [stream.push(begin_of_three_bytes) for _ in range(10)]
+    assert "".join(pieces) == "\ufffd" * 7  # three may still become a character
+    assert stream.flush() == "\ufffd" * 3
+    assert "".join(map(stream.push, smollm2.encode("hi"))) == "hi"
+
+
+# Wrong metadata
+
+GOOD: Mapping[str, Any] = {
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "gpt-2",
+    "tokenizer.ggml.tokens": ["a", "b", "ab"],
+    "tokenizer.ggml.merges": ["a b"],
+}
+
+
+def test_small_vocabulary_works():
+    assert Tokenizer(GOOD).encode("abba") == [2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("change", "names", "status"),
+    [
+        ({"tokenizer.ggml.model": "bert"}, "tokenizer.ggml.model", Status.UNSUPPORTED),
+        ({"tokenizer.ggml.model": 7}, "tokenizer.ggml.model", Status.UNSUPPORTED),
+        ({"tokenizer.ggml.pre": "nobody's"}, "tokenizer.ggml.pre", Status.UNSUPPORTED),
+        ({"tokenizer.ggml.tokens": 3}, "tokenizer.ggml.tokens", Status.FORMAT),
+        ({"tokenizer.ggml.tokens": ["a", 3]}, "tokenizer.ggml.tokens", Status.FORMAT),
+        ({"tokenizer.ggml.token_type": [1]}, "tokenizer.ggml.token_type", Status.FORMAT),
+        ({"tokenizer.ggml.merges": ["ab"]}, "tokenizer.ggml.merges", Status.FORMAT),
+        ({"tokenizer.ggml.merges": ["a q"]}, "tokenizer.ggml.merges", Status.FORMAT),
+        ({"tokenizer.ggml.merges": None}, "tokenizer.ggml.merges", Status.FORMAT),
+        ({"tokenizer.ggml.tokens": ["a", "b", "ab", "\udcff"]}, "tokenizer.ggml.tokens", Status.FORMAT),
+        ({"tokenizer.ggml.model": "llama"}, "tokenizer.ggml.scores", Status.FORMAT),
+        ({"tokenizer.huggingface.json": "{"}, "tokenizer.huggingface.json", Status.FORMAT),
+        ({"tokenizer.huggingface.json": 1}, "tokenizer.huggingface.json", Status.FORMAT),
+    ],
+)
+def test_wrong_metadata_is_named(change, names, status):
+    with pytest.raises(DcaError, match=names) as caught:
+        Tokenizer({**GOOD, **change})
+    assert caught.value.status == status
+
+
+def test_no_tokenizer_is_said():
+    with pytest.raises(DcaError, match="no tokenizer"):
+        Tokenizer({"general.architecture": "llama"})
+
+
+def test_text_that_is_not_unicode_is_refused(smollm2):
+    with pytest.raises(DcaError, match="Unicode"):
+        smollm2.encode("a\ud800")
+
+
+def test_ids_of_numpy_decode(smollm2):
+    assert smollm2.decode(np.array(smollm2.encode("some text"), np.int64)) == "some text"
+
+
+if __name__ == "__main__":  # with tests/ in PYTHONPATH
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as directory:
+        answers = answers_of_llama_cpp(Path(sys.argv[1]), Path(directory))
+    lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in answers.items())
+    RECORDED.write_text(f"{{\n{lines}\n}}\n")
