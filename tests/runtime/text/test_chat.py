@@ -2,8 +2,8 @@
 
 import pytest
 
-from dca_runtime.text import chat
 from dca_runtime.errors import DcaError
+from dca_runtime.text import chat
 
 MESSAGES = [
     {"role": "system", "content": "Be <brief> & kind."},
