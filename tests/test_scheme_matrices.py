@@ -1,5 +1,5 @@
-"""The NumPy scheme's position matrices lie in tests/native/scheme_matrices.h, where the native positions are held
-against them: this test keeps the file what dca_export/scheme.py gives.
+"""The NumPy scheme's position matrices lie in tests/native/scheme_matrices.h, where native positions are held
+against them; this test keeps the file what dca_export/scheme.py gives.
 
     python tests/test_scheme_matrices.py    writes it
 """
@@ -29,7 +29,7 @@ def rendered() -> str:
         "",
         "struct SchemeMatrix {",
         "    uint32_t chunk_size, local_window, pretraining_length;",
-        "    const char* distances;  // row i: those of the query at i to the keys at 0 ... i, as they are encoded below",
+        "    const char* distances;  // row i: of the query at i to keys 0 ... i",
         "};",
         "",
         "// A distance d is the character 'A' + d.",

@@ -5,7 +5,7 @@
 
 struct SchemeMatrix {
     uint32_t chunk_size, local_window, pretraining_length;
-    const char* distances;  // row i: those of the query at i to the keys at 0 ... i, as they are encoded below
+    const char* distances;  // row i: of the query at i to keys 0 ... i
 };
 
 // A distance d is the character 'A' + d.
