@@ -349,6 +349,8 @@ class Problem:
 class AttentionLibrary:
     """The kernels as a loaded shared library."""
 
+    FILE = "libcuda_attention.so"
+
     def __init__(self, path: Path):
         self._library = ctypes.CDLL(str(path))
         self._library.dca_struct_bytes.restype = ctypes.c_size_t
@@ -384,7 +386,7 @@ class AttentionLibrary:
             commands = [[*flags, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects, strict=True)]
             for done in pool.map(lambda command: subprocess.run(command, check=True), commands):
                 done.check_returncode()
-        path = directory / "libcuda_attention.so"
+        path = directory / cls.FILE
         subprocess.run([*flags, "-shared", *map(str, objects), "-o", str(path)], check=True)
         return cls(path)
 

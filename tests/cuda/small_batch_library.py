@@ -147,6 +147,8 @@ class Weights:
 class SmallBatchLibrary:
     """The kernels as a loaded shared library."""
 
+    FILE = "libcuda_small_batch.so"
+
     def __init__(self, path: Path):
         self._library = ctypes.CDLL(str(path))
         self._library.dca_small_batch_args_bytes.restype = ctypes.c_size_t
@@ -177,7 +179,7 @@ class SmallBatchLibrary:
         with ThreadPoolExecutor(jobs) as pool:
             for done in pool.map(lambda command: subprocess.run(command, check=True), commands):
                 done.check_returncode()
-        path = directory / "libcuda_small_batch.so"
+        path = directory / cls.FILE
         subprocess.run([*flags, "-shared", *map(str, objects), "-o", str(path)], check=True)
         return cls(path)
 

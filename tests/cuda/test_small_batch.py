@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from shared_build import built_once  # noqa: E402
 from small_batch_library import FORMATS, TORCH_DTYPES, SmallBatchLibrary, Weights  # noqa: E402
 
 pytestmark = [
@@ -39,7 +40,12 @@ ROUNDOFF = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-9
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> SmallBatchLibrary:
-    return SmallBatchLibrary.build_for_this_card(tmp_path_factory.mktemp("cuda_small_batch"))
+    return built_once(
+        tmp_path_factory,
+        "cuda_small_batch",
+        SmallBatchLibrary.build_for_this_card,
+        lambda directory: SmallBatchLibrary(directory / SmallBatchLibrary.FILE),
+    )
 
 
 @pytest.fixture(scope="module")
