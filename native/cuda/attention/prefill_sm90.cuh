@@ -45,8 +45,12 @@ struct Config {
     static constexpr int kThreads = 128 * (kConsumers + 1);
     static constexpr bool kQueriesInRegisters = kConsumers == 2;
     static constexpr bool kTurns = kConsumers > 2;  // at the tensor cores; two find their own rhythm, 2 % faster
-    static constexpr int kProducerRegisters = 32;
+    // Warpgroups trade what the block was launched with, which is as much as the card has, rounded down to eights a
+    // thread. A consumer that asks for more than the producer gave up waits for ever.
+    static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
+    static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
     static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
+    static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= (1 + kConsumers) * kLaunchRegisters);
     static constexpr uint32_t kQueryBytes = kRows * kHeadDim * 2;
     static constexpr uint32_t kTileBytes = kKeys * kHeadDim * 2;
 };
