@@ -16,6 +16,9 @@ MODELS = {
     "bf16": {"types": (("", "BF16"),)},
     "quantised": {"types": (("", "Q4_0"), ("attn_v", "Q8_0"))},
     "mixture": {"experts": 8, "ff": 128, "ff_shared": 64, "shared_gate": True, "architecture": "qwen2moe"},
+    "head 64": {"head_dim": 64},
+    "head 96": {"head_dim": 96},
+    "head 128": {"head_dim": 128, "heads": 8, "kv_heads": 2},
     "head 80, biases": {"head_dim": 80, "bias": True, "architecture": "qwen2"},
     "head 48": {"head_dim": 48, "heads": 4, "kv_heads": 1},
     "head 256, norms": {"head_dim": 256, "head_norm": True, "architecture": "qwen3", "tied": True},
@@ -67,6 +70,16 @@ def test_prompts_of_every_length_then_decoding(variant_gguf, kind, cache_type):
             found = engine.eval([(sequence, [id_]) for sequence, id_ in zip(sequences, new, strict=True)])
             held = [[*ids, id_] for ids, id_ in zip(held, new, strict=True)]
             check(oracle, held, found, limit)
+
+
+@pytest.mark.parametrize("kind", ["head 64", "head 128"])
+def test_long_prompts_beside_each_other(variant_gguf, kind):
+    """More blocks of queries than the card has multiprocessors: each draws several, one after the other."""
+    path = variant_gguf(**MODELS[kind])
+    held = [ids_of(n, n) for n in (1500, 1, 2000, 700)]
+    with Model(path, device="cuda") as model, model.engine(tokens=8192, scheme=SCHEME) as engine:
+        found = engine.eval([(engine.sequence(), ids) for ids in held])
+        check(Oracle(path), held, found, F16_KL)
 
 
 @pytest.mark.parametrize("kind", ["f16", "quantised", "mixture"])
