@@ -122,6 +122,7 @@ Engine::Engine(Model& model, const EngineOptions& options)
         .tokens = tokens_,
         .cache_type = cache_type_,
         .max_rows = std::min(options.max_rows, tokens_),
+        .max_slices = options.max_slices,
         .scheme = scheme_.in_rows(tokens_),
         .rope = std::move(rope),
         .window_scheme = window == 0 ? Scheme{} : window_scheme(window).in_rows(tokens_),
