@@ -201,6 +201,69 @@ GGUF_CASES = {
 }
 
 
+WINDOW = {"attention.sliding_window": 10}
+GRANITE_KEYS = {
+    "attention.scale": 0.3,
+    "embedding_scale": 3.0,
+    "residual_scale": 0.4,
+    "logit_scale": 1.7,
+}
+GGUF_CASES |= {
+    "gemma2": (
+        "gemma2",
+        {},
+        WINDOW
+        | {
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+            "attention.scale": 1 / 3,
+        },
+        {},
+    ),
+    "gemma3": (
+        "gemma3_text",
+        {},
+        WINDOW
+        | {
+            "final_logit_softcapping": 4.0,
+            "attention.scale": 0.2,
+            "rope.freq_base_swa": 100.0,
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": 2.0,
+        },
+        {},
+    ),
+    "gemma3, other layers": (
+        "gemma3_text, other layers",
+        {"query_pre_attn_scalar": 16},
+        WINDOW | {"attention.sliding_window_pattern": [False, True, False, True]},
+        {},
+    ),
+    "gpt-oss": ("gpt_oss", {}, WINDOW | YARN_KEYS, {}),
+    "smollm3": ("smollm3", {}, {}, {}),
+    "olmo2": ("olmo2", {"attention_bias": False}, {}, {}),
+    "olmo3": (
+        "olmo3",
+        {},
+        WINDOW | YARN_KEYS | {"attention.sliding_window_pattern": [True, True, True, False]},
+        {},
+    ),
+    "granite": ("granite", {}, GRANITE_KEYS, {}),
+    "granitemoe": ("granitemoe", {}, GRANITE_KEYS, {}),
+    "glm4": ("glm4", {}, {"rope.dimension_count": 8}, {}),
+    "command-r": ("cohere", {}, {"logit_scale": 0.3}, {}),
+    "command-r, no norms of q and k": ("cohere", {"use_qk_norm": False}, {"logit_scale": 0.3}, {}),
+    "cohere2": ("cohere2", {}, WINDOW | {"logit_scale": 0.3}, {}),
+    "stablelm": ("stablelm", {}, {"rope.dimension_count": 4}, {}),
+    "stablelm, parallel": (
+        "stablelm, parallel",
+        {},
+        {"rope.dimension_count": 4, "use_parallel_residual": True},
+        {},
+    ),
+}
+
+
 def make_case(case: str):
     """The model in float32, and the keys and tensors of `write_gguf` that it needs beside its own."""
     family, changes, keys, extra = GGUF_CASES[case]
