@@ -1,4 +1,4 @@
-"""Disks that are full, have no inodes or may not be written: one line, nothing half there, what was there stays."""
+"""Disks that are full, have no inodes or may not be written: one line, nothing half there, nothing lost."""
 
 import builtins
 import errno
