@@ -219,7 +219,7 @@ DCA_API dca_status dca_session_exact_prefix(const dca_session* a, const dca_sess
 
 /* Makes the first `length` tokens of `from` all that `to` holds, without evaluating them. `length` is
  * at most dca_session_exact_prefix, the tokens in `from` and the context of `to`, and `from` is another session; else it fails and
- * `to` is as before. Both sessions must belong to the calling thread. */
+ * `to` is as before (where the device fails meanwhile, empty). Both sessions must belong to the calling thread. */
 DCA_API dca_status dca_session_copy_prefix(dca_session* to, const dca_session* from, uint32_t length);
 
 /* ---- Engine: many sequences in one step ---------------------------------------- */
