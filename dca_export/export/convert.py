@@ -10,6 +10,7 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from dca_export.checkpoint.tensors import STORAGE, SourceTensor
+from dca_export.export.repack import repacked
 from dca_export.model.layout import PlannedTensor
 from dca_runtime import DcaError, blocks
 from dca_runtime.errors import Status
@@ -40,14 +41,19 @@ def read_chunks(planned: PlannedTensor) -> Iterator[tuple[SourceTensor, np.ndarr
 
     Each array is a matrix (rows, columns) of `STORAGE[tensor.dtype]` with at most about CHUNK_VALUES values.
     """
+    for tensor, start, stop in row_ranges(planned):
+        rows = tensor.read(start, stop)
+        yield tensor, interleaved(rows, planned.head_dim) if planned.head_dim else rows
+
+
+def row_ranges(planned: PlannedTensor) -> Iterator[tuple[SourceTensor, int, int]]:
+    """Each source tensor with rows [start, stop) of it, as they are written, whole heads together."""
     for piece in planned.pieces:
-        columns = piece.tensor.columns
-        step = max(1, CHUNK_VALUES // columns)
+        step = max(1, CHUNK_VALUES // piece.tensor.columns)
         if planned.head_dim:
             step = max(planned.head_dim, step // planned.head_dim * planned.head_dim)
         for start in range(piece.start, piece.stop, step):
-            rows = piece.tensor.read(start, min(start + step, piece.stop))
-            yield piece.tensor, interleaved(rows, planned.head_dim) if planned.head_dim else rows
+            yield piece.tensor, start, min(start + step, piece.stop)
 
 
 def interleaved(rows: np.ndarray, head_dim: int) -> np.ndarray:
@@ -77,6 +83,14 @@ def _to_round(rows: np.ndarray, dtype: str, kind: GGMLQuantizationType) -> np.nd
     return (values.view(np.uint32) | (values != rows)).view(np.float32)
 
 
+def repacked_chunks(planned: PlannedTensor, kind: GGMLQuantizationType) -> Iterator[np.ndarray]:
+    """The data of a tensor that is blocks of `kind` as it stands (repack.is_lossless), in order."""
+    for tensor, start, stop in row_ranges(planned):
+        assert tensor.four_bits is not None
+        rows = repacked(tensor.four_bits, start, stop, kind)
+        yield interleaved(rows, planned.head_dim) if planned.head_dim else rows
+
+
 def encoded_chunks(planned: PlannedTensor, kind: GGMLQuantizationType) -> Iterator[np.ndarray]:
     """The tensor's data as GGUF stores it, in order. Raises InputError for a value the type cannot hold."""
     for tensor, rows in read_chunks(planned):
@@ -98,6 +112,7 @@ class StreamedTensor:
     planned: PlannedTensor
     kind: GGMLQuantizationType
     progress: Callable[[int], None]  # bytes just written
+    repack: bool = False  # its codes are written as they stand
 
     @property
     def nbytes(self) -> int:
@@ -105,6 +120,7 @@ class StreamedTensor:
 
     def tofile(self, file: BinaryIO) -> None:
         """Writes all of the tensor."""
-        for chunk in encoded_chunks(self.planned, self.kind):
+        chunks = repacked_chunks if self.repack else encoded_chunks
+        for chunk in chunks(self.planned, self.kind):
             file.write(np.ascontiguousarray(chunk).data)
             self.progress(chunk.nbytes)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from gguf import GGMLQuantizationType, GGUFValueType
 
-from dca_export.checkpoint.fp8 import dequantised
+from dca_export.checkpoint.quantized.table import dequantised
 from dca_export.checkpoint.tensors import Checkpoint, open_checkpoint
 from dca_export.checkpoint.tying import settle_tying
 from dca_export.errors import InputError
 from dca_export.export.convert import check_readable, tensor_bytes
 from dca_export.export.recipes import RECIPES, Model, Recipe, tensor_type
+from dca_export.export.repack import is_lossless
 from dca_export.export.runnable import check_runnable
 from dca_export.export.scheme_choice import (
     SchemeChoice,
@@ -57,6 +58,7 @@ class TypedTensor:
 
     planned: PlannedTensor
     type: GGMLQuantizationType
+    repack: bool = False  # it is of that type as it stands in the source
 
     @property
     def nbytes(self) -> int:
@@ -163,10 +165,13 @@ def _typed(recipe: Recipe, model: Model, tensors: list[PlannedTensor]) -> tuple[
     replaced: dict[tuple[GGMLQuantizationType, GGMLQuantizationType], list[PlannedTensor]] = {}
     for planned in tensors:
         choice = tensor_type(recipe, model, planned.name, planned.shape, planned.f32)
-        typed.append(TypedTensor(planned, choice.type))
+        typed.append(TypedTensor(planned, choice.type, is_lossless(planned, choice.type)))
         if choice.instead_of is not None:
             replaced.setdefault((choice.instead_of, choice.type), []).append(planned)
     notes = []
+    if repacked := sum(tensor.repack for tensor in typed):
+        of = sum(tensor.planned.pieces[0].tensor.four_bits is not None for tensor in typed)
+        notes.append(f"{repacked} of {of} matrices of 4 bits are repacked as they stand, without a loss")
     for (wanted, kind), alike in replaced.items():
         are = "tensor is" if len(alike) == 1 else "tensors are"
         notes.append(

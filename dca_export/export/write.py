@@ -136,7 +136,7 @@ class _ConvertedFiles:
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for tensor in self._plan.tensors:
-                streamed = StreamedTensor(tensor.planned, tensor.type, advance)
+                streamed = StreamedTensor(tensor.planned, tensor.type, advance, tensor.repack)
                 writer.write_tensor_data(cast(np.ndarray, streamed))
         finally:
             writer.close()
