@@ -62,8 +62,9 @@ class SourceTensor:
     """A tensor of a checkpoint. `read(start, stop)` gives rows as `STORAGE[dtype]`, (stop - start, columns).
 
     The matrix a tensor is seen as has its last dimension as columns and all others, flattened, as rows; one
-    dimension makes one row. `parts`: the stored tensors it is computed from, where it is not stored itself;
-    `four_bits`: as what integers those hold it, where they do.
+    dimension makes one row. Of one that is not stored but computed: `parts`, the stored tensors it comes
+    from; `four_bits`, as what integers those hold it, where they do; `origin`, the type that it had before an
+    adapter was merged.
     """
 
     name: str
@@ -73,6 +74,7 @@ class SourceTensor:
     read: RowReader
     parts: tuple[str, ...] = ()
     four_bits: FourBits | None = None
+    origin: str = ""
 
     @property
     def columns(self) -> int:
@@ -84,6 +86,14 @@ class SourceTensor:
 
     def error(self, message: str) -> InputError:
         return InputError(f"{self.file}: tensor {self.name} {message}")
+
+
+def values(tensor: SourceTensor, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of a tensor of floats (not of 8 bits), as f32 (rows, columns)."""
+    stored = tensor.read(start, stop)
+    if tensor.dtype == "BF16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)

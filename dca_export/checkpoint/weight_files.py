@@ -64,7 +64,8 @@ def adapter_error(directory: Path) -> InputError | None:
     base = config.values.get("base_model_name_or_path")
     of = f" of {base}" if isinstance(base, str) and base else ""
     return InputError(
-        f"{directory}: an adapter{of} ({ADAPTER}), not a model; name the base model, and this one with --lora"
+        f"{directory}: an adapter{of} ({ADAPTER}), not a model; to merge it into its base model, name that, "
+        "and this directory with --lora"
     )
 
 

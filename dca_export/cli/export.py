@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 from pathlib import Path
 
+from dca_export.adapters.changes import AdapterOption
 from dca_export.cli import _common
 from dca_export.errors import InputError
 from dca_export.export.hf_format import export_directory, plan_directory
@@ -27,6 +29,7 @@ def main(argv: list[str] | None = None) -> int:
         example="dca-export ./Llama-2-7b-hf llama2-dca.gguf --outtype q8_0\n"
         "dca-export old.gguf with-dca.gguf --chunk-size 3072 --pretraining-length 4096\n"
         "dca-export ./Qwen2.5-7B-hf ./Qwen2.5-7B-dca --format hf\n"
+        "dca-export ./Llama-2-7b-hf tuned.gguf --lora ./my-adapter --lora ./another=0.5\n"
         "dca-export --verify llama2-dca.gguf ./Llama-2-7b-hf",
     )
     parser.add_argument(
@@ -43,6 +46,14 @@ def main(argv: list[str] | None = None) -> int:
         choices=[AUTO, *RECIPES],
         default=AUTO,
         help="types of the matrices (default: auto, the checkpoint's own 16-bit type)",
+    )
+    parser.add_argument(
+        "--lora",
+        type=_adapter,
+        action="append",
+        default=[],
+        metavar="DIR[=SCALE]",
+        help="merge an adapter: PEFT's directory, or llama.cpp's GGUF file; may be given several times",
     )
     _add_scheme_arguments(parser)
     parser.add_argument(
@@ -90,6 +101,19 @@ def _add_scheme_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-dca", action="store_true", help="write no scheme: plain attention")
 
 
+def _adapter(text: str) -> AdapterOption:
+    path, found, scale = text.rpartition("=")
+    if not found or Path(text).exists():
+        return AdapterOption(Path(text))
+    try:
+        factor = float(scale)
+    except ValueError:
+        return AdapterOption(Path(text))
+    if not path or not math.isfinite(factor):
+        raise argparse.ArgumentTypeError(f"expected DIR or DIR=SCALE, got {text!r}")
+    return AdapterOption(Path(path), factor)
+
+
 def _size(text: str) -> int:
     found = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
     if found is None or int(found[1]) == 0:
@@ -106,7 +130,7 @@ def _body(arguments: argparse.Namespace) -> int:
         raise InputError("--no-dca does not go with --chunk-size or --local-window")
     if arguments.verify is not None:
         return _verify(arguments, None if scheme == SchemeOptions() else scheme)
-    options = ExportOptions(arguments.outtype, scheme, arguments.split_max_size)
+    options = ExportOptions(arguments.outtype, scheme, arguments.split_max_size, tuple(arguments.lora))
     if arguments.dry_run and arguments.format == "gguf":
         return _dry_run(arguments, options)
     if arguments.output is None and not arguments.dry_run:
@@ -134,7 +158,8 @@ def _check_report(arguments: argparse.Namespace) -> None:
 def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> int:
     if options != ExportOptions(scheme=options.scheme):
         raise InputError(
-            "--format hf keeps the weights as they are: --outtype and --split-max-size do not go with it"
+            "--format hf keeps the weights as they are: --outtype, --split-max-size and --lora do not go "
+            "with it"
         )
     if arguments.dry_run:
         facts = plan_directory(arguments.model, options.scheme)
@@ -188,7 +213,7 @@ def _verify(arguments: argparse.Namespace, expected: SchemeOptions | None) -> in
     if given := [name for name, is_given in writing.items() if is_given]:
         raise InputError(f"--verify writes nothing: {given[0]} does not go with it")
     with _common.progress_bar(f"reading {arguments.verify.name}") as update:
-        report = verify(arguments.verify, arguments.model, update, expected)
+        report = verify(arguments.verify, arguments.model, update, expected, tuple(arguments.lora))
     if arguments.json != "-":
         rows = [[name, f"{found.tensors}", f"{found.worst:.2g}"] for name, found in report.types.items()]
         _common.print_table(["type", "tensors", "largest relative error"], rows)

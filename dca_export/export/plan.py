@@ -8,6 +8,8 @@ from pathlib import Path
 
 from gguf import GGMLQuantizationType, GGUFValueType
 
+from dca_export.adapters.changes import AdapterOption
+from dca_export.adapters.merge import merged
 from dca_export.checkpoint.quantized.table import dequantised
 from dca_export.checkpoint.tensors import Checkpoint, open_checkpoint
 from dca_export.checkpoint.tying import settle_tying
@@ -45,11 +47,15 @@ SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")  # of files in s
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """`outtype`: "auto" or a name of recipes.RECIPES. `split_bytes`: largest part's tensors; 0: one file."""
+    """`outtype`: "auto" or a name of recipes.RECIPES. `split_bytes`: largest part's tensors; 0: one file.
+
+    `adapters` are merged into the model, in order.
+    """
 
     outtype: str = AUTO
     scheme: SchemeOptions = SchemeOptions()
     split_bytes: int = 0
+    adapters: tuple[AdapterOption, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +96,10 @@ def plan_export(source: Path, options: ExportOptions) -> DirectoryPlan | CopyPla
     """Reads configuration, headers and tokenizer of `source` and decides on everything. Raises InputError."""
     if is_gguf(source):
         return _plan_copy(source, options)
-    return _plan_directory(settle_tying(dequantised(open_checkpoint(source))), options)
+    checkpoint = settle_tying(dequantised(open_checkpoint(source)))
+    if options.adapters:
+        checkpoint = settle_tying(merged(checkpoint, options.adapters))
+    return _plan_directory(checkpoint, options)
 
 
 def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> DirectoryPlan:
@@ -152,7 +161,9 @@ def _recipe(outtype: str, tensors: list[PlannedTensor]) -> Recipe:
     if outtype == AUTO:
         values: Counter[str] = Counter()
         for piece in (piece for planned in tensors for piece in planned.pieces):
-            values[piece.tensor.dtype] += (piece.stop - piece.start) * piece.tensor.columns
+            values[piece.tensor.origin or piece.tensor.dtype] += (
+                piece.stop - piece.start
+            ) * piece.tensor.columns
         outtype = "bf16" if values.most_common(1)[0][0] == "BF16" else "f16"
     if outtype not in RECIPES:
         raise InputError(f"outtype {outtype} is not known; known are {', '.join(RECIPES)} and {AUTO}")
@@ -182,6 +193,8 @@ def _typed(recipe: Recipe, model: Model, tensors: list[PlannedTensor]) -> tuple[
 
 
 def _plan_copy(source: Path, options: ExportOptions) -> CopyPlan:
+    if options.adapters:
+        raise InputError(f"{source}: adapters are merged into a model directory, not into a GGUF file")
     if options.outtype != AUTO:
         raise InputError(
             f"{source}: tensors of a GGUF file are copied as they are; leave --outtype {options.outtype} out"

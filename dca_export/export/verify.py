@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from dca_export.adapters.changes import AdapterOption
 from dca_export.checkpoint.tensors import open_checkpoint
 from dca_export.errors import InputError
 from dca_export.export.accounting import account
@@ -58,18 +59,23 @@ class Report:
 
 
 def verify(
-    output: Path, source: Path, progress: Progress | None = None, expected: SchemeOptions | None = None
+    output: Path,
+    source: Path,
+    progress: Progress | None = None,
+    expected: SchemeOptions | None = None,
+    adapters: tuple[AdapterOption, ...] = (),
 ) -> Report:
     """Reads every tensor and entry of `output` again and compares them with `source`.
 
     From a directory: F32, F16 and BF16 must be the values rounded once, blocks as near as their format gets
     (block_bounds.py), and every row of every tensor of the source must be there. From another GGUF file:
     every byte. `expected`: the scheme that the file must have is the one an export with these options
-    chooses; None: whatever it states. Raises InputError if one of the two cannot be read.
+    chooses; None: whatever it states. `adapters`: those that were merged. Raises InputError if something
+    cannot be read.
     """
     parts = open_parts(output)
     scheme = read_scheme(parts[0], str(output))
-    plan = plan_export(source, ExportOptions(scheme=expected or _options(scheme)))
+    plan = plan_export(source, ExportOptions(scheme=expected or _options(scheme), adapters=adapters))
     found = {tensor.name: _Found(part, tensor) for part in parts for tensor in part.tensors}
     total = sum(entry.info.nbytes for entry in found.values())
     report, done = Report(scheme), 0

@@ -55,7 +55,10 @@ def export_model(
     options = options or ExportOptions()
     check_output(output, force)
     check_apart(output, source)
-    read = SourceFiles.of(source)
+    adapters = [adapter.path for adapter in options.adapters]
+    for path in adapters:
+        check_apart(output, path)
+    read = SourceFiles.of(source, *adapters)
     plan = plan_export(source, options)
     check_space(output, plan.summary.bytes + HEADER_RESERVE)
     if isinstance(plan, CopyPlan):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dca_export.checkpoint.tensors import Checkpoint, FourBits, RowReader, SourceTensor
+from dca_export.checkpoint.tensors import Checkpoint, FourBits, RowReader, SourceTensor, values
 from dca_export.config import Config, read_json_object
 
 FLOATS = ("F32", "F16", "BF16")
@@ -71,13 +71,10 @@ def settings(checkpoint: Checkpoint) -> Config:
 
 def floats(tensor: SourceTensor) -> np.ndarray:
     """All scales of a tensor as f32, in its shape. Raises InputError for one that is not finite."""
-    stored = tensor.read(0, tensor.rows)
-    if tensor.dtype == "BF16":
-        stored = (stored.astype(np.uint32) << 16).view(np.float32)
-    values = stored.astype(np.float32).reshape(tensor.shape)
-    if not np.isfinite(values).all():
+    found = values(tensor, 0, tensor.rows).reshape(tensor.shape)
+    if not np.isfinite(found).all():
         raise tensor.error("holds a scale that is not finite")
-    return values
+    return found
 
 
 def integers(tensor: SourceTensor) -> np.ndarray:
