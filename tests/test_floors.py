@@ -23,6 +23,7 @@ ROOMS = {
     "tokenizer": ["errors", "config", "dca_runtime"],
     "model": ["errors", "config", "checkpoint"],
     "adapters": ["errors", "config", "gguf", "checkpoint", "model", "dca_runtime"],
+    "importance": ["errors", "gguf", "dca_runtime"],
     "export": [
         "errors",
         "config",
@@ -32,6 +33,7 @@ ROOMS = {
         "tokenizer",
         "model",
         "adapters",
+        "importance",
         "dca_runtime",
     ],
     # Says what the right answer is, so it shares no code with what runs, and of the export only the reading
@@ -39,7 +41,17 @@ ROOMS = {
     "reference": ["errors", "scheme", "gguf", "checkpoint"],
     "parity": ["errors", "scheme", "gguf", "reference", "dca_runtime"],
     "evaluate": ["errors", "scheme", "strict_json", "dca_runtime"],
-    "cli": ["errors", "strict_json", "gguf", "adapters", "export", "parity", "evaluate", "dca_runtime"],
+    "cli": [
+        "errors",
+        "strict_json",
+        "gguf",
+        "adapters",
+        "importance",
+        "export",
+        "parity",
+        "evaluate",
+        "dca_runtime",
+    ],
 }
 
 # What the sources of each folder of native/ may include, beside the public header.

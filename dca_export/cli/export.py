@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import sys
 from pathlib import Path
 
 from dca_export.adapters.changes import AdapterOption
-from dca_export.cli import _common
+from dca_export.cli import _common, imatrix
 from dca_export.errors import InputError
 from dca_export.export.hf_format import export_directory, plan_directory
 from dca_export.export.output_file import check_apart, check_report
@@ -23,6 +24,9 @@ _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 
 
 def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["imatrix"]:
+        return imatrix.main(words[1:])
     parser = _common.command_parser(
         "dca-export",
         "Writes a GGUF file whose attention reaches past the trained context (Dual Chunk Attention).",
@@ -30,6 +34,8 @@ def main(argv: list[str] | None = None) -> int:
         "dca-export old.gguf with-dca.gguf --chunk-size 3072 --pretraining-length 4096\n"
         "dca-export ./Qwen2.5-7B-hf ./Qwen2.5-7B-dca --format hf\n"
         "dca-export ./Llama-2-7b-hf tuned.gguf --lora ./my-adapter --lora ./another=0.5\n"
+        "dca-export imatrix old.gguf text.txt old.imatrix.gguf\n"
+        "dca-export old.gguf smaller.gguf --outtype q4_k_m --imatrix old.imatrix.gguf\n"
         "dca-export --verify llama2-dca.gguf ./Llama-2-7b-hf",
     )
     parser.add_argument(
@@ -45,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         "--outtype",
         choices=[AUTO, *RECIPES],
         default=AUTO,
-        help="types of the matrices (default: auto, the checkpoint's own 16-bit type)",
+        help="types of the matrices (default: auto, the checkpoint's own 16-bit type; a .gguf's as they are)",
     )
     parser.add_argument(
         "--lora",
@@ -54,6 +60,17 @@ def main(argv: list[str] | None = None) -> int:
         default=[],
         metavar="DIR[=SCALE]",
         help="merge an adapter: PEFT's directory, or llama.cpp's GGUF file; may be given several times",
+    )
+    parser.add_argument(
+        "--imatrix",
+        type=Path,
+        metavar="FILE",
+        help="let errors count by what flows into each column: a file of dca-export imatrix or llama-imatrix",
+    )
+    parser.add_argument(
+        "--requantize",
+        action="store_true",
+        help="let --outtype quantise tensors of a .gguf again that are below 8 bits already",
     )
     _add_scheme_arguments(parser)
     parser.add_argument(
@@ -130,7 +147,14 @@ def _body(arguments: argparse.Namespace) -> int:
         raise InputError("--no-dca does not go with --chunk-size or --local-window")
     if arguments.verify is not None:
         return _verify(arguments, None if scheme == SchemeOptions() else scheme)
-    options = ExportOptions(arguments.outtype, scheme, arguments.split_max_size, tuple(arguments.lora))
+    options = ExportOptions(
+        arguments.outtype,
+        scheme,
+        arguments.split_max_size,
+        tuple(arguments.lora),
+        arguments.imatrix,
+        arguments.requantize,
+    )
     if arguments.dry_run and arguments.format == "gguf":
         return _dry_run(arguments, options)
     if arguments.output is None and not arguments.dry_run:
@@ -158,8 +182,7 @@ def _check_report(arguments: argparse.Namespace) -> None:
 def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> int:
     if options != ExportOptions(scheme=options.scheme):
         raise InputError(
-            "--format hf keeps the weights as they are: --outtype, --split-max-size and --lora do not go "
-            "with it"
+            "--format hf keeps the weights as they are: options that change or split them do not go with it"
         )
     if arguments.dry_run:
         facts = plan_directory(arguments.model, options.scheme)
@@ -209,6 +232,8 @@ def _verify(arguments: argparse.Namespace, expected: SchemeOptions | None) -> in
         "--split-max-size": bool(arguments.split_max_size),
         "--dry-run": arguments.dry_run,
         "--force": arguments.force,
+        "--imatrix": arguments.imatrix is not None,
+        "--requantize": arguments.requantize,
     }
     if given := [name for name, is_given in writing.items() if is_given]:
         raise InputError(f"--verify writes nothing: {given[0]} does not go with it")

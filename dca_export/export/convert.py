@@ -11,6 +11,7 @@ from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from dca_export.checkpoint.tensors import STORAGE, SourceTensor
 from dca_export.export.repack import repacked
+from dca_export.importance.file import Sums
 from dca_export.model.layout import PlannedTensor
 from dca_runtime import DcaError, blocks
 from dca_runtime.errors import Status
@@ -91,18 +92,40 @@ def repacked_chunks(planned: PlannedTensor, kind: GGMLQuantizationType) -> Itera
         yield interleaved(rows, planned.head_dim) if planned.head_dim else rows
 
 
-def encoded_chunks(planned: PlannedTensor, kind: GGMLQuantizationType) -> Iterator[np.ndarray]:
-    """The tensor's data as GGUF stores it, in order. Raises InputError for a value the type cannot hold."""
+def encoded_chunks(
+    planned: PlannedTensor, kind: GGMLQuantizationType, sums: Sums | None = None
+) -> Iterator[np.ndarray]:
+    """The tensor's data as GGUF stores it, in order; where there are `sums`, errors count by them.
+
+    Raises InputError for a value the type cannot hold.
+    """
+    first = 0  # row of the whole tensor
     for tensor, rows in read_chunks(planned):
         if _SAME.get(tensor.dtype) == kind:
             yield rows
             continue
         try:
-            yield blocks.encode(kind, _to_round(rows, tensor.dtype, kind))
+            yield _encoded(kind, _to_round(rows, tensor.dtype, kind), planned.shape, first, sums)
+            first += len(rows)
         except DcaError as error:
             if error.status != Status.ARGUMENT:
                 raise
             raise tensor.error(f"{error}; --outtype bf16 or f32 can hold more") from None
+
+
+def _encoded(
+    kind: GGMLQuantizationType, rows: np.ndarray, shape: tuple[int, ...], first: int, sums: Sums | None
+) -> np.ndarray:
+    """Rows from `first` on of a tensor of `shape` as blocks, each matrix stacked in it by its own weights."""
+    if sums is None:
+        return blocks.encode(kind, rows)
+    each = shape[-2]
+    borders = range((first // each + 1) * each - first, len(rows), each)
+    parts = np.split(rows, list(borders))
+    number = first // each
+    return np.concatenate(
+        [blocks.encode(kind, part, weights=sums.weights(number + i)) for i, part in enumerate(parts)]
+    )
 
 
 @dataclass
@@ -113,6 +136,7 @@ class StreamedTensor:
     kind: GGMLQuantizationType
     progress: Callable[[int], None]  # bytes just written
     repack: bool = False  # its codes are written as they stand
+    sums: Sums | None = None  # by which errors count
 
     @property
     def nbytes(self) -> int:
@@ -120,7 +144,10 @@ class StreamedTensor:
 
     def tofile(self, file: BinaryIO) -> None:
         """Writes all of the tensor."""
-        chunks = repacked_chunks if self.repack else encoded_chunks
-        for chunk in chunks(self.planned, self.kind):
+        if self.repack:
+            chunks = repacked_chunks(self.planned, self.kind)
+        else:
+            chunks = encoded_chunks(self.planned, self.kind, self.sums)
+        for chunk in chunks:
             file.write(np.ascontiguousarray(chunk).data)
             self.progress(chunk.nbytes)
