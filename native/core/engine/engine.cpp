@@ -140,6 +140,11 @@ dca_scheme Engine::scheme_info() const noexcept {
     return {scheme_.chunk_size, scheme_.local_window, scheme_.pretraining_length, scheme_.logit_scale, scheme_.logit_scale_length};
 }
 
+void Engine::collect_squares() {
+    if (!executor_->collect(*squares_))
+        fail(DCA_ERROR_UNSUPPORTED, "what flows into matrices is counted on the CPU only; load the model with device cpu");
+}
+
 void Engine::fill_info(dca_engine_info& info) const {
     info.tokens = tokens_;
     info.tokens_used = tokens_used();
