@@ -38,9 +38,11 @@ from dca_export.gguf.packing import check_packable
 from dca_export.gguf.scheme_keys import read_scheme, scheme_entries, scheme_keys
 from dca_export.importance.file import Sums
 from dca_export.model.architectures import find_architecture, known_gguf_names
+from dca_export.model.completion import completed
 from dca_export.model.hyperparameters import Entries, model_entries, read_dimensions
 from dca_export.model.layout import PlannedTensor, generated_tensor, plan_tensors
 from dca_export.model.rope import context_length, read_rope, sliding_window, trained_length
+from dca_export.model.windows import kept_windows
 from dca_export.tokenizer.vocabulary import Vocabulary, read_vocabulary
 
 AUTO = "auto"
@@ -103,7 +105,7 @@ def plan_export(source: Path, options: ExportOptions) -> DirectoryPlan | CopyPla
     """Reads configuration, headers and tokenizer of `source` and decides on everything. Raises InputError."""
     if is_gguf(source):
         return _plan_copy(source, options)
-    checkpoint = settle_tying(dequantised(open_checkpoint(source)))
+    checkpoint = settle_tying(dequantised(completed(open_checkpoint(source))))
     if options.adapters:
         checkpoint = settle_tying(merged(checkpoint, options.adapters))
     return _plan_directory(checkpoint, options)
@@ -144,7 +146,13 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
             f"norm_topk_prob is not what stock llama.cpp assumes for {architecture.name}; "
             "there this model will give other results"
         )
-    if window := sliding_window(config):
+    windows = kept_windows(config)
+    if windows and not windows.usual:
+        notes.append(
+            f"layer_types is not what stock llama.cpp assumes for {architecture.name}; an older one gives "
+            "other results"
+        )
+    if (window := sliding_window(config)) and windows is None:
         notes.append(f"sliding_window {window} is not used: every layer attends to everything before it")
     summary = Summary(
         architecture.name,
