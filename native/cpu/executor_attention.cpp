@@ -43,7 +43,7 @@ void CpuExecutor::plan_attention() {
     merges_.clear();
     size_t partials = 0;
     for (const SliceRows& slice : slices_) {
-        if (shape_.lanes != 1 && slice.rows >= kFewestForPanels) {
+        if (slice.rows >= kFewestForPanels) {
             for (uint32_t row = 0; row < slice.rows; row += kPanelLanes) {
                 const uint32_t count = std::min<uint32_t>(kPanelLanes, slice.rows - row);
                 blocks_.push_back(
@@ -54,7 +54,7 @@ void CpuExecutor::plan_attention() {
         for (uint32_t row = 0; row < slice.rows; ++row) {
             const uint32_t begin = first_key(scheme_, (slice.start + row) / scheme_.chunk_size);
             const uint64_t seen = slice.start + row + 1 - begin;
-            const int pieces = std::clamp(static_cast<int>((slice.start + slice.rows) / kKeysAPiece), 1, enough);
+            const int pieces = std::clamp(static_cast<int>((slice.start + row + 1) / kKeysAPiece), 1, enough);
             const auto border = [&](int p) {
                 const uint32_t at = begin + static_cast<uint32_t>(seen * p / pieces);
                 return p == 0 || p == pieces ? at : std::max(begin, at / kPanelLanes * kPanelLanes);
