@@ -115,7 +115,7 @@ class Pace:
     def __init__(self) -> None:
         self._shares = [_Share(expected) for _, expected in self._EXPECTED]
         self._single: float | None = None  # seconds of a step without guesses
-        self._extra = 0.2  # of that, what each guess adds
+        self._extra = 0.15  # of that, what each guess adds
 
     def guesses(self, matched: int, most: int) -> int:
         """How many tokens to guess after ``matched`` tokens that occurred before; at most ``most``."""
