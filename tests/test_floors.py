@@ -18,6 +18,7 @@ ROOMS = {
     "config": ["errors"],
     "scheme": ["errors"],
     "strict_json": [],
+    "hub": ["errors"],
     "gguf": ["errors", "scheme"],
     "checkpoint": ["errors", "config"],
     "tokenizer": ["errors", "config", "dca_runtime"],
@@ -27,7 +28,7 @@ ROOMS = {
     "reference": ["errors", "scheme", "gguf"],
     "parity": ["errors", "scheme", "gguf", "reference", "dca_runtime"],
     "evaluate": ["errors", "scheme", "strict_json", "dca_runtime"],
-    "cli": ["errors", "strict_json", "gguf", "export", "parity", "evaluate", "dca_runtime"],
+    "cli": ["errors", "strict_json", "hub", "gguf", "export", "parity", "evaluate", "dca_runtime"],
 }
 
 # What the sources of each folder of native/ may include, beside the public header.

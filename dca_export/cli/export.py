@@ -7,15 +7,17 @@ import re
 from pathlib import Path
 
 from dca_export.cli import _common
+from dca_export.cli._sources import HUB_HELP, source_of
 from dca_export.errors import InputError
 from dca_export.export.hf_format import export_directory, plan_directory
-from dca_export.export.output_file import check_apart, check_report
+from dca_export.export.output_file import check_apart, check_output, check_report
 from dca_export.export.plan import AUTO, CopyPlan, ExportOptions, plan_export
 from dca_export.export.recipes import RECIPES
 from dca_export.export.scheme_choice import SchemeOptions
 from dca_export.export.summary import short_count, size
 from dca_export.export.verify import scheme_text, verify
 from dca_export.export.write import export_model
+from dca_export.hub.names import is_hub_name
 
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -25,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         "dca-export",
         "Writes a GGUF file whose attention reaches past the trained context (Dual Chunk Attention).",
         example="dca-export ./Llama-2-7b-hf llama2-dca.gguf --outtype q8_0\n"
+        "dca-export hf:HuggingFaceTB/SmolLM2-360M-Instruct smollm2.gguf\n"
         "dca-export old.gguf with-dca.gguf --chunk-size 3072 --pretraining-length 4096\n"
         "dca-export ./Qwen2.5-7B-hf ./Qwen2.5-7B-dca --format hf\n"
         "dca-export --verify llama2-dca.gguf ./Llama-2-7b-hf",
@@ -33,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         "model",
         type=Path,
         metavar="MODEL",
-        help="a Hugging Face model directory, or a .gguf to add the keys to",
+        help=f"a Hugging Face model directory, or a .gguf to add the keys to, {HUB_HELP}",
     )
     parser.add_argument(
         "output", type=Path, nargs="?", metavar="OUT", help="the file (or directory) to write"
@@ -104,9 +107,13 @@ def _body(arguments: argparse.Namespace) -> int:
     )
     if not scheme.dca and scheme != SchemeOptions(dca=False, pretraining_length=scheme.pretraining_length):
         raise InputError("--no-dca does not go with --chunk-size or --local-window")
+    if is_hub_name(arguments.model) and arguments.output is not None and arguments.format == "gguf":
+        check_output(arguments.output, arguments.force)  # before anything is fetched
+    source = source_of(arguments.model)
+    arguments.model = source.path
     if arguments.verify is not None:
         return _verify(arguments, None if scheme == SchemeOptions() else scheme)
-    options = ExportOptions(arguments.outtype, scheme, arguments.split_max_size)
+    options = ExportOptions(arguments.outtype, scheme, arguments.split_max_size, source.origin)
     if arguments.dry_run and arguments.format == "gguf":
         return _dry_run(arguments, options)
     if arguments.output is None and not arguments.dry_run:
@@ -132,7 +139,7 @@ def _check_report(arguments: argparse.Namespace) -> None:
 
 
 def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> int:
-    if options != ExportOptions(scheme=options.scheme):
+    if options != ExportOptions(scheme=options.scheme, extra=options.extra):
         raise InputError(
             "--format hf keeps the weights as they are: --outtype and --split-max-size do not go with it"
         )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 EXAMPLE = """
 dca-run model.gguf -p "Once upon a time" -n 64
+dca-run hf:bartowski/SmolLM2-360M-Instruct-GGUF --chat
 dca-run model.gguf --doc book.txt "Who is the murderer?"
 dca-run model.gguf --chat -f question.txt --temp 0
 dca-run model.gguf --chat

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from gguf import GGMLQuantizationType, GGUFValueType
@@ -44,11 +44,15 @@ SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")  # of files in s
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """`outtype`: "auto" or a name of recipes.RECIPES. `split_bytes`: largest part's tensors; 0: one file."""
+    """`outtype`: "auto" or a name of recipes.RECIPES. `split_bytes`: largest part's tensors; 0: one file.
+
+    `extra`: entries of the file that say how it came to be (docs/format.md); they replace what a GGUF source has.
+    """
 
     outtype: str = AUTO
     scheme: SchemeOptions = SchemeOptions()
     split_bytes: int = 0
+    extra: Entries = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     vocabulary = read_vocabulary(checkpoint.directory, dimensions.vocab)
     entries = model_entries(config, architecture, dimensions, _context(checkpoint, stated))
     entries |= {f"{architecture.name}.{key}": value for key, value in rope.entries.items()}
-    entries |= scheme_entries(architecture.name, choice.scheme)
+    entries |= scheme_entries(architecture.name, choice.scheme) | options.extra
     for key, (kind, value) in entries.items():
         check_packable(config.where, key, kind, value)
     if f"{architecture.name}.expert_weights_norm" in entries:
@@ -194,7 +198,7 @@ def _plan_copy(source: Path, options: ExportOptions) -> CopyPlan:
     choice = choose_scheme(options.scheme, trained, kept)
     dropped = (*scheme_keys(architecture), *SPLIT_KEYS)
     entries = {key: file.value_bytes(key) for key in file if key not in dropped}
-    for key, (kind, value) in scheme_entries(architecture, choice.scheme).items():
+    for key, (kind, value) in (scheme_entries(architecture, choice.scheme) | options.extra).items():
         entries[key] = packed_value(kind, value)
     if file.alignment < LEAST_ALIGNMENT:
         entries["general.alignment"] = packed_value(GGUFValueType.UINT32, LEAST_ALIGNMENT)
