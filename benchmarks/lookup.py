@@ -4,8 +4,8 @@
         [--device cpu] [--threads 0] [--json FILE]
 
 Half of the prompts ask to copy a passage of the text, and their answers have begun to (quoting: a small model
-needs that to do what it is asked); half ask something about a passage or about nothing of it (other). Every prompt is answered greedily both ways, in turn, as often as there are rounds; of each
-the fastest counts, so that what else the machine does falls out. Time is all but the reading of the prompt.
+needs that to do what it is asked); half ask something about a passage or about nothing of it (other). Every
+prompt is answered greedily both ways, in turn, as often as there are rounds; of each the fastest counts, so that what else the machine does falls out. Time is all but the reading of the prompt.
 """
 
 from __future__ import annotations
@@ -35,7 +35,18 @@ OTHER = (
     "{0}\n\nWrite three questions that somebody could ask after reading this.",
     "Write a poem about a {1}.",
 )
-THINGS = ("kettle", "bridge", "clock", "garden", "river", "piano", "bicycle", "windmill", "telescope", "ferry")
+THINGS = (
+    "kettle",
+    "bridge",
+    "clock",
+    "garden",
+    "river",
+    "piano",
+    "bicycle",
+    "windmill",
+    "telescope",
+    "ferry",
+)
 PASSAGE = 900  # characters
 BEGUN = 60  # characters of a copy that the prompt ends with
 
@@ -133,7 +144,16 @@ def measured(model: dca.Model, kind: str, ids: list[int], arguments: argparse.Na
 
 def print_tables(title: str, found: list[Measured]) -> None:
     table = Table(title=f"{title}: tokens/s, guessing ahead against one token a step")
-    for heading in ("prompts", "number", "same text", "off", "lookup", "ratio", "least ratio", "guesses right"):
+    for heading in (
+        "prompts",
+        "number",
+        "same text",
+        "off",
+        "lookup",
+        "ratio",
+        "least ratio",
+        "guesses right",
+    ):
         table.add_column(heading, justify="left" if heading == "prompts" else "right")
     for kind in ("quoting", "other"):
         group = [one for one in found if one.kind == kind and one.tokens > 8]

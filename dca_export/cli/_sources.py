@@ -50,14 +50,18 @@ def source_of(given: str | Path) -> Source:
         return Source(fetch(found, files), origin_entries(name.repository, found.commit))
     gguf = chosen_gguf(name, found.files)
     if gguf is None:
-        raise InputError(f"{name}: holds no checkpoint (config.json with safetensors or .bin) and no GGUF file")
+        raise InputError(
+            f"{name}: holds no checkpoint (config.json with safetensors or .bin) and no GGUF file"
+        )
     note(f"{name}: {gguf}, commit {found.commit}")
     return Source(fetch(found, [gguf]) / gguf, origin_entries(name.repository, found.commit, gguf))
 
 
 def model_file(given: PathLike) -> PathLike:
-    """The GGUF file to run. A name on the Hub means the repository's GGUF file, fetched; where there is none its
-    checkpoint is exported, once, into this program's cache. Raises InputError.
+    """The GGUF file to run. Raises InputError.
+
+    A name on the Hub means the repository's GGUF file, fetched; where there is none its checkpoint is exported,
+    once, into this program's cache.
     """
     if not is_hub_name(given):
         return given
@@ -69,12 +73,18 @@ def model_file(given: PathLike) -> PathLike:
     gguf = chosen_gguf(name, found.files)
     if gguf is not None:
         others = len(gguf_files(found.files)) - 1
-        more = f" ({others} others: hf:{name.repository}/FILE.gguf picks one)" if others and not name.file else ""
+        more = (
+            f" ({others} others: hf:{name.repository}/FILE.gguf picks one)"
+            if others and not name.file
+            else ""
+        )
         note(f"{name}: {gguf}{more}, commit {found.commit}")
         return type(given)(fetch(found, [gguf]) / gguf)
     files = checkpoint_files(name, found.files)
     if not files:
-        raise InputError(f"{name}: holds no GGUF file in one part and no checkpoint (config.json with weights)")
+        raise InputError(
+            f"{name}: holds no GGUF file in one part and no checkpoint (config.json with weights)"
+        )
     return type(given)(_exported(name.repository, found.commit, lambda: fetch(found, files)))
 
 
@@ -87,7 +97,9 @@ def _exported(repository: str, commit: str, directory: Any) -> Path:
     from dca_runtime.version import __version__
 
     name = repository.rpartition("/")[2]
-    output = cache_directory() / repository.replace("/", "--") / f"{commit[:12]}-{__version__}" / f"{name}.gguf"
+    output = (
+        cache_directory() / repository.replace("/", "--") / f"{commit[:12]}-{__version__}" / f"{name}.gguf"
+    )
     if output.is_file():
         return output
     source = directory()

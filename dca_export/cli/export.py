@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dca_export.cli import _common
 from dca_export.cli._sources import HUB_HELP, source_of
+from dca_export.cli._tune import add_tune_arguments, check_tune, tuned_options, write_report
 from dca_export.errors import InputError
 from dca_export.export.hf_format import export_directory, plan_directory
 from dca_export.export.output_file import check_apart, check_output, check_report
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> int:
         "dca-export hf:HuggingFaceTB/SmolLM2-360M-Instruct smollm2.gguf\n"
         "dca-export old.gguf with-dca.gguf --chunk-size 3072 --pretraining-length 4096\n"
         "dca-export ./Qwen2.5-7B-hf ./Qwen2.5-7B-dca --format hf\n"
+        "dca-export ./Llama-2-7b-hf llama2-dca.gguf --tune my-notes.txt --tune-minutes 60\n"
         "dca-export --verify llama2-dca.gguf ./Llama-2-7b-hf",
     )
     parser.add_argument(
@@ -48,6 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         help="types of the matrices (default: auto, the checkpoint's own 16-bit type)",
     )
     _add_scheme_arguments(parser)
+    add_tune_arguments(parser)
     parser.add_argument(
         "--format",
         choices=["gguf", "hf"],
@@ -102,6 +105,7 @@ def _size(text: str) -> int:
 
 def _body(arguments: argparse.Namespace) -> int:
     _check_report(arguments)
+    check_tune(arguments)
     scheme = SchemeOptions(
         not arguments.no_dca, arguments.pretraining_length, arguments.chunk_size, arguments.local_window
     )
@@ -120,10 +124,15 @@ def _body(arguments: argparse.Namespace) -> int:
         raise InputError("OUT is missing: name the file to write")
     if arguments.format == "hf":
         return _export_directory(arguments, options)
+    lines: list[str] = []
+    if arguments.tune is not None:
+        options, lines, report = tuned_options(arguments, options)
     with _common.progress_bar(f"writing {arguments.output.name}") as update:
         exported = export_model(arguments.model, arguments.output, options, arguments.force, update)
+    if arguments.tune is not None:
+        write_report(arguments, report)
     files = [str(path) for path in exported.files]
-    _report(arguments, [f"wrote    {path}" for path in files] + exported.summary.lines())
+    _report(arguments, [f"wrote    {path}" for path in files] + exported.summary.lines() + lines)
     if arguments.json:
         _common.write_json({"files": files} | exported.summary.as_json(), arguments.json)
     return _common.EXIT_OK

@@ -46,7 +46,7 @@ SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")  # of files in s
 class ExportOptions:
     """`outtype`: "auto" or a name of recipes.RECIPES. `split_bytes`: largest part's tensors; 0: one file.
 
-    `extra`: entries of the file that say how it came to be (docs/format.md); they replace what a GGUF source has.
+    `extra`: entries that say how the file came to be (docs/format.md); they replace what a GGUF source has.
     """
 
     outtype: str = AUTO

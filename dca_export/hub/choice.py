@@ -8,9 +8,22 @@ from collections.abc import Iterable
 from dca_export.errors import InputError
 from dca_export.hub.names import HubName, is_safe
 
-# The types in the order in which a file is taken: small enough for most machines and good first, then better ones,
-# then smaller ones. The rule is documented in docs/hub.md.
-PREFERRED = ("q4_k_m", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_s", "q5_1", "q5_0", "q4_1", "q4_0", "f16", "bf16")
+# The types in the order in which a file is taken: what fits most machines and is good, then better ones, then
+# smaller ones (docs/hub.md).
+PREFERRED = (
+    "q4_k_m",
+    "q8_0",
+    "q6_k",
+    "q5_k_m",
+    "q5_k_s",
+    "q4_k_s",
+    "q5_1",
+    "q5_0",
+    "q4_1",
+    "q4_0",
+    "f16",
+    "bf16",
+)
 _PREFERRED_LAST = ("f32",)
 
 # Beside the weights: what dca_export reads of a model directory.
@@ -36,7 +49,7 @@ _NO_MODEL = re.compile(r"(^|[/._-])(mmproj|imatrix|lora|vocab|draft|mtp)([/._-]|
 
 
 def gguf_files(files: Iterable[str]) -> list[str]:
-    """The repository's models in one GGUF file each, the one to take first; without projectors, adapters, parts."""
+    """The repository's models that are one GGUF file each, the one to take first. No projectors, adapters."""
     models = [
         file
         for file in files
@@ -79,12 +92,16 @@ def _weights(top: set[str]) -> set[str]:
 def _rank(file: str) -> int:
     base = file.lower().rpartition("/")[2]
     order = (*PREFERRED, None, *_PREFERRED_LAST)
-    named = [kind for kind in (*PREFERRED, *_PREFERRED_LAST) if re.search(rf"(^|[^a-z0-9]){kind}\.gguf$", base)]
+    named = [
+        kind for kind in (*PREFERRED, *_PREFERRED_LAST) if re.search(rf"(^|[^a-z0-9]){kind}\.gguf$", base)
+    ]
     return order.index(named[0] if named else None)
 
 
 def _checked(name: HubName, file: str) -> str:
     """The name of a file out of a stranger's list. Raises InputError if it leads out of a directory."""
     if not is_safe(file):
-        raise InputError(f"{name}: the repository lists a file {file[:80]!r}, a name that is not taken from strangers")
+        raise InputError(
+            f"{name}: the repository lists a file {file[:80]!r}, a name that is not taken from strangers"
+        )
     return file

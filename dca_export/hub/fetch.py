@@ -58,10 +58,11 @@ def fetch(snapshot: Snapshot, files: list[str]) -> Path:
     import huggingface_hub
 
     name, top = snapshot.name, None
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty():  # in a pipe only errors, and those are ours
         huggingface_hub.utils.disable_progress_bars()
+        huggingface_hub.utils.logging.set_verbosity_error()
     with _one_line_errors(name):
-        # The first one by the revision's own name, so that the cache knows the name where the Hub is out of reach.
+        # The first one by the revision's own name, so that the cache knows it where the Hub is out of reach.
         for number, file in enumerate(files):
             revision = name.revision if number == 0 else snapshot.commit
             top = _downloaded(name, file, revision)
@@ -75,7 +76,9 @@ def _downloaded(name: HubName, file: str, revision: str) -> Path:
     """The snapshot's directory in the cache that the file is in."""
     import huggingface_hub
 
-    return Path(huggingface_hub.hf_hub_download(name.repository, file, revision=revision)).parents[file.count("/")]
+    return Path(huggingface_hub.hf_hub_download(name.repository, file, revision=revision)).parents[
+        file.count("/")
+    ]
 
 
 def _cached(name: HubName, error: Exception) -> Snapshot:
@@ -130,12 +133,17 @@ def _one_line_errors(name: HubName) -> Iterator[None]:
     says: list[tuple[type[Exception], Callable[[Any], str]]] = [
         (
             errors.GatedRepoError,
-            lambda _: f"access is granted on https://huggingface.co/{name.repository}, once you are logged in "
-            "there; then: hf auth login (or HF_TOKEN=…)",
+            lambda _: (
+                f"access is granted on https://huggingface.co/{name.repository}, once you are logged in "
+                "there; then: hf auth login (or HF_TOKEN=…)"
+            ),
         ),
         (
             errors.RepositoryNotFoundError,
-            lambda _: f"there is no model {name.repository} on the Hub, or it is private: hf auth login (or HF_TOKEN=…)",
+            lambda _: (
+                f"there is no model {name.repository} on the Hub, or it is private: "
+                "hf auth login (or HF_TOKEN=…)"
+            ),
         ),
         (errors.RevisionNotFoundError, lambda _: f"{name.repository} has no revision {name.revision}"),
         (errors.EntryNotFoundError, lambda error: f"a file of it is not there: {_reason(error)}"),
@@ -151,14 +159,18 @@ def _one_line_errors(name: HubName) -> Iterator[None]:
             if isinstance(error, kind):
                 raise InputError(f"{name}: {say(error)}") from error
         if _is_transport_error(error) or isinstance(error, ConnectionError | TimeoutError):
-            raise InputError(f"{name}: the connection broke ({_reason(error)}); what came is kept, try again") from error
-        if isinstance(error, ValueError | OSError) and not isinstance(error, PermissionError | FileExistsError):
+            raise InputError(
+                f"{name}: the connection broke ({_reason(error)}); what came is kept, try again"
+            ) from error
+        if isinstance(error, ValueError | OSError) and not isinstance(
+            error, PermissionError | FileExistsError
+        ):
             if getattr(error, "errno", None) is None:
                 raise InputError(f"{name}: {_reason(error)}") from error
         raise
 
 
 def cache_directory() -> Path:
-    """Where models that were exported for running are kept: $XDG_CACHE_HOME/dca-export, else ~/.cache/dca-export."""
+    """Where models exported for running are kept: $XDG_CACHE_HOME/dca-export, else ~/.cache/dca-export."""
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     return Path(base).expanduser() / "dca-export"

@@ -1,4 +1,4 @@
-"""Names of models on the Hugging Face Hub as commands take them: hf:ORGANISATION/NAME[/FILE.gguf][@REVISION]."""
+"""Models on the Hugging Face Hub as commands are told them: hf:ORGANISATION/NAME[/FILE.gguf][@REVISION]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ DEFAULT_REVISION = "main"
 # As the Hub has them: letters, digits and -_. inside, no two of . or - together.
 _WORD = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_]([\w.-]{0,94}[A-Za-z0-9_])?", re.ASCII)
 _REVISION = re.compile(r"(?!.*(\.\.|//))[A-Za-z0-9_][\w./-]*", re.ASCII)
-# A file's path in a repository: no way up or out, nothing that a shell, a terminal or a pattern reads otherwise.
+# A file's path in a repository: no way up or out, nothing that a terminal or a pattern reads otherwise.
 _PART = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f*?\[\]:]{1,200}")
 
 

@@ -23,7 +23,7 @@ MOST_GUESSES = 7
 
 
 def speculates(speculate: str, device: str) -> bool:
-    """Whether to guess ahead, for one of SPECULATIONS and a ModelInfo.device. DcaError if it is none of them."""
+    """Whether to guess ahead, for one of SPECULATIONS and a ModelInfo.device. DcaError for another."""
     if speculate not in SPECULATIONS:
         names = ", ".join(SPECULATIONS)
         raise DcaError(f"speculate must be one of {names}, got {speculate!r}")
@@ -36,7 +36,9 @@ class Lookup:
 
     def __init__(self) -> None:
         self._tokens = array.array("i")
-        self._ends: dict[tuple[int, int], array.array[int]] = {}  # a pair of tokens -> where its second one is
+        self._ends: dict[
+            tuple[int, int], array.array[int]
+        ] = {}  # a pair of tokens -> where its second one is
 
     def see(self, ids: list[int]) -> None:
         """Appends tokens to the text."""
@@ -132,7 +134,7 @@ class Pace:
         return best
 
     def saw(self, matched: int, guessed: int, right: int) -> None:
-        """Of ``guessed`` tokens after ``matched`` ones the first ``right`` were; the next, if any, was not."""
+        """Of ``guessed`` tokens after ``matched`` ones the first ``right`` were; the next, if any, not."""
         for index in range(min(right + 1, guessed)):
             self._share(matched + index).saw(index < right)
 
@@ -189,7 +191,7 @@ class Speculator:
         self._pace.took(self._guessed, seconds)
 
     def saw(self, right: int, checked: int) -> None:
-        """Of the last guesses ``checked`` were compared with what was chosen, and the first ``right`` were."""
+        """Of the last guesses ``checked`` were compared with what was chosen; the first ``right`` were it."""
         if self._guessed:
             self.counts.steps += 1
             self.counts.guessed += self._guessed

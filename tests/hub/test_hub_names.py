@@ -28,7 +28,8 @@ def test_names_are_read(text, name):
     "text",
     [
         "hf:", "hf:name", "hf:/name", "hf:org/", "hf:org/..", "hf:../name", "hf:org/na--me", "hf:.org/name",
-        "hf:org/name@", "hf:org/name@..", "hf:org/name@../../x", "hf:org/name@a//b", "hf:org/name@-x", "hf:org/name/",
+        "hf:org/name@", "hf:org/name@..", "hf:org/name@../../x", "hf:org/name@a//b", "hf:org/name@-x",
+        "hf:org/name/",
         "hf:org/name/../x.gguf", "hf:org/name//x.gguf", "hf:org/name/x.safetensors", "hf:org/name/*.gguf",
         "hf:org/name/a\\b.gguf", "hf:org/name/./x.gguf", "hf:org/name\n", "hf:org/nam\u00e9",
     ],
@@ -41,16 +42,28 @@ def test_others_are_refused_in_one_line(text):
 
 
 def test_paths_stay_paths():
-    assert not is_hub_name("org/name") and not is_hub_name("./hf:org/name") and not is_hub_name(Path("x.gguf"))
+    assert (
+        not is_hub_name("org/name") and not is_hub_name("./hf:org/name") and not is_hub_name(Path("x.gguf"))
+    )
 
 
-@pytest.mark.parametrize("file", ["../x", "/etc/passwd", "a/../b", "a//b", "a\\..\\b", "C:x", "a\nb", "", ".", "a/."])
+@pytest.mark.parametrize(
+    "file", ["../x", "/etc/passwd", "a/../b", "a//b", "a\\..\\b", "C:x", "a\nb", "", ".", "a/."]
+)
 def test_names_that_lead_out_are_not_safe(file):
     assert not is_safe(file)
 
 
 def test_the_gguf_file_is_chosen_by_its_type():
-    files = ["m-F32.gguf", "m-Q2_K.gguf", "m-Q8_0.gguf", "m.Q4_K_M.gguf", "m-f16.gguf", "mmproj-f16.gguf", "README.md"]
+    files = [
+        "m-F32.gguf",
+        "m-Q2_K.gguf",
+        "m-Q8_0.gguf",
+        "m.Q4_K_M.gguf",
+        "m-f16.gguf",
+        "mmproj-f16.gguf",
+        "README.md",
+    ]
     order = ["m.Q4_K_M.gguf", "m-Q8_0.gguf", "m-f16.gguf", "m-Q2_K.gguf", "m-F32.gguf"]
     assert gguf_files(files) == order
     name = HubName("org/name")
@@ -73,12 +86,22 @@ def test_a_file_can_be_picked():
 
 def test_only_what_an_export_reads_is_taken_of_a_checkpoint():
     needed = ["config.json", "model.safetensors", "tokenizer.json", "additional_chat_templates/tool.jinja"]
-    files = [*needed, "pytorch_model.bin", "onnx/model.onnx", "training_args.bin", "model-00001-of-00002.safetensors"]
+    files = [
+        *needed,
+        "pytorch_model.bin",
+        "onnx/model.onnx",
+        "training_args.bin",
+        "model-00001-of-00002.safetensors",
+    ]
     assert checkpoint_files(HubName("org/name"), files) == sorted(needed)
 
 
 def test_shards_are_taken_with_their_index():
-    files = ["config.json", "model.safetensors.index.json", *(f"model-0000{i}-of-00002.safetensors" for i in (1, 2))]
+    files = [
+        "config.json",
+        "model.safetensors.index.json",
+        *(f"model-0000{i}-of-00002.safetensors" for i in (1, 2)),
+    ]
     assert checkpoint_files(HubName("org/name"), [*files, "pytorch_model.bin"]) == sorted(files)
 
 
