@@ -4,8 +4,9 @@
         [--device cpu] [--threads 0] [--json FILE]
 
 Half of the prompts ask to copy a passage of the text, and their answers have begun to (quoting: a small model
-needs that to do what it is asked); half ask something about a passage or about nothing of it (other). Every
-prompt is answered greedily both ways, in turn, as often as there are rounds; of each the fastest counts, so that what else the machine does falls out. Time is all but the reading of the prompt.
+needs that to do what it is asked); half ask something about a passage or about nothing of it (other).
+Every prompt is answered greedily both ways, in turn, as often as there are rounds; of each the fastest
+counts, so that what else the machine does falls out. Time is all but the reading of the prompt.
 """
 
 from __future__ import annotations

@@ -60,8 +60,8 @@ def source_of(given: str | Path) -> Source:
 def model_file(given: PathLike) -> PathLike:
     """The GGUF file to run. Raises InputError.
 
-    A name on the Hub means the repository's GGUF file, fetched; where there is none its checkpoint is exported,
-    once, into this program's cache.
+    A name on the Hub means the repository's GGUF file, fetched; where there is none its checkpoint is
+    exported, once, into this program's cache.
     """
     if not is_hub_name(given):
         return given

@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--speculate",
         choices=SPECULATIONS,
         default="auto",
-        help="lookup: guess what the text quotes from itself, and check guesses in one step; the answer stays "
-        "the same (default: auto, lookup on the CPU)",
+        help="lookup: guess what the text quotes from itself, and check guesses in one step; the answer "
+        "stays the same (default: auto, lookup on the CPU)",
     )
     sampling = parser.add_argument_group("sampling", "Defaults: what the file recommends, else those named.")
     sampling.add_argument("--temp", type=finite_float, help="0: always the likeliest (default: 0.7)")

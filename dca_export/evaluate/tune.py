@@ -1,9 +1,9 @@
-"""Chooses a scheme on the user's own text: one that predicts it and finds keys hidden in it at least as well as
-the default on both counts, and beyond doubt better on one.
+"""Chooses a scheme on the user's own text: one that predicts it and finds keys hidden in it at least as well
+as the default on both counts, and beyond doubt better on one.
 
-All candidates read the text's beginning once. Those that predict it no worse than the default, the best few of
-them, are asked for five-digit keys hidden in it, the same ones, as many as the time allows. Where text or time
-are too little to tell, or nothing is better beyond doubt, the default stays.
+All candidates read the text's beginning once. Those that predict it no worse than the default, the best few
+of them, are asked for five-digit keys hidden in it, the same ones, as many as the time allows. Where text or
+time are too little to tell, or nothing is better beyond doubt, the default stays.
 """
 
 from __future__ import annotations
@@ -196,8 +196,8 @@ class _Run:
             return self._keep("no other scheme is better on one count beyond doubt and as good on the other")
         best = max(sure, key=lambda trial: (sum(trial.found), -trial.nll))
         verdict = (
-            f"chosen: {best.name}, perplexity {best.perplexity:.2f} and {sum(best.found)} of {self._keys} keys; "
-            f"the default {default.name} has {default.perplexity:.2f} and {sum(default.found)}"
+            f"chosen: {best.name}, perplexity {best.perplexity:.2f} and {sum(best.found)} of {self._keys} "
+            f"keys; the default {default.name} has {default.perplexity:.2f} and {sum(default.found)}"
         )
         return self._tuned(best.scheme, verdict)
 

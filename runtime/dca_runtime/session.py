@@ -43,7 +43,7 @@ class Session:
     """
 
     def __init__(self, native_model: Any, n_vocab: int, device: str, options: SessionOptions) -> None:
-        """``native_model`` is an open ``dca_model *`` on ``device``; its vocabulary has ``n_vocab`` tokens."""
+        """``native_model`` is an open ``dca_model *`` on ``device`` that knows ``n_vocab`` tokens."""
         self.n_vocab = n_vocab
         self.device = device  # as ModelInfo.device
         self.attention = options.attention
