@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gguf import GGMLQuantizationType, GGUFValueType
@@ -56,6 +56,7 @@ class ExportOptions:
 
     `adapters` are merged into the model, in order. `imatrix`: a file that says what errors count.
     `requantize`: tensors of a GGUF file below 8 bits may be quantised again.
+    `extra`: entries that say how the file came to be (docs/format.md); they replace what a GGUF source has.
     """
 
     outtype: str = AUTO
@@ -64,6 +65,7 @@ class ExportOptions:
     adapters: tuple[AdapterOption, ...] = ()
     imatrix: Path | None = None
     requantize: bool = False
+    extra: Entries = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     entries = model_entries(config, architecture, dimensions, _context(checkpoint, stated))
     entries |= {f"{architecture.name}.{key}": value for key, value in rope.entries.items()}
     entries |= scheme_entries(architecture.name, choice.scheme)
-    entries |= importance.entries()
+    entries |= importance.entries() | options.extra
     for key, (kind, value) in entries.items():
         check_packable(config.where, key, kind, value)
     if f"{architecture.name}.expert_weights_norm" in entries:
@@ -233,7 +235,7 @@ def _plan_copy(source: Path, options: ExportOptions) -> CopyPlan:
     choice = choose_scheme(options.scheme, trained, kept)
     dropped = (*scheme_keys(architecture), *SPLIT_KEYS)
     entries = {key: file.value_bytes(key) for key in file if key not in dropped}
-    for key, (kind, value) in scheme_entries(architecture, choice.scheme).items():
+    for key, (kind, value) in (scheme_entries(architecture, choice.scheme) | options.extra).items():
         entries[key] = packed_value(kind, value)
     if file.alignment < LEAST_ALIGNMENT:
         entries["general.alignment"] = packed_value(GGUFValueType.UINT32, LEAST_ALIGNMENT)

@@ -176,7 +176,7 @@ private:
 
     /// Copies logits of `part`'s rows, which lie in vocab_, row by row.
     void copy_logits(PanelShape part, std::span<float* const> out);
-    /// Runs the output matrix over up to kVocabPanels panels from `first` on, into vocab_. Returns what they hold.
+    /// Runs the output matrix over a few panels from `first` on, into vocab_. Returns what they hold.
     PanelShape output_panels(int first);
     size_t partial_floats() const noexcept;
 
