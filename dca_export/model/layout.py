@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dca_export.checkpoint.tensors import Checkpoint, SourceTensor
+from dca_export.checkpoint.tensors import STORAGE, Checkpoint, SourceTensor
 from dca_export.errors import InputError
 from dca_export.model.rules import Architecture, Dimensions, TensorRule
 
@@ -67,13 +67,21 @@ def plan_tensors(
         unused -= {piece.tensor.name for piece in pieces}
         head_dim = dimensions.head_dim if rule.rotated and architecture.interleaved else 0
         planned.append(PlannedTensor(rule.target.format(layer=layer), shape, pieces, head_dim, rule.f32))
-    left_over = sorted(name for name in unused if not _BUFFERS.fullmatch(name))
+    left_over = sorted(
+        name for name in unused if not (_BUFFERS.fullmatch(name) or _adds_nothing(checkpoint.tensors[name]))
+    )
     if left_over:
         raise checkpoint.tensors[left_over[0]].error(
             f"has no place in {architecture.classes[0]} as config.json describes it"
             + (f" (nor have {len(left_over) - 1} others)" if len(left_over) > 1 else "")
         )
     return planned
+
+
+def _adds_nothing(tensor: SourceTensor) -> bool:
+    """Whether it is a bias of zeros, which quantisers give modules that have none."""
+    is_bias = tensor.name.endswith(".bias") and tensor.rows == 1 and tensor.dtype in STORAGE
+    return is_bias and not tensor.read(0, 1).any()
 
 
 def generated_tensor(name: str, values: np.ndarray, checkpoint: Checkpoint) -> PlannedTensor:

@@ -12,6 +12,7 @@ from dca_export.errors import InputError
 from dca_export.reference.gguf_families import Architecture
 from dca_export.reference.gguf_keys import Keys
 
+
 def build_config(
     keys: Keys, architecture: Architecture, vector: Callable[[str], np.ndarray]
 ) -> PreTrainedConfig:

@@ -95,10 +95,7 @@ uint64_t CpuExecutor::bytes_for(const Hparams& h, uint32_t max_rows) {
     return padded(max_rows) * widths * sizeof(float);
 }
 
-PanelShape CpuExecutor::shape_of(uint32_t rows) const noexcept {
-    const uint32_t fewest = kernels_.packed != nullptr && packed_.any() ? kFewestForPanels : kFewestForFloatPanels;
-    return {rows, rows < fewest ? 1 : kPanelLanes};
-}
+PanelShape CpuExecutor::shape_of(uint32_t rows) const noexcept { return {rows, rows < kFewestForPanels ? 1 : kPanelLanes}; }
 
 void CpuExecutor::set_slices(std::span<const SliceRows> slices) {
     slices_.assign(slices.begin(), slices.end());

@@ -46,6 +46,10 @@ public:
     void logits(std::span<float* const> out) override;
     void nll(std::span<const int32_t> targets, float* out) override;
     void sample(std::span<SampleRequest* const> requests) override;
+    bool collect(ColumnSquares& squares) override {
+        squares_ = &squares;
+        return true;
+    }
     void end() override {}
 
     /// Rows of a step where the caller does not say.
@@ -104,6 +108,9 @@ private:
 
     /// x (cols wide) as the input of products with `readers`. One at a time: the next call reuses packed_x_.
     Input make_input(const float* x, int cols, PanelShape shape, std::initializer_list<const Tensor*> readers);
+
+    /// Adds the squares of x to what squares_ holds of the readers.
+    void add_squares(const float* x, int cols, PanelShape shape, std::initializer_list<const Tensor*> readers);
 
     /// `span` of the rows of a product with w, for every panel.
     void multiply_rows(const Tensor& w, RowSpan span, const Input& in, const Output& out, Worker& worker);
@@ -169,7 +176,7 @@ private:
 
     /// Copies logits of `part`'s rows, which lie in vocab_, row by row.
     void copy_logits(PanelShape part, std::span<float* const> out);
-    /// Runs the output matrix over up to kVocabPanels panels from `first` on, into vocab_. Returns what they hold.
+    /// Runs the output matrix over a few panels from `first` on, into vocab_. Returns what they hold.
     PanelShape output_panels(int first);
     size_t partial_floats() const noexcept;
 
@@ -182,6 +189,7 @@ private:
     uint32_t max_rows_;
     int group_;  // query heads of a key head
     CpuKvCache& cache_;
+    ColumnSquares* squares_ = nullptr;  // null: nobody asked
 
     PanelShape shape_;  // of the step's rows still kept
     std::span<const Slice> batch_;

@@ -47,7 +47,7 @@ void CpuExecutor::plan_attention(Reach& reach) {
     reach.merges.clear();
     size_t partials = 0;
     for (const SliceRows& slice : slices_) {
-        if (shape_.lanes != 1 && slice.rows >= kFewestForPanels) {
+        if (slice.rows >= kFewestForPanels) {
             for (uint32_t row = 0; row < slice.rows; row += kPanelLanes) {
                 const uint32_t count = std::min<uint32_t>(kPanelLanes, slice.rows - row);
                 const uint32_t first = slice.start + row;
@@ -60,7 +60,7 @@ void CpuExecutor::plan_attention(Reach& reach) {
             const uint32_t query = slice.start + row;
             const uint32_t begin = std::max(first_key(scheme, query / scheme.chunk_size), window_begin(reach.window, query));
             const uint64_t seen = query + 1 - begin;
-            const uint32_t most = slice.start + slice.rows - window_begin(reach.window, slice.start + slice.rows - 1);
+            const uint32_t most = query + 1 - window_begin(reach.window, query);
             const int pieces = std::clamp(static_cast<int>(most / kKeysAPiece), 1, enough);
             const auto border = [&](int p) {
                 const uint32_t at = begin + static_cast<uint32_t>(seen * p / pieces);
@@ -195,7 +195,8 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
     const float* q = query_heads(kv_head, row, count, kPanelLanes, worker);
     const Reach& reach = reach_of(layer);
     const Scheme& scheme = reach.scheme;
-    const auto kernel = (h_.attention_cap != 0.0f ? kernels_.attend_panel_capped : kernels_.attend_panel)[static_cast<size_t>(cache_.type())];
+    const auto kernel =
+        (h_.attention_cap != 0.0f ? kernels_.attend_panel_capped : kernels_.attend_panel)[static_cast<size_t>(cache_.type())];
     // A block that straddles a chunk border runs once a chunk and keeps that chunk's lanes.
     for (uint32_t begin = first_query; begin <= last_query;) {
         const uint32_t chunk = begin / scheme.chunk_size;

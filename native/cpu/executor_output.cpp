@@ -14,10 +14,13 @@ constexpr int kVocabPanels = 4;         // panels of logits held at once: n_voca
 constexpr int kVocabRows = 4096;        // rows that one task folds into the softmax
 constexpr size_t kTransposedRows = 64;  // of all lanes of a panel: they stay in the first-level cache
 
+/// Panels whose logits are held at once; all rows that are vectors.
+int panels_at_once(PanelShape shape) { return shape.lanes == 1 ? std::max(shape.panels(), 1) : kVocabPanels; }
+
 }  // namespace
 
 PanelShape CpuExecutor::output_panels(int first) {
-    const PanelShape part = shape_.part(first, kVocabPanels);
+    const PanelShape part = shape_.part(first, panels_at_once(shape_));
     const size_t needed = size_t{h_.n_vocab} * part.lanes * part.panels();
     if (vocab_.size() < needed) vocab_ = Buffer<float>(needed);
     const Input in = make_input(normed_.panel(first, part.lanes), normed_.width, part, {&w_.output});
@@ -51,7 +54,7 @@ void CpuExecutor::copy_logits(PanelShape part, std::span<float* const> out) {
 
 void CpuExecutor::logits(std::span<float* const> out) {
     norm(x_, w_.output_norm, w_.output_norm_bias, normed_);
-    for (int first = 0; first < shape_.panels(); first += kVocabPanels) {
+    for (int first = 0; first < shape_.panels(); first += panels_at_once(shape_)) {
         const PanelShape part = output_panels(first);
         copy_logits(part, out.subspan(static_cast<size_t>(first) * shape_.lanes, part.rows));
     }
@@ -62,7 +65,7 @@ void CpuExecutor::sample(std::span<SampleRequest* const> requests) {
     const size_t n_vocab = h_.n_vocab;
     std::vector<float*> rows;
     std::atomic<bool> out_of_memory = false;
-    for (int first = 0; first < shape_.panels(); first += kVocabPanels) {
+    for (int first = 0; first < shape_.panels(); first += panels_at_once(shape_)) {
         const PanelShape part = output_panels(first);
         if (sampled_.size() < part.rows * n_vocab) sampled_ = Buffer<float>(part.rows * n_vocab);
         rows.resize(part.rows);
@@ -85,7 +88,7 @@ void CpuExecutor::nll(std::span<const int32_t> targets, float* out) {
     const int pieces = (n_vocab + kVocabRows - 1) / kVocabRows;
     const int lanes = shape_.lanes;
     std::vector<float> maximum, sum;
-    for (int first = 0; first < shape_.panels() && static_cast<size_t>(first) * lanes < targets.size(); first += kVocabPanels) {
+    for (int first = 0; first < shape_.panels() && static_cast<size_t>(first) * lanes < targets.size(); first += panels_at_once(shape_)) {
         const PanelShape part = output_panels(first);
         maximum.assign(static_cast<size_t>(part.panels()) * pieces * lanes, -INFINITY);
         sum.assign(maximum.size(), 0.0f);

@@ -31,6 +31,7 @@ CpuExecutor::RowSpan CpuExecutor::row_group(const Tensor& w, PanelShape shape, i
 }
 
 CpuExecutor::Input CpuExecutor::make_input(const float* x, int cols, PanelShape shape, std::initializer_list<const Tensor*> readers) {
+    if (squares_ != nullptr) add_squares(x, cols, shape, readers);
     const bool pack = std::ranges::any_of(readers, [&](const Tensor* reader) { return packed_.find(*reader) != nullptr; });
     if (!pack) return {x, nullptr, shape};
     const auto tokens = static_cast<int>(shape.rows);

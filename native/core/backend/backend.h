@@ -13,6 +13,7 @@
 #include <string>
 
 #include "core/backend/batch.h"
+#include "core/backend/column_squares.h"
 #include "core/hparams.h"
 #include "core/rope.h"
 #include "core/backend/sampling.h"
@@ -92,6 +93,13 @@ public:
 
     /// Answers the requests, one a row kept (core/backend/sampling.h).
     virtual void sample(std::span<SampleRequest* const> requests) = 0;
+
+    /// From here on adds what flows into every matrix to `squares` (core/backend/column_squares.h), which outlives this.
+    /// False: this backend does not count it.
+    virtual bool collect(ColumnSquares& squares) {
+        static_cast<void>(squares);
+        return false;
+    }
 
     /// The step's results are in host memory when this returns.
     virtual void end() = 0;

@@ -1,6 +1,7 @@
 #include "core/blocks/formats.h"
 
 #include <cfloat>
+#include <vector>
 
 #include "core/blocks/kernels.h"
 #include "core/blocks/layouts.h"
@@ -63,8 +64,9 @@ const Format* find(uint32_t ggml_type) noexcept {
     return nullptr;
 }
 
-/// Encodes values [begin, end) of a tensor, both on block borders.
-void encode_range(const Format& format, const float* in, int64_t begin, int64_t end, int64_t row_length, std::byte* out) {
+/// Encodes values [begin, end) of a tensor, both on block borders. `weights` of a row's columns may be null.
+void encode_range(const Format& format, const float* in, int64_t begin, int64_t end, int64_t row_length, const float* weights,
+                  std::byte* out) {
     const auto& [info, max_abs] = format;
     const BlockKernels kernels = block_kernels(info.type);
     const int64_t bad = begin + kernels.first_beyond(in + begin, end - begin, max_abs);
@@ -73,6 +75,12 @@ void encode_range(const Format& format, const float* in, int64_t begin, int64_t 
              ", must be finite and at most ", max_abs, " in magnitude");
     }
     const int64_t first_block = begin / info.block_size;
+    if (weights != nullptr && kernels.encode_weighted != nullptr) {
+        std::vector<float> importance(static_cast<size_t>(end - begin));
+        for (int64_t i = begin; i < end; ++i) importance[static_cast<size_t>(i - begin)] = weights[i % row_length];
+        return kernels.encode_weighted(in + begin, importance.data(), (end - begin) / info.block_size,
+                                       out + first_block * info.block_bytes);
+    }
     kernels.encode(in + begin, (end - begin) / info.block_size, out + first_block * info.block_bytes);
 }
 
@@ -96,10 +104,10 @@ void decode_rows(BlockType type, const std::byte* blocks, int64_t n_values, int 
     });
 }
 
-void encode_rows(BlockType type, const float* in, int64_t n_values, int64_t row_length, int threads, std::byte* out) {
+void encode_rows(BlockType type, const float* in, int64_t n_values, int64_t row_length, int threads, std::byte* out, const float* weights) {
     const Format& format = *find(static_cast<uint32_t>(type));
     parallel_ranges(n_values, kGrainValues, threads,
-                    [&](int64_t begin, int64_t end) { encode_range(format, in, begin, end, row_length, out); });
+                    [&](int64_t begin, int64_t end) { encode_range(format, in, begin, end, row_length, weights, out); });
 }
 
 }  // namespace dca

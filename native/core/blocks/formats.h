@@ -58,7 +58,9 @@ void encode_blocks(BlockType type, const float* in, int64_t n_values, std::byte*
 void decode_rows(BlockType type, const std::byte* blocks, int64_t n_values, int threads, float* out);
 
 /// As encode_blocks for rows of row_length values (a multiple of the block size), spread over
-/// `threads` threads (0: all the cores this process may use). The error names row and column.
-void encode_rows(BlockType type, const float* in, int64_t n_values, int64_t row_length, int threads, std::byte* out);
+/// `threads` threads (0: all the cores this process may use). The error names row and column. `weights`: what a squared
+/// error in each column counts (row_length of them), null: they count alike.
+void encode_rows(BlockType type, const float* in, int64_t n_values, int64_t row_length, int threads, std::byte* out,
+                 const float* weights = nullptr);
 
 }  // namespace dca
