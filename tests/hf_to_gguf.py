@@ -35,8 +35,8 @@ MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "granitemoe")
 
 
 def gguf_tensors(model) -> dict[str, np.ndarray]:
-    """The model's parameters as float32 under GGUF's names, as llama.cpp's converter writes them: q and k of some
-    families in interleaved order, Gemma's norms plus 1, gpt-oss's and Granite's experts by gate, up and down."""
+    """The model's parameters as float32 under GGUF's names, as llama.cpp's converter writes them: q and k of
+    some families in interleaved order, Gemma's norms plus 1, fused experts as gate, up and down."""
     config = model.config
     names = gguf.get_tensor_name_map(ARCHITECTURES[config.model_type], config.num_hidden_layers)
     tensors: dict[str, np.ndarray] = {}
