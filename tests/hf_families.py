@@ -57,6 +57,16 @@ FAMILIES = {
     "phi3": {},
     "phi3, partial rotary": {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
     "phi3, longrope": {"rope_parameters": LONGROPE, "original_max_position_embeddings": 16},
+    "phi3, partial longrope and tied": {  # as Phi-4-mini
+        "rope_parameters": LONGROPE
+        | {
+            "partial_rotary_factor": 0.5,
+            "short_factor": LONGROPE["short_factor"][:4],
+            "long_factor": LONGROPE["long_factor"][:4],
+        },
+        "original_max_position_embeddings": 16,
+        "tie_word_embeddings": True,
+    },
     "mixtral": {},
     "qwen2_moe": {},
     "qwen3_moe": {},
@@ -131,6 +141,36 @@ NEW_FAMILIES = [
     *("gemma2", "gemma3_text", "gemma3_text, other layers", "gpt_oss", "smollm3", "olmo2", "olmo3"),
     *("granite", "granitemoe", "glm4", "cohere", "cohere2", "stablelm", "stablelm, parallel", "internlm3"),
 ]
+
+
+# What test_families exports and runs: case -> changes to its config.
+MAGNITUDE = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+EXPORTED = {
+    "llama": {},
+    "llama, biases and tied": {"attention_bias": True, "tie_word_embeddings": True},
+    "llama, biases of the feed-forward": {"mlp_bias": True},
+    "llama, head_dim": {"head_dim": 32},
+    "llama, linear": {},
+    "llama, llama3": {},
+    "llama, yarn": {},
+    "llama, yarn with its own magnitude": {"rope_parameters": MAGNITUDE | {"attention_factor": 1.5}},
+    "llama, yarn with its own betas": {"rope_parameters": MAGNITUDE | {"beta_fast": 8.0, "beta_slow": 2.0}},
+    "mistral": {},
+    "mistral, head_dim": {"head_dim": 32},
+    "ministral": {},
+    "mixtral": {},
+    "qwen2": {},
+    "qwen3, head_dim apart from width": {},
+    "phi3": {},
+    "phi3, partial rotary": {},
+    "phi3, longrope": {},
+    "phi3, partial longrope and tied": {},
+    "qwen2_moe": {"norm_topk_prob": False},
+    "qwen2_moe, normalised": {"norm_topk_prob": True},
+    "qwen3_moe": {"norm_topk_prob": True},
+    "qwen3_moe, not normalised": {"norm_topk_prob": False},
+}
+EXPORTED |= {family: {} for family in NEW_FAMILIES}
 
 
 def make(family: str, dtype=torch.float64, **changes):

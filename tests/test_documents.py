@@ -19,6 +19,7 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)")
         "docs/architecture.md",
         "docs/results.md",
         "docs/hub.md",
+        "docs/models.md",
         "docs/tuning.md",
     ],
 )
