@@ -130,8 +130,9 @@ def _report(arguments: argparse.Namespace, tuned: "Tuned", evidence: dict[str, A
     ]
     measured = [
         f"Read: the first {tuned.tokens:,} tokens of {evidence['text']} ({evidence['text_bytes']:,} bytes, "
-        f"SHA-256 of its first MiB {evidence['text_sha256_of_first_mib']}); {tuned.keys} five-digit keys hidden "
-        f"in it, one a prompt of that length; {tuned.seconds:.0f} s, dca-export {evidence['dca_export']}.",
+        f"SHA-256 of its first MiB {evidence['text_sha256_of_first_mib']}); {tuned.keys} five-digit keys "
+        f"hidden in it, one a prompt of that length; {tuned.seconds:.0f} s, dca-export "
+        f"{evidence['dca_export']}.",
         "",
         *table,
     ]
