@@ -101,11 +101,14 @@ def candidates(default: Scheme) -> list[Scheme]:
     return list(dict.fromkeys([default, *grid]))
 
 
-def tune(
-    model: Model, text: Text, default: Scheme, seconds: float, progress: Progress, seed: int = 0
-) -> Tuned:
-    """Measures, in about ``seconds`` at most, and chooses. Raises InputError: the text is no text."""
-    return _Run(model, text, default, seconds, progress, seed).tuned()
+def tune(model: Model, text: Text, seconds: float, progress: Progress, seed: int = 0) -> Tuned:
+    """Measures, in about ``seconds`` at most, and chooses; the default is the scheme of the model's file.
+
+    Raises InputError: the file has none, or the text is no text.
+    """
+    if model.scheme is None:
+        raise InputError(f"{model.path}: has no scheme that could be tuned")
+    return _Run(model, text, Scheme(*model.scheme), seconds, progress, seed).tuned()  # type: ignore[arg-type]
 
 
 class _Run:

@@ -27,7 +27,8 @@ def export(*arguments):
 
 
 def test_the_chosen_scheme_and_its_evidence_are_written(monkeypatch, model, text, tmp_path, capsys):
-    def tuned(model, text, default, seconds, progress):
+    def tuned(model, text, seconds, progress):
+        default = Scheme(*model.scheme)
         assert default == Scheme(48, 16, 64) and seconds == 180.0
         trials = [
             tune.Trial(default, [2.0], 2.0, [True, False]),

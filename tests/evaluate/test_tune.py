@@ -65,7 +65,7 @@ class Figures:
 
 
 def tuned(model, text, seconds=1e9):
-    return tune.tune(model, text, DEFAULT, seconds, lambda spent, allowed, what: None)
+    return tune.tune(model, text, seconds, lambda spent, allowed, what: None)
 
 
 def is_default(method):
@@ -153,9 +153,15 @@ def test_little_time_is_no_evidence_and_the_time_needed_is_said(model, text):
     assert "telling two schemes apart takes 10: allow 1 minutes" in found.verdict
 
 
-def test_a_real_run_measures_both(model, text):
+def test_a_real_run_measures_both(tiny_gguf, text):
     """No figures are made up: a random model, whose default stays or not."""
-    found = tune.tune(model, text, Scheme(96, 32, 128), 60.0, lambda spent, allowed, what: None)
+    path = tiny_gguf(tokenizer=True, scheme=(96, 32, 128), context_length=128)
+    with dca.Model(path, threads=1) as model:
+        check_a_real_run(model, text)
+
+
+def check_a_real_run(model, text):
+    found = tune.tune(model, text, 60.0, lambda spent, allowed, what: None)
     assert found.tokens == 192 and len(found.trials) == 6
     for trial in found.trials:
         with model.session(512, attention="dca", scheme=(96, 32, 128)) as session:
