@@ -108,7 +108,7 @@ def tune(model: Model, text: Text, seconds: float, progress: Progress, seed: int
     """
     if model.scheme is None:
         raise InputError(f"{model.path}: has no scheme that could be tuned")
-    return _Run(model, text, Scheme(*model.scheme), seconds, progress, seed).tuned()  # type: ignore[arg-type]
+    return _Run(model, text, Scheme(*model.scheme), seconds, progress, seed).tuned()
 
 
 class _Run:
