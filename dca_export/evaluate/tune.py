@@ -37,8 +37,6 @@ MOST_KEYS = 12
 DEPTHS = (10, 50, 90, 30, 70, 20, 80, 40, 60, 5, 95, 25)  # percent of the text before a key
 DOUBT = 0.05  # chance that as much comes of nothing, below which one scheme is the better one
 
-_QUESTION = "What is the pass key?"
-_ANSWER_TOKENS = 24
 _CACHE_TYPE = "f16"
 
 Progress = Callable[[float, float, str], Any]
@@ -172,21 +170,27 @@ class _Run:
     def _ask(self, contenders: list[Trial], length: int, a_pass: float) -> None:
         """Asks all of them for one key after another, while there is time."""
         hay = needle.haystack(self._text, length)[: 8 * length]
-        with retrieval.Answerer(self._model, length + _ANSWER_TOKENS, _CACHE_TYPE) as answerer:
+        frame = (
+            self._model.tokenize(passkey.TASK),
+            self._model.tokenize(f"\n{passkey.QUESTION}", add_special=False),
+        )
+        with retrieval.Answerer(self._model, length + passkey.ANSWER_TOKENS, _CACHE_TYPE) as answerer:
             for number in range(MOST_KEYS):
                 began = self._spent()
                 if began + len(contenders) * a_pass > self._seconds * 1.1:
                     return
                 key = str(np.random.default_rng([self._seed, number]).integers(10_000, 100_000))
                 sentence = passkey.KEY.format(key=key)
-                prompts = needle.Prompts(self._model, hay, sentence, _QUESTION, self._seed)
+                prompts = needle.Prompts(self._model, hay, sentence, passkey.QUESTION, self._seed, frame)
                 ids = prompts.build(length, DEPTHS[number], number)
 
                 def report(done: float, total: float, asked: int = number) -> None:
                     self._progress(self._spent(), self._seconds, f"looking for key {asked + 1}")
 
                 for trial in contenders:
-                    answer = answerer.answer(Method("dca", trial.scheme).name, ids, _ANSWER_TOKENS, report)
+                    answer = answerer.answer(
+                        Method("dca", trial.scheme).name, ids, passkey.ANSWER_TOKENS, report
+                    )
                     first = re.search(r"\d+", answer)
                     trial.found.append(first is not None and first[0] == key)
                 self._keys = number + 1
