@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
+import sys
 from pathlib import Path
 
-from dca_export.cli import _common
+from dca_export.adapters.changes import AdapterOption
+from dca_export.cli import _common, imatrix
 from dca_export.cli._sources import HUB_HELP, source_of
 from dca_export.cli._tune import add_tune_arguments, check_tune, tuned_options, write_report
 from dca_export.errors import InputError
@@ -24,6 +27,9 @@ _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 
 
 def main(argv: list[str] | None = None) -> int:
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["imatrix"]:
+        return imatrix.main(words[1:])
     parser = _common.command_parser(
         "dca-export",
         "Writes a GGUF file whose attention reaches past the trained context (Dual Chunk Attention).",
@@ -31,6 +37,9 @@ def main(argv: list[str] | None = None) -> int:
         "dca-export hf:HuggingFaceTB/SmolLM2-360M-Instruct smollm2.gguf\n"
         "dca-export old.gguf with-dca.gguf --chunk-size 3072 --pretraining-length 4096\n"
         "dca-export ./Qwen2.5-7B-hf ./Qwen2.5-7B-dca --format hf\n"
+        "dca-export ./Llama-2-7b-hf tuned.gguf --lora ./my-adapter --lora ./another=0.5\n"
+        "dca-export imatrix old.gguf text.txt old.imatrix.gguf\n"
+        "dca-export old.gguf smaller.gguf --outtype q4_k_m --imatrix old.imatrix.gguf\n"
         "dca-export ./Llama-2-7b-hf llama2-dca.gguf --tune my-notes.txt --tune-minutes 60\n"
         "dca-export --verify llama2-dca.gguf ./Llama-2-7b-hf",
     )
@@ -47,7 +56,26 @@ def main(argv: list[str] | None = None) -> int:
         "--outtype",
         choices=[AUTO, *RECIPES],
         default=AUTO,
-        help="types of the matrices (default: auto, the checkpoint's own 16-bit type)",
+        help="types of the matrices (default: auto, the checkpoint's own 16-bit type; a .gguf's as they are)",
+    )
+    parser.add_argument(
+        "--lora",
+        type=_adapter,
+        action="append",
+        default=[],
+        metavar="DIR[=SCALE]",
+        help="merge an adapter: PEFT's directory, or llama.cpp's GGUF file; may be given several times",
+    )
+    parser.add_argument(
+        "--imatrix",
+        type=Path,
+        metavar="FILE",
+        help="let errors count by what flows into each column: a file of dca-export imatrix or llama-imatrix",
+    )
+    parser.add_argument(
+        "--requantize",
+        action="store_true",
+        help="let --outtype quantise tensors of a .gguf again that are below 8 bits already",
     )
     _add_scheme_arguments(parser)
     add_tune_arguments(parser)
@@ -96,6 +124,19 @@ def _add_scheme_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-dca", action="store_true", help="write no scheme: plain attention")
 
 
+def _adapter(text: str) -> AdapterOption:
+    path, found, scale = text.rpartition("=")
+    if not found or Path(text).exists():
+        return AdapterOption(Path(text))
+    try:
+        factor = float(scale)
+    except ValueError:
+        return AdapterOption(Path(text))
+    if not path or not math.isfinite(factor):
+        raise argparse.ArgumentTypeError(f"expected DIR or DIR=SCALE, got {text!r}")
+    return AdapterOption(Path(path), factor)
+
+
 def _size(text: str) -> int:
     found = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
     if found is None or int(found[1]) == 0:
@@ -117,7 +158,15 @@ def _body(arguments: argparse.Namespace) -> int:
     arguments.model = source.path
     if arguments.verify is not None:
         return _verify(arguments, None if scheme == SchemeOptions() else scheme)
-    options = ExportOptions(arguments.outtype, scheme, arguments.split_max_size, source.origin)
+    options = ExportOptions(
+        arguments.outtype,
+        scheme,
+        arguments.split_max_size,
+        tuple(arguments.lora),
+        arguments.imatrix,
+        arguments.requantize,
+        source.origin,
+    )
     if arguments.dry_run and arguments.format == "gguf":
         return _dry_run(arguments, options)
     if arguments.output is None and not arguments.dry_run:
@@ -150,7 +199,7 @@ def _check_report(arguments: argparse.Namespace) -> None:
 def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> int:
     if options != ExportOptions(scheme=options.scheme, extra=options.extra):
         raise InputError(
-            "--format hf keeps the weights as they are: --outtype and --split-max-size do not go with it"
+            "--format hf keeps the weights as they are: options that change or split them do not go with it"
         )
     if arguments.dry_run:
         facts = plan_directory(arguments.model, options.scheme)
@@ -200,11 +249,13 @@ def _verify(arguments: argparse.Namespace, expected: SchemeOptions | None) -> in
         "--split-max-size": bool(arguments.split_max_size),
         "--dry-run": arguments.dry_run,
         "--force": arguments.force,
+        "--imatrix": arguments.imatrix is not None,
+        "--requantize": arguments.requantize,
     }
     if given := [name for name, is_given in writing.items() if is_given]:
         raise InputError(f"--verify writes nothing: {given[0]} does not go with it")
     with _common.progress_bar(f"reading {arguments.verify.name}") as update:
-        report = verify(arguments.verify, arguments.model, update, expected)
+        report = verify(arguments.verify, arguments.model, update, expected, tuple(arguments.lora))
     if arguments.json != "-":
         rows = [[name, f"{found.tensors}", f"{found.worst:.2g}"] for name, found in report.types.items()]
         _common.print_table(["type", "tensors", "largest relative error"], rows)

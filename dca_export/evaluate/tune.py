@@ -146,7 +146,10 @@ class _Run:
         contenders = sorted((trial for trial in others if trial.nll <= default.nll), key=lambda t: t.nll)
         if not contenders:
             return self._keep("none of the others predicts the text as well")
-        self._ask([default, *contenders[: CONTENDERS - 1]], len(ids), a_pass)
+        try:
+            self._ask([default, *contenders[: CONTENDERS - 1]], len(ids), a_pass)
+        except InputError as error:
+            return self._keep(f"no key can be hidden in the text ({error})")
         if self._keys < FEWEST_KEYS:
             return self._keep(f"the time allowed was enough for {self._keys} keys, {FEWEST_KEYS} are needed")
         return self._chosen(default, contenders[: CONTENDERS - 1])
@@ -168,7 +171,7 @@ class _Run:
         )
 
     def _ask(self, contenders: list[Trial], length: int, a_pass: float) -> None:
-        """Asks all of them for one key after another, while there is time."""
+        """Asks all of them for one key after another, while there is time. Raises InputError: none fits."""
         hay = needle.haystack(self._text, length)[: 8 * length]
         frame = (
             self._model.tokenize(passkey.TASK),
