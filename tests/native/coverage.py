@@ -2,8 +2,8 @@
 
     python tests/native/coverage.py BUILD [LEAST]
 
-Reads gcov's counts of every object of the library. A line counts as reached if any instruction set's copy of it
-was. With LEAST, a percentage, exit code 1 where all files together reach less.
+Reads gcov's counts of every object of the library. A line counts as reached if any instruction set's copy of
+it was. With LEAST, a percentage, exit code 1 where all files together reach less.
 """
 
 import argparse
