@@ -121,12 +121,16 @@ Engine::Engine(Model& model, const EngineOptions& options)
     cache_type_ = static_cast<dca_cache_type>(options.cache_type);
     RopeTable rope = plan_rope_table(with_rope(model.hparams(), options.rope, options.rope_factor), model.weights(), scheme_, tokens_);
     rope_ = rope.frequencies;
+    const uint32_t window = model.hparams().window;
     Backend::Parts parts = model.backend().make_engine({
         .tokens = tokens_,
         .cache_type = cache_type_,
         .max_rows = std::min(options.max_rows, tokens_),
+        .max_slices = options.max_slices,
         .scheme = scheme_.in_rows(tokens_),
         .rope = std::move(rope),
+        .window_scheme = window == 0 ? Scheme{} : window_scheme(window).in_rows(tokens_),
+        .window_rope = window == 0 ? RopeTable{} : plan_window_rope_table(model.hparams(), model.weights(), tokens_),
         .room = room_,
     });
     cache_ = std::move(parts.cache);
@@ -137,6 +141,11 @@ Engine::Engine(Model& model, const EngineOptions& options)
 dca_scheme Engine::scheme_info() const noexcept {
     if (scheme_.plain()) return {};
     return {scheme_.chunk_size, scheme_.local_window, scheme_.pretraining_length, scheme_.logit_scale, scheme_.logit_scale_length};
+}
+
+void Engine::collect_squares() {
+    if (!executor_->collect(*squares_))
+        fail(DCA_ERROR_UNSUPPORTED, "what flows into matrices is counted on the CPU only; load the model with device cpu");
 }
 
 void Engine::fill_info(dca_engine_info& info) const {
