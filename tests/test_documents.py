@@ -18,6 +18,8 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)")
         "CONTRIBUTING.md",
         "docs/architecture.md",
         "docs/results.md",
+        "docs/reliability.md",
+        "SECURITY.md",
         "docs/hub.md",
         "docs/tuning.md",
     ],
