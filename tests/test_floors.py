@@ -18,6 +18,7 @@ ROOMS = {
     "config": ["errors"],
     "scheme": ["errors"],
     "strict_json": [],
+    "hub": ["errors"],
     "gguf": ["errors", "scheme"],
     "checkpoint": ["errors", "config"],
     "tokenizer": ["errors", "config", "dca_runtime"],
@@ -44,6 +45,7 @@ ROOMS = {
     "cli": [
         "errors",
         "strict_json",
+        "hub",
         "gguf",
         "adapters",
         "importance",

@@ -101,6 +101,9 @@ def _misnamed(architecture: str, layers: int, tensor: PlannedTensor) -> list[str
     for piece in tensor.pieces:
         expected = names.get_name(piece.tensor.name, (".weight", ".bias"))
         tied = tensor.name == "token_embd.weight" and expected == "output.weight"
-        if expected not in (None, tensor.name) and not tied:
+        parameter = tensor.name.rpartition(".")[
+            0
+        ]  # a parameter that is no module's weight has no suffix there
+        if expected not in (None, tensor.name, parameter) and not tied:
             return [f"tensor {tensor.name} holds {piece.tensor.name}, which belongs into {expected}"]
     return []

@@ -10,7 +10,7 @@ import numpy as np
 
 from dca_export.checkpoint.tensors import STORAGE, Checkpoint, SourceTensor
 from dca_export.errors import InputError
-from dca_export.model.architectures import Architecture, Dimensions, TensorRule
+from dca_export.model.rules import Architecture, Dimensions, TensorRule
 
 # Buffers that old checkpoints carry along; they follow from the configuration.
 _BUFFERS = re.compile(r".*\.(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias|attention\.masked_bias)")
@@ -112,13 +112,18 @@ def _pieces(
     """The pieces for one tensor, None if it is optional and absent."""
     if rule.stacked is not None and (name := rule.stacked.format(layer=layer)) in checkpoint.tensors:
         return _stacked_pieces(checkpoint.tensors[name], rule.half, shape)
-    if "{expert}" in rule.source:
-        names = [rule.source.format(layer=layer, expert=expert) for expert in range(shape[0])]
-        return tuple(_whole(_required(checkpoint, name), shape[1:]) for name in names)
-    name = rule.source.format(layer=layer)
-    if rule.optional and name not in checkpoint.tensors:
+    if "{expert}" in rule.source or "{head}" in rule.source:
+        names = [rule.source.format(layer=layer, expert=i, head=i) for i in range(shape[0])]
+    else:
+        names = [rule.source.format(layer=layer)]
+    if rule.optional and names[0] not in checkpoint.tensors:
         return None
-    return (_whole(_required(checkpoint, name), shape),)
+    each = shape if names == [rule.source.format(layer=layer, expert=None, head=None)] else shape[1:]
+    return tuple(_whole(_derived(_required(checkpoint, name), rule), each) for name in names)
+
+
+def _derived(tensor: SourceTensor, rule: TensorRule) -> SourceTensor:
+    return tensor if rule.derive is None else rule.derive(tensor)
 
 
 def _required(checkpoint: Checkpoint, name: str) -> SourceTensor:

@@ -219,15 +219,14 @@ DCA_API dca_status dca_session_exact_prefix(const dca_session* a, const dca_sess
 
 /* Makes the first `length` tokens of `from` all that `to` holds, without evaluating them. `length` is
  * at most dca_session_exact_prefix, the tokens in `from` and the context of `to`, and `from` is another session; else it fails and
- * `to` is as before. Both sessions must belong to the calling thread. */
+ * `to` is as before (where the device fails meanwhile, empty). Both sessions must belong to the calling thread. */
 DCA_API dca_status dca_session_copy_prefix(dca_session* to, const dca_session* from, uint32_t length);
 
 /* ---- Engine: many sequences in one step ---------------------------------------- */
 
 /* An engine is one pool of keys and values, in pages of 128 tokens, and the work space of its steps.
  * Sequences of one engine share pages where they share a start. An engine and its sequences belong to
- * one thread at a time; engines of one model may run in different threads at once. On a
- * CUDA device an engine holds one sequence so far: feeding a second one is DCA_ERROR_UNSUPPORTED. */
+ * one thread at a time; engines of one model may run in different threads at once. */
 typedef struct dca_engine dca_engine;
 typedef struct dca_sequence dca_sequence;
 

@@ -42,9 +42,10 @@ class Session:
     One thread at a time may use it. A context manager; ``close`` frees the cache.
     """
 
-    def __init__(self, native_model: Any, n_vocab: int, options: SessionOptions) -> None:
-        """``native_model`` is an open ``dca_model *``, whose vocabulary has ``n_vocab`` tokens."""
+    def __init__(self, native_model: Any, n_vocab: int, device: str, options: SessionOptions) -> None:
+        """``native_model`` is an open ``dca_model *`` on ``device`` that knows ``n_vocab`` tokens."""
         self.n_vocab = n_vocab
+        self.device = device  # as ModelInfo.device
         self.attention = options.attention
         self.cache_type = options.cache_type
         self.rope = options.rope
