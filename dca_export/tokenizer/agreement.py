@@ -153,7 +153,7 @@ def _encoder(model: SentencePieceModel, ids: dict[str, int], parts_of: Cut, piec
             for part in parts_of(piece):
                 if part in ids:
                     out.append(ids[part])
-                elif all(f"<0x{byte:02X}>" in bytes_ for byte in part.encode()):
+                elif len(bytes_) == 256:
                     out += [bytes_[f"<0x{byte:02X}>"] for byte in part.encode()]
                 elif unknown is not None and (len(out) == before or out[-1] != unknown):
                     out.append(unknown)

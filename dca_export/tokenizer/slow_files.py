@@ -92,7 +92,7 @@ def from_sentencepiece(model: SentencePieceModel, settings: Settings, path: Path
     if not model.is_bpe:
         vocabulary = {"type": "Unigram", "unk_id": None if unknown is None else ids[unknown]}
         vocabulary["vocab"] = [[text, score] for text, score in zip(texts, model.scores, strict=True)]
-    vocabulary["byte_fallback"] = TokenType.BYTE in model.types
+    vocabulary["byte_fallback"] = model.types.count(TokenType.BYTE) == 256  # SentencePiece takes no fewer
     whole = (TokenType.CONTROL, TokenType.USER_DEFINED)
     added = [
         _added(id_, text, special=kind == TokenType.CONTROL)

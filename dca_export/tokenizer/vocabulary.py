@@ -132,7 +132,8 @@ class _Keys:
             self._unigram()
         else:
             self._place(self._model["vocab"])
-            self._byte_level() if self._out.kind == BYTE_LEVEL else self._sentencepiece()
+            fill = self._byte_level if self._out.kind == BYTE_LEVEL else self._sentencepiece
+            fill()
         self._add_added_tokens()
         if self._effective.pieces is not None:
             self._take_pieces()
