@@ -19,7 +19,7 @@ def _mapped(tensor: SourceTensor, function: Callable[[np.ndarray], np.ndarray]) 
     def read(start: int, stop: int) -> np.ndarray:
         return function(as_float32(tensor.read(start, stop), tensor.dtype))
 
-    return replace(tensor, dtype="F32", read=read)
+    return replace(tensor, dtype="F32", read=read, four_bits=None)
 
 
 def as_float32(stored: np.ndarray, dtype: str) -> np.ndarray:
@@ -68,7 +68,7 @@ def _transposed(tensor: SourceTensor, chosen: slice, rows: int) -> SourceTensor:
             start += count
         return np.concatenate(parts)
 
-    return replace(tensor, shape=(count, rows, columns), read=read)
+    return replace(tensor, shape=(count, rows, columns), read=read, four_bits=None)
 
 
 def every_second(half: int) -> Callable[[SourceTensor], SourceTensor]:
@@ -81,6 +81,6 @@ def every_second(half: int) -> Callable[[SourceTensor], SourceTensor]:
         def read(start: int, stop: int) -> np.ndarray:
             return np.ascontiguousarray(tensor.read(start, stop)[:, half::2])
 
-        return replace(tensor, shape=(*tensor.shape[:-1], tensor.columns // 2), read=read)
+        return replace(tensor, shape=(*tensor.shape[:-1], tensor.columns // 2), read=read, four_bits=None)
 
     return derive
