@@ -21,6 +21,7 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)")
         "docs/reliability.md",
         "SECURITY.md",
         "docs/hub.md",
+        "docs/models.md",
         "docs/tuning.md",
     ],
 )

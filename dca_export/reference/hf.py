@@ -61,8 +61,9 @@ def patch(
 
     Layers with a sliding window beside others that see everything keep it, and attend at their ordinary
     distances; DCA is for the others. A model of windows alone is refused. With `ignore_sliding_window` every
-    layer of either sees every token. Frequencies that depend on the length (dynamic NTK, LongRoPE) are fixed to those for `rope_length`
-    tokens: by default c, and the model's max_position_embeddings for plain attention.
+    layer of either sees every token. Frequencies that depend on the length (dynamic NTK, LongRoPE) are fixed
+    to those for `rope_length` tokens: by default c, and the model's max_position_embeddings for plain
+    attention.
 
     Raises InputError if the model cannot be patched and ValueError for an attention or kernel unknown.
     """
@@ -79,9 +80,10 @@ def patch(
     kinds = rotary_kinds(model)
     rotations, windows = probe(model, kinds)
     if all(windows.values()) and not ignore_sliding_window:
+        longest = max(window for window in windows.values() if window)
         raise InputError(
-            f"{type(model).__name__} attends within a sliding window of {max(windows.values())} tokens, which "
-            "DCA does not define; ignore_sliding_window=True lets every layer see every token"
+            f"{type(model).__name__} attends within a sliding window of {longest} tokens, which DCA does not "
+            "define; ignore_sliding_window=True lets every layer see every token"
         )
     rotaries = {}
     for each in kinds:
@@ -234,7 +236,7 @@ def _turned_queries(q: torch.Tensor, indices: torch.Tensor, layer: _Layer) -> Qu
 def _at_own_positions(
     q: torch.Tensor, k: torch.Tensor, indices: torch.Tensor, layer: _Layer
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queries and keys of a layer with a window, which stand at their positions modulo s, at those themselves."""
+    """Queries and keys of a layer with a window, rotated at their positions modulo s, at those themselves."""
     if layer.scheme is None or layer.rotary is None:
         return q, k
     of_keys = torch.arange(k.shape[1], device=k.device)
