@@ -26,7 +26,8 @@ ROOMS = {
     # Says what the right answer is, so it shares no code with what runs, and none with the export.
     "reference": ["errors", "scheme", "gguf"],
     "parity": ["errors", "scheme", "gguf", "reference", "dca_runtime"],
-    "evaluate": ["errors", "scheme", "strict_json", "dca_runtime"],
+    # Runs the reference as an engine of its experiments, for methods that the runtime has no kernels for.
+    "evaluate": ["errors", "scheme", "strict_json", "reference", "dca_runtime"],
     "cli": ["errors", "strict_json", "gguf", "export", "parity", "evaluate", "dca_runtime"],
 }
 

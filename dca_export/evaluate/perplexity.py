@@ -38,13 +38,15 @@ def exp(nll: float) -> float:
 
 
 def plan(methods: Sequence[Method], lengths: Sequence[int], stride: int) -> list[dict[str, Any]]:
-    """The cells: one pass a method, or with a stride one a method and length. Raises InputError."""
+    """The cells: one pass a method, or with a stride one a method and length, as for methods that depend on
+    the length. Raises InputError."""
     lengths = sorted(set(lengths))
     if lengths[0] < 2 or stride >= lengths[0]:
         raise InputError(f"a length must be above 1 and above the stride {stride}, got {lengths[0]}")
     if stride:
         return [{"method": m.name, "length": length} for m in methods for length in lengths]
-    return [{"method": m.name, "lengths": lengths} for m in methods]
+    passes = [(m, [[n] for n in lengths] if m.by_length else [lengths]) for m in methods]
+    return [{"method": m.name, "lengths": each} for m, cut in passes for each in cut]
 
 
 def measure(
@@ -69,7 +71,7 @@ def measure(
         return {
             "nll": float(nll.mean()),
             "tokens": len(nll),
-            "blocks": perplexity_bars.measured(nll, [cell["length"]]),
+            "blocks": perplexity_bars.measured(nll, len(ids), [cell["length"]]),
         }
     longest = max(cell["lengths"])
     with method.session(model, context=longest, cache_type=cache_type, progress=progress) as session:
@@ -83,7 +85,11 @@ def measure(
     ]
     lengths = [[length, float(nll[: length - 1].mean())] for length in cell["lengths"]]
     borders = [*cell["lengths"], *range(window, longest, window)]
-    return {"lengths": lengths, "windows": windows, "blocks": perplexity_bars.measured(nll, borders)}
+    return {
+        "lengths": lengths,
+        "windows": windows,
+        "blocks": perplexity_bars.measured(nll, len(ids), borders),
+    }
 
 
 def _sliding(

@@ -35,14 +35,22 @@ class Blocks(NamedTuple):
         inside = (self.starts >= start) & (self.ends <= end)
         return Blocks(*(each[inside] for each in self))
 
+    def joined(self, ends: np.ndarray) -> "Blocks":
+        """Larger blocks, which end where these do that are named; the last of all is one of them."""
+        firsts = np.concatenate(([0], np.searchsorted(self.ends, ends[:-1]) + 1))
+        tokens = np.add.reduceat(self.tokens, firsts)
+        nll = np.add.reduceat(self.tokens * self.nll, firsts) / tokens
+        return Blocks(self.starts[firsts], ends, nll)
 
-def measured(nll: np.ndarray, borders: list[int]) -> list[list[Any]]:
+
+def measured(nll: np.ndarray, longest: int, borders: list[int]) -> list[list[Any]]:
     """[[start, end, mean nll]] of each block, for a cell's figures. nll[i] is the score of token i + 1.
 
+    longest: tokens of the experiment's longest text, which all of its cells cut into the same blocks.
     No block lies across a border: lengths and windows have blocks of their own.
     """
     tokens = len(nll) + 1
-    step = max(1, min(BLOCK_TOKENS, tokens // _MOST_SHORT_BLOCKS))
+    step = max(1, min(BLOCK_TOKENS, longest // _MOST_SHORT_BLOCKS))
     inner = {border for border in borders if border < tokens}
     cuts = sorted({1, tokens, *range(step, tokens, step), *inner} - {0})
     sums = np.add.reduceat(nll.astype(np.float64), np.array(cuts[:-1]) - 1)
@@ -88,10 +96,12 @@ class Ratio(NamedTuple):
 
 
 def ratio(results: Results, method: str, other: str, length: int) -> Ratio | None:
-    """Paired by blocks; None where both were not measured on the same ones, or they are too few."""
+    """Paired by blocks; None where they are too few, or both were not measured on the same text."""
     one, two = (at_length(results, name, length) for name in (method, other))
-    if not (np.array_equal(one.starts, two.starts) and np.array_equal(one.ends, two.ends)):
+    common = np.intersect1d(one.ends, two.ends)
+    if not len(common) or one.ends[-1] != two.ends[-1]:
         return None
+    one, two = one.joined(common), two.joined(common)
     difference = one.nll - two.nll
     interval = intervals.block_bootstrap(one.tokens, difference)
     if interval is None:

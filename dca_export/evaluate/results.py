@@ -20,6 +20,7 @@ from dca_export import strict_json
 from dca_export.errors import InputError
 from dca_export.evaluate.methods import parse
 from dca_export.evaluate.text import printable
+from dca_export.reference import borders
 
 if TYPE_CHECKING:
     from dca_runtime import Model
@@ -83,6 +84,8 @@ class Results:
     def scheme(self, method: str) -> list[float] | None:
         """The numbers of the scheme that a method ran, the file's own where it names none."""
         parsed = parse(method)
+        if parsed.border is not None:
+            return list(borders.numbers(parsed.border))
         if not parsed.has_scheme:
             return None
         if parsed.scheme is None:

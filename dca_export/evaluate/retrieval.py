@@ -44,6 +44,7 @@ class _Runner:
     """A method's session and what it holds."""
 
     method: Method
+    context: int
     cache: "PromptCache"
 
 
@@ -69,7 +70,9 @@ class Answerer:
         from dca_runtime import Sampling
         from dca_runtime.generate import Generation
 
-        runner = self._runner(parse(method))
+        parsed = parse(method)
+        # What depends on the length is measured at this prompt's, not at the longest one's.
+        runner = self._runner(parsed, len(ids) + tokens if parsed.by_length else self._context)
         others = [other.cache for other in self._runners if other is not runner]
         rest = runner.cache.rest(ids, others)
         self._progress = progress
@@ -92,9 +95,9 @@ class Answerer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _runner(self, method: Method) -> _Runner:
+    def _runner(self, method: Method, context: int) -> _Runner:
         for runner in self._runners:
-            if runner.method == method:
+            if runner.method == method and runner.context == context:
                 self._runners.remove(runner)
                 self._runners.append(runner)
                 return runner
@@ -102,14 +105,14 @@ class Answerer:
             self.close()
         while len(self._runners) > 1:
             self._runners.pop(0).cache.session.close()
-        self._runners.append(self._open(method))
+        self._runners.append(self._open(method, context))
         return self._runners[-1]
 
-    def _open(self, method: Method) -> _Runner:
+    def _open(self, method: Method, context: int) -> _Runner:
         from dca_runtime import DcaError, Status
         from dca_runtime.prompt_cache import PromptCache
 
-        options = {"context": self._context, "cache_type": self._cache_type, "progress": self._report}
+        options = {"context": context, "cache_type": self._cache_type, "progress": self._report}
         try:
             session = method.session(self._model, **options)
         except DcaError as error:
@@ -117,7 +120,7 @@ class Answerer:
                 raise
             self.close()  # without sharing, then
             session = method.session(self._model, **options)
-        return _Runner(method, PromptCache(session))
+        return _Runner(method, context, PromptCache(session))
 
     def _report(self, done: int, total: int) -> None:
         if total == self._progress_total:  # the prompt's evaluation, not that of single answer tokens

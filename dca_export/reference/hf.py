@@ -22,6 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from dca_export.errors import InputError
 from dca_export.reference.attention import Attention, Queries, check_attention, eager_attention
+from dca_export.reference.border_attention import eager_border_attention, flash_border_attention, rotate
+from dca_export.reference.borders import Border
 from dca_export.reference.flash import flash_attention
 from dca_export.reference.positions import key_positions, query_positions
 from dca_export.reference.probe import columns_of, frequencies_for, probe, rotary_modules
@@ -33,6 +35,7 @@ from dca_export.reference.refusals import (
     replace_forward,
     watch_calls,
 )
+from dca_export.reference.rope_override import override
 from dca_export.reference.rotary import Rotary
 
 if TYPE_CHECKING:
@@ -47,30 +50,35 @@ IMPLEMENTATION = "dca_reference"
 def patch(
     model: PreTrainedModel,
     scheme: Scheme | None,
-    attention: Attention = "dca",
+    attention: Attention | Border = "dca",
     kernel: Kernel = "eager",
     *,
     ignore_sliding_window: bool = False,
     rope_length: int | None = None,
+    rope: str | None = None,
 ) -> Patch:
     """Changes `model` in place; undo with `.restore()` or use the result in a `with` statement.
 
     Prefill, decode and `generate` work with the model's DynamicCache, one sequence at a time. The cache
     holds keys rotated at P_k, so a cache made before the patch must not be used after it, or the reverse.
-    `attention="plain"` needs no scheme and gives the model's own causal attention in bounded memory.
+    `attention="plain"` needs no scheme and gives the model's own causal attention in bounded memory; a rule
+    of borders.py runs in place of Dual Chunk Attention, over a cache of keys that are not rotated.
 
     A model with a sliding window is refused unless `ignore_sliding_window`: then every layer sees every
     token. Frequencies that depend on the length (dynamic NTK, LongRoPE) are fixed to those for `rope_length`
-    tokens: by default c, and the model's max_position_embeddings for plain attention.
+    tokens: by default c, and the model's max_position_embeddings where there is no scheme. `rope` is another
+    RoPE scaling in place of the model's, as rope_override.py reads it.
 
     Raises InputError if the model cannot be patched and ValueError for an attention or kernel unknown.
     """
-    check_attention(attention, scheme)
+    border = attention if isinstance(attention, Border) else None
+    if isinstance(attention, str):
+        check_attention(attention, scheme)
     if kernel not in ("eager", "flash"):
         raise ValueError(f"kernel is {kernel!r}, must be eager or flash")
     if model in _PATCHED:
         raise InputError(f"{type(model).__name__} is patched already; restore() the earlier patch first")
-    if attention == "plain":
+    if attention == "plain" or border is not None:
         scheme = None
     config = model.config.get_text_config(decoder=True)
     length = rope_length or (config.max_position_embeddings if scheme is None else scheme.pretraining_length)
@@ -82,11 +90,15 @@ def patch(
             f"{type(model).__name__} attends within a sliding window of {window} tokens, which DCA does not "
             "define; ignore_sliding_window=True lets every layer see every token"
         )
-    frequencies, scale = frequencies_for(modules[0], length)
+    frequencies, scale = (
+        frequencies_for(modules[0], length) if rope is None else override(model, rope, length)
+    )
     fed = _Fed()
     with contextlib.ExitStack() as undo:
         for module in modules:
-            keys = _KeyRotation(Rotary(frequencies), columns_of(module), scale, scheme, WeakSet(layouts), fed)
+            turned = Rotary(frequencies if border is None else torch.zeros_like(frequencies))
+            size = scale if border is None else 1.0
+            keys = _KeyRotation(turned, columns_of(module), size, scheme, WeakSet(layouts), fed)
             replace_forward(module, keys, undo)
         for layer, layout in layouts.items():
             rotary = None if layout is None else Rotary(frequencies, layout, scale)
@@ -99,7 +111,7 @@ def patch(
                 _set(config, "sliding_window", None, undo)
         undo.callback(model.set_attn_implementation, model.config._attn_implementation)
         model.set_attn_implementation(IMPLEMENTATION)
-        watch_calls(model, (scheme, length), undo)
+        watch_calls(model, (scheme, length, rope, border is None), undo)
         _PATCHED.add(model)
         undo.callback(_PATCHED.discard, model)
         return Patch(model, undo.pop_all())
@@ -139,7 +151,8 @@ class _Fed:
 
 @dataclass(frozen=True)
 class _KeyRotation:
-    """A rotary module's forward: answers with P_k of the positions it is asked for."""
+    """A rotary module's forward: answers with P_k of the positions it is asked for; with frequencies of zero
+    it turns nothing."""
 
     rotary: Rotary
     columns: torch.Tensor
@@ -164,7 +177,7 @@ class _KeyRotation:
 @dataclass(frozen=True)
 class _Layer:
     scheme: Scheme | None
-    attention: Attention
+    attention: Attention | Border
     kernel: Kernel
     rotary: Rotary | None
     """None: a layer that does not rotate"""
@@ -197,6 +210,11 @@ def _attention(
     q = query[0]
     if layer.kernel == "eager":
         q = q.to(torch.promote_types(q.dtype, torch.float32))  # the turned queries are not rounded again
+    if isinstance(layer.attention, Border):
+        attend = eager_border_attention if layer.kernel == "eager" else flash_border_attention
+        rotated = rotate(q, key[0], layer.attention, layer.rotary)
+        output = attend(*rotated, value[0], layer.attention, scaling)
+        return output.to(query.dtype).transpose(0, 1)[None].contiguous(), None
     queries = Queries(q, q, q)
     if layer.scheme is not None and layer.rotary is not None:
         positions = query_positions(indices, layer.scheme)

@@ -34,7 +34,7 @@ def measured(texts) -> Results:
             {
                 "lengths": [[n, float(nll[: n - 1].mean())] for n in LENGTHS],
                 "windows": windows,
-                "blocks": perplexity_bars.measured(nll, [*LENGTHS, WINDOW, 3 * WINDOW]),
+                "blocks": perplexity_bars.measured(nll, tokens, [*LENGTHS, WINDOW, 3 * WINDOW]),
             },
         )
     return kept
@@ -46,7 +46,7 @@ def nll():
 
 
 def test_blocks_hold_every_token_once_and_respect_borders(nll):
-    rows = perplexity_bars.measured(nll, [70, 1000, 5000])
+    rows = perplexity_bars.measured(nll, 2000, [70, 1000, 5000])
     assert rows[0][0] == 0 and rows[-1][1] == 2000
     assert [end for _, end, _ in rows[:-1]] == [start for start, _, _ in rows[1:]]
     assert {70, 1000} <= {end for _, end, _ in rows}
@@ -56,7 +56,7 @@ def test_blocks_hold_every_token_once_and_respect_borders(nll):
 
 
 def test_long_texts_have_blocks_of_128():
-    rows = perplexity_bars.measured(np.ones(99_999), [])
+    rows = perplexity_bars.measured(np.ones(99_999), 100_000, [])
     assert {end - start for start, end, _ in rows[:-1]} == {128}
 
 
@@ -65,7 +65,9 @@ def test_the_interval_is_of_the_blocks_up_to_the_length(nll):
     (entry,) = perplexity.figures(kept)
     for found in entry["lengths"]:
         rows = [
-            row for row in perplexity_bars.measured(nll, [*LENGTHS, 500, 1500]) if row[1] <= found["length"]
+            row
+            for row in perplexity_bars.measured(nll, 2000, [*LENGTHS, 500, 1500])
+            if row[1] <= found["length"]
         ]
         tokens = np.array([end - max(start, 1) for start, end, _ in rows])
         wanted = intervals.block_bootstrap(tokens, np.array([mean for *_, mean in rows]))

@@ -9,8 +9,9 @@ torch = pytest.importorskip("torch")
 from hf_families import make, tokens  # noqa: E402
 
 from dca_export.reference.attention import eager_attention, rotate_queries  # noqa: E402
-from dca_export.reference.flash import _torch_flash_partial, flash_attention  # noqa: E402
+from dca_export.reference.flash import flash_attention  # noqa: E402
 from dca_export.reference.hf import patch  # noqa: E402
+from dca_export.reference.kernels import _torch_flash_forward  # noqa: E402
 from dca_export.reference.positions import key_positions  # noqa: E402
 from dca_export.reference.rotary import Rotary  # noqa: E402
 
@@ -47,7 +48,7 @@ def test_flash_is_exact_attention_to_the_dtypes_precision(dtype, head_dim, kv_he
 @pytest.mark.parametrize("causal", [False, True])
 def test_pytorchs_kernel_gives_the_log_sum_exp(causal):
     q, k, v = (torch.randn(4, 37, 64, device="cuda", dtype=torch.float16) for _ in range(3))
-    output, lse = _torch_flash_partial(q, k, v, causal, 0.125)
+    output, lse = _torch_flash_forward(q, k, v, causal, 0.125)
     logits = q.double() @ k.double().transpose(1, 2) * 0.125
     if causal:
         logits = logits.masked_fill(torch.ones(37, 37, dtype=torch.bool, device="cuda").triu(1), -torch.inf)
