@@ -210,6 +210,8 @@ def _attention(
     q = query[0]
     if layer.kernel == "eager":
         q = q.to(torch.promote_types(q.dtype, torch.float32))  # the turned queries are not rounded again
+    else:  # under autocast the model's rotation leaves q and k in float32
+        q, key = q.to(value.dtype), key.to(value.dtype)
     if isinstance(layer.attention, Border):
         attend = eager_border_attention if layer.kernel == "eager" else flash_border_attention
         rotated = rotate(q, key[0], layer.attention, layer.rotary)
