@@ -1,4 +1,4 @@
-"""Fine-tuning at twice the trained length, with and without Dual Chunk Attention (the paper's Table 4, small).
+"""Fine-tuning at twice the trained length with Dual Chunk Attention and without (the paper's Table 4, small).
 
     python examples/finetune.py --device cuda --out results/finetuned
 

@@ -28,6 +28,7 @@ ROOMS = {
     "parity": ["errors", "scheme", "gguf", "reference", "dca_runtime"],
     # Runs the reference as an engine of its experiments, for methods that the runtime has no kernels for.
     "evaluate": ["errors", "scheme", "strict_json", "reference", "dca_runtime"],
+    "harness": ["errors", "dca_runtime"],
     "cli": ["errors", "strict_json", "gguf", "export", "parity", "evaluate", "dca_runtime"],
 }
 
