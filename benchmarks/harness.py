@@ -1,9 +1,9 @@
-"""Questions about one document through the model `dca` of lm-evaluation-harness: all together, and one by one.
+"""Questions about one document through the model `dca` of lm-evaluation-harness: together, and one by one.
 
     python benchmarks/harness.py --questions 100 --document 2000
 
 Each question has four answers whose log-likelihoods are asked for, as in a multiple-choice task. "One by one"
-is what a model without shared prefixes does: every answer's context is read from its beginning. It is measured
+is what a model without shared prefixes does: each answer's context is read from its beginning. It is measured
 on --sample of the requests and scaled to all, since all of them take long.
 """
 

@@ -33,6 +33,18 @@ console = Console()
 PREDICTOR = "dca:6144/2048/8192"  # the paper's scheme for c = 8192, what the model was trained to
 RETRIEVER = "dca:1536/512/2048"  # for a quarter of it: finds more
 SCALED = "plain@linear:4,plain@ntk:4,plain@yarn:4"  # PI, NTK-aware and YaRN
+# Methods that rotate a key twice or clamp distances, with the numbers that their papers take for a trained
+# length of 8,192: ReRoPE's and LM-Infinite's width half and all of it, Self-Extend's groups so that 65,536 tokens
+# stay below it, STRING's border a third of it, StreamingLLM's four sinks.
+OTHERS = (
+    "rerope:4096,self-extend:16/1024,string:2731/128,streaming:4/8188,lm-infinite:10/8182,plain@dynamic:2"
+)
+# The paper's orthogonality: DCA over a model whose positions are stretched already, with the longer c that this
+# gives (its Table 2, c = 16k and 32k).
+STRETCHED = (
+    "dca:12288/4096/16384@linear:2,dca:12288/4096/16384@ntk:2,dca:12288/4096/16384@yarn:2,"
+    "dca:24576/8192/32768@ntk:4,dca:24576/8192/32768@yarn:4"
+)
 DEPTHS = "10,20,30,40,50,60,70,80,90"
 # A passkey's answer is five tokens; where it crosses a chunk border intra + inter has no locality.
 # Here it does not, for any chunk size of the sweep.
@@ -251,6 +263,28 @@ PARTS = {
          "--window", 4096],
         perplexity_tables,
         reads_text=True,
+    ),
+    # What the library has no kernels for, beside what it has, all on the reference.
+    "methods": Part(
+        ["--engine", "reference", "--attention", f"plain,{PREDICTOR},{RETRIEVER},{OTHERS}",
+         "--lengths", "4096,8192,16384,32768,65536", "--window", 8192],
+        perplexity_tables,
+        reads_text=True,
+        experiment="perplexity",
+    ),
+    "methods-passkey": Part(
+        ["--engine", "reference", "--attention", f"plain,{PREDICTOR},{RETRIEVER},{OTHERS}",
+         "--lengths", "4096,8192,16384", "--depths", "10,30,50,70,90", "--trials", 4],
+        found_tables,
+        experiment="passkey",
+    ),
+    # How far it goes, and what moves that point.
+    "longer": Part(
+        ["--attention", f"{PREDICTOR},{RETRIEVER},{STRETCHED}",
+         "--lengths", "16384,32768,65536,131072,262144", "--window", 16384],
+        perplexity_tables,
+        reads_text=True,
+        experiment="perplexity",
     ),
     # How hard the text is: the same tokens, never with more than the trained length before them.
     "sliding": Part(
