@@ -33,14 +33,14 @@ console = Console()
 PREDICTOR = "dca:6144/2048/8192"  # the paper's scheme for c = 8192, what the model was trained to
 RETRIEVER = "dca:1536/512/2048"  # for a quarter of it: finds more
 SCALED = "plain@linear:4,plain@ntk:4,plain@yarn:4"  # PI, NTK-aware and YaRN
-# Methods that rotate a key twice or clamp distances, with the numbers that their papers take for a trained
-# length of 8,192: ReRoPE's and LM-Infinite's width half and all of it, Self-Extend's groups so that 65,536 tokens
-# stay below it, STRING's border a third of it, StreamingLLM's four sinks.
+# Methods that rotate a key twice or clamp distances, for a trained length of 8,192. ReRoPE's width is half of
+# it, Self-Extend's groups keep 65,536 tokens below it, STRING's border is a third of it, and the first and
+# last tokens of StreamingLLM and LM-Infinite fill it.
 OTHERS = (
     "rerope:4096,self-extend:16/1024,string:2731/128,streaming:4/8188,lm-infinite:10/8182,plain@dynamic:2"
 )
-# The paper's orthogonality: DCA over a model whose positions are stretched already, with the longer c that this
-# gives (its Table 2, c = 16k and 32k).
+# The paper's orthogonality: DCA over a model whose positions are stretched already, with the longer c that
+# this gives (c = 16k and 32k).
 STRETCHED = (
     "dca:12288/4096/16384@linear:2,dca:12288/4096/16384@ntk:2,dca:12288/4096/16384@yarn:2,"
     "dca:24576/8192/32768@ntk:4,dca:24576/8192/32768@yarn:4"

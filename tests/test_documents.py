@@ -20,6 +20,8 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)")
         "docs/results.md",
         "docs/finetuning.md",
         "docs/judges.md",
+        "docs/hub.md",
+        "docs/tuning.md",
     ],
 )
 def test_paths_and_links_lead_somewhere(document):

@@ -48,10 +48,10 @@ class DcaLM(TemplateLM):
         """path: the GGUF file. device: cpu, cuda, cuda:N or auto (the default).
 
         batch_size: sequences of one step, at most (auto: 32). max_length: tokens of a context with what
-        follows; longer ones lose their beginning (default: what the model was trained to, 16 times that for a
-        file with a scheme). attention, rope, cache_type: those of ``Model.engine``; scheme as S/W/C.
-        cache_tokens: room of the pool. seed: of sampling, where a task samples. tokenizer: not for this class,
-        which uses the file's own; tasks that make their texts by length, such as RULER, read this argument.
+        follows; longer ones lose their beginning (default: what the model was trained to, 16 times that for
+        a file with a scheme). attention, rope, cache_type: those of ``Model.engine``; scheme as S/W/C.
+        cache_tokens: room of the pool. seed: of sampling, where a task samples. tokenizer: not read here,
+        where the file's own serves; tasks that make their texts by length, such as RULER, read it.
         """
         super().__init__()
         if path is None:
