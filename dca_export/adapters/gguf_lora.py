@@ -14,7 +14,7 @@ import numpy as np
 from dca_export.adapters.changes import AdapterOption, Addition, Changes
 from dca_export.errors import InputError
 from dca_export.gguf.file import GgufFile, TensorInfo
-from dca_export.model.architectures import Architecture, Dimensions, TensorRule
+from dca_export.model.rules import Architecture, Dimensions, TensorRule
 from dca_runtime import blocks
 from dca_runtime.errors import DcaError
 
