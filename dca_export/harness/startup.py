@@ -2,7 +2,7 @@
 
 The harness (0.4.13) knows how to load a model from an entry point and looks for none. So when it fills its
 table of models, the entry points of the group `lm_eval.models` are added to it. A line in a .pth file of
-site-packages imports this module when Python starts, which costs one entry in sys.meta_path and no import.
+site-packages imports this module when Python starts: one entry in sys.meta_path, and no other import.
 """
 
 import sys
