@@ -20,6 +20,8 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)")
         "docs/results.md",
         "docs/reliability.md",
         "SECURITY.md",
+        "docs/finetuning.md",
+        "docs/judges.md",
         "docs/hub.md",
         "docs/models.md",
         "docs/tuning.md",
