@@ -260,7 +260,7 @@ def _turned_queries(q: torch.Tensor, indices: torch.Tensor, layer: _Layer) -> Qu
 def _at_own_positions(
     q: torch.Tensor, k: torch.Tensor, indices: torch.Tensor, layer: _Layer
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queries and keys of a layer with a window, which stand at their positions modulo s, at those themselves."""
+    """Queries and keys of a layer with a window, which stand at positions modulo s, at those themselves."""
     of_keys = torch.arange(k.shape[1], device=k.device)
     if isinstance(layer.attention, Border) and layer.rotary is not None:  # they are not turned at all
         return layer.rotary.rotate(q, indices), layer.rotary.rotate(k, of_keys)
