@@ -41,7 +41,9 @@ ROOMS = {
     # of weights that were quantised elsewhere, for which transformers asks for each quantiser's library.
     "reference": ["errors", "scheme", "gguf", "checkpoint"],
     "parity": ["errors", "scheme", "gguf", "reference", "dca_runtime"],
-    "evaluate": ["errors", "scheme", "strict_json", "dca_runtime"],
+    # Runs the reference as an engine of its experiments, for methods that the runtime has no kernels for.
+    "evaluate": ["errors", "scheme", "strict_json", "reference", "dca_runtime"],
+    "harness": ["errors", "dca_runtime"],
     "cli": [
         "errors",
         "strict_json",

@@ -105,8 +105,8 @@ def eager_attention(
     `queries` are rotated, (heads, n, head_dim) each. `keys` (kv_heads, m, head_dim) are rotated at P_k and
     `values` are (kv_heads, m, value_dim); heads is a multiple of kv_heads. `softmax_scale` is 1/√head_dim
     unless given. A query sees the last `window` tokens, its own included (None: all). Scaled logits become
-    cap·tanh(logits / cap). `sinks` (heads,) are logits of one more key each, whose value is zero. Computes in the queries' dtype, float32 at least. Returns (heads, n, value_dim) in the
-    queries' dtype.
+    cap·tanh(logits / cap). `sinks` (heads,) are logits of one more key each, whose value is zero. Computes in
+    the queries' dtype, float32 at least. Returns (heads, n, value_dim) in the queries' dtype.
     """
     check_attention(attention, scheme)
     heads, n, head_dim = queries.intra.shape
@@ -124,7 +124,7 @@ def eager_attention(
         ranges = key_ranges(start, stop, scheme, attention)
         logits = torch.cat(
             [
-                _products(getattr(queries, each.kind)[:, rows].to(dtype), keys[:, each.start : each.stop])
+                products(getattr(queries, each.kind)[:, rows].to(dtype), keys[:, each.start : each.stop])
                 for each in ranges
             ],
             dim=-1,
@@ -147,7 +147,7 @@ def eager_attention(
     return output
 
 
-def _products(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+def products(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     """q·k of every query with every key of its key head: (heads, n, d), (kv_heads, m, d) → (heads, n, m)."""
     grouped = q.reshape(k.shape[0], -1, q.shape[-1]) @ k.transpose(-1, -2)
     return grouped.view(q.shape[0], q.shape[1], -1)
