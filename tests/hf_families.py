@@ -57,6 +57,16 @@ FAMILIES = {
     "phi3": {},
     "phi3, partial rotary": {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
     "phi3, longrope": {"rope_parameters": LONGROPE, "original_max_position_embeddings": 16},
+    "phi3, partial longrope and tied": {  # as Phi-4-mini
+        "rope_parameters": LONGROPE
+        | {
+            "partial_rotary_factor": 0.5,
+            "short_factor": LONGROPE["short_factor"][:4],
+            "long_factor": LONGROPE["long_factor"][:4],
+        },
+        "original_max_position_embeddings": 16,
+        "tie_word_embeddings": True,
+    },
     "mixtral": {},
     "qwen2_moe": {},
     "qwen3_moe": {},
@@ -133,6 +143,36 @@ NEW_FAMILIES = [
 ]
 
 
+# What test_families exports and runs: case -> changes to its config.
+MAGNITUDE = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+EXPORTED = {
+    "llama": {},
+    "llama, biases and tied": {"attention_bias": True, "tie_word_embeddings": True},
+    "llama, biases of the feed-forward": {"mlp_bias": True},
+    "llama, head_dim": {"head_dim": 32},
+    "llama, linear": {},
+    "llama, llama3": {},
+    "llama, yarn": {},
+    "llama, yarn with its own magnitude": {"rope_parameters": MAGNITUDE | {"attention_factor": 1.5}},
+    "llama, yarn with its own betas": {"rope_parameters": MAGNITUDE | {"beta_fast": 8.0, "beta_slow": 2.0}},
+    "mistral": {},
+    "mistral, head_dim": {"head_dim": 32},
+    "ministral": {},
+    "mixtral": {},
+    "qwen2": {},
+    "qwen3, head_dim apart from width": {},
+    "phi3": {},
+    "phi3, partial rotary": {},
+    "phi3, longrope": {},
+    "phi3, partial longrope and tied": {},
+    "qwen2_moe": {"norm_topk_prob": False},
+    "qwen2_moe, normalised": {"norm_topk_prob": True},
+    "qwen3_moe": {"norm_topk_prob": True},
+    "qwen3_moe, not normalised": {"norm_topk_prob": False},
+}
+EXPORTED |= {family: {} for family in NEW_FAMILIES}
+
+
 def make(family: str, dtype=torch.float64, **changes):
     torch.manual_seed(0)
     values = deepcopy({**SMALL, **FAMILIES.get(family, {}), **changes})  # a config changes what it is given
@@ -198,6 +238,69 @@ GGUF_CASES = {
     "qwen2_moe": ("qwen2_moe", {}, {}, {}),
     "qwen2_moe, weights normed": ("qwen2_moe", {"norm_topk_prob": True}, {"expert_weights_norm": True}, {}),
     "qwen3_moe": ("qwen3_moe", {"norm_topk_prob": True}, {}, {}),
+}
+
+
+WINDOW = {"attention.sliding_window": 10}
+GRANITE_KEYS = {
+    "attention.scale": 0.3,
+    "embedding_scale": 3.0,
+    "residual_scale": 0.4,
+    "logit_scale": 1.7,
+}
+GGUF_CASES |= {
+    "gemma2": (
+        "gemma2",
+        {},
+        WINDOW
+        | {
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+            "attention.scale": 1 / 3,
+        },
+        {},
+    ),
+    "gemma3": (
+        "gemma3_text",
+        {},
+        WINDOW
+        | {
+            "final_logit_softcapping": 4.0,
+            "attention.scale": 0.2,
+            "rope.freq_base_swa": 100.0,
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": 2.0,
+        },
+        {},
+    ),
+    "gemma3, other layers": (
+        "gemma3_text, other layers",
+        {"query_pre_attn_scalar": 16},
+        WINDOW | {"attention.sliding_window_pattern": [False, True, False, True]},
+        {},
+    ),
+    "gpt-oss": ("gpt_oss", {}, WINDOW | YARN_KEYS, {}),
+    "smollm3": ("smollm3", {}, {}, {}),
+    "olmo2": ("olmo2", {"attention_bias": False}, {}, {}),
+    "olmo3": (
+        "olmo3",
+        {},
+        WINDOW | YARN_KEYS | {"attention.sliding_window_pattern": [True, True, True, False]},
+        {},
+    ),
+    "granite": ("granite", {}, GRANITE_KEYS, {}),
+    "granitemoe": ("granitemoe", {}, GRANITE_KEYS, {}),
+    "glm4": ("glm4", {}, {"rope.dimension_count": 8}, {}),
+    "command-r": ("cohere", {}, {"logit_scale": 0.3}, {}),
+    "command-r, no norms of q and k": ("cohere", {"use_qk_norm": False}, {"logit_scale": 0.3}, {}),
+    "cohere2": ("cohere2", {}, WINDOW | {"logit_scale": 0.3}, {}),
+    "stablelm": ("stablelm", {}, {"rope.dimension_count": 4}, {}),
+    "stablelm, parallel": (
+        "stablelm, parallel",
+        {},
+        {"rope.dimension_count": 4, "use_parallel_residual": True},
+        {},
+    ),
 }
 
 

@@ -18,9 +18,12 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)")
         "CONTRIBUTING.md",
         "docs/architecture.md",
         "docs/results.md",
+        "docs/reliability.md",
+        "SECURITY.md",
         "docs/finetuning.md",
         "docs/judges.md",
         "docs/hub.md",
+        "docs/models.md",
         "docs/tuning.md",
     ],
 )

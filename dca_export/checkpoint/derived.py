@@ -7,30 +7,23 @@ from dataclasses import replace
 
 import numpy as np
 
-from dca_export.checkpoint.tensors import SourceTensor
+from dca_export.checkpoint.tensors import RowReader, SourceTensor, values
 
 
 def plus_one(tensor: SourceTensor) -> SourceTensor:
-    """The tensor's values plus 1, in f32: what a norm multiplies by that states its weights' distance from 1."""
-    return _mapped(tensor, lambda values: values + np.float32(1))
+    """The tensor's values plus 1, in f32: the factor of a norm that states its weights' distance from 1."""
+    return _mapped(tensor, lambda numbers: numbers + np.float32(1))
 
 
 def _mapped(tensor: SourceTensor, function: Callable[[np.ndarray], np.ndarray]) -> SourceTensor:
     def read(start: int, stop: int) -> np.ndarray:
-        return function(as_float32(tensor.read(start, stop), tensor.dtype))
+        return function(values(tensor, start, stop))
 
-    return replace(tensor, dtype="F32", read=read)
-
-
-def as_float32(stored: np.ndarray, dtype: str) -> np.ndarray:
-    """Stored values of a floating-point type as f32, in the same shape."""
-    if dtype == "BF16":
-        return (stored.astype(np.uint32) << 16).view(np.float32)
-    return stored.astype(np.float32)
+    return replace(tensor, dtype="F32", read=read, four_bits=None)
 
 
 def transposed_half(half: int) -> Callable[[SourceTensor], SourceTensor]:
-    """Of matrices stacked (n, columns, 2 · rows): every second column from `half` on, transposed to (n, rows, columns)."""
+    """Of matrices stacked (n, columns, 2 · rows): every second column from `half` on, each transposed."""
 
     def derive(tensor: SourceTensor) -> SourceTensor:
         if len(tensor.shape) != 3 or tensor.shape[2] % 2:
@@ -68,7 +61,28 @@ def _transposed(tensor: SourceTensor, chosen: slice, rows: int) -> SourceTensor:
             start += count
         return np.concatenate(parts)
 
-    return replace(tensor, shape=(count, rows, columns), read=read)
+    return _made(tensor, f"[{'' if chosen.start is None else chosen.start}]", (count, rows, columns), read)
+
+
+def every_second_row(half: int) -> Callable[[SourceTensor], SourceTensor]:
+    """Of matrices stacked (n, 2 · rows, columns): every second row from `half` on."""
+
+    def derive(tensor: SourceTensor) -> SourceTensor:
+        if len(tensor.shape) != 3 or tensor.shape[1] % 2:
+            raise tensor.error(f"has shape {list(tensor.shape)}, expected matrices of an even number of rows")
+
+        def read(start: int, stop: int) -> np.ndarray:
+            return np.ascontiguousarray(tensor.read(2 * start, 2 * stop)[half::2])
+
+        return _made(tensor, f"[{half}]", (tensor.shape[0], tensor.shape[1] // 2, tensor.shape[2]), read)
+
+    return derive
+
+
+def _made(tensor: SourceTensor, suffix: str, shape: tuple[int, ...], read: RowReader) -> SourceTensor:
+    """A tensor of other rows than those of the one it comes from."""
+    parts = (tensor.name, *tensor.parts)
+    return replace(tensor, name=tensor.name + suffix, shape=shape, read=read, parts=parts, four_bits=None)
 
 
 def every_second(half: int) -> Callable[[SourceTensor], SourceTensor]:
@@ -81,6 +95,6 @@ def every_second(half: int) -> Callable[[SourceTensor], SourceTensor]:
         def read(start: int, stop: int) -> np.ndarray:
             return np.ascontiguousarray(tensor.read(start, stop)[:, half::2])
 
-        return replace(tensor, shape=(*tensor.shape[:-1], tensor.columns // 2), read=read)
+        return _made(tensor, f"[{half}]", (*tensor.shape[:-1], tensor.columns // 2), read)
 
     return derive

@@ -118,9 +118,11 @@ def speed(generation: "Generation") -> str:
         parts.append(f"prompt {generation.prompt_tokens} tokens, {rate:,.0f} tokens/s")
     if generation.decoded_tokens:
         rate = generation.decoded_tokens / generation.decode_seconds
-        parts.append(f"generated {len(generation.ids)} tokens, {rate:,.1f} tokens/s")
-    if (guesses := generation.guesses) and guesses.guessed:
-        parts.append(f"{guesses.right} of {guesses.guessed} guesses right")
+        guesses = generation.guesses
+        of_these = (
+            f" ({guesses.right} of {guesses.guessed} guesses right)" if guesses and guesses.guessed else ""
+        )
+        parts.append(f"generated {len(generation.ids)} tokens{of_these}, {rate:,.1f} tokens/s")
     return f"[{'; '.join(parts)}]"
 
 

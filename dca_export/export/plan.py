@@ -15,7 +15,7 @@ from dca_export.checkpoint.tensors import Checkpoint, open_checkpoint
 from dca_export.checkpoint.tying import settle_tying
 from dca_export.errors import InputError
 from dca_export.export.convert import check_readable, tensor_bytes
-from dca_export.export.recipes import RECIPES, Model, Recipe, tensor_type
+from dca_export.export.recipes import AS_MXFP4, RECIPES, Model, Recipe, tensor_type
 from dca_export.export.repack import is_lossless
 from dca_export.export.requantise import requantised
 from dca_export.export.runnable import check_runnable
@@ -185,7 +185,10 @@ def _recipe(outtype: str, tensors: list[PlannedTensor]) -> Recipe:
             values[piece.tensor.origin or piece.tensor.dtype] += (
                 piece.stop - piece.start
             ) * piece.tensor.columns
-        outtype = "bf16" if values.most_common(1)[0][0] == "BF16" else "f16"
+        most = values.most_common(1)[0][0]
+        if most == "MXFP4":
+            return AS_MXFP4
+        outtype = "bf16" if most == "BF16" else "f16"
     return _known(outtype)
 
 

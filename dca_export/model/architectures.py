@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 
-from dca_export.checkpoint.derived import every_second, transposed, transposed_half
+from dca_export.checkpoint.derived import every_second, every_second_row, transposed, transposed_half
 from dca_export.config import Config
 from dca_export.errors import InputError
 from dca_export.model.numbers import (
@@ -29,6 +29,7 @@ from dca_export.model.rules import (
     GEMMA_QK_NORM,
     GLM4_NORMS,
     GRANITE_EXPERTS,
+    INTERNLM2,
     NORM_BEFORE,
     NORMS,
     NORMS_AFTER,
@@ -92,6 +93,7 @@ GPT_OSS_EXPERTS = (
                 "mlp.experts.gate_up_proj",
                 *("experts", "expert_ff", "width"),
                 derive=transposed_half(half),
+                instead=("model.layers.{layer}.mlp.experts.gate_up_proj_rows", every_second_row(half)),
             ),
             block(
                 f"ffn_{name}_exps.bias",
@@ -103,7 +105,11 @@ GPT_OSS_EXPERTS = (
         )
     ),
     block(
-        "ffn_down_exps.weight", "mlp.experts.down_proj", "experts", "width", "expert_ff", derive=transposed
+        "ffn_down_exps.weight",
+        "mlp.experts.down_proj",
+        *("experts", "width", "expert_ff"),
+        derive=transposed,
+        instead=("model.layers.{layer}.mlp.experts.down_proj_rows", lambda tensor: tensor),
     ),
     block("ffn_down_exps.bias", "mlp.experts.down_proj_bias", "experts", "width", f32=True),
 )
@@ -111,7 +117,10 @@ GPT_OSS_EXPERTS = (
 ARCHITECTURES = (
     Architecture(
         "llama",
-        ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"),
+        (
+            *("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MinistralForCausalLM"),
+            "Mistral3ForConditionalGeneration",
+        ),
         model(NORMS, ATTENTION, qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD, FEED_FORWARD_BIAS),
         interleaved=True,
         required=SILU,
@@ -301,6 +310,14 @@ ARCHITECTURES = (
         required=SILU,
         keys={"vocab_size": "vocab"},
         defaults={"rms_norm_eps": 1e-5},
+    ),
+    Architecture(
+        "internlm2",
+        ("InternLM2ForCausalLM",),
+        INTERNLM2,
+        interleaved=True,
+        required=SILU | {"bias": (False,), "tie_word_embeddings": (False,)},
+        keys={"vocab_size": "vocab"},
     ),
     Architecture(
         "minicpm",

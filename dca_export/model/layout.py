@@ -61,10 +61,10 @@ def plan_tensors(
             unused.discard(TIED)
             continue
         shape = tuple(dimensions.size(word) for word in rule.shape)
-        pieces = _pieces(checkpoint, rule, layer, shape)
+        pieces = _pieces(checkpoint, rule, layer, shape, dimensions)
         if pieces is None:
             continue
-        unused -= {piece.tensor.name for piece in pieces}
+        unused -= {name for piece in pieces for name in (piece.tensor.name, *piece.tensor.parts)}
         head_dim = dimensions.head_dim if rule.rotated and architecture.interleaved else 0
         planned.append(PlannedTensor(rule.target.format(layer=layer), shape, pieces, head_dim, rule.f32))
     left_over = sorted(
@@ -107,19 +107,29 @@ def _rules(architecture: Architecture, layers: int) -> Iterator[tuple[TensorRule
 
 
 def _pieces(
-    checkpoint: Checkpoint, rule: TensorRule, layer: int, shape: tuple[int, ...]
+    checkpoint: Checkpoint, rule: TensorRule, layer: int, shape: tuple[int, ...], dimensions: Dimensions
 ) -> tuple[Piece, ...] | None:
     """The pieces for one tensor, None if it is optional and absent."""
     if rule.stacked is not None and (name := rule.stacked.format(layer=layer)) in checkpoint.tensors:
         return _stacked_pieces(checkpoint.tensors[name], rule.half, shape)
-    if "{expert}" in rule.source or "{head}" in rule.source:
-        names = [rule.source.format(layer=layer, expert=i, head=i) for i in range(shape[0])]
-    else:
-        names = [rule.source.format(layer=layer)]
+    if rule.instead is not None and (name := rule.instead[0].format(layer=layer)) in checkpoint.tensors:
+        return (_whole(rule.instead[1](checkpoint.tensors[name]), shape),)
+    several = "{expert}" in rule.source or "{head}" in rule.source
+    names = [rule.source.format(layer=layer, expert=i, head=i) for i in range(shape[0] if several else 1)]
     if rule.optional and names[0] not in checkpoint.tensors:
         return None
-    each = shape if names == [rule.source.format(layer=layer, expert=None, head=None)] else shape[1:]
+    if rule.rows is not None:
+        return _chosen_rows(_required(checkpoint, names[0]), rule.rows(dimensions), shape)
+    each = shape[1:] if several else shape
     return tuple(_whole(_derived(_required(checkpoint, name), rule), each) for name in names)
+
+
+def _chosen_rows(
+    tensor: SourceTensor, ranges: list[tuple[int, int]], shape: tuple[int, ...]
+) -> tuple[Piece, ...]:
+    if len(tensor.shape) != 2 or tensor.columns != shape[-1] or max(stop for _, stop in ranges) > tensor.rows:
+        raise tensor.error(f"has shape {list(tensor.shape)}, config.json implies another")
+    return tuple(Piece(tensor, start, stop) for start, stop in ranges)
 
 
 def _derived(tensor: SourceTensor, rule: TensorRule) -> SourceTensor:

@@ -18,8 +18,8 @@ def stated(key: str) -> Number:
 
 
 def gemma_attention_scale(layers_by_width: int) -> Number:
-    """1 / √query_pre_attn_scalar, where that is not what engines assume: 1 / √head_dim, in the model of so many
-    layers 1 / √(width / heads)."""
+    """1 / √query_pre_attn_scalar, where that is not what engines assume: 1 / √head_dim, in the model of so
+    many layers 1 / √(width / heads)."""
 
     def number(config: Config, dimensions: Dimensions) -> float | None:
         scalar = config.positive("query_pre_attn_scalar")

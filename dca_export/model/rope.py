@@ -24,7 +24,7 @@ DEFAULT_BASE = 10000.0
 ORIGINAL = "original_max_position_embeddings"
 DUAL_CHUNK = "dual_chunk_attention_config"  # where Qwen's models state a scheme
 
-# Families whose windows' base engines know without a key, and those whose YaRN does not round its ramp's ends.
+# Families whose windows' base engines know without a key; those whose YaRN does not round its ramp's ends.
 WINDOW_BASES = {"gemma3_text": 10000.0, "gemma3": 10000.0}
 EXACT_RAMPS = ("gpt_oss",)
 
@@ -177,6 +177,8 @@ def read_rope(config: Config, head_dim: int, length: int) -> Rope:
     base = rope.positive("rope_theta", DEFAULT_BASE)
     if kind == "yarn" and rope.boolean("truncate", True) == (family in EXACT_RAMPS):
         raise rope.error("truncate", f"must be {str(family not in EXACT_RAMPS).lower()} in this family")
+    if "llama_4_scaling_beta" in rope:
+        raise rope.error("llama_4_scaling_beta", "queries scaled by their position are not supported")
     dimension = int(head_dim * rope.positive("partial_rotary_factor", 1.0))
     if dimension < 2 or dimension % 2 or dimension > head_dim:
         raise rope.error("partial_rotary_factor", f"must leave an even number of a head's {head_dim} values")

@@ -1,4 +1,5 @@
-"""Of what the architectures' entries are made: rules for tensors, sizes, and groups of rules that families share."""
+"""Of what the architectures' entries are made: rules for tensors, sizes, and groups of rules that families
+share."""
 
 from __future__ import annotations
 
@@ -16,10 +17,11 @@ class TensorRule:
     """One tensor of the GGUF file and where it comes from.
 
     `{layer}` in the names repeats the rule for each layer. A source with `{expert}` or `{head}` is stacked
-    over the experts or heads. `stacked` names the tensor that some checkpoints hold instead, experts already stacked; of that
-    one, `half` is the part of its rows wanted (0 or 1; None: all of them). `rotated` marks rows that RoPE
-    turns, which Architecture.interleaved reorders. `f32` keeps a matrix out of quantisation. What the
-    checkpoint holds goes through `derive` first, where there is one.
+    over the experts or heads. `stacked` names the tensor that some checkpoints hold instead, experts already
+    stacked; of that one, `half` is the part of its rows wanted (0 or 1; None: all of them). `rotated` marks
+    rows that RoPE turns, which Architecture.interleaved reorders. `f32` keeps a matrix out of quantisation.
+    What the checkpoint holds goes through `derive` first, where there is one, and of it only `rows` [start,
+    stop) are taken. `instead`: another source and its derivation, for checkpoints that have that one.
     """
 
     target: str
@@ -31,6 +33,8 @@ class TensorRule:
     stacked: str | None = None
     half: int | None = None
     derive: Callable[[SourceTensor], SourceTensor] | None = None
+    rows: Callable[[Dimensions], list[tuple[int, int]]] | None = None
+    instead: tuple[str, Callable[[SourceTensor], SourceTensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -41,11 +45,11 @@ class Architecture:
     (i, i + head_dim / 2), so the rows of q and k are reordered. `required`: config keys that must have one
     of the listed values (absent counts as the first). `keys`: GGUF keys beyond those every model states, with
     the word of Dimensions that is their value. `sizes`: for words of Dimensions that only this architecture
-    has, the config keys that may state them. `numbers`: GGUF keys (f32) beyond those, with what computes them;
-    of None nothing is written. `flags`: likewise bools, and the config keys that state them. `epsilon`: the GGUF key and the config's of the norms' epsilon. `defaults`:
-    what the classes take where config.json is silent. Of a mixture: `norm_topk`, whether engines normalise the chosen
-    experts' weights if the file does not say, and `norm_topk_unstated`, what a config.json that does not say
-    means.
+    has, the config keys that may state them. `numbers`: further GGUF keys (f32) with what computes them; of
+    None nothing is written. `flags`: likewise bools, and the config keys that state them. `epsilon`: the GGUF
+    key and the config's of the norms' epsilon. `defaults`: what the classes take where config.json is silent.
+    Of a mixture: `norm_topk`, whether engines normalise the chosen experts' weights if the file does not say,
+    and `norm_topk_unstated`, what a config.json that does not say means.
     """
 
     name: str
@@ -237,4 +241,32 @@ GRANITE_EXPERTS = (
         for half, name in enumerate(("gate", "up"))
     ),
     block("ffn_down_exps.weight", "block_sparse_moe.output_linear.weight", "experts", "width", "ff"),
+)
+
+
+def _grouped_rows(part: str) -> Callable[[Dimensions], list[tuple[int, int]]]:
+    """InternLM2's fused rows: of each key head its query heads, then k, then v."""
+
+    def rows(d: Dimensions) -> list[tuple[int, int]]:
+        queries = d.heads // d.kv_heads
+        first, count = {"q": (0, queries), "k": (queries, 1), "v": (queries + 1, 1)}[part]
+        starts = ((group * (queries + 2) + first) * d.head_dim for group in range(d.kv_heads))
+        return [(start, start + count * d.head_dim) for start in starts]
+
+    return rows
+
+
+INTERNLM2 = (
+    replace(EMBEDDING, source="model.tok_embeddings.weight"),
+    block("attn_norm.weight", "attention_norm.weight", "width"),
+    block("ffn_norm.weight", "ffn_norm.weight", "width"),
+    block("attn_q.weight", "attention.wqkv.weight", "q", "width", rotated=True, rows=_grouped_rows("q")),
+    block("attn_k.weight", "attention.wqkv.weight", "kv", "width", rotated=True, rows=_grouped_rows("k")),
+    block("attn_v.weight", "attention.wqkv.weight", "kv", "width", rows=_grouped_rows("v")),
+    block("attn_output.weight", "attention.wo.weight", "width", "q"),
+    block("ffn_gate.weight", "feed_forward.w1.weight", "ff", "width"),
+    block("ffn_up.weight", "feed_forward.w3.weight", "ff", "width"),
+    block("ffn_down.weight", "feed_forward.w2.weight", "width", "ff"),
+    OUTPUT_NORM,
+    replace(OUTPUT, source="output.weight"),
 )

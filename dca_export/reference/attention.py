@@ -105,8 +105,8 @@ def eager_attention(
     `queries` are rotated, (heads, n, head_dim) each. `keys` (kv_heads, m, head_dim) are rotated at P_k and
     `values` are (kv_heads, m, value_dim); heads is a multiple of kv_heads. `softmax_scale` is 1/√head_dim
     unless given. A query sees the last `window` tokens, its own included (None: all). Scaled logits become
-    cap·tanh(logits / cap). `sinks` (heads,) are logits of one more key each, whose value is zero. Computes in the queries' dtype, float32 at least. Returns (heads, n, value_dim) in the
-    queries' dtype.
+    cap·tanh(logits / cap). `sinks` (heads,) are logits of one more key each, whose value is zero. Computes in
+    the queries' dtype, float32 at least. Returns (heads, n, value_dim) in the queries' dtype.
     """
     check_attention(attention, scheme)
     heads, n, head_dim = queries.intra.shape

@@ -1,5 +1,5 @@
-"""What the name in general.architecture means, by the conventions of llama.cpp: the class of transformers, how
-its modules' tensors are called, and what its configuration takes from the file beyond what all do."""
+"""What the name in general.architecture means, by the conventions of llama.cpp: the class of transformers,
+how its modules' tensors are called, and what its configuration takes from the file beyond what all do."""
 
 from __future__ import annotations
 
@@ -180,6 +180,7 @@ ARCHITECTURES = {
     "command-r": Architecture("cohere", values=_cohere, epsilon=_LAYER_NORM),
     "cohere2": Architecture("cohere2", values=_cohere2, epsilon=_LAYER_NORM),
     "stablelm": Architecture("stablelm", partial=True, values=_stablelm, epsilon=_LAYER_NORM),
+    "internlm2": Architecture("llama", interleaved=True),
     # MiniCPM, which transformers does not have, is Granite with 1/√head_dim as its softmax's scale.
     "minicpm": Architecture("granite", interleaved=True, values=_granite),
 }

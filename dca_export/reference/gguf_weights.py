@@ -137,8 +137,8 @@ _HEAD_NORM = re.compile(r"self_attn\.(?P<which>[qk])_layernorm\.norms\.(?P<head>
 
 
 def _assembled(block: str, module: str, tensors: Tensors) -> np.ndarray | None:
-    """Parameters that are no tensor of the file as it stands: gpt-oss's experts, whose gates and ups alternate
-    and whose matrices are transposed, and StableLM's norms of single heads."""
+    """Parameters that are no tensor of the file as it stands: gpt-oss's experts, whose gates and ups
+    alternate and whose matrices are transposed, and StableLM's norms of single heads."""
     if match := _HEAD_NORM.fullmatch(module):
         return tensors[f"{block}attn_{match['which']}_norm.weight"][int(match["head"])]
     experts, biased = module.removeprefix("mlp.experts."), module.endswith("_bias")

@@ -88,9 +88,10 @@ def patch(
     kinds = rotary_kinds(model)
     rotations, windows = probe(model, kinds)
     if all(windows.values()) and not ignore_sliding_window:
+        longest = max(window for window in windows.values() if window)
         raise InputError(
-            f"{type(model).__name__} attends within a sliding window of {max(windows.values())} tokens, which "
-            "DCA does not define; ignore_sliding_window=True lets every layer see every token"
+            f"{type(model).__name__} attends within a sliding window of {longest} tokens, which DCA does not "
+            "define; ignore_sliding_window=True lets every layer see every token"
         )
     rotaries = {}
     for each in kinds:
@@ -259,7 +260,7 @@ def _turned_queries(q: torch.Tensor, indices: torch.Tensor, layer: _Layer) -> Qu
 def _at_own_positions(
     q: torch.Tensor, k: torch.Tensor, indices: torch.Tensor, layer: _Layer
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queries and keys of a layer with a window, which stand at their positions modulo s, at those themselves."""
+    """Queries and keys of a layer with a window, which stand at positions modulo s, at those themselves."""
     of_keys = torch.arange(k.shape[1], device=k.device)
     if isinstance(layer.attention, Border) and layer.rotary is not None:  # they are not turned at all
         return layer.rotary.rotate(q, indices), layer.rotary.rotate(k, of_keys)

@@ -30,8 +30,9 @@ def stream_logits(
 ) -> Iterator[np.ndarray]:
     """Float32 (rows, n_vocab) blocks, in order: row i of all of them together predicts ids[i + 1].
 
-    The model is patched meanwhile, sliding windows ignored where its family's files do not state them, and given back when the iterator ends or is
-    closed. Frequencies that depend on the length are those for c, or for plain attention len(ids).
+    The model is patched meanwhile, sliding windows ignored where its family's files do not state them, and
+    given back when the iterator ends or is closed. Frequencies that depend on the length are those for c, or
+    for plain attention len(ids).
     """
     rows = max(1, min(LONGEST_BLOCK, BLOCK_VALUES // model.config.get_text_config().vocab_size))
     tokens = torch.tensor([list(ids)], device=model.device)

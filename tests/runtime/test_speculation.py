@@ -339,7 +339,7 @@ def test_a_speculator_guesses_no_more_than_it_may():
     speculator = Speculator()
     speculator.see(REPEATING)
     assert speculator.guess(0) == [] and speculator.guess(-1) == []
-    assert len(speculator.guess(3)) == 3 and len(speculator.guess(100)) == MOST_GUESSES
+    assert len(speculator.guess(3)) == 3 and 3 < len(speculator.guess(100)) <= MOST_GUESSES
 
 
 def test_fifty_prompts_give_the_same_text(smollm2):
