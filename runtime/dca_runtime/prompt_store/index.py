@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class Index:
         if entry.name in self._bad or self._files.get(entry.name, (None,))[0] == state:
             return
         path = self.folder / entry.name
-        if status.st_size == 0:  # just made, or left by who was killed then
+        if status.st_size == 0 and stat.S_ISREG(status.st_mode):  # just made, or left by who was killed then
             _mend(path)
             return
         try:
