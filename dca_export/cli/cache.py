@@ -77,10 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from dca_runtime.prompt_store.directory import Directory, default_path
+    from dca_runtime.prompt_store.directory import SETTINGS, Directory, default_path
 
     path = arguments.cache_dir or default_path()
-    if not path.is_dir():
+    if not (path / SETTINGS).exists():
         raise InputError(f"{path}: there is no prompt store; dca-run makes one when it reads a prompt")
     figures = arguments.body(Directory(path), arguments)
     if arguments.json is not None:
@@ -126,9 +126,11 @@ def _show(directory: "Directory", arguments: argparse.Namespace) -> Any:
         figures = _figures(setup)
         if setup.speed is not None and figures["slowest_disk_bytes_per_s"] is not None:
             longest = max(setup.prompts)
+            rate = longest / setup.speed.seconds(0, longest)
+            slowest = size(int(figures["slowest_disk_bytes_per_s"]))
             print(
-                f"reading: {longest / setup.speed.seconds(0, longest):,.0f} tokens/s over {longest:,} tokens, "
-                f"so loading is faster from {size(int(figures['slowest_disk_bytes_per_s']))}/s of the disk on"
+                f"reading: {rate:,.0f} tokens/s over {longest:,} tokens, "
+                f"so loading is faster from {slowest}/s of the disk on"
             )
         rows = [
             [

@@ -26,6 +26,11 @@ def default_path() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dca-export" / "prompts"
 
 
+def in_words(size: int) -> str:
+    """Bytes for a person."""
+    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
+
+
 class Directory:
     """A store's folder: its settings, its lock, and a folder for each setup."""
 
@@ -45,7 +50,7 @@ class Directory:
                 limit = shutil.disk_usage(path).free // _SHARE
                 if tell is not None:
                     tell(
-                        f"prompts are kept in {path}, up to {limit / 1e9:.1f} GB, a tenth of the free disk "
+                        f"prompts are kept in {path}, up to {in_words(limit)}, a tenth of the free disk "
                         "(--cache-disk SIZE changes it, --no-cache keeps none)"
                     )
             self.limit: int = limit if limit is not None else stated  # type: ignore[assignment]

@@ -11,9 +11,9 @@ import numpy as np
 
 from dca_runtime import _pages
 from dca_runtime.prompt_store import eviction
-from dca_runtime.prompt_store.directory import Directory
+from dca_runtime.prompt_store.directory import Directory, in_words
 from dca_runtime.prompt_store.index import Index
-from dca_runtime.prompt_store.page_file import MOST_PAGES, Entry, PageFile
+from dca_runtime.prompt_store.page_file import HEADER_BYTES, MOST_PAGES, Entry, PageFile
 
 _FILE_BYTES = 64 << 20  # of pages in one file: what is evicted at once, and large enough for any disk
 _FILES_OF_A_STORE = 16  # a small store consists of so many files at least
@@ -134,13 +134,14 @@ class Writer:
     def _new_file(self, page: _Page, parent: bytes) -> PageFile | None:
         folder = self._index.folder
         kept = self._index.paths(page.names[: page.number])
-        if not eviction.make_room(self._directory, self._capacity * self._page_bytes, kept):
+        size = HEADER_BYTES + self._capacity * self._page_bytes
+        if not eviction.make_room(self._directory, size, kept):
             self._resumes = time.monotonic() + _PAUSE_SECONDS
             if not self._full:
                 self._full = True
-                size = f"{self._directory.limit / 1e9:.1f} GB"
+                room = in_words(self._directory.limit)
                 self._warn(
-                    f"{self._directory.path}: its {size} are too few for this prompt, of which the first "
+                    f"{self._directory.path}: this prompt needs more than its {room}, so only the first "
                     f"{page.number} pages are kept; --cache-disk SIZE enlarges it"
                 )
             return None

@@ -2,9 +2,9 @@
 
     python tests/runtime/prompt_store/soak.py --rounds 200
 
-Every round starts two processes on one small store. Each reads prompts with common starts through it, checks each
-answer against that of an uncached run, and is killed after a random time. After each round the store must be
-within its size, with no more files than its size allows.
+Every round starts two processes on one small store. Each reads prompts with common starts through it, checks
+each answer against that of an uncached run, and is killed after a random time. After each round the store
+must hold nothing but what belongs there, and be within its size.
 """
 
 import argparse

@@ -10,12 +10,13 @@ from dca_runtime import PromptStore
 from dca_runtime.prompt_store import eviction, page_file
 
 FILE = page_file.HEADER_BYTES + PAGE_BYTES  # of one page
+LIMIT = 8 * FILE + 7 * PAGE_BYTES
 
 
 @pytest.fixture
 def small(tmp_path, lines) -> PromptStore:
-    """Room for eight files of a page each."""
-    return PromptStore(tmp_path / "store", limit=8 * FILE, warn=lines.append)
+    """Room for eight files of a page each, of which the newest is given room for eight pages."""
+    return PromptStore(tmp_path / "store", limit=LIMIT, warn=lines.append)
 
 
 def used(store) -> int:
@@ -59,7 +60,7 @@ def test_a_file_that_is_written_to_is_not_removed(small):
 
 
 def test_size_is_kept_from_process_to_process(small, tmp_path):
-    assert PromptStore(tmp_path / "store").directory.limit == 8 * FILE
+    assert PromptStore(tmp_path / "store").directory.limit == LIMIT
 
 
 def test_a_new_store_takes_a_tenth_of_the_free_disk_and_says_so_once(tmp_path):
