@@ -12,7 +12,8 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/ask-a-book.md", "docs/results.md"]
+    "document",
+    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/ask-a-book.md", "docs/results.md"],
 )
 def test_paths_and_links_lead_somewhere(document):
     file = ROOT / document

@@ -32,9 +32,7 @@ constexpr uint64_t kMostHeader = 4096;
 // What each checksum is of is part of it, so that whole parts cannot change places.
 enum Part : uint64_t { header_part = 1, tokens_part = 2, first_page_part = 16 };
 
-std::string header_text(Engine& engine, uint32_t tokens) {
-    return setup_text(engine) + "tokens " + std::to_string(tokens) + "\n";
-}
+std::string header_text(Engine& engine, uint32_t tokens) { return setup_text(engine) + "tokens " + std::to_string(tokens) + "\n"; }
 
 [[noreturn]] void io_failure(const std::string& path, const char* what) {
     fail(DCA_ERROR_IO, path, ": cannot be ", what, ": ", std::strerror(errno));

@@ -126,7 +126,7 @@ class Loading:
         for read in self._reads:
             read.cancel()
         self._reads.clear()
-        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=False, cancel_futures=True)  # a slow disk is not waited for
 
     def _fill(self) -> None:
         while self._chunks and len(self._reads) < _AHEAD:

@@ -155,6 +155,7 @@ class Prompts:
         names = self._names(ids, len(ids))
         if self._writer.resting or not self._describe():
             return True
+        self._index.refresh()
         for number, name in enumerate(names):
             if self._index.place(name) is not None or self._writer.waits(name):
                 continue

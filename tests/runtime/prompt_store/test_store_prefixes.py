@@ -1,6 +1,7 @@
 """What was read is found again: the longest common start in whole pages, whoever read it."""
 
 import tempfile
+import time
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from pretended import PAGE, Pretended, found, keep, prompt
 
 from dca_runtime import PromptStore
 from dca_runtime.prompt_store import chain
+from dca_runtime.prompt_store.page_file import PageFile
 
 
 def common_pages(one, other) -> int:
@@ -100,7 +102,8 @@ def test_without_waiting_it_ends_as_well(store):
 
 
 def test_saving_without_waiting_says_what_is_left(store, monkeypatch):
-    sequence = Pretended(prompt(1, 30))
+    sequence, append = Pretended(prompt(1, 30)), PageFile.append
+    monkeypatch.setattr(PageFile, "append", lambda *arguments: time.sleep(0.05) or append(*arguments))
     with store.prompts(sequence) as prompts:
         rounds = 1
         while not prompts.save(sequence, wait=False):
