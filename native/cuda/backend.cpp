@@ -1,5 +1,6 @@
 // The CUDA backend, and the one symbol that libdca looks for in this library.
 #include <memory>
+#include <utility>
 
 #include "core/backend/backend.h"
 #include "core/error.h"
@@ -55,8 +56,10 @@ public:
 
     Parts make_engine(EngineSpec spec) override {
         check(cudaSetDevice(device_.ordinal), "selecting the card");
-        auto session = std::make_shared<CudaSession>(hparams_, weights_, device_, spec);
-        return {std::make_unique<CudaKvCache>(session), std::make_unique<CudaExecutor>(session)};
+        auto state = std::make_unique<StepState>(hparams_, weights_, device_, spec);  // checks that the cache fits beside it
+        auto cache = std::make_unique<CudaKvCache>(hparams_, device_, spec.tokens, supported_cache(spec.cache_type));
+        auto executor = std::make_unique<CudaExecutor>(std::move(state), *cache);
+        return {std::move(cache), std::move(executor)};
     }
 
 private:

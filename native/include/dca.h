@@ -226,8 +226,7 @@ DCA_API dca_status dca_session_copy_prefix(dca_session* to, const dca_session* f
 
 /* An engine is one pool of keys and values, in pages of 128 tokens, and the work space of its steps.
  * Sequences of one engine share pages where they share a start. An engine and its sequences belong to
- * one thread at a time; engines of one model may run in different threads at once. On a
- * CUDA device an engine holds one sequence so far: feeding a second one is DCA_ERROR_UNSUPPORTED. */
+ * one thread at a time; engines of one model may run in different threads at once. */
 typedef struct dca_engine dca_engine;
 typedef struct dca_sequence dca_sequence;
 

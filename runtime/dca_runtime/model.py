@@ -202,7 +202,6 @@ class Model:
     ) -> Engine:
         """A new engine: many sequences in one step over one pool of keys and values.
 
-        On a CUDA device an engine holds one sequence so far; a second one raises DcaError when it is fed.
         tokens: room of the pool, all sequences together. max_rows: tokens of one step at most, 0 for the
         library's choice; a smaller step bounds how long the others wait for a long prompt's next piece. The
         rest is as in ``session``.

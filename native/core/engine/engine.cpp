@@ -121,6 +121,7 @@ Engine::Engine(Model& model, const EngineOptions& options)
         .tokens = tokens_,
         .cache_type = cache_type_,
         .max_rows = std::min(options.max_rows, tokens_),
+        .max_slices = options.max_slices,
         .scheme = scheme_.in_rows(tokens_),
         .rope = std::move(rope),
         .room = room_,

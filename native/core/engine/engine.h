@@ -70,6 +70,7 @@ struct EngineOptions {
     dca_scheme scheme;      // chunk_size 0: the file's
     int32_t cache_type;     // dca_cache_type
     uint32_t max_rows;      // of a step; 0: the backend's choice
+    uint32_t max_slices;    // likewise
     dca_progress progress;  // may be null
     void* user;
     int32_t rope;  // dca_rope

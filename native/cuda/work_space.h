@@ -1,4 +1,4 @@
-// All memory of a session on a card, allocated at once: KV cache, activations, work space.
+// The memory of an engine's steps on a card, allocated at once: activations, work space, the rotation table.
 #pragma once
 
 #include <cstdint>
@@ -13,19 +13,18 @@
 
 namespace dca::cuda {
 
-struct SessionMemory {
+struct WorkSpace {
     static constexpr uint32_t kDequantizedRows = 128;  // a matrix that is dequantized in slices is cut at multiples of this
 
-    /// Throws a memory error, before allocating, that names the context that would fit; or an
-    /// unsupported error for a cache type that the kernels do not read.
-    SessionMemory(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
-                  const EngineSpec& spec);
+    /// Throws a memory error, before allocating, that names the tokens that would fit, the cache (kv_cache.h) included;
+    /// or an unsupported error for a cache type that the kernels do not read.
+    WorkSpace(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
+              const EngineSpec& spec);
 
-    uint32_t block = 0;  // rows of a step at most
-    uint64_t cache_bytes = 0;
+    uint32_t block = 0;   // rows of a step at most
+    uint32_t slices = 0;  // likewise
     uint64_t scratch_bytes = 0;
 
-    std::vector<LayerCache> cache;  // by layer
     RotaryTable rotary{};
 
     float* x;                // (block, n_embd) residual stream
@@ -41,23 +40,21 @@ struct SessionMemory {
     uint32_t vocab_rows = 0;
     std::byte* dequantized;  // a quantised matrix, or as many of its rows as fit, in 16 bits
     uint64_t dequantized_bytes = 0;
-    std::byte* gemm_workspace;
+    std::byte* product_workspace;  // of cuBLASLt and of small_batch(), one after the other
     std::byte* prefill_workspace;
     size_t prefill_bytes = 0;
     std::byte* decode_workspace;
-    uint32_t* length;  // tokens in the cache after the step
 
     // Host memory that the card reads and writes.
-    int32_t* tokens;    // (block)
     int32_t* targets;   // (block)
     float* nll;         // (block)
     float* logits_row;  // (n_vocab)
-    uint32_t* start;    // index of the step's first token
 
 private:
     struct Plan;
 
-    void place(Arena& cache_arena, Arena& scratch, const Plan& plan);
+    /// Places everything for a pool of `tokens` tokens of `type`, or only counts (Arena).
+    void place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheType type);
     void place_host(Arena& host, const Plan& plan);
 
     DeviceMemory device_;
