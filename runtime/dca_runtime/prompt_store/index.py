@@ -1,6 +1,7 @@
 """Which pages of a setup lie in which file: read from the files' headers, and again where a file changed."""
 
 import contextlib
+import itertools
 import os
 import stat
 import threading
@@ -48,13 +49,11 @@ class Index:
             for name in self._files.keys() - found:
                 self._forget(name)
 
-    def prefix(self, names: Sequence[bytes]) -> int:
-        """How many of those pages are there, from the first on without a gap."""
+    def prefix(self, names: Sequence[bytes]) -> list[Place]:
+        """Where those pages lie, from the first on up to one that is nowhere."""
         with self._lock:
-            for count, name in enumerate(names):
-                if name not in self._places:
-                    return count
-        return len(names)
+            found = (self._places.get(name) for name in names)
+            return [place for place in itertools.takewhile(lambda place: place is not None, found) if place]
 
     def place(self, name: bytes) -> Place | None:
         """Where a page lies; None: nowhere."""

@@ -109,7 +109,7 @@ class Prompts:
     def find(self, ids: TokenIds) -> int:
         """How many tokens at the start of ``ids`` are stored: whole pages, and never the last token."""
         self._index.refresh()
-        return self._index.prefix(self._names(ids, len(ids) - 1)) * PAGE_TOKENS
+        return len(self._index.prefix(self._names(ids, len(ids) - 1))) * PAGE_TOKENS
 
     def loading(self, sequence: Held, ids: TokenIds) -> Loading | None:
         """Makes ready to append what is stored of ``ids`` beyond what ``sequence`` holds of it.
@@ -120,14 +120,13 @@ class Prompts:
         names = self._names(ids, len(ids) - 1)
         first = sequence.length // PAGE_TOKENS
         self._index.refresh()
-        last = self._index.prefix(names)
-        if last * PAGE_TOKENS <= sequence.length:
+        places = self._index.prefix(names)
+        if len(places) * PAGE_TOKENS <= sequence.length:
             return None
         sequence.truncate(first * PAGE_TOKENS)
-        eviction.touch(self._index.paths(names[:last]))
-        places = [place for name in names[first:last] if (place := self._index.place(name)) is not None]
+        eviction.touch(list(dict.fromkeys(place.path for place in places)))
         tokens = np.asarray(ids, np.int32)
-        return Loading(tokens, first, places, self.page_bytes, self.speed, self._drop)
+        return Loading(tokens, first, places[first:], self.page_bytes, self.speed, self._drop)
 
     def load_into(self, sequence: Held, ids: TokenIds, progress: Callable[[int], None] | None = None) -> int:
         """Appends what is stored of ``ids`` beyond what ``sequence`` holds of it; how many tokens came.

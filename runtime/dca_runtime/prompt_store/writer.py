@@ -102,10 +102,12 @@ class Writer:
         while (page := self._queue.get()) is not None:
             try:
                 self._write(page)
-            except OSError as error:
+            except Exception as error:  # whatever it is, who puts pages must not wait for ever
                 self._resumes = time.monotonic() + _PAUSE_SECONDS
                 self._leave_file()
-                self._warn(f"{self._index.folder}: pages cannot be kept: {error.strerror or error}")
+                reason = error.strerror if isinstance(error, OSError) else repr(error)
+                with contextlib.suppress(Warning):  # where warnings are errors
+                    self._warn(f"{self._index.folder}: pages cannot be kept: {reason}")
             finally:
                 with self._lock:
                     self._waiting.discard(page.names[page.number])
@@ -154,7 +156,8 @@ class Writer:
         if self._file is None:
             return
         path = self._file.path
-        self._file.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
         self._file = None
         if self._last is not None:
             eviction.touch([*self._index.paths(self._last.names[: self._last.number]), path])

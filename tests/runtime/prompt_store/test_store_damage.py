@@ -185,3 +185,27 @@ def test_a_page_that_is_evicted_while_it_is_loaded_ends_the_loading(store, file,
         monkeypatch.setattr(prompts._index, "refresh", file.unlink)
         assert prompts.load_into(sequence, IDS) == 0
     assert sequence.length == 0
+
+
+def test_a_page_that_is_gone_from_the_middle_ends_what_is_found(store):
+    """Two files, of which the first is evicted while the second stays: nothing may move up."""
+    keep(store, IDS[: 2 * PAGE])
+    [first] = files_of(store)
+    keep(store, IDS)
+    first.unlink()
+    assert found(store, IDS) == 0
+    with store.prompts(Pretended()) as prompts:
+        keep(store, IDS[:PAGE])
+        assert prompts.find(IDS) == PAGE
+    keep(store, IDS[: 2 * PAGE])
+    assert found(store, [*IDS, 1]) == 6 * PAGE
+
+
+def test_a_writer_that_fails_in_any_way_does_not_hold_up_who_saves(store, lines, monkeypatch):
+    def broken(*_: object) -> None:
+        raise ValueError("a mistake")
+
+    monkeypatch.setattr(page_file.PageFile, "append", broken)
+    keep(store, prompt(5, 40))
+    assert len(lines) == 1 and "a mistake" in lines[0]
+    assert files_of(store) == []
