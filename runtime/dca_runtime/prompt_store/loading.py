@@ -76,10 +76,10 @@ class Loading:
         self._speed = speed
         self._damaged = damaged
         self._chunks = deque(_chunks(places, max(_CHUNK_BYTES // page_bytes, 1)))
-        self._reads: deque[Future[np.ndarray]] = deque()
+        self._reads: deque[Future[tuple[np.ndarray, float]]] = deque()
         self._free: list[np.ndarray] = []
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="prompt-store-load")
-        self._began = time.perf_counter()
+        self._reading = self._appending = 0.0  # seconds, of all threads and of the caller's
         self._fill()
 
     def __enter__(self) -> "Loading":
@@ -99,7 +99,7 @@ class Loading:
         if self.done or not (wait or self._reads[0].done()):
             return False
         try:
-            pages = self._reads.popleft().result()
+            pages, seconds = self._reads.popleft().result()
         except PageDamaged as damage:
             self._damaged(damage)
             self.close()
@@ -109,7 +109,10 @@ class Loading:
             return False
         count = len(pages) // self._page_bytes
         start = self._next * PAGE_TOKENS
+        began = time.perf_counter()
         sequence.append_pages(self._ids[start : start + count * PAGE_TOKENS], pages)
+        self._appending += time.perf_counter() - began
+        self._reading += seconds
         self._free.append(pages)
         self._next += count
         self.loaded += count
@@ -135,12 +138,13 @@ class Loading:
             fitting = [buffer for buffer in self._free if len(buffer) == size]
             buffer = fitting[0] if fitting else np.empty(size, np.uint8)
             self._free = [one for one in self._free if one is not buffer]
-            self._reads.append(self._threads.submit(_read, chunk, buffer, self._page_bytes))
+            self._reads.append(self._threads.submit(_timed_read, chunk, buffer, self._page_bytes))
         if not self._reads:
             self._threads.shutdown(wait=False)
 
     def _slower_than_reading(self) -> bool:
-        seconds = time.perf_counter() - self._began
+        # Reading and appending overlap; what the caller does between steps is no fault of the disk.
+        seconds = max(self._reading / _THREADS, self._appending)
         if seconds < _TELLING_SECONDS:
             return False
         self.bytes_per_second = self.loaded * self._page_bytes / seconds
@@ -159,6 +163,11 @@ def _chunks(places: Sequence[Place], most: int) -> list[_Chunk]:
         else:
             chunks.append([place])
     return [_Chunk(tuple(chunk)) for chunk in chunks]
+
+
+def _timed_read(chunk: _Chunk, buffer: np.ndarray, page_bytes: int) -> tuple[np.ndarray, float]:
+    began = time.perf_counter()
+    return _read(chunk, buffer, page_bytes), time.perf_counter() - began
 
 
 def _read(chunk: _Chunk, buffer: np.ndarray, page_bytes: int) -> np.ndarray:
