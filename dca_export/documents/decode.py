@@ -24,3 +24,13 @@ def text(data: bytes) -> str | None:
     except InputError:
         return None
     return None if "\0" in found else found
+
+
+def beginning(data: bytes) -> str | None:
+    """The same for the beginning of a file, which may end within a character."""
+    encoding = _UTF16.get(data[:2], "utf-8-sig")
+    try:
+        found = codecs.getincrementaldecoder(encoding)().decode(data)
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in found else found

@@ -9,6 +9,7 @@ from dca_export.errors import InputError
 
 STANDARD_INPUT = "-"
 _PDF = b"%PDF-"
+_START_BYTES = 8192  # of a file, that tell whether it is text
 _PDF_WITHIN = 1024  # bytes from the start that the mark may stand in
 _HTML_NAMES = {".html", ".htm", ".xhtml"}
 _HTML_MARKS = (b"<!doctype html", b"<html")
@@ -39,18 +40,22 @@ def texts_of(path: str) -> list[Text]:
         return [Text(place.name, text_in(place.read_bytes(), path, is_html))]
     texts = []
     for file in tree.files(place):
-        data = file.read_bytes()
-        if _is_pdf(data):
-            text = text_in(data, str(file))
-        elif (found := decode.text(data)) is not None:
-            text = found
-        else:
-            continue
+        text = _text_in_tree(file)
         if text.strip():
             texts.append(Text(str(Path(place.resolve().name) / file.relative_to(place)), text))
     if not texts:
         raise InputError(f"{path}: no file in this folder holds text")
     return texts
+
+
+def _text_in_tree(file: Path) -> str:
+    """Empty for what is no text, of which only the beginning is read: a model's file may lie there."""
+    with file.open("rb") as stream:
+        start = stream.read(_START_BYTES)
+        if not _is_pdf(start) and decode.beginning(start) is None:
+            return ""
+        data = start + stream.read()
+    return text_in(data, str(file)) if _is_pdf(start) else decode.text(data) or ""
 
 
 def text_in(data: bytes, path: str, is_html: bool = False) -> str:
@@ -80,4 +85,4 @@ def _looks_like_html(data: bytes) -> bool:
 
 
 def _is_pdf(data: bytes) -> bool:
-    return _PDF in data[:_PDF_WITHIN] and decode.text(data[:_PDF_WITHIN].split(_PDF)[0]) is not None
+    return _PDF in data[:_PDF_WITHIN] and decode.text(data.partition(_PDF)[0]) is not None

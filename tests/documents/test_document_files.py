@@ -51,6 +51,7 @@ def test_a_folder_is_its_texts_by_name(tmp_path):
     tree = tmp_path / "code"
     for name, data in {
         "b.py": b"b = 1\n",
+        "long.py": "é".encode() * 5000 + b"!",
         "a/z.py": b"z = 1\n",
         "a/page.html": b"<p>source</p>",
         ".git/config": b"hidden",
@@ -66,10 +67,13 @@ def test_a_folder_is_its_texts_by_name(tmp_path):
     (tree / "link.py").symlink_to(tree / "b.py")
     (tree / "loop").symlink_to(tree)
     os.mkfifo(tree / "pipe")
+    with open(tree / "model.gguf", "wb") as large:
+        large.truncate(10**12)  # a hole, which nobody could read into memory
     assert texts_of(str(tree)) == [
         Text("code/a/page.html", "<p>source</p>"),
         Text("code/a/z.py", "z = 1\n"),
         Text("code/b.py", "b = 1\n"),
+        Text("code/long.py", "é" * 5000 + "!"),
     ]
 
 
