@@ -94,6 +94,15 @@ def test_clear_removes_one_setup_or_all(store, capsys):
     assert run(capsys, "list", store)["setups"] == []
 
 
+def test_clear_leaves_what_is_not_the_stores(store, capsys):
+    (store / "photos").mkdir()
+    (store / "photos" / "one.txt").touch()
+    mine = pages(store)[0].with_name("notes.txt")
+    mine.touch()
+    run(capsys, "clear", store)
+    assert pages(store) == [] and mine.exists() and (store / "photos" / "one.txt").exists()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from dca_runtime.options import PAGE_TOKENS
 from dca_runtime.prompt_store import page_file, speed
-from dca_runtime.prompt_store.directory import Directory
+from dca_runtime.prompt_store.directory import SETUP_FILE, Directory
 from dca_runtime.prompt_store.page_file import Damaged, Header
 from dca_runtime.prompt_store.speed import Speed
-from dca_runtime.prompt_store.store import MODEL_LINE, SETUP_FILE
+from dca_runtime.prompt_store.store import MODEL_LINE
 
 
 @dataclass(frozen=True)

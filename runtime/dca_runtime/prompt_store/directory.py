@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Callable, Iterator
@@ -13,8 +14,10 @@ from dca_runtime.errors import DcaError, Status
 
 DIRECTORY_VARIABLE = "DCA_CACHE_DIR"  # names the store in place of the user's cache folder
 SETTINGS = "store.json"
+SETUP_FILE, SPEED_FILE = "setup.txt", "speed.json"  # in a setup's folder
 _LOCK = "lock"
 _FORMAT = 1
+_SETUP_FOLDER = re.compile(r"[0-9a-f]{32}")
 _SHARE = 10  # of the free disk a new store may take the tenth part
 
 
@@ -64,8 +67,12 @@ class Directory:
         return self.path / root[:16].hex()
 
     def setup_folders(self) -> list[Path]:
-        """All there are."""
-        return sorted(path for path in self.path.iterdir() if path.is_dir() and not path.is_symlink())
+        """All there are; other folders are not the store's."""
+        return sorted(
+            path
+            for path in self.path.iterdir()
+            if _SETUP_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink()
+        )
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:

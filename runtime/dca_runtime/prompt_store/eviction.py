@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dca_runtime.prompt_store import page_file
-from dca_runtime.prompt_store.directory import Directory
+from dca_runtime.prompt_store.directory import SETUP_FILE, SPEED_FILE, Directory
 
 _STEP_NS = 1000  # between the files of one prompt
 
@@ -70,12 +70,13 @@ def shrink(files: Sequence[Stored], most: int, kept: Collection[Path] = ()) -> t
 
 
 def remove_empty(folders: Sequence[Path]) -> None:
-    """Removes folders of setups that hold no pages any more. Inside ``Directory.lock``."""
+    """Removes folders of setups that hold nothing but their description. Inside ``Directory.lock``."""
     for folder in folders:
-        with contextlib.suppress(OSError):
-            if not any(folder.glob(f"*{page_file.SUFFIX}")):
-                for path in folder.iterdir():
-                    path.unlink()
+        names = {path.name for path in folder.iterdir()}
+        if {name.removeprefix(".") for name in names} <= {SETUP_FILE, SPEED_FILE}:
+            with contextlib.suppress(OSError):
+                for name in names:
+                    (folder / name).unlink()
                 folder.rmdir()
 
 

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from dca_runtime.options import PAGE_TOKENS
-from dca_runtime.prompt_store.directory import Directory
+from dca_runtime.prompt_store.directory import SPEED_FILE, Directory
 
 _LEAST_TOKENS = 1024  # of a reading that tells something
-FILE = "speed.json"
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def measured(samples: Iterable[Sample]) -> Speed | None:
 def load(folder: Path) -> Speed | None:
     """What was saved in a setup's folder; None: nothing, or nothing of use."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        stated = json.loads((folder / FILE).read_bytes())
+        stated = json.loads((folder / SPEED_FILE).read_bytes())
         speed = Speed(float(stated["per_token"]), float(stated["per_pair"]))
         if 0 < speed.per_token < math.inf and 0 <= speed.per_pair < math.inf:
             return speed
@@ -73,4 +72,6 @@ def load(folder: Path) -> Speed | None:
 def save(directory: Directory, folder: Path, speed: Speed) -> None:
     """Keeps it for other processes, if it can be kept."""
     with contextlib.suppress(OSError):
-        directory.write(folder / FILE, json.dumps({"per_token": speed.per_token, "per_pair": speed.per_pair}))
+        directory.write(
+            folder / SPEED_FILE, json.dumps({"per_token": speed.per_token, "per_pair": speed.per_pair})
+        )

@@ -12,13 +12,12 @@ from dca_runtime._pages import Setup
 from dca_runtime.errors import DcaWarning
 from dca_runtime.options import PAGE_TOKENS, TokenIds
 from dca_runtime.prompt_store import chain, eviction, speed
-from dca_runtime.prompt_store.directory import Directory, default_path
+from dca_runtime.prompt_store.directory import SETUP_FILE, Directory, default_path
 from dca_runtime.prompt_store.index import Index
 from dca_runtime.prompt_store.loading import Loading, PageDamaged
 from dca_runtime.prompt_store.speed import Sample, Speed
 from dca_runtime.prompt_store.writer import Writer
 
-SETUP_FILE = "setup.txt"
 MODEL_LINE = "name "  # of the setup's file, beside the library's lines: what people call the model
 
 

@@ -6,6 +6,7 @@ import pytest
 from pretended import PAGE, PAGE_BYTES, Pretended, keep, prompt
 
 from dca_runtime.prompt_store import loading, speed
+from dca_runtime.prompt_store.directory import SPEED_FILE
 from dca_runtime.prompt_store.speed import Sample, Speed
 
 
@@ -49,7 +50,7 @@ def test_a_speed_is_found_by_the_next_process(store):
     "text", ["", "[]", '{"per_token": 0, "per_pair": 0}', '{"per_token": "x", "per_pair": 0}']
 )
 def test_a_damaged_speed_is_none(tmp_path, text):
-    (tmp_path / speed.FILE).write_text(text)
+    (tmp_path / SPEED_FILE).write_text(text)
     assert speed.load(tmp_path) is None
 
 
