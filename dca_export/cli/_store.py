@@ -25,7 +25,7 @@ def add_store_arguments(parser: argparse.ArgumentParser) -> None:
         "--cache-disk",
         type=disk_size,
         metavar="SIZE",
-        help="the most it may take from now on, like 20G (default: as before; at first a tenth of the disk)",
+        help="the most it may take from now on, like 20G (default: as before, or a tenth of what is free)",
     )
     group.add_argument("--no-cache", action="store_true", help="neither use it nor add to it")
 

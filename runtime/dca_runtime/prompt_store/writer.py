@@ -18,6 +18,7 @@ from dca_runtime.prompt_store.page_file import HEADER_BYTES, MOST_PAGES, Entry, 
 _FILE_BYTES = 64 << 20  # of pages in one file: what is evicted at once, and large enough for any disk
 _FILES_OF_A_STORE = 16  # a small store consists of so many files at least
 _MOST_WAITING = 4  # pages that wait to be written
+_MOST_OPEN = 8  # files that wait for their next page: of prompts that a server reads in turns
 _PAUSE_SECONDS = 60  # before the disk is tried again after it failed
 
 
@@ -51,8 +52,7 @@ class Writer:
         self._queue: queue.Queue[_Page | None] = queue.Queue(_MOST_WAITING)
         self._free: queue.SimpleQueue[np.ndarray] = queue.SimpleQueue()
         self._made = 0  # buffers
-        self._file: PageFile | None = None
-        self._last: _Page | None = None  # written to it
+        self._open: dict[bytes, _OpenFile] = {}  # by the name of the last page, the longest unused first
         self._resumes = 0.0  # when it is tried again
         self._full = False  # the store was full, and it was said
         self._waiting: set[bytes] = set()  # names of pages that are to be written
@@ -104,7 +104,7 @@ class Writer:
                 self._write(page)
             except Exception as error:  # whatever it is, who puts pages must not wait for ever
                 self._resumes = time.monotonic() + _PAUSE_SECONDS
-                self._leave_file()
+                self._leave_files(0)
                 reason = error.strerror if isinstance(error, OSError) else repr(error)
                 with contextlib.suppress(Warning):  # where warnings are errors
                     self._warn(f"{self._index.folder}: pages cannot be kept: {reason}")
@@ -113,7 +113,7 @@ class Writer:
                     self._waiting.discard(page.names[page.number])
                 self._free.put(page.data)
                 self._queue.task_done()
-        self._leave_file()
+        self._leave_files(0)
         self._queue.task_done()
 
     def _write(self, page: _Page) -> None:
@@ -124,20 +124,21 @@ class Writer:
         if self._index.place(name) is not None:  # another process was faster
             return
         parent = page.names[page.number - 1] if page.number else self._root
-        if self._file is not None and (self._file.full or self._file.last != parent):
-            self._leave_file()
-        if self._file is None:
-            self._file = self._new_file(page, parent)
-        if self._file is not None:
-            self._file.append(Entry(name, _pages.checksum(page.data)), page.data)
-            self._last = page
-            self.written += 1
+        file = self._open.pop(parent, None) or self._new_file(page, parent)
+        if file is None:
+            return
+        self._open[name] = file  # also where it fails, to be closed
+        file.append(Entry(name, _pages.checksum(page.data)), page.data)
+        file.page = page
+        self.written += 1
+        if file.full:
+            del self._open[name]
+            self._leave(file)
 
-    def _new_file(self, page: _Page, parent: bytes) -> PageFile | None:
+    def _new_file(self, page: _Page, parent: bytes) -> "_OpenFile | None":
         folder = self._index.folder
-        kept = self._index.paths(page.names[: page.number])
-        size = HEADER_BYTES + self._capacity * self._page_bytes
-        if not eviction.make_room(self._directory, size, kept):
+        self._leave_files(_MOST_OPEN - 1)
+        if not self._make_room(page):
             self._resumes = time.monotonic() + _PAUSE_SECONDS
             if not self._full:
                 self._full = True
@@ -149,15 +150,30 @@ class Writer:
             return None
         self._full = False
         folder.mkdir(mode=0o700, exist_ok=True)
-        return PageFile(folder, self._root, parent, self._page_bytes, self._capacity)
+        return _OpenFile(folder, self._root, parent, self._page_bytes, self._capacity)
 
-    def _leave_file(self) -> None:
-        """Closes the file, and says that the prompt's first files were used last."""
-        if self._file is None:
-            return
-        path = self._file.path
+    def _make_room(self, page: _Page) -> bool:
+        size = HEADER_BYTES + self._capacity * self._page_bytes
+        for _ in range(2):
+            if eviction.make_room(self._directory, size, self._index.paths(page.names[: page.number])):
+                return True
+            self._leave_files(0)  # those of other prompts are in the way
+        return False
+
+    def _leave_files(self, most: int) -> None:
+        """Closes files until ``most`` are open, the longest unused first."""
+        while len(self._open) > most:
+            self._leave(self._open.pop(next(iter(self._open))))
+
+    def _leave(self, file: "_OpenFile") -> None:
+        """Closes a file, and says that its prompt's first files were used last."""
         with contextlib.suppress(OSError):
-            self._file.close()
-        self._file = None
-        if self._last is not None:
-            eviction.touch([*self._index.paths(self._last.names[: self._last.number]), path])
+            file.close()
+        if file.page is not None:
+            eviction.touch([*self._index.paths(file.page.names[: file.page.number]), file.path])
+
+
+class _OpenFile(PageFile):
+    """A file that waits for the page behind its last one."""
+
+    page: _Page | None = None  # the last one

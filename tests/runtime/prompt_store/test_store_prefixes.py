@@ -67,6 +67,30 @@ def test_a_growing_conversation_goes_on_in_its_file(store):
     assert found(store, [*sequence.tokens, 1]) == len(sequence.tokens) // PAGE * PAGE
 
 
+def test_prompts_that_are_read_in_turns_have_a_file_each(store):
+    sequences = [Pretended() for _ in range(3)]
+    with store.prompts(sequences[0]) as prompts:
+        for piece in range(5):
+            for number, sequence in enumerate(sequences):
+                sequence.append(prompt(10 * number + piece, 2))
+                prompts.save(sequence)
+        prompts.flush()
+        assert len(list(prompts.folder.glob("*.pages"))) == 3
+    for sequence in sequences:
+        assert found(store, [*sequence.tokens, 1]) == 10 * PAGE
+
+
+def test_many_prompts_at_once_are_all_found(store):
+    sequences = [Pretended() for _ in range(20)]
+    with store.prompts(sequences[0]) as prompts:
+        for piece in range(3):
+            for number, sequence in enumerate(sequences):
+                sequence.append(prompt(10 * number + piece, 1))
+                prompts.save(sequence)
+    for sequence in sequences:
+        assert found(store, [*sequence.tokens, 1]) == 3 * PAGE
+
+
 def test_another_setup_finds_nothing(store):
     keep(store, prompt(1, 3))
     assert found(store, prompt(1, 3), name="another") == 0
