@@ -68,12 +68,77 @@ FAMILIES = {
 }
 
 
+WINDOWED = {"num_hidden_layers": 4, "sliding_window": 10}
+TWO_ROPES = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+}
+# New ones of issue 20, every feature on.
+FAMILIES |= {
+    "gemma2": WINDOWED
+    | {
+        "head_dim": 16,
+        "attn_logit_softcapping": 2.0,  # low enough that scores meet it
+        "final_logit_softcapping": 3.0,
+        "query_pre_attn_scalar": 9,
+    },
+    "gemma3_text": WINDOWED
+    | {
+        "head_dim": 16,
+        "num_hidden_layers": 7,
+        "rope_parameters": TWO_ROPES,
+        "final_logit_softcapping": 4.0,
+        "query_pre_attn_scalar": 25,
+    },
+    "gemma3_text, other layers": WINDOWED
+    | {"head_dim": 16, "layer_types": ["full_attention", "sliding_attention"] * 2},
+    "gpt_oss": WINDOWED | {"head_dim": 16, "rope_parameters": YARN | {"truncate": False}},
+    "smollm3": {"num_hidden_layers": 5, "attention_bias": True, "mlp_bias": True},
+    "olmo2": {"attention_bias": True},
+    "olmo3": WINDOWED
+    | {
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": YARN,
+        }
+    },
+    "granite": {
+        "attention_multiplier": 0.3,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 1.7,
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
+    "granitemoe": {
+        "attention_multiplier": 0.3,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 1.7,
+    },
+    "glm4": {
+        "head_dim": 16,
+        "attention_bias": True,
+        "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    },
+    "cohere": {"use_qk_norm": True, "logit_scale": 0.3, "attention_bias": True},
+    "cohere2": WINDOWED | {"logit_scale": 0.3, "attention_bias": True},
+    "stablelm": {"use_qkv_bias": True, "qk_layernorm": True},
+    "stablelm, parallel": {"use_parallel_residual": True, "qk_layernorm": True},
+    "internlm3": {"attention_bias": True, "mlp_bias": True},
+}
+NEW_FAMILIES = [
+    *("gemma2", "gemma3_text", "gemma3_text, other layers", "gpt_oss", "smollm3", "olmo2", "olmo3"),
+    *("granite", "granitemoe", "glm4", "cohere", "cohere2", "stablelm", "stablelm, parallel", "internlm3"),
+]
+
+
 def make(family: str, dtype=torch.float64, **changes):
     torch.manual_seed(0)
     values = deepcopy({**SMALL, **FAMILIES.get(family, {}), **changes})  # a config changes what it is given
     config = AutoConfig.for_model(family.split(",")[0], **values)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
-    if "moe" in family or family == "mixtral":
+    if "moe" in family or family in ("mixtral", "gpt_oss"):
         model.set_experts_implementation("eager")  # the other ones take no float64
     return model
 
@@ -147,5 +212,5 @@ def make_case(case: str):
 def set_biases(model) -> None:
     """Numbers for every bias; a new model has zeros there, which no test would miss."""
     for name, parameter in model.named_parameters():
-        if name.endswith(".bias"):
+        if name.endswith(("bias", "sinks")):
             parameter.normal_(0, 0.3)

@@ -13,7 +13,17 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 @pytest.mark.parametrize(
     "document",
-    ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/ask-a-book.md", "docs/results.md"],
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/ask-a-book.md",
+        "docs/results.md",
+        "docs/reliability.md",
+        "SECURITY.md",
+        "docs/hub.md",
+        "docs/tuning.md",
+    ],
 )
 def test_paths_and_links_lead_somewhere(document):
     file = ROOT / document

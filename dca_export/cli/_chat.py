@@ -36,13 +36,15 @@ class Chat:
         tokens: int | None,
         sampling: "Sampling",
         prompts: "Prompts | None",
+        speculate: str = "auto",
     ) -> None:
-        """prompts: a store to read through; None: none."""
+        """prompts: a store to read through; None: none. speculate: as ``Generation`` takes it."""
         self._conversation = conversation
         self._reading = reading
         self._tokens = tokens
         self._sampling = sampling
         self._prompts = prompts
+        self._speculate = speculate
         self._last = ""  # figures of the last answer
         self._commands: dict[str, Callable[[str], None]] = {
             "/file": self._add_file,
@@ -127,7 +129,12 @@ class Chat:
         context = conversation.session.info.context
         try:
             reply = conversation.reply(
-                message, self._tokens, self._sampling, prompts=prompts, on_read=reading.on_read
+                message,
+                self._tokens,
+                self._sampling,
+                speculate=self._speculate,
+                prompts=prompts,
+                on_read=reading.on_read,
             )
             if reply.dropped:
                 note(
@@ -190,6 +197,8 @@ def speed(generation: "Generation", first: float) -> str:
     if generation.decoded_tokens:
         rate = generation.decoded_tokens / generation.decode_seconds
         parts.append(f"generated {len(generation.ids)} tokens, {rate:,.1f} tokens/s")
+    if (guesses := generation.guesses) and guesses.guessed:
+        parts.append(f"{guesses.right} of {guesses.guessed} guesses right")
     return "; ".join(parts)
 
 

@@ -19,13 +19,14 @@ from dca_export.cli._reading import Reading, text_of
 from dca_export.cli._runtime import add_model_arguments, note_active, opened
 from dca_export.cli._store import add_store_arguments, opened_store
 from dca_export.errors import InputError
-from dca_runtime.options import ATTENTIONS
+from dca_runtime.options import ATTENTIONS, SPECULATIONS
 
 if TYPE_CHECKING:
     from dca_runtime import Document, Model, Sampling, Session
 
 EXAMPLE = """
 dca-run model.gguf -p "Once upon a time" -n 64
+dca-run hf:bartowski/SmolLM2-360M-Instruct-GGUF --chat
 dca-run model.gguf --doc book.txt "Who is the murderer?"
 dca-run model.gguf --chat -f question.txt --temp 0
 dca-run model.gguf --chat
@@ -80,6 +81,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--attention", choices=ATTENTIONS, default="auto", help="default: auto, the file's own"
     )
     add_store_arguments(parser)
+    parser.add_argument(
+        "--speculate",
+        choices=SPECULATIONS,
+        default="auto",
+        help="lookup: guess what the text quotes from itself, and check guesses in one step; the answer "
+        "stays the same (default: auto, lookup on the CPU)",
+    )
     sampling = parser.add_argument_group("sampling", "Defaults: what the file recommends, else those named.")
     sampling.add_argument("--temp", type=finite_float, help="0: always the likeliest (default: 0.7)")
     sampling.add_argument("--top-k", type=count, help="default: 0, off")
@@ -166,6 +174,7 @@ def _generate(
             ids,
             arguments.tokens,
             sampling,
+            speculate=arguments.speculate,
             prompts=prompts,
             on_read=reading.on_read,
         )
@@ -190,7 +199,7 @@ def _chat(model: "Model", arguments: argparse.Namespace, sampling: "Sampling", g
         if prompts is not None:
             groups = ordered(groups, lambda some: _opening_ids(model, arguments, some, ""), prompts)
         conversation = Conversation(model, session, arguments.system, _flat(groups))
-        Chat(conversation, reading, arguments.tokens, sampling, prompts).run()
+        Chat(conversation, reading, arguments.tokens, sampling, prompts, arguments.speculate).run()
 
 
 def _opening_ids(

@@ -31,6 +31,8 @@ Measure: TypeAlias = Callable[[Cell, CellProgress], dict[str, Any]]
 
 _HASHED_BYTES = 1 << 20  # of the model's file: its metadata and first tensors tell it from others
 _SITTING = ("command", "device", "versions", "started")  # of the header: what may change as a run goes on
+_START = b'{"experiment": '  # of a header
+_LONGEST_HEADER = 1 << 20
 _IDENTITY = ("experiment", "model", "settings")  # of the header: what must agree to go on
 
 
@@ -135,7 +137,7 @@ def open_results(path: Path | None, head: dict[str, Any]) -> Results:
 
     Raises InputError if the file holds something else.
     """
-    if path is None or not path.exists() or path.stat().st_size == 0:
+    if path is None or not path.exists() or _holds_nothing(path):
         results = Results(head, path)
         if path is not None:
             path.write_text(strict_json.dumps(head) + "\n", encoding="utf-8")
@@ -151,6 +153,13 @@ def open_results(path: Path | None, head: dict[str, Any]) -> Results:
     if not any(_same_sitting(this, other) for other in (_sitting(results.header), *results.sittings)):
         results._unwritten = this
     return results
+
+
+def _holds_nothing(path: Path) -> bool:
+    """Whether the file is empty, or the run that made it ended within its first line."""
+    with path.open("rb") as file:
+        start = file.read(_LONGEST_HEADER)
+    return start == b"" or (b"\n" not in start and len(start) < _LONGEST_HEADER and start.startswith(_START))
 
 
 def read_results(path: Path) -> Results:

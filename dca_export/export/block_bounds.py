@@ -60,14 +60,19 @@ FORMATS = {
 }
 
 
-def allowed_error(kind: GGMLQuantizationType, values: np.ndarray) -> np.ndarray:
+def allowed_error(kind: GGMLQuantizationType, values: np.ndarray, weighted: bool = False) -> np.ndarray:
     """The largest absolute error of each of `values`, f32 (rows, columns), once written as `kind`.
 
-    float64, of the same shape. Raises KeyError for a type that is not in FORMATS.
+    `weighted`: errors counted by an imatrix, where a value whose column hardly counts may be clipped down to
+    nothing. float64, of the same shape. Raises KeyError for a type that is not in FORMATS.
     """
     form = FORMATS[kind]
     least = _F16_LEAST * (form.steps * form.scale_levels + form.lowest)
     blocks = values.astype(np.float64).reshape(-1, form.block)
+    if weighted:
+        largest = np.abs(values.astype(np.float64)).reshape(-1, form.super_block or form.block).max(axis=1)
+        each = np.repeat(largest, form.super_block or form.block).reshape(values.shape)
+        return each * (1.0 + form.lowest + 1 / form.steps) + least
     if form.super_block:
         allowed = _searched(form, blocks)
     elif form.lowest:

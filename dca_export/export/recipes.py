@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
-from dca_export.model.architectures import Dimensions
+from dca_export.model.rules import Dimensions
 
 T, F = GGMLQuantizationType, LlamaFileType
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dca_export.checkpoint.tensors import Checkpoint, SourceTensor
+from dca_export.checkpoint.tensors import STORAGE, Checkpoint, SourceTensor
 from dca_export.errors import InputError
-from dca_export.model.architectures import Architecture, Dimensions, TensorRule
+from dca_export.model.rules import Architecture, Dimensions, TensorRule
 
 # Buffers that old checkpoints carry along; they follow from the configuration.
 _BUFFERS = re.compile(r".*\.(rotary_emb\.inv_freq|attn\.bias|attn\.masked_bias|attention\.masked_bias)")
@@ -67,13 +67,21 @@ def plan_tensors(
         unused -= {piece.tensor.name for piece in pieces}
         head_dim = dimensions.head_dim if rule.rotated and architecture.interleaved else 0
         planned.append(PlannedTensor(rule.target.format(layer=layer), shape, pieces, head_dim, rule.f32))
-    left_over = sorted(name for name in unused if not _BUFFERS.fullmatch(name))
+    left_over = sorted(
+        name for name in unused if not (_BUFFERS.fullmatch(name) or _adds_nothing(checkpoint.tensors[name]))
+    )
     if left_over:
         raise checkpoint.tensors[left_over[0]].error(
             f"has no place in {architecture.classes[0]} as config.json describes it"
             + (f" (nor have {len(left_over) - 1} others)" if len(left_over) > 1 else "")
         )
     return planned
+
+
+def _adds_nothing(tensor: SourceTensor) -> bool:
+    """Whether it is a bias of zeros, which quantisers give modules that have none."""
+    is_bias = tensor.name.endswith(".bias") and tensor.rows == 1 and tensor.dtype in STORAGE
+    return is_bias and not tensor.read(0, 1).any()
 
 
 def generated_tensor(name: str, values: np.ndarray, checkpoint: Checkpoint) -> PlannedTensor:
@@ -104,13 +112,18 @@ def _pieces(
     """The pieces for one tensor, None if it is optional and absent."""
     if rule.stacked is not None and (name := rule.stacked.format(layer=layer)) in checkpoint.tensors:
         return _stacked_pieces(checkpoint.tensors[name], rule.half, shape)
-    if "{expert}" in rule.source:
-        names = [rule.source.format(layer=layer, expert=expert) for expert in range(shape[0])]
-        return tuple(_whole(_required(checkpoint, name), shape[1:]) for name in names)
-    name = rule.source.format(layer=layer)
-    if rule.optional and name not in checkpoint.tensors:
+    if "{expert}" in rule.source or "{head}" in rule.source:
+        names = [rule.source.format(layer=layer, expert=i, head=i) for i in range(shape[0])]
+    else:
+        names = [rule.source.format(layer=layer)]
+    if rule.optional and names[0] not in checkpoint.tensors:
         return None
-    return (_whole(_required(checkpoint, name), shape),)
+    each = shape if names == [rule.source.format(layer=layer, expert=None, head=None)] else shape[1:]
+    return tuple(_whole(_derived(_required(checkpoint, name), rule), each) for name in names)
+
+
+def _derived(tensor: SourceTensor, rule: TensorRule) -> SourceTensor:
+    return tensor if rule.derive is None else rule.derive(tensor)
 
 
 def _required(checkpoint: Checkpoint, name: str) -> SourceTensor:

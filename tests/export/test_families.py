@@ -7,7 +7,7 @@ from tiny_hf import tiny_tokenizer, write_tokenizer
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from hf_families import make, set_biases, tokens  # noqa: E402
+from hf_families import NEW_FAMILIES, make, set_biases, tokens  # noqa: E402
 
 import dca_runtime  # noqa: E402
 from dca_export.export.plan import ExportOptions  # noqa: E402
@@ -41,6 +41,7 @@ FAMILIES = {
     "qwen3_moe": {"norm_topk_prob": True},
     "qwen3_moe, not normalised": {"norm_topk_prob": False},
 }
+FAMILIES |= {family: {} for family in NEW_FAMILIES}
 SCHEME = Scheme(chunk_size=12, local_window=4, pretraining_length=16)
 LENGTH = 60  # five chunks
 

@@ -125,7 +125,7 @@ TEST(rms_norm_and_gating_follow_their_formulas) {
         gate[0] = 200.0f, gate[1] = -200.0f, gate[2] = 0.0f;
         const auto before = gate;
         const auto up = random_values(67, 8);
-        kernels->silu_multiply(gate.data(), up.data(), gate.size());
+        kernels->gate_multiply[static_cast<size_t>(dca::Activation::Silu)](gate.data(), up.data(), gate.size());
         bool right = true;
         for (size_t i = 0; i < gate.size(); ++i) right &= close(gate[i], before[i] / (1.0 + std::exp(-double{before[i]})) * up[i], 1e-6);
         CHECK(right);

@@ -92,6 +92,10 @@ public:
     /// Appends like eval, then chooses the token that follows each (core/backend/sampling.h); `requests` matches `feeds`.
     void sample(std::span<const Feed> feeds, std::span<SampleRequest> requests);
 
+    /// Counts what flows into every matrix from here on; throws where the backend cannot.
+    void collect_squares();
+    const ColumnSquares& squares() const noexcept { return *squares_; }
+
     /// How many tokens from the start two engines give the very same keys and values; 0 if they differ in more than the
     /// attention, Scheme::kEndless if in nothing.
     uint32_t exact_prefix(const Engine& other) const noexcept;
@@ -143,6 +147,7 @@ private:
     const char* room_;
     PagePool pool_;
     std::unique_ptr<KvCache> cache_;
+    std::unique_ptr<ColumnSquares> squares_ = std::make_unique<ColumnSquares>();  // outlives the executor
     std::unique_ptr<Executor> executor_;
 };
 

@@ -13,6 +13,7 @@ std::vector<std::string> setup_lines(Engine& engine) {
     std::vector<std::string> lines;
     const auto line = [&](const auto&... parts) {
         std::ostringstream text;
+        text.exceptions(std::ios::badbit);  // where memory runs out, a stream goes on without the rest
         (text << ... << parts);
         lines.push_back(text.str());
     };

@@ -152,6 +152,13 @@ bool visit_blocks(BlockType type, Visit&& visit) {
         case BlockType::Q4_K: visit(BlockQ4_K{}, PlanesQ4M{}); return true;
         case BlockType::Q5_K: visit(BlockQ5_K{}, PlanesQ5M{}); return true;
         case BlockType::Q6_K: visit(BlockQ6_K{}, PlanesQ6{}); return true;
+        case BlockType::IQ4_XS:
+        case BlockType::MXFP4:
+        case BlockType::IQ3_S:
+        case BlockType::IQ3_XXS:
+        case BlockType::IQ2_S:
+        case BlockType::IQ2_XS:
+        case BlockType::IQ2_XXS:  // refused when the model is loaded (cuda/refusals.h)
         case BlockType::F32:
         case BlockType::F16:
         case BlockType::BF16: break;

@@ -7,12 +7,12 @@ store it so; what counts is the tensors, not what config.json calls the method.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from dca_export.checkpoint.packed import refuse_packed
+from dca_export.checkpoint.quantized.parts import floats, settings
+from dca_export.checkpoint.quantized.scales import layout
 from dca_export.checkpoint.tensors import Checkpoint, SourceTensor
 from dca_export.config import Config
 
@@ -47,20 +47,18 @@ def _e4m3_values() -> np.ndarray:
 
 E4M3 = _e4m3_values()
 E5M2 = (np.arange(256, dtype=np.uint16) << 8).view(np.float16).astype(np.float32)  # f16 cut to its first byte
-_VALUES = {"F8_E4M3": E4M3, "F8_E5M2": E5M2}
+VALUES = {"F8_E4M3": E4M3, "F8_E5M2": E5M2}
 
 
-def dequantised(checkpoint: Checkpoint) -> Checkpoint:
-    """The checkpoint with every 8-bit float tensor turned into the F32 one it stands for, scales gone.
+def dequantised(checkpoint: Checkpoint) -> tuple[Checkpoint, bool]:
+    """The checkpoint with every 8-bit float tensor turned into the F32 one it stands for, scales gone; and
+    whether there were any.
 
-    Raises InputError if tensors are quantised in another way, or a scale is not usable.
+    Raises InputError if a scale is not usable.
     """
-    refuse_packed(checkpoint)
-    config = checkpoint.config
-    section = config.section("quantization_config") or config.section("compression_config")
-    block = DEFAULT_BLOCK if section is None else _stated_block(section)
+    block = stated_block(settings(checkpoint))
     result = dict(checkpoint.tensors)
-    quantised = [name for name, tensor in checkpoint.tensors.items() if tensor.dtype in _VALUES]
+    quantised = [name for name, tensor in checkpoint.tensors.items() if tensor.dtype in VALUES]
     for name in quantised:
         tensor, scale = checkpoint.tensors[name], None
         for scale_name in (name + suffix for suffix in SUFFIXES):
@@ -72,15 +70,10 @@ def dequantised(checkpoint: Checkpoint) -> Checkpoint:
         )
         result[name] = replace(tensor, dtype="F32", read=read)
     kept = {name: tensor for name, tensor in result.items() if not name.endswith(_UNUSED)}
-    notes = checkpoint.notes
-    if section is not None and not quantised:
-        method = section.values.get("quant_method")
-        stated = f" ({method})" if isinstance(method, str) else ""
-        notes += (f"config.json states a quantisation{stated}, but no tensor is quantised: not heeded",)
-    return replace(checkpoint, tensors=kept, notes=notes)
+    return replace(checkpoint, tensors=kept), bool(quantised)
 
 
-def _stated_block(section: Config) -> tuple[int, int]:
+def stated_block(section: Config) -> tuple[int, int]:
     """Rows and columns of a block: `weight_block_size`, or what a group of compressed-tensors states."""
     if "weight_block_size" in section:
         return _block_size(section, "weight_block_size")
@@ -109,7 +102,7 @@ class _Scaled:
     block: tuple[int, ...]
 
     def __call__(self, start: int, stop: int) -> np.ndarray:
-        values = _VALUES[self.tensor.dtype][self.tensor.read(start, stop)]
+        values = VALUES[self.tensor.dtype][self.tensor.read(start, stop)]
         scales = self.scales[np.arange(start, stop) // self.block[0]]
         with np.errstate(over="ignore"):  # infinity is refused where the tensor is written
             return values * np.repeat(scales, self.block[1], axis=1)[:, : self.tensor.columns]
@@ -117,47 +110,13 @@ class _Scaled:
 
 def _scaled(tensor: SourceTensor, scale: SourceTensor, block: tuple[int, int]) -> _Scaled:
     """A reader for `tensor`, whose scales `scale` holds; their shape tells what each is for."""
-    layout = _layout(tensor, scale.shape, block)
-    if layout is None or scale.dtype not in ("F32", "F16", "BF16"):
+    found = layout(tensor.shape, scale.shape, block)
+    if found is None or scale.dtype not in ("F32", "F16", "BF16"):
         raise scale.error(
             f"is {scale.dtype} of shape {list(scale.shape)}, expected one scale, {tensor.rows} (one a row), "
             f"or {[-(-n // b) for n, b in zip(tensor.shape[-2:], block, strict=False)]} "
             f"(one for each {block[0]} x {block[1]} block of {tensor.name})"
         )
-    stored = scale.read(0, scale.rows)
-    if scale.dtype == "BF16":
-        stored = (stored.astype(np.uint32) << 16).view(np.float32)
-    shape, per_scale = layout
-    values = stored.astype(np.float32).reshape(shape)
-    if not np.isfinite(values).all():
-        raise scale.error("holds a scale that is not finite")
+    shape, per_scale = found
+    values = floats(scale).reshape(shape)
     return _Scaled(tensor, values, per_scale)
-
-
-def _layout(
-    tensor: SourceTensor, scale: tuple[int, ...], block: tuple[int, int]
-) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """The scales as a matrix, and the rows and columns that each is for; None if the shapes do not fit.
-
-    Stacked experts (experts, rows, columns) are read as one matrix, their scales likewise.
-    """
-    rows, columns, experts = tensor.rows, tensor.columns, max(1, math.prod(tensor.shape[:-2]))
-    each = rows // experts
-    block = (min(block[0], each), min(block[1], columns))
-    count, width = math.prod(scale), scale[-1] if scale else 1
-    in_blocks = (-(-each // block[0]), -(-columns // block[1]))
-    if count == 1:
-        return (1, 1), (rows, columns)
-    if scale in (tensor.shape[:-1], (*tensor.shape[:-1], 1), (rows,), (rows, 1)):
-        return (rows, 1), (1, columns)
-    if (
-        len(scale) >= 2
-        and scale == (*tensor.shape[:-2], *in_blocks)
-        and (experts == 1 or each % block[0] == 0)
-    ):
-        return (experts * in_blocks[0], in_blocks[1]), block
-    if experts > 1 and scale in (tensor.shape[:-2], (*tensor.shape[:-2], 1), (*tensor.shape[:-2], 1, 1)):
-        return (experts, 1), (each, columns)
-    if scale[:-1] == tensor.shape[:-1] and columns % width == 0:  # groups along each row
-        return (rows, width), (1, columns // width)
-    return None
