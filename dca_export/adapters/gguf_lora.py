@@ -42,6 +42,10 @@ def read_gguf_lora(option: AdapterOption, architecture: Architecture, dimensions
         if name not in rules:
             raise InputError(f"{file.path}: {name} is no tensor of this model: another base model's adapter?")
         rule, layer = rules[name]
+        if rule.derive is not None:
+            raise InputError(
+                f"{file.path}: {name} is no plain tensor of this model, and cannot be merged here"
+            )
         head_dim = dimensions.head_dim if rule.rotated and architecture.interleaved else 0
         for target, addition in _additions(file, name, pair, rule, layer, alpha, head_dim, option.scale):
             changes.add(target, addition)

@@ -19,7 +19,7 @@ def _mapped(tensor: SourceTensor, function: Callable[[np.ndarray], np.ndarray]) 
     def read(start: int, stop: int) -> np.ndarray:
         return function(values(tensor, start, stop))
 
-    return replace(tensor, dtype="F32", read=read)
+    return replace(tensor, dtype="F32", read=read, four_bits=None)
 
 
 def transposed_half(half: int) -> Callable[[SourceTensor], SourceTensor]:
@@ -82,7 +82,7 @@ def every_second_row(half: int) -> Callable[[SourceTensor], SourceTensor]:
 def _made(tensor: SourceTensor, suffix: str, shape: tuple[int, ...], read: RowReader) -> SourceTensor:
     """A tensor of other rows than those of the one it comes from."""
     parts = (tensor.name, *tensor.parts)
-    return replace(tensor, name=tensor.name + suffix, shape=shape, read=read, parts=parts)
+    return replace(tensor, name=tensor.name + suffix, shape=shape, read=read, parts=parts, four_bits=None)
 
 
 def every_second(half: int) -> Callable[[SourceTensor], SourceTensor]:

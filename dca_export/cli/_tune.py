@@ -74,21 +74,18 @@ def tuned_options(
     from dca_export.evaluate.methods import Method
     from dca_export.evaluate.text import Text
     from dca_export.evaluate.tune import tune
-    from dca_export.scheme import Scheme
     from dca_runtime import Model, __version__
 
     text = Text(arguments.tune)
     seconds = 60.0 * (arguments.tune_minutes or DEFAULT_MINUTES)
     with _measured_file(arguments, options) as file, _common.progress_bar("loading") as update:
         with Model(file, device="auto", progress=update) as model:
-            if model.scheme is None:
-                raise InputError(f"{arguments.model}: gets no scheme that could be tuned")
 
             def progress(spent: float, allowed: float, what: str) -> None:
                 update(spent, allowed, what)
 
             _common.note(f"trying schemes on {arguments.tune}, {seconds / 60:.0f} minutes at most")
-            tuned = tune(model, text, Scheme(*model.scheme), seconds, progress)
+            tuned = tune(model, text, seconds, progress)
     described = text.description()
     evidence = {"dca_export": __version__} | described | tuned.as_json()
     extra = options.extra | tune_entries(tuned.verdict, evidence)
@@ -131,7 +128,8 @@ def _report(arguments: argparse.Namespace, tuned: "Tuned", evidence: dict[str, A
     measured = [
         f"Read: the first {tuned.tokens:,} tokens of {evidence['text']} ({evidence['text_bytes']:,} bytes, "
         f"SHA-256 of its first MiB {evidence['text_sha256_of_first_mib']}); {tuned.keys} five-digit keys "
-        f"hidden in it, one a prompt of that length; {tuned.seconds:.0f} s, dca-export {evidence['dca_export']}.",
+        f"hidden in it, one a prompt of that length; {tuned.seconds:.0f} s, dca-export "
+        f"{evidence['dca_export']}.",
         "",
         *table,
     ]

@@ -218,7 +218,9 @@ def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> 
 def _dry_run(arguments: argparse.Namespace, options: ExportOptions) -> int:
     plan = plan_export(arguments.model, options)
     if isinstance(plan, CopyPlan):
-        rows = [(t.name, t.shape, t.type.name, t.type.name, t.nbytes) for _, t in plan.copy.tensors]
+        parts = {part.path: part for part, _ in plan.copy.tensors}
+        before = {tensor.name: tensor.type.name for part in parts.values() for tensor in part.tensors}
+        rows = [(t.name, t.shape, before[t.name], t.type.name, t.nbytes) for _, t in plan.copy.tensors]
     else:
         rows = [
             (t.planned.name, t.planned.shape, t.planned.pieces[0].tensor.dtype, t.type.name, t.nbytes)

@@ -37,8 +37,6 @@ MOST_KEYS = 12
 DEPTHS = (10, 50, 90, 30, 70, 20, 80, 40, 60, 5, 95, 25)  # percent of the text before a key
 DOUBT = 0.05  # chance that as much comes of nothing, below which one scheme is the better one
 
-_QUESTION = "What is the pass key?"
-_ANSWER_TOKENS = 24
 _CACHE_TYPE = "f16"
 
 Progress = Callable[[float, float, str], Any]
@@ -101,11 +99,14 @@ def candidates(default: Scheme) -> list[Scheme]:
     return list(dict.fromkeys([default, *grid]))
 
 
-def tune(
-    model: Model, text: Text, default: Scheme, seconds: float, progress: Progress, seed: int = 0
-) -> Tuned:
-    """Measures, in about ``seconds`` at most, and chooses. Raises InputError: the text is no text."""
-    return _Run(model, text, default, seconds, progress, seed).tuned()
+def tune(model: Model, text: Text, seconds: float, progress: Progress, seed: int = 0) -> Tuned:
+    """Measures, in about ``seconds`` at most, and chooses; the default is the scheme of the model's file.
+
+    Raises InputError: the file has none, or the text is no text.
+    """
+    if model.scheme is None:
+        raise InputError(f"{model.path}: has no scheme that could be tuned")
+    return _Run(model, text, Scheme(*model.scheme), seconds, progress, seed).tuned()
 
 
 class _Run:
@@ -145,7 +146,10 @@ class _Run:
         contenders = sorted((trial for trial in others if trial.nll <= default.nll), key=lambda t: t.nll)
         if not contenders:
             return self._keep("none of the others predicts the text as well")
-        self._ask([default, *contenders[: CONTENDERS - 1]], len(ids), a_pass)
+        try:
+            self._ask([default, *contenders[: CONTENDERS - 1]], len(ids), a_pass)
+        except InputError as error:
+            return self._keep(f"no key can be hidden in the text ({error})")
         if self._keys < FEWEST_KEYS:
             return self._keep(f"the time allowed was enough for {self._keys} keys, {FEWEST_KEYS} are needed")
         return self._chosen(default, contenders[: CONTENDERS - 1])
@@ -167,23 +171,29 @@ class _Run:
         )
 
     def _ask(self, contenders: list[Trial], length: int, a_pass: float) -> None:
-        """Asks all of them for one key after another, while there is time."""
+        """Asks all of them for one key after another, while there is time. Raises InputError: none fits."""
         hay = needle.haystack(self._text, length)[: 8 * length]
-        with retrieval.Answerer(self._model, length + _ANSWER_TOKENS, _CACHE_TYPE) as answerer:
+        frame = (
+            self._model.tokenize(passkey.TASK),
+            self._model.tokenize(f"\n{passkey.QUESTION}", add_special=False),
+        )
+        with retrieval.Answerer(self._model, length + passkey.ANSWER_TOKENS, _CACHE_TYPE) as answerer:
             for number in range(MOST_KEYS):
                 began = self._spent()
                 if began + len(contenders) * a_pass > self._seconds * 1.1:
                     return
                 key = str(np.random.default_rng([self._seed, number]).integers(10_000, 100_000))
                 sentence = passkey.KEY.format(key=key)
-                prompts = needle.Prompts(self._model, hay, sentence, _QUESTION, self._seed)
+                prompts = needle.Prompts(self._model, hay, sentence, passkey.QUESTION, self._seed, frame)
                 ids = prompts.build(length, DEPTHS[number], number)
 
                 def report(done: float, total: float, asked: int = number) -> None:
                     self._progress(self._spent(), self._seconds, f"looking for key {asked + 1}")
 
                 for trial in contenders:
-                    answer = answerer.answer(Method("dca", trial.scheme).name, ids, _ANSWER_TOKENS, report)
+                    answer = answerer.answer(
+                        Method("dca", trial.scheme).name, ids, passkey.ANSWER_TOKENS, report
+                    )
                     first = re.search(r"\d+", answer)
                     trial.found.append(first is not None and first[0] == key)
                 self._keys = number + 1

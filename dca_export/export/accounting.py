@@ -17,7 +17,7 @@ from dca_export.model.layout import PlannedTensor
 # What follows from the configuration, so that no file needs it.
 _BUFFERS = re.compile(r"(.*\.)?(inv_freq|(attn|attention)\.(masked_)?bias)")
 # Scales of FP8 values: of a weight (multiplied into it), or of activations and caches (unused).
-_SCALES = re.compile(r"(?P<module>.*\.)((?P<weight>weight)_scale(_inv)?|\w+_scale)")
+_SCALES = re.compile(r"(?P<module>.*\.)((?P<weight>weight)_scale(_inv)?|\w+_(scale|zero_point))")
 _COMPARED_ROWS = 1024
 
 

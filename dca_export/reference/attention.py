@@ -124,7 +124,7 @@ def eager_attention(
         ranges = key_ranges(start, stop, scheme, attention)
         logits = torch.cat(
             [
-                _products(getattr(queries, each.kind)[:, rows].to(dtype), keys[:, each.start : each.stop])
+                products(getattr(queries, each.kind)[:, rows].to(dtype), keys[:, each.start : each.stop])
                 for each in ranges
             ],
             dim=-1,
@@ -147,7 +147,7 @@ def eager_attention(
     return output
 
 
-def _products(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+def products(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     """q·k of every query with every key of its key head: (heads, n, d), (kv_heads, m, d) → (heads, n, m)."""
     grouped = q.reshape(k.shape[0], -1, q.shape[-1]) @ k.transpose(-1, -2)
     return grouped.view(q.shape[0], q.shape[1], -1)

@@ -22,6 +22,8 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 
 from dca_export.errors import InputError
 from dca_export.reference.attention import Attention, Queries, check_attention, eager_attention
+from dca_export.reference.border_attention import eager_border_attention, flash_border_attention, rotate
+from dca_export.reference.borders import Border
 from dca_export.reference.flash import flash_attention
 from dca_export.reference.positions import key_positions, query_positions
 from dca_export.reference.probe import columns_of, frequencies_for, probe, rotary_kinds
@@ -30,9 +32,11 @@ from dca_export.reference.refusals import (
     check_attention_in_use,
     check_positions,
     check_query,
+    check_softmax,
     replace_forward,
     watch_calls,
 )
+from dca_export.reference.rope_override import override
 from dca_export.reference.rotary import Rotary
 
 if TYPE_CHECKING:
@@ -47,32 +51,36 @@ IMPLEMENTATION = "dca_reference"
 def patch(
     model: PreTrainedModel,
     scheme: Scheme | None,
-    attention: Attention = "dca",
+    attention: Attention | Border = "dca",
     kernel: Kernel = "eager",
     *,
     ignore_sliding_window: bool = False,
     rope_length: int | None = None,
+    rope: str | None = None,
 ) -> Patch:
     """Changes `model` in place; undo with `.restore()` or use the result in a `with` statement.
 
     Prefill, decode and `generate` work with the model's DynamicCache, one sequence at a time. The cache
     holds keys rotated at P_k, so a cache made before the patch must not be used after it, or the reverse.
-    `attention="plain"` needs no scheme and gives the model's own causal attention in bounded memory.
+    `attention="plain"` needs no scheme and gives the model's own causal attention in bounded memory; a rule
+    of borders.py runs in place of Dual Chunk Attention, over a cache of keys that are not rotated.
 
     Layers with a sliding window beside others that see everything keep it, and attend at their ordinary
     distances; DCA is for the others. A model of windows alone is refused. With `ignore_sliding_window` every
     layer of either sees every token. Frequencies that depend on the length (dynamic NTK, LongRoPE) are fixed
-    to those for `rope_length` tokens: by default c, and the model's max_position_embeddings for plain
-    attention.
+    to those for `rope_length` tokens: by default c, and the model's max_position_embeddings where there is no
+    scheme. `rope` is another RoPE scaling in place of the model's, as rope_override.py reads it.
 
     Raises InputError if the model cannot be patched and ValueError for an attention or kernel unknown.
     """
-    check_attention(attention, scheme)
+    border = attention if isinstance(attention, Border) else None
+    if isinstance(attention, str):
+        check_attention(attention, scheme)
     if kernel not in ("eager", "flash"):
         raise ValueError(f"kernel is {kernel!r}, must be eager or flash")
     if model in _PATCHED:
         raise InputError(f"{type(model).__name__} is patched already; restore() the earlier patch first")
-    if attention == "plain":
+    if attention == "plain" or border is not None:
         scheme = None
     config = model.config.get_text_config(decoder=True)
     length = rope_length or (config.max_position_embeddings if scheme is None else scheme.pretraining_length)
@@ -87,13 +95,14 @@ def patch(
         )
     rotaries = {}
     for each in kinds:
-        frequencies, scale = frequencies_for(each, length)
+        frequencies, scale = frequencies_for(each, length) if rope is None else override(model, rope, length)
         rotaries[each.kind] = Rotary(frequencies, scale=scale)
+    turning = rotaries if border is None else {kind: _unturned(each) for kind, each in rotaries.items()}
     fed = _Fed()
     with contextlib.ExitStack() as undo:
         for module in {each.module for each in kinds}:
             columns = {each.kind: columns_of(each) for each in kinds if each.module is module}
-            replace_forward(module, _KeyRotation(rotaries, columns, scheme, WeakSet(windows), fed), undo)
+            replace_forward(module, _KeyRotation(turning, columns, scheme, WeakSet(windows), fed), undo)
         for layer, rotation in rotations.items():
             rotary = rotation and replace(rotaries[rotation.kind], layout=rotation.layout)
             window = None if ignore_sliding_window else windows[layer]
@@ -106,7 +115,7 @@ def patch(
                 _set(config, "sliding_window", None, undo)
         undo.callback(model.set_attn_implementation, model.config._attn_implementation)
         model.set_attn_implementation(IMPLEMENTATION)
-        watch_calls(model, (scheme, length), undo)
+        watch_calls(model, (scheme, length, rope, border is None), undo)
         _PATCHED.add(model)
         undo.callback(_PATCHED.discard, model)
         return Patch(model, undo.pop_all())
@@ -130,6 +139,11 @@ class Patch:
         self.restore()
 
 
+def _unturned(rotary: Rotary) -> Rotary:
+    """Leaves everything as it is."""
+    return Rotary(torch.zeros_like(rotary.inverse_frequencies))
+
+
 def _set(target: Any, name: str, value: Any, undo: contextlib.ExitStack) -> None:
     undo.callback(setattr, target, name, getattr(target, name))
     setattr(target, name, value)
@@ -146,7 +160,8 @@ class _Fed:
 
 @dataclass(frozen=True)
 class _KeyRotation:
-    """A rotary module's forward: answers with P_k of the positions it is asked for."""
+    """A rotary module's forward: answers with P_k of the positions it is asked for; with frequencies of zero
+    it turns nothing."""
 
     rotaries: dict[str | None, Rotary]
     columns: dict[str | None, torch.Tensor]
@@ -173,7 +188,7 @@ class _KeyRotation:
 @dataclass(frozen=True)
 class _Layer:
     scheme: Scheme | None
-    attention: Attention
+    attention: Attention | Border
     kernel: Kernel
     rotary: Rotary | None
     """None: a layer that does not rotate"""
@@ -210,18 +225,27 @@ def _attention(
     q, k, v = query[0], key[0], value[0]
     plain_softmax = layer.window is None and softcap is None and s_aux is None
     if layer.kernel == "flash" and plain_softmax:
-        queries = _turned_queries(q, indices, layer)
-        output = flash_attention(queries, k, v, layer.scheme, layer.attention, scaling)
+        q, k = q.to(v.dtype), k.to(v.dtype)  # under autocast the model's rotation leaves them in float32
+        if isinstance(layer.attention, Border):
+            rotated = rotate(q, k, layer.attention, layer.rotary)
+            output = flash_border_attention(*rotated, v, layer.attention, scaling)
+        else:
+            queries = _turned_queries(q, indices, layer)
+            output = flash_attention(queries, k, v, layer.scheme, layer.attention, scaling)
     else:
         q = q.to(torch.promote_types(q.dtype, torch.float32))  # the turned queries are not rounded again
         scheme, attention = layer.scheme, layer.attention
         if layer.window is not None:
             q, k = _at_own_positions(q, k, indices, layer)
             scheme, attention = None, "plain"
-        queries = Queries(q, q, q) if scheme is None else _turned_queries(q, indices, layer)
-        output = eager_attention(
-            queries, k, v, scheme, attention, scaling, window=layer.window, cap=softcap, sinks=s_aux
-        )
+        if isinstance(attention, Border):
+            check_softmax(softcap, s_aux)
+            output = eager_border_attention(*rotate(q, k, attention, layer.rotary), v, attention, scaling)
+        else:
+            queries = Queries(q, q, q) if scheme is None else _turned_queries(q, indices, layer)
+            output = eager_attention(
+                queries, k, v, scheme, attention, scaling, window=layer.window, cap=softcap, sinks=s_aux
+            )
     return output.to(query.dtype).transpose(0, 1)[None].contiguous(), None
 
 
@@ -236,10 +260,12 @@ def _turned_queries(q: torch.Tensor, indices: torch.Tensor, layer: _Layer) -> Qu
 def _at_own_positions(
     q: torch.Tensor, k: torch.Tensor, indices: torch.Tensor, layer: _Layer
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Queries and keys of a layer with a window, rotated at their positions modulo s, at those themselves."""
+    """Queries and keys of a layer with a window, which stand at positions modulo s, at those themselves."""
+    of_keys = torch.arange(k.shape[1], device=k.device)
+    if isinstance(layer.attention, Border) and layer.rotary is not None:  # they are not turned at all
+        return layer.rotary.rotate(q, indices), layer.rotary.rotate(k, of_keys)
     if layer.scheme is None or layer.rotary is None:
         return q, k
-    of_keys = torch.arange(k.shape[1], device=k.device)
     k = k.to(torch.promote_types(k.dtype, torch.float32))
     return (
         layer.rotary.advance(q, indices - key_positions(indices, layer.scheme)),

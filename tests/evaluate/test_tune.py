@@ -65,7 +65,7 @@ class Figures:
 
 
 def tuned(model, text, seconds=1e9):
-    return tune.tune(model, text, DEFAULT, seconds, lambda spent, allowed, what: None)
+    return tune.tune(model, text, seconds, lambda spent, allowed, what: None)
 
 
 def is_default(method):
@@ -147,18 +147,36 @@ def test_a_short_text_is_no_evidence(model, tmp_path):
     assert "the text has 1 tokens, and what lies beyond 16 is told from 20 on" in found.verdict
 
 
+def test_a_text_in_which_no_key_fits_leaves_the_default(monkeypatch, model, text):
+    """16 tokens to begin with: reading shows a better scheme, and a prompt has no room."""
+
+    def measure(model, ids, cell, progress, **_):
+        nll = 2.0 if is_default(cell["method"]) else 1.0
+        return {"lengths": [[len(ids), nll]], "windows": [[i, i + 1, nll] for i in range(32)]}
+
+    monkeypatch.setattr(tune.perplexity, "measure", measure)
+    found = tuned(model, text)
+    assert found.scheme == DEFAULT and "no key can be hidden in the text (24 tokens need" in found.verdict
+
+
 def test_little_time_is_no_evidence_and_the_time_needed_is_said(model, text):
     found = tuned(model, text, seconds=1e-6)
     assert found.scheme == DEFAULT and len(found.trials) == 1
     assert "telling two schemes apart takes 10: allow 1 minutes" in found.verdict
 
 
-def test_a_real_run_measures_both(model, text):
+def test_a_real_run_measures_both(tiny_gguf, text):
     """No figures are made up: a random model, whose default stays or not."""
-    found = tune.tune(model, text, Scheme(96, 32, 128), 60.0, lambda spent, allowed, what: None)
-    assert found.tokens == 192 and len(found.trials) == 6
+    path = tiny_gguf(tokenizer=True, scheme=(384, 128, 512), context_length=512)
+    with dca.Model(path, threads=1) as model:
+        check_a_real_run(model, text)
+
+
+def check_a_real_run(model, text):
+    found = tune.tune(model, text, 60.0, lambda spent, allowed, what: None)
+    assert found.tokens == 768 and len(found.trials) == 6
     for trial in found.trials:
-        with model.session(512, attention="dca", scheme=(96, 32, 128)) as session:
-            own = session.score(text.ids(model, 192)).mean()
+        with model.session(1024, attention="dca") as session:
+            own = session.score(text.ids(model, 768)).mean()
         if trial.scheme == found.default:
             assert trial.nll == pytest.approx(float(own), rel=1e-6)

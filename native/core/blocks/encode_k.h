@@ -147,18 +147,12 @@ void weighted_iq4_nl(const float* in, const float* importance, int64_t n_blocks,
     }
 }
 
-void encode_q2_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q2_k(in, nullptr, n_blocks, out); }
-void encode_q3_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q3_k(in, nullptr, n_blocks, out); }
-void encode_q4_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q4_k(in, nullptr, n_blocks, out); }
-void encode_q5_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q5_k(in, nullptr, n_blocks, out); }
-void encode_q6_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q6_k(in, nullptr, n_blocks, out); }
-void encode_iq4_nl(const float* in, int64_t n_blocks, std::byte* out) { weighted_iq4_nl(in, nullptr, n_blocks, out); }
 /// As Q4_K, two blocks fill sixteen sub-blocks.
-void encode_iq4_xs(const float* in, int64_t n_blocks, std::byte* out) {
+void weighted_iq4_xs(const float* in, const float* importance, int64_t n_blocks, std::byte* out) {
     auto* block = reinterpret_cast<BlockIQ4_XS*>(out);
-    for (int64_t b = 0; b < n_blocks; b += 2, in += 2 * kSuperBlock) {
+    for (int64_t b = 0; b < n_blocks; b += 2, in += 2 * kSuperBlock, importance = after(importance, 2 * kSuperBlock)) {
         const int together = static_cast<int>(std::min<int64_t>(2, n_blocks - b));
-        const GridSuperFit fit(SubBlocks<kBlock>(in, together * GridSuperFit::kGroup));
+        const GridSuperFit fit(SubBlocks<kBlock>(in, together * GridSuperFit::kGroup, importance));
         uint8_t q[2 * kSuperBlock];
         store_levels(fit.q, 0.0f, q);
         for (int half = 0; half < together; ++half, ++block) {
@@ -176,6 +170,14 @@ void encode_iq4_xs(const float* in, int64_t n_blocks, std::byte* out) {
         }
     }
 }
+
+void encode_q2_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q2_k(in, nullptr, n_blocks, out); }
+void encode_q3_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q3_k(in, nullptr, n_blocks, out); }
+void encode_q4_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q4_k(in, nullptr, n_blocks, out); }
+void encode_q5_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q5_k(in, nullptr, n_blocks, out); }
+void encode_q6_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q6_k(in, nullptr, n_blocks, out); }
+void encode_iq4_nl(const float* in, int64_t n_blocks, std::byte* out) { weighted_iq4_nl(in, nullptr, n_blocks, out); }
+void encode_iq4_xs(const float* in, int64_t n_blocks, std::byte* out) { weighted_iq4_xs(in, nullptr, n_blocks, out); }
 
 }  // namespace
 }  // namespace dca
