@@ -15,7 +15,7 @@ from dca_export.cli._common import (
     run,
 )
 from dca_export.cli._reading import Reading, text_of
-from dca_export.cli._runtime import add_model_arguments, note_active, opened
+from dca_export.cli._runtime import add_model_arguments, density_note, note_active, opened
 from dca_export.errors import InputError
 from dca_runtime.options import ATTENTIONS
 
@@ -173,6 +173,7 @@ def _generate(
             raise InputError(f"{error} (--context N)") from error
         raise
     note(speed(generation))
+    density_note(session)
 
 
 def _chat(
@@ -192,6 +193,7 @@ def _session(model: "Model", arguments: argparse.Namespace, reading: Reading, co
         context=context,
         attention=arguments.attention,
         cache_type=arguments.cache_type,
+        prefill=arguments.prefill,
         progress=reading.progress,
     )
     note_active(model, session)

@@ -95,12 +95,13 @@ def eager_attention(
     scheme: Scheme | None,
     attention: Attention = "dca",
     softmax_scale: float | None = None,
+    hidden: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of the last n of m tokens.
 
     `queries` are rotated, (heads, n, head_dim) each. `keys` (kv_heads, m, head_dim) are rotated at P_k and
     `values` are (kv_heads, m, value_dim); heads is a multiple of kv_heads. `softmax_scale` is 1/√head_dim
-    unless given. Computes in the queries' dtype, float32 at least. Returns (heads, n, value_dim) in the
+    unless given; keys that are `hidden` (heads, n, m) are passed over. Computes in the queries' dtype, float32 at least. Returns (heads, n, value_dim) in the
     queries' dtype.
     """
     check_attention(attention, scheme)
@@ -130,6 +131,8 @@ def eager_attention(
             logits *= factors.to(dtype)[:, None]
         seen = slice(ranges[0].start, stop)
         later = indices[seen][None, :] > indices[start:stop][:, None]
+        if hidden is not None:
+            logits.masked_fill_(hidden[:, rows, seen], float("-inf"))
         weights = logits.masked_fill_(later, float("-inf")).softmax(dim=-1)
         block = weights.view(kv_heads, -1, weights.shape[-1]) @ values[:, seen]
         output[:, rows] = block.view(heads, stop - start, -1).to(output.dtype)

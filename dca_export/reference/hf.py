@@ -34,6 +34,7 @@ from dca_export.reference.refusals import (
     watch_calls,
 )
 from dca_export.reference.rotary import Rotary
+from dca_export.reference.sparse import SparsePrefill, hidden_keys
 
 if TYPE_CHECKING:
     from dca_export.scheme import Scheme
@@ -52,6 +53,7 @@ def patch(
     *,
     ignore_sliding_window: bool = False,
     rope_length: int | None = None,
+    sparse: SparsePrefill | None = None,
 ) -> Patch:
     """Changes `model` in place; undo with `.restore()` or use the result in a `with` statement.
 
@@ -61,13 +63,16 @@ def patch(
 
     A model with a sliding window is refused unless `ignore_sliding_window`: then every layer sees every
     token. Frequencies that depend on the length (dynamic NTK, LongRoPE) are fixed to those for `rope_length`
-    tokens: by default c, and the model's max_position_embeddings for plain attention.
+    tokens: by default c, and the model's max_position_embeddings for plain attention. `sparse`: prompts attend
+    sparsely, with the eager kernel.
 
     Raises InputError if the model cannot be patched and ValueError for an attention or kernel unknown.
     """
     check_attention(attention, scheme)
     if kernel not in ("eager", "flash"):
         raise ValueError(f"kernel is {kernel!r}, must be eager or flash")
+    if sparse is not None and kernel != "eager":
+        raise ValueError("sparse prefill is for the eager kernel")
     if model in _PATCHED:
         raise InputError(f"{type(model).__name__} is patched already; restore() the earlier patch first")
     if attention == "plain":
@@ -90,7 +95,7 @@ def patch(
             replace_forward(module, keys, undo)
         for layer, layout in layouts.items():
             rotary = None if layout is None else Rotary(frequencies, layout, scale)
-            _LAYERS[layer] = _Layer(scheme, attention, kernel, rotary, fed)
+            _LAYERS[layer] = _Layer(scheme, attention, kernel, rotary, fed, sparse)
             undo.callback(_LAYERS.pop, layer, None)
         if window is not None:
             if getattr(config, "layer_types", None) is not None:
@@ -169,6 +174,7 @@ class _Layer:
     rotary: Rotary | None
     """None: a layer that does not rotate"""
     fed: _Fed
+    sparse: SparsePrefill | None
 
 
 _LAYERS: WeakKeyDictionary[nn.Module, _Layer] = WeakKeyDictionary()
@@ -201,8 +207,15 @@ def _attention(
     if layer.scheme is not None and layer.rotary is not None:
         positions = query_positions(indices, layer.scheme)
         queries = Queries(q, *(layer.rotary.advance(q, each - positions.intra) for each in positions[1:]))
-    function = eager_attention if layer.kernel == "eager" else flash_attention
-    output = function(queries, key[0], value[0], layer.scheme, layer.attention, scaling)
+    if layer.kernel == "flash":
+        output = flash_attention(queries, key[0], value[0], layer.scheme, layer.attention, scaling)
+    else:
+        hidden = None
+        if layer.sparse is not None:
+            scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+            index: Any = module.layer_idx
+            hidden = hidden_keys(index, queries, key[0], layer.scheme, layer.attention, scale, layer.sparse)
+        output = eager_attention(queries, key[0], value[0], layer.scheme, layer.attention, scaling, hidden)
     return output.to(query.dtype).transpose(0, 1)[None].contiguous(), None
 
 

@@ -39,9 +39,12 @@ public:
 
     uint64_t repacked_bytes() const override { return packed_.bytes(); }
 
+    const char* refuses(const PrefillSpec&) const override { return nullptr; }
+
     Parts make_engine(EngineSpec spec) override {
         check_memory(spec);
-        auto cache = std::make_unique<CpuKvCache>(hparams_.n_layers, hparams_.n_kv_heads, hparams_.head_dim, spec.tokens, spec.cache_type);
+        auto cache = std::make_unique<CpuKvCache>(hparams_.n_layers, hparams_.n_kv_heads, hparams_.head_dim, spec.tokens, spec.cache_type,
+                                                  spec.prefill.sparse);
         auto executor = std::make_unique<CpuExecutor>(hparams_, weights_, packed_, kernels_, pool_, *cache, std::move(spec));
         return {std::move(cache), std::move(executor)};
     }
@@ -49,7 +52,8 @@ public:
 private:
     void check_memory(const EngineSpec& spec) const {
         const auto cache_bytes = [&](uint64_t tokens, dca_cache_type type) {
-            return CpuKvCache::bytes_for(hparams_.n_layers, hparams_.n_kv_heads, hparams_.head_dim, tokens, type);
+            return CpuKvCache::bytes_for(hparams_.n_layers, hparams_.n_kv_heads, hparams_.head_dim, tokens, type,
+                                         spec.prefill.sparse);
         };
         const uint32_t rows = std::min(spec.max_rows != 0 ? spec.max_rows : CpuExecutor::kDefaultRows, spec.tokens);
         const uint64_t work = CpuExecutor::bytes_for(hparams_, rows);

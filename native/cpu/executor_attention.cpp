@@ -30,6 +30,25 @@ void for_page_runs(std::span<const uint32_t> pages, KeyRange span, Visit visit) 
     }
 }
 
+/// The same for the pages of `range` that some head of the group reads; heads (group) says which heads do.
+template <class Visit>
+void for_chosen_runs(std::span<const uint32_t> pages, const PageChoice& choice, Range range, int group, Visit visit) {
+    const auto heads = [&](size_t i) { return std::span(choice.kept).subspan(i * group, group); };
+    const auto follows = [&](size_t i) {
+        const PagePiece &a = choice.pieces[i - 1], &b = choice.pieces[i];
+        return b.range == range && pages[b.page] == pages[a.page] + 1 && std::ranges::equal(heads(i - 1), heads(i));
+    };
+    for (size_t i = 0, next; i < choice.pieces.size(); i = next) {
+        next = i + 1;
+        if (choice.pieces[i].range != range) continue;
+        while (next < choice.pieces.size() && follows(next)) ++next;
+        if (std::ranges::count(heads(i), 0) == group) continue;
+        const uint32_t first = choice.pieces[i].page;
+        visit(KeyRange{choice.pieces[i].keys.begin, choice.pieces[next - 1].keys.end}, (int64_t{pages[first]} - first) * kPageTokens,
+              heads(i).data());
+    }
+}
+
 KeyRange shifted(KeyRange span, int64_t shift) noexcept {
     return {static_cast<uint32_t>(span.begin + shift), static_cast<uint32_t>(span.end + shift)};
 }
@@ -44,10 +63,16 @@ void CpuExecutor::plan_attention() {
     size_t partials = 0;
     for (const SliceRows& slice : slices_) {
         if (shape_.lanes != 1 && slice.rows >= kFewestForPanels) {
-            for (uint32_t row = 0; row < slice.rows; row += kPanelLanes) {
-                const uint32_t count = std::min<uint32_t>(kPanelLanes, slice.rows - row);
-                blocks_.push_back(
-                    {.slice = &slice, .first_row = row, .rows = count, .cost = uint64_t{slice.start + row + count} * kPanelLanes});
+            for (uint32_t row = 0, count; row < slice.rows; row += count) {
+                const uint32_t first = slice.start + row;
+                // Blocks that choose pages begin at the same indices however the tokens are fed, and lie in one page.
+                const uint32_t room = prefill_.sparse ? kPanelLanes - first % kPanelLanes : kPanelLanes;
+                count = std::min(room, slice.rows - row);
+                blocks_.push_back({.slice = &slice,
+                                   .first_row = row,
+                                   .rows = count,
+                                   .cost = uint64_t{first + count} * kPanelLanes,
+                                   .sparse = prefill_.sparse && first >= prefill_.from && first + count <= slice.sparse_end});
             }
             continue;
         }
@@ -119,6 +144,7 @@ void CpuExecutor::store_keys_values(uint32_t layer) {
             }
         }
     });
+    if (!filled_.empty()) store_means(layer);
 }
 
 const float* CpuExecutor::query_heads(uint32_t kv_head, uint32_t row, int count, int lanes, Worker& worker) {
@@ -174,20 +200,20 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
         std::fill_n(worker.out.data(), head_values * group_, 0.0f);
         std::fill_n(worker.maximum.data(), static_cast<size_t>(group_) * kPanelLanes, -INFINITY);
         std::fill_n(worker.sum.data(), static_cast<size_t>(group_) * kPanelLanes, 0.0f);
+        if (block.sparse) choose_pages(layer, kv_head, block, q, begin, end, worker);
+        if (prefill_.sparse) note_choice(layer, kv_head, block.sparse, begin, end, worker);
         for (uint32_t range = range_count(scheme_, chunk); range-- > 0;) {
-            rotate_queries(q, indices_.data() + row, count, kPanelLanes, static_cast<Range>(range), worker);
-            for_page_runs(slice.pages, key_range(scheme_, chunk, static_cast<Range>(range), end), [&](KeyRange span, int64_t shift) {
-                kernels_.attend_panel[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
-                                                                           .out = worker.out.data(),
-                                                                           .maximum = worker.maximum.data(),
-                                                                           .sum = worker.sum.data(),
-                                                                           .group = group_,
-                                                                           .head_dim = static_cast<int>(h_.head_dim),
-                                                                           .cache = cache_.view(layer, kv_head),
-                                                                           .span = shifted(span, shift),
-                                                                           .first_query = first_query + shift,
-                                                                           .scratch = worker.attention.data()});
-            });
+            const auto which = static_cast<Range>(range);
+            rotate_queries(q, indices_.data() + row, count, kPanelLanes, which, worker);
+            const auto attend_run = [&](KeyRange span, int64_t shift, const uint8_t* heads) {
+                attend_keys(layer, kv_head, block, span, shift, heads, worker);
+            };
+            if (block.sparse) {
+                for_chosen_runs(slice.pages, worker.choice, which, group_, attend_run);
+            } else {
+                for_page_runs(slice.pages, key_range(scheme_, chunk, which, end),
+                              [&](KeyRange span, int64_t shift) { attend_run(span, shift, nullptr); });
+            }
         }
 
         // The chunk's rows of this head, each in its own lane of the step's panels.
@@ -209,6 +235,22 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
         }
         begin = end;
     }
+}
+
+/// The block's queries, in worker.q, against keys at span + shift of the head's cache.
+void CpuExecutor::attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift,
+                              const uint8_t* heads, Worker& worker) {
+    kernels_.attend_panel[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
+                                                               .out = worker.out.data(),
+                                                               .maximum = worker.maximum.data(),
+                                                               .sum = worker.sum.data(),
+                                                               .group = group_,
+                                                               .head_dim = static_cast<int>(h_.head_dim),
+                                                               .cache = cache_.view(layer, kv_head),
+                                                               .span = shifted(span, shift),
+                                                               .first_query = block.slice->start + block.first_row + shift,
+                                                               .scratch = worker.attention.data(),
+                                                               .heads = heads});
 }
 
 size_t CpuExecutor::partial_floats() const noexcept { return static_cast<size_t>(group_) * (h_.head_dim + 2); }

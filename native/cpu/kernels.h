@@ -62,6 +62,7 @@ struct AttendPanelArgs {
     KeyRange span;
     int64_t first_query;  // index of lane 0's query, perhaps before the span's memory; keys after a lane's query are not seen
     float* scratch;       // attend_scratch_floats(group, head_dim)
+    const uint8_t* heads = nullptr;  // (group) 0: that head passes these keys over; null: none does
 };
 
 /// The same for one query (lanes = 1).
@@ -111,6 +112,16 @@ struct Kernels {
 
     void (*attend_panel[4])(const AttendPanelArgs& args);  // indexed by CacheType
     void (*attend_row[4])(const AttendRowArgs& args);
+
+    /// The mean of keys [span.begin, span.end) of a view, as attention sees them: (head_dim).
+    void (*mean_keys[4])(const CacheView& cache, KeyRange span, int head_dim, float* mean);
+
+    /// scores (rows × kPanelLanes) of one panel's queries (head_dim, kPanelLanes) with `rows` mean keys, which lie as keys do in a
+    /// cache: in blocks of kPanelLanes, feature by feature.
+    void (*score_means)(const float* means, int rows, const float* q, int head_dim, float* scores);
+
+    /// weights[row] = the sum over lanes [first, last) of 2^(score - the lane's largest); scores are overwritten.
+    void (*weigh_pages)(float* scores, int rows, int first, int last, float* weights);
 
     /// log of the sum of exp over `rows` values of each lane, folded into a running (maximum, sum).
     void (*fold_exp_sum)(const float* x, int rows, int lanes, float* maximum, float* sum);

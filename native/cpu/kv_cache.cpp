@@ -32,7 +32,8 @@ const char* name_of(CacheType type) noexcept {
 
 }  // namespace
 
-CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type)
+CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type,
+                       bool with_means)
     : type_(static_cast<CacheType>(type)),
       n_kv_heads_(n_kv_heads),
       head_dim_(head_dim),
@@ -46,16 +47,23 @@ CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim
         key_scales_ = Buffer<float>(heads_ * capacity_);
         value_scales_ = Buffer<float>(heads_ * capacity_);
     }
+    if (with_means) {
+        means_ = Buffer<float>(heads_ * (capacity_ / kPageTokens) * 2 * head_dim_);
+        mean_is_current_.resize(capacity_ / kPageTokens);
+    }
 }
 
-uint64_t CpuKvCache::bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint64_t tokens, dca_cache_type type) {
+uint64_t CpuKvCache::bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint64_t tokens, dca_cache_type type,
+                               bool with_means) {
     const auto kind = static_cast<CacheType>(type);
     const uint64_t token = uint64_t{head_dim} * element_bytes(kind) + (kind == CacheType::Q8 ? sizeof(float) : 0);
-    return uint64_t{2} * n_layers * n_kv_heads * token * pages_for(tokens) * kPageTokens;
+    const uint64_t page = token * kPageTokens + (with_means ? head_dim * sizeof(float) : 0);
+    return uint64_t{2} * n_layers * n_kv_heads * page * pages_for(tokens);
 }
 
 void CpuKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) {
     const auto& other = static_cast<const CpuKvCache&>(source);
+    set_means(to, false);
     // Keys lie in whole blocks; what the last one holds beyond `tokens` is not read before it is written.
     const size_t key_bytes = (size_t{tokens} + kPanelLanes - 1) / kPanelLanes * kPanelLanes * token_bytes_;
     for (size_t head = 0; head < heads_; ++head) {
@@ -104,6 +112,7 @@ void CpuKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) const
 }
 
 void CpuKvCache::load_page(uint32_t page, const std::byte* in) {
+    set_means(page, false);
     const auto read = [&](void* to, size_t bytes) {
         std::memcpy(to, in, bytes);
         in += bytes;

@@ -161,6 +161,12 @@ typedef enum dca_rope {
     DCA_ROPE_YARN = 3    /* YaRN from the trained context, with its attention factor */
 } dca_rope;
 
+/* How the tokens of a prompt attend; those that are generated one by one always read everything. */
+typedef enum dca_prefill {
+    DCA_PREFILL_DENSE = 0, /* all keys */
+    DCA_PREFILL_SPARSE = 1 /* each block of queries the pages that matter to it; docs/sparse.md says which. On the CPU only so far */
+} dca_prefill;
+
 typedef struct dca_session_options {
     size_t size;            /* sizeof(dca_session_options), set by the caller */
     uint32_t context;       /* capacity of the KV cache, tokens; default 4096 */
@@ -172,6 +178,10 @@ typedef struct dca_session_options {
     void* user;             /* handed to progress */
     int32_t rope;           /* dca_rope; default MODEL. Others replace the file's own scaling */
     float rope_factor;      /* at least 1; used unless rope is MODEL */
+    int32_t prefill;        /* dca_prefill; default DENSE */
+    float alpha;            /* of SPARSE, 0 (all pages are read) to 1: a page is read whose weight is this share of the heaviest's */
+    uint32_t sparse_from;   /* of SPARSE: tokens at indices below attend densely; default 4096 */
+    int32_t record_selection; /* of SPARSE: not 0: keep what was chosen for dca_session_selection; grows with the tokens */
 } dca_session_options;
 
 /* Fills the struct up to options->size, which the caller has set. */
@@ -192,6 +202,16 @@ typedef struct dca_session_info {
 } dca_session_info;
 
 DCA_API dca_status dca_session_get_info(const dca_session* session, dca_session_info* info);
+
+/* What sparse prefill has read so far: the share of all pairs of a query and a key before it, over every token that was not
+ * evaluated alone, for each layer and query head (n_layers * n_heads floats, row-major); NaN where there was none. */
+DCA_API dca_status dca_session_density(const dca_session* session, float* density, size_t capacity);
+
+/* What sparse prefill has chosen so far, of a session that records it. For each layer, query head and block of queries, in
+ * this order: the five words layer, head, first query, one past the last, number of pages that follow; then the pages read,
+ * ascending, each as page * 4 + range (0: intra, 1: successive, 2: inter). Blocks that read everything are not listed. The
+ * words are valid until the next such call or the session is freed. */
+DCA_API dca_status dca_session_selection(dca_session* session, const uint32_t** words, size_t* n);
 
 typedef enum dca_logits {
     DCA_LOGITS_NONE = 0, /* none: fill the cache only */
@@ -242,6 +262,9 @@ typedef struct dca_engine_options {
     void* user;            /* handed to progress */
     int32_t rope;          /* dca_rope; default MODEL. Others replace the file's own scaling */
     float rope_factor;     /* at least 1; used unless rope is MODEL */
+    int32_t prefill;       /* dca_prefill; default DENSE */
+    float alpha;           /* of SPARSE, as in dca_session_options */
+    uint32_t sparse_from;  /* likewise */
 } dca_engine_options;
 
 /* Fills the struct up to options->size, which the caller has set. */
@@ -265,6 +288,9 @@ typedef struct dca_engine_info {
 } dca_engine_info;
 
 DCA_API dca_status dca_engine_get_info(const dca_engine* engine, dca_engine_info* info);
+
+/* As dca_session_density, over all sequences. */
+DCA_API dca_status dca_engine_density(const dca_engine* engine, float* density, size_t capacity);
 
 /* A new, empty sequence. The engine must outlive it. */
 DCA_API dca_status dca_sequence_create(dca_engine* engine, dca_sequence** sequence);

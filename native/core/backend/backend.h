@@ -7,16 +7,20 @@
 //   a (n_heads·head_dim) attention's output
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "core/backend/batch.h"
 #include "core/hparams.h"
 #include "core/rope.h"
 #include "core/backend/sampling.h"
 #include "core/positions/scheme.h"
+#include "core/positions/sparse_prefill.h"
 #include "core/weights.h"
 #include "dca.h"
 
@@ -93,6 +97,13 @@ public:
 
     /// The step's results are in host memory when this returns.
     virtual void end() = 0;
+
+    /// Of the pairs of query and key that dense prefill would have computed so far, the share that sparse prefill did, for each
+    /// layer and query head (n_layers · n_heads); NaN where there were none.
+    virtual void density(std::span<float> out) const { std::ranges::fill(out, NAN); }
+
+    /// What was chosen so far, where EngineSpec's prefill records it (dca_session_selection states the words).
+    virtual std::vector<uint32_t> selection() const { return {}; }
 };
 
 /// What an engine asks of its backend.
@@ -102,6 +113,7 @@ struct EngineSpec {
     uint32_t max_rows = 0;         // of a step; 0: the backend's choice
     Scheme scheme;                 // its positions are rows of the table (Scheme::in_rows)
     RopeTable rope;                // a plan, to be filled once all of it fits
+    PrefillSpec prefill;
     const char* room = "context";  // what the caller calls `tokens`, for messages
 };
 
@@ -117,6 +129,10 @@ public:
         std::unique_ptr<KvCache> cache;
         std::unique_ptr<Executor> executor;  // over that cache, which outlives it
     };
+    /// Why this machine cannot run an engine with these, in one line; null if it can.
+    virtual const char* refuses(const PrefillSpec& prefill) const {
+        return prefill.sparse ? "sparse prefill runs on the CPU only so far; use prefill dense, or the device cpu" : nullptr;
+    }
     /// Throws a memory error that names the tokens that would fit, before anything large is allocated.
     virtual Parts make_engine(EngineSpec spec) = 0;
 };

@@ -220,6 +220,9 @@ template <class Visit>
     }
 }
 
+/// Whether head g of the group was not given these keys.
+inline bool passes_over(const AttendPanelArgs& args, int g) { return args.heads != nullptr && args.heads[g] == 0; }
+
 /// Whether some lane does not see some key of a tile.
 inline bool is_masked(uint32_t first, int count, const AttendPanelArgs& args) {
     return first < args.span.begin || int64_t{first} + count > args.first_query + 1;
@@ -236,6 +239,7 @@ void attend_tile(const AttendPanelArgs& args, uint32_t first, int count) {
     load_key_blocks<Cache>(args, first / kPanelLanes, blocks, keys);
     load_value_rows<Cache>(args, first, count, values);
     for (int g = 0; g < args.group; ++g) {
+        if (passes_over(args, g)) continue;
         const float* q = args.q + g * head_values;
         for (int b = 0; b < blocks; ++b) {
             const int rows = count - b * kPanelLanes < kPanelLanes ? count - b * kPanelLanes : kPanelLanes;

@@ -169,6 +169,7 @@ void attend_panel_int16(const AttendPanelArgs& args) {
     float* query_scales = weight_scales + kPanelLanes;
     auto* queries = reinterpret_cast<int32_t*>(query_scales + args.group * kPanelLanes);
     for (int g = 0; g < args.group; ++g) {
+        if (passes_over(args, g)) continue;
         for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
             const float* q = args.q + g * head_values + lane;
             pack_columns([=](int d) __attribute__((always_inline)) { return load(q + d * kPanelLanes); }, head_dim,
@@ -180,6 +181,7 @@ void attend_panel_int16(const AttendPanelArgs& args) {
         pack_keys<Cache>(args, first, keys, key_scales);
         pack_values<Cache>(args, first, values, value_scales);
         for (int g = 0; g < args.group; ++g) {
+            if (passes_over(args, g)) continue;
             multiply_pairs<false>(keys, kKeyTile, key_scales, kKeyTile, queries + g * head_values / 2, query_scales + g * kPanelLanes,
                                   head_dim / 2, scores);
             float* out = args.out + g * head_values;

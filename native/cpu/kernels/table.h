@@ -6,6 +6,7 @@
 #include "cpu/kernels/dot.h"
 #include "cpu/kernels/elementwise.h"
 #include "cpu/kernels/matmul.h"
+#include "cpu/kernels/page_scores.h"
 
 #if defined(__AVX512VNNI__)
 #include "cpu/kernels/attention_int16.h"
@@ -32,6 +33,9 @@ constexpr Kernels kernels_here(const char* name) {
         .attend_panel = {attend_panel<CacheF16>, attend_panel<CacheF32>, attend_panel<CacheBF16>, attend_panel<CacheQ8>},
 #endif
         .attend_row = {attend_row<CacheF16>, attend_row<CacheF32>, attend_row<CacheBF16>, attend_row<CacheQ8>},
+        .mean_keys = {mean_keys<CacheF16>, mean_keys<CacheF32>, mean_keys<CacheBF16>, mean_keys<CacheQ8>},
+        .score_means = score_means,
+        .weigh_pages = weigh_pages,
         .fold_exp_sum = fold_exp_sum,
 #if defined(__AVX512VNNI__)
         .packed = &packed_kernels,
