@@ -27,8 +27,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=prefill,
         default="dense",
         metavar="MODE",
-        help="how the tokens of a prompt attend: dense, or on the CPU sparse or sparse:ALPHA, to the pages of keys "
-        "that matter; a larger ALPHA (0 to 1) reads fewer (default: dense)",
+        help="how the tokens of a prompt attend: dense, or on the CPU sparse or sparse:ALPHA, to the pages "
+        "of keys that matter; a larger ALPHA (0 to 1) reads fewer (default: dense)",
     )
 
 
@@ -48,7 +48,9 @@ def density_note(session: "Session") -> None:
     density = session.info.density
     known = [value for layer in density or () for value in layer if value == value]
     if known:
-        note(f"prefill {session.prefill}: {sum(known) / len(known):.1%} of all pairs of query and key computed")
+        note(
+            f"prefill {session.prefill}: {sum(known) / len(known):.1%} of all pairs of query and key computed"
+        )
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:

@@ -99,7 +99,12 @@ def _bench(arguments: argparse.Namespace) -> int:
     with opened(arguments) as model, progress_bar("measuring") as update:
         for attention in attentions:
             for result in bench.measure(
-                model, planned, arguments.repeats or 5, attention, arguments.cache_type, arguments.threads,
+                model,
+                planned,
+                arguments.repeats or 5,
+                attention,
+                arguments.cache_type,
+                arguments.threads,
                 arguments.prefill,
             ):
                 results.append(result)

@@ -67,8 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=prefill,
         default="dense",
         metavar="MODE",
-        help="sparse, sparse:ALPHA or sparse:ALPHA:FROM: checks sparse prefill instead, the attention over the "
-        "pages that the runtime chose, and its choices (default: dense)",
+        help="sparse, sparse:ALPHA or sparse:ALPHA:FROM: checks sparse prefill instead, the attention over "
+        "the pages that the runtime chose, and its choices (default: dense)",
     )
     parser.add_argument(
         "--text", metavar="FILE", type=Path, help="text to take the tokens from (default: one in Python)"

@@ -142,7 +142,9 @@ def _load(arguments: argparse.Namespace) -> "tuple[Model, Engine]":
 
     # Many sequences share a step on the CPU only, so that is what "auto" comes to.
     model = Model(arguments.model, device="cpu", threads=arguments.threads, repack=arguments.repack)
-    return model, model.engine(tokens=arguments.cache_tokens, cache_type=arguments.cache_type, prefill=arguments.prefill)
+    return model, model.engine(
+        tokens=arguments.cache_tokens, cache_type=arguments.cache_type, prefill=arguments.prefill
+    )
 
 
 def _settings(arguments: argparse.Namespace) -> "Settings":

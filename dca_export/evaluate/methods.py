@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dca_export.errors import InputError
+from dca_export.evaluate import running
 from dca_export.scheme import Scheme
 from dca_runtime import options
 
@@ -22,11 +23,13 @@ class Method:
     attention: str  # one of ATTENTIONS
     scheme: Scheme | None = None
     rope: str | None = None  # "linear:F", "ntk:F" or "yarn:F", as ``Model.session`` takes it
+    prefill: str | None = None  # as ``Model.session`` takes it; None: dense
+    cache: str | None = None  # of options.CACHE_TYPES; None: the experiment's
 
     @property
     def name(self) -> str:
         """As ``parse`` reads it: "plain", "dca", "dca:3072/1024/4096", "plain@yarn:4"."""
-        rope = f"@{self.rope}" if self.rope else ""
+        rope = (f"@{self.rope}" if self.rope else "") + running.suffix(self.prefill, self.cache)
         if self.scheme is None:
             return self.attention + rope
         s = self.scheme
@@ -46,18 +49,24 @@ class Method:
     def options(self) -> dict[str, Any]:
         """For ``Model.session``."""
         scheme = None if self.scheme is None else dataclasses.astuple(self.scheme)
-        return {"attention": self.attention, "scheme": scheme, "rope": self.rope}
+        run = {} if self.prefill is None else {"prefill": self.prefill}
+        run |= {} if self.cache is None else {"cache_type": self.cache}
+        return {"attention": self.attention, "scheme": scheme, "rope": self.rope} | run
 
     def session(self, model: "Model", **options: Any) -> "Session":
         """A session that runs this method; ``options`` are further ones of ``Model.session``."""
-        return model.session(**self.options, **options)
+        return model.session(**(options | self.options))
 
 
 def parse(text: str) -> Method:
-    """Reads "ATTENTION[:S/W/C[/A/N]][@ROPE:F]": scheme, logit scale and its length, RoPE scaling.
+    """Reads "ATTENTION[:S/W/C[/A/N]][@ROPE:F][@PREFILL][@CACHE]": scheme, logit scale and its length,
+    RoPE scaling, "sparse:0.1", "q4".
 
     Raises InputError.
     """
+    named, prefill, cache = running.split(text)
+    if named != text:
+        return dataclasses.replace(parse(named), prefill=prefill, cache=cache)
     rest, at, rope = text.partition("@")
     if at:
         kind, _, factor = rope.partition(":")
@@ -85,8 +94,9 @@ def parse(text: str) -> Method:
 
 
 def shares_prefill(first: Method, second: Method) -> bool:
-    """Whether the keys and values of both agree where every attention is the ordinary one: same RoPE."""
-    return first.rope == second.rope
+    """Whether the keys and values of both agree where every attention is the ordinary one: same RoPE, same
+    cache."""
+    return first.rope == second.rope and first.cache == second.cache
 
 
 def pairs(methods: Sequence[Method]) -> list[list[Method]]:

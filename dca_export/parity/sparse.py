@@ -76,8 +76,9 @@ def check_sparse(
     start = SPARSE_FROM if mode.start is None else mode.start
     if length < start + DENSE_TAIL + PAGE:
         raise InputError(
-            f"--length is {length}, must be at least {start + DENSE_TAIL + PAGE}: sparse prefill sets in at token "
-            f"{start} and leaves the last {DENSE_TAIL} dense; --prefill sparse:ALPHA:FROM lets it set in earlier"
+            f"--length is {length}, must be at least {start + DENSE_TAIL + PAGE}: sparse prefill sets in at "
+            f"token {start} and leaves the last {DENSE_TAIL} dense; --prefill sparse:ALPHA:FROM sets in "
+            "earlier"
         )
     caches = list(dict.fromkeys(("f32", cache_type or ("f32" if weights == "f32" else "f16"))))
     ids, source = token_ids(model, length, text)

@@ -101,8 +101,8 @@ def eager_attention(
 
     `queries` are rotated, (heads, n, head_dim) each. `keys` (kv_heads, m, head_dim) are rotated at P_k and
     `values` are (kv_heads, m, value_dim); heads is a multiple of kv_heads. `softmax_scale` is 1/√head_dim
-    unless given; keys that are `hidden` (heads, n, m) are passed over. Computes in the queries' dtype, float32 at least. Returns (heads, n, value_dim) in the
-    queries' dtype.
+    unless given; keys that are `hidden` (heads, n, m) are passed over. Computes in the
+    queries' dtype, float32 at least. Returns (heads, n, value_dim) in the queries' dtype.
     """
     check_attention(attention, scheme)
     heads, n, head_dim = queries.intra.shape

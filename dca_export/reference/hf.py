@@ -63,8 +63,8 @@ def patch(
 
     A model with a sliding window is refused unless `ignore_sliding_window`: then every layer sees every
     token. Frequencies that depend on the length (dynamic NTK, LongRoPE) are fixed to those for `rope_length`
-    tokens: by default c, and the model's max_position_embeddings for plain attention. `sparse`: prompts attend
-    sparsely, with the eager kernel.
+    tokens: by default c, and the model's max_position_embeddings for plain attention. `sparse`: prompts
+    attend sparsely, with the eager kernel.
 
     Raises InputError if the model cannot be patched and ValueError for an attention or kernel unknown.
     """

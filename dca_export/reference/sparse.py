@@ -75,7 +75,7 @@ class Disagreement(NamedTuple):
 
 
 def blocks(start: int, stop: int, scheme: Scheme | None, first: int, end: int) -> list[Block]:
-    """The blocks among queries start … stop − 1 that choose pages: those that lie whole in first … end − 1."""
+    """The blocks among queries start … stop − 1 that choose pages: those whole in first … end − 1."""
     found = []
     at = start
     while at < stop:
@@ -202,10 +202,13 @@ def hidden_keys(
         first, last = max(block.start, m - n), min(block.stop, m)
         whole = (first, last) == tuple(block)
         ranges = {
-            each.kind: (each.start, each.stop) for each in key_ranges(block.start, block.stop, scheme, attention)
+            each.kind: (each.start, each.stop)
+            for each in key_ranges(block.start, block.stop, scheme, attention)
         }
         visible = [
-            (page, kind) for kind, (start, stop) in ranges.items() for page in range(start // PAGE, -(-stop // PAGE))
+            (page, kind)
+            for kind, (start, stop) in ranges.items()
+            for page in range(start // PAGE, -(-stop // PAGE))
         ]
         rows = slice(first - (m - n), last - (m - n))
         weights: dict[Page, torch.Tensor] = {}

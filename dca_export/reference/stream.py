@@ -31,7 +31,8 @@ def stream_logits(
     """Float32 (rows, n_vocab) blocks, in order: row i of all of them together predicts ids[i + 1].
 
     The model is patched meanwhile, sliding windows ignored, and given back when the iterator ends or is
-    closed. `sparse`: as patch takes it; a block of queries is never cut then. Frequencies that depend on the length are those for c, or for plain attention len(ids).
+    closed. `sparse`: as patch takes it; a block of queries is never cut then. Frequencies that
+    depend on the length are those for c, or for plain attention len(ids).
     """
     rows = max(1, min(LONGEST_BLOCK, BLOCK_VALUES // model.config.get_text_config().vocab_size))
     if sparse is not None:
@@ -39,7 +40,9 @@ def stream_logits(
     tokens = torch.tensor([list(ids)], device=model.device)
     length = len(ids) if attention == "plain" else None
     cache = DynamicCache()
-    with patch(model, scheme, attention, kernel, ignore_sliding_window=True, rope_length=length, sparse=sparse):
+    with patch(
+        model, scheme, attention, kernel, ignore_sliding_window=True, rope_length=length, sparse=sparse
+    ):
         for block in tokens.split(rows, dim=1):
             with torch.inference_mode():
                 output = model(block, past_key_values=cache, use_cache=True)

@@ -39,7 +39,11 @@ public:
 
     uint64_t repacked_bytes() const override { return packed_.bytes(); }
 
-    const char* refuses(const PrefillSpec&) const override { return nullptr; }
+    std::string refuses(const PrefillSpec&, dca_cache_type type) const override {
+        if (type != DCA_CACHE_Q4 || hparams_.head_dim % 32 == 0) return {};
+        return "a q4 cache takes head sizes that are multiples of 32, this model's is " + std::to_string(hparams_.head_dim) +
+               "; use cache_type q8";
+    }
 
     Parts make_engine(EngineSpec spec) override {
         check_memory(spec);
@@ -68,7 +72,7 @@ private:
         const auto fitting = [&](dca_cache_type type) { return room / (cache_bytes(kPageTokens, type) + table_page) * kPageTokens; };
         fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ",
              gigabytes(work + table), " of work space, ", gigabytes(available), " are available: room for ", fitting(spec.cache_type),
-             " tokens", spec.cache_type == DCA_CACHE_Q8 ? "" : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8");
+             " tokens", holds_codes(static_cast<CacheType>(spec.cache_type)) ? "" : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8");
     }
 
     const Hparams& hparams_;

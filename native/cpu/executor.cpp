@@ -25,7 +25,8 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
       rope_(std::move(spec.rope)),
       max_rows_(std::min(spec.max_rows != 0 ? spec.max_rows : kDefaultRows, spec.tokens)),
       group_(static_cast<int>(hparams.n_heads / hparams.n_kv_heads)),
-      cache_(cache) {
+      cache_(cache),
+      turned_(holds_codes(cache.type())) {
     rope_.fill();
     const size_t rows = padded(max_rows_);
     const auto activation = [&](uint32_t width) { return Activation(static_cast<int>(width), rows); };

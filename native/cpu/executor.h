@@ -184,6 +184,7 @@ private:
     uint32_t max_rows_;
     int group_;  // query heads of a key head
     CpuKvCache& cache_;
+    bool turned_;  // keys and values are kept turned by Hadamard matrices, so queries are turned too and outputs turned back
 
     PanelShape shape_;  // of the step's rows still kept
     std::span<const Slice> batch_;

@@ -135,12 +135,20 @@ void CpuExecutor::store_keys_values(uint32_t layer) {
             float* rotated = worker.q.data();
             kernels_.rotate(k_.panel(p, lanes) + at, rotated, head_dim, static_cast<int>(rope_.n_frequencies), rope_.layout, lanes,
                             worker.cos.data(), worker.sin.data(), worker.factor.data());
+            const float* values = v_.panel(p, lanes) + at;
+            if (turned_) {
+                float* turned = worker.out.data();
+                std::copy_n(values, size_t{h_.head_dim} * lanes, turned);
+                kernels_.hadamard(turned, head_dim, lanes);
+                kernels_.hadamard(rotated, head_dim, lanes);
+                values = turned;
+            }
             for (int lane = 0, next = 0; lane < count; lane = next) {
                 for (next = lane + 1; next < count && places[next] == places[next - 1] + 1;) ++next;
                 kernels_.store_keys[type](rotated + lane, head_dim, lanes, next - lane, cache_.keys(layer, head),
-                                          cache_.key_scales(layer, head), places[lane]);
-                kernels_.store_values[type](v_.panel(p, lanes) + at + lane, head_dim, lanes, next - lane, cache_.values(layer, head),
-                                            cache_.value_scales(layer, head), places[lane]);
+                                          cache_.key_affine(layer, head), places[lane]);
+                kernels_.store_values[type](values + lane, head_dim, lanes, next - lane, cache_.values(layer, head),
+                                            cache_.value_affine(layer, head), places[lane]);
             }
         }
     });
@@ -166,6 +174,7 @@ void CpuExecutor::rotate_queries(const float* q, const uint32_t* indices, int co
         kernels_.rotate(q + g * head_values, worker.q.data() + g * head_values, static_cast<int>(h_.head_dim),
                         static_cast<int>(rope_.n_frequencies), rope_.layout, lanes, worker.cos.data(), worker.sin.data(),
                         worker.factor.data());
+        if (turned_) kernels_.hadamard(worker.q.data() + g * head_values, static_cast<int>(h_.head_dim), lanes);
     }
 }
 
@@ -220,6 +229,7 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
         const auto first_lane = static_cast<int>(begin - first_query);
         const auto last_lane = static_cast<int>(end - first_query);
         for (int g = 0; g < group_; ++g) {
+            if (turned_) kernels_.hadamard(worker.out.data() + g * head_values, static_cast<int>(h_.head_dim), kPanelLanes);
             float inverse[kPanelLanes];
             for (int lane = 0; lane < kPanelLanes; ++lane) inverse[lane] = 1.0f / worker.sum[g * kPanelLanes + lane];
             const size_t feature = (size_t{kv_head} * group_ + g) * h_.head_dim;
@@ -305,6 +315,7 @@ void CpuExecutor::merge_pieces(const AttentionBlock& first) {
             const float* part = partial + piece * stride + g * h_.head_dim;
             for (uint32_t d = 0; d < h_.head_dim; ++d) merged[d] += share * part[d];
         }
+        if (turned_) kernels_.hadamard(merged, static_cast<int>(h_.head_dim), 1);
         float* out = a_.panel(shape_.panel(row), shape_.lanes) + size_t{head} * h_.head_dim * shape_.lanes + shape_.lane(row);
         for (uint32_t d = 0; d < h_.head_dim; ++d) out[size_t{d} * shape_.lanes] = merged[d] / total;
     }

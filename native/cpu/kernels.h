@@ -40,14 +40,22 @@ struct GemmArgs {
     bool accumulate;
 };
 
+/// Caches of codes keep, for each token and this many of its features, a scale and an offset: value = code · scale + offset.
+constexpr int code_group(int head_dim) { return head_dim % 32 == 0 ? 32 : 16; }
+constexpr int code_groups(int head_dim) { return head_dim / code_group(head_dim); }
+constexpr int kMaxCodeGroups = 15;  // of 240 features, in groups of 16
+constexpr bool holds_codes(CacheType type) { return type == CacheType::Q8 || type == CacheType::Q4; }
+
 /// The cache of one layer and key head. Keys lie in blocks of kPanelLanes: value (key j, d) is
 /// at [(j / 32 * head_dim + d) * 32 + j % 32]; values row by row: (j, d) at [j * head_dim + d].
-/// 8-bit caches keep one f32 scale a key beside each.
+/// In Q4 a byte holds features d (low) and d + head_dim / 2 (high) in the place of d, and rows are half as long.
 struct CacheView {
     const std::byte* keys;
     const std::byte* values;
-    const float* key_scales;    // (capacity), Q8 only
-    const float* value_scales;  // (capacity), Q8 only
+    // f16, caches of codes only. Group g of key j: scale at [(j / 32 · groups + g) · 64 + j % 32], offset 32 behind it;
+    // of value j: [(j · groups + g) · 2] and the next.
+    const uint16_t* key_affine;
+    const uint16_t* value_affine;
 };
 
 /// One panel of one key head's `group` query heads against keys `span` (counted from the start of the view), folded into a running softmax.
@@ -84,6 +92,9 @@ constexpr size_t attend_scratch_floats(int group, int head_dim) {
            static_cast<size_t>(group) * head_dim / 2 * kPanelLanes;
 }
 
+/// The size of the Hadamard matrices that turn a head: the largest power of two in its size.
+constexpr int hadamard_size(int head_dim) { return head_dim & -head_dim; }
+
 struct Kernels {
     const char* name;
 
@@ -107,14 +118,19 @@ struct Kernels {
                    const float* sin, const float* factor);
 
     /// Stores `count` keys (or values) of one head, lanes of a panel, from index `first` on.
-    void (*store_keys[4])(const float* x, int head_dim, int lanes, int count, std::byte* keys, float* scales, uint32_t first);
-    void (*store_values[4])(const float* x, int head_dim, int lanes, int count, std::byte* values, float* scales, uint32_t first);
+    void (*store_keys[kCacheTypes])(const float* x, int head_dim, int lanes, int count, std::byte* keys, uint16_t* affine, uint32_t first);
+    void (*store_values[kCacheTypes])(const float* x, int head_dim, int lanes, int count, std::byte* values, uint16_t* affine,
+                                      uint32_t first);
 
-    void (*attend_panel[4])(const AttendPanelArgs& args);  // indexed by CacheType
-    void (*attend_row[4])(const AttendRowArgs& args);
+    void (*attend_panel[kCacheTypes])(const AttendPanelArgs& args);  // indexed by CacheType
+    void (*attend_row[kCacheTypes])(const AttendRowArgs& args);
+
+    /// x (head_dim, lanes) turned by Hadamard matrices over its features, as large as divide head_dim (hadamard_size): their own
+    /// inverses, and scores stay as they are if queries and keys are both turned.
+    void (*hadamard)(float* x, int head_dim, int lanes);
 
     /// The mean of keys [span.begin, span.end) of a view, as attention sees them: (head_dim).
-    void (*mean_keys[4])(const CacheView& cache, KeyRange span, int head_dim, float* mean);
+    void (*mean_keys[kCacheTypes])(const CacheView& cache, KeyRange span, int head_dim, float* mean);
 
     /// scores (rows × kPanelLanes) of one panel's queries (head_dim, kPanelLanes) with `rows` mean keys, which lie as keys do in a
     /// cache: in blocks of kPanelLanes, feature by feature.

@@ -46,7 +46,9 @@ class Result:
     threads: int  # as asked for; 0: the library's choice, which `device` names
     repeats: int
     prefill: str = "dense"
-    density: tuple[tuple[float, ...], ...] | None = None  # of sparse prefill, as in SessionInfo, of all tests so far
+    density: tuple[tuple[float, ...], ...] | None = (
+        None  # of sparse prefill, as in SessionInfo, of all tests so far
+    )
 
     @property
     def mean_density(self) -> float | None:
@@ -76,7 +78,9 @@ def measure(
     """
     context = max(max(test.depth + test.tokens for test in planned), WARM_UP_TOKENS + 1)
     tokens = random_tokens(model, context)
-    with model.session(context=context, attention=attention, cache_type=cache_type, prefill=prefill) as session:
+    with model.session(
+        context=context, attention=attention, cache_type=cache_type, prefill=prefill
+    ) as session:
         warm_up(session, tokens)
         for test in planned:
             rates = []

@@ -34,7 +34,9 @@ class BatchResult:
     device: str
     repeats: int
     prefill: str = "dense"
-    density: tuple[tuple[float, ...], ...] | None = None  # of sparse prefill, as in EngineInfo, of all runs so far
+    density: tuple[tuple[float, ...], ...] | None = (
+        None  # of sparse prefill, as in EngineInfo, of all runs so far
+    )
 
 
 def measure_batches(

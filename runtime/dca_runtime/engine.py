@@ -121,8 +121,8 @@ class Engine:
     def __init__(
         self, native_model: Any, n_vocab: int, options: EngineOptions, heads: tuple[int, int]
     ) -> None:
-        """``native_model`` is an open ``dca_model *``, whose vocabulary has ``n_vocab`` tokens; ``heads``: its
-        layers and the query heads of each."""
+        """``native_model`` is an open ``dca_model *``, whose vocabulary has ``n_vocab`` tokens;
+        ``heads``: its layers and the query heads of each."""
         self.n_vocab = n_vocab
         self.prefill = prefill.parse(options.prefill).name
         self._heads = heads

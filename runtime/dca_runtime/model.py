@@ -168,14 +168,15 @@ class Model:
             the inter-chunk position).
         scheme: (chunk_size, local_window, pretraining_length[, logit_scale, logit_scale_length]) to use
             instead of the file's.
-        cache_type: what keys and values are kept in: "f16", "f32", "bf16" or "q8".
+        cache_type: what keys and values are kept in: "f16", "f32", "bf16", "q8" or "q4".
         prefill_block: tokens evaluated together in prefill; 0: the backend's choice.
         progress: called with (tokens done, tokens in all) during long calls; to cancel a call, raise.
         rope: another RoPE scaling in place of the model's: "linear:F" (position interpolation), "ntk:F"
             (NTK-aware base) or "yarn:F" (from the trained context), F at least 1.
         prefill: how a prompt's tokens attend: "dense", to all keys; "sparse" or "sparse:ALPHA", on the CPU,
-            each block to the pages of keys whose weight is at least ALPHA of the heaviest page's (docs/sparse.md);
-            "sparse:ALPHA:FROM", from token FROM on instead of 4,096. ``info.density`` says what it came to.
+            each block to the pages of keys whose weight is at least ALPHA of the heaviest page's
+            (docs/sparse.md); "sparse:ALPHA:FROM", from token FROM on instead of 4,096. ``info.density`` says
+            what it came to.
         record_selection: keep what sparse prefill chooses, for ``Session.selection``.
         """
         if context is None:

@@ -18,7 +18,7 @@ Progress: TypeAlias = Callable[[int, int], Any]
 
 # Names, and the numbers that dca.h gives them.
 ATTENTIONS = {"auto": 0, "plain": 1, "dca": 2, "intra": 3, "intra+inter": 4}  # dca_attention
-CACHE_TYPES = {"f16": 0, "f32": 1, "bf16": 2, "q8": 3}  # dca_cache_type
+CACHE_TYPES = {"f16": 0, "f32": 1, "bf16": 2, "q8": 3, "q4": 4}  # dca_cache_type
 PREFILLS = {"dense": 0, "sparse": 1}  # dca_prefill
 ROPES = {"linear": 1, "ntk": 2, "yarn": 3}  # dca_rope
 

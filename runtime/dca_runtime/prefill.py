@@ -9,7 +9,9 @@ from dca_runtime.errors import DcaError
 from dca_runtime.options import DEFAULT_ALPHA, PREFILLS
 
 _RANGES = ("intra", "successive", "inter")  # by their numbers in dca_session_selection
-_EXPECTED = "dense, sparse, sparse:ALPHA or sparse:ALPHA:FROM (0 <= ALPHA <= 1, FROM in tokens), as in sparse:0.1"
+_EXPECTED = (
+    "dense, sparse, sparse:ALPHA or sparse:ALPHA:FROM (0 <= ALPHA <= 1, FROM in tokens), as in sparse:0.1"
+)
 
 
 @dataclass(frozen=True)

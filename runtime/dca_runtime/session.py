@@ -35,8 +35,8 @@ class SessionInfo:
     scratch_bytes: int
     scheme: Scheme | None  # in force: local_window 0 in the ablations; None: plain attention
     density: tuple[tuple[float, ...], ...] | None = None
-    """of sparse prefill, by layer and query head: the share of the pairs of a query and a key that was computed,
-    over all tokens not evaluated alone; NaN where there were none. None: prefill is dense"""
+    """of sparse prefill, by layer and query head: the share of the pairs of a query and a key that was
+    computed, over all tokens not evaluated alone; NaN where there were none. None: prefill is dense"""
 
 
 class Session:
@@ -48,8 +48,8 @@ class Session:
     def __init__(
         self, native_model: Any, n_vocab: int, options: SessionOptions, heads: tuple[int, int]
     ) -> None:
-        """``native_model`` is an open ``dca_model *``, whose vocabulary has ``n_vocab`` tokens; ``heads``: its
-        layers and the query heads of each."""
+        """``native_model`` is an open ``dca_model *``, whose vocabulary has ``n_vocab`` tokens;
+        ``heads``: its layers and the query heads of each."""
         self.n_vocab = n_vocab
         self.prefill = prefill.parse(options.prefill).name
         self._heads = heads
@@ -186,11 +186,16 @@ class Session:
             if self.prefill != "dense":
                 density = prefill.density(_ffi.lib().dca_session_density, self._native, self._heads)
             return SessionInfo(
-                info.length, info.context, info.cache_bytes, info.scratch_bytes, scheme_of(info.scheme), density
+                info.length,
+                info.context,
+                info.cache_bytes,
+                info.scratch_bytes,
+                scheme_of(info.scheme),
+                density,
             )
 
     def selection(self) -> list[prefill.Selection]:
-        """What sparse prefill has chosen so far, in a session made with ``record_selection``; else nothing."""
+        """What sparse prefill has chosen so far, if the session was made with ``record_selection``."""
         with self._exclusive():
             return prefill.selections(self._native)
 

@@ -129,9 +129,11 @@ public:
         std::unique_ptr<KvCache> cache;
         std::unique_ptr<Executor> executor;  // over that cache, which outlives it
     };
-    /// Why this machine cannot run an engine with these, in one line; null if it can.
-    virtual const char* refuses(const PrefillSpec& prefill) const {
-        return prefill.sparse ? "sparse prefill runs on the CPU only so far; use prefill dense, or the device cpu" : nullptr;
+    /// Why this machine cannot run an engine with these, in one line; empty if it can.
+    virtual std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const {
+        if (prefill.sparse) return "sparse prefill runs on the CPU only so far; use prefill dense, or the device cpu";
+        if (cache == DCA_CACHE_Q4) return "a q4 cache is for the CPU only so far; use cache_type q8, or the device cpu";
+        return {};
     }
     /// Throws a memory error that names the tokens that would fit, before anything large is allocated.
     virtual Parts make_engine(EngineSpec spec) = 0;

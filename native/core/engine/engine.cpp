@@ -114,8 +114,8 @@ Engine::Engine(Model& model, const EngineOptions& options)
       pool_(0) {
     constexpr uint32_t most = 1u << 30;
     if (tokens_ == 0 || tokens_ > most) fail(DCA_ERROR_ARGUMENT, room_, " is ", tokens_, ", must be 1 to ", most);
-    if (options.cache_type < DCA_CACHE_F16 || options.cache_type > DCA_CACHE_Q8) {
-        fail(DCA_ERROR_ARGUMENT, "cache_type is ", options.cache_type, ", must be one of dca_cache_type (0 to 3)");
+    if (options.cache_type < DCA_CACHE_F16 || options.cache_type > DCA_CACHE_Q4) {
+        fail(DCA_ERROR_ARGUMENT, "cache_type is ", options.cache_type, ", must be one of dca_cache_type (0 to 4)");
     }
     model.check_usable();
     const dca_scheme& integers = options.scheme.chunk_size != 0 ? options.scheme : model.hparams().scheme;
@@ -125,7 +125,7 @@ Engine::Engine(Model& model, const EngineOptions& options)
         fail(DCA_ERROR_UNSUPPORTED, "sparse prefill takes chunks of at least ", kPageTokens, " tokens (a page has one mean key on each side of ",
              "a border), the scheme's chunk_size is ", scheme_.chunk_size, "; use prefill dense");
     }
-    if (const char* why = model.backend().refuses(prefill_)) fail(DCA_ERROR_UNSUPPORTED, why);
+    if (const std::string why = model.backend().refuses(prefill_, cache_type_); !why.empty()) fail(DCA_ERROR_UNSUPPORTED, why);
     RopeTable rope = plan_rope_table(with_rope(model.hparams(), options.rope, options.rope_factor), model.weights(), scheme_, tokens_);
     rope_ = rope.frequencies;
     Backend::Parts parts = model.backend().make_engine({

@@ -9,6 +9,7 @@
 #include "core/blocks/simd.h"
 #include "cpu/kernels.h"
 #include "cpu/kernels/attention.h"
+#include "cpu/kernels/cache_kinds.h"
 #include "cpu/kernels/exp2.h"
 #include "cpu/kernels/matmul.h"
 
@@ -17,30 +18,21 @@ namespace {
 
 template <class Cache>
 void mean_keys(const CacheView& cache, KeyRange span, int head_dim, float* mean) {
-    const auto* keys = reinterpret_cast<const typename Cache::Element*>(cache.keys);
-    const float count = static_cast<float>(span.end - span.begin);
+    KeyReader<Cache> keys(cache, head_dim);
     for (int d = 0; d < head_dim; ++d) mean[d] = 0.0f;
     for (uint32_t block = span.begin / kPanelLanes * kPanelLanes; block < span.end; block += kPanelLanes) {
-        // 1, or the key's scale, for the lanes inside the span; 0 for the others.
-        alignas(64) float share[kPanelLanes];
-        for (uint32_t lane = 0; lane < kPanelLanes; ++lane) {
-            const bool inside = block + lane >= span.begin && block + lane < span.end;
-            share[lane] = !inside ? 0.0f : Cache::scaled ? cache.key_scales[block + lane] : 1.0f;
-        }
-        const bool whole = block >= span.begin && block + kPanelLanes <= span.end;
+        alignas(64) float inside[kPanelLanes];
+        for (uint32_t lane = 0; lane < kPanelLanes; ++lane)
+            inside[lane] = block + lane >= span.begin && block + lane < span.end ? 1.0f : 0.0f;
+        keys.enter(block);
         for (int d = 0; d < head_dim; ++d) {
-            const auto* row = keys + (size_t{block} * head_dim + static_cast<size_t>(d) * kPanelLanes);
             F sum{};
-            for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
-                F value = Cache::load_vector(row + lane);
-                // What lies outside was never written, or is somebody's NaN: 0 times it must not count.
-                if (!whole) value = load(share + lane) == F{} ? F{} : value;
-                sum += value * load(share + lane);
-            }
+            // What lies outside may be another's NaN: it is left out, not multiplied by 0.
+            for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) sum += load(inside + lane) == F{} ? F{} : keys.at(d, lane);
             mean[d] += sum_of(sum);
         }
     }
-    for (int d = 0; d < head_dim; ++d) mean[d] /= count;
+    for (int d = 0; d < head_dim; ++d) mean[d] /= static_cast<float>(span.end - span.begin);
 }
 
 void score_means(const float* means, int rows, const float* q, int head_dim, float* scores) {
