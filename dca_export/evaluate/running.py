@@ -1,7 +1,12 @@
 """The parts of a method's name that say how it runs: prefill and cache, as in "dca@sparse:0.1@q4"."""
 
+from typing import TYPE_CHECKING, Any
+
 from dca_export.errors import InputError
 from dca_runtime.options import CACHE_TYPES, PREFILLS
+
+if TYPE_CHECKING:
+    from dca_runtime import Session
 
 
 def split(text: str) -> tuple[str, str | None, str | None]:
@@ -26,6 +31,12 @@ def split(text: str) -> tuple[str, str | None, str | None]:
 def suffix(prefill: str | None, cache: str | None) -> str:
     """As ``split`` reads it."""
     return "".join(f"@{part}" for part in (prefill, cache) if part is not None)
+
+
+def density(session: "Session") -> dict[str, Any]:
+    """{"density": shares by layer and query head}, as SessionInfo has them; nothing where prefill is dense."""
+    found = session.info.density
+    return {} if found is None else {"density": [list(layer) for layer in found]}
 
 
 def _prefill(part: str, text: str) -> str:

@@ -56,8 +56,7 @@ public:
 private:
     void check_memory(const EngineSpec& spec) const {
         const auto cache_bytes = [&](uint64_t tokens, dca_cache_type type) {
-            return CpuKvCache::bytes_for(hparams_.n_layers, hparams_.n_kv_heads, hparams_.head_dim, tokens, type,
-                                         spec.prefill.sparse);
+            return CpuKvCache::bytes_for(hparams_.n_layers, hparams_.n_kv_heads, hparams_.head_dim, tokens, type, spec.prefill.sparse);
         };
         const uint32_t rows = std::min(spec.max_rows != 0 ? spec.max_rows : CpuExecutor::kDefaultRows, spec.tokens);
         const uint64_t work = CpuExecutor::bytes_for(hparams_, rows);
@@ -72,7 +71,10 @@ private:
         const auto fitting = [&](dca_cache_type type) { return room / (cache_bytes(kPageTokens, type) + table_page) * kPageTokens; };
         fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ",
              gigabytes(work + table), " of work space, ", gigabytes(available), " are available: room for ", fitting(spec.cache_type),
-             " tokens", holds_codes(static_cast<CacheType>(spec.cache_type)) ? "" : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8");
+             " tokens",
+             holds_codes(static_cast<CacheType>(spec.cache_type))
+                 ? ""
+                 : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8");
     }
 
     const Hparams& hparams_;

@@ -68,8 +68,8 @@ struct AttendPanelArgs {
     int head_dim;
     CacheView cache;
     KeyRange span;
-    int64_t first_query;  // index of lane 0's query, perhaps before the span's memory; keys after a lane's query are not seen
-    float* scratch;       // attend_scratch_floats(group, head_dim)
+    int64_t first_query;             // index of lane 0's query, perhaps before the span's memory; keys after a lane's query are not seen
+    float* scratch;                  // attend_scratch_floats(group, head_dim)
     const uint8_t* heads = nullptr;  // (group) 0: that head passes these keys over; null: none does
 };
 

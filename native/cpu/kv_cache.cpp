@@ -51,8 +51,7 @@ const char* name_of(CacheType type) noexcept {
 
 }  // namespace
 
-CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type,
-                       bool with_means)
+CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type, bool with_means)
     : type_(static_cast<CacheType>(type)),
       n_kv_heads_(n_kv_heads),
       head_dim_(head_dim),
@@ -87,8 +86,7 @@ void CpuKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, ui
     for (size_t head = 0; head < heads_; ++head) {
         const size_t to_token = head * capacity_ + size_t{to} * kPageTokens;
         const size_t from_token = head * other.capacity_ + size_t{from} * kPageTokens;
-        std::memcpy(keys_.data() + to_token * token_bytes_, other.keys_.data() + from_token * token_bytes_,
-                    keys * token_bytes_);
+        std::memcpy(keys_.data() + to_token * token_bytes_, other.keys_.data() + from_token * token_bytes_, keys * token_bytes_);
         std::memcpy(values_.data() + to_token * token_bytes_, other.values_.data() + from_token * token_bytes_, tokens * token_bytes_);
         if (token_affine_ == 0) continue;
         const size_t a = token_affine_, width = a * sizeof(uint16_t);
@@ -104,8 +102,8 @@ std::string CpuKvCache::layout() const {
         codes = " in groups of " + std::to_string(code_group(head_dim)) + " with f16 scale and offset, turned by Hadamard matrices of " +
                 std::to_string(hadamard_size(head_dim));
     }
-    return std::string("cpu, ") + name_of(type_) + codes + ", keys in blocks of " + std::to_string(kPanelLanes) + ", " + std::to_string(heads_) +
-           " heads of " + std::to_string(head_dim_);
+    return std::string("cpu, ") + name_of(type_) + codes + ", keys in blocks of " + std::to_string(kPanelLanes) + ", " +
+           std::to_string(heads_) + " heads of " + std::to_string(head_dim_);
 }
 
 uint64_t CpuKvCache::page_bytes() const {

@@ -16,8 +16,7 @@ namespace dca::cpu {
 
 class CpuKvCache final : public KvCache {
 public:
-    CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type,
-               bool with_means = false);
+    CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type, bool with_means = false);
 
     uint64_t bytes() const override {
         return keys_.bytes() + values_.bytes() + key_affine_.bytes() + value_affine_.bytes() + means_.bytes();
@@ -65,14 +64,14 @@ private:
     CacheType type_;
     uint32_t n_kv_heads_;
     uint32_t head_dim_;
-    size_t heads_;        // of all layers
-    size_t token_bytes_;  // of one layer and head, keys or values
+    size_t heads_;         // of all layers
+    size_t token_bytes_;   // of one layer and head, keys or values
     size_t token_affine_;  // f16 numbers beside the codes of a token, of one layer and head, keys or values
-    size_t capacity_;     // tokens, whole pages
-    size_t head_bytes_;   // of one layer and head, keys or values
+    size_t capacity_;      // tokens, whole pages
+    size_t head_bytes_;    // of one layer and head, keys or values
     Buffer<std::byte> keys_, values_;
     Buffer<uint16_t> key_affine_, value_affine_;  // of caches of codes
-    Buffer<float> means_;  // (heads, pages, 2, head_dim); empty unless prefill is sparse
+    Buffer<float> means_;                         // (heads, pages, 2, head_dim); empty unless prefill is sparse
     std::vector<uint8_t> mean_is_current_;
 };
 

@@ -169,19 +169,19 @@ typedef enum dca_prefill {
 } dca_prefill;
 
 typedef struct dca_session_options {
-    size_t size;            /* sizeof(dca_session_options), set by the caller */
-    uint32_t context;       /* capacity of the KV cache, tokens; default 4096 */
-    int32_t attention;      /* dca_attention; default AUTO */
-    dca_scheme scheme;      /* chunk_size 0 (the default): the file's */
-    int32_t cache_type;     /* dca_cache_type; default F16 */
-    uint32_t prefill_block; /* tokens evaluated together in prefill; 0: the backend's choice */
-    dca_progress progress;  /* may be NULL */
-    void* user;             /* handed to progress */
-    int32_t rope;           /* dca_rope; default MODEL. Others replace the file's own scaling */
-    float rope_factor;      /* at least 1; used unless rope is MODEL */
-    int32_t prefill;        /* dca_prefill; default DENSE */
-    float alpha;            /* of SPARSE, 0 (all pages are read) to 1: a page is read whose weight is this share of the heaviest's */
-    uint32_t sparse_from;   /* of SPARSE: tokens at indices below attend densely; default 4096 */
+    size_t size;              /* sizeof(dca_session_options), set by the caller */
+    uint32_t context;         /* capacity of the KV cache, tokens; default 4096 */
+    int32_t attention;        /* dca_attention; default AUTO */
+    dca_scheme scheme;        /* chunk_size 0 (the default): the file's */
+    int32_t cache_type;       /* dca_cache_type; default F16 */
+    uint32_t prefill_block;   /* tokens evaluated together in prefill; 0: the backend's choice */
+    dca_progress progress;    /* may be NULL */
+    void* user;               /* handed to progress */
+    int32_t rope;             /* dca_rope; default MODEL. Others replace the file's own scaling */
+    float rope_factor;        /* at least 1; used unless rope is MODEL */
+    int32_t prefill;          /* dca_prefill; default DENSE */
+    float alpha;              /* of SPARSE, 0 (all pages are read) to 1: a page is read whose weight is this share of the heaviest's */
+    uint32_t sparse_from;     /* of SPARSE: tokens at indices below attend densely; default 4096 */
     int32_t record_selection; /* of SPARSE: not 0: keep what was chosen for dca_session_selection; grows with the tokens */
 } dca_session_options;
 

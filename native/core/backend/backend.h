@@ -110,9 +110,9 @@ public:
 struct EngineSpec {
     uint32_t tokens = 0;  // that the cache holds
     dca_cache_type cache_type = DCA_CACHE_F16;
-    uint32_t max_rows = 0;         // of a step; 0: the backend's choice
-    Scheme scheme;                 // its positions are rows of the table (Scheme::in_rows)
-    RopeTable rope;                // a plan, to be filled once all of it fits
+    uint32_t max_rows = 0;  // of a step; 0: the backend's choice
+    Scheme scheme;          // its positions are rows of the table (Scheme::in_rows)
+    RopeTable rope;         // a plan, to be filled once all of it fits
     PrefillSpec prefill;
     const char* room = "context";  // what the caller calls `tokens`, for messages
 };

@@ -122,8 +122,9 @@ Engine::Engine(Model& model, const EngineOptions& options)
     scheme_ = make_scheme(integers, options.attention);
     cache_type_ = static_cast<dca_cache_type>(options.cache_type);
     if (prefill_.sparse && scheme_.chunk_size < kPageTokens) {
-        fail(DCA_ERROR_UNSUPPORTED, "sparse prefill takes chunks of at least ", kPageTokens, " tokens (a page has one mean key on each side of ",
-             "a border), the scheme's chunk_size is ", scheme_.chunk_size, "; use prefill dense");
+        fail(DCA_ERROR_UNSUPPORTED, "sparse prefill takes chunks of at least ", kPageTokens,
+             " tokens (a page has one mean key on each side of ", "a border), the scheme's chunk_size is ", scheme_.chunk_size,
+             "; use prefill dense");
     }
     if (const std::string why = model.backend().refuses(prefill_, cache_type_); !why.empty()) fail(DCA_ERROR_UNSUPPORTED, why);
     RopeTable rope = plan_rope_table(with_rope(model.hparams(), options.rope, options.rope_factor), model.weights(), scheme_, tokens_);

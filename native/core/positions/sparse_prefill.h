@@ -11,9 +11,9 @@ namespace dca {
 /// How the tokens of a prompt attend. Tokens generated one at a time always read everything.
 struct PrefillSpec {
     bool sparse = false;
-    float alpha = 0.0f;    // a page is kept whose weight is at least this share of the heaviest page's; 0: all are
-    uint32_t from = 0;     // queries at indices below are dense
-    bool record = false;   // keep what was chosen, to be read (Executor::selection)
+    float alpha = 0.0f;   // a page is kept whose weight is at least this share of the heaviest page's; 0: all are
+    uint32_t from = 0;    // queries at indices below are dense
+    bool record = false;  // keep what was chosen, to be read (Executor::selection)
 
     /// Whether two give the same keys and values; recording changes none.
     bool operator==(const PrefillSpec& other) const noexcept {

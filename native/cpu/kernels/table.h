@@ -26,7 +26,8 @@ constexpr Kernels kernels_here(const char* name) {
         .add = add,
         .rotate = rotate,
         .store_keys = {store_keys<CacheF16>, store_keys<CacheF32>, store_keys<CacheBF16>, store_keys<CacheQ8>, store_keys<CacheQ4>},
-        .store_values = {store_values<CacheF16>, store_values<CacheF32>, store_values<CacheBF16>, store_values<CacheQ8>, store_values<CacheQ4>},
+        .store_values = {store_values<CacheF16>, store_values<CacheF32>, store_values<CacheBF16>, store_values<CacheQ8>,
+                         store_values<CacheQ4>},
 #if defined(__AVX512VNNI__)
         .attend_panel = {attend_panel_int16<CacheF16>, attend_panel<CacheF32>, attend_panel_int16<CacheBF16>, attend_panel_int16<CacheQ8>,
                          attend_panel_int16<CacheQ4>},
