@@ -69,6 +69,21 @@ DECODE = (
 )
 
 
+DECODE_MANY = (
+    tuple(  # many rows in one step: of how many sequences, and how many that share all pages of each
+        (Setting(32, 8, 128, length, 3072), sequences, sharers)
+        for length, sequences, sharers in (
+            (1056, 4, 1),
+            (1056, 16, 1),
+            (1056, 64, 1),
+            (1056, 128, 1),
+            (16384, 8, 1),
+            (16384, 16, 1),
+            (16384, 1, 16),
+        )
+    )
+)
+
 WARM_MS = 150  # power limits act over tens of milliseconds
 
 
@@ -159,15 +174,15 @@ def time_prefill(
         sample = torch.tensor(rows, device="cuda")
         expected = reference(problem, sample)
         for kernel in kernels:
-            out = torch.full_like(problem.q, math.nan)
+            out = torch.full_like(problem.q[0], math.nan)
             if not problem.prefill(0, n, out, kernel):
                 continue
             error = row_errors(out[sample], expected).max().item()
             if out.isnan().any() or not error < ROOM * ROUNDOFF[dtype]:
                 raise AssertionError(f"{kernel} {name} {setting.label}: worst sampled row {error:.2e}")
             runs[f"{name} {kernel}"] = lambda p=problem, o=out, k=kernel: p.prefill(0, n, o, k)
-    q = problem.q.transpose(0, 1)[None].contiguous()
-    k, v = problem.keys[None, :, :n].contiguous(), problem.values[None, :, :n].contiguous()
+    q = problem.q[0].transpose(0, 1)[None].contiguous()
+    k, v = (problem.gathered(t, 0)[None].contiguous() for t in (problem.keys, problem.values))
     by_token = [t.transpose(1, 2).contiguous() for t in (q, k, v)]
     others: dict[str, Callable[[], object]] = {
         "FA-2": sdpa(q, k, v, SDPBackend.FLASH_ATTENTION),
@@ -192,34 +207,49 @@ def copy_bandwidth() -> float:
     return 2 * source.numel() / (ms / 1e3)
 
 
-def time_decode(library: AttentionLibrary, setting: Setting, cache: str) -> tuple[float, float]:
-    """Microseconds of one step, and the cache's bytes: a CUDA graph over enough caches to defeat L2."""
+def time_decode(
+    library: AttentionLibrary, setting: Setting, cache: str, sequences: int, sharers: int
+) -> tuple[float, float]:
+    """Microseconds of one step, and the cache's bytes that all rows see (shared ones once for each): a CUDA
+    graph over enough caches to defeat L2."""
     bytes_per_row = setting.head_dim + 2 if cache == "q8" else 2 * setting.head_dim
-    bytes_per_step = 2 * setting.n_kv_heads * setting.length * bytes_per_row
+    bytes_per_step = 2 * sequences * setting.n_kv_heads * setting.length * bytes_per_row
     dtype = "f16" if cache == "q8" else cache
     problems = [
-        Problem(library, setting.shape, setting.scheme, setting.length, dtype, cache, seed=n)
+        Problem(
+            library,
+            setting.shape,
+            setting.scheme,
+            (setting.length,) * sequences,
+            dtype,
+            cache,
+            seed=n,
+            decode_rows=sequences * sharers,
+        )
         for n in range(max(1, math.ceil(256e6 / bytes_per_step)))
     ]
-    out = torch.empty_like(problems[0].q[0])
-    for problem in problems:
-        problem.decode(setting.length - 1, out)
+    newest: list[tuple[int, int] | None] = [(n, setting.length - 1) for n in range(sequences)] * sharers
+    rows = [problem.decode_rows(newest) for problem in problems]
+    out = torch.empty_like(rows[0].q)
+    for problem, own in zip(problems, rows, strict=True):
+        problem.decode(own, out)
     torch.cuda.synchronize()
     steps = max(8, len(problems))
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         for n in range(steps):
-            problems[n % len(problems)].decode(setting.length - 1, out)
-    return median_ms({"graph": graph.replay}, 5)["graph"] * 1e3 / steps, bytes_per_step
+            problems[n % len(problems)].decode(rows[n % len(problems)], out)
+    return median_ms({"graph": graph.replay}, 5)["graph"] * 1e3 / steps, bytes_per_step * sharers
 
 
 def print_tables(
     prefill: list[tuple[Setting, dict[str, float]]],
-    decode: list[tuple[Setting, str, float, float]],
+    decode: list[tuple[Setting, int, int, str, float, float]],
     kernel: str,
     bandwidth: float,
 ) -> None:
-    """Prefill in ms by name, ratios for our ``kernel``; decode as (setting, cache, microseconds, bytes)."""
+    """Prefill in ms by name, ratios for our ``kernel``; decode as (setting, sequences, sharers,
+    cache, microseconds, bytes)."""
     ratios = ("FA-2", "cuDNN", "three calls", f"plain {kernel}")
     print(
         "\nPrefill (heads / kv heads, head size, length, chunk), TFLOP/s; ratios are DCA's to the others'\n"
@@ -234,10 +264,12 @@ def print_tables(
         to_others = " | ".join(f"{ms[name] / own:.3f}" if name in ms else "" for name in ratios)
         print(f"| {setting.label} | {speeds} | {to_others} |")
     print(f"\nDecode; copying on this card moves {bandwidth / 1e12:.2f} TB/s, read and written\n")
-    print("| setting | cache | us a step | TB/s | of copying |\n|---|---|---|---|---|")
-    for setting, cache, us, size in decode:
+    print("| setting | sequences | sharers | cache | us a step | TB/s | of copying |")
+    print("|---|---|---|---|---|---|---|")
+    for setting, sequences, sharers, cache, us, size in decode:
         speed = size / (us / 1e6)
-        print(f"| {setting.label} | {cache} | {us:.1f} | {speed / 1e12:.2f} | {speed / bandwidth:.2f} |")
+        figures = f"{us:.1f} | {speed / 1e12:.2f} | {speed / bandwidth:.2f}"
+        print(f"| {setting.label} | {sequences} | {sharers} | {cache} | {figures} |")
 
 
 def main() -> None:
@@ -272,7 +304,11 @@ def main() -> None:
     bandwidth = copy_bandwidth()
     settings = PREFILL if args.settings is None else [PREFILL[n] for n in args.settings]
     prefill = [(s, time_prefill(library, s, args.dtype, args.repeats, tuple(args.kernels))) for s in settings]
-    decode = [(s, c, *time_decode(library, s, c)) for s in DECODE for c in (args.dtype, "q8")]
+    decode = [
+        (s, sequences, sharers, c, *time_decode(library, s, c, sequences, sharers))
+        for s, sequences, sharers in (*((s, 1, 1) for s in DECODE), *DECODE_MANY)
+        for c in (args.dtype, "q8")
+    ]
     versions = f"PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
     print(f"\n{torch.cuda.get_device_name()}, {versions}, {args.dtype}, medians of {args.repeats}")
     print_tables(prefill, decode, args.kernels[0], bandwidth)

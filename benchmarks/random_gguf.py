@@ -98,8 +98,15 @@ def _in_f32(name: str, size: tuple[int, ...]) -> bool:
 
 def _cut(pool: np.ndarray, size: int, block_bytes: int, random: np.random.Generator) -> np.ndarray:
     """``size`` bytes of whole blocks out of ``pool``, starting at a random block and going round."""
-    start = int(random.integers(len(pool) // block_bytes)) * block_bytes
-    return np.resize(np.concatenate((pool[start:], pool[:start])), size)
+    at = int(random.integers(len(pool) // block_bytes)) * block_bytes
+    out = np.empty(size, np.uint8)
+    filled = 0
+    while filled < size:
+        piece = pool[at : at + size - filled]
+        out[filled : filled + len(piece)] = piece
+        filled += len(piece)
+        at = 0
+    return out
 
 
 def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:

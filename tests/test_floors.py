@@ -18,16 +18,44 @@ ROOMS = {
     "config": ["errors"],
     "scheme": ["errors"],
     "strict_json": [],
+    "hub": ["errors"],
     "gguf": ["errors", "scheme"],
     "checkpoint": ["errors", "config"],
     "tokenizer": ["errors", "config", "dca_runtime"],
     "model": ["errors", "config", "checkpoint"],
-    "export": ["errors", "config", "scheme", "gguf", "checkpoint", "tokenizer", "model", "dca_runtime"],
-    # Says what the right answer is, so it shares no code with what runs, and none with the export.
-    "reference": ["errors", "scheme", "gguf"],
+    "adapters": ["errors", "config", "gguf", "checkpoint", "model", "dca_runtime"],
+    "importance": ["errors", "gguf", "dca_runtime"],
+    "export": [
+        "errors",
+        "config",
+        "scheme",
+        "gguf",
+        "checkpoint",
+        "tokenizer",
+        "model",
+        "adapters",
+        "importance",
+        "dca_runtime",
+    ],
+    # Says what the right answer is, so it shares no code with what runs, and of the export only the reading
+    # of weights that were quantised elsewhere, for which transformers asks for each quantiser's library.
+    "reference": ["errors", "scheme", "gguf", "checkpoint"],
     "parity": ["errors", "scheme", "gguf", "reference", "dca_runtime"],
-    "evaluate": ["errors", "scheme", "strict_json", "dca_runtime"],
-    "cli": ["errors", "strict_json", "gguf", "export", "parity", "evaluate", "dca_runtime"],
+    # Runs the reference as an engine of its experiments, for methods that the runtime has no kernels for.
+    "evaluate": ["errors", "scheme", "strict_json", "reference", "dca_runtime"],
+    "harness": ["errors", "dca_runtime"],
+    "cli": [
+        "errors",
+        "strict_json",
+        "hub",
+        "gguf",
+        "adapters",
+        "importance",
+        "export",
+        "parity",
+        "evaluate",
+        "dca_runtime",
+    ],
 }
 
 # What the sources of each folder of native/ may include, beside the public header.

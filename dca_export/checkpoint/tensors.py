@@ -23,6 +23,10 @@ from dca_export.errors import InputError, MissingPackage
 
 # What the numbers of a tensor are stored in. BF16 and FP8 have no NumPy type; their bits are read instead.
 STORAGE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1"}
+# Integers are no weights; quantisers pack weights into them (checkpoint.quantized).
+INTEGERS = {"I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U32": "<u4", "U16": "<u2", "U8": "u1"}
+
+GRID_COLUMNS = 32  # of a row, that share a scale in FourBits
 
 
 # Under which trainers put the tensors beside their own state in a PyTorch file.
@@ -38,12 +42,29 @@ class RowReader(Protocol):
     def __call__(self, start: int, stop: int) -> np.ndarray: ...
 
 
+class GridReader(Protocol):
+    """Reads of rows [start, stop) the scale and the value of number 0 for every 32 columns, both f32 (rows,
+    columns / 32); None if 32 columns do not share them."""
+
+    def __call__(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray] | None: ...
+
+
+@dataclass(frozen=True)
+class FourBits:
+    """A matrix as it was quantised: value = scale × code + value of code 0, codes of at most 4 bits."""
+
+    codes: RowReader  # uint8 (rows, columns)
+    grid: GridReader
+
+
 @dataclass(frozen=True)
 class SourceTensor:
     """A tensor of a checkpoint. `read(start, stop)` gives rows as `STORAGE[dtype]`, (stop - start, columns).
 
     The matrix a tensor is seen as has its last dimension as columns and all others, flattened, as rows; one
-    dimension makes one row.
+    dimension makes one row. Of one that is not stored but computed: `parts`, the stored tensors it comes
+    from; `four_bits`, as what integers those hold it, where they do; `origin`, the type that it had before an
+    adapter was merged.
     """
 
     name: str
@@ -51,6 +72,9 @@ class SourceTensor:
     shape: tuple[int, ...]
     file: Path
     read: RowReader
+    parts: tuple[str, ...] = ()
+    four_bits: FourBits | None = None
+    origin: str = ""
 
     @property
     def columns(self) -> int:
@@ -62,6 +86,14 @@ class SourceTensor:
 
     def error(self, message: str) -> InputError:
         return InputError(f"{self.file}: tensor {self.name} {message}")
+
+
+def values(tensor: SourceTensor, start: int, stop: int) -> np.ndarray:
+    """Rows [start, stop) of a tensor of floats (not of 8 bits), as f32 (rows, columns)."""
+    stored = tensor.read(start, stop)
+    if tensor.dtype == "BF16":
+        return (stored.astype(np.uint32) << 16).view(np.float32)
+    return stored.astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
@@ -102,7 +134,7 @@ def _no_directory(path: Path) -> InputError:
         return InputError(f"{path}: is no directory; expected a Hugging Face model's, or a .gguf file")
     message = f"{path}: no such directory; expected a Hugging Face model or a .gguf file"
     if _HUB_NAME.fullmatch(str(path)):
-        message += f" (if that is a name on the hub, fetch it first: hf download {path} --local-dir DIR)"
+        message += f" (if that is a name on the Hub: hf:{path})"
     return InputError(message)
 
 
@@ -155,7 +187,7 @@ class _FileRows:
     shape: tuple[int, ...]
 
     def __call__(self, start: int, stop: int) -> np.ndarray:
-        storage = np.dtype(STORAGE[self.dtype])
+        storage = np.dtype((STORAGE | INTEGERS)[self.dtype])
         columns = self.shape[-1] if self.shape else 1
         count = (stop - start) * columns
         at = self.begin + start * columns * storage.itemsize
@@ -190,6 +222,8 @@ def read_torch_file(file: Path) -> dict[str, SourceTensor]:
         )
     names = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
     names |= {torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2"}
+    names |= {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"}
+    names |= {torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8"}
     tensors = {}
     for name, tensor in state.items():
         dtype = names.get(tensor.dtype, str(tensor.dtype))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from dca_export.checkpoint.tensors import STORAGE, Checkpoint, SourceTensor
+from dca_export.checkpoint.tensors import STORAGE, Checkpoint, SourceTensor, values
 from dca_export.config import Config
 from dca_export.errors import InputError
 
@@ -54,12 +54,7 @@ def _same(a: SourceTensor, b: SourceTensor) -> bool:
         return a.dtype == b.dtype  # such a type is refused where the embedding is planned
     step = max(1, COMPARED_VALUES // a.columns)
     return all(
-        np.array_equal(_numbers(a, start, stop), _numbers(b, start, stop), equal_nan=True)
+        np.array_equal(values(a, start, stop), values(b, start, stop), equal_nan=True)
         for start in range(0, a.rows, step)
         for stop in [min(start + step, a.rows)]
     )
-
-
-def _numbers(tensor: SourceTensor, start: int, stop: int) -> np.ndarray:
-    stored = tensor.read(start, stop)
-    return (stored.astype(np.uint32) << 16).view(np.float32) if tensor.dtype == "BF16" else stored

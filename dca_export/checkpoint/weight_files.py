@@ -64,8 +64,8 @@ def adapter_error(directory: Path) -> InputError | None:
     base = config.values.get("base_model_name_or_path")
     of = f" of {base}" if isinstance(base, str) and base else ""
     return InputError(
-        f"{directory}: an adapter{of} ({ADAPTER}), not a model; merge it into its base model "
-        "(merge_and_unload in PEFT), save that, and export the result"
+        f"{directory}: an adapter{of} ({ADAPTER}), not a model; to merge it into its base model, name that, "
+        "and this directory with --lora"
     )
 
 

@@ -18,7 +18,13 @@ HELP = """\
 Ctrl-C stops an answer, Ctrl-D ends the chat."""
 
 
-def chat(conversation: "Conversation", reading: Reading, tokens: int | None, sampling: "Sampling") -> None:
+def chat(
+    conversation: "Conversation",
+    reading: Reading,
+    tokens: int | None,
+    sampling: "Sampling",
+    speculate: str = "auto",
+) -> None:
     """Asks and answers until Ctrl-D; what goes wrong with one question is said, and the next one asked.
 
     Raises KeyboardInterrupt at the second Ctrl-C in a row at the prompt.
@@ -30,7 +36,7 @@ def chat(conversation: "Conversation", reading: Reading, tokens: int | None, sam
             if message.split(maxsplit=1)[0] == "/file":
                 _add_file(conversation, message)
             else:
-                _answer(conversation, message, reading, tokens, sampling)
+                _answer(conversation, message, reading, tokens, sampling, speculate)
         except KeyboardInterrupt:
             print()
             note("[stopped]")
@@ -62,13 +68,18 @@ def _add_file(conversation: "Conversation", message: str) -> None:
 
 
 def _answer(
-    conversation: "Conversation", message: str, reading: Reading, tokens: int | None, sampling: "Sampling"
+    conversation: "Conversation",
+    message: str,
+    reading: Reading,
+    tokens: int | None,
+    sampling: "Sampling",
+    speculate: str,
 ) -> None:
     from dca_runtime import DcaError, Status
 
     context = conversation.session.info.context
     try:
-        reply = conversation.reply(message, tokens, sampling)
+        reply = conversation.reply(message, tokens, sampling, speculate=speculate)
         if reply.dropped:
             note(
                 f"[the context of {context:,} tokens is full: the oldest {_turns(reply.dropped)} left out; "
@@ -107,7 +118,11 @@ def speed(generation: "Generation") -> str:
         parts.append(f"prompt {generation.prompt_tokens} tokens, {rate:,.0f} tokens/s")
     if generation.decoded_tokens:
         rate = generation.decoded_tokens / generation.decode_seconds
-        parts.append(f"generated {len(generation.ids)} tokens, {rate:,.1f} tokens/s")
+        guesses = generation.guesses
+        of_these = (
+            f" ({guesses.right} of {guesses.guessed} guesses right)" if guesses and guesses.guessed else ""
+        )
+        parts.append(f"generated {len(generation.ids)} tokens{of_these}, {rate:,.1f} tokens/s")
     return f"[{'; '.join(parts)}]"
 
 

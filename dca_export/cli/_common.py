@@ -263,6 +263,21 @@ def print_table(
         console.print(table)
 
 
+def row_printer(columns: Mapping[str, int], title: str | None = None) -> Callable[[Sequence[str]], None]:
+    """Prints the heading of a table on stdout, and then each row that the result is called with, at once: for
+    rows that are long in coming. ``columns`` gives their widths; a longer cell pushes the others along."""
+    file = sys.stdout
+
+    def show(cells: Sequence[str]) -> None:
+        line = " ".join(cell.rjust(width) for cell, width in zip(cells, columns.values(), strict=True))
+        print(line.rstrip(), file=file, flush=True)
+
+    if title is not None:
+        print(title, file=file)
+    show(list(columns))
+    return show
+
+
 _PADDING = 3  # columns between two of a table
 _NAMES_SHARE = 2  # the names of the rows may take the second part of the width; longer ones are broken
 

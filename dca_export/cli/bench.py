@@ -1,8 +1,10 @@
 """dca-bench: how fast a model runs here."""
 
 import argparse
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dca_export.cli._common import (
@@ -15,6 +17,7 @@ from dca_export.cli._common import (
     positive_ints,
     print_table,
     progress_bar,
+    row_printer,
     run,
     write_json,
 )
@@ -23,6 +26,7 @@ from dca_export.errors import InputError
 from dca_runtime.options import ATTENTIONS
 
 if TYPE_CHECKING:
+    from dca_runtime import Model
     from dca_runtime.bench import Result
     from dca_runtime.bench_batches import BatchResult
 
@@ -151,7 +155,7 @@ def _bench_batches(arguments: argparse.Namespace) -> int:
         for generate in arguments.generate
     ]
     results = []
-    with opened(arguments) as model, progress_bar("measuring") as update:
+    with opened(arguments) as model, _shown(arguments, model, len(arguments.batch) * len(settings)) as show:
         for attention, prompt, generate in settings:
             for result in measure_batches(
                 model,
@@ -166,22 +170,46 @@ def _bench_batches(arguments: argparse.Namespace) -> int:
                 arguments.prefill,
             ):
                 results.append(result)
-                update(len(results), len(arguments.batch) * len(settings))
+                show(result)
     if arguments.json is not None:
         write_json([dataclasses.asdict(result) for result in results], arguments.json)
-    if arguments.json != "-":
-        limit = "" if arguments.bandwidth is None else f"; the limit is {arguments.bandwidth:g} GB/s"
-        print_table(
-            ["sequences", "prompt", "new", "attention", "prefill t/s", "decode t/s", "±", "GB/s", "of limit"],
-            [_batch_row(result) for result in results],
-            title=f"{arguments.model} on {results[0].device}, tokens/s of all sequences{limit}",
-        )
     return EXIT_OK
+
+
+BATCH_COLUMNS = {  # widths: together a line of 80
+    "sequences": 9,
+    "prompt": 6,
+    "new": 5,
+    "attention": 9,
+    "prefill t/s": 11,
+    "decode t/s": 10,
+    "±": 6,
+    "GB/s": 7,
+    "of limit": 8,
+}
+
+
+@contextlib.contextmanager
+def _shown(
+    arguments: argparse.Namespace, model: "Model", total: int
+) -> "Iterator[Callable[[BatchResult], None]]":
+    """Takes results as they come: rows of a table at once, for the next may take minutes; or, where stdout is
+    for JSON, steps of a progress bar."""
+    if arguments.json == "-":
+        with progress_bar("measuring") as update:
+            done = itertools.count(1)
+            yield lambda result: update(next(done), total)
+        return
+    prompt = ", one prompt for all" if arguments.shared_prompt else ""
+    limit = "" if arguments.bandwidth is None else f"; the limit is {arguments.bandwidth:g} GB/s"
+    title = f"{arguments.model} on {model.info.device}, tokens/s of all sequences{prompt}{limit}"
+    show = row_printer(BATCH_COLUMNS, title)
+    yield lambda result: show(_batch_row(result))
 
 
 def _batch_row(result: "BatchResult") -> list[str]:
     return [
-        f"{result.sequences}" + (" (shared)" if result.shared_prompt else ""),
+        str(result.sequences),
         str(result.prompt),
         str(result.generated),
         result.attention,

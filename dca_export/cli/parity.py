@@ -18,7 +18,7 @@ from dca_export.cli._common import (
     write_json,
 )
 from dca_export.cli._runtime import add_machine_arguments, opened, prefill
-from dca_export.cli._sources import check_source
+from dca_export.cli._sources import check_source, source_of
 from dca_export.errors import InputError, MissingPackage
 from dca_runtime.options import CACHE_TYPES
 
@@ -83,6 +83,7 @@ def _parity(arguments: argparse.Namespace) -> int:
     if arguments.reference is not None:
         if arguments.prefill != "dense":
             raise InputError("--prefill judges the runtime, --reference the export: leave one of them out")
+        arguments.reference = source_of(arguments.reference).path
         check_source(arguments.reference)
     try:
         with progress_bar("importing PyTorch"):

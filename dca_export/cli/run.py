@@ -17,13 +17,14 @@ from dca_export.cli._common import (
 from dca_export.cli._reading import Reading, text_of
 from dca_export.cli._runtime import add_model_arguments, density_note, note_active, opened
 from dca_export.errors import InputError
-from dca_runtime.options import ATTENTIONS
+from dca_runtime.options import ATTENTIONS, SPECULATIONS
 
 if TYPE_CHECKING:
     from dca_runtime import Document, Model, Sampling, Session
 
 EXAMPLE = """
 dca-run model.gguf -p "Once upon a time" -n 64
+dca-run hf:bartowski/SmolLM2-360M-Instruct-GGUF --chat
 dca-run model.gguf --doc book.txt "Who is the murderer?"
 dca-run model.gguf --chat -f question.txt --temp 0
 dca-run model.gguf --chat
@@ -74,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--attention", choices=ATTENTIONS, default="auto", help="default: auto, the file's own"
+    )
+    parser.add_argument(
+        "--speculate",
+        choices=SPECULATIONS,
+        default="auto",
+        help="lookup: guess what the text quotes from itself, and check guesses in one step; the answer "
+        "stays the same (default: auto, lookup on the CPU)",
     )
     sampling = parser.add_argument_group("sampling", "Defaults: what the file recommends, else those named.")
     sampling.add_argument("--temp", type=finite_float, help="0: always the likeliest (default: 0.7)")
@@ -163,7 +171,9 @@ def _generate(
     more = DEFAULT_CONTEXT if arguments.tokens == -1 else arguments.tokens
     session = _session(model, arguments, reading, arguments.context or len(ids) + more)
     model.warn_if_untrained(session, len(ids))
-    generation = Generation(session, model.tokenizer, ids, arguments.tokens, sampling)
+    generation = Generation(
+        session, model.tokenizer, ids, arguments.tokens, sampling, speculate=arguments.speculate
+    )
     try:
         with reading.of(session, len(ids)):
             first = next(generation, "")
@@ -185,7 +195,8 @@ def _chat(
     reading = Reading()
     needed = CHAT_CONTEXT + sum(document.tokens(model.tokenizer) for document in documents)
     session = _session(model, arguments, reading, arguments.context or needed)
-    chat(Conversation(model, session, arguments.system, documents), reading, arguments.tokens, sampling)
+    conversation = Conversation(model, session, arguments.system, documents)
+    chat(conversation, reading, arguments.tokens, sampling, arguments.speculate)
 
 
 def _session(model: "Model", arguments: argparse.Namespace, reading: Reading, context: int) -> "Session":

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dca_export.cli._common import EXIT_OK, command_parser, positive_int, run
 from dca_export.cli._runtime import add_model_arguments
+from dca_export.cli._sources import model_file
 from dca_export.errors import InputError
 
 if TYPE_CHECKING:
@@ -118,12 +119,9 @@ def _serve(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"dca-serve needs packages that are not installed ({error.name}): pip install 'dca-export[serve]'"
         ) from error
+    arguments.model = model_file(arguments.model)
     if not Path(arguments.model).is_file():
         raise InputError(f"{arguments.model}: no such file")
-    if arguments.device not in ("auto", "cpu"):
-        raise InputError(
-            f"--device is {arguments.device}, expected cpu: on a card an engine holds one sequence so far"
-        )
     settings = _settings(arguments)
     _log_to_stderr()
 
@@ -140,8 +138,9 @@ def _serve(arguments: argparse.Namespace) -> int:
 def _load(arguments: argparse.Namespace) -> "tuple[Model, Engine]":
     from dca_runtime import Model
 
-    # Many sequences share a step on the CPU only, so that is what "auto" comes to.
-    model = Model(arguments.model, device="cpu", threads=arguments.threads, repack=arguments.repack)
+    model = Model(
+        arguments.model, device=arguments.device, threads=arguments.threads, repack=arguments.repack
+    )
     return model, model.engine(
         tokens=arguments.cache_tokens, cache_type=arguments.cache_type, prefill=arguments.prefill
     )

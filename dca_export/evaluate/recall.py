@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dca_export.errors import InputError
+from dca_export.evaluate import intervals
 from dca_export.evaluate.methods import Method, pairs
 from dca_export.evaluate.recall_tasks import TASKS, Made
 from dca_export.evaluate.results import Cell, CellProgress, Results, Table
@@ -89,7 +90,7 @@ def score(answer: str, wanted: Sequence[str]) -> float:
 
 
 def tables(results: Results) -> list[Table]:
-    """One row a method and task: mean share by length, with its standard error over the trials."""
+    """One row a method and task: mean share by length."""
     methods, tasks, lengths = (results.values(name) for name in ("method", "task", "length"))
     lengths = sorted(lengths)
     rows = [
@@ -97,14 +98,23 @@ def tables(results: Results) -> list[Table]:
         for task in tasks
         for method in methods
     ]
-    return [Table(f"{TITLE} (± standard error over trials)", ["tokens", *(f"{n:,}" for n in lengths)], rows)]
+    return [
+        Table(
+            f"{TITLE} (in brackets: 95 % confidence, %, Wilson)",
+            ["tokens", *(f"{n:,}" for n in lengths)],
+            rows,
+        )
+    ]
 
 
 def figures(results: Results) -> list[dict[str, Any]]:
     """One entry a method, task and length, for JSON."""
     return [
         {"method": method, "task": task, "length": length, "trials": len(found)}
-        | {"found": float(np.mean(found)), "standard_error": _standard_error(found)}
+        | {
+            "found": float(np.mean(found)),
+            "interval": list(intervals.wilson(float(np.mean(found)), len(found))),
+        }
         for method in results.values("method")
         for task in results.values("task")
         for length in sorted(results.values("length"))
@@ -134,14 +144,9 @@ def _found(results: Results, **wanted: Any) -> list[float]:
     return [figures_["found"] for _, figures_ in results.cells(**wanted)]
 
 
-def _standard_error(found: Sequence[float]) -> float | None:
-    """None for a single trial."""
-    return float(np.std(found, ddof=1) / np.sqrt(len(found))) if len(found) > 1 else None
-
-
 def _shown(results: Results, **wanted: Any) -> str:
     found = _found(results, **wanted)
     if not found:
         return ""
-    error = _standard_error(found)
-    return f"{np.mean(found):.0%}" + ("" if error is None else f" ± {error:.0%}")
+    low, high = intervals.wilson(float(np.mean(found)), len(found))
+    return f"{np.mean(found):.0%} ({100 * low:.0f} to {100 * high:.0f})"

@@ -5,6 +5,7 @@ soon as the cell is done. A line that was cut off by the interruption is measure
 on with another command, device or version, a line before its cells says so.
 """
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -19,6 +20,7 @@ from dca_export import strict_json
 from dca_export.errors import InputError
 from dca_export.evaluate.methods import parse
 from dca_export.evaluate.text import printable
+from dca_export.reference import borders
 
 if TYPE_CHECKING:
     from dca_runtime import Model
@@ -31,6 +33,8 @@ Measure: TypeAlias = Callable[[Cell, CellProgress], dict[str, Any]]
 
 _HASHED_BYTES = 1 << 20  # of the model's file: its metadata and first tensors tell it from others
 _SITTING = ("command", "device", "versions", "started")  # of the header: what may change as a run goes on
+_START = b'{"experiment": '  # of a header
+_LONGEST_HEADER = 1 << 20
 _IDENTITY = ("experiment", "model", "settings")  # of the header: what must agree to go on
 
 
@@ -78,6 +82,17 @@ class Results:
     def label(self, method: str) -> str:
         """A method's name for people: with the file's scheme where it runs that."""
         return parse(method).label(self.header["model"].get("scheme"))
+
+    def scheme(self, method: str) -> list[float] | None:
+        """The numbers of the scheme that a method ran, the file's own where it names none."""
+        parsed = parse(method)
+        if parsed.border is not None:
+            return list(borders.numbers(parsed.border))
+        if not parsed.has_scheme:
+            return None
+        if parsed.scheme is None:
+            return self.header["model"].get("scheme")
+        return list(dataclasses.astuple(parsed.scheme))
 
     def part(self, **wanted: Any) -> "Results":
         """The cells whose fields are as ``wanted``, without these fields; not tied to the file."""
@@ -135,7 +150,7 @@ def open_results(path: Path | None, head: dict[str, Any]) -> Results:
 
     Raises InputError if the file holds something else.
     """
-    if path is None or not path.exists() or path.stat().st_size == 0:
+    if path is None or not path.exists() or _holds_nothing(path):
         results = Results(head, path)
         if path is not None:
             path.write_text(strict_json.dumps(head) + "\n", encoding="utf-8")
@@ -151,6 +166,13 @@ def open_results(path: Path | None, head: dict[str, Any]) -> Results:
     if not any(_same_sitting(this, other) for other in (_sitting(results.header), *results.sittings)):
         results._unwritten = this
     return results
+
+
+def _holds_nothing(path: Path) -> bool:
+    """Whether the file is empty, or the run that made it ended within its first line."""
+    with path.open("rb") as file:
+        start = file.read(_LONGEST_HEADER)
+    return start == b"" or (b"\n" not in start and len(start) < _LONGEST_HEADER and start.startswith(_START))
 
 
 def read_results(path: Path) -> Results:

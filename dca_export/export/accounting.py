@@ -17,7 +17,7 @@ from dca_export.model.layout import PlannedTensor
 # What follows from the configuration, so that no file needs it.
 _BUFFERS = re.compile(r"(.*\.)?(inv_freq|(attn|attention)\.(masked_)?bias)")
 # Scales of FP8 values: of a weight (multiplied into it), or of activations and caches (unused).
-_SCALES = re.compile(r"(?P<module>.*\.)((?P<weight>weight)_scale(_inv)?|\w+_scale)")
+_SCALES = re.compile(r"(?P<module>.*\.)((?P<weight>weight)_scale(_inv)?|\w+_(scale|zero_point))")
 _COMPARED_ROWS = 1024
 
 
@@ -27,11 +27,20 @@ def account(
     """(problems, notes): what is wrong, and what of the source is rightly not in the file."""
     problems, notes = [], []
     used: dict[str, list[tuple[int, int]]] = {}
+    made: dict[str, SourceTensor] = {}
     for target in planned:
         problems += _misnamed(architecture, layers, target)
         for piece in target.pieces:
             used.setdefault(piece.tensor.name, []).append((piece.start, piece.stop))
+            made[piece.tensor.name] = piece.tensor
+    computed = {name: tensor for name, tensor in made.items() if tensor.parts}
+    for name, tensor in sorted(computed.items()):
+        if (missing := tensor.rows - _covered(used[name])) > 0:
+            problems.append(f"{missing} of {tensor.rows} rows of {name}, dequantised, are in no tensor")
+    in_computed = {part for tensor in computed.values() for part in tensor.parts}
     for name, tensor in sorted(source.items()):
+        if name in in_computed:
+            continue
         if name in used:
             if (missing := tensor.rows - _covered(used[name])) > 0:
                 problems.append(f"{missing} of {tensor.rows} rows of the source's {name} are in no tensor")
@@ -57,6 +66,8 @@ def _reason(
     """Why a tensor may be left out; None: it may not."""
     if _BUFFERS.fullmatch(tensor.name):
         return "it follows from the configuration"
+    if tensor.name.endswith(".bias") and tensor.rows == 1 and not tensor.read(0, 1).any():
+        return "it is a bias of zeros"
     scale = _SCALES.fullmatch(tensor.name)
     if scale is not None and any(name.startswith(scale["module"]) for name in used):
         weight = f"{scale['module']}weight"
@@ -90,6 +101,9 @@ def _misnamed(architecture: str, layers: int, tensor: PlannedTensor) -> list[str
     for piece in tensor.pieces:
         expected = names.get_name(piece.tensor.name, (".weight", ".bias"))
         tied = tensor.name == "token_embd.weight" and expected == "output.weight"
-        if expected not in (None, tensor.name) and not tied:
+        parameter = tensor.name.rpartition(".")[
+            0
+        ]  # a parameter that is no module's weight has no suffix there
+        if expected not in (None, tensor.name, parameter) and not tied:
             return [f"tensor {tensor.name} holds {piece.tensor.name}, which belongs into {expected}"]
     return []

@@ -52,6 +52,9 @@ FORMATS = {
     T.Q4_1: _Format(32, 15, lowest=True),
     T.Q5_1: _Format(32, 31, lowest=True),
     T.IQ4_NL: _Format(32, 127 / 24, super_block=32, scale_levels=24),  # levels up to 24 of 127 apart
+    T.IQ4_XS: _Format(32, 127 / 24, super_block=256, scale_levels=32),
+    # The largest value lies between 4 and 8 units; 6 is the last level, and between 4 and 6 there is none.
+    T.MXFP4: _Format(32, 2, even=True),
     T.Q2_K: _Format(16, 3, lowest=True, super_block=256, scale_levels=15),
     T.Q3_K: _Format(16, 4, super_block=256, scale_levels=32),
     T.Q4_K: _Format(32, 15, lowest=True, super_block=256, scale_levels=63),
@@ -60,14 +63,19 @@ FORMATS = {
 }
 
 
-def allowed_error(kind: GGMLQuantizationType, values: np.ndarray) -> np.ndarray:
+def allowed_error(kind: GGMLQuantizationType, values: np.ndarray, weighted: bool = False) -> np.ndarray:
     """The largest absolute error of each of `values`, f32 (rows, columns), once written as `kind`.
 
-    float64, of the same shape. Raises KeyError for a type that is not in FORMATS.
+    `weighted`: errors counted by an imatrix, where a value whose column hardly counts may be clipped down to
+    nothing. float64, of the same shape. Raises KeyError for a type that is not in FORMATS.
     """
     form = FORMATS[kind]
     least = _F16_LEAST * (form.steps * form.scale_levels + form.lowest)
     blocks = values.astype(np.float64).reshape(-1, form.block)
+    if weighted:
+        largest = np.abs(values.astype(np.float64)).reshape(-1, form.super_block or form.block).max(axis=1)
+        each = np.repeat(largest, form.super_block or form.block).reshape(values.shape)
+        return each * (1.0 + form.lowest + 1 / form.steps) + least
     if form.super_block:
         allowed = _searched(form, blocks)
     elif form.lowest:

@@ -10,6 +10,8 @@ import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from dca_export.checkpoint.tensors import STORAGE, SourceTensor
+from dca_export.export.repack import repacked
+from dca_export.importance.file import Sums
 from dca_export.model.layout import PlannedTensor
 from dca_runtime import DcaError, blocks
 from dca_runtime.errors import Status
@@ -40,14 +42,19 @@ def read_chunks(planned: PlannedTensor) -> Iterator[tuple[SourceTensor, np.ndarr
 
     Each array is a matrix (rows, columns) of `STORAGE[tensor.dtype]` with at most about CHUNK_VALUES values.
     """
+    for tensor, start, stop in row_ranges(planned):
+        rows = tensor.read(start, stop)
+        yield tensor, interleaved(rows, planned.head_dim) if planned.head_dim else rows
+
+
+def row_ranges(planned: PlannedTensor) -> Iterator[tuple[SourceTensor, int, int]]:
+    """Each source tensor with rows [start, stop) of it, as they are written, whole heads together."""
     for piece in planned.pieces:
-        columns = piece.tensor.columns
-        step = max(1, CHUNK_VALUES // columns)
+        step = max(1, CHUNK_VALUES // piece.tensor.columns)
         if planned.head_dim:
             step = max(planned.head_dim, step // planned.head_dim * planned.head_dim)
         for start in range(piece.start, piece.stop, step):
-            rows = piece.tensor.read(start, min(start + step, piece.stop))
-            yield piece.tensor, interleaved(rows, planned.head_dim) if planned.head_dim else rows
+            yield piece.tensor, start, min(start + step, piece.stop)
 
 
 def interleaved(rows: np.ndarray, head_dim: int) -> np.ndarray:
@@ -77,18 +84,48 @@ def _to_round(rows: np.ndarray, dtype: str, kind: GGMLQuantizationType) -> np.nd
     return (values.view(np.uint32) | (values != rows)).view(np.float32)
 
 
-def encoded_chunks(planned: PlannedTensor, kind: GGMLQuantizationType) -> Iterator[np.ndarray]:
-    """The tensor's data as GGUF stores it, in order. Raises InputError for a value the type cannot hold."""
+def repacked_chunks(planned: PlannedTensor, kind: GGMLQuantizationType) -> Iterator[np.ndarray]:
+    """The data of a tensor that is blocks of `kind` as it stands (repack.is_lossless), in order."""
+    for tensor, start, stop in row_ranges(planned):
+        assert tensor.four_bits is not None
+        rows = repacked(tensor.four_bits, start, stop, kind)
+        yield interleaved(rows, planned.head_dim) if planned.head_dim else rows
+
+
+def encoded_chunks(
+    planned: PlannedTensor, kind: GGMLQuantizationType, sums: Sums | None = None
+) -> Iterator[np.ndarray]:
+    """The tensor's data as GGUF stores it, in order; where there are `sums`, errors count by them.
+
+    Raises InputError for a value the type cannot hold.
+    """
+    first = 0  # row of the whole tensor
     for tensor, rows in read_chunks(planned):
         if _SAME.get(tensor.dtype) == kind:
             yield rows
             continue
         try:
-            yield blocks.encode(kind, _to_round(rows, tensor.dtype, kind))
+            yield _encoded(kind, _to_round(rows, tensor.dtype, kind), planned.shape, first, sums)
+            first += len(rows)
         except DcaError as error:
             if error.status != Status.ARGUMENT:
                 raise
             raise tensor.error(f"{error}; --outtype bf16 or f32 can hold more") from None
+
+
+def _encoded(
+    kind: GGMLQuantizationType, rows: np.ndarray, shape: tuple[int, ...], first: int, sums: Sums | None
+) -> np.ndarray:
+    """Rows from `first` on of a tensor of `shape` as blocks, each matrix stacked in it by its own weights."""
+    if sums is None:
+        return blocks.encode(kind, rows)
+    each = shape[-2]
+    borders = range((first // each + 1) * each - first, len(rows), each)
+    parts = np.split(rows, list(borders))
+    number = first // each
+    return np.concatenate(
+        [blocks.encode(kind, part, weights=sums.weights(number + i)) for i, part in enumerate(parts)]
+    )
 
 
 @dataclass
@@ -98,6 +135,8 @@ class StreamedTensor:
     planned: PlannedTensor
     kind: GGMLQuantizationType
     progress: Callable[[int], None]  # bytes just written
+    repack: bool = False  # its codes are written as they stand
+    sums: Sums | None = None  # by which errors count
 
     @property
     def nbytes(self) -> int:
@@ -105,6 +144,10 @@ class StreamedTensor:
 
     def tofile(self, file: BinaryIO) -> None:
         """Writes all of the tensor."""
-        for chunk in encoded_chunks(self.planned, self.kind):
+        if self.repack:
+            chunks = repacked_chunks(self.planned, self.kind)
+        else:
+            chunks = encoded_chunks(self.planned, self.kind, self.sums)
+        for chunk in chunks:
             file.write(np.ascontiguousarray(chunk).data)
             self.progress(chunk.nbytes)

@@ -85,14 +85,20 @@ def directory_beside(path: Path) -> Iterator[Path]:
         try:
             yield directory
         finally:
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(directory)
             os.close(lock)
 
 
 def _locked_directory(path: Path) -> tuple[Path, int]:
     for _ in range(_TRIES):
         directory = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-        lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        except FileNotFoundError:
+            continue  # another process took it for abandoned before it had a lock
+        except OSError:
+            _remove(directory)  # no room for the lock: none for what it would guard either
+            raise
         with contextlib.suppress(BlockingIOError):
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -102,24 +108,47 @@ def _locked_directory(path: Path) -> tuple[Path, int]:
                 return directory, lock  # a file system without locks: nothing is cleared there either
             if os.fstat(lock).st_nlink:
                 return directory, lock
-        os.close(lock)  # another process took it for abandoned before it was locked
+        os.close(lock)  # likewise, before it was locked
     raise InputError(f"{path.parent}: other processes keep removing {path.name}'s unfinished files")
 
 
+def _remove(directory: Path) -> None:
+    """Removes a directory of unfinished files, the lock last: one that is half removed can still be told."""
+    for path in (directory / name for name in _names_in(directory) if name != LOCK):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def _names_in(directory: Path) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []  # gone already
+
+
 def _remove_abandoned(parent: Path) -> None:
-    """Removes directories of unfinished files in `parent` that no process holds any more."""
+    """Removes directories of unfinished files in `parent` that no process holds any more.
+
+    An empty one was left before it had a lock, or is about to get one: who makes it makes another then.
+    """
     try:
         found = [Path(entry) for entry in os.scandir(parent) if _PART.fullmatch(entry.name)]
     except OSError:
         return  # what is wrong with it is said when something is written there
     for directory in found:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
         try:
             lock = os.open(directory / LOCK, os.O_RDWR | os.O_NOFOLLOW)
         except OSError:
             continue  # not one of ours, or gone already
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(directory, ignore_errors=True)
+            _remove(directory)
         except OSError:
             pass  # in use
         finally:

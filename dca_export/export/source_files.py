@@ -9,7 +9,7 @@ from pathlib import Path
 from dca_export.errors import InputError
 
 # What an export reads of a directory.
-_READ = ("*.json", "*.jinja", "*.model", "*.txt", "README.md", "model*.safetensors", "pytorch_model*.bin")
+_READ = ("*.json", "*.jinja", "*.model", "*.txt", "README.md", "*model*.safetensors", "*model*.bin")
 _PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 
 
@@ -20,16 +20,10 @@ class SourceFiles:
     states: dict[Path, tuple[int, int, int]]
 
     @classmethod
-    def of(cls, source: Path) -> SourceFiles:
-        """The files of a model directory, or all parts of a GGUF file, as they are now."""
-        if source.is_dir():
-            paths = {path for pattern in _READ for path in source.glob(pattern)}
-        elif part := _PART.fullmatch(source.name):
-            named = ((path, _PART.fullmatch(path.name)) for path in source.parent.iterdir())
-            paths = {path for path, found in named if found and found.groups() == part.groups()}
-        else:
-            paths = {source}
-        return cls({path: _state(path) for path in sorted(paths) if path.is_file()})
+    def of(cls, *sources: Path) -> SourceFiles:
+        """The files of model directories and adapters, or all parts of GGUF files, as they are now."""
+        paths = sorted(path for source in sources for path in _files(source))
+        return cls({path: _state(path) for path in paths if path.is_file()})
 
     def check(self) -> None:
         """Raises InputError if one of them was changed, replaced or removed since."""
@@ -45,3 +39,12 @@ class SourceFiles:
 def _state(path: Path) -> tuple[int, int, int]:
     found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
+
+
+def _files(source: Path) -> set[Path]:
+    if source.is_dir():
+        return {path for pattern in _READ for path in source.glob(pattern)}
+    if part := _PART.fullmatch(source.name):
+        named = ((path, _PART.fullmatch(path.name)) for path in source.parent.iterdir())
+        return {path for path, found in named if found and found.groups() == part.groups()}
+    return {source}

@@ -10,13 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from dca_export.adapters.changes import AdapterOption
 from dca_export.checkpoint.tensors import open_checkpoint
 from dca_export.errors import InputError
 from dca_export.export.accounting import account
+from dca_export.export.gguf_source import planned_of
 from dca_export.export.plan import CopyPlan, DirectoryPlan, ExportOptions, plan_export
 from dca_export.export.scheme_choice import SchemeOptions
 from dca_export.export.verify_entries import compare_entries, entries_of
 from dca_export.export.verify_values import TYPES, compare_values
+from dca_export.export.weighting import FILE_KEY
 from dca_export.gguf.file import GgufFile, TensorInfo, open_parts
 from dca_export.gguf.scheme_keys import read_scheme
 from dca_export.model.layout import PlannedTensor
@@ -45,6 +48,8 @@ class Report:
     values: int = 0
     types: dict[str, TypeReport] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    weighted: bool = False
+    """whether the file says it was made with an imatrix"""
     notes: list[str] = field(default_factory=list)
     """differences that are none of the model's: its name, what of the source no file needs"""
 
@@ -58,21 +63,26 @@ class Report:
 
 
 def verify(
-    output: Path, source: Path, progress: Progress | None = None, expected: SchemeOptions | None = None
+    output: Path,
+    source: Path,
+    progress: Progress | None = None,
+    expected: SchemeOptions | None = None,
+    adapters: tuple[AdapterOption, ...] = (),
 ) -> Report:
     """Reads every tensor and entry of `output` again and compares them with `source`.
 
     From a directory: F32, F16 and BF16 must be the values rounded once, blocks as near as their format gets
     (block_bounds.py), and every row of every tensor of the source must be there. From another GGUF file:
-    every byte. `expected`: the scheme that the file must have is the one an export with these options
-    chooses; None: whatever it states. Raises InputError if one of the two cannot be read.
+    every byte, or as near as another type gets. `expected`: the scheme that the file must have is the one an
+    export with these options chooses; None: whatever it states. `adapters`: those that were merged. Raises
+    InputError if something cannot be read.
     """
     parts = open_parts(output)
     scheme = read_scheme(parts[0], str(output))
-    plan = plan_export(source, ExportOptions(scheme=expected or _options(scheme)))
+    plan = plan_export(source, ExportOptions(scheme=expected or _options(scheme), adapters=adapters))
     found = {tensor.name: _Found(part, tensor) for part in parts for tensor in part.tensors}
     total = sum(entry.info.nbytes for entry in found.values())
-    report, done = Report(scheme), 0
+    report, done = Report(scheme, weighted=FILE_KEY in parts[0]), 0
     for name, shape, compare in _expected(plan):
         if name not in found:
             report.problems.append(f"tensor {name} is missing")
@@ -153,18 +163,15 @@ def _compare_values(planned: PlannedTensor, found: _Found, report: Report) -> No
     if kind not in TYPES:
         report.problems.append(f"tensor {planned.name} is {kind.name}, a type that is not written here")
         return
-    error, problem = compare_values(planned, kind, found.read)
+    error, problem = compare_values(planned, kind, found.read, report.weighted)
     report.add(found.info, error)
     if problem is not None:
         report.problems.append(f"tensor {planned.name} ({kind.name}): {problem}")
 
 
 def _compare_bytes(source: _Found, found: _Found, report: Report) -> None:
-    if found.info.type != source.info.type:
-        report.problems.append(
-            f"tensor {source.info.name} is {found.info.type.name}, not {source.info.type.name}"
-        )
-        return
+    if found.info.type != source.info.type:  # quantised anew
+        return _compare_values(planned_of(source.file, source.info), found, report)
     same = all(
         np.array_equal(source.read(at, step), found.read(at, step))
         for at in range(0, source.info.nbytes, COMPARED_BYTES)

@@ -55,7 +55,11 @@ def export_model(
     options = options or ExportOptions()
     check_output(output, force)
     check_apart(output, source)
-    read = SourceFiles.of(source)
+    beside = [adapter.path for adapter in options.adapters]
+    beside += [options.imatrix] if options.imatrix else []
+    for path in beside:
+        check_apart(output, path)
+    read = SourceFiles.of(source, *beside)
     plan = plan_export(source, options)
     check_space(output, plan.summary.bytes + HEADER_RESERVE)
     if isinstance(plan, CopyPlan):
@@ -136,7 +140,7 @@ class _ConvertedFiles:
             writer.write_kv_data_to_file()
             writer.write_ti_data_to_file()
             for tensor in self._plan.tensors:
-                streamed = StreamedTensor(tensor.planned, tensor.type, advance)
+                streamed = StreamedTensor(tensor.planned, tensor.type, advance, tensor.repack, tensor.sums)
                 writer.write_tensor_data(cast(np.ndarray, streamed))
         finally:
             writer.close()

@@ -1,12 +1,13 @@
-"""Writes GGUF files whose tensors come from others, byte for byte."""
+"""Writes GGUF files whose tensors come from others, byte for byte, or made anew from theirs."""
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO
 
+import numpy as np
 from gguf import GGUFValueType
 
 from dca_export.errors import InputError
@@ -18,11 +19,16 @@ COPY_BYTES = 16 << 20  # copied at a time: large enough for full speed, small en
 
 @dataclass(frozen=True)
 class Copy:
-    """A GGUF file made of tensors of others: `write` streams it."""
+    """A GGUF file made of tensors of others: `write` streams it.
+
+    `converted`: the data of tensors that are stored otherwise than in their source, in pieces, by name; their
+    TensorInfo says how they are to be.
+    """
 
     entries: dict[str, bytes]  # key -> value as it stands in a file, its type included
     tensors: tuple[tuple[GgufFile, TensorInfo], ...]
     alignment: int
+    converted: Mapping[str, Callable[[], Iterable[np.ndarray]]] = field(default_factory=dict)
 
     @property
     def data_bytes(self) -> int:
@@ -34,18 +40,26 @@ class Copy:
         done = 0
         for source, tensor in self.tensors:
             out.write(b"\0" * (padded(out.tell(), self.alignment) - out.tell()))
-            with open(source.path, "rb", buffering=0) as file:
-                file.seek(tensor.start)
-                left = tensor.nbytes
-                while left:
-                    block = file.read(min(left, COPY_BYTES))
-                    if not block:
-                        raise InputError(f"{source.path}: became shorter while it was copied")
-                    out.write(block)
-                    left -= len(block)
-                    done += len(block)
-                    progress(done, self.data_bytes)
+            for block in self._data(source, tensor):
+                out.write(block)
+                done += len(block)
+                progress(done, self.data_bytes)
         out.write(b"\0" * (padded(out.tell(), self.alignment) - out.tell()))
+
+    def _data(self, source: GgufFile, tensor: TensorInfo) -> Iterator[bytes]:
+        if tensor.name in self.converted:
+            for piece in self.converted[tensor.name]():
+                yield piece.tobytes()
+            return
+        with open(source.path, "rb", buffering=0) as file:
+            file.seek(tensor.start)
+            left = tensor.nbytes
+            while left:
+                block = file.read(min(left, COPY_BYTES))
+                if not block:
+                    raise InputError(f"{source.path}: became shorter while it was copied")
+                yield block
+                left -= len(block)
 
     def _header(self) -> bytes:
         parts = [MAGIC, struct.pack("<IQQ", GGUF_VERSION, len(self.tensors), len(self.entries))]

@@ -105,9 +105,7 @@ _CACHES = {
     "q8": Tolerance(
         "8 bits of keys and values", relative_difference=1.5, mean_kl=8e-3, max_kl=0.25, top1=0.8
     ),
-    "q4": Tolerance(
-        "4 bits of keys and values", relative_difference=9, mean_kl=0.3, max_kl=1.6, top1=0.35
-    ),
+    "q4": Tolerance("4 bits of keys and values", relative_difference=9, mean_kl=0.3, max_kl=1.6, top1=0.35),
 }
 # A router's tie that the cache's rounding turns sends a token to another expert: one of six clean runs of
 # models with experts did so, and gave 1.6 σ and KL 0.7 at a position, a mean of 0.017 and 4 of 120 other

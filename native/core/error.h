@@ -40,6 +40,7 @@ decltype(auto) message_part(const Part& part) {
 template <class... Parts>
 [[noreturn]] void fail(dca_status status, const Parts&... parts) {
     std::ostringstream message;
+    message.exceptions(std::ios::badbit);  // memory that runs out is an error of its own, not a shorter message
     (message << ... << message_part(parts));
     throw Error(status, message.str());
 }

@@ -24,7 +24,8 @@ void CpuExecutor::prepare_means() {
         const uint32_t first = slice.start / kPageTokens;
         const uint32_t end = slice.start + slice.rows;
         for (uint32_t i = first; i < pages_for(end); ++i) cache_.set_means(slice.pages[i], false);
-        if (!std::ranges::any_of(blocks_, [&](const AttentionBlock& block) { return block.slice == &slice && block.sparse; })) continue;
+        if (!std::ranges::any_of(whole_.blocks, [&](const AttentionBlock& block) { return block.slice == &slice && block.sparse; }))
+            continue;
         for (uint32_t i = 0; i < first; ++i) {
             if (!cache_.has_means(slice.pages[i])) missing.push_back({i, slice.pages[i]});
         }
@@ -51,9 +52,10 @@ void CpuExecutor::end() {
 }
 
 void CpuExecutor::compute_means(uint32_t layer, uint32_t kv_head, uint32_t index, uint32_t page) {
+    if (reach_of(layer).window != 0) return;  // layers with a window read all of it
     const auto mean = kernels_.mean_keys[static_cast<size_t>(cache_.type())];
     const uint32_t begin = page * kPageTokens;
-    const uint32_t border = begin + border_in_page(index, scheme_.chunk_size) - index * kPageTokens;
+    const uint32_t border = begin + border_in_page(index, whole_.scheme.chunk_size) - index * kPageTokens;
     const CacheView view = cache_.view(layer, kv_head);
     const auto head_dim = static_cast<int>(h_.head_dim);
     mean(view, {begin, border}, head_dim, cache_.mean(layer, kv_head, page, 0));
@@ -65,16 +67,16 @@ void CpuExecutor::choose_pages(uint32_t layer, uint32_t kv_head, const Attention
     PageChoice& choice = worker.choice;
     choice.pieces.clear();
     choice.rows = 0;
-    const uint32_t chunk = begin / scheme_.chunk_size;
+    const uint32_t chunk = begin / whole_.scheme.chunk_size;
     const uint32_t own = begin / kPageTokens;
     const size_t most_rows = 2 * (size_t{own} + 1);
     choice.scores.resize(std::max(choice.scores.size(), group_ * most_rows * kPanelLanes));
     choice.weights.resize(std::max(choice.weights.size(), most_rows));
-    for (uint32_t range = range_count(scheme_, chunk); range-- > 0;) {
+    for (uint32_t range = range_count(whole_.scheme, chunk); range-- > 0;) {
         const auto which = static_cast<Range>(range);
-        rotate_queries(q, indices_.data() + block.slice->first_row + block.first_row, static_cast<int>(block.rows), kPanelLanes, which,
-                       worker);
-        score_range(layer, kv_head, block, which, key_range(scheme_, chunk, which, end), own, worker);
+        rotate_queries(q, layer, indices_.data() + block.slice->first_row + block.first_row, static_cast<int>(block.rows), kPanelLanes,
+                       which, worker);
+        score_range(layer, kv_head, block, which, key_range(whole_.scheme, chunk, which, end), own, worker);
     }
 
     choice.kept.assign(choice.pieces.size() * group_, 1);
@@ -115,7 +117,7 @@ void CpuExecutor::score_range(uint32_t layer, uint32_t kv_head, const AttentionB
         const KeyRange inside{std::max(keys.begin, begin), std::min(keys.end, begin + kPageTokens)};
         PagePiece piece{page, range, inside, choice.rows, 0};
         if (page < own) {
-            const uint32_t border = border_in_page(page, scheme_.chunk_size);
+            const uint32_t border = border_in_page(page, whole_.scheme.chunk_size);
             if (inside.begin < border) add_mean(page, 0);
             if (inside.end > border) add_mean(page, 1);
         }
@@ -131,7 +133,7 @@ void CpuExecutor::score_range(uint32_t layer, uint32_t kv_head, const AttentionB
 void CpuExecutor::note_choice(uint32_t layer, uint32_t kv_head, bool sparse, uint32_t begin, uint32_t end, Worker& worker) {
     const PageChoice& choice = worker.choice;
     const uint64_t rows = end - begin;
-    const uint64_t before = begin - first_key(scheme_, begin / scheme_.chunk_size);
+    const uint64_t before = begin - first_key(whole_.scheme, begin / whole_.scheme.chunk_size);
     const uint64_t seen = rows * before + rows * (rows + 1) / 2;
     for (int g = 0; g < group_; ++g) {
         const uint32_t head = kv_head * static_cast<uint32_t>(group_) + static_cast<uint32_t>(g);

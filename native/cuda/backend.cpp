@@ -1,5 +1,6 @@
 // The CUDA backend, and the one symbol that libdca looks for in this library.
 #include <memory>
+#include <utility>
 
 #include "core/backend/backend.h"
 #include "core/error.h"
@@ -8,6 +9,7 @@
 #include "cuda/executor.h"
 #include "cuda/kv_cache.h"
 #include "cuda/experts/router.h"
+#include "cuda/refusals.h"
 #include "cuda/weights/weights.h"
 
 namespace dca::cuda {
@@ -31,18 +33,10 @@ void check_model(const Hparams& h) {
     }
 }
 
-void check_biases(const Weights& weights) {
-    for (const LayerWeights& layer : weights.layers) {
-        if (layer.gate_bias.empty() && layer.up_bias.empty() && layer.down_bias.empty()) continue;
-        fail(DCA_ERROR_UNSUPPORTED, "the feed-forward has biases, which the CUDA backend does not run; use the CPU");
-    }
-}
-
 class CudaBackend final : public Backend {
 public:
     CudaBackend(const BackendSource& source, int ordinal)
-        : hparams_(checked(source.hparams)), device_(open_device(ordinal)), weights_(source) {
-        check_biases(source.weights);
+        : hparams_(checked(source)), device_(open_device(ordinal)), weights_(source) {
         weights_.visit_products([&](const Matrix& w) {
             if (!matvec_takes(device_.card, w)) {
                 fail(DCA_ERROR_UNSUPPORTED, "a matrix of ", w.rows, " x ", w.cols, " is wider than the kernels for ", device_.description,
@@ -55,14 +49,17 @@ public:
 
     Parts make_engine(EngineSpec spec) override {
         check(cudaSetDevice(device_.ordinal), "selecting the card");
-        auto session = std::make_shared<CudaSession>(hparams_, weights_, device_, spec);
-        return {std::make_unique<CudaKvCache>(session), std::make_unique<CudaExecutor>(session)};
+        auto state = std::make_unique<StepState>(hparams_, weights_, device_, spec);  // checks that the cache fits beside it
+        auto cache = std::make_unique<CudaKvCache>(hparams_, device_, spec.tokens, supported_cache(spec.cache_type));
+        auto executor = std::make_unique<CudaExecutor>(std::move(state), *cache);
+        return {std::move(cache), std::move(executor)};
     }
 
 private:
-    static const Hparams& checked(const Hparams& hparams) {
-        check_model(hparams);
-        return hparams;
+    static const Hparams& checked(const BackendSource& source) {
+        check_model(source.hparams);
+        check_supported(source.hparams, source.weights);
+        return source.hparams;
     }
 
     const Hparams& hparams_;

@@ -20,9 +20,9 @@ void BlockStep::route(const DeviceLayer& w) {
     const ExpertMemory& m = memory_.experts;
     const GemmArgs logits{
         .w = w.router,
-        .x = session_.x(),
+        .x = state_.x(),
         .y = m.logits,
-        .tokens = session_.rows,
+        .tokens = state_.rows,
         .rows = router_rows(h_.n_experts),
         .cols = h_.n_embd,
         .y_stride = router_rows(h_.n_experts),
@@ -32,12 +32,12 @@ void BlockStep::route(const DeviceLayer& w) {
         .add = false,
         .bias = nullptr,
     };
-    gemm_.multiply(logits, session_.stream.get());
-    session_.choose_experts(w, m.factors);
-    const SortArgs sort{m.chosen, session_.rows * h_.n_experts_used, h_.n_experts, m.counts, m.pairs, m.places};
-    check(sort_pairs(sort, session_.stream.get()), "sorting tokens by expert");
+    gemm_.multiply(logits, state_.stream.get());
+    state_.choose_experts(w, m.factors);
+    const SortArgs sort{m.chosen, state_.rows * h_.n_experts_used, h_.n_experts, m.counts, m.pairs, m.places};
+    check(sort_pairs(sort, state_.stream.get()), "sorting tokens by expert");
     // The only wait inside a step: the products' shapes are these counts, and the host chooses them.
-    session_.wait();
+    state_.wait();
 }
 
 void BlockStep::multiply_experts(const FusedMatrices& fused, const ExpertRun& run, const std::byte* in, const Output& out) {
@@ -61,10 +61,11 @@ void BlockStep::multiply_experts(const FusedMatrices& fused, const ExpertRun& ru
 void BlockStep::run_experts(const DeviceLayer& w, const ExpertRun& run) {
     const ExpertMemory& m = memory_.experts;
     const uint32_t rows = run.end_place - run.first_place;
-    check(gather_tokens(memory_.normed, m.pairs + run.first_place, rows, h_.n_experts_used, h_.n_embd, m.gathered, session_.stream.get()),
+    check(gather_tokens(memory_.normed, m.pairs + run.first_place, rows, h_.n_experts_used, h_.n_embd, m.gathered, state_.stream.get()),
           "gathering tokens");
     multiply_experts(w.gate_up, run, m.gathered, {memory_.gate_up, 2 * h_.n_ff_expert, false, false});
-    check(silu_multiply(memory_.gate_up, rows, h_.n_ff_expert, weights_.dtype(), memory_.gated, session_.stream.get()), "gating");
+    check(silu_multiply(state_.device.card, memory_.gate_up, rows, h_.n_ff_expert, weights_.dtype(), memory_.gated, state_.stream.get()),
+          "gating");
     multiply_experts(w.down, run, memory_.gated, {m.results, h_.n_embd, true, false});
     const ScatterArgs scatter{
         .results = m.results,
@@ -72,22 +73,24 @@ void BlockStep::run_experts(const DeviceLayer& w, const ExpertRun& run) {
         .first_place = run.first_place,
         .end_place = run.end_place,
         .weights = m.weights,
-        .rows = session_.rows,
+        .rows = state_.rows,
         .n_used = h_.n_experts_used,
         .width = h_.n_embd,
-        .x = session_.x(),
+        .x = state_.x(),
     };
-    check(scatter_results(scatter, session_.stream.get()), "adding experts");
+    check(scatter_results(scatter, state_.stream.get()), "adding experts");
 }
 
 void BlockStep::run_shared_expert(const DeviceLayer& w) {
     const ExpertMemory& m = memory_.experts;
     multiply(w.shared_gate_up, memory_.normed, {memory_.gate_up, 2 * h_.n_ff_shared, false, false});
-    check(silu_multiply(memory_.gate_up, session_.rows, h_.n_ff_shared, weights_.dtype(), memory_.gated, session_.stream.get()), "gating");
-    if (!w.shared_gated) return multiply(w.shared_down, memory_.gated, {session_.x(), h_.n_embd, true, true});
+    check(silu_multiply(state_.device.card, memory_.gate_up, state_.rows, h_.n_ff_shared, weights_.dtype(), memory_.gated,
+                        state_.stream.get()),
+          "gating");
+    if (!w.shared_gated) return multiply(w.shared_down, memory_.gated, {state_.x(), h_.n_embd, true, true});
     multiply(w.shared_down, memory_.gated, {m.results, h_.n_embd, true, false});
     const uint32_t stride = h_.n_experts_used + 1;
-    check(add_weighted(m.results, m.weights + h_.n_experts_used, stride, session_.rows, h_.n_embd, session_.x(), session_.stream.get()),
+    check(add_weighted(m.results, m.weights + h_.n_experts_used, stride, state_.rows, h_.n_embd, state_.x(), state_.stream.get()),
           "adding experts");
 }
 

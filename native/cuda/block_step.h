@@ -1,8 +1,8 @@
-// Steps of many tokens: matrix products through cuBLASLt, prefill attention.
+// Steps of many rows, of one sequence or of many: every matrix is read once for all of them.
 #pragma once
 
 #include "cuda/linear/gemm.h"
-#include "cuda/session.h"
+#include "cuda/step.h"
 
 namespace dca::cuda {
 
@@ -10,16 +10,14 @@ struct ExpertRun;
 
 class BlockStep final : public Step {
 public:
-    explicit BlockStep(CudaSession& session) : Step(session), gemm_(session.memory.gemm_workspace) {}
+    explicit BlockStep(StepState& state) : Step(state), gemm_(state.memory.product_workspace) {}
 
     void project_qkv(uint32_t layer) override;
     void store_keys_values(uint32_t layer) override;
-    void attend(uint32_t layer) override;
     void project_output(uint32_t layer) override;
     void feed_forward(uint32_t layer) override;
     void feed_forward_experts(uint32_t layer) override;
-    void logits(float* out) override;
-    void nll(uint32_t n_targets) override;
+    void output(uint32_t rows, const Read& read) override;
 
 private:
     /// Rows of x, normed, to memory_.normed in the activations' type; the factors of the norm to `factors` if set.

@@ -5,79 +5,122 @@
 #include <utility>
 #include <vector>
 
-#include "core/error.h"
 #include "core/backend/forward.h"
-#include "core/engine/page_pool.h"
+#include "cuda/linear/elementwise.h"
 #include "cuda/weights/kernels.h"
 
 namespace dca::cuda {
 
-CudaExecutor::CudaExecutor(std::shared_ptr<CudaSession> session)
-    : owned_(std::move(session)), session_(*owned_), block_(session_), row_(session_) {}
-
-CudaExecutor::~CudaExecutor() { static_cast<void>(cudaStreamSynchronize(session_.stream.get())); }
-
-void CudaExecutor::keep_rows(uint32_t rows) {
-    session_.rows = rows;
-    step_ = rows == 1 ? static_cast<Step*>(&row_) : &block_;
+CudaExecutor::CudaExecutor(std::unique_ptr<StepState> state, CudaKvCache& cache)
+    : owned_(std::move(state)), state_(*owned_), block_(state_), row_(state_) {
+    state_.cache = &cache;
 }
 
-void CudaExecutor::prepare_step(const Slice& slice) {
-    // The kernels read a sequence's keys as one run.
-    for (uint32_t page = 0; page < pages_for(slice.end()); ++page) {
-        if (slice.pages[page] != page) fail(DCA_ERROR_UNSUPPORTED, "on a CUDA device an engine holds one sequence so far");
-    }
-    check(cudaSetDevice(session_.device.ordinal), "selecting the card");
-    std::ranges::copy(slice.tokens, session_.memory.tokens);
-    *session_.memory.start = slice.start;
-    session_.first_row = 0;
-    session_.start = slice.start;
-    wanted_ = slice.wanted;
-    keep_rows(slice.rows());
+CudaExecutor::~CudaExecutor() { static_cast<void>(cudaStreamSynchronize(state_.stream.get())); }
+
+void CudaExecutor::choose_step() { step_ = state_.rows == 1 ? static_cast<Step*>(&row_) : &block_; }
+
+void CudaExecutor::prepare(const Batch& batch) {
+    check(cudaSetDevice(state_.device.ordinal), "selecting the card");
+    if (under_way_) state_.wait();  // a step that failed half-way may still read its input
+    under_way_ = true;
+    const auto slices = static_cast<uint32_t>(batch.slices.size());
+    recorded_rows_ = batch.decode() && (slices == 1 || state_.h.n_experts == 0) ? Recordings::rows_for(slices, max_slices()) : 0;
+    const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - slices;
+    if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
+    state_.group = &state_.input.all();
+    state_.rows = state_.group->rows;
+    state_.first_row = 0;
+    choose_step();
+    row_.set_played(false);
 }
 
 bool CudaExecutor::replay(const Batch& batch) {
-    using Recording = RowStep::Recording;
-    if (!batch.decode() || row_.recording() == Recording::Cold || row_.recording() == Recording::UnderWay) return false;
-    if (row_.recording() == Recording::Warm) {
-        check(cudaSetDevice(session_.device.ordinal), "selecting the card");
-        row_.record([&] { forward(*this, session_.h, batch); });
-    }
-    prepare_step(batch.slices.front());
-    row_.play();
+    if (recordings_.under_way()) return false;
+    prepare(batch);
+    state_.input.upload(state_.stream.get());
+    if (recorded_rows_ == 0 || !recordings_.warm(recorded_rows_)) return false;
+    const auto issue = [&] {
+        forward(*this, state_.h, batch);
+        if (step_ == &row_) row_.issue_logits();
+    };
+    recordings_.play(recorded_rows_, issue, state_.stream.get());
+    row_.set_played(true);
     return true;
 }
 
-void CudaExecutor::begin(const Batch& batch) {
-    prepare_step(batch.slices.front());
-    row_.begin(session_.rows == 1);
-    const SessionMemory& m = session_.memory;
-    const EmbedArgs args{session_.weights.token_embedding(), m.tokens, m.start, session_.rows, m.x, m.length};
-    check(embed(args, session_.stream.get()), "embedding tokens");
+// replay() has prepared the step.
+void CudaExecutor::begin(const Batch&) {
+    const StepInput& input = state_.input;
+    const bool one = state_.rows == 1;
+    const EmbedArgs args{
+        .table = state_.weights.token_embedding(),
+        .tokens = one ? reinterpret_cast<const int32_t*>(input.head_on_host()) : input.tokens(),
+        .n_tokens = state_.rows,
+        .x = state_.memory.x,
+        .words_from = input.head_on_host(),
+        .words_to = input.head(),
+        .n_words = one ? input.head_words() : 0,
+    };
+    check(embed(args, state_.stream.get()), "embedding tokens");
 }
 
 void CudaExecutor::keep_wanted_rows() {
-    const uint32_t dropped = session_.rows - wanted_;
-    session_.first_row += dropped;
-    session_.start += dropped;
-    keep_rows(wanted_);
+    state_.keep_wanted_rows();
+    choose_step();
+}
+
+void CudaExecutor::read_logits(std::span<float* const> out) {
+    const size_t n_vocab = state_.h.n_vocab;
+    const std::vector<uint32_t>& order = state_.input.kept_order();
+    step_->output(static_cast<uint32_t>(out.size()), [&](uint32_t first, uint32_t count) {
+        for (uint32_t row = 0; row < count;) {
+            // Rows that follow each other on the host are one copy.
+            float* to = out[order[first + row]];
+            uint32_t run = 1;
+            while (row + run < count && out[order[first + row + run]] == to + run * n_vocab) ++run;
+            check(cudaMemcpyAsync(to, state_.memory.logits + row * n_vocab, run * n_vocab * sizeof(float), cudaMemcpyDeviceToHost,
+                                  state_.stream.get()),
+                  "reading logits");
+            row += run;
+        }
+    });
+    state_.wait();
 }
 
 void CudaExecutor::logits(std::span<float* const> out) {
-    step_->logits(out.front());  // one sequence's rows lie back to back
+    if (out.size() > 1) return read_logits(out);
+    // Copying one row to memory that the card reaches, and from there, is quicker than letting the driver do it.
+    float* row = state_.memory.logits_row;
+    read_logits({&row, 1});
+    std::memcpy(out.front(), row, state_.h.n_vocab * sizeof(float));
 }
 
 void CudaExecutor::nll(std::span<const int32_t> targets, float* out) {
-    std::ranges::copy(targets, session_.memory.targets);
-    step_->nll(static_cast<uint32_t>(targets.size()));
-    session_.wait();
-    std::memcpy(out, session_.memory.nll, targets.size() * sizeof(float));
+    const WorkSpace& memory = state_.memory;
+    const std::vector<uint32_t>& order = state_.input.kept_order();
+    for (size_t row = 0; row < targets.size(); ++row) memory.targets[row] = targets[order[row]];
+    step_->output(static_cast<uint32_t>(targets.size()), [&](uint32_t first, uint32_t count) {
+        check(negative_log_likelihood(memory.logits, count, state_.h.n_vocab, memory.targets + first, memory.nll + first,
+                                      state_.stream.get()),
+              "scoring");
+    });
+    state_.wait();
+    for (size_t row = 0; row < targets.size(); ++row) out[order[row]] = memory.nll[row];
 }
 
 void CudaExecutor::sample(std::span<SampleRequest* const> requests) {
-    std::vector<float> row(session_.h.n_vocab);
-    step_->logits(row.data());
-    dca::sample(row, *requests.front());
+    std::vector<SampleRequest*> in_order;
+    for (const uint32_t wanted : state_.input.kept_order()) in_order.push_back(requests[wanted]);
+    step_->output(static_cast<uint32_t>(requests.size()), [&](uint32_t first, uint32_t count) {
+        sampler_.sample(state_.memory.logits, state_.h.n_vocab, std::span(in_order).subspan(first, count), state_.stream.get());
+    });
+}
+
+void CudaExecutor::end() {
+    state_.wait();
+    under_way_ = false;
+    if (recorded_rows_ != 0) recordings_.set_warm(recorded_rows_);
 }
 
 }  // namespace dca::cuda

@@ -1,5 +1,4 @@
-// A sequence's steps on a card, as core/backend/backend.h has them: begin() and keep_wanted_rows() decide which kind of
-// step runs the operations that follow.
+// Steps on a card, as core/backend/backend.h has them: how many rows are kept decides which kind of step runs the operations.
 #pragma once
 
 #include <memory>
@@ -7,44 +6,52 @@
 
 #include "core/backend/backend.h"
 #include "cuda/block_step.h"
+#include "cuda/recordings.h"
 #include "cuda/row_step.h"
-#include "cuda/session.h"
+#include "cuda/sampling/sampler.h"
+#include "cuda/step.h"
 
 namespace dca::cuda {
 
 class CudaExecutor final : public Executor {
 public:
-    explicit CudaExecutor(std::shared_ptr<CudaSession> session);
+    /// The cache outlives it; `state` names none yet.
+    CudaExecutor(std::unique_ptr<StepState> state, CudaKvCache& cache);
     ~CudaExecutor() override;
 
-    uint32_t max_rows() const override { return session_.memory.block; }
-    uint32_t max_slices() const override { return 1; }
-    uint64_t scratch_bytes() const override { return session_.memory.scratch_bytes; }
+    uint32_t max_rows() const override { return state_.memory.block; }
+    uint32_t max_slices() const override { return state_.memory.slices; }
+    uint64_t scratch_bytes() const override { return state_.memory.scratch_bytes + state_.cache->page_bytes(); }
 
+    // Decode batches are padded to a size that has a recording, but for a mixture's of many rows: it waits for the host.
     bool replay(const Batch& batch) override;
     void begin(const Batch& batch) override;
     void project_qkv(uint32_t layer) override { step_->project_qkv(layer); }
     void store_keys_values(uint32_t layer) override { step_->store_keys_values(layer); }
     void keep_wanted_rows() override;
-    void attend(uint32_t layer) override { step_->attend(layer); }
+    void attend(uint32_t layer) override { state_.attend(layer); }
     void project_output(uint32_t layer) override { step_->project_output(layer); }
     void feed_forward(uint32_t layer) override { step_->feed_forward(layer); }
     void feed_forward_experts(uint32_t layer) override { step_->feed_forward_experts(layer); }
     void logits(std::span<float* const> out) override;
     void nll(std::span<const int32_t> targets, float* out) override;
     void sample(std::span<SampleRequest* const> requests) override;
-    void end() override { session_.wait(); }
+    void end() override;
 
 private:
-    void prepare_step(const Slice& slice);
-    void keep_rows(uint32_t rows);
+    void prepare(const Batch& batch);
+    void choose_step();
+    void read_logits(std::span<float* const> out);
 
-    std::shared_ptr<CudaSession> owned_;
-    CudaSession& session_;
+    std::unique_ptr<StepState> owned_;
+    StepState& state_;
     BlockStep block_;
     RowStep row_;
     Step* step_ = nullptr;  // one of the two, by the rows that are kept
-    uint32_t wanted_ = 0;
+    Recordings recordings_;
+    uint32_t recorded_rows_ = 0;  // of the step if it can be recorded; 0: it cannot
+    bool under_way_ = false;      // the card may still read the step's input
+    Sampler sampler_;
 };
 
 }  // namespace dca::cuda

@@ -1,77 +1,108 @@
 #include "cuda/kv_cache.h"
 
-#include <algorithm>
-#include <vector>
+#include <cstring>
 
-#include "core/engine/page_pool.h"
+#include "core/error.h"
 
 namespace dca::cuda {
 
-template <class Visit>
-void CudaKvCache::visit_page(uint32_t page, Visit visit) const {
-    const CudaSession& s = *session_;
-    for (const LayerCache& layer : s.memory.cache) {
-        const bool scaled = layer.type == CacheType::Q8;
-        for (size_t head = 0; head < s.h.n_kv_heads; ++head) {
-            const size_t token = head * layer.capacity + size_t{page} * kPageTokens;
-            // A cache may end inside its last page.
-            const size_t room = std::min<size_t>(kPageTokens, layer.capacity - size_t{page} * kPageTokens);
-            const auto part = [&](void* memory, size_t token_bytes) {
-                visit(static_cast<std::byte*>(memory) + token * token_bytes, token_bytes, room);
-            };
-            part(layer.keys, size_t{s.h.head_dim} * (scaled ? 1 : 2));
-            part(layer.values, size_t{s.h.head_dim} * (scaled ? 1 : 2));
-            if (!scaled) continue;
-            part(layer.key_scales, sizeof(uint16_t));
-            part(layer.value_scales, sizeof(uint16_t));
-        }
+namespace {
+
+size_t value_bytes(CacheType type) noexcept { return type == CacheType::Q8 ? 1 : 2; }
+
+}  // namespace
+
+CacheType supported_cache(dca_cache_type type) {
+    if (type == DCA_CACHE_F32) fail(DCA_ERROR_UNSUPPORTED, "cache_type is f32, must be f16, bf16 or q8 on a CUDA device");
+    return static_cast<CacheType>(type);
+}
+
+uint64_t CudaKvCache::bytes_for(const Hparams& h, uint64_t tokens, CacheType type) {
+    const uint64_t token = h.head_dim * value_bytes(type) + (type == CacheType::Q8 ? sizeof(uint16_t) : 0);
+    return uint64_t{pages_for(tokens)} * kPageTokens * 2 * h.n_layers * h.n_kv_heads * token;
+}
+
+CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens, CacheType type)
+    : device_(device),
+      n_layers_(h.n_layers),
+      n_kv_heads_(h.n_kv_heads),
+      head_dim_(h.head_dim),
+      pages_(pages_for(tokens) + 1),
+      type_(type),
+      memory_(allocate_device(bytes_for(h, tokens, type) + bytes_for(h, 1, type), "allocating the cache")),
+      stream_(make_stream()) {
+    const std::vector<Tensors> all = tensors();
+    for (uint32_t layer = 0; layer < n_layers_; ++layer) {
+        const auto tensor = [&](size_t kind, size_t number) { return kind < all.size() ? at(all[kind], 2 * layer + number, 0) : nullptr; };
+        layers_.push_back({.keys = tensor(0, 0),
+                           .values = tensor(0, 1),
+                           .key_scales = tensor(1, 0),
+                           .value_scales = tensor(1, 1),
+                           .pages = pages_,
+                           .type = type_});
     }
 }
 
-void CudaKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) {
+std::vector<CudaKvCache::Tensors> CudaKvCache::tensors() const {
+    const size_t rows = size_t{n_kv_heads_} * kPageTokens, count = size_t{2} * n_layers_;
+    const size_t token_bytes = head_dim_ * value_bytes(type_);
+    std::vector<Tensors> all{{0, count, token_bytes, rows * token_bytes}};
+    if (type_ == CacheType::Q8) all.push_back({count * pages_ * all.front().page_bytes, count, sizeof(uint16_t), rows * sizeof(uint16_t)});
+    return all;
+}
+
+// A page is copied whole: what lies past its tokens is not read before it is written.
+void CudaKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t) {
     const auto& other = static_cast<const CudaKvCache&>(source);
-    check(cudaSetDevice(session_->device.ordinal), "selecting the card");
-    check(cudaStreamSynchronize(other.session_->stream.get()), "running the model");  // this stream does not wait for that one
-    std::vector<const std::byte*> parts;
-    other.visit_page(from, [&](std::byte* memory, size_t, size_t) { parts.push_back(memory); });
-    auto part = parts.begin();
-    visit_page(to, [&](std::byte* memory, size_t token_bytes, size_t) {
-        check(cudaMemcpyAsync(memory, *part++, tokens * token_bytes, cudaMemcpyDeviceToDevice, session_->stream.get()),
-              "copying the cache");
-    });
-    session_->wait();  // the other cache may change after this
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    const std::vector<Tensors> here = tensors(), there = other.tensors();
+    for (size_t kind = 0; kind < here.size(); ++kind) {
+        for (size_t number = 0; number < here[kind].count; ++number) {
+            check(cudaMemcpyAsync(at(here[kind], number, to), other.at(there[kind], number, from), here[kind].page_bytes,
+                                  cudaMemcpyDeviceToDevice, stream_.get()),
+                  "copying the cache");
+        }
+    }
+    check(cudaStreamSynchronize(stream_.get()), "copying the cache");  // the executor's stream does not wait for this one
 }
 
 std::string CudaKvCache::layout() const {
-    const LayerCache& layer = session_->memory.cache.front();
-    const char* type = layer.type == CacheType::Q8 ? "q8 with f16 scales" : layer.type == CacheType::BF16 ? "bf16" : "f16";
-    return std::string("cuda, ") + type + ", " + std::to_string(session_->h.n_layers * session_->h.n_kv_heads) + " heads of " +
-           std::to_string(session_->h.head_dim);
+    const char* type = type_ == CacheType::Q8 ? "q8 with f16 scales" : type_ == CacheType::BF16 ? "bf16" : "f16";
+    return std::string("cuda, ") + type + ", " + std::to_string(n_layers_) + " layers of " + std::to_string(n_kv_heads_) + " heads of " +
+           std::to_string(head_dim_);
 }
 
 uint64_t CudaKvCache::page_bytes() const {
     uint64_t bytes = 0;
-    visit_page(0, [&](std::byte*, size_t token_bytes, size_t) { bytes += token_bytes * kPageTokens; });
+    for (const Tensors& of : tensors()) bytes += of.count * of.page_bytes;
     return bytes;
 }
 
 void CudaKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) const {
-    check(cudaSetDevice(session_->device.ordinal), "selecting the card");
-    std::fill_n(out, page_bytes(), std::byte{0});
-    visit_page(page, [&](std::byte* memory, size_t token_bytes, size_t) {
-        check(cudaMemcpyAsync(out, memory, tokens * token_bytes, cudaMemcpyDeviceToHost, session_->stream.get()), "reading the cache");
-        out += token_bytes * kPageTokens;
-    });
-    session_->wait();
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    std::byte* to = out;
+    for (const Tensors& of : tensors()) {
+        for (size_t number = 0; number < of.count; ++number, to += of.page_bytes) {
+            check(cudaMemcpyAsync(to, at(of, number, page), of.page_bytes, cudaMemcpyDeviceToHost, stream_.get()), "reading the cache");
+        }
+    }
+    check(cudaStreamSynchronize(stream_.get()), "reading the cache");
+    to = out;
+    for (const Tensors& of : tensors()) {
+        for (size_t head = 0; head < of.count * n_kv_heads_; ++head, to += kPageTokens * of.token_bytes) {
+            std::memset(to + tokens * of.token_bytes, 0, (kPageTokens - tokens) * of.token_bytes);
+        }
+    }
 }
 
 void CudaKvCache::load_page(uint32_t page, const std::byte* in) {
-    check(cudaSetDevice(session_->device.ordinal), "selecting the card");
-    visit_page(page, [&](std::byte* memory, size_t token_bytes, size_t room) {
-        check(cudaMemcpyAsync(memory, in, room * token_bytes, cudaMemcpyHostToDevice, session_->stream.get()), "writing the cache");
-        in += token_bytes * kPageTokens;
-    });
-    session_->wait();
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    for (const Tensors& of : tensors()) {
+        for (size_t number = 0; number < of.count; ++number, in += of.page_bytes) {
+            check(cudaMemcpyAsync(at(of, number, page), in, of.page_bytes, cudaMemcpyHostToDevice, stream_.get()), "writing the cache");
+        }
+    }
+    check(cudaStreamSynchronize(stream_.get()), "writing the cache");
 }
 
 }  // namespace dca::cuda

@@ -1,33 +1,64 @@
-// The cache of one sequence on a card, as core/backend/backend.h has it: its pages follow each other.
+// Keys and values of all layers on a card: a pool of pages (core/engine/page_pool.h), and one page more that no sequence
+// gets, for rows of padding to write to.
+//
+// Tensors are layer 0's keys, layer 0's values, layer 1's keys, ..., each (pages, n_kv_heads, kPageTokens, head_dim);
+// behind them those of their scales, if the type has such, each (pages, n_kv_heads, kPageTokens).
 #pragma once
 
-#include <memory>
+#include <cstdint>
 #include <string>
-#include <utility>
+#include <vector>
 
 #include "core/backend/backend.h"
-#include "cuda/session.h"
+#include "core/engine/page_pool.h"
+#include "cuda/attention/attention.h"
+#include "cuda/device/device.h"
+#include "cuda/device/resources.h"
 
 namespace dca::cuda {
 
+/// Throws an unsupported error for a type that the kernels do not read.
+CacheType supported_cache(dca_cache_type type);
+
 class CudaKvCache final : public KvCache {
 public:
-    explicit CudaKvCache(std::shared_ptr<CudaSession> session) : session_(std::move(session)) {}
+    CudaKvCache(const Hparams& hparams, const Device& device, uint32_t tokens, CacheType type);
 
-    uint64_t bytes() const override { return session_->memory.cache_bytes; }
+    uint64_t bytes() const override { return padding_page() * page_bytes(); }
+    /// What the pages of so many tokens take; the one more is as large as those of one token.
+    static uint64_t bytes_for(const Hparams& hparams, uint64_t tokens, CacheType type);
+
     void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override;
-
     std::string layout() const override;
     uint64_t page_bytes() const override;
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;
 
-private:
-    /// Calls visit(device memory of a page's first token, bytes of a token, tokens of it) for all that a page consists of.
-    template <class Visit>
-    void visit_page(uint32_t page, Visit visit) const;
+    const std::vector<LayerCache>& layers() const noexcept { return layers_; }
+    CacheType type() const noexcept { return type_; }
+    uint32_t padding_page() const noexcept { return pages_ - 1; }
 
-    std::shared_ptr<CudaSession> session_;
+private:
+    /// Tensors of one element size that follow each other in memory.
+    struct Tensors {
+        size_t offset;       // of the first, in the cache's memory
+        size_t count;        // of them
+        size_t token_bytes;  // of one head
+        size_t page_bytes;   // of one tensor
+    };
+    std::vector<Tensors> tensors() const;
+    /// Where a page of one of them begins.
+    std::byte* at(const Tensors& of, size_t number, uint32_t page) const noexcept {
+        return memory_.get() + of.offset + (number * pages_ + page) * of.page_bytes;
+    }
+
+    Device device_;
+    uint32_t n_layers_, n_kv_heads_, head_dim_;
+    uint32_t pages_;
+    CacheType type_;
+    DeviceMemory memory_;
+    Stream stream_;  // of copies; no step runs meanwhile
+    std::vector<LayerCache> layers_;
 };
 
 }  // namespace dca::cuda

@@ -1,45 +1,10 @@
 #include "cuda/row_step.h"
 
-#include <cstring>
-
 #include "cuda/experts/gather_scatter.h"
 #include "cuda/experts/router.h"
 #include "cuda/linear/elementwise.h"
 
 namespace dca::cuda {
-
-void RowStep::begin(bool issued) noexcept {
-    if (recording_ == Recording::Playing) recording_ = Recording::Ready;
-    if (recording_ == Recording::Cold && issued) recording_ = Recording::Warm;
-}
-
-void RowStep::record(const std::function<void()>& issue) {
-    cudaStream_t stream = session_.stream.get();
-    check(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal), "recording a step");
-    recording_ = Recording::UnderWay;
-    cudaGraph_t raw = nullptr;
-    try {
-        issue();
-        issue_logits();
-    } catch (...) {
-        recording_ = Recording::Warm;
-        static_cast<void>(cudaStreamEndCapture(stream, &raw));
-        Graph(raw).reset();
-        throw;
-    }
-    recording_ = Recording::Warm;
-    check(cudaStreamEndCapture(stream, &raw), "recording a step");
-    const Graph graph(raw);
-    cudaGraphExec_t exec = nullptr;
-    check(cudaGraphInstantiate(&exec, graph.get(), 0), "recording a step");
-    graph_.reset(exec);
-    recording_ = Recording::Ready;
-}
-
-void RowStep::play() {
-    check(cudaGraphLaunch(graph_.get(), session_.stream.get()), "running the model");
-    recording_ = Recording::Playing;
-}
 
 MatvecArgs RowStep::product(const Matrix& w, const Input& in, const Output& out) const noexcept {
     MatvecArgs args{};
@@ -61,86 +26,71 @@ void RowStep::multiply(const FusedMatrices& fused, const Input& in, const Output
     for (const Matrix& part : fused.parts) {
         MatvecArgs args = product(part, in, {static_cast<std::byte*>(out.to) + row * value_bytes, out.type, out.add});
         args.bias = fused.bias == nullptr ? nullptr : fused.bias + row;
-        check(matvec(session_.device.card, args, session_.stream.get()), "multiplying a row");
+        check(matvec(state_.device.card, args, state_.stream.get()), "multiplying a row");
         row += part.rows;
     }
 }
 
 bool RowStep::stores_while_projecting(const DeviceLayer& w) const noexcept {
     const bool pairs_together = h_.rope_layout == RopeLayout::Interleaved || h_.rotary_dim == h_.head_dim;
-    return w.qkv.merged() && w.q_norm == nullptr && memory_.cache.front().type != CacheType::Q8 && pairs_together;
+    return w.qkv.merged() && w.q_norm == nullptr && state_.cache->type() != CacheType::Q8 && pairs_together;
 }
 
 void RowStep::project_and_store(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    const LayerCache& cache = memory_.cache[layer];
+    const LayerCache& cache = state_.cache->layers()[layer];
     MatvecArgs args =
-        product(w.qkv.parts.front(), {session_.x(), VectorType::F32, w.attention_norm}, {session_.qkv(), activation_type(), false});
+        product(w.qkv.parts.front(), {state_.x(), VectorType::F32, w.attention_norm}, {state_.qkv(), activation_type(), false});
     args.bias = w.qkv.bias;
     args.kv = {
         .keys = cache.keys,
         .values = cache.values,
         .type = cache.type == CacheType::F16 ? VectorType::F16 : VectorType::BF16,
-        .capacity = cache.capacity,
         .head_dim = h_.head_dim,
         .rotary_dim = h_.rotary_dim,
         .q_rows = h_.q_width(),
         .kv_rows = h_.kv_width(),
-        .chunk_size = session_.scheme.chunk_size,
+        .chunk_size = state_.scheme.chunk_size,
         .cos_sin = memory_.rotary.cos_sin,
-        .length = memory_.length,
+        .index = state_.input.indices(),
+        .place = state_.input.places(),
     };
     if (h_.rope_layout == RopeLayout::Halves) args.rows_apart = h_.head_dim / 2;
-    check(matvec(session_.device.card, args, session_.stream.get()), "multiplying a row");
+    check(matvec(state_.device.card, args, state_.stream.get()), "multiplying a row");
 }
 
 void RowStep::project_qkv(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     if (stores_while_projecting(w)) return project_and_store(layer);
-    multiply(w.qkv, {session_.x(), VectorType::F32, w.attention_norm}, {session_.qkv(), activation_type(), false});
-    session_.norm_heads(w);
+    multiply(w.qkv, {state_.x(), VectorType::F32, w.attention_norm}, {state_.qkv(), activation_type(), false});
+    state_.norm_heads(w);
 }
 
 void RowStep::store_keys_values(uint32_t layer) {
-    if (!stores_while_projecting(weights_.layers()[layer])) session_.store_keys_values(layer, memory_.length);
-}
-
-void RowStep::attend(uint32_t layer) {
-    const DecodeArgs args{
-        .shape = session_.shape,
-        .scheme = session_.scheme,
-        .cache = memory_.cache[layer],
-        .rotary = memory_.rotary,
-        .q = session_.qkv(),
-        .out = memory_.attended,
-        .dtype = weights_.dtype(),
-        .length = memory_.length,
-        .workspace = memory_.decode_workspace,
-    };
-    check(attention_decode(session_.device.card, args, session_.stream.get()), "attending");
+    if (!stores_while_projecting(weights_.layers()[layer])) state_.store_keys_values(layer);
 }
 
 void RowStep::project_output(uint32_t layer) {
-    multiply(weights_.layers()[layer].output, {memory_.attended, activation_type(), nullptr}, {session_.x(), VectorType::F32, true});
+    multiply(weights_.layers()[layer].output, {memory_.attended, activation_type(), nullptr}, {state_.x(), VectorType::F32, true});
 }
 
 void RowStep::gate(const FusedMatrices& gate_up, const float* norm, uint32_t width) {
-    const Input in{session_.x(), VectorType::F32, norm};
+    const Input in{state_.x(), VectorType::F32, norm};
     if (gate_up.merged()) {
         MatvecArgs args = product(gate_up.parts.front(), in, {memory_.gated_row, VectorType::F32, false});
         args.gated = true;
         args.rows_apart = width;
-        check(matvec(session_.device.card, args, session_.stream.get()), "multiplying a row");
+        check(matvec(state_.device.card, args, state_.stream.get()), "multiplying a row");
     } else {
         multiply(gate_up, in, {memory_.gate_up_row, VectorType::F32, false});
-        check(silu_multiply_f32(session_.device.card, memory_.gate_up_row, 1, width, memory_.gated_row, session_.stream.get()), "gating");
+        check(silu_multiply_f32(state_.device.card, memory_.gate_up_row, 1, width, memory_.gated_row, state_.stream.get()), "gating");
     }
 }
 
 void RowStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     gate(w.gate_up, w.ffn_norm, h_.n_ff);
-    multiply(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {session_.x(), VectorType::F32, true});
+    multiply(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {state_.x(), VectorType::F32, true});
 }
 
 void RowStep::multiply_chosen(const FusedMatrices& fused, const Input& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated) {
@@ -150,7 +100,7 @@ void RowStep::multiply_chosen(const FusedMatrices& fused, const Input& in, uint3
         first.gated = gated;
         if (gated) first.rows_apart = part.rows / 2;
         const ExpertMatvecArgs args{first, memory_.experts.chosen, h_.n_experts_used, in_apart, out_apart};
-        check(matvec_experts(session_.device.card, args, session_.stream.get()), "multiplying a row");
+        check(matvec_experts(state_.device.card, args, state_.stream.get()), "multiplying a row");
         row += part.rows;
     }
 }
@@ -159,18 +109,16 @@ void RowStep::feed_forward_experts(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     const ExpertMemory& m = memory_.experts;
     const uint32_t used = h_.n_experts_used, width = h_.n_ff_expert, n_logits = h_.n_experts + (w.shared_gated ? 1 : 0);
-    check(router_logits_row(session_.device.card, session_.x(), w.router, h_.rms_epsilon, h_.n_embd, n_logits, m.logits,
-                            session_.stream.get()),
+    check(router_logits_row(state_.device.card, state_.x(), w.router, h_.rms_epsilon, h_.n_embd, n_logits, m.logits, state_.stream.get()),
           "routing");
-    session_.choose_experts(w, nullptr);
+    state_.choose_experts(w, nullptr);
 
-    const Input in{session_.x(), VectorType::F32, w.ffn_norm};
+    const Input in{state_.x(), VectorType::F32, w.ffn_norm};
     if (w.gate_up.merged()) {
         multiply_chosen(w.gate_up, in, 0, memory_.gated_row, width, true);
     } else {
         multiply_chosen(w.gate_up, in, 0, memory_.gate_up_row, 2 * width, false);
-        check(silu_multiply_f32(session_.device.card, memory_.gate_up_row, used, width, memory_.gated_row, session_.stream.get()),
-              "gating");
+        check(silu_multiply_f32(state_.device.card, memory_.gate_up_row, used, width, memory_.gated_row, state_.stream.get()), "gating");
     }
     multiply_chosen(w.down, {memory_.gated_row, VectorType::F32, nullptr}, width, m.results, h_.n_embd, false);
     if (h_.n_ff_shared > 0) {
@@ -179,25 +127,16 @@ void RowStep::feed_forward_experts(uint32_t layer) {
                  {m.results + size_t{used} * h_.n_embd, VectorType::F32, false});
     }
     const uint32_t terms = used + (h_.n_ff_shared > 0 ? 1 : 0);
-    check(add_weighted_row(session_.device.card, m.results, m.weights, terms, h_.n_embd, session_.x(), session_.stream.get()),
-          "adding experts");
+    check(add_weighted_row(state_.device.card, m.results, m.weights, terms, h_.n_embd, state_.x(), state_.stream.get()), "adding experts");
 }
 
 void RowStep::issue_logits() {
-    multiply(weights_.output(), {session_.x(), VectorType::F32, weights_.output_norm()}, {memory_.logits, VectorType::F32, false});
-    check(cudaMemcpyAsync(memory_.logits_row, memory_.logits, size_t{4} * h_.n_vocab, cudaMemcpyDeviceToHost, session_.stream.get()),
-          "reading logits");
+    multiply(weights_.output(), {state_.x(), VectorType::F32, weights_.output_norm()}, {memory_.logits, VectorType::F32, false});
 }
 
-void RowStep::logits(float* out) {
-    if (recording_ != Recording::Playing) issue_logits();
-    session_.wait();
-    std::memcpy(out, memory_.logits_row, size_t{h_.n_vocab} * sizeof(float));
-}
-
-void RowStep::nll(uint32_t) {
-    issue_logits();
-    check(negative_log_likelihood(memory_.logits, 1, h_.n_vocab, memory_.targets, memory_.nll, session_.stream.get()), "scoring");
+void RowStep::output(uint32_t rows, const Read& read) {
+    if (!played_) issue_logits();
+    read(0, rows);
 }
 
 }  // namespace dca::cuda

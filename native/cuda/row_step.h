@@ -5,43 +5,26 @@
 // memory which they are.
 #pragma once
 
-#include <functional>
-
 #include "cuda/linear/matvec.h"
-#include "cuda/session.h"
+#include "cuda/step.h"
 
 namespace dca::cuda {
 
 class RowStep final : public Step {
 public:
-    explicit RowStep(CudaSession& session) : Step(session) {}
+    explicit RowStep(StepState& state) : Step(state) {}
 
-    /// What there is of a recording. A step is recorded once one like it was issued (loading a kernel while
-    /// recording is an error) and played from then on.
-    enum class Recording {
-        Cold,      // no step of one token was issued yet
-        Warm,      // one was: all its kernels are loaded
-        UnderWay,  // the stream is being recorded
-        Ready,     // graph_ is a step of one token with its logits
-        Playing,   // the current step is graph_: its logits are on their way to the host
-    };
-    Recording recording() const noexcept { return recording_; }
-
-    /// A step starts; `issued`: of one token, and its operations are about to be issued one by one.
-    void begin(bool issued) noexcept;
-    /// Records what `issue` launches and the logits.
-    void record(const std::function<void()>& issue);
-    /// Launches the recording. The token and its index stand in memory.
-    void play();
+    /// Whether the step is a recording that was played: its logits are in memory_.logits then.
+    void set_played(bool played) noexcept { played_ = played; }
+    /// Launches the product that output() reads.
+    void issue_logits();
 
     void project_qkv(uint32_t layer) override;
     void store_keys_values(uint32_t layer) override;
-    void attend(uint32_t layer) override;
     void project_output(uint32_t layer) override;
     void feed_forward(uint32_t layer) override;
     void feed_forward_experts(uint32_t layer) override;
-    void logits(float* out) override;
-    void nll(uint32_t n_targets) override;
+    void output(uint32_t rows, const Read& read) override;
 
 private:
     struct Input {
@@ -64,12 +47,10 @@ private:
     void gate(const FusedMatrices& gate_up, const float* norm, uint32_t width);
     /// The matrices of the row's experts, each times its vector.
     void multiply_chosen(const FusedMatrices& fused, const Input& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated);
-    void issue_logits();
 
     VectorType activation_type() const noexcept { return weights_.dtype() == Dtype::F16 ? VectorType::F16 : VectorType::BF16; }
 
-    Recording recording_ = Recording::Cold;
-    GraphExec graph_;
+    bool played_ = false;
 };
 
 }  // namespace dca::cuda

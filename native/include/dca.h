@@ -240,15 +240,14 @@ DCA_API dca_status dca_session_exact_prefix(const dca_session* a, const dca_sess
 
 /* Makes the first `length` tokens of `from` all that `to` holds, without evaluating them. `length` is
  * at most dca_session_exact_prefix, the tokens in `from` and the context of `to`, and `from` is another session; else it fails and
- * `to` is as before. Both sessions must belong to the calling thread. */
+ * `to` is as before (where the device fails meanwhile, empty). Both sessions must belong to the calling thread. */
 DCA_API dca_status dca_session_copy_prefix(dca_session* to, const dca_session* from, uint32_t length);
 
 /* ---- Engine: many sequences in one step ---------------------------------------- */
 
 /* An engine is one pool of keys and values, in pages of 128 tokens, and the work space of its steps.
  * Sequences of one engine share pages where they share a start. An engine and its sequences belong to
- * one thread at a time; engines of one model may run in different threads at once. On a
- * CUDA device an engine holds one sequence so far: feeding a second one is DCA_ERROR_UNSUPPORTED. */
+ * one thread at a time; engines of one model may run in different threads at once. */
 typedef struct dca_engine dca_engine;
 typedef struct dca_sequence dca_sequence;
 
@@ -388,6 +387,27 @@ DCA_API dca_status dca_session_save(const dca_session* session, const char* path
 DCA_API dca_status dca_session_load(dca_session* session, const char* path);
 DCA_API const int32_t* dca_session_tokens(const dca_session* session);
 
+/* ---- What flows into a model's matrices ---------------------------------------- */
+
+/* For each column of one matrix, the sum of the squares of its inputs over all tokens evaluated so far. */
+typedef struct dca_squares {
+    const char* tensor; /* name of the GGUF tensor, not terminated */
+    size_t tensor_bytes;
+    uint32_t matrix;   /* which of those stacked in it (experts); 0 otherwise */
+    uint32_t matrices; /* how many are stacked in it */
+    uint32_t columns;
+    uint64_t rows;      /* inputs summed over */
+    const double* sums; /* (columns) */
+} dca_squares;
+
+typedef void (*dca_squares_visitor)(const dca_squares* squares, void* user);
+
+/* Counts from here on, which costs a pass over every matrix's input. On the CPU only: elsewhere DCA_ERROR_UNSUPPORTED. */
+DCA_API dca_status dca_session_collect_squares(dca_session* session);
+
+/* Calls `visit` for every matrix that had an input; what it is given is valid during the call. */
+DCA_API dca_status dca_session_each_squares(const dca_session* session, dca_squares_visitor visit, void* user);
+
 /* ---- Block formats ----------------------------------------------------------- */
 
 typedef struct dca_block_format {
@@ -407,6 +427,12 @@ DCA_API dca_status dca_block_format_get(uint32_t type, dca_block_format* format)
  * for what rounds to infinity, in BF16. Where it fails some of the blocks may have been written. threads 0: all the cores. */
 DCA_API dca_status dca_encode(uint32_t type, const float* values, size_t n, size_t row_length, int32_t threads, void* blocks,
                               size_t blocks_bytes);
+
+/* As dca_encode, with the squared error in column c of every row counting weights[c] (row_length of them, finite, 0 or more).
+ * Formats that are rounded value by value (F32, F16, BF16, Q8_0) are encoded as without. */
+DCA_API dca_status dca_encode_weighted(uint32_t type, const float* values, size_t n, size_t row_length, const float* weights,
+                                       int32_t threads, void* blocks, size_t blocks_bytes);
+
 DCA_API dca_status dca_decode(uint32_t type, const void* blocks, size_t blocks_bytes, size_t n, int32_t threads, float* values);
 
 /* ffi: end */

@@ -1,6 +1,7 @@
 """Quantised block formats: float32 rows to ggml blocks and back, done by libdca."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -26,11 +27,13 @@ def block_format(type_number: int) -> BlockFormat:
     return BlockFormat(_ffi.text(found.name), found.block_size, found.block_bytes, bool(found.can_encode))
 
 
-def encode(type_number: int, values: np.ndarray, threads: int = 0) -> np.ndarray:
+def encode(
+    type_number: int, values: np.ndarray, threads: int = 0, weights: np.ndarray | None = None
+) -> np.ndarray:
     """Encodes f32 ``values`` (rows, columns) as uint8 (rows, row_bytes).
 
-    ``columns`` must be a multiple of the block size. ``threads`` 0 uses every core. Raises DcaError,
-    also for a value that is not finite.
+    ``columns`` must be a multiple of the block size. ``threads`` 0 uses every core. ``weights`` (columns):
+    what a squared error in each column counts. Raises DcaError, also for a value that is not finite.
     """
     values = np.ascontiguousarray(values, np.float32)
     rows, columns = _matrix_shape(values, "values to encode")
@@ -38,11 +41,19 @@ def encode(type_number: int, values: np.ndarray, threads: int = 0) -> np.ndarray
     _require_whole_blocks(columns, layout.block_size, "columns", layout)
     blocks = np.empty((rows, columns // layout.block_size * layout.block_bytes), np.uint8)
     if values.size:
-        status = _ffi.lib().dca_encode(
+        weighting: tuple[Any, ...] = ()
+        call = _ffi.lib().dca_encode
+        if weights is not None:
+            if weights.shape != (columns,):
+                raise DcaError(f"weights must be one a column ({columns}), got shape {weights.shape}")
+            counted = np.ascontiguousarray(weights, np.float32)
+            weighting, call = (ffi.from_buffer("float[]", counted),), _ffi.lib().dca_encode_weighted
+        status = call(
             type_number,
             ffi.from_buffer("float[]", values),
             values.size,
             columns,
+            *weighting,
             _ffi.integer(threads, 0, "threads", most=2**31 - 1),
             ffi.from_buffer("uint8_t[]", blocks, require_writable=True),
             blocks.nbytes,

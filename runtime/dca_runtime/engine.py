@@ -230,9 +230,11 @@ class Engine:
             density = None
             if self.prefill != "dense":
                 density = prefill.density(_ffi.lib().dca_engine_density, self._native, self._heads)
-            converted = {"scheme": scheme_of(info.scheme), "density": density}
-            names = [name for name in EngineInfo.__dataclass_fields__ if name not in converted]
-            return EngineInfo(**{name: getattr(info, name) for name in names}, **converted)
+            fields: dict[str, Any] = {"scheme": scheme_of(info.scheme), "density": density}
+            for name in EngineInfo.__dataclass_fields__:
+                if name not in fields:
+                    fields[name] = getattr(info, name)
+            return EngineInfo(**fields)
 
     def _adopted(self, native: Any) -> TokenSequence:
         sequence = TokenSequence(self, native)

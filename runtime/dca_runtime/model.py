@@ -194,7 +194,7 @@ class Model:
         )
         self._home.check()
         with self._lock:
-            session = Session(self._handle(), self.info.n_vocab, options, self._heads)
+            session = Session(self._handle(), self.info.n_vocab, self.info.device, options, self._heads)
             self._sessions.add(session)
         warn_of_scheme(session.info.scheme, self._reach(session.rope))
         return session
@@ -212,7 +212,6 @@ class Model:
     ) -> Engine:
         """A new engine: many sequences in one step over one pool of keys and values.
 
-        On a CUDA device an engine holds one sequence so far; a second one raises DcaError when it is fed.
         tokens: room of the pool, all sequences together. max_rows: tokens of one step at most, 0 for the
         library's choice; a smaller step bounds how long the others wait for a long prompt's next piece. The
         rest is as in ``session``.
@@ -301,6 +300,7 @@ class Model:
         skip_special: bool = True,
         processors: "Sequence[Processor]" = (),
         logprobs: int | None = None,
+        speculate: str = "auto",
         **sampling: Any,
     ) -> "Generation":
         """Continues ``prompt`` (text or token ids); iterate over the result for pieces of text.
@@ -308,7 +308,7 @@ class Model:
         max_tokens: tokens to generate at most; None or -1: until the context is full.
         session: where to append; by default a new one, large enough (4096 tokens more than the prompt where
             ``max_tokens`` does not say).
-        stop, skip_special, processors, logprobs: see ``Generation``.
+        stop, skip_special, processors, logprobs, speculate: see ``Generation``.
         sampling: the fields of ``Sampling`` (temperature, top_k, top_p, min_p, repeat_penalty, seed, …); the
             others are those that the file recommends.
 
@@ -336,6 +336,7 @@ class Model:
             skip_special=skip_special,
             processors=processors,
             logprobs=logprobs,
+            speculate=speculate,
             own_session=owned,
         )
 

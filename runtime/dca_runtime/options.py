@@ -22,8 +22,10 @@ CACHE_TYPES = {"f16": 0, "f32": 1, "bf16": 2, "q8": 3, "q4": 4}  # dca_cache_typ
 PREFILLS = {"dense": 0, "sparse": 1}  # dca_prefill
 ROPES = {"linear": 1, "ntk": 2, "yarn": 3}  # dca_rope
 
+SPECULATIONS = ("auto", "off", "lookup")  # whether tokens are guessed ahead (speculation.py)
+
 DEFAULT_CONTEXT = 4096  # tokens
-DEFAULT_ALPHA = 0.1  # of sparse prefill; docs/sparse.md has what it costs and gains
+DEFAULT_ALPHA = 0.03  # of sparse prefill; docs/sparse.md has what it costs and gains
 PAGE_TOKENS = 128  # a cache is made of pages of so many tokens (dca.h)
 
 

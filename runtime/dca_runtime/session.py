@@ -46,11 +46,12 @@ class Session:
     """
 
     def __init__(
-        self, native_model: Any, n_vocab: int, options: SessionOptions, heads: tuple[int, int]
+        self, native_model: Any, n_vocab: int, device: str, options: SessionOptions, heads: tuple[int, int]
     ) -> None:
-        """``native_model`` is an open ``dca_model *``, whose vocabulary has ``n_vocab`` tokens;
-        ``heads``: its layers and the query heads of each."""
+        """``native_model`` is an open ``dca_model *`` on ``device`` that knows ``n_vocab`` tokens; ``heads``:
+        its layers and the query heads of each."""
         self.n_vocab = n_vocab
+        self.device = device  # as ModelInfo.device
         self.prefill = prefill.parse(options.prefill).name
         self._heads = heads
         self.attention = options.attention
@@ -103,6 +104,34 @@ class Session:
         nll = np.empty(max(len(tokens) - 1, 0), np.float32)
         self._append(_ffi.lib().dca_session_score, tokens, None, nll)
         return nll
+
+    def collect_squares(self) -> None:
+        """Counts what flows into every matrix from here on; ``squares`` gives the sums. Costs a little time.
+
+        Raises DcaError where the device does not count it: only the CPU does.
+        """
+        with self._exclusive():
+            _ffi.check(_ffi.lib().dca_session_collect_squares(self._native))
+
+    def squares(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """By tensor, since ``collect_squares``: sums of the squares of its inputs, and over how many.
+
+        float64 (matrices, columns) and (matrices,); matrices are the experts stacked in a tensor, or one. Of
+        experts no input came to, zeros.
+        """
+        found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+        @ffi.callback("dca_squares_visitor")
+        def visit(native: Any, user: Any) -> None:
+            name = bytes(ffi.buffer(native.tensor, native.tensor_bytes)).decode("utf-8", "replace")
+            sums = np.frombuffer(ffi.buffer(native.sums, native.columns * 8), np.float64).copy()
+            if name not in found:
+                found[name] = (np.zeros((native.matrices, native.columns)), np.zeros(native.matrices))
+            found[name][0][native.matrix], found[name][1][native.matrix] = sums, native.rows
+
+        with self._exclusive():
+            _ffi.check(_ffi.lib().dca_session_each_squares(self._native, visit, ffi.NULL))
+        return found
 
     def truncate(self, length: int) -> None:
         """Forgets every token from index ``length`` on; what comes before stays valid."""

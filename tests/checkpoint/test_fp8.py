@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tiny_hf import stored_as, tiny_config, write_safetensors
 
-from dca_export.checkpoint.fp8 import E4M3, E5M2, dequantised
+from dca_export.checkpoint.quantized.fp8 import E4M3, E5M2
+from dca_export.checkpoint.quantized.table import dequantised
 from dca_export.checkpoint.tensors import open_checkpoint
 from dca_export.errors import InputError
 
@@ -154,13 +155,8 @@ INTEGERS = ("I32", np.zeros((8, 16), np.int32))
 BYTES = ("U8", np.zeros((8, 16), np.uint8))
 ONES = ("F16", np.ones((1, 16), np.float16))
 PACKED = {
-    "GPTQ": {"a.qweight": INTEGERS, "a.qzeros": INTEGERS, "a.scales": ONES, "a.g_idx": INTEGERS},
-    "AWQ": {"a.qweight": INTEGERS, "a.scales": ("F16", np.ones((1, 128), np.float16))},
-    r"bitsandbytes \(4-bit\)": {"a.weight": BYTES, "a.weight.absmax": ONES, "a.weight.quant_map": ONES},
-    r"bitsandbytes \(8-bit": {"a.weight": ("I8", np.zeros((8, 16), np.int8)), "a.SCB": ONES},
-    "MLX": {"a.weight": ("U32", np.zeros((8, 16), np.uint32)), "a.scales": ONES, "a.biases": ONES},
-    "compressed-tensors": {"a.weight_packed": INTEGERS, "a.weight_scale": ONES},
-    "ModelOpt": {"a.weight": BYTES, "a.weight_scale": ONES, "a.weight_scale_2": ONES},
+    "a packing akin to GPTQ": {"a.qweight": INTEGERS, "a.scales": ("F16", np.ones((1, 40), np.float16))},
+    "4-bit packing": {"a.weight": BYTES, "a.weight_scale": ONES},
     "MXFP4": {"a.down_proj_blocks": BYTES, "a.down_proj_scales": BYTES},
     "HQQ": {"a.W_q": BYTES},
 }

@@ -62,6 +62,31 @@ def test_many_sequences(path, capsys):
     assert "%" in printed
 
 
+def test_a_row_is_there_before_the_next_is_measured(path, capsys, monkeypatch):
+    """What is cut short still shows what it has measured."""
+    from dca_runtime import bench_batches
+
+    measured = bench_batches.measure_batches
+
+    def cut(*arguments):
+        results = measured(*arguments)
+        yield next(results)
+        (shown,) = capsys.readouterr().out.splitlines()[2:]
+        assert shown.split()[:4] == ["2", "20", "4", "dca"]
+        yield from results
+        assert capsys.readouterr().out.split()[:3] == ["5", "20", "4"]
+
+    monkeypatch.setattr(bench_batches, "measure_batches", cut)
+    assert main([path, "-B", "2,5", "-p", "20", "-n", "4"]) == 0
+
+
+def test_rows_of_many_sequences_fit_a_terminal(path, capsys):
+    assert main([path, "-B", "3", "-p", "20", "-n", "4", "--shared-prompt", "--bandwidth", "50"]) == 0
+    title, *lines = capsys.readouterr().out.splitlines()
+    assert "one prompt for all" in title
+    assert [len(line) for line in lines] == [79, 79]
+
+
 def test_many_sequences_as_json(path, capsys):
     assert main([path, "-B", "2,4", "-p", "20,30", "-n", "4", "--shared-prompt", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)

@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 
 import torch
-from attention_library import AttentionLibrary, PositionScheme, Problem, Shape
+from attention_library import AttentionLibrary, DecodeRows, PositionScheme, Problem, Shape
 
 # Unit roundoffs. Queries, softmax weights and outputs each round once, by about 0.4 of these in the mean
 # square; ROOM covers the worst of thousands of rows. Errors are relative to the norm of a head's output row.
@@ -25,6 +25,7 @@ class Case:
     scheme: PositionScheme
     start: int
     n_queries: int
+    others: tuple[int, ...]  # lengths of the other sequences in the cache
     dtype: str
     cache: str
     seed: int
@@ -52,20 +53,21 @@ def rotate(x: torch.Tensor, positions: torch.Tensor, problem: Problem) -> torch.
     return torch.cat((rotated, rest), dim=-1)
 
 
-def reference(problem: Problem, indices: torch.Tensor) -> torch.Tensor:
-    """Attention in float64 of the queries at ``indices`` over the cache: (n, n_heads, head_dim)."""
+def reference(problem: Problem, indices: torch.Tensor, sequence: int = 0) -> torch.Tensor:
+    """Attention in float64 of a sequence's queries at ``indices`` over the cache: (n, n_heads, head_dim)."""
     scheme, shape = problem.scheme, problem.shape
-    keys, values = problem.cache_as_float64()
+    n_tokens = problem.lengths[sequence]
+    keys, values = problem.cache_as_float64(sequence)
     group = shape.n_heads // shape.n_kv_heads
     outs = []
     for i in indices.split(512):
         s, c, w = scheme.chunk_size, scheme.pretraining_length, scheme.local_window
         r = i % s
-        q = problem.q[i].double()
-        gap = i[:, None] // s - torch.arange(problem.n_tokens, device=i.device) // s
+        q = problem.q[sequence][i].double()
+        gap = i[:, None] // s - torch.arange(n_tokens, device=i.device) // s
         successive = torch.where(r < w, torch.clamp(s + r, max=c - 1), torch.full_like(r, c - 1))
         by_gap = [r, successive, torch.full_like(r, c - 1)]
-        visible = (torch.arange(problem.n_tokens, device=i.device) <= i[:, None]) & (
+        visible = (torch.arange(n_tokens, device=i.device) <= i[:, None]) & (
             (gap == 0) | (not scheme.intra_only)
         )
         length = i.double() + 1
@@ -75,9 +77,7 @@ def reference(problem: Problem, indices: torch.Tensor) -> torch.Tensor:
         out = torch.empty_like(q)
         for kv_head in range(shape.n_kv_heads):
             heads = slice(kv_head * group, (kv_head + 1) * group)
-            logits = torch.full(
-                (len(i), group, problem.n_tokens), -torch.inf, device=i.device, dtype=torch.float64
-            )
+            logits = torch.full((len(i), group, n_tokens), -torch.inf, device=i.device, dtype=torch.float64)
             for kind, positions in enumerate(by_gap):
                 chosen = visible & (gap == kind if kind < 2 else gap >= 2)
                 if not chosen.any():
@@ -108,7 +108,7 @@ def check_prefill(library: AttentionLibrary, case: Case, kernels: tuple[str, ...
             (case.n_queries, 2 * case.shape.n_heads, case.shape.head_dim),
             torch.nan,
             device="cuda",
-            dtype=problem.q.dtype,
+            dtype=problem.q[0].dtype,
         )
         out = canvas[:, : case.shape.n_heads]
         if not problem.prefill(case.start, case.n_queries, out, kernel):
@@ -122,57 +122,104 @@ def check_prefill(library: AttentionLibrary, case: Case, kernels: tuple[str, ...
 
 
 def check_decode(library: AttentionLibrary, case: Case) -> float:
-    """The same for single tokens, twice each: the second call finds its counters as the first did."""
+    """The same for single tokens: one alone, then many rows in one call."""
     problem = make_problem(library, case)
     n_tokens = case.start + case.n_queries
+    draw = random.Random(case.seed)
+    tokens: list[tuple[int, int] | None] = [(0, index) for index in (n_tokens - 1, case.start, n_tokens // 2)]
+    tokens += [
+        (1 + n, draw.choice((length - 1, draw.randrange(length)))) for n, length in enumerate(case.others)
+    ]
+    tokens += [None] * draw.choice((0, 1, 3))
+    draw.shuffle(tokens)
+    worst = max(check_rows(problem, case, [at]) for at in tokens[:2])
+    return max(worst, check_rows(problem, case, tokens))
+
+
+def check_rows(problem: Problem, case: Case, tokens: list[tuple[int, int] | None]) -> float:
+    """The worst row's relative error. The call is made twice: the second finds its counters as the first did
+    and gives the same bits, and so does one where every other row is padding."""
+    rows = problem.decode_rows(tokens)
+    where = f"decode of {len(tokens)} rows: {case}"
+
+    def decode(of: DecodeRows) -> torch.Tensor:
+        canvas = torch.full(
+            (len(tokens), 2 * case.shape.n_heads, case.shape.head_dim),
+            torch.nan,
+            device="cuda",
+            dtype=problem.q[0].dtype,
+        )
+        problem.decode(of, canvas[:, : case.shape.n_heads])
+        assert canvas[:, case.shape.n_heads :].isnan().all(), f"{where}: wrote past its rows"
+        return canvas[:, : case.shape.n_heads]
+
+    out = decode(rows)
     worst = 0.0
-    for index in sorted({n_tokens - 1, case.start, n_tokens // 2}):
-        problem.length.fill_(index + 1)
-        expected = reference(problem, torch.tensor([index], device="cuda"))
-        for _ in range(2):
-            out = torch.full(
-                (case.shape.n_heads, case.shape.head_dim), torch.nan, device="cuda", dtype=problem.q.dtype
-            )
-            problem.decode(index, out)
-            error = row_errors(out[None], expected).max().item()
-            assert error <= case.tolerance, (
-                f"decode: {case}: index {index}: worst row {error:.2e} > {case.tolerance:.2e}"
-            )
-            worst = max(worst, error)
+    for row, at in enumerate(tokens):
+        if at is None:
+            assert out[row].isnan().all(), f"{where}: wrote row {row}, which is padding"
+            continue
+        sequence, index = at
+        expected = reference(problem, torch.tensor([index], device="cuda"), sequence)
+        errors = row_errors(out[row][None], expected)[0]
+        bad = (~(errors <= case.tolerance)).nonzero().flatten().tolist()
+        assert not bad, (
+            f"{where}: row {row}, token {index} of sequence {sequence}: heads {bad[:6]}, "
+            f"worst {errors.max():.2e} > {case.tolerance:.2e}"
+        )
+        worst = max(worst, errors.max().item())
+
+    again = decode(rows)
+    lengths = rows.rows.clone()
+    lengths[1::2, 0] = 0
+    thinned = decode(DecodeRows(rows.q, lengths))
+    for row, at in enumerate(tokens):
+        if at is None:
+            continue
+        assert torch.equal(out[row], again[row]), f"{where}: row {row} differs in a second call"
+        if row % 2 == 0:
+            assert torch.equal(out[row], thinned[row]), f"{where}: row {row} depends on the others"
     return worst
 
 
 def check_store(library: AttentionLibrary, case: Case) -> float:
     """Stored keys, rotated at P_k, and values against float64; the worst row's share of what may be."""
     problem = make_problem(library, case)
-    positions = torch.arange(problem.n_tokens, device="cuda") % case.scheme.chunk_size
-    keys, values = problem.cache_as_float64()
     # Q8: steps of max / 127, so an error of up to half a step each; rows of n values have norm >= max.
     # Scales are rounded up to seven bits, which the factor 2 below covers.
     roundoff = 0.5 / 127 * case.shape.head_dim**0.5 if case.cache == "q8" else ROUNDOFF[case.cache]
     worst = 0.0
-    for stored, expected in (
-        (keys, rotate(problem.k.double(), positions, problem)),
-        (values, problem.v.double()),
-    ):
-        errors = row_errors(stored.transpose(0, 1), expected)
-        worst = max(worst, errors.max().item())
-        assert worst <= 2 * roundoff, f"store: {case}: worst row {worst:.2e} > {2 * roundoff:.2e}"
+    for sequence, length in enumerate(problem.lengths):
+        positions = torch.arange(length, device="cuda") % case.scheme.chunk_size
+        keys, values = problem.cache_as_float64(sequence)
+        for name, stored, expected in (
+            ("key", keys, rotate(problem.k[sequence].double(), positions, problem)),
+            ("value", values, problem.v[sequence].double()),
+        ):
+            errors = row_errors(stored.transpose(0, 1), expected)
+            bad = (~(errors <= 2 * roundoff)).nonzero().tolist()
+            assert not bad, (
+                f"store: {case}: sequence {sequence}: {name} of (token, head) {bad[:6]}, "
+                f"worst {errors.max():.2e} > {2 * roundoff:.2e}"
+            )
+            worst = max(worst, errors.max().item())
+    touched = problem.free_slots_touched()
+    assert touched == 0, f"store: {case}: wrote {touched} slots that belong to no token"
     return worst / (2 * roundoff)
 
 
 def make_problem(library: AttentionLibrary, case: Case) -> Problem:
-    n_tokens = case.start + case.n_queries
     return Problem(
         library,
         case.shape,
         case.scheme,
-        n_tokens,
+        (case.start + case.n_queries, *case.others),
         case.dtype,
         case.cache,
-        capacity=n_tokens + case.seed % 70,
+        spare_pages=case.seed % 4,
         seed=case.seed,
         dequantized_kv_heads=1 + case.seed % case.shape.n_kv_heads,
+        decode_rows=len(case.others) + 8,
     )
 
 
@@ -208,7 +255,11 @@ def random_cases(seed: int, count: int, longest: int = 3000) -> Iterator[Case]:
         length = draw.choice((1, border - 1, border, border + 1, 2 * border, draw.randrange(1, longest // 2)))
         dtype = draw.choice(("f16", "bf16"))
         cache = draw.choice((dtype, dtype, "f16", "bf16", "q8"))
-        yield Case(shape, scheme, start, max(1, length), dtype, cache, 1000 * seed + n)
+        n_others = draw.choice((0, 1, 2, 5, 5, 33, 40))
+        others = tuple(
+            draw.choice((1, 127, 128, 129, border, draw.randrange(1, longest))) for _ in range(n_others)
+        )
+        yield Case(shape, scheme, start, max(1, length), others, dtype, cache, 1000 * seed + n)
 
 
 def check_all(

@@ -1,8 +1,8 @@
 """The CUDA attention kernels called from PyTorch: builds a small shared library and wraps its calls.
 
 ``AttentionLibrary.build()`` compiles ``native/cuda/attention`` with nvcc for the given targets (or takes a
-library that was built before); ``Problem`` holds one attention problem's tensors in the layouts of
-``native/cuda/attention/attention.h``. Tests and benchmarks share it.
+library that was built before); ``Problem`` holds the tensors of some sequences over one cache in the layouts
+of ``native/cuda/attention/attention.h``. Tests and benchmarks share it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 ENDLESS = 1 << 31
+PAGE_TOKENS = 128  # core/engine/page_pool.h
 KERNELS = {"auto": 0, "simple": 1, "sm80": 2, "sm90": 3}
 DTYPES = {"f16": 0, "bf16": 1}
 CACHES = {"f16": 0, "bf16": 2, "q8": 3}  # as dca_cache_type; the kernels take no f32
@@ -76,7 +77,7 @@ class _Scheme(ctypes.Structure):
 
 class _Cache(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("keys", "values", "key_scales", "value_scales")]
-    _fields_ += [("capacity", ctypes.c_uint32), ("type", ctypes.c_int32)]
+    _fields_ += [("pages", ctypes.c_uint32), ("type", ctypes.c_int32)]
 
 
 class _Rotary(ctypes.Structure):
@@ -89,6 +90,7 @@ _COMMON = [("shape", _Shape), ("scheme", _Scheme), ("cache", _Cache), ("rotary",
 class _Prefill(ctypes.Structure):
     _fields_ = [
         *_COMMON,
+        ("page_table", ctypes.c_void_p),
         ("q", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
         ("q_stride", ctypes.c_int64),
@@ -107,9 +109,14 @@ class _Decode(ctypes.Structure):
         *_COMMON,
         ("q", ctypes.c_void_p),
         ("out", ctypes.c_void_p),
+        ("q_stride", ctypes.c_int64),
+        ("out_stride", ctypes.c_int64),
         ("dtype", ctypes.c_int32),
-        ("length", ctypes.c_void_p),
+        ("n_rows", ctypes.c_uint32),
+        ("rows", ctypes.c_void_p),
+        ("page_tables", ctypes.c_void_p),
         ("workspace", ctypes.c_void_p),
+        ("workspace_rows", ctypes.c_uint32),
     ]
 
 
@@ -121,18 +128,27 @@ class _Store(ctypes.Structure):
         ("k_stride", ctypes.c_int64),
         ("v_stride", ctypes.c_int64),
         ("dtype", ctypes.c_int32),
-        ("start", ctypes.c_uint32),
-        ("length", ctypes.c_void_p),
-        ("n_tokens", ctypes.c_uint32),
+        ("n_rows", ctypes.c_uint32),
+        ("indices", ctypes.c_void_p),
+        ("places", ctypes.c_void_p),
     ]
 
 
-class Problem:
-    """Random queries, keys and values of one sequence on the GPU, with the cache stored by our own kernel.
+@dataclasses.dataclass(frozen=True)
+class DecodeRows:
+    """Queries of a decode step on the GPU, and what DecodeRow says of each."""
 
-    ``q`` is (n_tokens, n_heads, head_dim), ``k`` and ``v`` (n_tokens, n_kv_heads, head_dim), un-rotated;
-    the cache holds all n_tokens keys and values. ``dequantized_kv_heads`` is how many key heads of a q8 cache
-    prefill has room to dequantize at a time. Raises RuntimeError if a CUDA call fails.
+    q: torch.Tensor  # (n_rows, n_heads, head_dim)
+    rows: torch.Tensor  # int32 (n_rows, 2): length, first page
+
+
+class Problem:
+    """Random queries, keys and values of some sequences on the GPU, with the cache stored by our own kernel.
+
+    ``q[n]`` is (lengths[n], n_heads, head_dim), ``k[n]`` and ``v[n]`` (lengths[n], n_kv_heads, head_dim),
+    un-rotated; the cache holds all keys and values in pages in random order, ``spare_pages`` more than it
+    needs. What holds no token is poison. ``dequantized_kv_heads`` is how many key heads of a q8 cache prefill
+    of the longest sequence has room to dequantize at a time. Raises RuntimeError if a CUDA call fails.
     """
 
     def __init__(
@@ -140,59 +156,57 @@ class Problem:
         library: AttentionLibrary,
         shape: Shape,
         scheme: PositionScheme,
-        n_tokens: int,
+        lengths: int | tuple[int, ...],
         dtype: str = "bf16",
         cache: str = "bf16",
-        capacity: int | None = None,
+        spare_pages: int = 2,
         seed: int = 0,
         dequantized_kv_heads: int = 0,
+        decode_rows: int = 1,
     ):
-        self.library, self.shape, self.scheme, self.n_tokens, self.dtype, self.cache_dtype = (
-            library,
-            shape,
-            scheme,
-            n_tokens,
-            dtype,
-            cache,
-        )
-        self.capacity = capacity or n_tokens
+        self.library, self.shape, self.scheme = library, shape, scheme
+        self.dtype, self.cache_dtype = dtype, cache
+        self.lengths = (lengths,) if isinstance(lengths, int) else lengths
         generator = torch.Generator("cuda").manual_seed(seed)
 
-        def random(heads: int) -> torch.Tensor:
-            return torch.randn(
-                n_tokens, heads, shape.head_dim, device="cuda", generator=generator, dtype=TORCH_DTYPES[dtype]
-            )
+        def random(heads: int) -> list[torch.Tensor]:
+            size = (sum(self.lengths), heads, shape.head_dim)
+            rows = torch.randn(size, device="cuda", generator=generator, dtype=TORCH_DTYPES[dtype])
+            return list(rows.split(self.lengths))
 
-        self.q, self.k, self.v = (
-            random(shape.n_heads),
-            random(shape.n_kv_heads),
-            random(shape.n_kv_heads),
-        )
-        rows = (shape.n_kv_heads, self.capacity)
+        self.q, self.k, self.v = random(shape.n_heads), random(shape.n_kv_heads), random(shape.n_kv_heads)
+        counts = [-(-length // PAGE_TOKENS) for length in self.lengths]
+        self.pages = sum(counts) + spare_pages
+        order = torch.randperm(self.pages, device="cuda", generator=generator, dtype=torch.int32)
+        self.page_tables = order[: sum(counts)].contiguous()
+        self.first_pages = [sum(counts[:n]) for n in range(len(counts))]
+        rows = (self.pages, shape.n_kv_heads, PAGE_TOKENS)
         self.key_scales: torch.Tensor | None = None
         self.value_scales: torch.Tensor | None = None
         if cache == "q8":
             self.keys = torch.full((*rows, shape.head_dim), 77, device="cuda", dtype=torch.uint8)
-            self.values = self.keys.clone()
             self.key_scales = torch.full(rows, math.nan, device="cuda", dtype=torch.float16)
             self.value_scales = self.key_scales.clone()
         else:
             self.keys = torch.full(
                 (*rows, shape.head_dim), math.nan, device="cuda", dtype=TORCH_DTYPES[cache]
             )
-            self.values = self.keys.clone()
-        positions = torch.arange(scheme.positions(n_tokens), device="cuda", dtype=torch.float64)
+        self.values = self.keys.clone()
+        longest = max(self.lengths)
+        positions = torch.arange(scheme.positions(longest), device="cuda", dtype=torch.float64)
         angles = positions[:, None] * self.frequencies()
         self.cos_sin = torch.stack((angles.cos(), angles.sin()), dim=-1).float().contiguous()
+        self.workspace_rows = decode_rows
         self.decode_workspace = torch.zeros(
-            library.decode_workspace_bytes(self._shape()), device="cuda", dtype=torch.uint8
+            library.decode_workspace_bytes(self._shape(), decode_rows), device="cuda", dtype=torch.uint8
         )
-        self.prefill_workspace = torch.zeros(
-            library.prefill_workspace_bytes(self._shape(), n_tokens, dequantized_kv_heads),
+        # NaN in every place, as memory that was used before may have.
+        self.prefill_workspace = torch.full(
+            (library.prefill_workspace_bytes(self._shape(), longest, dequantized_kv_heads),),
+            255,
             device="cuda",
             dtype=torch.uint8,
         )
-        self.length = torch.tensor([n_tokens], device="cuda", dtype=torch.int32)
         self.store()
 
     def frequencies(self) -> torch.Tensor:
@@ -201,26 +215,45 @@ class Problem:
         exponents = torch.arange(0, rotary, 2, device="cuda", dtype=torch.float64) / max(rotary, 1)
         return self.shape.theta**-exponents
 
+    def places(self, sequence: int) -> torch.Tensor:
+        """int32 (lengths[sequence],): where each token of the sequence is, page * PAGE_TOKENS + offset."""
+        i = torch.arange(self.lengths[sequence], device="cuda", dtype=torch.int32)
+        table = self.page_tables[self.first_pages[sequence] :]
+        return table[(i // PAGE_TOKENS).long()] * PAGE_TOKENS + i % PAGE_TOKENS
+
     def store(self) -> None:
-        """Writes k and v into the cache."""
+        """Writes all k and v into the cache in one call, in random order and with one row of padding."""
+        sequences = range(len(self.lengths))
+        indices = [torch.arange(self.lengths[n], device="cuda", dtype=torch.int32) for n in sequences]
+        nowhere = torch.full((1,), -1, device="cuda", dtype=torch.int32)
+        order = torch.randperm(sum(self.lengths) + 1, device="cuda")
+        all_indices = torch.cat([*indices, nowhere.clone().zero_()])[order]
+        all_places = torch.cat([*map(self.places, sequences), nowhere])[order]
+        k, v = (
+            torch.cat([*rows, torch.full_like(rows[0][:1], math.nan)])[order] for rows in (self.k, self.v)
+        )
         args = _Store(
             *self._common(),
-            self.k.data_ptr(),
-            self.v.data_ptr(),
-            self.k.stride(0),
-            self.v.stride(0),
+            k.data_ptr(),
+            v.data_ptr(),
+            k.stride(0),
+            v.stride(0),
             DTYPES[self.dtype],
-            0,
-            None,
-            self.n_tokens,
+            len(order),
+            all_indices.data_ptr(),
+            all_places.data_ptr(),
         )
         self.library.call("dca_store_keys_values", args)
 
-    def prefill(self, start: int, n_queries: int, out: torch.Tensor, kernel: str = "auto") -> bool:
-        """Attention of queries from ``start`` on into ``out``; False if the kernel does not take this."""
-        q = self.q[start : start + n_queries]
+    def prefill(
+        self, start: int, n_queries: int, out: torch.Tensor, kernel: str = "auto", sequence: int = 0
+    ) -> bool:
+        """Attention of a sequence's queries from ``start`` on into ``out``; False if the kernel does not take
+        this."""
+        q = self.q[sequence][start : start + n_queries]
         args = _Prefill(
             *self._common(),
+            self.page_tables[self.first_pages[sequence] :].data_ptr(),
             q.data_ptr(),
             out.data_ptr(),
             q.stride(0),
@@ -234,25 +267,58 @@ class Problem:
         )
         return self.library.call("dca_attention_prefill", args)
 
-    def decode(self, index: int, out: torch.Tensor) -> None:
-        """Attention of the query at ``index`` into ``out`` (n_heads, head_dim); ``length`` is index + 1."""
+    def decode_rows(self, tokens: list[tuple[int, int] | None]) -> DecodeRows:
+        """The queries of (sequence, index) each, that token being its sequence's newest; None is a row of
+        padding."""
+        padding = torch.full_like(self.q[0][0], math.nan)
+        rows = [(0, 0) if at is None else (at[1] + 1, self.first_pages[at[0]]) for at in tokens]
+        q = [padding if at is None else self.q[at[0]][at[1]] for at in tokens]
+        return DecodeRows(torch.stack(q), torch.tensor(rows, device="cuda", dtype=torch.int32))
+
+    def decode(self, rows: DecodeRows, out: torch.Tensor) -> None:
+        """Attention of the rows into ``out`` (n_rows, n_heads, head_dim)."""
         args = _Decode(
             *self._common(),
-            self.q[index].data_ptr(),
+            rows.q.data_ptr(),
             out.data_ptr(),
+            rows.q.stride(0),
+            out.stride(0),
             DTYPES[self.dtype],
-            self.length.data_ptr(),
+            len(rows.q),
+            rows.rows.data_ptr(),
+            self.page_tables.data_ptr(),
             self.decode_workspace.data_ptr(),
+            self.workspace_rows,
         )
         self.library.call("dca_attention_decode", args)
 
-    def cache_as_float64(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values as the cache holds them, (n_kv_heads, n_tokens, head_dim)."""
-        keys, values = self.keys[:, : self.n_tokens].double(), self.values[:, : self.n_tokens].double()
+    def gathered(self, paged: torch.Tensor, sequence: int) -> torch.Tensor:
+        """A sequence's rows of ``keys``, ``values`` or their scales: (n_kv_heads, lengths[sequence], ...)."""
+        places = self.places(sequence).long()
+        return paged.transpose(0, 1).flatten(1, 2)[:, places]
+
+    def cache_as_float64(self, sequence: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A sequence's keys and values as the cache holds them, (n_kv_heads, lengths[sequence], head_dim)."""
+        keys, values = (self.gathered(t, sequence).double() for t in (self.keys, self.values))
         if self.key_scales is not None and self.value_scales is not None:
-            keys = (keys - 128) * self.key_scales[:, : self.n_tokens, None].double()
-            values = (values - 128) * self.value_scales[:, : self.n_tokens, None].double()
+            keys = (keys - 128) * self.gathered(self.key_scales, sequence)[..., None].double()
+            values = (values - 128) * self.gathered(self.value_scales, sequence)[..., None].double()
         return keys, values
+
+    def free_slots_touched(self) -> int:
+        """How many slots of the cache that hold no token are no longer poison."""
+        free = torch.ones(self.pages * PAGE_TOKENS, device="cuda", dtype=torch.bool)
+        for sequence in range(len(self.lengths)):
+            free[self.places(sequence).long()] = False
+        touched = torch.zeros_like(free)
+        for data, scales in ((self.keys, self.key_scales), (self.values, self.value_scales)):
+            rows = data.transpose(1, 2).flatten(0, 1).flatten(1)
+            if scales is None:
+                touched |= ~rows.isnan().all(dim=1)
+            else:
+                touched |= (rows != 77).any(dim=1)
+                touched |= ~scales.transpose(1, 2).flatten(0, 1).isnan().all(dim=1)
+        return int((touched & free).sum())
 
     def _shape(self) -> _Shape:
         s = self.shape
@@ -274,7 +340,7 @@ class Problem:
                 s.intra_only,
             ),
             _Cache(
-                self.keys.data_ptr(), self.values.data_ptr(), *scales, self.capacity, CACHES[self.cache_dtype]
+                self.keys.data_ptr(), self.values.data_ptr(), *scales, self.pages, CACHES[self.cache_dtype]
             ),
             _Rotary(self.cos_sin.data_ptr(), self.cos_sin.shape[0]),
         )
@@ -282,6 +348,8 @@ class Problem:
 
 class AttentionLibrary:
     """The kernels as a loaded shared library."""
+
+    FILE = "libcuda_attention.so"
 
     def __init__(self, path: Path):
         self._library = ctypes.CDLL(str(path))
@@ -304,6 +372,7 @@ class AttentionLibrary:
         cuda = ROOT / "native/cuda"
         sources = [
             *sorted((cuda / "attention").glob("*.cu")),
+            cuda / "device/allow_shared.cpp",
             cuda / "device/card.cu",
             cuda / "device/tensor_map.cpp",
             Path(__file__).with_name("attention_exports.cpp"),
@@ -317,7 +386,7 @@ class AttentionLibrary:
             commands = [[*flags, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects, strict=True)]
             for done in pool.map(lambda command: subprocess.run(command, check=True), commands):
                 done.check_returncode()
-        path = directory / "libcuda_attention.so"
+        path = directory / cls.FILE
         subprocess.run([*flags, "-shared", *map(str, objects), "-o", str(path)], check=True)
         return cls(path)
 
@@ -333,5 +402,5 @@ class AttentionLibrary:
     def prefill_workspace_bytes(self, shape: _Shape, context: int, kv_heads: int) -> int:
         return self._library.dca_prefill_workspace_bytes(ctypes.byref(shape), context, kv_heads)
 
-    def decode_workspace_bytes(self, shape: _Shape) -> int:
-        return self._library.dca_decode_workspace_bytes(ctypes.byref(shape))
+    def decode_workspace_bytes(self, shape: _Shape, rows: int) -> int:
+        return self._library.dca_decode_workspace_bytes(ctypes.byref(shape), rows)

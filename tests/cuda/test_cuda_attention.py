@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from attention_check import Case, check_decode, check_prefill, check_store, random_cases  # noqa: E402
 from attention_library import AttentionLibrary  # noqa: E402
+from shared_build import built_once  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
@@ -23,7 +24,12 @@ CASES = list(random_cases(seed=3, count=40))
 def library(tmp_path_factory: pytest.TempPathFactory) -> AttentionLibrary:
     major, minor = torch.cuda.get_device_capability()
     target = "90a" if (major, minor) == (9, 0) else f"{major}{minor}"
-    return AttentionLibrary.build(tmp_path_factory.mktemp("cuda_attention"), (target,))
+    return built_once(
+        tmp_path_factory,
+        "cuda_attention",
+        lambda directory: AttentionLibrary.build(directory, (target,)),
+        lambda directory: AttentionLibrary(directory / AttentionLibrary.FILE),
+    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))

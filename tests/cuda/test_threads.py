@@ -63,18 +63,19 @@ def test_sessions_of_eight_threads_answer_as_those_of_one(variant_gguf, kind):
 
 @pytest.mark.parametrize("kind", MODELS)
 def test_engines_of_eight_threads_answer_as_those_of_one(variant_gguf, kind):
-    """Drawn tokens: graphs are recorded while others launch."""
+    """Batches of three, drawn tokens: graphs are recorded while others launch."""
     path = variant_gguf(scheme=SCHEME, **MODELS[kind])
     with Model(path, device="cuda") as model:
 
         def work(number: int) -> np.ndarray:
-            with model.engine(tokens=STEPS + 256) as engine:
-                sequence, how = engine.sequence(), Sampling(temperature=0.8, seed=number)
-                fed = tokens(path, 50, number).tolist()
+            with model.engine(tokens=3 * (STEPS + 256)) as engine:
+                sequences = [engine.sequence() for _ in range(3)]
+                samplings = [Sampling(temperature=0.8, seed=10 * number + n) for n in range(3)]
+                fed = [tokens(path, 20 + 30 * n, number).tolist() for n in range(3)]
                 drawn = []
                 for _ in range(STEPS):
-                    fed = engine.sample([(sequence, fed, how)])
-                    drawn.append(fed[0])
+                    fed = [[id_] for id_ in engine.sample(list(zip(sequences, fed, samplings, strict=True)))]
+                    drawn.append([ids[0] for ids in fed])
                 return np.array(drawn)
 
         alone = [work(number) for number in range(THREADS)]

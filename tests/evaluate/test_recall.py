@@ -7,7 +7,7 @@ import pytest
 
 import dca_runtime as dca
 from dca_export.errors import InputError
-from dca_export.evaluate import recall
+from dca_export.evaluate import recall, results
 from dca_export.evaluate.methods import Method
 from dca_export.evaluate.recall_tasks import FILLER, HIDDEN_KEYS, HOPS, TASKS
 
@@ -81,3 +81,15 @@ def test_a_task_that_does_not_fit(prompts):
 def test_a_task_not_known():
     with pytest.raises(InputError, match="none of keys, value, chain, count"):
         recall.plan([Method("plain")], [100], ["needles"], 1)
+
+
+def test_tables_and_figures_say_how_sure_they_are(tiny_gguf):
+    with dca.Model(tiny_gguf()) as model:
+        measured = results.open_results(None, results.header("recall", model, {}, ["dca-eval"]))
+    cells = recall.plan([Method("plain")], [100], ["keys"], 4)
+    shares = iter([1.0, 0.0, 1.0, 1.0])
+    results.measure_cells(measured, cells, lambda *_: {"found": next(shares)}, lambda *_: None)
+    (table,) = recall.tables(measured)
+    assert table.rows == [["plain, keys", "75% (30 to 95)"]]
+    (entry,) = recall.figures(measured)
+    assert entry["found"] == 0.75 and entry["interval"] == pytest.approx([0.3006, 0.9544], abs=1e-3)

@@ -132,3 +132,13 @@ def test_a_run_with_nothing_left_to_measure_leaves_no_trace(tmp_path):
     before = path.read_bytes()
     results.measure_cells(results.open_results(path, HEAD | {"command": ["b"]}), CELLS, measure, silent)
     assert path.read_bytes() == before
+
+
+def test_a_run_that_ended_in_its_first_line_begins_anew(tmp_path):
+    path = tmp_path / "results.jsonl"
+    results.measure_cells(results.open_results(path, HEAD), CELLS, measure, silent)
+    whole = path.read_bytes()
+    for cut in (20, whole.index(b"\n")):
+        path.write_bytes(whole[:cut])
+        results.measure_cells(results.open_results(path, HEAD), CELLS, measure, silent)
+        assert path.read_bytes() == whole

@@ -265,7 +265,7 @@ CASES: dict[str, tuple[Damage, str]] = {
     "scheme with a long window": (config(**{DCA: {"chunk_size": 32, "local_size": 40}}), DCA),
     "quantised by GPTQ": (
         add("model.layers.0.mlp.up_proj.qweight", "I32", np.zeros((8, 96), np.int32)),
-        "tensor model.layers.0.mlp.up_proj.qweight is quantised by GPTQ",
+        "tensor model.layers.0.mlp.up_proj.qweight needs model.layers.0.mlp.up_proj.scales, which is missing",
     ),
     "blocks without end": (
         config(quantization_config={"quant_method": "fp8", "weight_block_size": [1e300, 128]}),

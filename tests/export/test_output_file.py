@@ -12,6 +12,7 @@ import pytest
 
 from dca_export.errors import InputError
 from dca_export.export.output_file import (
+    LOCK,
     check_apart,
     check_output,
     check_report,
@@ -243,3 +244,39 @@ def test_write_file_spares_what_is_no_file(tmp_path):
     with pytest.raises(InputError, match="taken: is not a regular file"):
         write_file(tmp_path / "taken", b"data")
     assert os.listdir(tmp_path) == ["taken"]
+
+
+def test_a_directory_that_was_left_before_it_had_a_lock_is_removed(tmp_path):
+    left = tmp_path / ".other.gguf.abcdefgh.part"
+    left.mkdir()
+    with directory_beside(tmp_path / "out.gguf"):
+        assert not left.exists()
+
+
+def test_a_directory_taken_for_abandoned_before_it_has_a_lock_is_made_again(tmp_path, monkeypatch):
+    real, removed = os.open, []
+
+    def open_once_too_late(path, *arguments, **more):
+        if not removed:
+            removed.append(path)
+            Path(path).parent.rmdir()
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(os, "open", open_once_too_late)
+    with directory_beside(tmp_path / "out.gguf") as directory:
+        assert directory.is_dir()
+    assert removed and list(tmp_path.iterdir()) == []
+
+
+def test_the_lock_goes_last(tmp_path, monkeypatch):
+    left = tmp_path / ".out.gguf.abcdefgh.part"
+    left.mkdir()
+    for name in (LOCK, "half"):
+        (left / name).write_text("")
+    monkeypatch.setattr(Path, "unlink", lambda *_: (_ for _ in ()).throw(SystemExit))  # killed in the middle
+    with pytest.raises(SystemExit), directory_beside(tmp_path / "out.gguf"):
+        pass
+    assert (left / LOCK).exists()
+    monkeypatch.undo()
+    with directory_beside(tmp_path / "out.gguf"):
+        assert not left.exists()

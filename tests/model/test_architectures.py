@@ -7,7 +7,8 @@ import pytest
 
 from dca_export.config import Config
 from dca_export.errors import InputError
-from dca_export.model.architectures import ARCHITECTURES, Dimensions, find_architecture, known_gguf_names
+from dca_export.model.architectures import ARCHITECTURES, find_architecture, known_gguf_names
+from dca_export.model.rules import Dimensions
 
 SIZES = Dimensions(
     layers=2,

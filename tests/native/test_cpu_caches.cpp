@@ -127,17 +127,10 @@ TEST(heads_that_pass_keys_over_are_left_as_they_are) {
             std::vector<float> scratch(attend_scratch_floats(group, head_dim));
             const auto attended = [&](const uint8_t* heads) {
                 std::vector<float> out(q.size()), maximum(static_cast<size_t>(group) * kPanelLanes, -INFINITY), sum(maximum.size());
-                kernels->attend_panel[static_cast<size_t>(cache.type())]({q.data(),
-                                                                          out.data(),
-                                                                          maximum.data(),
-                                                                          sum.data(),
-                                                                          group,
-                                                                          head_dim,
-                                                                          cache.view(0, 0),
-                                                                          {0, 128},
-                                                                          500,
-                                                                          scratch.data(),
-                                                                          heads});
+                AttendPanelArgs args{q.data(), out.data(),       maximum.data(), sum.data(), group,
+                                     head_dim, cache.view(0, 0), {0, 128},       500,        scratch.data()};
+                args.heads = heads;
+                kernels->attend_panel[static_cast<size_t>(cache.type())](args);
                 return out;
             };
             const uint8_t heads[group] = {1, 0, 1};

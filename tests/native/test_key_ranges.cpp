@@ -1,5 +1,6 @@
 // How queries and keys are cut along the key ranges, against the definition token by token; CPU and
 // GPU kernels share the header.
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -32,16 +33,20 @@ void check_blocks(uint32_t start, uint32_t n, uint32_t s, uint32_t rows) {
     CHECK(next == start + n);
 }
 
-/// The walk's tiles cover each key that a block's last query sees exactly once, in the range that
-/// the chunks' gap asks for, and every tile but the first of its range is full.
+/// The walk's tiles start at multiples of their size and cover each key that a block's last query sees exactly
+/// once, in the range that the chunks' gap asks for; those of a range go from its end to its begin.
 template <uint32_t kKeys>
 void check_walk(const Scheme& scheme, const QueryBlock& block) {
     const uint32_t end = block.first + block.rows;
     std::vector<int> seen(end, 0);
     TileWalk<kKeys> walk(scheme, block);
+    uint32_t last = 0;
     do {
-        CHECK(walk.entered || walk.key + kKeys <= walk.range_end);
-        for (uint32_t key = walk.key; key < walk.key + kKeys && key < walk.range_end; ++key) {
+        CHECK(walk.key % kKeys == 0);
+        CHECK(walk.key < walk.range_end && walk.key + kKeys > walk.range_begin);
+        CHECK(walk.entered ? walk.key + kKeys >= walk.range_end : walk.key + kKeys == last);
+        last = walk.key;
+        for (uint32_t key = std::max(walk.key, walk.range_begin); key < walk.key + kKeys && key < walk.range_end; ++key) {
             CHECK(walk.range() == range_by_gap(scheme, block.first, key));
             ++seen[key];
         }
@@ -51,6 +56,20 @@ void check_walk(const Scheme& scheme, const QueryBlock& block) {
 }
 
 }  // namespace
+
+// What a layer with a window relies on (core/positions/scheme.h, window_scheme).
+TEST(a_windows_scheme_keeps_every_distance_within_it) {
+    for (const uint32_t window : {1u, 2u, 7u, 128u}) {
+        const dca::Scheme scheme = dca::window_scheme(window);
+        for (uint32_t query = 0; query < 5 * window; ++query) {
+            const uint32_t chunk = query / scheme.chunk_size;
+            for (uint32_t key = dca::window_begin(window, query); key <= query; ++key) {
+                const auto range = key / scheme.chunk_size == chunk ? dca::Range::Intra : dca::Range::Successive;
+                CHECK(scheme.query_position(range, query % scheme.chunk_size) - scheme.key_position(key) == query - key);
+            }
+        }
+    }
+}
 
 TEST(query_blocks_cover_every_query_once) {
     for (const uint32_t s : {1u, 6u, 64u, 100u, 129u, 1u << 31})
@@ -99,8 +118,12 @@ TEST(the_newest_tokens_tiles_hold_each_visible_key_once_in_ascending_order) {
                 uint32_t next = first_key(scheme, (length - 1) / s);
                 for (uint32_t t = 0; t < tiles.count; ++t) {
                     const KeyTile tile = tiles.at(t);
-                    CHECK(tile.key == next && tile.key < tile.end);
-                    for (; next < tile.key + 16 && next < tile.end; ++next) CHECK(tile.range == range_by_gap(scheme, length - 1, next));
+                    CHECK(tile.key % 16 == 0 && tile.holds(next));
+                    for (uint32_t key = tile.key; key < tile.key + 16; ++key) {
+                        if (!tile.holds(key)) continue;
+                        CHECK(key == next && tile.range == range_by_gap(scheme, length - 1, key));
+                        ++next;
+                    }
                 }
                 CHECK(next == length);
             }

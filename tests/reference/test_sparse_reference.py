@@ -103,11 +103,13 @@ def test_nothing_is_hidden_where_all_is_kept(tensors):
 def test_hidden_keys_take_no_part(tensors):
     hidden, queries, keys, _ = both(tensors, SCHEME, "dca")
     values = tensors[3]
-    whole = eager_attention(queries, keys, values, SCHEME, hidden=hidden)
+    whole = eager_attention(queries, keys, values, SCHEME, passed_over=hidden)
     changed = values.clone()
     row = 1510
     changed[0, hidden[0, row]] = 1e6
-    assert torch.equal(eager_attention(queries, keys, changed, SCHEME, hidden=hidden)[0, row], whole[0, row])
+    assert torch.equal(
+        eager_attention(queries, keys, changed, SCHEME, passed_over=hidden)[0, row], whole[0, row]
+    )
     assert not torch.equal(eager_attention(queries, keys, changed, SCHEME)[0, row], whole[0, row])
 
 

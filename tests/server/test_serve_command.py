@@ -113,10 +113,3 @@ def test_a_second_signal_ends_at_once(tiny_gguf, tmp_path):
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) != 0
         assert time.monotonic() - start < 5
-
-
-def test_a_card_is_refused_in_one_line(tiny_gguf, capsys):
-    from dca_export.cli.serve import main
-
-    assert main([str(tiny_gguf()), "--device", "cuda"]) == 2
-    assert "one sequence" in capsys.readouterr().err

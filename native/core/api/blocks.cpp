@@ -1,4 +1,6 @@
 // The C API's block format calls.
+#include <cmath>
+
 #include "core/blocks/formats.h"
 #include "core/error.h"
 #include "dca.h"
@@ -27,6 +29,18 @@ void check_buffers(const BlockInfo& info, const float* values, size_t n, const v
         fail(DCA_ERROR_ARGUMENT, "blocks of ", info.name, " must be aligned to ", alignment, " bytes");
 }
 
+void encode_checked(uint32_t type, const float* values, size_t n, size_t row_length, const float* weights, int32_t threads, void* blocks,
+                    size_t blocks_bytes) {
+    const BlockInfo& info = known_format(type);
+    if (!info.can_encode) fail(DCA_ERROR_UNSUPPORTED, "encoding to ", info.name, " is not implemented");
+    check_buffers(info, values, n, blocks, blocks_bytes, threads);
+    if (row_length == 0 || row_length % info.block_size != 0)
+        fail(DCA_ERROR_ARGUMENT, "row_length is ", row_length, ", must be a multiple of ", info.name, "'s block size ", info.block_size);
+    if (n % row_length != 0) fail(DCA_ERROR_ARGUMENT, "n is ", n, ", must be a multiple of row_length ", row_length);
+    encode_rows(info.type, values, static_cast<int64_t>(n), static_cast<int64_t>(row_length), threads, static_cast<std::byte*>(blocks),
+                weights);
+}
+
 }  // namespace
 }  // namespace dca
 
@@ -41,16 +55,18 @@ dca_status dca_block_format_get(uint32_t type, dca_block_format* format) {
 }
 
 dca_status dca_encode(uint32_t type, const float* values, size_t n, size_t row_length, int32_t threads, void* blocks, size_t blocks_bytes) {
+    return dca::guarded([&] { dca::encode_checked(type, values, n, row_length, nullptr, threads, blocks, blocks_bytes); });
+}
+
+dca_status dca_encode_weighted(uint32_t type, const float* values, size_t n, size_t row_length, const float* weights, int32_t threads,
+                               void* blocks, size_t blocks_bytes) {
     return dca::guarded([&] {
-        const dca::BlockInfo& info = dca::known_format(type);
-        if (!info.can_encode) dca::fail(DCA_ERROR_UNSUPPORTED, "encoding to ", info.name, " is not implemented");
-        dca::check_buffers(info, values, n, blocks, blocks_bytes, threads);
-        if (row_length == 0 || row_length % info.block_size != 0)
-            dca::fail(DCA_ERROR_ARGUMENT, "row_length is ", row_length, ", must be a multiple of ", info.name, "'s block size ",
-                      info.block_size);
-        if (n % row_length != 0) dca::fail(DCA_ERROR_ARGUMENT, "n is ", n, ", must be a multiple of row_length ", row_length);
-        dca::encode_rows(info.type, values, static_cast<int64_t>(n), static_cast<int64_t>(row_length), threads,
-                         static_cast<std::byte*>(blocks));
+        if (weights == nullptr) dca::fail(DCA_ERROR_ARGUMENT, "weights is NULL");
+        for (size_t c = 0; c < row_length; ++c) {
+            if (!(weights[c] >= 0.0f) || std::isinf(weights[c]))
+                dca::fail(DCA_ERROR_ARGUMENT, "weight ", c, " is ", weights[c], ", must be finite and 0 or more");
+        }
+        dca::encode_checked(type, values, n, row_length, weights, threads, blocks, blocks_bytes);
     });
 }
 

@@ -62,6 +62,7 @@ dca_status dca_engine_create(dca_model* model, const dca_engine_options* options
                                         .scheme = all.scheme,
                                         .cache_type = all.cache_type,
                                         .max_rows = all.max_rows,
+                                        .max_slices = 0,
                                         .progress = all.progress,
                                         .user = all.user,
                                         .rope = all.rope,

@@ -1,7 +1,10 @@
 // The C API: argument checks, then the classes. Nothing throws past here.
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <new>
 #include <string>
+#include <string_view>
 
 #include "core/api/support.h"
 #include "core/error.h"
@@ -13,8 +16,10 @@ namespace dca {
 
 namespace {
 
-thread_local std::string last_error;
 constexpr size_t kLongestMessage = 1200;  // its parts are cut before (fail)
+
+// Not a std::string: that memory has run out must be said without any.
+thread_local std::array<char, 4 * kLongestMessage + 64> last_error{};  // a byte becomes up to four (printable)
 
 constexpr dca_model_options kDefaultModelOptions{
     .size = sizeof(dca_model_options), .device = nullptr, .threads = 0, .progress = nullptr, .user = nullptr, .repack = 1};
@@ -37,11 +42,14 @@ constexpr dca_session_options kDefaultSessionOptions{.size = sizeof(dca_session_
 }  // namespace
 
 void set_last_error(const char* message) noexcept {
+    std::string_view shown = "out of memory";
+    std::string printed;
     try {
-        last_error = dca::printable(message, kLongestMessage);
-    } catch (...) {
-        last_error.clear();
-    }
+        printed = printable(message, kLongestMessage);
+        shown = printed;
+    } catch (const std::bad_alloc&) {}
+    const size_t length = shown.copy(last_error.data(), last_error.size() - 1);
+    last_error[length] = '\0';
 }
 
 }  // namespace dca
@@ -49,7 +57,7 @@ void set_last_error(const char* message) noexcept {
 using dca::guarded;
 using dca::needed;
 
-const char* dca_last_error(void) { return dca::last_error.c_str(); }
+const char* dca_last_error(void) { return dca::last_error.data(); }
 
 const char* dca_version(void) { return DCA_VERSION; }
 

@@ -1,4 +1,4 @@
-// Encoders of the formats whose scales are searched for: the K-quants and IQ4_NL. The fits find the
+// Encoders of the formats whose scales are searched for: the K-quants, IQ4_NL and IQ4_XS. The fits find the
 // numbers, this file packs them (layouts.h).
 //
 // Internal linkage on purpose: each block_kernels_*.cpp compiles its own copy for its instruction set.
@@ -14,6 +14,9 @@
 
 namespace dca {
 namespace {
+
+/// What an error at each value counts, `values` further on; null where nobody said.
+inline const float* after(const float* importance, int64_t values) { return importance == nullptr ? nullptr : importance + values; }
 
 /// Two bits of each of 256 levels, from bit `shift` on: bits 2 * ((i % 128) / 32) of out[32 * (i / 128) + i % 32].
 void pack_bit_pairs(const uint8_t* q, int shift, uint8_t* out) {
@@ -50,11 +53,11 @@ void pack_scales_and_mins(Floats16 scale, Floats16 min, int first, uint8_t (&out
     }
 }
 
-void encode_q2_k(const float* in, int64_t n_blocks, std::byte* out) {
+void weighted_q2_k(const float* in, const float* importance, int64_t n_blocks, std::byte* out) {
     using Fit = AffineFit<16, 3, 15>;
     auto* block = reinterpret_cast<BlockQ2_K*>(out);
-    for (int64_t b = 0; b < n_blocks; ++b, ++block, in += kSuperBlock) {
-        const Fit fit(SubBlocks<16>(in, Floats16::size));
+    for (int64_t b = 0; b < n_blocks; ++b, ++block, in += kSuperBlock, importance = after(importance, kSuperBlock)) {
+        const Fit fit(SubBlocks<16>(in, Floats16::size, importance));
         uint8_t q[kSuperBlock];
         store_levels(fit.q, 0.0f, q);
         pack_bit_pairs(q, 0, block->qs);
@@ -65,11 +68,11 @@ void encode_q2_k(const float* in, int64_t n_blocks, std::byte* out) {
     }
 }
 
-void encode_q3_k(const float* in, int64_t n_blocks, std::byte* out) {
+void weighted_q3_k(const float* in, const float* importance, int64_t n_blocks, std::byte* out) {
     using Fit = SymmetricFit<4, 32>;
     auto* block = reinterpret_cast<BlockQ3_K*>(out);
-    for (int64_t b = 0; b < n_blocks; ++b, ++block, in += kSuperBlock) {
-        const Fit fit(SubBlocks<16>(in, Floats16::size));
+    for (int64_t b = 0; b < n_blocks; ++b, ++block, in += kSuperBlock, importance = after(importance, kSuperBlock)) {
+        const Fit fit(SubBlocks<16>(in, Floats16::size, importance));
         uint8_t q[kSuperBlock];
         store_levels(fit.q, 4.0f, q);
         pack_bit_pairs(q, 0, block->qs);
@@ -86,12 +89,12 @@ void encode_q3_k(const float* in, int64_t n_blocks, std::byte* out) {
 
 /// Q4_K and Q5_K have 8 sub-blocks: two blocks fill sixteen. `pack_levels(block, q)` stores the rest.
 template <class Block, int kMaxQ, class PackLevels>
-void encode_q4_or_q5_k(const float* in, int64_t n_blocks, std::byte* out, PackLevels pack_levels) {
+void encode_q4_or_q5_k(const float* in, const float* importance, int64_t n_blocks, std::byte* out, PackLevels pack_levels) {
     using Fit = AffineFit<32, kMaxQ, 63>;
     auto* block = reinterpret_cast<Block*>(out);
-    for (int64_t b = 0; b < n_blocks; b += 2, in += 2 * kSuperBlock) {
+    for (int64_t b = 0; b < n_blocks; b += 2, in += 2 * kSuperBlock, importance = after(importance, 2 * kSuperBlock)) {
         const int together = static_cast<int>(std::min<int64_t>(2, n_blocks - b));
-        const Fit fit(SubBlocks<32>(in, together * Fit::kGroup));
+        const Fit fit(SubBlocks<32>(in, together * Fit::kGroup, importance));
         uint8_t q[2 * kSuperBlock];
         store_levels(fit.q, 0.0f, q);
         for (int i = 0; i < together; ++i, ++block) {
@@ -105,19 +108,20 @@ void encode_q4_or_q5_k(const float* in, int64_t n_blocks, std::byte* out, PackLe
     }
 }
 
-void encode_q4_k(const float* in, int64_t n_blocks, std::byte* out) {
-    encode_q4_or_q5_k<BlockQ4_K, 15>(in, n_blocks, out, [](BlockQ4_K&, const uint8_t*) {});
+void weighted_q4_k(const float* in, const float* importance, int64_t n_blocks, std::byte* out) {
+    encode_q4_or_q5_k<BlockQ4_K, 15>(in, importance, n_blocks, out, [](BlockQ4_K&, const uint8_t*) {});
 }
 
-void encode_q5_k(const float* in, int64_t n_blocks, std::byte* out) {
-    encode_q4_or_q5_k<BlockQ5_K, 31>(in, n_blocks, out, [](BlockQ5_K& block, const uint8_t* q) { pack_high_bits(q, 4, block.qh); });
+void weighted_q5_k(const float* in, const float* importance, int64_t n_blocks, std::byte* out) {
+    encode_q4_or_q5_k<BlockQ5_K, 31>(in, importance, n_blocks, out,
+                                     [](BlockQ5_K& block, const uint8_t* q) { pack_high_bits(q, 4, block.qh); });
 }
 
-void encode_q6_k(const float* in, int64_t n_blocks, std::byte* out) {
+void weighted_q6_k(const float* in, const float* importance, int64_t n_blocks, std::byte* out) {
     using Fit = SymmetricFit<32, 128>;
     auto* block = reinterpret_cast<BlockQ6_K*>(out);
-    for (int64_t b = 0; b < n_blocks; ++b, ++block, in += kSuperBlock) {
-        const Fit fit(SubBlocks<16>(in, Floats16::size));
+    for (int64_t b = 0; b < n_blocks; ++b, ++block, in += kSuperBlock, importance = after(importance, kSuperBlock)) {
+        const Fit fit(SubBlocks<16>(in, Floats16::size, importance));
         uint8_t q[kSuperBlock];
         store_levels(fit.q, 32.0f, q);
         pack_low_nibbles<64>(q, block->ql);
@@ -127,11 +131,12 @@ void encode_q6_k(const float* in, int64_t n_blocks, std::byte* out) {
     }
 }
 
-void encode_iq4_nl(const float* in, int64_t n_blocks, std::byte* out) {
+void weighted_iq4_nl(const float* in, const float* importance, int64_t n_blocks, std::byte* out) {
     auto* block = reinterpret_cast<BlockIQ4_NL*>(out);
-    for (int64_t b = 0; b < n_blocks; b += Floats16::size, in += Floats16::size * kBlock) {
+    for (int64_t b = 0; b < n_blocks;
+         b += Floats16::size, in += Floats16::size * kBlock, importance = after(importance, Floats16::size * kBlock)) {
         const int together = static_cast<int>(std::min<int64_t>(Floats16::size, n_blocks - b));
-        const GridFit fit(SubBlocks<kBlock>(in, together));
+        const GridFit fit(SubBlocks<kBlock>(in, together, importance));
         uint8_t q[Floats16::size * kBlock];
         store_levels(fit.q, 0.0f, q);
         for (int j = 0; j < together; ++j, ++block) {
@@ -141,6 +146,38 @@ void encode_iq4_nl(const float* in, int64_t n_blocks, std::byte* out) {
         }
     }
 }
+
+/// As Q4_K, two blocks fill sixteen sub-blocks.
+void weighted_iq4_xs(const float* in, const float* importance, int64_t n_blocks, std::byte* out) {
+    auto* block = reinterpret_cast<BlockIQ4_XS*>(out);
+    for (int64_t b = 0; b < n_blocks; b += 2, in += 2 * kSuperBlock, importance = after(importance, 2 * kSuperBlock)) {
+        const int together = static_cast<int>(std::min<int64_t>(2, n_blocks - b));
+        const GridSuperFit fit(SubBlocks<kBlock>(in, together * GridSuperFit::kGroup, importance));
+        uint8_t q[2 * kSuperBlock];
+        store_levels(fit.q, 0.0f, q);
+        for (int half = 0; half < together; ++half, ++block) {
+            const int first = half * GridSuperFit::kGroup;
+            block->d = float_to_half(fit.d[first]);
+            block->scales_h = 0;
+            for (int j = 0; j < GridSuperFit::kGroup; ++j) {
+                const int scale = static_cast<int>(fit.scale[first + j]) + 32;
+                uint8_t& low = block->scales_l[j / 2];
+                low = static_cast<uint8_t>(j % 2 == 0 ? scale & 15 : low | (scale & 15) << 4);
+                block->scales_h = static_cast<uint16_t>(block->scales_h | (scale >> 4) << (2 * j));
+                const uint8_t* level = q + half * kSuperBlock + j * kBlock;
+                for (int i = 0; i < 16; ++i) block->qs[16 * j + i] = static_cast<uint8_t>(level[i] | level[i + 16] << 4);
+            }
+        }
+    }
+}
+
+void encode_q2_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q2_k(in, nullptr, n_blocks, out); }
+void encode_q3_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q3_k(in, nullptr, n_blocks, out); }
+void encode_q4_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q4_k(in, nullptr, n_blocks, out); }
+void encode_q5_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q5_k(in, nullptr, n_blocks, out); }
+void encode_q6_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q6_k(in, nullptr, n_blocks, out); }
+void encode_iq4_nl(const float* in, int64_t n_blocks, std::byte* out) { weighted_iq4_nl(in, nullptr, n_blocks, out); }
+void encode_iq4_xs(const float* in, int64_t n_blocks, std::byte* out) { weighted_iq4_xs(in, nullptr, n_blocks, out); }
 
 }  // namespace
 }  // namespace dca

@@ -1,7 +1,12 @@
 #include "core/blocks/codecs.h"
+#include "core/blocks/encode_weighted.h"
 
 namespace dca {
 
-BlockKernels block_kernels_avx2(BlockType type) noexcept { return block_kernels_here(type); }
+BlockKernels block_kernels_avx2(BlockType type) noexcept {
+    BlockKernels kernels = block_kernels_here(type);
+    kernels.encode_weighted = weighted_encoder(type);
+    return kernels;
+}
 
 }  // namespace dca

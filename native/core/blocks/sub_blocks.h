@@ -31,8 +31,9 @@ struct SubBlocks {
     Floats16 x[n];  // x[i]: the i-th value of each sub-block
     Floats16 weight[n];
 
-    /// From n values a sub-block, one sub-block after the other. Those from `count` on are zeros.
-    SubBlocks(const float* in, int count) {
+    /// From n values a sub-block, one sub-block after the other. Those from `count` on are zeros. `importance`, where there
+    /// is one, is what an error at each value counts beside the value itself.
+    SubBlocks(const float* in, int count, const float* importance = nullptr) {
         float transposed[n][Floats16::size] = {};
         for (int b = 0; b < count; ++b)
             for (int i = 0; i < n; ++i) transposed[i][b] = in[b * n + i];
@@ -45,6 +46,10 @@ struct SubBlocks {
         // that would give up the small ones.
         const Floats16 rms = sqrt(squares * (1.0f / n));
         for (int i = 0; i < n; ++i) weight[i] = rms + abs(x[i]);
+        if (importance == nullptr) return;
+        for (int b = 0; b < count; ++b)
+            for (int i = 0; i < n; ++i) transposed[i][b] = importance[b * n + i];
+        for (int i = 0; i < n; ++i) weight[i] = weight[i] * Floats16::load(transposed[i]);
     }
 };
 

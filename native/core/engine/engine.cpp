@@ -30,7 +30,8 @@ void Sequence::truncate(uint32_t length) {
 /// Pages for what the feeds append, and copies of shared ones that they write to. Without commit() all is undone.
 class Engine::Reservation {
 public:
-    Reservation(Engine& engine, std::span<const Feed> feeds) : engine_(engine), feeds_(feeds) {
+    // An object that stands before its pages are taken: where a page cannot be copied, its destructor gives them back.
+    Reservation(Engine& engine, std::span<const Feed> feeds) : Reservation(Nothing{}, engine, feeds) {
         uint64_t wanted = 0;
         for (const Feed& feed : feeds) wanted += pages_wanted(feed);
         if (wanted > engine.pool_.free()) {
@@ -69,6 +70,9 @@ public:
     }
 
 private:
+    struct Nothing {};
+    Reservation(Nothing, Engine& engine, std::span<const Feed> feeds) noexcept : engine_(engine), feeds_(feeds) {}
+
     struct Undo {
         size_t pages;       // the sequence had
         bool copied;        // its last one was replaced by a copy
@@ -129,12 +133,16 @@ Engine::Engine(Model& model, const EngineOptions& options)
     if (const std::string why = model.backend().refuses(prefill_, cache_type_); !why.empty()) fail(DCA_ERROR_UNSUPPORTED, why);
     RopeTable rope = plan_rope_table(with_rope(model.hparams(), options.rope, options.rope_factor), model.weights(), scheme_, tokens_);
     rope_ = rope.frequencies;
+    const uint32_t window = model.hparams().window;
     Backend::Parts parts = model.backend().make_engine({
         .tokens = tokens_,
         .cache_type = cache_type_,
         .max_rows = std::min(options.max_rows, tokens_),
+        .max_slices = options.max_slices,
         .scheme = scheme_.in_rows(tokens_),
         .rope = std::move(rope),
+        .window_scheme = window == 0 ? Scheme{} : window_scheme(window).in_rows(tokens_),
+        .window_rope = window == 0 ? RopeTable{} : plan_window_rope_table(model.hparams(), model.weights(), tokens_),
         .prefill = prefill_,
         .room = room_,
     });
@@ -153,6 +161,11 @@ PrefillSpec checked_prefill(int32_t prefill, float alpha, uint32_t from, bool re
 dca_scheme Engine::scheme_info() const noexcept {
     if (scheme_.plain()) return {};
     return {scheme_.chunk_size, scheme_.local_window, scheme_.pretraining_length, scheme_.logit_scale, scheme_.logit_scale_length};
+}
+
+void Engine::collect_squares() {
+    if (!executor_->collect(*squares_))
+        fail(DCA_ERROR_UNSUPPORTED, "what flows into matrices is counted on the CPU only; load the model with device cpu");
 }
 
 void Engine::fill_info(dca_engine_info& info) const {
@@ -333,13 +346,14 @@ void Engine::copy_prefix(Sequence& to, const Sequence& from, uint32_t length) {
     if (pages > pool_.free() + to.pages_.size()) {
         fail(DCA_ERROR_CONTEXT, "cannot copy ", length, " tokens: the ", room_, " holds ", tokens_, ", ", tokens_used(), " are in use");
     }
-    std::vector<int32_t> tokens(from.tokens_.begin(), from.tokens_.begin() + length);
-    to.pages_.reserve(pages);
-    to.truncate(0);
-    while (to.pages_.size() < pages) to.pages_.push_back(pool_.take());
+    Sequence copy(*this);
+    copy.tokens_.assign(from.tokens_.begin(), from.tokens_.begin() + length);
+    copy.pages_.reserve(pages);
+    to.truncate(0);  // its pages are needed: where the device fails to copy, `to` is left empty
+    while (copy.pages_.size() < pages) copy.pages_.push_back(pool_.take());
     for (uint32_t i = 0; i < pages; ++i)
-        cache_->copy_page(to.pages_[i], *source.cache_, from.pages_[i], std::min(kPageTokens, length - i * kPageTokens));
-    to.tokens_ = std::move(tokens);
+        cache_->copy_page(copy.pages_[i], *source.cache_, from.pages_[i], std::min(kPageTokens, length - i * kPageTokens));
+    to.swap(copy);
 }
 
 }  // namespace dca

@@ -71,6 +71,7 @@ struct EngineOptions {
     dca_scheme scheme;      // chunk_size 0: the file's
     int32_t cache_type;     // dca_cache_type
     uint32_t max_rows;      // of a step; 0: the backend's choice
+    uint32_t max_slices;    // likewise
     dca_progress progress;  // may be null
     void* user;
     int32_t rope;  // dca_rope
@@ -95,6 +96,10 @@ public:
 
     /// Appends like eval, then chooses the token that follows each (core/backend/sampling.h); `requests` matches `feeds`.
     void sample(std::span<const Feed> feeds, std::span<SampleRequest> requests);
+
+    /// Counts what flows into every matrix from here on; throws where the backend cannot.
+    void collect_squares();
+    const ColumnSquares& squares() const noexcept { return *squares_; }
 
     /// How many tokens from the start two engines give the very same keys and values; 0 if they differ in more than the
     /// attention, Scheme::kEndless if in nothing.
@@ -149,6 +154,7 @@ private:
     const char* room_;
     PagePool pool_;
     std::unique_ptr<KvCache> cache_;
+    std::unique_ptr<ColumnSquares> squares_ = std::make_unique<ColumnSquares>();  // outlives the executor
     std::unique_ptr<Executor> executor_;
 };
 

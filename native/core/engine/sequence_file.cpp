@@ -1,11 +1,9 @@
 #include "core/engine/sequence_file.h"
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cerrno>
 #include <charconv>
-#include <cstdio>
 #include <cstring>
 #include <fcntl.h>
 #include <sstream>
@@ -18,6 +16,7 @@
 #include "core/gguf/descriptor.h"
 #include "core/error.h"
 #include "core/engine/page_pool.h"
+#include "core/engine/part_file.h"
 
 namespace dca {
 
@@ -36,6 +35,7 @@ std::vector<std::string> setup_lines(Engine& engine) {
     std::vector<std::string> lines;
     const auto line = [&](const auto&... parts) {
         std::ostringstream text;
+        text.exceptions(std::ios::badbit);  // where memory runs out, a stream goes on without the rest
         (text << ... << parts);
         lines.push_back(text.str());
     };
@@ -73,19 +73,10 @@ std::string header_text(Engine& engine, uint32_t tokens) {
     fail(DCA_ERROR_IO, path, ": cannot be ", what, ": ", std::strerror(errno));
 }
 
-void write_all(int descriptor, const std::string& path, std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-        const ssize_t written = ::write(descriptor, bytes.data(), bytes.size());
-        if (written < 0 && errno == EINTR) continue;
-        if (written < 0) io_failure(path, "written");
-        bytes = bytes.subspan(static_cast<size_t>(written));
-    }
-}
-
-void write_checked(int descriptor, const std::string& path, std::span<const std::byte> bytes, uint64_t part) {
-    write_all(descriptor, path, bytes);
+void write_checked(PartFile& file, std::span<const std::byte> bytes, uint64_t part) {
+    file.write(bytes);
     const uint64_t sum = checksum(bytes, part);
-    write_all(descriptor, path, std::as_bytes(std::span(&sum, 1)));
+    file.write(std::as_bytes(std::span(&sum, 1)));
 }
 
 class Reader {
@@ -126,13 +117,17 @@ uint32_t read_header(Engine& engine, Reader& reader, const std::string& path) {
     reader.read(std::as_writable_bytes(std::span(header)).subspan(start));
     reader.check_sum(checksum(std::as_bytes(std::span(header)), header_part), "the header's bytes");
 
-    std::istringstream lines(header.substr(start));
-    std::string line;
+    std::string_view rest = std::string_view(header).substr(start);
+    const auto next_line = [&] {
+        const std::string_view line = rest.substr(0, rest.find('\n'));
+        rest.remove_prefix(std::min(rest.size(), line.size() + 1));
+        return line;
+    };
     for (const std::string& expected : setup_lines(engine)) {
-        std::getline(lines, line);
+        const std::string_view line = next_line();
         if (line != expected) fail(DCA_ERROR_FORMAT, path, ": saved under another setup: expected ", expected, ", found ", line);
     }
-    std::getline(lines, line);
+    const std::string_view line = next_line();
     constexpr std::string_view key = "tokens ";
     uint32_t tokens = 0;
     const auto [end, error] = std::from_chars(line.data() + std::min(key.size(), line.size()), line.data() + line.size(), tokens);
@@ -146,29 +141,20 @@ uint32_t read_header(Engine& engine, Reader& reader, const std::string& path) {
 
 void save_sequence(const Sequence& sequence, const std::string& path) {
     Engine& engine = sequence.engine();
-    static std::atomic<uint32_t> counter{0};
-    const std::string part = path + ".part-" + std::to_string(::getpid()) + "-" + std::to_string(counter.fetch_add(1));
-    // What a conversation holds is its owner's alone.
-    const Descriptor file(::open(part.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, S_IRUSR | S_IWUSR));
-    if (file.get() < 0) io_failure(part, "created");
-    try {
-        const std::string text = header_text(engine, sequence.length());
-        const uint64_t bytes = text.size();
-        std::string header(kMagic);
-        header.append(reinterpret_cast<const char*>(&bytes), sizeof bytes);
-        header += text;
-        write_checked(file.get(), part, std::as_bytes(std::span(header)), header_part);
-        write_checked(file.get(), part, std::as_bytes(sequence.tokens()), tokens_part);
-        std::vector<std::byte> page(engine.cache().page_bytes());
-        for (uint32_t i = 0; i < sequence.pages().size(); ++i) {
-            engine.cache().save_page(sequence.pages()[i], std::min(kPageTokens, sequence.length() - i * kPageTokens), page.data());
-            write_checked(file.get(), part, page, first_page_part + i);
-        }
-        if (::rename(part.c_str(), path.c_str()) != 0) io_failure(path, "written");
-    } catch (...) {
-        static_cast<void>(::unlink(part.c_str()));
-        throw;
+    const std::string text = header_text(engine, sequence.length());
+    const uint64_t bytes = text.size();
+    std::string header(kMagic);
+    header.append(reinterpret_cast<const char*>(&bytes), sizeof bytes);
+    header += text;
+    PartFile file(path);
+    write_checked(file, std::as_bytes(std::span(header)), header_part);
+    write_checked(file, std::as_bytes(sequence.tokens()), tokens_part);
+    std::vector<std::byte> page(engine.cache().page_bytes());
+    for (uint32_t i = 0; i < sequence.pages().size(); ++i) {
+        engine.cache().save_page(sequence.pages()[i], std::min(kPageTokens, sequence.length() - i * kPageTokens), page.data());
+        write_checked(file, page, first_page_part + i);
     }
+    file.finish();
 }
 
 std::unique_ptr<Sequence> load_sequence(Engine& engine, const std::string& path) {

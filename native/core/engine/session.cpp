@@ -12,6 +12,7 @@ EngineOptions engine_options(const dca_session_options& options) {
             .scheme = options.scheme,
             .cache_type = options.cache_type,
             .max_rows = options.prefill_block,
+            .max_slices = 1,
             .progress = options.progress,
             .user = options.user,
             .rope = options.rope,

@@ -25,6 +25,9 @@ public:
     void copy_prefix(const Session& from, uint32_t length) { engine_.copy_prefix(sequence_, from.sequence_, length); }
 
     const Executor& executor() const noexcept { return engine_.executor(); }
+    void collect_squares() { engine_.collect_squares(); }
+    const ColumnSquares& squares() const noexcept { return engine_.squares(); }
+
     const Sequence& sequence() const noexcept { return sequence_; }
 
     /// Replaces what the session holds with a saved sequence (core/engine/sequence_file.h).

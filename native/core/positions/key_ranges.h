@@ -1,7 +1,8 @@
 // How work is cut along Dual Chunk Attention's key ranges (core/positions/scheme.h); host and device.
 //
 // All queries of one chunk share the ranges' borders, so a block of queries inside one chunk walks
-// them together.
+// them together. Tiles of keys start at multiples of their size, whatever the ranges, so that each lies in one
+// page of a cache: a tile that a border cuts belongs to both ranges and is visited once for each.
 #pragma once
 
 #include <cstdint>
@@ -29,6 +30,9 @@ DCA_HOST_DEVICE KeyRange key_range(const Scheme& scheme, uint32_t chunk, Range r
     if (range == Range::Successive) return {successive_begin, intra_begin};
     return {0, successive_begin};
 }
+
+/// The first key that the query at `index` sees through a window of so many tokens, its own included; 0: no window.
+DCA_HOST_DEVICE uint32_t window_begin(uint32_t window, uint32_t index) { return window == 0 || index < window ? 0 : index + 1 - window; }
 
 /// The first key that queries of `chunk` see.
 DCA_HOST_DEVICE uint32_t first_key(const Scheme& scheme, uint32_t chunk) { return scheme.intra_only ? chunk * scheme.chunk_size : 0; }
@@ -77,8 +81,7 @@ struct QueryBlocks {
 };
 
 /// Walks the key tiles of one query block backwards, from the diagonal to index 0: ranges in the order
-/// of Range, each tiled from its own start and walked from its end, so that only tiles at a range's end
-/// need a mask and the masked ones come first.
+/// of Range, each from its end, so that the masked tiles of the diagonal come first.
 template <uint32_t kTileKeys>
 struct TileWalk {
     const Scheme& scheme;
@@ -86,7 +89,7 @@ struct TileWalk {
     uint32_t range_index;  // as Range
     uint32_t range_end;    // keys of the current range end here
     uint32_t range_begin;
-    uint32_t key;  // the current tile's first key
+    uint32_t key;  // the current tile's first key, a multiple of kTileKeys; may lie before range_begin
     bool entered;  // the current tile is the first of its range
 
     DCA_HOST_DEVICE TileWalk(const Scheme& scheme_, const QueryBlock& block)
@@ -118,18 +121,20 @@ private:
         const KeyRange keys = key_range(scheme, chunk, range(), queries_end);
         range_begin = keys.begin;
         range_end = keys.end;
-        key = keys.begin + (keys.end - keys.begin - 1) / kTileKeys * kTileKeys;
+        key = (keys.end - 1) / kTileKeys * kTileKeys;
         entered = true;
     }
 };
 
-/// Keys [key, end) of one range, of which a tile takes the first ones.
+/// A tile's keys, from `key` on, as far as they lie in the range's [begin, end).
 struct KeyTile {
     Range range;
-    uint32_t key, end;
+    uint32_t key, begin, end;
+
+    DCA_HOST_DEVICE bool holds(uint32_t i) const { return i - begin < end - begin; }
 };
 
-/// The ranges of the newest of `length` tokens cut into tiles of at most kTileKeys keys, in ascending order.
+/// The ranges of the newest of `length` tokens cut into tiles of kTileKeys keys, in ascending order.
 template <uint32_t kTileKeys>
 struct KeyTiles {
     const Scheme& scheme;
@@ -147,13 +152,13 @@ struct KeyTiles {
         const Range range = index < inter ? Range::Inter : index < successive ? Range::Successive : Range::Intra;
         const uint32_t first = range == Range::Inter ? 0 : range == Range::Successive ? inter : successive;
         const KeyRange keys = key_range(scheme, chunk, range, length);
-        return {range, keys.begin + (index - first) * kTileKeys, keys.end};
+        return {range, (keys.begin / kTileKeys + index - first) * kTileKeys, keys.begin, keys.end};
     }
 
 private:
     DCA_HOST_DEVICE uint32_t tiles_of(Range range) const {
         const KeyRange keys = key_range(scheme, chunk, range, length);
-        return ceil_div(keys.end - keys.begin, kTileKeys);
+        return ceil_div(keys.end, kTileKeys) - keys.begin / kTileKeys;
     }
 };
 

@@ -31,8 +31,8 @@ bool valid_positions(const Scheme& s, const RotaryTable& rotary, const Attention
 
 bool valid_cache(const LayerCache& c, const AttentionShape& shape) {
     const bool scales = c.type != CacheType::Q8 || (c.key_scales && c.value_scales);
-    return c.type != CacheType::F32 && aligned_16(c.keys) && aligned_16(c.values) && scales && c.capacity > 0 &&
-           c.capacity <= Scheme::kEndless && (shape.head_dim % 8 == 0 || c.type != CacheType::Q8);
+    return c.type != CacheType::F32 && aligned_16(c.keys) && aligned_16(c.values) && scales && c.pages > 0 &&
+           c.pages <= Scheme::kEndless / kPageTokens && (shape.head_dim % 8 == 0 || c.type != CacheType::Q8);
 }
 
 }  // namespace
@@ -54,7 +54,8 @@ size_t prefill_workspace_bytes(const AttentionShape& shape, uint32_t context, in
 
 cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
     const uint64_t context = uint64_t{args.start} + args.n_queries;
-    if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || args.n_queries == 0 || context > args.cache.capacity ||
+    if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || args.n_queries == 0 ||
+        context > uint64_t{args.cache.pages} * kPageTokens || !args.page_table ||
         !valid_positions(args.scheme, args.rotary, args.shape, context) || !aligned_16(args.q) || !aligned_16(args.out) ||
         !aligned_16(args.workspace) || args.workspace_bytes < prefill_workspace_bytes())
         return cudaErrorInvalidValue;
@@ -75,28 +76,30 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
 
 cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream) {
     if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || !valid_positions(args.scheme, args.rotary, args.shape, 1) ||
-        !aligned_16(args.q) || !aligned_16(args.out) || !args.length || !args.workspace)
+        !aligned_16(args.q) || !aligned_16(args.out) || !args.rows || !args.page_tables || !args.workspace || args.n_rows == 0 ||
+        args.n_rows > args.workspace_rows || args.workspace_rows > kMaxDecodeRows)
         return cudaErrorInvalidValue;
-    if (card.compute_capability >= 80 && fast_shape(args.shape)) return launch_decode(card, args, stream);
+    const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
+    if (vectors && card.compute_capability >= 80 && fast_shape(args.shape)) return launch_decode(card, args, stream);
 
     PrefillArgs simple{};
     simple.shape = args.shape;
     simple.scheme = args.scheme;
     simple.cache = args.cache;
     simple.rotary = args.rotary;
+    simple.page_table = args.page_tables;
     simple.q = args.q;
     simple.out = args.out;
+    simple.q_stride = args.q_stride;
+    simple.out_stride = args.out_stride;
     simple.dtype = args.dtype;
-    simple.n_queries = 1;
-    return launch_simple(simple, args.length, stream);
+    simple.n_queries = args.n_rows;
+    return launch_simple(simple, args.rows, stream);
 }
 
 cudaError_t store_keys_values(const StoreArgs& args, cudaStream_t stream) {
-    const uint64_t context = args.length ? args.n_tokens : uint64_t{args.start} + args.n_tokens;
-    if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || args.n_tokens == 0 || context > args.cache.capacity ||
-        !valid_positions(args.scheme, args.rotary, args.shape,
-                         static_cast<uint32_t>(std::min<uint64_t>(context, args.scheme.chunk_size))) ||
-        !args.k || !args.v)
+    if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || args.n_rows == 0 ||
+        !valid_positions(args.scheme, args.rotary, args.shape, 1) || !args.k || !args.v || !args.indices || !args.places)
         return cudaErrorInvalidValue;
     return launch_store(args, stream);
 }

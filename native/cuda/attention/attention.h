@@ -3,6 +3,11 @@
 //
 // Queries arrive un-rotated: the kernels rotate them once per key range (core/positions/scheme.h).
 // Keys lie in the cache rotated at P_k = index mod s, so the cache never changes afterwards.
+//
+// A cache is a pool of pages of kPageTokens tokens. Which pages hold a sequence, in order, says a page table
+// in device memory: the token at index i is in its entry i / kPageTokens. Slots of a page that hold no token
+// yet, and pages that no table names, may hold anything, NaN too: they never reach a result.
+//
 // All functions launch on `stream`, return without waiting and allocate nothing. They return
 // cudaErrorInvalidValue when an argument contradicts the comments below.
 #pragma once
@@ -13,6 +18,7 @@
 #include <cstdint>
 
 #include "core/backend/cache_type.h"
+#include "core/engine/page_pool.h"
 #include "core/positions/scheme.h"
 #include "cuda/device/card.h"
 #include "cuda/device/dtype.h"
@@ -36,11 +42,11 @@ struct AttentionShape {
 /// relative error is 1.8e-2 this way, 1.5e-2 with a scale for every 32 values (Q8_0), 4.8e-2 with scaled
 /// fp8 e4m3.
 struct LayerCache {
-    void* keys;          // (n_kv_heads, capacity, head_dim), rotated
-    void* values;        // (n_kv_heads, capacity, head_dim)
-    void* key_scales;    // f16 (n_kv_heads, capacity); Q8 only
-    void* value_scales;  // f16 (n_kv_heads, capacity); Q8 only
-    uint32_t capacity;   // tokens
+    void* keys;          // (pages, n_kv_heads, kPageTokens, head_dim), rotated
+    void* values;        // (pages, n_kv_heads, kPageTokens, head_dim)
+    void* key_scales;    // f16 (pages, n_kv_heads, kPageTokens); Q8 only
+    void* value_scales;  // likewise
+    uint32_t pages;
     CacheType type;
 };
 
@@ -56,21 +62,22 @@ enum class PrefillKernel : int32_t { Auto = 0, Simple = 1, Sm80 = 2, Sm90 = 3 };
 struct PrefillArgs {
     AttentionShape shape;
     Scheme scheme;
-    LayerCache cache;  // holds the keys and values of indices [0, start + n_queries)
+    LayerCache cache;
     RotaryTable rotary;
-    const void* q;           // (n_queries, n_heads, head_dim), 16-byte aligned
-    void* out;               // the same shape
-    int64_t q_stride;        // elements between tokens, a multiple of 8
-    int64_t out_stride;      // likewise
-    Dtype dtype;             // of q and out
-    uint32_t start;          // index of the first query
-    uint32_t n_queries;      // >= 1
-    void* workspace;         // 16-byte aligned
-    size_t workspace_bytes;  // at least prefill_workspace_bytes()
+    const uint32_t* page_table;  // device memory: the sequence's pages, which hold indices [0, start + n_queries)
+    const void* q;               // (n_queries, n_heads, head_dim), 16-byte aligned
+    void* out;                   // the same shape
+    int64_t q_stride;            // elements between tokens, a multiple of 8
+    int64_t out_stride;          // likewise
+    Dtype dtype;                 // of q and out
+    uint32_t start;              // index of the first query
+    uint32_t n_queries;          // >= 1
+    void* workspace;             // 16-byte aligned
+    size_t workspace_bytes;      // at least prefill_workspace_bytes()
     PrefillKernel kernel;
 };
 
-/// Causal attention of n_queries tokens over a cache that already holds their keys.
+/// Causal attention of n_queries tokens of one sequence over a cache that already holds their keys.
 cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStream_t stream);
 
 /// Device bytes that `workspace` must have, whatever the call.
@@ -81,41 +88,57 @@ size_t prefill_workspace_bytes();
 /// calls have few queries). With less, or few queries, the bytes are dequantized tile by tile in the sm_80 kernel.
 size_t prefill_workspace_bytes(const AttentionShape& shape, uint32_t context, int32_t kv_heads);
 
+/// One sequence's newest token in a step of many.
+struct DecodeRow {
+    uint32_t length;      // tokens in the cache, the query's own included; 0: a row of padding, nothing is read or written
+    uint32_t first_page;  // where its page table starts in page_tables
+};
+
+constexpr uint32_t kMaxDecodeRows = 1024;
+
 struct DecodeArgs {
     AttentionShape shape;
     Scheme scheme;
     LayerCache cache;
     RotaryTable rotary;
-    const void* q;           // (n_heads, head_dim), 16-byte aligned
-    void* out;               // (n_heads, head_dim)
-    Dtype dtype;             // of q and out
-    const uint32_t* length;  // device memory: tokens in the cache, the query's own included; 1 ... capacity
-    void* workspace;         // decode_workspace_bytes(shape), zeroed once; every call leaves its counters zero
+    const void* q;                // (n_rows, n_heads, head_dim), 16-byte aligned
+    void* out;                    // the same shape
+    int64_t q_stride;             // elements between rows, a multiple of 8
+    int64_t out_stride;           // likewise
+    Dtype dtype;                  // of q and out
+    uint32_t n_rows;              // 1 ... workspace_rows
+    const DecodeRow* rows;        // (n_rows) in device memory
+    const uint32_t* page_tables;  // device memory
+    void* workspace;              // decode_workspace_bytes(workspace_rows), zeroed once; every call leaves its counters zero
+    uint32_t workspace_rows;      // at most kMaxDecodeRows
 };
 
-/// Attention of the newest token. The rotary table must reach as far as the lengths will. The launch does not
-/// depend on the length, so a CUDA graph that holds it serves every step.
+/// Attention of the newest token of each of n_rows sequences. The rotary table must reach as far as the lengths
+/// will. The launch depends on n_rows alone, so a CUDA graph that holds it serves every step of as many rows. A
+/// row's result depends on its own sequence and on n_rows, to the last bit, not on the other rows.
 cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream);
 
-/// Device bytes for attention_decode.
-size_t decode_workspace_bytes(const Card& card, const AttentionShape& shape);
+/// Device bytes for attention_decode of up to `rows` rows.
+size_t decode_workspace_bytes(const Card& card, const AttentionShape& shape, uint32_t rows);
 
 struct StoreArgs {
     AttentionShape shape;
     Scheme scheme;
     LayerCache cache;
     RotaryTable rotary;
-    const void* k;     // (n_tokens, n_kv_heads, head_dim), un-rotated
-    const void* v;     // (n_tokens, n_kv_heads, head_dim)
-    int64_t k_stride;  // elements between tokens
+    const void* k;     // (n_rows, n_kv_heads, head_dim), un-rotated
+    const void* v;     // (n_rows, n_kv_heads, head_dim)
+    int64_t k_stride;  // elements between rows
     int64_t v_stride;
-    Dtype dtype;             // of k and v
-    uint32_t start;          // index of the first token, if `length` is null
-    const uint32_t* length;  // device memory: tokens in the cache after the store; the first index is length - n_tokens
-    uint32_t n_tokens;
+    Dtype dtype;              // of k and v
+    uint32_t n_rows;          // tokens of one or of many sequences
+    const uint32_t* indices;  // (n_rows) in device memory: of each row's token in its own sequence; gives P_k
+    const uint32_t* places;   // (n_rows) in device memory: page * kPageTokens + offset in the page; others than those
+                              // of the cache are skipped
 };
 
-/// Rotates keys at P_k and writes them and the values into the cache, rounding to its dtype.
+/// Rotates keys at P_k and writes them and the values into the cache, rounding to its dtype. The rotary table must
+/// reach as far as the indices will.
 cudaError_t store_keys_values(const StoreArgs& args, cudaStream_t stream);
 
 }  // namespace dca::cuda

@@ -1,49 +1,68 @@
+#include <algorithm>
 #include <cmath>
 
 #include "cuda/attention/decode.cuh"
 #include "cuda/attention/kernels.h"
+#include "cuda/device/allow_shared.h"
 
 namespace dca::cuda {
 namespace {
 
-/// How a shape is spread over the card: blocks of threads are (splits, key heads, head groups).
+/// How a shape is spread over the card.
 struct DecodeGrid {
-    uint32_t splits, kv_heads, groups, heads_per_group;
+    uint32_t groups;       // of query heads that share a key head
+    uint32_t pairs;        // (key head, group)
+    uint32_t splits;       // of a row's keys at most: as many as a row alone needs to fill the card
+    uint32_t group_heads;  // at most
+    uint32_t rows;         // at most
 
-    size_t slots() const { return size_t{kv_heads} * groups; }
-    size_t partial_rows() const { return slots() * splits * heads_per_group; }
+    size_t tickets_bytes() const { return aligned(size_t{rows} * pairs * sizeof(uint32_t)); }
+    size_t parts() const { return size_t{rows} * pairs * splits * group_heads; }
+    size_t softmax_bytes() const { return aligned(parts() * sizeof(float2)); }
+
+private:
+    static constexpr size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 };
 
-/// One block of threads per multiprocessor, all at once: eight warps, each with a tile of keys and one of
-/// values in flight, keep memory busy; two smaller blocks measured slower.
-DecodeGrid decode_grid(const Card& card, const AttentionShape& shape) {
+/// A multiprocessor holds one block of threads: eight warps, each with a tile of keys and one of values in
+/// flight, keep memory busy; two smaller blocks measured slower.
+DecodeGrid decode_grid(const Card& card, const AttentionShape& shape, uint32_t rows) {
     const uint32_t group = shape.n_heads / shape.n_kv_heads;
     const uint32_t heads_per_group = group > 8 && shape.head_dim <= 128 ? 16 : 8;
-    const uint32_t kv_heads = shape.n_kv_heads, groups = ceil_div(group, heads_per_group);
-    return {std::max(1u, card.multiprocessors / (kv_heads * groups)), kv_heads, groups, heads_per_group};
+    const uint32_t groups = ceil_div(group, heads_per_group), pairs = shape.n_kv_heads * groups;
+    return {groups, pairs, std::max(1u, card.multiprocessors / pairs), std::min(group, heads_per_group), rows};
 }
 
-constexpr size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+/// Keys of a split at least. The more rows fill the card, the longer: a split costs a start and a merge.
+uint32_t least_keys(const Card& card, uint32_t n_rows, uint32_t pairs) {
+    constexpr uint32_t kAlone = 256, kMany = 2048;
+    return n_rows == 1 ? kAlone : std::min(kMany, kAlone * (1 + 8 * n_rows * pairs / card.multiprocessors));
+}
 
 template <int kHeadDim, class T, bool kQ8, int kHeadTiles>
 cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream) {
     using C = decode::Config<kHeadDim, T, kQ8, kHeadTiles>;
-    const DecodeGrid grid = decode_grid(card, args.shape);
+    const DecodeGrid grid = decode_grid(card, args.shape, args.workspace_rows);
     uint8_t* workspace = static_cast<uint8_t*>(args.workspace);
-    const size_t tickets_bytes = aligned(grid.slots() * sizeof(uint32_t));
-    const size_t softmax_bytes = aligned(grid.partial_rows() * sizeof(float2));
     decode::Params params;
     params.args = args;
     params.scale_log2 = args.shape.scale * static_cast<float>(M_LOG2E);
+    params.groups = grid.groups;
+    params.pairs = grid.pairs;
+    params.most_splits = grid.splits;
+    params.least_keys = least_keys(card, args.n_rows, grid.pairs);
+    params.part_heads = grid.group_heads;
     params.tickets = reinterpret_cast<uint32_t*>(workspace);
-    params.partial_softmax = reinterpret_cast<float2*>(workspace + tickets_bytes);
-    params.partial_out = reinterpret_cast<float*>(workspace + tickets_bytes + softmax_bytes);
+    params.partial_softmax = reinterpret_cast<float2*>(workspace + grid.tickets_bytes());
+    params.partial_out = reinterpret_cast<float*>(workspace + grid.tickets_bytes() + grid.softmax_bytes());
 
     constexpr int kSharedBytes = sizeof(decode::Shared<C>);
     const auto kernel = decode::decode_kernel<C>;
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+    const cudaError_t error = allow_shared_bytes(kernel, kSharedBytes);
     if (error != cudaSuccess) return error;
-    kernel<<<dim3(grid.splits, grid.kv_heads, grid.groups), C::kThreads, kSharedBytes, stream>>>(params);
+    const uint64_t most = uint64_t{args.n_rows} * grid.pairs * grid.splits;
+    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
+    kernel<<<blocks, C::kThreads, kSharedBytes, stream>>>(params);
     return cudaGetLastError();
 }
 
@@ -67,10 +86,9 @@ cudaError_t launch_heads(const Card& card, const DecodeArgs& args, cudaStream_t 
 
 }  // namespace
 
-size_t decode_workspace_bytes(const Card& card, const AttentionShape& shape) {
-    const DecodeGrid grid = decode_grid(card, shape);
-    return aligned(grid.slots() * sizeof(uint32_t)) + aligned(grid.partial_rows() * sizeof(float2)) +
-           grid.partial_rows() * shape.head_dim * sizeof(float);
+size_t decode_workspace_bytes(const Card& card, const AttentionShape& shape, uint32_t rows) {
+    const DecodeGrid grid = decode_grid(card, shape, rows);
+    return grid.tickets_bytes() + grid.softmax_bytes() + grid.parts() * shape.head_dim * sizeof(float);
 }
 
 cudaError_t launch_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream) {

@@ -7,9 +7,9 @@
 
 namespace dca::cuda {
 
-/// Any head size up to 256. With `length` not null the queries end at index *length - 1 instead
-/// of starting at args.start.
-cudaError_t launch_simple(const PrefillArgs& args, const uint32_t* length, cudaStream_t stream);
+/// Any head size up to 256. With `rows` not null query n is the newest token of rows[n], whose page table starts at
+/// args.page_table + rows[n].first_page, and args.start is not read.
+cudaError_t launch_simple(const PrefillArgs& args, const DecodeRow* rows, cudaStream_t stream);
 
 /// Whether the fast kernels take this shape.
 inline bool fast_shape(const AttentionShape& shape) {
@@ -19,7 +19,7 @@ inline bool fast_shape(const AttentionShape& shape) {
 
 cudaError_t launch_prefill_sm80(const Card& card, const PrefillArgs& args, cudaStream_t stream);
 
-/// Hopper: TMA and wgmma. Head sizes up to 128; a Q8 cache is dequantized in the workspace first.
+/// Hopper: TMA and wgmma. A page table may be null here: pages 0, 1, 2, ... Head sizes up to 128; a Q8 cache is dequantized in the workspace first.
 bool prefill_sm90_takes(const Card& card, const PrefillArgs& args);
 cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaStream_t stream);
 

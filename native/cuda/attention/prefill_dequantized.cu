@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/positions/key_ranges.h"
+#include "cuda/attention/pages.cuh"
 #include "cuda/attention/q8_cache.cuh"
 
 namespace dca::cuda {
@@ -10,19 +11,22 @@ namespace {
 
 constexpr int kThreads = 256;
 
-/// Rows [0, n_keys) of heads [first_head, first_head + gridDim.y) to f16: keys where blockIdx.z is 0, values
-/// where it is 1. `out` is (2, gridDim.y, n_keys, head_dim). A thread dequantizes 8 bytes.
-__global__ void __launch_bounds__(kThreads)
-    dequantize_kernel(const LayerCache cache, int head_dim, uint32_t first_head, uint32_t n_keys, __half* out) {
+/// Tokens [0, n_keys) of heads [first_head, first_head + gridDim.y) to f16: keys where blockIdx.z is 0, values
+/// where it is 1. `out` is (2, pages, gridDim.y, kPageTokens, head_dim), the pages in order; past n_keys it stays
+/// as it is. A thread dequantizes 8 bytes.
+__global__ void __launch_bounds__(kThreads) dequantize_kernel(const LayerCache cache, const uint32_t* page_table, int n_kv_heads,
+                                                              int head_dim, uint32_t first_head, uint32_t n_keys, __half* out) {
     const size_t at = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
     const uint32_t vectors = head_dim / 8;
     if (at >= static_cast<size_t>(n_keys) * vectors) return;
-    const size_t row = static_cast<size_t>(first_head + blockIdx.y) * cache.capacity + at / vectors;
-    const uint8_t* bytes = static_cast<const uint8_t*>(blockIdx.z == 0 ? cache.keys : cache.values) + row * head_dim + at % vectors * 8;
-    const __half scale = static_cast<const __half*>(blockIdx.z == 0 ? cache.key_scales : cache.value_scales)[row];
+    const uint32_t token = static_cast<uint32_t>(at / vectors), vector = at % vectors;
+    const size_t from = HeadRows{page_table, static_cast<uint32_t>(n_kv_heads), first_head + blockIdx.y}.at(token);
+    const uint8_t* bytes = static_cast<const uint8_t*>(blockIdx.z == 0 ? cache.keys : cache.values) + from * head_dim + vector * 8;
+    const __half scale = static_cast<const __half*>(blockIdx.z == 0 ? cache.key_scales : cache.value_scales)[from];
     const uint4 values = dequantize_eight(__ldcs(reinterpret_cast<const uint2*>(bytes)), scale);
-    const size_t head = static_cast<size_t>(blockIdx.z) * gridDim.y + blockIdx.y;
-    reinterpret_cast<uint4*>(out)[head * n_keys * vectors + at] = values;
+    const size_t half = static_cast<size_t>(ceil_div(n_keys, kPageTokens)) * gridDim.y * kPageTokens;
+    const size_t to = blockIdx.z * half + HeadRows{nullptr, gridDim.y, blockIdx.y}.at(token);
+    reinterpret_cast<uint4*>(out)[to * vectors + vector] = values;
 }
 
 }  // namespace
@@ -48,7 +52,8 @@ cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args
         const uint32_t heads = std::min(heads_at_once, kv_heads - first);
         const size_t vectors = static_cast<size_t>(n_keys) * (args.shape.head_dim / 8);
         const dim3 grid(static_cast<uint32_t>((vectors + kThreads - 1) / kThreads), heads, 2);
-        dequantize_kernel<<<grid, kThreads, 0, stream>>>(args.cache, args.shape.head_dim, first, n_keys, dequantized);
+        dequantize_kernel<<<grid, kThreads, 0, stream>>>(args.cache, args.page_table, args.shape.n_kv_heads, args.shape.head_dim, first,
+                                                         n_keys, dequantized);
         cudaError_t error = cudaGetLastError();
         if (error != cudaSuccess) return error;
 
@@ -56,8 +61,9 @@ cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args
         PrefillArgs part = args;
         part.shape.n_kv_heads = heads;
         part.shape.n_heads = heads * group;
-        part.cache = {dequantized,   dequantized + static_cast<size_t>(heads) * n_keys * args.shape.head_dim, nullptr, nullptr, n_keys,
-                      CacheType::F16};
+        const size_t half = size_t{pages_for(n_keys)} * heads * kPageTokens * args.shape.head_dim;
+        part.cache = {dequantized, dequantized + half, nullptr, nullptr, pages_for(n_keys), CacheType::F16};
+        part.page_table = nullptr;
         part.q = static_cast<const uint16_t*>(args.q) + first_value;
         part.out = static_cast<uint16_t*>(args.out) + first_value;
         error = launch_prefill_sm90(card, part, stream);

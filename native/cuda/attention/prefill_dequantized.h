@@ -9,7 +9,9 @@ namespace dca::cuda {
 constexpr size_t kDequantizedOffset = 256;
 
 /// Device bytes of one key head's keys and values, dequantized.
-inline size_t dequantized_head_bytes(const AttentionShape& shape, uint64_t context) { return 2 * context * shape.head_dim * 2; }
+inline size_t dequantized_head_bytes(const AttentionShape& shape, uint64_t context) {
+    return size_t{2} * pages_for(context) * kPageTokens * shape.head_dim * 2;
+}
 
 /// Whether there is room for at least one key head and enough work to pay for dequantizing it.
 bool dequantizing_pays(const PrefillArgs& args);

@@ -2,6 +2,7 @@
 
 #include "cuda/attention/kernels.h"
 #include "cuda/attention/prefill_sm80.cuh"
+#include "cuda/device/allow_shared.h"
 
 namespace dca::cuda {
 namespace {
@@ -17,7 +18,7 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
 
     constexpr int kSharedBytes = sizeof(sm80::Shared<C>);
     const auto kernel = sm80::prefill_kernel<C>;
-    const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+    const cudaError_t error = allow_shared_bytes(kernel, kSharedBytes);
     if (error != cudaSuccess) return error;
     kernel<<<params.order.count(), C::kThreads, kSharedBytes, stream>>>(params);
     return cudaGetLastError();

@@ -8,6 +8,7 @@
 
 #include "cuda/attention/epilogue.cuh"
 #include "cuda/attention/mask.cuh"
+#include "cuda/attention/pages.cuh"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
@@ -35,6 +36,7 @@ struct Config {
     static constexpr int kRows = kWarps * kWarpRows;
     static constexpr int kKeys = kHeadDim <= 128 ? 64 : 32;
     static constexpr int kTileBytes = kKeys * kHeadDim * 2;
+    static_assert(kPageTokens % kKeys == 0, "a tile lies in one page");
 };
 
 template <class C>
@@ -50,23 +52,25 @@ template <class C>
 struct TileLoader {
     using P = Panels<C::kHeadDim>;
 
-    const uint8_t* rows;   // of this head
-    const __half* scales;  // of this head; Q8 only
+    const uint8_t* data;   // of the layer
+    const __half* scales;  // of the layer; Q8 only
     uint8_t* tile;
-    uint8_t* bytes;   // Q8 only
-    uint32_t n_keys;  // rows that hold something
+    uint8_t* bytes;  // Q8 only
+    const HeadRows& rows;
+    uint32_t n_keys;  // that hold something
 
     /// Issues the copies; rows past n_keys become zeros.
     __device__ __forceinline__ void start(uint32_t key) const {
         constexpr int kElementBytes = C::kQ8 ? 1 : 2;
         constexpr int kVectors = C::kHeadDim * kElementBytes / 16;  // a row
+        const uint8_t* first = data + rows.at(key) * (kVectors * 16);
 #pragma unroll
         for (int n = 0; n < (C::kKeys * kVectors + C::kThreads - 1) / C::kThreads; ++n) {
             const int at = n * C::kThreads + threadIdx.x;
             if (C::kKeys * kVectors % C::kThreads != 0 && at >= C::kKeys * kVectors) break;
             const int row = at / kVectors, vector = at % kVectors;
             const bool valid = key + row < n_keys;  // else nothing is read, wherever `from` points
-            const uint8_t* from = rows + (static_cast<size_t>(key + row) * kVectors + vector) * 16;
+            const uint8_t* from = first + at * 16;
             const uint32_t to =
                 C::kQ8 ? ptx::shared_address(bytes) + at * 16 : ptx::shared_address(tile) + P::offset(C::kKeys, row, vector * 8);
             ptx::copy_async<16>(to, from, valid);
@@ -77,10 +81,11 @@ struct TileLoader {
     /// Q8: bytes times scales, as f16, once the copies have landed.
     __device__ __forceinline__ void dequantize(uint32_t key) const {
         constexpr int kVectors = C::kHeadDim / 8;
+        const __half* first = scales + rows.at(key);
 #pragma unroll 4
         for (int n = threadIdx.x; n < C::kKeys * kVectors; n += C::kThreads) {
             const int row = n / kVectors, vector = n % kVectors;
-            const __half scale = key + row < n_keys ? scales[key + row] : __half(0.0f);
+            const __half scale = key + row < n_keys ? first[row] : __half(0.0f);
             *reinterpret_cast<uint4*>(tile + P::offset(C::kKeys, row, vector * 8)) =
                 dequantize_eight(*reinterpret_cast<const uint2*>(bytes + n * 8), scale);
         }
@@ -214,13 +219,21 @@ __global__ void __launch_bounds__(C::kThreads) prefill_kernel(const __grid_const
     const WorkOrder::Item work = params.order.at(blockIdx.x);
     Warp<C> warp{shared, params, params.blocks.at(work.block), work.head};
 
-    const size_t first_row = static_cast<size_t>(work.head / (args.shape.n_heads / args.shape.n_kv_heads)) * args.cache.capacity;
-    constexpr int kRowBytes = C::kHeadDim * (C::kQ8 ? 1 : 2);
+    const HeadRows rows{args.page_table, static_cast<uint32_t>(args.shape.n_kv_heads),
+                        work.head / (args.shape.n_heads / args.shape.n_kv_heads)};
     const uint32_t n_keys = args.start + args.n_queries;
-    const TileLoader<C> keys{static_cast<const uint8_t*>(args.cache.keys) + first_row * kRowBytes,
-                             static_cast<const __half*>(args.cache.key_scales) + first_row, shared.keys, shared.bytes[0], n_keys};
-    const TileLoader<C> values{static_cast<const uint8_t*>(args.cache.values) + first_row * kRowBytes,
-                               static_cast<const __half*>(args.cache.value_scales) + first_row, shared.values, shared.bytes[1], n_keys};
+    const TileLoader<C> keys{static_cast<const uint8_t*>(args.cache.keys),
+                             static_cast<const __half*>(args.cache.key_scales),
+                             shared.keys,
+                             shared.bytes[0],
+                             rows,
+                             n_keys};
+    const TileLoader<C> values{static_cast<const uint8_t*>(args.cache.values),
+                               static_cast<const __half*>(args.cache.value_scales),
+                               shared.values,
+                               shared.bytes[1],
+                               rows,
+                               n_keys};
 
     TileWalk<C::kKeys> walk(args.scheme, warp.block);
     keys.start(walk.key);

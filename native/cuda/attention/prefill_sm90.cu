@@ -4,6 +4,7 @@
 #include "cuda/attention/kernels.h"
 #include "cuda/attention/prefill_dequantized.h"
 #include "cuda/attention/prefill_sm90.cuh"
+#include "cuda/device/allow_shared.h"
 #include "cuda/device/tensor_map.h"
 
 namespace dca::cuda {
@@ -14,7 +15,7 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
     using P = Panels<C::kHeadDim>;
     const AttentionShape& shape = args.shape;
     const uint64_t head_dim = shape.head_dim;
-    const uint64_t n_keys = uint64_t{args.start} + args.n_queries;
+    const uint64_t pages = uint64_t{args.cache.pages} * shape.n_kv_heads;
 
     CUtensorMap q_map, k_map, v_map;
     const TensorMapSpec queries{args.q,
@@ -23,8 +24,8 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
                                 {static_cast<uint32_t>(head_dim), 1, C::kRows},
                                 0};
     TensorMapSpec tiles{args.cache.keys,
-                        {head_dim, n_keys, static_cast<uint64_t>(shape.n_kv_heads)},
-                        {head_dim * 2, args.cache.capacity * head_dim * 2},
+                        {head_dim, kPageTokens, pages},
+                        {head_dim * 2, kPageTokens * head_dim * 2},
                         {P::kWidth, C::kKeys, 1},
                         P::kRowBytes};
     cudaError_t error = make_tensor_map(queries, q_map);
@@ -37,6 +38,7 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
     params.scheme = args.scheme;
     params.blocks = QueryBlocks(args.start, args.n_queries, args.scheme.chunk_size, C::kRows);
     params.cos_sin = args.rotary.cos_sin;
+    params.page_table = args.page_table;
     params.out = args.out;
     params.out_stride = args.out_stride;
     params.dtype = args.dtype;
@@ -46,7 +48,7 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
 
     constexpr int kSharedBytes = sizeof(sm90::Shared<C>) + 1023;  // room to align
     const auto kernel = sm90::prefill_kernel<C>;
-    if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+    if (error == cudaSuccess) error = allow_shared_bytes(kernel, kSharedBytes);
     if (error == cudaSuccess) error = cudaMemsetAsync(params.next_item, 0, sizeof(int32_t), stream);
     if (error != cudaSuccess) return error;
     const uint32_t grid = std::min(params.order.count(), static_cast<uint32_t>(card.multiprocessors));

@@ -12,6 +12,7 @@
 
 #include "cuda/attention/epilogue.cuh"
 #include "cuda/attention/mask.cuh"
+#include "cuda/attention/pages.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
 #include "cuda/attention/work_order.h"
@@ -25,6 +26,7 @@ struct Params {
     QueryBlocks blocks;
     WorkOrder order;
     const float2* cos_sin;
+    const uint32_t* page_table;  // null: pages 0, 1, 2, ...
     void* out;
     int64_t out_stride;
     Dtype dtype;         // of queries and output
@@ -38,13 +40,17 @@ struct Config {
     static constexpr int kHeadDim = kHeadDim_;
     static constexpr int kConsumers = kHeadDim <= 64 ? 3 : 2;
     static constexpr int kRows = 64 * kConsumers;
-    static constexpr int kKeys = 128;
+    static constexpr int kKeys = kPageTokens;
     static constexpr int kStages = 2;
     static constexpr int kThreads = 128 * (kConsumers + 1);
     static constexpr bool kQueriesInRegisters = kConsumers == 2;
     static constexpr bool kTurns = kConsumers > 2;  // at the tensor cores; two find their own rhythm, 2 % faster
+    // Warpgroups trade what the block was launched with, which is as much as the card has, rounded down to eights a
+    // thread. A consumer that asks for more than the producer gave up waits for ever.
+    static constexpr int kLaunchRegisters = 65536 / kThreads / 8 * 8;
     static constexpr int kProducerRegisters = kConsumers == 3 ? 32 : 24;
     static constexpr int kConsumerRegisters = kConsumers == 3 ? 160 : 240;
+    static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= (1 + kConsumers) * kLaunchRegisters);
     static constexpr uint32_t kQueryBytes = kRows * kHeadDim * 2;
     static constexpr uint32_t kTileBytes = kKeys * kHeadDim * 2;
 };
@@ -75,13 +81,22 @@ struct Ring {
     }
 };
 
+/// How many keys before its first one a tile is loaded from: as many as its page has slots past the last of
+/// n_keys. These may hold NaN, which a weight of zero does not cancel; instead the copy engine fills as many rows
+/// before the page's first with zeros.
 template <class C>
-__device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap* map, uint32_t barrier, uint32_t row, uint32_t head) {
+__device__ __forceinline__ uint32_t keys_back(const TileWalk<C::kKeys>& walk, uint32_t n_keys) {
+    return walk.key + C::kKeys > n_keys ? walk.key + C::kKeys - n_keys : 0;
+}
+
+/// The page of index `page` among (page, head), from its row `row` on; rows outside of it are zeros.
+template <class C>
+__device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap* map, uint32_t barrier, int32_t row, uint32_t page) {
     using P = Panels<C::kHeadDim>;
     ptx::barrier_arrive_expect(barrier, C::kTileBytes);
 #pragma unroll
     for (int panel = 0; panel < P::kCount; ++panel)
-        ptx::copy_box(to + panel * C::kKeys * P::kRowBytes, map, barrier, panel * P::kWidth, row, head);
+        ptx::copy_box(to + panel * C::kKeys * P::kRowBytes, map, barrier, panel * P::kWidth, row, page);
 }
 
 template <class C>
@@ -106,14 +121,17 @@ __device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_
         ptx::copy_box(ptx::shared_address(shared.queries), q_map, q_full, 0, work.head, block.first - params.blocks.start);
         item = gridDim.x + atomicAdd(params.next_item, 1);
 
+        const HeadRows rows{params.page_table, static_cast<uint32_t>(params.shape.n_kv_heads), work.head / group};
         TileWalk<C::kKeys> walk(params.scheme, block);
         do {
+            const uint32_t page = rows.page_of(walk.key) * rows.n_kv_heads + rows.head;
+            const int32_t row = -static_cast<int32_t>(keys_back<C>(walk, params.blocks.end));
             ptx::barrier_wait(ptx::shared_address(&shared.keys_empty[ring.stage]), ring.phase ^ 1);
-            copy_tile<C>(ptx::shared_address(shared.keys[ring.stage]), k_map, ptx::shared_address(&shared.keys_full[ring.stage]), walk.key,
-                         work.head / group);
+            copy_tile<C>(ptx::shared_address(shared.keys[ring.stage]), k_map, ptx::shared_address(&shared.keys_full[ring.stage]), row,
+                         page);
             ptx::barrier_wait(ptx::shared_address(&shared.values_empty[ring.stage]), ring.phase ^ 1);
-            copy_tile<C>(ptx::shared_address(shared.values[ring.stage]), v_map, ptx::shared_address(&shared.values_full[ring.stage]),
-                         walk.key, work.head / group);
+            copy_tile<C>(ptx::shared_address(shared.values[ring.stage]), v_map, ptx::shared_address(&shared.values_full[ring.stage]), row,
+                         page);
             ring.advance();
         } while (walk.next());
     }
@@ -219,7 +237,8 @@ struct Consumer {
     }
 
     __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const TileWalk<C::kKeys>& walk) const {
-        TileMask<C::kKeys>(walk, lane, block.first + first_row).apply(s, thread / 32 * 16 + lane / 4);
+        const uint32_t back = keys_back<C>(walk, params.blocks.end);
+        TileMask<C::kKeys>(walk, lane, block.first + first_row, back).apply(s, thread / 32 * 16 + lane / 4);
     }
 
     /// Divides by the sums and writes the block's rows out, through the shared tile of the queries.

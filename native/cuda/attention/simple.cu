@@ -2,6 +2,7 @@
 // per query and head, f32 throughout, the three key ranges one after the other.
 #include "core/positions/key_ranges.h"
 #include "cuda/attention/kernels.h"
+#include "cuda/attention/pages.cuh"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
@@ -28,18 +29,19 @@ private:
     }
 };
 
-__global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs args, const uint32_t* length) {
+__global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs args, const DecodeRow* rows) {
     const AttentionShape& shape = args.shape;
     const int lane = threadIdx.x % 32;
     const uint32_t query = blockIdx.x * kWarps + threadIdx.x / 32;
     const int head = blockIdx.y;
-    if (query >= args.n_queries || (length && *length == 0)) return;
+    if (query >= args.n_queries || (rows && rows[query].length == 0)) return;
 
-    const uint32_t i = (length ? min(*length, args.cache.capacity) - 1 : args.start) + query;
+    const uint32_t i = rows ? rows[query].length - 1 : args.start + query;
     const uint32_t chunk = i / args.scheme.chunk_size;
     const float factor = args.scheme.logit_factor(i);
     const size_t q_row = static_cast<size_t>(query) * args.q_stride + static_cast<size_t>(head) * shape.head_dim;
-    const size_t first_key_row = static_cast<size_t>(head / (shape.n_heads / shape.n_kv_heads)) * args.cache.capacity;
+    const HeadRows cache_rows{args.page_table + (rows ? rows[query].first_page : 0), static_cast<uint32_t>(shape.n_kv_heads),
+                              static_cast<uint32_t>(head / (shape.n_heads / shape.n_kv_heads))};
     const CacheReader cache{args.cache, shape.head_dim};
 
     float q[kMaxPerLane], acc[kMaxPerLane] = {};  // elements lane, lane + 32, ...
@@ -56,9 +58,10 @@ __global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs a
 
         const KeyRange keys = key_range(args.scheme, chunk, static_cast<Range>(range), i + 1);
         for (uint32_t key = keys.begin; key < keys.end; ++key) {
+            const size_t row = cache_rows.at(key);
             float dot = 0.0f;
             for (int n = 0; n < kMaxPerLane; ++n)
-                if (lane + 32 * n < shape.head_dim) dot += q[n] * cache.key(first_key_row + key, lane + 32 * n);
+                if (lane + 32 * n < shape.head_dim) dot += q[n] * cache.key(row, lane + 32 * n);
             for (int step = 16; step > 0; step /= 2) dot += __shfl_xor_sync(~0u, dot, step);
             const float logit = dot * shape.scale;
             const float raised = fmaxf(maximum, logit);
@@ -66,7 +69,7 @@ __global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs a
             maximum = raised;
             sum = sum * keep + weight;
             for (int n = 0; n < kMaxPerLane; ++n)
-                if (lane + 32 * n < shape.head_dim) acc[n] = acc[n] * keep + weight * cache.value(first_key_row + key, lane + 32 * n);
+                if (lane + 32 * n < shape.head_dim) acc[n] = acc[n] * keep + weight * cache.value(row, lane + 32 * n);
         }
     }
     const size_t out_row = static_cast<size_t>(query) * args.out_stride + static_cast<size_t>(head) * shape.head_dim;
@@ -76,9 +79,9 @@ __global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs a
 
 }  // namespace
 
-cudaError_t launch_simple(const PrefillArgs& args, const uint32_t* length, cudaStream_t stream) {
+cudaError_t launch_simple(const PrefillArgs& args, const DecodeRow* rows, cudaStream_t stream) {
     const dim3 grid(ceil_div(args.n_queries, kWarps), args.shape.n_heads);
-    simple_kernel<<<grid, 32 * kWarps, 0, stream>>>(args, length);
+    simple_kernel<<<grid, 32 * kWarps, 0, stream>>>(args, rows);
     return cudaGetLastError();
 }
 

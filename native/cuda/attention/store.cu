@@ -1,4 +1,4 @@
-// Rotates keys and writes keys and values into the cache: one warp a token and head.
+// Rotates keys and writes keys and values into the cache: one warp a row and head.
 #include "core/positions/key_ranges.h"
 #include "cuda/attention/kernels.h"
 #include "cuda/attention/q8_cache.cuh"
@@ -44,13 +44,13 @@ __global__ void __launch_bounds__(32 * kWarps) store_kernel(const StoreArgs args
     const AttentionShape& shape = args.shape;
     const int lane = threadIdx.x % 32;
     const uint32_t item = blockIdx.x * kWarps + threadIdx.x / 32;
-    const uint32_t token = item / shape.n_kv_heads, head = item % shape.n_kv_heads;
-    if (token >= args.n_tokens) return;
-    const uint32_t first = args.length ? *args.length - args.n_tokens : args.start;
-    const uint32_t i = first + token;
-    if (i >= args.cache.capacity) return;  // also where *length < n_tokens
-    const float2* cos_sin = args.rotary.cos_sin + static_cast<size_t>(args.scheme.key_position(i)) * (shape.rotary_dim / 2);
-    const size_t k_row = token * args.k_stride + head * shape.head_dim, v_row = token * args.v_stride + head * shape.head_dim;
+    const uint32_t source = item / shape.n_kv_heads, head = item % shape.n_kv_heads;
+    if (source >= args.n_rows) return;
+    const uint32_t page = args.places[source] / kPageTokens;
+    if (page >= args.cache.pages) return;
+    const uint32_t position = args.scheme.key_position(args.indices[source]);
+    const float2* cos_sin = args.rotary.cos_sin + static_cast<size_t>(position) * (shape.rotary_dim / 2);
+    const size_t k_row = source * args.k_stride + head * shape.head_dim, v_row = source * args.v_stride + head * shape.head_dim;
 
     float2 keys[kMaxPairs] = {}, values[kMaxPairs] = {};
     for (int n = 0; n < kMaxPairs; ++n) {
@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(32 * kWarps) store_kernel(const StoreArgs args
         keys[n] = {rotated_element(shape, args.k, k_row, e, args.dtype, cos_sin),
                    rotated_element(shape, args.k, k_row, e + 1, args.dtype, cos_sin)};
     }
-    const size_t row = static_cast<size_t>(head) * args.cache.capacity + i;
+    const size_t row = (static_cast<size_t>(page) * shape.n_kv_heads + head) * kPageTokens + args.places[source] % kPageTokens;
     write_row(args.cache.keys, args.cache.key_scales, args.cache.type, row, shape.head_dim, keys);
     write_row(args.cache.values, args.cache.value_scales, args.cache.type, row, shape.head_dim, values);
 }
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(32 * kWarps) store_kernel(const StoreArgs args
 }  // namespace
 
 cudaError_t launch_store(const StoreArgs& args, cudaStream_t stream) {
-    const uint32_t blocks = ceil_div(args.n_tokens * args.shape.n_kv_heads, kWarps);
+    const uint32_t blocks = ceil_div(args.n_rows * args.shape.n_kv_heads, kWarps);
     store_kernel<<<blocks, 32 * kWarps, 0, stream>>>(args);
     return cudaGetLastError();
 }

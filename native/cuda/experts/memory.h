@@ -1,4 +1,4 @@
-// Work space of a mixture of experts, a part of the session's memory.
+// Work space of a mixture of experts, a part of work_space.h.
 #pragma once
 
 #include <cstdint>

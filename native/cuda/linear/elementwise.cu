@@ -10,6 +10,14 @@ constexpr int kNllThreads = 1024;
 constexpr int kHeadWarps = 4;
 constexpr int kMaxHeadPairs = 4;  // of neighbouring values a lane; head_dim <= 256
 
+/// A value that an earlier kernel wrote, perhaps after this one had started: not from the first-level cache.
+template <class T>
+__device__ Eight<T> fresh(const Eight<T>* from) {
+    static_assert(sizeof(Eight<T>) == sizeof(uint4));
+    const uint4 bits = __ldcg(reinterpret_cast<const uint4*>(from));
+    return reinterpret_cast<const Eight<T>&>(bits);
+}
+
 __device__ float silu(float x) { return x / (1.0f + __expf(-x)); }
 
 /// Calls body(T{}) with the type of dtype.
@@ -27,15 +35,17 @@ __global__ void __launch_bounds__(kThreads)
     __shared__ float scratch[kThreads / 32];
     x += uint64_t{blockIdx.x} * width;
     to += uint64_t{blockIdx.x} * width;
+    let_next_start();
+    await_previous();
     float squares = 0.0f;
     for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads) {
-        const float4 v = *reinterpret_cast<const float4*>(x + i);
+        const float4 v = __ldcg(reinterpret_cast<const float4*>(x + i));
         squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     }
     const float scale = rsqrtf(block_sum(squares, scratch) / width + epsilon);
     if (factors != nullptr && threadIdx.x == 0) factors[blockIdx.x] = scale;
     for (uint32_t i = 8 * threadIdx.x; i < width; i += 8 * kThreads) {
-        const float4 v[2] = {*reinterpret_cast<const float4*>(x + i), *reinterpret_cast<const float4*>(x + i + 4)};
+        const float4 v[2] = {__ldcg(reinterpret_cast<const float4*>(x + i)), __ldcg(reinterpret_cast<const float4*>(x + i + 4))};
         const float4 w[2] = {*reinterpret_cast<const float4*>(weight + i), *reinterpret_cast<const float4*>(weight + i + 4)};
         Eight<T> out;
 #pragma unroll
@@ -78,10 +88,12 @@ __global__ void __launch_bounds__(32 * kHeadWarps) head_norm_kernel(const HeadNo
 
 template <class T>
 __global__ void __launch_bounds__(kThreads) silu_multiply_kernel(const Eight<T>* gate_up, uint32_t eights, uint64_t n, Eight<T>* to) {
+    let_next_start();
+    await_previous();
     const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (i >= n) return;
     const uint64_t row = i / eights, column = i % eights;
-    const Eight<T> gate = gate_up[row * 2 * eights + column], up = gate_up[row * 2 * eights + eights + column];
+    const Eight<T> gate = fresh(gate_up + row * 2 * eights + column), up = fresh(gate_up + row * 2 * eights + eights + column);
     Eight<T> out;
 #pragma unroll
     for (int k = 0; k < 8; ++k) out.v[k] = rounded<T>(silu(to_float(gate.v[k])) * to_float(up.v[k]));
@@ -123,12 +135,14 @@ uint32_t blocks_for(uint64_t threads) { return static_cast<uint32_t>((threads + 
 
 }  // namespace
 
-cudaError_t rms_norm(const RmsNormArgs& args, cudaStream_t stream) {
+cudaError_t rms_norm(const Card& card, const RmsNormArgs& args, cudaStream_t stream) {
+    cudaError_t status = cudaSuccess;
     with_type(args.dtype, [&](auto type) {
-        rms_norm_kernel<<<args.rows, kThreads, 0, stream>>>(args.x, args.weight, args.epsilon, args.width,
-                                                            static_cast<decltype(type)*>(args.to), args.factors);
+        using T = decltype(type);
+        status = launch_overlapped(card, rms_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args.x, args.weight, args.epsilon,
+                                   args.width, static_cast<T*>(args.to), args.factors);
     });
-    return cudaGetLastError();
+    return status;
 }
 
 cudaError_t head_norm(const Card& card, const HeadNormArgs& args, cudaStream_t stream) {
@@ -141,14 +155,16 @@ cudaError_t head_norm(const Card& card, const HeadNormArgs& args, cudaStream_t s
     return status;
 }
 
-cudaError_t silu_multiply(const void* gate_up, uint32_t rows, uint32_t width, Dtype dtype, void* to, cudaStream_t stream) {
+cudaError_t silu_multiply(const Card& card, const void* gate_up, uint32_t rows, uint32_t width, Dtype dtype, void* to,
+                          cudaStream_t stream) {
     const uint64_t n = uint64_t{rows} * width / 8;
+    cudaError_t status = cudaSuccess;
     with_type(dtype, [&](auto type) {
         using T = decltype(type);
-        silu_multiply_kernel<<<blocks_for(n), kThreads, 0, stream>>>(static_cast<const Eight<T>*>(gate_up), width / 8, n,
-                                                                     static_cast<Eight<T>*>(to));
+        status = launch_overlapped(card, silu_multiply_kernel<T>, dim3(blocks_for(n)), kThreads, 0, stream,
+                                   static_cast<const Eight<T>*>(gate_up), width / 8, n, static_cast<Eight<T>*>(to));
     });
-    return cudaGetLastError();
+    return status;
 }
 
 cudaError_t silu_multiply_f32(const Card& card, const float* gate_up, uint32_t rows, uint32_t width, float* to, cudaStream_t stream) {

@@ -21,7 +21,7 @@ struct RmsNormArgs {
     float* factors;  // (rows), becomes 1 / rms(x); null: not wanted
 };
 /// to = x / rms(x) · weight, row by row.
-cudaError_t rms_norm(const RmsNormArgs& args, cudaStream_t stream);
+cudaError_t rms_norm(const Card& card, const RmsNormArgs& args, cudaStream_t stream);
 
 struct HeadNormArgs {
     void* heads;  // n_rows rows of n_q_heads + n_k_heads heads, dtype, normed in place
@@ -36,7 +36,7 @@ struct HeadNormArgs {
 cudaError_t head_norm(const Card& card, const HeadNormArgs& args, cudaStream_t stream);
 
 /// to = silu(gate) · up, where row r of `gate_up` (rows, 2 width) is gate and then up; width is a multiple of 8.
-cudaError_t silu_multiply(const void* gate_up, uint32_t rows, uint32_t width, Dtype dtype, void* to, cudaStream_t stream);
+cudaError_t silu_multiply(const Card& card, const void* gate_up, uint32_t rows, uint32_t width, Dtype dtype, void* to, cudaStream_t stream);
 
 /// The same in f32, for the few rows of a decode step.
 cudaError_t silu_multiply_f32(const Card& card, const float* gate_up, uint32_t rows, uint32_t width, float* to, cudaStream_t stream);

@@ -8,6 +8,7 @@
 // addressed by plain 32-bit addresses: the compiler keeps those in registers.
 #pragma once
 
+#include "core/engine/page_pool.h"
 #include "cuda/device/ptx.cuh"
 #include "cuda/device/vectors.cuh"
 #include "cuda/linear/matvec.h"
@@ -310,13 +311,14 @@ __device__ __forceinline__ void write_qkv(const MatvecArgs& args, const KvTarget
     }
     const bool is_key = row < kv.q_rows + kv.kv_rows;
     const uint32_t at = row - kv.q_rows - (is_key ? 0 : kv.kv_rows), head = at / kv.head_dim, e = at % kv.head_dim;
-    const uint32_t index = *kv.length - 1;
+    const uint32_t index = *kv.index, place = *kv.place;
     const uint32_t pair = rows[0] % kv.head_dim / (args.rows_apart == 1 ? 2 : 1);
     if (is_key && 2 * pair < kv.rotary_dim) {
         const float2 angle = kv.cos_sin[uint64_t{index % kv.chunk_size} * (kv.rotary_dim / 2) + pair];
         value = second ? sums[1] * angle.x + sums[0] * angle.y : sums[0] * angle.x - sums[1] * angle.y;
     }
-    write_value(is_key ? kv.keys : kv.values, kv.type, (uint64_t{head} * kv.capacity + index) * kv.head_dim + e, value);
+    const uint64_t slot = uint64_t{place / kPageTokens} * (kv.kv_rows / kv.head_dim) + head;
+    write_value(is_key ? kv.keys : kv.values, kv.type, (slot * kPageTokens + place % kPageTokens) * kv.head_dim + e, value);
 }
 
 /// An item's results, lanes 0 and 1 one row each.

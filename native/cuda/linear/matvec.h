@@ -14,15 +14,15 @@ enum class VectorType : int32_t { F32, F16, BF16 };
 
 /// Where the keys and values of a token go: straight into a layer's cache, the keys rotated at P_k.
 struct KvTarget {
-    void* keys = nullptr;  // (n_kv_heads, capacity, head_dim) of `type`; null: no cache
+    void* keys = nullptr;  // (pages, n_kv_heads, kPageTokens, head_dim) of `type`; null: no cache
     void* values = nullptr;
-    VectorType type;    // F16 or BF16
-    uint32_t capacity;  // tokens
+    VectorType type;  // F16 or BF16
     uint32_t head_dim, rotary_dim;
     uint32_t q_rows, kv_rows;  // the matrix is q over k over v
     uint32_t chunk_size;       // s
     const float2* cos_sin;     // (positions, rotary_dim / 2)
-    const uint32_t* length;    // device memory: tokens with the new one
+    const uint32_t* index;     // device memory: the token's in its sequence
+    const uint32_t* place;     // device memory: page * kPageTokens + offset in the page
 };
 
 struct MatvecArgs {

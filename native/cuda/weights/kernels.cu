@@ -56,7 +56,7 @@ struct Position {
     uint32_t token, row;
 
     __device__ explicit Position(const EmbedArgs& args_) : args(args_), token(blockIdx.x), row(static_cast<uint32_t>(args_.tokens[token])) {
-        if (token == 0 && threadIdx.x == 0) *args.length = *args.start + args.n_tokens;
+        if (token == 0 && threadIdx.x < args.n_words) args.words_to[threadIdx.x] = args.words_from[threadIdx.x];
     }
     __device__ float* out() const { return args.x + uint64_t{token} * args.table.cols; }
 };

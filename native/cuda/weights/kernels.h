@@ -24,11 +24,13 @@ cudaError_t dequantize(const Matrix& from, uint32_t first_row, uint32_t rows, Dt
 
 struct EmbedArgs {
     Matrix table;           // (n_vocab, n_embd)
-    const int32_t* tokens;  // n_tokens of them; host memory that the device can read
-    const uint32_t* start;  // index of the first token; likewise
+    const int32_t* tokens;  // n_tokens of them; may be host memory that the device can read
     uint32_t n_tokens;
-    float* x;          // (n_tokens, n_embd)
-    uint32_t* length;  // device memory: becomes *start + n_tokens
+    float* x;  // (n_tokens, n_embd)
+    // Words that are copied beside: where a step is described in host memory, this is a copy and a launch less.
+    const uint32_t* words_from;  // host memory that the device can read
+    uint32_t* words_to;
+    uint32_t n_words;  // at most 256; 0: none
 };
 cudaError_t embed(const EmbedArgs& args, cudaStream_t stream);
 

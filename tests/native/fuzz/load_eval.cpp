@@ -2,50 +2,20 @@
 // C API. Whatever happens must be a status: never a crash, an undefined operation or a leak.
 //
 // An input is options, then a recipe (recipe.h), or a whole file: "GGUF" and what follows.
-#include <cmath>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 #include <cstring>
 #include <string>
-#include <sys/mman.h>
-#include <unistd.h>
 #include <vector>
 
 #include "dca.h"
+#include "fuzz/promises.h"
 #include "fuzz/recipe.h"
+#include "fuzz/target.h"
+
+using fuzz::broken;
+using fuzz::worked;
 
 namespace {
-
-[[noreturn]] void broken(const char* what) {
-    std::fprintf(stderr, "broken promise: %s (last error: %s)\n", what, dca_last_error());
-    std::abort();
-}
-
-/// Checks what holds after every call, and says whether it worked.
-bool worked(dca_status status) {
-    if (status == DCA_OK) return true;
-    const std::string message = dca_last_error();
-    if (status == DCA_ERROR_INTERNAL) broken("an internal error");
-    if (message.empty() || message.size() > 8192) broken("a message of a line");
-    for (const char c : message) {
-        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) broken("a message without control characters");
-    }
-    return false;
-}
-
-/// A file in memory, by a path that can be opened.
-class MemoryFile {
-public:
-    explicit MemoryFile(const std::string& bytes) : descriptor_(::memfd_create("model", MFD_CLOEXEC)) {
-        if (::write(descriptor_, bytes.data(), bytes.size()) != static_cast<ssize_t>(bytes.size())) std::abort();
-    }
-    ~MemoryFile() { ::close(descriptor_); }
-    std::string path() const { return "/proc/self/fd/" + std::to_string(descriptor_); }
-
-private:
-    int descriptor_;
-};
 
 volatile unsigned seen;  // so that what is read is read
 
@@ -117,6 +87,20 @@ void run_engine(dca_model* model, uint32_t vocabulary) {
 
 }  // namespace
 
+const char* const fuzz::target_name = "load and eval";
+
+/// Every family in every format, whole.
+std::vector<fuzz::Input> fuzz::seeds() {
+    std::vector<Input> all;
+    for (size_t family = 0; family < families(); ++family) {
+        for (size_t format = 0; format < formats(); ++format)
+            all.push_back({static_cast<uint8_t>(64 | (all.size() & 63)), static_cast<uint8_t>(family), static_cast<uint8_t>(format)});
+    }
+    return all;
+}
+
+fuzz::Input fuzz::random_input(Random& random) { return random_bytes(random, 3, 42); }
+
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     fuzz::Bytes recipe({data, size});
     std::string file;
@@ -128,7 +112,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         file = fuzz::cook(recipe);
     }
     if (file.empty()) return 0;
-    const MemoryFile in_memory(file);
+    static fuzz::MemoryFile in_memory;
+    in_memory.hold(file);
     dca_model_options load{};
     load.size = sizeof load;
     dca_model_options_default(&load);

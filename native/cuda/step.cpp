@@ -1,0 +1,136 @@
+#include "cuda/step.h"
+
+#include <cmath>
+
+#include "cuda/compact_rows.h"
+#include "cuda/experts/router.h"
+#include "cuda/linear/elementwise.h"
+
+namespace dca::cuda {
+
+namespace {
+
+AttentionShape attention_shape(const Hparams& h) {
+    return {
+        .n_heads = static_cast<int32_t>(h.n_heads),
+        .n_kv_heads = static_cast<int32_t>(h.n_kv_heads),
+        .head_dim = static_cast<int32_t>(h.head_dim),
+        .rotary_dim = static_cast<int32_t>(h.rotary_dim),
+        .rope_interleaved = h.rope_layout == RopeLayout::Interleaved,
+        .scale = 1.0f / std::sqrt(static_cast<float>(h.head_dim)),
+    };
+}
+
+}  // namespace
+
+StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights, const Device& card, const EngineSpec& spec)
+    : h(hparams),
+      weights(device_weights),
+      device(card),
+      shape(attention_shape(hparams)),
+      scheme(spec.scheme),
+      memory(hparams, weights, device, shape, spec),
+      input(memory.block, memory.slices, pages_for(spec.tokens)),
+      stream(make_stream()) {}
+
+void StepState::keep_wanted_rows() {
+    if (input.kept().rows == rows) return;
+    group = &input.kept();
+    rows = group->rows;
+    if (input.kept_in_one_run()) {
+        first_row = input.first_kept();
+        return;
+    }
+    check(compact_rows(input.kept_rows(), rows, {memory.x, h.n_embd * sizeof(float), h.n_embd * sizeof(float)},
+                       {memory.qkv, size_t{2} * h.q_width(), size_t{2} * qkv_width()}, stream.get()),
+          "keeping rows");
+}
+
+void StepState::norm_heads(const DeviceLayer& w) {
+    if (w.q_norm == nullptr) return;
+    const HeadNormArgs args{qkv(),        weights.dtype(), rows,     qkv_width(), h.n_heads,
+                            h.n_kv_heads, h.head_dim,      w.q_norm, w.k_norm,    h.rms_epsilon};
+    check(head_norm(device.card, args, stream.get()), "norming heads");
+}
+
+void StepState::store_keys_values(uint32_t layer) {
+    const std::byte* keys = memory.qkv + size_t{2} * h.q_width();
+    const StoreArgs args{
+        .shape = shape,
+        .scheme = scheme,
+        .cache = cache->layers()[layer],
+        .rotary = memory.rotary,
+        .k = keys,
+        .v = keys + size_t{2} * h.kv_width(),
+        .k_stride = qkv_width(),
+        .v_stride = qkv_width(),
+        .dtype = weights.dtype(),
+        .n_rows = rows,
+        .indices = input.indices(),
+        .places = input.places(),
+    };
+    check(cuda::store_keys_values(args, stream.get()), "storing keys and values");
+}
+
+void StepState::attend(uint32_t layer) {
+    const LayerCache& keys_values = cache->layers()[layer];
+    if (group->single != 0) {
+        const DecodeArgs args{
+            .shape = shape,
+            .scheme = scheme,
+            .cache = keys_values,
+            .rotary = memory.rotary,
+            .q = qkv(),
+            .out = memory.attended,
+            .q_stride = qkv_width(),
+            .out_stride = h.q_width(),
+            .dtype = weights.dtype(),
+            .n_rows = group->single,
+            .rows = group->decode,
+            .page_tables = input.page_tables(),
+            .workspace = memory.decode_workspace,
+            .workspace_rows = memory.slices,
+        };
+        check(attention_decode(device.card, args, stream.get()), "attending");
+    }
+    for (const SliceRows& slice : group->longer) {
+        const PrefillArgs args{
+            .shape = shape,
+            .scheme = scheme,
+            .cache = keys_values,
+            .rotary = memory.rotary,
+            .page_table = slice.page_table,
+            .q = qkv() + size_t{slice.first_row} * qkv_width() * 2,
+            .out = memory.attended + size_t{slice.first_row} * h.q_width() * 2,
+            .q_stride = qkv_width(),
+            .out_stride = h.q_width(),
+            .dtype = weights.dtype(),
+            .start = slice.start,
+            .n_queries = slice.rows,
+            .workspace = memory.prefill_workspace,
+            .workspace_bytes = memory.prefill_bytes,
+            .kernel = PrefillKernel::Auto,
+        };
+        check(attention_prefill(device.card, args, stream.get()), "attending");
+    }
+}
+
+void StepState::choose_experts(const DeviceLayer& w, const float* factors) {
+    const ExpertMemory& m = memory.experts;
+    const ChooseArgs args{
+        .logits = m.logits,
+        .rows = rows,
+        .stride = router_rows(h.n_experts),
+        .factors = factors,
+        .n_experts = h.n_experts,
+        .n_used = h.n_experts_used,
+        .normalised = h.expert_weights_norm,
+        .shared_gated = w.shared_gated,
+        .scale = h.expert_weights_scale,
+        .experts = m.chosen,
+        .weights = m.weights,
+    };
+    check(cuda::choose_experts(device.card, args, stream.get()), "choosing experts");
+}
+
+}  // namespace dca::cuda

@@ -1,0 +1,83 @@
+// What an executor's steps work on, and the few operations that all of them share.
+#pragma once
+
+#include <functional>
+
+#include "core/backend/backend.h"
+#include "cuda/device/device.h"
+#include "cuda/device/resources.h"
+#include "cuda/kv_cache.h"
+#include "cuda/step_input.h"
+#include "cuda/weights/weights.h"
+#include "cuda/work_space.h"
+
+namespace dca::cuda {
+
+struct StepState {
+    StepState(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const EngineSpec& spec);
+
+    const Hparams& h;
+    const DeviceWeights& weights;
+    Device device;
+    AttentionShape shape;
+    Scheme scheme;
+    WorkSpace memory;
+    CudaKvCache* cache = nullptr;
+    StepInput input;
+    Stream stream;
+
+    const RowGroup* group = nullptr;  // the rows of the step still kept
+    uint32_t rows = 0;                // of them
+    uint32_t first_row = 0;           // of the activations that is theirs
+
+    /// Where the first kept row of an activation is.
+    float* x() const noexcept { return memory.x + size_t{first_row} * h.n_embd; }
+    std::byte* qkv() const noexcept { return memory.qkv + size_t{first_row} * qkv_width() * 2; }
+    uint32_t qkv_width() const noexcept { return h.q_width() + 2 * h.kv_width(); }
+
+    /// From here on only the input's kept rows are worked on.
+    void keep_wanted_rows();
+
+    /// Norms every query and key head of the kept rows, where the model does.
+    void norm_heads(const DeviceLayer& w);
+
+    /// Stores all rows' keys and values.
+    void store_keys_values(uint32_t layer);
+
+    /// memory.attended = attention of the kept rows' queries: one call for all rows that are alone in their
+    /// sequence, one for each longer slice.
+    void attend(uint32_t layer);
+
+    /// Every kept row's experts and their weights from the router's logits, which are multiplied by `factors`
+    /// (a row; null: none) first.
+    void choose_experts(const DeviceLayer& w, const float* factors);
+
+    /// Everything launched so far has run when this returns.
+    void wait() const { check(cudaStreamSynchronize(stream.get()), "running the model"); }
+};
+
+/// The operations of core/backend/backend.h between begin() and end(), for one kind of step.
+class Step {
+public:
+    explicit Step(StepState& state) : state_(state), h_(state.h), weights_(state.weights), memory_(state.memory) {}
+    virtual ~Step() = default;
+
+    virtual void project_qkv(uint32_t layer) = 0;
+    virtual void store_keys_values(uint32_t layer) = 0;
+    virtual void project_output(uint32_t layer) = 0;
+    virtual void feed_forward(uint32_t layer) = 0;
+    virtual void feed_forward_experts(uint32_t layer) = 0;
+
+    /// Logits of the first `rows` rows kept, as many at a time as fit: read(first, count) takes those of rows
+    /// [first, first + count) from memory_.logits, on the same stream.
+    using Read = std::function<void(uint32_t first, uint32_t count)>;
+    virtual void output(uint32_t rows, const Read& read) = 0;
+
+protected:
+    StepState& state_;
+    const Hparams& h_;
+    const DeviceWeights& weights_;
+    const WorkSpace& memory_;
+};
+
+}  // namespace dca::cuda

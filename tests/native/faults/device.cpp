@@ -1,0 +1,99 @@
+// A device that can be lost: the CPU's backend, of which any call can fail. The linker (--wrap) sends the library's
+// make_cpu_backend here.
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "core/backend/backend.h"
+#include "core/error.h"
+#include "faults/faults.h"
+
+namespace {
+
+using namespace dca;
+
+void run() {
+    if (fault::fails(fault::device)) fail(DCA_ERROR_DEVICE, "the device was lost");
+}
+
+class LostCache final : public KvCache {
+public:
+    explicit LostCache(std::unique_ptr<KvCache> cache) : cache_(std::move(cache)) {}
+
+    uint64_t bytes() const override { return cache_->bytes(); }
+    void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override {
+        run();
+        cache_->copy_page(to, *static_cast<const LostCache&>(source).cache_, from, tokens);
+    }
+    std::string layout() const override { return cache_->layout(); }
+    uint64_t page_bytes() const override { return cache_->page_bytes(); }
+    void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override {
+        run();
+        cache_->save_page(page, tokens, out);
+    }
+    void load_page(uint32_t page, const std::byte* in) override {
+        run();
+        cache_->load_page(page, in);
+    }
+
+private:
+    std::unique_ptr<KvCache> cache_;
+};
+
+class LostExecutor final : public Executor {
+public:
+    explicit LostExecutor(std::unique_ptr<Executor> executor) : executor_(std::move(executor)) {}
+
+    uint32_t max_rows() const override { return executor_->max_rows(); }
+    uint32_t max_slices() const override { return executor_->max_slices(); }
+    uint64_t scratch_bytes() const override { return executor_->scratch_bytes(); }
+
+    bool collect(ColumnSquares& squares) override { return run(), executor_->collect(squares); }
+    bool replay(const Batch& batch) override { return run(), executor_->replay(batch); }
+    void begin(const Batch& batch) override { run(), executor_->begin(batch); }
+    void project_qkv(uint32_t layer) override { run(), executor_->project_qkv(layer); }
+    void store_keys_values(uint32_t layer) override { run(), executor_->store_keys_values(layer); }
+    void keep_wanted_rows() override { run(), executor_->keep_wanted_rows(); }
+    void attend(uint32_t layer) override { run(), executor_->attend(layer); }
+    void project_output(uint32_t layer) override { run(), executor_->project_output(layer); }
+    void feed_forward(uint32_t layer) override { run(), executor_->feed_forward(layer); }
+    void feed_forward_experts(uint32_t layer) override { run(), executor_->feed_forward_experts(layer); }
+    void logits(std::span<float* const> out) override { run(), executor_->logits(out); }
+    void nll(std::span<const int32_t> targets, float* out) override { run(), executor_->nll(targets, out); }
+    void sample(std::span<SampleRequest* const> requests) override { run(), executor_->sample(requests); }
+    void end() override { run(), executor_->end(); }
+
+private:
+    std::unique_ptr<Executor> executor_;
+};
+
+class LostBackend final : public Backend {
+public:
+    explicit LostBackend(std::unique_ptr<Backend> backend) : backend_(std::move(backend)) {}
+
+    std::string description() const override { return backend_->description(); }
+    uint64_t repacked_bytes() const override { return backend_->repacked_bytes(); }
+    Parts make_engine(EngineSpec spec) override {
+        run();
+        Parts parts = backend_->make_engine(std::move(spec));
+        auto cache = std::make_unique<LostCache>(std::move(parts.cache));
+        auto executor = std::make_unique<LostExecutor>(std::move(parts.executor));
+        return {std::move(cache), std::move(executor)};
+    }
+
+private:
+    std::unique_ptr<Backend> backend_;
+};
+
+}  // namespace
+
+// The linker's names of dca::make_cpu_backend(const dca::BackendSource&), replaced and real (Itanium C++ ABI).
+std::unique_ptr<Backend> real_make_cpu_backend(const BackendSource& source) __asm__(
+    "__real__ZN3dca16make_cpu_backendERKNS_13BackendSourceE");
+std::unique_ptr<Backend> wrapped_make_cpu_backend(const BackendSource& source) __asm__(
+    "__wrap__ZN3dca16make_cpu_backendERKNS_13BackendSourceE");
+
+std::unique_ptr<Backend> wrapped_make_cpu_backend(const BackendSource& source) {
+    run();
+    return std::make_unique<LostBackend>(real_make_cpu_backend(source));
+}
