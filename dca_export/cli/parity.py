@@ -24,8 +24,8 @@ from dca_runtime.options import CACHE_TYPES
 
 if TYPE_CHECKING:
     from dca_export.parity.check import Part, Report
+    from dca_export.parity.chosen import Chosen
     from dca_export.parity.facts import Facts
-    from dca_export.parity.sparse import Chosen
     from dca_runtime import Model
 
 DEFAULT_LENGTH = 1024  # about a minute for a model of 135M parameters in f32 on two cores

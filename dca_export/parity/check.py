@@ -13,6 +13,7 @@ import numpy as np
 from dca_export.errors import InputError
 from dca_export.gguf.file import GgufFile
 from dca_export.parity.agreement import Agreement, Comparison
+from dca_export.parity.chosen import Chosen
 from dca_export.parity.feeding import Feeder, chunk_borders
 from dca_export.parity.plan import Group, plan
 from dca_export.parity.tokens import token_ids
@@ -20,7 +21,6 @@ from dca_export.parity.tolerance import Tolerance, export_tolerance, tolerance_f
 from dca_export.scheme import Scheme
 
 if TYPE_CHECKING:
-    from dca_export.parity.sparse import Chosen
     from dca_runtime import Model
 
 Progress = Callable[[float, float, str], None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from dca_export.errors import InputError
 from dca_export.parity.check import Part, Progress, Report, run_group
+from dca_export.parity.chosen import Chosen
 from dca_export.parity.plan import Group, plan
 from dca_export.parity.tokens import token_ids
 from dca_export.parity.tolerance import tolerance_for
@@ -23,35 +24,6 @@ if TYPE_CHECKING:
     from dca_runtime.prefill import Selection
 
 SPARSE_FROM = 4096  # tokens: where sparse prefill sets in unless it is told (dca.h)
-
-# A page that one side reads and the other does not must be a tie: its weight within this of the threshold, as
-# |log2| of their ratio. With a cache in f32 weights and activations differ by the order of sums alone; the
-# random models of tests/parity reached 4e-5.
-TIE = 1e-3
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """What the runtime chose, beside what the reference would have."""
-
-    pages: int
-    """that both judged, over all blocks and heads"""
-    disagreements: int
-    """read by one side only"""
-    largest_margin: float
-    """how far from the threshold the worst of them was, |log2(weight / threshold)|; 0: none"""
-    density: float
-    """share of the pairs of query and key that the runtime computed"""
-
-    def failures(self, judged: bool) -> list[str]:
-        if not self.pages:
-            return ["nothing was chosen: no block of queries was sparse"]
-        if judged and not self.largest_margin <= TIE:
-            return [
-                f"{self.disagreements} of {self.pages} pages are read by one side only, the farthest "
-                f"{self.largest_margin:.2g} from the threshold in log2, ties are up to {TIE:g}"
-            ]
-        return []
 
 
 def check_sparse(
