@@ -3,6 +3,8 @@
 import dataclasses
 
 import pytest
+from hf_families import make_case
+from hf_to_gguf import write_gguf
 
 import dca_runtime as dca
 from dca_export.errors import InputError
@@ -12,6 +14,7 @@ from dca_export.parity.torch_reference import TorchReference
 
 LENGTH = 1600
 MODE = "sparse:0.7:512"
+SPECIAL = ("gemma2", "gemma3", "gpt-oss", "smollm3", "granite", "cohere2")
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +65,22 @@ def test_other_choices_than_the_references_are_no_ties(path, monkeypatch):
 def test_a_length_before_it_sets_in(path):
     with dca.Model(path) as model, pytest.raises(InputError, match="--length is 1024, must be at least 4480"):
         check_sparse(model, TorchReference(path, "cpu", "f32"), 1024, "sparse", weights="f32")
+
+
+@pytest.mark.parametrize("case", SPECIAL)
+def test_families_with_more_than_a_softmax(case, tmp_path):
+    """Windows (their layers stay dense), caps, sinks, own softmax scales, layers that do not rotate."""
+    model, keys, extra = make_case(case)
+    scheme = dict(zip(("chunk_size", "local_window", "pretraining_length"), (300, 100, 512), strict=True))
+    named = {f"attention.dca.{key}": value for key, value in scheme.items()}
+    path = write_gguf(tmp_path / "m.gguf", model, {**keys, **named}, extra)
+    with dca.Model(path, threads=1) as opened:
+        found = check_sparse(
+            opened, TorchReference(path, "cpu", "f32"), LENGTH, "sparse:0.9:512", weights="f32"
+        )
+        windowed = any("sliding_window" in key for key in opened.metadata)
+        with opened.session(context=LENGTH, prefill="sparse:0.9:512", record_selection=True) as session:
+            session.score(list(range(3, 60)) * 28)
+            layers = {each.layer for each in session.selection()}
+    assert found.passed, [part.failures for part in found.parts]
+    assert (len(layers) < opened.info.n_layers) == windowed
