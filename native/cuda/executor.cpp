@@ -28,11 +28,15 @@ void CudaExecutor::prepare(const Batch& batch) {
     recorded_rows_ = batch.decode() && (slices == 1 || state_.h.n_experts == 0) ? Recordings::rows_for(slices, max_slices()) : 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - slices;
     if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
+    keep_all_rows();
+    row_.set_played(false);
+}
+
+void CudaExecutor::keep_all_rows() {
     state_.group = &state_.input.all();
     state_.rows = state_.group->rows;
     state_.first_row = 0;
     choose_step();
-    row_.set_played(false);
 }
 
 bool CudaExecutor::replay(const Batch& batch) {
@@ -44,9 +48,10 @@ bool CudaExecutor::replay(const Batch& batch) {
         forward(*this, state_.h, batch);
         if (step_ == &row_) row_.issue_logits();
     };
-    recordings_.play(recorded_rows_, issue, state_.stream.get());
-    row_.set_played(true);
-    return true;
+    const bool played = recordings_.play(recorded_rows_, issue, state_.stream.get());
+    if (!played) keep_all_rows();  // from the start again: recording came as far as some operation
+    row_.set_played(played);
+    return played;
 }
 
 // replay() has prepared the step.

@@ -40,6 +40,7 @@ public:
 
 private:
     void prepare(const Batch& batch);
+    void keep_all_rows();
     void choose_step();
     void read_logits(std::span<float* const> out);
 

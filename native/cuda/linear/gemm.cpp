@@ -50,11 +50,7 @@ struct Gemm::Plan {
     cublasLtMatmulAlgo_t algorithm;
 };
 
-Gemm::Gemm(void* workspace) : workspace_(workspace) {
-    cublasLtHandle_t handle = nullptr;
-    check(cublasLtCreate(&handle), "starting cuBLASLt");
-    handle_.reset(handle);
-}
+Gemm::Gemm(void* workspace) : handle_(take_blas_handle()), workspace_(workspace) {}
 
 Gemm::Plan& Gemm::plan(const GemmArgs& args) {
     const Key key{args.tokens, args.rows, args.cols, args.y_stride, args.dtype, args.in_f32, args.y_f32, args.add, args.bias != nullptr};

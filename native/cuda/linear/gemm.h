@@ -10,6 +10,7 @@
 #include <memory>
 
 #include "cuda/device/dtype.h"
+#include "cuda/linear/blas_handle.h"
 
 namespace dca::cuda {
 
@@ -49,11 +50,7 @@ private:
 
     Plan& plan(const GemmArgs& args);
 
-    struct Destroy {
-        void operator()(cublasLtContext* handle) const noexcept { static_cast<void>(cublasLtDestroy(handle)); }
-    };
-
-    std::unique_ptr<cublasLtContext, Destroy> handle_;
+    BlasHandle handle_;
     void* workspace_;
     std::map<Key, std::shared_ptr<Plan>> plans_;
 };
