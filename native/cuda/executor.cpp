@@ -44,12 +44,12 @@ bool CudaExecutor::replay(const Batch& batch) {
     if (recordings_.under_way()) return false;
     prepare(batch);
     state_.input.upload(state_.stream.get());
-    if (recorded_rows_ == 0 || !recordings_.warm(recorded_rows_)) return false;
+    if (recorded_rows_ == 0 || !recordings_.warm(recording())) return false;
     const auto issue = [&] {
         forward(*this, state_.h, batch);
         if (step_ == &row_) row_.issue_logits();
     };
-    const bool played = recordings_.play(recorded_rows_, issue, state_.stream.get());
+    const bool played = recordings_.play(recording(), issue, state_.stream.get());
     if (!played) keep_all_rows();  // from the start again: recording came as far as some operation
     row_.set_played(played);
     return played;
@@ -126,7 +126,7 @@ void CudaExecutor::sample(std::span<SampleRequest* const> requests) {
 void CudaExecutor::end() {
     state_.wait();
     under_way_ = false;
-    if (recorded_rows_ != 0) recordings_.set_warm(recorded_rows_);
+    if (recorded_rows_ != 0) recordings_.set_warm(recording());
 }
 
 }  // namespace dca::cuda

@@ -8,7 +8,7 @@ namespace dca::cuda {
 namespace {
 
 constexpr std::array<uint32_t, 11> kSizes = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128};
-constexpr uint32_t kMostFailures = 8;  // to record steps of so many rows; then they stay unrecorded
+constexpr uint32_t kMostFailures = 8;  // to record steps of a kind; then they stay unrecorded
 
 /// Else the error is forgotten: the next launch would report it again.
 bool succeeded(cudaError_t status) {
@@ -24,8 +24,8 @@ uint32_t Recordings::rows_for(uint32_t slices, uint32_t most) noexcept {
     return size == kSizes.end() || *size > most ? most : *size;
 }
 
-bool Recordings::play(uint32_t rows, const std::function<void()>& issue, cudaStream_t stream) {
-    Recording& recording = recordings_[rows];
+bool Recordings::play(uint32_t kind, const std::function<void()>& issue, cudaStream_t stream) {
+    Recording& recording = recordings_[kind];
     if (recording.graph == nullptr && recording.failures < kMostFailures) {
         recording.graph = record(issue, stream);
         if (recording.graph == nullptr) ++recording.failures;
