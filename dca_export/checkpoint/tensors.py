@@ -134,7 +134,7 @@ def _no_directory(path: Path) -> InputError:
         return InputError(f"{path}: is no directory; expected a Hugging Face model's, or a .gguf file")
     message = f"{path}: no such directory; expected a Hugging Face model or a .gguf file"
     if _HUB_NAME.fullmatch(str(path)):
-        message += f" (if that is a name on the hub, fetch it first: hf download {path} --local-dir DIR)"
+        message += f" (if that is a name on the Hub: hf:{path})"
     return InputError(message)
 
 

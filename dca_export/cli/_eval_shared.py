@@ -1,12 +1,13 @@
 """What the experiments of dca-eval share: arguments, running the cells, showing results."""
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dca_export.cli import _common
-from dca_export.cli._runtime import add_model_arguments
+from dca_export.cli._runtime import add_model_arguments, opened
 
 if TYPE_CHECKING:
     from dca_export.evaluate.methods import Method
@@ -40,6 +41,30 @@ def add_experiment(experiments: Any, name: str, question: str, example: str) -> 
     return parser
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Adds --engine, which ``engine`` reads."""
+    parser.add_argument(
+        "--engine",
+        choices=("native", "reference"),
+        default="native",
+        help="reference: PyTorch and transformers (the extra `reference`) in place of the library; slower, "
+        "runs every method, on the CPU in float32, on a card in the type of --cache-type (default: native)",
+    )
+
+
+@contextlib.contextmanager
+def engine(arguments: argparse.Namespace) -> "Iterator[Any]":
+    """What runs the model: the library's Model, or what the reference has of it."""
+    if arguments.engine == "native":
+        with opened(arguments) as model:
+            yield model
+        return
+    from dca_export.evaluate.reference_engine import ReferenceModel
+
+    with ReferenceModel(arguments.model, arguments.device, arguments.cache_type) as reference:
+        yield reference
+
+
 def add_methods(parser: argparse.ArgumentParser) -> None:
     """Adds --attention, which ``methods_of`` reads."""
     parser.add_argument(
@@ -48,7 +73,9 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
         metavar="METHOD,…",
         help="plain, dca, intra, intra+inter; the last three may name a scheme, CHUNK/WINDOW/LENGTH, as in "
         "dca:3072/1024/4096; @linear:F, @ntk:F or @yarn:F behind any of them replaces the model's RoPE "
-        "scaling, as in plain@yarn:4 (default: plain, and dca if the file has a scheme)",
+        "scaling, as in plain@yarn:4. With --engine reference also rerope:WINDOW, self-extend:GROUP/WINDOW, "
+        "string:BORDER/LOCAL, streaming:SINKS/WINDOW, lm-infinite:SINKS/WINDOW, and @dynamic:F (dynamic NTK) "
+        "(default: plain, and dca if the file has a scheme)",
     )
 
 
@@ -106,7 +133,7 @@ def methods_of(arguments: argparse.Namespace, model: "Model") -> list["Method"]:
 
     names = ",".join(arguments.attention or ["plain" if model.scheme is None else "plain,dca"])
     parsed = [methods.parse(name) for name in dict.fromkeys(names.split(","))]
-    methods.check(parsed, model)
+    methods.check(parsed, model, reference=arguments.engine == "reference")
     return parsed
 
 
@@ -132,6 +159,8 @@ def run_cells(
     """Measures what is missing, then shows everything; gives the exit code."""
     from dca_export.evaluate import results
 
+    if arguments.engine != "native":
+        settings = settings | {"engine": arguments.engine}
     head = results.header(arguments.experiment, model, settings, arguments.command)
     measured = results.open_results(arguments.results, head)
     with _common.progress_bar(arguments.experiment) as update:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from dca_export.cli._common import count, note, progress_bar
+from dca_export.cli._sources import HUB_HELP, model_file
 from dca_runtime.options import CACHE_TYPES
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the model's file, --device, --threads, --no-repack and --cache-type."""
-    parser.add_argument("model", metavar="MODEL.gguf", help="the model")
+    parser.add_argument("model", metavar="MODEL.gguf", help=f"the model: a file, {HUB_HELP}")
     add_machine_arguments(parser)
     parser.add_argument(
         "--cache-type",
@@ -42,8 +43,13 @@ def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
 
 @contextlib.contextmanager
 def opened(arguments: argparse.Namespace) -> Iterator["Model"]:
-    """The model that the arguments name, closed at the end of the block; a progress bar while it loads."""
+    """The model that the arguments name, closed at the end of the block; a progress bar while it loads.
+
+    Puts the file in the place of a name on the Hub (``arguments.model``).
+    """
     from dca_runtime import Model
+
+    arguments.model = model_file(arguments.model)
 
     with progress_bar("loading") as update:
         model = Model(

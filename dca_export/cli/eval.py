@@ -64,6 +64,7 @@ def _add_perplexity(experiments: Any) -> None:
         help="slide a context of each length over the text by N tokens, as the paper does with 256; "
         "takes far longer (default: 0, one pass)",
     )
+    _eval_shared.add_engine(parser)
     parser.set_defaults(body=_perplexity)
 
 
@@ -71,7 +72,7 @@ def _perplexity(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import perplexity, text
 
     source = text.Text(arguments.text)
-    with opened(arguments) as model:
+    with _eval_shared.engine(arguments) as model:
         methods = _eval_shared.methods_of(arguments, model)
         cells = perplexity.plan(methods, arguments.lengths, arguments.stride)
         ids = source.ids(model, max(arguments.lengths))
@@ -90,13 +91,14 @@ def _add_passkey(experiments: Any) -> None:
     _eval_shared.add_methods(parser)
     _eval_shared.add_lengths(parser, [4096, 8192, 12288])
     _eval_shared.add_trials(parser, depths=[10, 30, 50, 70, 90], trials=2)
+    _eval_shared.add_engine(parser)
     parser.set_defaults(body=_passkey)
 
 
 def _passkey(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import passkey, retrieval
 
-    with opened(arguments) as model:
+    with _eval_shared.engine(arguments) as model:
         methods = _eval_shared.methods_of(arguments, model)
         cells = retrieval.plan(methods, arguments.lengths, arguments.depths, arguments.trials)
         settings = {"seed": arguments.seed, "cache_type": arguments.cache_type}
@@ -126,6 +128,7 @@ def _add_needle(experiments: Any) -> None:
         help="what the answer must contain; may be given several times "
         f"(default: {' and '.join(needle.KEYWORDS)})",
     )
+    _eval_shared.add_engine(parser)
     parser.set_defaults(body=_needle)
 
 
@@ -134,7 +137,7 @@ def _needle(arguments: argparse.Namespace) -> int:
 
     source = text.Text(arguments.text)
     keywords = arguments.keyword or list(needle.KEYWORDS)
-    with opened(arguments) as model:
+    with _eval_shared.engine(arguments) as model:
         methods = _eval_shared.methods_of(arguments, model)
         cells = needle.plan(methods, arguments.lengths, arguments.depths, arguments.trials)
         settings = source.description() | {
@@ -163,6 +166,7 @@ def _add_ablation(experiments: Any) -> None:
         "--scheme", metavar="CHUNK/WINDOW/LENGTH", help="to use instead of the file's own scheme"
     )
     _add_combined(parser, lengths=[4096, 8192, 12288], depths=[10, 30, 50, 70, 90], trials=2)
+    _eval_shared.add_engine(parser)
     parser.set_defaults(body=_ablation)
 
 
@@ -170,7 +174,7 @@ def _ablation(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import ablation, methods
 
     scheme = methods.parse(f"dca:{arguments.scheme}").scheme if arguments.scheme else None
-    with opened(arguments) as model:
+    with _eval_shared.engine(arguments) as model:
         compared = ablation.methods(scheme)
         methods.check(compared, model)
         return _run_combined(arguments, model, compared)
@@ -195,7 +199,7 @@ def _add_efficiency(experiments: Any) -> None:
     parser.add_argument(
         "--repeats", type=_common.positive_int, default=1, metavar="N", help="of each; medians (default: 1)"
     )
-    parser.set_defaults(body=_efficiency)
+    parser.set_defaults(body=_efficiency, engine="native")
 
 
 def _efficiency(arguments: argparse.Namespace) -> int:
@@ -235,13 +239,14 @@ def _add_sweep(experiments: Any) -> None:
         help="local windows to try, as shares of what the chunk leaves (default: 1)",
     )
     _add_combined(parser, lengths=[12288], depths=[10, 50, 90], trials=2)
+    _eval_shared.add_engine(parser)
     parser.set_defaults(body=_sweep)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import sweep
 
-    with opened(arguments) as model:
+    with _eval_shared.engine(arguments) as model:
         trained = model.info.context_length
         lengths = arguments.pretraining_lengths or [trained // share for share in (1, 2, 4, 8)]
         methods = sweep.methods(lengths, arguments.chunk_shares, arguments.window_shares)

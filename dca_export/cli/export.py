@@ -10,15 +10,18 @@ from pathlib import Path
 
 from dca_export.adapters.changes import AdapterOption
 from dca_export.cli import _common, imatrix
+from dca_export.cli._sources import HUB_HELP, source_of
+from dca_export.cli._tune import add_tune_arguments, check_tune, tuned_options, write_report
 from dca_export.errors import InputError
 from dca_export.export.hf_format import export_directory, plan_directory
-from dca_export.export.output_file import check_apart, check_report
+from dca_export.export.output_file import check_apart, check_output, check_report
 from dca_export.export.plan import AUTO, CopyPlan, ExportOptions, plan_export
 from dca_export.export.recipes import RECIPES
 from dca_export.export.scheme_choice import SchemeOptions
 from dca_export.export.summary import short_count, size
 from dca_export.export.verify import scheme_text, verify
 from dca_export.export.write import export_model
+from dca_export.hub.names import is_hub_name
 
 _UNITS = {"K": 10**3, "M": 10**6, "G": 10**9}
 
@@ -31,18 +34,20 @@ def main(argv: list[str] | None = None) -> int:
         "dca-export",
         "Writes a GGUF file whose attention reaches past the trained context (Dual Chunk Attention).",
         example="dca-export ./Llama-2-7b-hf llama2-dca.gguf --outtype q8_0\n"
+        "dca-export hf:HuggingFaceTB/SmolLM2-360M-Instruct smollm2.gguf\n"
         "dca-export old.gguf with-dca.gguf --chunk-size 3072 --pretraining-length 4096\n"
         "dca-export ./Qwen2.5-7B-hf ./Qwen2.5-7B-dca --format hf\n"
         "dca-export ./Llama-2-7b-hf tuned.gguf --lora ./my-adapter --lora ./another=0.5\n"
         "dca-export imatrix old.gguf text.txt old.imatrix.gguf\n"
         "dca-export old.gguf smaller.gguf --outtype q4_k_m --imatrix old.imatrix.gguf\n"
+        "dca-export ./Llama-2-7b-hf llama2-dca.gguf --tune my-notes.txt --tune-minutes 60\n"
         "dca-export --verify llama2-dca.gguf ./Llama-2-7b-hf",
     )
     parser.add_argument(
         "model",
         type=Path,
         metavar="MODEL",
-        help="a Hugging Face model directory, or a .gguf to add the keys to",
+        help=f"a Hugging Face model directory, or a .gguf to add the keys to, {HUB_HELP}",
     )
     parser.add_argument(
         "output", type=Path, nargs="?", metavar="OUT", help="the file (or directory) to write"
@@ -73,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
         help="let --outtype quantise tensors of a .gguf again that are below 8 bits already",
     )
     _add_scheme_arguments(parser)
+    add_tune_arguments(parser)
     parser.add_argument(
         "--format",
         choices=["gguf", "hf"],
@@ -140,11 +146,16 @@ def _size(text: str) -> int:
 
 def _body(arguments: argparse.Namespace) -> int:
     _check_report(arguments)
+    check_tune(arguments)
     scheme = SchemeOptions(
         not arguments.no_dca, arguments.pretraining_length, arguments.chunk_size, arguments.local_window
     )
     if not scheme.dca and scheme != SchemeOptions(dca=False, pretraining_length=scheme.pretraining_length):
         raise InputError("--no-dca does not go with --chunk-size or --local-window")
+    if is_hub_name(arguments.model) and arguments.output is not None and arguments.format == "gguf":
+        check_output(arguments.output, arguments.force)  # before anything is fetched
+    source = source_of(arguments.model)
+    arguments.model = source.path
     if arguments.verify is not None:
         return _verify(arguments, None if scheme == SchemeOptions() else scheme)
     options = ExportOptions(
@@ -154,6 +165,7 @@ def _body(arguments: argparse.Namespace) -> int:
         tuple(arguments.lora),
         arguments.imatrix,
         arguments.requantize,
+        source.origin,
     )
     if arguments.dry_run and arguments.format == "gguf":
         return _dry_run(arguments, options)
@@ -161,10 +173,15 @@ def _body(arguments: argparse.Namespace) -> int:
         raise InputError("OUT is missing: name the file to write")
     if arguments.format == "hf":
         return _export_directory(arguments, options)
+    lines: list[str] = []
+    if arguments.tune is not None:
+        options, lines, report = tuned_options(arguments, options)
     with _common.progress_bar(f"writing {arguments.output.name}") as update:
         exported = export_model(arguments.model, arguments.output, options, arguments.force, update)
+    if arguments.tune is not None:
+        write_report(arguments, report)
     files = [str(path) for path in exported.files]
-    _report(arguments, [f"wrote    {path}" for path in files] + exported.summary.lines())
+    _report(arguments, [f"wrote    {path}" for path in files] + exported.summary.lines() + lines)
     if arguments.json:
         _common.write_json({"files": files} | exported.summary.as_json(), arguments.json)
     return _common.EXIT_OK
@@ -180,7 +197,7 @@ def _check_report(arguments: argparse.Namespace) -> None:
 
 
 def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> int:
-    if options != ExportOptions(scheme=options.scheme):
+    if options != ExportOptions(scheme=options.scheme, extra=options.extra):
         raise InputError(
             "--format hf keeps the weights as they are: options that change or split them do not go with it"
         )
@@ -201,7 +218,9 @@ def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> 
 def _dry_run(arguments: argparse.Namespace, options: ExportOptions) -> int:
     plan = plan_export(arguments.model, options)
     if isinstance(plan, CopyPlan):
-        rows = [(t.name, t.shape, t.type.name, t.type.name, t.nbytes) for _, t in plan.copy.tensors]
+        parts = {part.path: part for part, _ in plan.copy.tensors}
+        before = {tensor.name: tensor.type.name for part in parts.values() for tensor in part.tensors}
+        rows = [(t.name, t.shape, before[t.name], t.type.name, t.nbytes) for _, t in plan.copy.tensors]
     else:
         rows = [
             (t.planned.name, t.planned.shape, t.planned.pieces[0].tensor.dtype, t.type.name, t.nbytes)

@@ -18,7 +18,7 @@ from dca_export.cli._common import (
     write_json,
 )
 from dca_export.cli._runtime import add_machine_arguments, opened
-from dca_export.cli._sources import check_source
+from dca_export.cli._sources import check_source, source_of
 from dca_export.errors import MissingPackage
 from dca_runtime.options import CACHE_TYPES
 
@@ -72,6 +72,7 @@ def _parity(arguments: argparse.Namespace) -> int:
     inputs = {"OUT.gguf": arguments.model, "--text": arguments.text, "--reference": arguments.reference}
     check_outputs({"--json": arguments.json}, inputs)
     if arguments.reference is not None:
+        arguments.reference = source_of(arguments.reference).path
         check_source(arguments.reference)
     try:
         with progress_bar("importing PyTorch"):

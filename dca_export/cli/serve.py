@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from dca_export.cli._common import EXIT_OK, command_parser, positive_int, run
 from dca_export.cli._runtime import add_model_arguments
+from dca_export.cli._sources import model_file
 from dca_export.errors import InputError
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def _serve(arguments: argparse.Namespace) -> int:
         raise InputError(
             f"dca-serve needs packages that are not installed ({error.name}): pip install 'dca-export[serve]'"
         ) from error
+    arguments.model = model_file(arguments.model)
     if not Path(arguments.model).is_file():
         raise InputError(f"{arguments.model}: no such file")
     settings = _settings(arguments)

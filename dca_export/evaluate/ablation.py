@@ -4,7 +4,7 @@ Intra-chunk attention alone keeps perplexity low and loses what lies in other ch
 attention the model finds it, at the price of locality; successive-chunk attention gives that back.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dca_export.evaluate import combined, passkey, perplexity, retrieval
 from dca_export.evaluate.methods import Method
@@ -23,9 +23,13 @@ def methods(scheme: Scheme | None) -> list[Method]:
 
 
 def tables(results: Results) -> list[Table]:
-    """The tables of both experiments, by length."""
-    prediction = perplexity.tables(combined.predictions(results))
-    return prediction[:1] + passkey.tables(combined.retrievals(results))[:1]
+    """The tables of both experiments, by length, each with what tells the methods from the first."""
+    prediction, keys = combined.predictions(results), combined.retrievals(results)
+    return [
+        table
+        for table in perplexity.tables(prediction) + passkey.tables(keys)
+        if table.columns[0] == "tokens" and table.title != perplexity.WINDOWS
+    ]
 
 
 def draw(results: Results) -> "Figure":
@@ -33,17 +37,24 @@ def draw(results: Results) -> "Figure":
     from dca_export.evaluate import plots
 
     trained = results.header["model"]["context_length"]
+    prediction, keys = combined.predictions(results), combined.retrievals(results)
     figure, (left, right) = plots.panels(2, results.header["model"]["file"])
     plots.draw_lines(
-        left, perplexity.curves(combined.predictions(results)), "tokens", "perplexity", trained, log_y=True
+        left,
+        perplexity.curves(prediction),
+        "tokens",
+        "perplexity",
+        trained,
+        log_y=True,
+        bands=perplexity.bands(prediction),
     )
-    keys = combined.retrievals(results)
-    found = {
-        keys.label(method): [
-            (length, 100 * retrieval.mean_found(keys, method=method, length=length))
-            for length in sorted(keys.values("length", method=method))
-        ]
-        for method in keys.values("method")
+    totals: dict[str, list[dict[str, Any]]] = {}
+    for entry in retrieval.totals(keys):
+        totals.setdefault(keys.label(entry["method"]), []).append(entry)
+    found = {name: [(e["length"], 100 * e["found"]) for e in entries] for name, entries in totals.items()}
+    bands = {
+        name: [(float(e["length"]), *(100 * bound for bound in e["interval"])) for e in entries]
+        for name, entries in totals.items()
     }
-    plots.draw_lines(right, found, "tokens", "keys found, %", trained)
+    plots.draw_lines(right, found, "tokens", "keys found, %", trained, bands=bands)
     return figure

@@ -72,4 +72,5 @@ def figures(results: Results) -> dict[str, Any]:
     return {
         PREDICTION: perplexity.figures(predictions(results)),
         RETRIEVAL: passkey.figures(retrievals(results)),
+        f"{RETRIEVAL}_totals": retrieval.totals(retrievals(results)),
     }

@@ -6,13 +6,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dca_export.errors import InputError
+from dca_export.reference import borders
 from dca_export.scheme import Scheme
 from dca_runtime import options
 
 if TYPE_CHECKING:
     from dca_runtime import Model, Session
 
-ATTENTIONS = [name for name in options.ATTENTIONS if name != "auto"]  # an experiment says what it compares
+# An experiment says what it compares.
+ATTENTIONS = [*(name for name in options.ATTENTIONS if name != "auto"), *borders.RULES]
+ROPES = [*options.ROPES, "dynamic"]  # dynamic NTK: the base depends on the length
 
 
 @dataclass(frozen=True)
@@ -21,22 +24,40 @@ class Method:
 
     attention: str  # one of ATTENTIONS
     scheme: Scheme | None = None
-    rope: str | None = None  # "linear:F", "ntk:F" or "yarn:F", as ``Model.session`` takes it
+    rope: str | None = None  # "linear:F", "ntk:F" or "yarn:F", as ``Model.session`` takes it; "dynamic:F"
+    border: borders.Border | None = None  # of the attentions in borders.RULES
 
     @property
     def name(self) -> str:
-        """As ``parse`` reads it: "plain", "dca", "dca:3072/1024/4096", "plain@yarn:4"."""
+        """As ``parse`` reads it: "plain", "dca", "dca:3072/1024/4096", "plain@yarn:4", "string:680/128"."""
         rope = f"@{self.rope}" if self.rope else ""
+        if self.border is not None:
+            return f"{self.attention}:{'/'.join(map(str, borders.numbers(self.border)))}{rope}"
         if self.scheme is None:
             return self.attention + rope
         s = self.scheme
         scale = f"/{s.logit_scale:g}/{s.logit_scale_length}" if s.logit_scale else ""
         return f"{self.attention}:{s.chunk_size}/{s.local_window}/{s.pretraining_length}{scale}{rope}"
 
+    @property
+    def has_scheme(self) -> bool:
+        """Whether it runs on a scheme, its own or the file's."""
+        return self.attention != "plain" and self.border is None
+
+    @property
+    def by_length(self) -> bool:
+        """Whether what it gives a token depends on how long the text after it is."""
+        return self.rope is not None and self.rope.startswith("dynamic")
+
+    @property
+    def only_reference(self) -> bool:
+        """Whether only the reference runs it."""
+        return self.border is not None or self.by_length
+
     def label(self, own: Sequence[float] | None) -> str:
         """The name for people, with the numbers of the scheme also where they are the file's own ("dca" and
         ``own`` = (s, w, c, …), None: it has none): "dca 3072/1024/4096"."""
-        if self.attention == "plain" or self.scheme is not None or own is None:
+        if not self.has_scheme or self.scheme is not None or own is None:
             return self.name
         s, w, c, *scale = own
         a, n = scale or (0.0, 0)
@@ -46,7 +67,8 @@ class Method:
     def options(self) -> dict[str, Any]:
         """For ``Model.session``."""
         scheme = None if self.scheme is None else dataclasses.astuple(self.scheme)
-        return {"attention": self.attention, "scheme": scheme, "rope": self.rope}
+        attention = self.attention if self.border is None else self.border
+        return {"attention": attention, "scheme": scheme, "rope": self.rope}
 
     def session(self, model: "Model", **options: Any) -> "Session":
         """A session that runs this method; ``options`` are further ones of ``Model.session``."""
@@ -54,20 +76,23 @@ class Method:
 
 
 def parse(text: str) -> Method:
-    """Reads "ATTENTION[:S/W/C[/A/N]][@ROPE:F]": scheme, logit scale and its length, RoPE scaling.
+    """Reads "ATTENTION[:S/W/C[/A/N]][@ROPE:F]": scheme, logit scale and its length, RoPE scaling; or
+    "RULE:NUMBERS[@ROPE:F]", a rule of borders.RULES.
 
     Raises InputError.
     """
     rest, at, rope = text.partition("@")
     if at:
         kind, _, factor = rope.partition(":")
-        if kind not in options.ROPES or not _is_factor(factor):
-            expected = f"one of {', '.join(options.ROPES)} with a factor of at least 1"
+        if kind not in ROPES or not _is_factor(factor):
+            expected = f"one of {', '.join(ROPES)} with a factor of at least 1"
             raise InputError(f"{text!r}: expected {expected} after the @, as in plain@yarn:4")
         return dataclasses.replace(parse(rest), rope=rope)
     attention, colon, numbers = text.partition(":")
     if attention not in ATTENTIONS:
         raise InputError(f"attention {attention!r} is none of {', '.join(ATTENTIONS)}")
+    if attention in borders.RULES:
+        return Method(attention, border=_border(attention, numbers, text))
     if not colon:
         return Method(attention)
     if attention == "plain":
@@ -82,6 +107,17 @@ def parse(text: str) -> Method:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{text!r}: expected numbers after the colon, as in dca:3072/1024/4096") from error
+
+
+def _border(attention: str, numbers: str, text: str) -> borders.Border:
+    kind, names = borders.RULES[attention]
+    parts = numbers.split("/")
+    if len(parts) != len(names) or not all(part.isdecimal() for part in parts):
+        raise InputError(f"{text!r}: expected {attention}:{'/'.join(names)}, whole numbers of tokens")
+    try:
+        return kind(*map(int, parts))
+    except ValueError as error:
+        raise InputError(f"{text!r}: {error}") from error
 
 
 def shares_prefill(first: Method, second: Method) -> bool:
@@ -107,10 +143,12 @@ def _is_factor(text: str) -> bool:
         return False
 
 
-def check(methods: list[Method], model: "Model") -> None:
-    """Raises InputError for a method that needs a scheme where the file has none."""
+def check(methods: list[Method], model: "Model", reference: bool = False) -> None:
+    """Raises InputError for a method that the engine lacks, or whose scheme is named nowhere."""
     for method in methods:
-        if method.attention != "plain" and method.scheme is None and model.scheme is None:
+        if method.only_reference and not reference:
+            raise InputError(f"{method.name}: runs on the reference alone so far; give --engine reference")
+        if method.has_scheme and method.scheme is None and model.scheme is None:
             raise InputError(
                 f"{model.path}: has no scheme for attention {method.attention}; name one, as in "
                 f"{method.attention}:3072/1024/4096, or write it into the file with dca-export"

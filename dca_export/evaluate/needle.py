@@ -46,13 +46,22 @@ def haystack(text: Text, longest: int) -> str:
 class Prompts:
     """Builds the prompts: the model's chat template if it has one, around text, needle and question."""
 
-    def __init__(self, model: "Model", text: str, needle: str, question: str, seed: int) -> None:
+    def __init__(
+        self,
+        model: "Model",
+        text: str,
+        needle: str,
+        question: str,
+        seed: int,
+        frame: tuple[list[int], list[int]] | None = None,
+    ) -> None:
+        """frame: ids before and after the text, in place of the chat template and the question."""
         self._model = model
         self._text = np.array(model.tokenize(text, add_special=False, parse_special=False), np.int32)
         self._sentence = needle
         self._needle = model.tokenize(f" {needle}", add_special=False, parse_special=False)
         self._seed = seed
-        self._before, self._after = _frame(model, question)
+        self._before, self._after = frame or _frame(model, question)
 
     def build(self, length: int, depth: int, trial: int) -> list[int]:
         """Token ids of a prompt of ``length`` tokens, the needle after about ``depth`` percent of the text.

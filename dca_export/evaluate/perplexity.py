@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dca_export.errors import InputError
+from dca_export.evaluate import intervals, perplexity_bars
+from dca_export.evaluate.intervals import Interval
 from dca_export.evaluate.methods import Method, parse
 from dca_export.evaluate.results import Cell, CellProgress, Results, Table
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 MARK = "!"  # a cell that rose more than RISE above the trained length
 RISE = 1.0
+WINDOWS = "Perplexity of each window"
 
 
 def exp(nll: float) -> float:
@@ -35,13 +38,15 @@ def exp(nll: float) -> float:
 
 
 def plan(methods: Sequence[Method], lengths: Sequence[int], stride: int) -> list[dict[str, Any]]:
-    """The cells: one pass a method, or with a stride one a method and length. Raises InputError."""
+    """The cells: one pass a method, or with a stride one a method and length, as for methods that depend on
+    the length. Raises InputError."""
     lengths = sorted(set(lengths))
     if lengths[0] < 2 or stride >= lengths[0]:
         raise InputError(f"a length must be above 1 and above the stride {stride}, got {lengths[0]}")
     if stride:
         return [{"method": m.name, "length": length} for m in methods for length in lengths]
-    return [{"method": m.name, "lengths": lengths} for m in methods]
+    passes = [(m, [[n] for n in lengths] if m.by_length else [lengths]) for m in methods]
+    return [{"method": m.name, "lengths": each} for m, cut in passes for each in cut]
 
 
 def measure(
@@ -57,12 +62,17 @@ def measure(
     """Scores ``ids`` (all of them, whatever the cell's lengths) as the cell says.
 
     One pass: {"lengths": [[length, mean nll]], "windows": [[start, end, mean nll]]}; with a stride
-    {"nll": mean, "tokens": scored}. Means of -log p, natural logarithm, over the tokens predicted.
+    {"nll": mean, "tokens": scored}; either with the "blocks" of ``perplexity_bars``. Means of -log p, natural
+    logarithm, over the tokens predicted.
     """
     method = parse(cell["method"])
     if stride:
         nll = _sliding(model, method, ids, cell["length"], stride, cache_type, progress)
-        return {"nll": float(nll.mean()), "tokens": len(nll)}
+        return {
+            "nll": float(nll.mean()),
+            "tokens": len(nll),
+            "blocks": perplexity_bars.measured(nll, len(ids), [cell["length"]]),
+        }
     longest = max(cell["lengths"])
     with method.session(model, context=longest, cache_type=cache_type, progress=progress) as session:
         nll = session.score(ids[:longest]).astype(np.float64)
@@ -74,7 +84,12 @@ def measure(
         if end - max(start, 1) > 0
     ]
     lengths = [[length, float(nll[: length - 1].mean())] for length in cell["lengths"]]
-    return {"lengths": lengths, "windows": windows}
+    borders = [*cell["lengths"], *range(window, longest, window)]
+    return {
+        "lengths": lengths,
+        "windows": windows,
+        "blocks": perplexity_bars.measured(nll, len(ids), borders),
+    }
 
 
 def _sliding(
@@ -117,32 +132,56 @@ def figures(results: Results) -> list[dict[str, Any]]:
     """One entry a method, for JSON: mean nll and perplexity at each length, and of each window.
 
     "risen" marks a length whose perplexity is more than RISE above that within the trained length.
+    "interval" is the perplexity's, of 95 % confidence, None where the text has too few "blocks" for one;
+    "against" compares with the first method, on the same blocks.
     """
     entries = []
     trained = results.header["model"]["context_length"]
-    for method in results.values("method"):
+    methods = results.values("method")
+    for method in methods:
         limit = _limit(results, method, trained)
         lengths = [
             {"length": length, "nll": nll, "perplexity": exp(nll), "tokens": _count(results, method, length)}
             | {"risen": length > trained and not exp(nll) <= limit}
+            | _sure(perplexity_bars.at_length(results, method, length))
+            | ({} if method == methods[0] else {"against": _against(results, method, methods[0], length)})
             for length, nll in sorted(nll_by_length(results, method).items())
         ]
         windows = [
             {"start": start, "end": end, "nll": nll, "perplexity": exp(nll)}
+            | _sure(_window_blocks(results, method, start, end))
             for start, end, nll in _windows(results, method)
         ]
-        entries.append({"method": method, "lengths": lengths, "windows": windows})
+        entry = {"method": method, "scheme": results.scheme(method), "seed": intervals.SEED}
+        entries.append(entry | {"lengths": lengths, "windows": windows})
     return entries
 
 
+def _sure(blocks: perplexity_bars.Blocks) -> dict[str, Any]:
+    return {"blocks": len(blocks.nll), "interval": perplexity_bars.of_perplexity(blocks)}
+
+
+def _against(results: Results, method: str, other: str, length: int) -> dict[str, Any]:
+    ratio = perplexity_bars.ratio(results, method, other, length)
+    if ratio is None:
+        return {"method": other, "ratio": None, "interval": None, "differs": None}
+    return {"method": other, "ratio": ratio.value, "interval": ratio.interval, "differs": ratio.differs}
+
+
+def _window_blocks(results: Results, method: str, start: int, end: int) -> perplexity_bars.Blocks:
+    longest = max(nll_by_length(results, method))
+    return perplexity_bars.blocks(results, method, longest).between(start, end)
+
+
 def tables(results: Results) -> list[Table]:
-    """Perplexity by length, one row a method; and by window, if the text was read in one pass."""
+    """Perplexity by length, one row a method; against the first method; and by window, if the text was read
+    in one pass."""
     methods = results.values("method")
     by_length = {method: nll_by_length(results, method) for method in methods}
     lengths = sorted({length for row in by_length.values() for length in row})
     trained = results.header["model"]["context_length"]
     rows = [
-        [method, *_marked(by_length[method], lengths, trained, _limit(results, method, trained))]
+        [method, *_marked(results, method, lengths, trained, _limit(results, method, trained))]
         for method in methods
     ]
     scored = sorted(_scored(results))
@@ -152,19 +191,61 @@ def tables(results: Results) -> list[Table]:
         else "Perplexity up to each length"
     )
     overview = Table(
-        f"{what} ({MARK}: more than {RISE:g} above the trained {trained:,})",
+        f"{what} ({MARK}: more than {RISE:g} above the trained {trained:,}{_bars_note(results)})",
         ["tokens", *(f"{length:,}" for length in lengths)],
         rows,
     )
+    compared = _comparison(results, methods, lengths)
     windows = {method: {(s, e): nll for s, e, nll in _windows(results, method)} for method in methods}
     spans = sorted({span for row in windows.values() for span in row})
     if not spans:
-        return [overview]
+        return [overview, *compared]
     rows = [
-        [f"{start:,} – {end:,}", *(shown(windows[method].get((start, end))) for method in methods)]
+        [
+            f"{start:,} – {end:,}",
+            *(
+                shown(windows[method].get((start, end)), _window_interval(results, method, start, end))
+                for method in methods
+            ),
+        ]
         for start, end in spans
     ]
-    return [overview, Table("Perplexity of each window", ["tokens", *methods], rows)]
+    return [overview, *compared, Table(WINDOWS, ["tokens", *methods], rows)]
+
+
+def _bars_note(results: Results) -> str:
+    """What the brackets are, where there are blocks."""
+    if not any(figures_.get("blocks") for _, figures_ in results.cells()):
+        return ""
+    return f"; in brackets: 95 % confidence, block bootstrap, seed {intervals.SEED}"
+
+
+def _window_interval(results: Results, method: str, start: int, end: int) -> Interval | None:
+    return perplexity_bars.of_perplexity(_window_blocks(results, method, start, end))
+
+
+def _comparison(results: Results, methods: Sequence[str], lengths: Sequence[int]) -> list[Table]:
+    """Every method against the first, on the same blocks of the text; nothing if none can be."""
+    rows = []
+    for method in methods[1:]:
+        ratios = [perplexity_bars.ratio(results, method, methods[0], length) for length in lengths]
+        if any(ratios):
+            rows.append([method, *("" if ratio is None else _ratio(ratio) for ratio in ratios)])
+    if not rows:
+        return []
+    title = (
+        f"Perplexity against {methods[0]}, paired by blocks of the text (in brackets: 95 % confidence; "
+        "≈: not told apart)"
+    )
+    return [Table(title, ["tokens", *(f"{length:,}" for length in lengths)], rows)]
+
+
+def _ratio(ratio: perplexity_bars.Ratio) -> str:
+    def times(value: float) -> str:
+        return f"{value:.3g}" if value < 0.1 or value >= 10 else f"{value:.3f}"
+
+    low, high = map(times, ratio.interval)
+    return f"{'' if ratio.differs else '≈ '}×{times(ratio.value)} [{low}, {high}]"
 
 
 def draw(results: Results) -> "Figure":
@@ -178,6 +259,7 @@ def draw(results: Results) -> "Figure":
         trained=results.header["model"]["context_length"],
         title=f"{results.header['model']['file']} on {results.settings['text']}",
         log_y=True,
+        bands=bands(results),
     )
 
 
@@ -189,6 +271,18 @@ def curves(results: Results) -> dict[str, list[tuple[float, float]]]:
         points = [(end, nll) for _, end, nll in windows] or sorted(nll_by_length(results, method).items())
         series[results.label(method)] = [(float(position), exp(nll)) for position, nll in points]
     return series
+
+
+def bands(results: Results) -> dict[str, list[tuple[float, float, float]]]:
+    """(position, low, high) of the intervals of those points of ``curves`` that have one."""
+    found = {}
+    for entry in figures(results):
+        points = [(w["end"], w["interval"]) for w in entry["windows"]]
+        points = points or [(n["length"], n["interval"]) for n in entry["lengths"]]
+        found[results.label(entry["method"])] = [
+            (float(position), *interval) for position, interval in points if interval is not None
+        ]
+    return found
 
 
 def nll_by_length(results: Results, method: str) -> dict[int, float]:
@@ -234,20 +328,26 @@ def _limit(results: Results, method: str, trained: int) -> float:
     return exp(sum(n * nll for n, nll in windows) / sum(n for n, _ in windows)) + RISE
 
 
-def _marked(row: dict[int, float], lengths: list[int], trained: int, limit: float) -> list[str]:
-    texts = []
+def _marked(results: Results, method: str, lengths: list[int], trained: int, limit: float) -> list[str]:
+    row, texts = nll_by_length(results, method), []
     for length in lengths:
         nll = row.get(length)
         risen = nll is not None and length > trained and not exp(nll) <= limit
-        texts.append(shown(nll) + (f" {MARK}" if risen else ""))
+        interval = perplexity_bars.of_perplexity(perplexity_bars.at_length(results, method, length))
+        texts.append(shown(nll, interval) + (f" {MARK}" if risen else ""))
     return texts
 
 
-def shown(nll: float | None) -> str:
-    """The perplexity as tables show it; "" if it was not measured."""
+def shown(nll: float | None, interval: Interval | None = None) -> str:
+    """The perplexity as tables show it, and its interval; "" if it was not measured."""
     if nll is None:
         return ""
     value = exp(nll)
     if not math.isfinite(value):
         return "NaN" if math.isnan(value) else "overflow"
-    return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
+    bounds = "" if interval is None else f" [{_figure(interval.low)}, {_figure(interval.high)}]"
+    return _figure(value) + bounds
+
+
+def _figure(perplexity: float) -> str:
+    return f"{perplexity:,.2f}" if perplexity < 100 else f"{perplexity:,.0f}"

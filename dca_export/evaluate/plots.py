@@ -17,6 +17,9 @@ try:
 except ImportError as error:
     raise MissingPackage("plots need matplotlib", "eval") from error
 
+Bands = Mapping[str, Sequence[tuple[float, float, float]]]
+"""(x, low, high) of points by the name of their line."""
+
 KINDS = ("png", "svg", "pdf")
 PANEL = (4.8, 3.6)  # inches
 MAPS_ACROSS = 3  # a page is not wider
@@ -30,10 +33,17 @@ def panels(count: int, title: str) -> tuple[Figure, Sequence["Axes"]]:
     return figure, figure.subplots(1, count, squeeze=False)[0]
 
 
-def draw_points(axes: "Axes", points: Sequence[tuple[float, float, str, bool]]) -> None:
-    """Points (x, y, label, emphasised), told apart by a legend beside the plot: labels at points that lie
-    close together would cover each other."""
-    for order, (x, y, label, emphasised) in enumerate(points):
+Bars = tuple[tuple[float, float] | None, tuple[float, float]]
+"""A point's intervals: of x, where there is one, and of y."""
+
+
+def draw_points(axes: "Axes", points: Sequence[tuple[float, float, str, bool, Bars]]) -> None:
+    """Points (x, y, label, emphasised, their intervals), told apart by a legend beside the plot: labels at
+    points that lie close together would cover each other."""
+    for order, (x, y, label, emphasised, (across, up)) in enumerate(points):
+        if across is not None:
+            axes.hlines(y, *across, color="grey", alpha=0.5, linewidth=1, zorder=1)
+        axes.vlines(x, *up, color="grey", alpha=0.5, linewidth=1, zorder=1)
         # Points that lie on each other: the later ones are smaller, so that each shows.
         size = max(24, 110 - 15 * order)
         axes.scatter([x], [y], s=size, marker=_MARKERS[order % len(_MARKERS)], label=label, zorder=3 + order)
@@ -52,11 +62,12 @@ def lines(
     trained: int,
     title: str,
     log_y: bool = False,
+    bands: Bands | None = None,
 ) -> Figure:
     """One line a name through its (x, y) points; the trained length as a dashed line."""
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    draw_lines(axes, series, x, y, trained, log_y)
+    draw_lines(axes, series, x, y, trained, log_y, bands)
     axes.set_title(title)
     return figure
 
@@ -68,9 +79,11 @@ def draw_lines(
     y: str,
     trained: int,
     log_y: bool = False,
+    bands: Bands | None = None,
 ) -> None:
     """The same into given axes; what is not finite is left out."""
     values: list[float] = []
+    bands = bands or {}
     for order, (name, points) in enumerate(series.items()):
         finite = [(at, value) for at, value in points if math.isfinite(value)]
         values += [value for _, value in finite]
@@ -79,8 +92,10 @@ def draw_lines(
             "marker": _MARKERS[order % len(_MARKERS)],
         }
         # Lines that lie on each other: the later ones are thinner and dashed, so that each shows.
-        axes.plot(*(zip(*finite, strict=True) if finite else ((), ())), label=name, alpha=0.9,
+        (line,) = axes.plot(*(zip(*finite, strict=True) if finite else ((), ())), label=name, alpha=0.9,
                   linewidth=max(1.2, 3.5 - order), markersize=max(4, 9 - 2 * order), **style)  # fmt: skip
+        if band := bands.get(name):
+            _draw_band(axes, band, line.get_color())
     axes.axvline(trained, color="grey", linestyle="--", linewidth=1, label=f"trained: {trained:,}")
     if log_y:
         axes.set_yscale("log")
@@ -94,6 +109,13 @@ def draw_lines(
     axes.set_ylabel(y)
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize="small", framealpha=0.6)
+
+
+def _draw_band(axes: "Axes", band: Sequence[tuple[float, float, float]], colour: Any) -> None:
+    """The intervals of 95 % around a line's points: bars where they are few, and an area behind them."""
+    at, low, high = zip(*band, strict=True)
+    axes.fill_between(at, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.vlines(at, low, high, color=colour, alpha=0.6, linewidth=1)
 
 
 _DASHES = ("-", "--", "-.", ":")
@@ -114,9 +136,17 @@ def _label_log_axis(axes: "Axes", values: Sequence[float]) -> None:
 
 
 def heat_maps(
-    maps: Mapping[str, Sequence[Sequence[float]]], columns: Sequence[Any], rows: Sequence[Any], x: str, y: str
+    maps: Mapping[str, Sequence[Sequence[float]]],
+    columns: Sequence[Any],
+    rows: Sequence[Any],
+    x: str,
+    y: str,
+    intervals: Mapping[str, Sequence[Sequence[tuple[float, float] | None]]] | None = None,
 ) -> Figure:
-    """One map a name: shares from 0 to 1 in rows and columns; NaN where nothing was measured."""
+    """One map a name: shares from 0 to 1 in rows and columns; NaN where nothing was measured.
+
+    intervals: of the shares, written below them.
+    """
     width, height = PANEL
     across = min(len(maps), MAPS_ACROSS)
     down = -(-len(maps) // across)
@@ -136,6 +166,9 @@ def heat_maps(
                 if not math.isnan(share):
                     colour = "black" if _PALE[0] < share < _PALE[1] else "white"
                     text = f"{share:.0%}"
+                    bounds = intervals[name][y_index][x_index] if intervals else None
+                    if bounds is not None:
+                        text += f"\n{100 * bounds[0]:.0f}–{100 * bounds[1]:.0f}"
                     axes.text(x_index, y_index, text, ha="center", va="center", fontsize=9, color=colour)
     bar = figure.colorbar(image, ax=list(panels), label="found", format="{x:.0%}")
     bar.set_ticks([0, 0.25, 0.5, 0.75, 1])

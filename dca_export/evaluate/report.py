@@ -51,6 +51,10 @@ better, and it should not rise beyond the trained length</dd>
 <dt>passkey, needle</dt><dd>a number or sentence hidden in a long text and asked for at its end; the
 share found says whether the model reaches all of it</dd>
 <dt>depth</dt><dd>how much of the text, in percent, comes before what is hidden</dd>
+<dt>95 % confidence</dt><dd>where the figure would lie with many more texts or trials of the kind, 95
+times of a hundred: for perplexities by resampling blocks of the text, for shares by Wilson's interval, for
+differences of two methods from what each block or prompt gave under both</dd>
+<dt>≈, not told apart</dt><dd>the difference is not larger than its noise</dd>
 <dt>trained</dt><dd>the number of tokens that the model saw at once in training</dd>
 </dl></details>"""
 

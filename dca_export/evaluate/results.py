@@ -5,6 +5,7 @@ soon as the cell is done. A line that was cut off by the interruption is measure
 on with another command, device or version, a line before its cells says so.
 """
 
+import dataclasses
 import datetime
 import hashlib
 import json
@@ -19,6 +20,7 @@ from dca_export import strict_json
 from dca_export.errors import InputError
 from dca_export.evaluate.methods import parse
 from dca_export.evaluate.text import printable
+from dca_export.reference import borders
 
 if TYPE_CHECKING:
     from dca_runtime import Model
@@ -80,6 +82,17 @@ class Results:
     def label(self, method: str) -> str:
         """A method's name for people: with the file's scheme where it runs that."""
         return parse(method).label(self.header["model"].get("scheme"))
+
+    def scheme(self, method: str) -> list[float] | None:
+        """The numbers of the scheme that a method ran, the file's own where it names none."""
+        parsed = parse(method)
+        if parsed.border is not None:
+            return list(borders.numbers(parsed.border))
+        if not parsed.has_scheme:
+            return None
+        if parsed.scheme is None:
+            return self.header["model"].get("scheme")
+        return list(dataclasses.astuple(parsed.scheme))
 
     def part(self, **wanted: Any) -> "Results":
         """The cells whose fields are as ``wanted``, without these fields; not tied to the file."""

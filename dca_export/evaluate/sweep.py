@@ -2,7 +2,9 @@
 
 A smaller pretraining length keeps queries nearer to positions the model has seen often and tends to
 retrieve better; a larger one keeps more exact distances and tends to predict better. So two figures
-decide: perplexity at the longest common length and the share of passkeys found.
+decide: perplexity at the longest common length and the share of passkeys found. Both are compared on what
+two schemes were both given, blocks of the text and prompts, and a difference counts as one where it is
+larger than its noise.
 """
 
 import math
@@ -11,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dca_export.evaluate import combined, perplexity, retrieval
+from dca_export.evaluate import combined, intervals, perplexity, perplexity_bars, retrieval
+from dca_export.evaluate.intervals import Interval
 from dca_export.evaluate.methods import Method, parse
 from dca_export.evaluate.results import Results, Table
 from dca_export.scheme import Scheme
@@ -24,7 +27,6 @@ TOLERANCE = 0.05  # how much perplexity above the best a recommended scheme may 
 # With one passkey of each kind and fewer than this, finding all and finding none are not told apart: the
 # intervals of 0 of 3 and 3 of 3 (``interval``) overlap.
 FEWEST_OF_ONE_TRIAL = 4
-_NORMAL_95 = 1.96  # standard deviations on either side
 
 
 @dataclass(frozen=True)
@@ -35,14 +37,19 @@ class Candidate:
     perplexity: float  # at the length of the ranking
     found: float  # share of the passkeys
     keys: int  # passkeys asked for
+    by_key: tuple[float, ...] = ()  # found or not, in an order that all candidates of a ranking share
+    perplexity_interval: Interval | None = None  # None: the text is too short to tell
+    cost: perplexity_bars.Ratio | None = None  # of the best perplexity, paired by blocks; the same for None
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Where the share found would lie with many more passkeys, with 95 % confidence (Wilson's score)."""
-        n, z2 = self.keys, _NORMAL_95**2
-        centre = (self.found + z2 / (2 * n)) / (1 + z2 / n)
-        half = _NORMAL_95 / (1 + z2 / n) * math.sqrt(self.found * (1 - self.found) / n + z2 / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
+    def interval(self) -> Interval:
+        """Where the share found would lie with many more passkeys, with 95 % confidence."""
+        return intervals.wilson(self.found, self.keys)
+
+    def finds_as(self, other: "Candidate") -> bool:
+        """Whether the passkeys do not tell the two apart."""
+        low, high = intervals.paired_shares(self.by_key, other.by_key)
+        return low <= 0 <= high
 
 
 @dataclass(frozen=True)
@@ -101,12 +108,16 @@ def ranking(results: Results) -> Ranking:
     counts = Counter(key for name in measured for key in asked[name])
     common = [key for key, count in counts.items() if count == max(counts.values())]
     compared = [name for name in measured if all(key in asked[name] for key in common)]
+    best = min(compared, key=lambda name: nlls[name][length])
     candidates = [
         Candidate(
             name,
             perplexity.exp(nlls[name][length]),
             sum(asked[name][key] for key in common) / len(common),
             len(common),
+            tuple(asked[name][key] for key in common),
+            perplexity_bars.of_perplexity(perplexity_bars.at_length(prediction, name, length)),
+            perplexity_bars.ratio(prediction, name, best, length),
         )
         for name in compared
     ]
@@ -137,7 +148,13 @@ def recommendations(results: Results) -> dict[str, Candidate]:
 
 
 def _near(ranked: Ranking, best: Candidate) -> list[Candidate]:
-    return [c for c in ranked.candidates if c.perplexity <= (1 + TOLERANCE) * best.perplexity]
+    """Those that are not known to cost more than TOLERANCE of the best perplexity: where the text tells, by
+    the lower end of the cost's interval."""
+    return [
+        c
+        for c in ranked.candidates
+        if (c.perplexity / best.perplexity if c.cost is None else c.cost.interval.low) <= 1 + TOLERANCE
+    ]
 
 
 def tables(results: Results) -> list[Table]:
@@ -152,8 +169,8 @@ def tables(results: Results) -> list[Table]:
         rows.append(
             [
                 method,
-                *(perplexity.shown(row.get(length)) for length in lengths),
-                "" if math.isnan(share) else f"{share:.0%}",
+                *(perplexity.shown(row.get(n), _interval(prediction, method, n)) for n in lengths),
+                "" if math.isnan(share) else _share(share, retrieval.interval(keys, method=method)),
                 ", ".join(name for name, candidate in chosen.items() if candidate.method == method),
             ]
         )
@@ -162,6 +179,16 @@ def tables(results: Results) -> list[Table]:
         Table("Schemes (chunk size / local window / pretraining length)", columns, rows),
         *_advice(ranking(results), chosen),
     ]
+
+
+def _interval(prediction: Results, method: str, length: int) -> Interval | None:
+    return perplexity_bars.of_perplexity(perplexity_bars.at_length(prediction, method, length))
+
+
+def _share(share: float, interval: Interval | None) -> str:
+    return f"{share:.0%}" + (
+        "" if interval is None else f" [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+    )
 
 
 def verdict(results: Results) -> list[str]:
@@ -180,9 +207,10 @@ def verdict(results: Results) -> list[str]:
     else:
         first = chosen["recommended"]
         low, high = first.interval
-        alike = [c for c in _near(ranked, best) if c != first and c.interval[1] >= low]
+        alike = [c for c in _near(ranked, best) if c != first and c.finds_as(first)]
         lines.append(
-            f"Recommended: {first.method}, perplexity {first.perplexity:.2f} to {ranked.length:,} tokens, "
+            f"Recommended: {first.method}, perplexity {first.perplexity:.2f}{_bounds(first)} to "
+            f"{ranked.length:,} tokens, "
             f"{first.found * keys:g} of n = {keys} passkeys found ({first.found:.0%}; with 95 % confidence "
             f"{low:.0%} to {high:.0%})."
         )
@@ -199,6 +227,11 @@ def verdict(results: Results) -> list[str]:
     return lines
 
 
+def _bounds(candidate: Candidate) -> str:
+    found = candidate.perplexity_interval
+    return "" if found is None else f" [{found.low:.2f}, {found.high:.2f}]"
+
+
 def _advice(ranked: Ranking, chosen: dict[str, Candidate]) -> list[Table]:
     rows = []
     for name, candidate in chosen.items():
@@ -210,11 +243,13 @@ def _advice(ranked: Ranking, chosen: dict[str, Candidate]) -> list[Table]:
         )
         low, high = candidate.interval
         found = f"{candidate.found * candidate.keys:g}/{candidate.keys}"
-        rows.append([name, f"{candidate.perplexity:.2f}", found, f"{low:.0%} to {high:.0%}", options])
+        shown = f"{candidate.perplexity:.2f}{_bounds(candidate)}"
+        rows.append([name, shown, found, f"{low:.0%} to {high:.0%}", options])
     if not rows:
         return []
     note = (
-        f"recommended: most keys within {TOLERANCE:.0%} of the best perplexity to {ranked.length:,} tokens"
+        f"recommended: most keys of those not known to cost more than {TOLERANCE:.0%} of the best perplexity "
+        f"to {ranked.length:,} tokens"
         if "recommended" in chosen
         else "nothing is recommended: too few passkeys to choose by, give --trials 4 or more"
     )
@@ -226,7 +261,16 @@ def figures(results: Results) -> dict[str, Any]:
     """Both experiments' figures, the recommendations and what they rest on, for JSON."""
     ranked = ranking(results)
     chosen = {
-        name: vars(candidate) | {"interval": candidate.interval}
+        name: vars(candidate)
+        | {
+            "interval": candidate.interval,
+            "cost": None if candidate.cost is None else candidate.cost._asdict(),
+            "scheme": results.scheme(candidate.method),
+            "seed": results.settings.get("seed"),
+            "not_told_apart": [
+                c.method for c in ranked.candidates if c != candidate and c.finds_as(candidate)
+            ],
+        }
         for name, candidate in recommendations(results).items()
     }
     return combined.figures(results) | {
@@ -248,7 +292,9 @@ def draw(results: Results) -> "Figure":
         names = [name for name, other in chosen.items() if other == candidate]
         label = f"{candidate.method.removeprefix('dca:')}: {candidate.perplexity:.2f}, {candidate.found:.0%}"
         label += f" ({', '.join(names)})" if names else ""
-        points.append((candidate.perplexity, 100 * candidate.found, label, "recommended" in names))
+        low, high = candidate.interval
+        bars = (candidate.perplexity_interval, (100 * low, 100 * high))
+        points.append((candidate.perplexity, 100 * candidate.found, label, "recommended" in names, bars))
     plots.draw_points(axes, points)
     axes.set_xlabel(f"perplexity to {ranking(results).length:,} tokens")
     axes.set_ylabel("keys found, %")

@@ -17,7 +17,7 @@ from dca_export.model.layout import PlannedTensor
 # What follows from the configuration, so that no file needs it.
 _BUFFERS = re.compile(r"(.*\.)?(inv_freq|(attn|attention)\.(masked_)?bias)")
 # Scales of FP8 values: of a weight (multiplied into it), or of activations and caches (unused).
-_SCALES = re.compile(r"(?P<module>.*\.)((?P<weight>weight)_scale(_inv)?|\w+_scale)")
+_SCALES = re.compile(r"(?P<module>.*\.)((?P<weight>weight)_scale(_inv)?|\w+_(scale|zero_point))")
 _COMPARED_ROWS = 1024
 
 
@@ -101,6 +101,9 @@ def _misnamed(architecture: str, layers: int, tensor: PlannedTensor) -> list[str
     for piece in tensor.pieces:
         expected = names.get_name(piece.tensor.name, (".weight", ".bias"))
         tied = tensor.name == "token_embd.weight" and expected == "output.weight"
-        if expected not in (None, tensor.name) and not tied:
+        parameter = tensor.name.rpartition(".")[
+            0
+        ]  # a parameter that is no module's weight has no suffix there
+        if expected not in (None, tensor.name, parameter) and not tied:
             return [f"tensor {tensor.name} holds {piece.tensor.name}, which belongs into {expected}"]
     return []

@@ -52,6 +52,9 @@ FORMATS = {
     T.Q4_1: _Format(32, 15, lowest=True),
     T.Q5_1: _Format(32, 31, lowest=True),
     T.IQ4_NL: _Format(32, 127 / 24, super_block=32, scale_levels=24),  # levels up to 24 of 127 apart
+    T.IQ4_XS: _Format(32, 127 / 24, super_block=256, scale_levels=32),
+    # The largest value lies between 4 and 8 units; 6 is the last level, and between 4 and 6 there is none.
+    T.MXFP4: _Format(32, 2, even=True),
     T.Q2_K: _Format(16, 3, lowest=True, super_block=256, scale_levels=15),
     T.Q3_K: _Format(16, 4, super_block=256, scale_levels=32),
     T.Q4_K: _Format(32, 15, lowest=True, super_block=256, scale_levels=63),

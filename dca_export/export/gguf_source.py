@@ -12,8 +12,9 @@ from dca_export.checkpoint.tensors import SourceTensor
 from dca_export.errors import InputError
 from dca_export.export.recipes import Model
 from dca_export.gguf.file import GgufFile, TensorInfo
-from dca_export.model.architectures import ARCHITECTURES, Dimensions
+from dca_export.model.architectures import ARCHITECTURES
 from dca_export.model.layout import Piece, PlannedTensor
+from dca_export.model.rules import Dimensions
 from dca_runtime import blocks
 
 T = GGMLQuantizationType

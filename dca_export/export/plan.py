@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gguf import GGMLQuantizationType, GGUFValueType
@@ -15,7 +15,7 @@ from dca_export.checkpoint.tensors import Checkpoint, open_checkpoint
 from dca_export.checkpoint.tying import settle_tying
 from dca_export.errors import InputError
 from dca_export.export.convert import check_readable, tensor_bytes
-from dca_export.export.recipes import RECIPES, Model, Recipe, tensor_type
+from dca_export.export.recipes import AS_MXFP4, RECIPES, Model, Recipe, tensor_type
 from dca_export.export.repack import is_lossless
 from dca_export.export.requantise import requantised
 from dca_export.export.runnable import check_runnable
@@ -36,11 +36,14 @@ from dca_export.gguf.copy import Copy
 from dca_export.gguf.file import GgufFile, is_gguf, open_parts, packed_value
 from dca_export.gguf.packing import check_packable
 from dca_export.gguf.scheme_keys import read_scheme, scheme_entries, scheme_keys
+from dca_export.gguf.tune_keys import TUNE_KEYS
 from dca_export.importance.file import Sums
 from dca_export.model.architectures import find_architecture, known_gguf_names
+from dca_export.model.completion import completed
 from dca_export.model.hyperparameters import Entries, model_entries, read_dimensions
 from dca_export.model.layout import PlannedTensor, generated_tensor, plan_tensors
 from dca_export.model.rope import context_length, read_rope, sliding_window, trained_length
+from dca_export.model.windows import kept_windows
 from dca_export.tokenizer.vocabulary import Vocabulary, read_vocabulary
 
 AUTO = "auto"
@@ -54,6 +57,7 @@ class ExportOptions:
 
     `adapters` are merged into the model, in order. `imatrix`: a file that says what errors count.
     `requantize`: tensors of a GGUF file below 8 bits may be quantised again.
+    `extra`: entries that say how the file came to be (docs/format.md); they replace what a GGUF source has.
     """
 
     outtype: str = AUTO
@@ -62,6 +66,7 @@ class ExportOptions:
     adapters: tuple[AdapterOption, ...] = ()
     imatrix: Path | None = None
     requantize: bool = False
+    extra: Entries = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,7 @@ def plan_export(source: Path, options: ExportOptions) -> DirectoryPlan | CopyPla
     """Reads configuration, headers and tokenizer of `source` and decides on everything. Raises InputError."""
     if is_gguf(source):
         return _plan_copy(source, options)
-    checkpoint = settle_tying(dequantised(open_checkpoint(source)))
+    checkpoint = settle_tying(dequantised(completed(open_checkpoint(source))))
     if options.adapters:
         checkpoint = settle_tying(merged(checkpoint, options.adapters))
     return _plan_directory(checkpoint, options)
@@ -136,7 +141,7 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     entries = model_entries(config, architecture, dimensions, _context(checkpoint, stated))
     entries |= {f"{architecture.name}.{key}": value for key, value in rope.entries.items()}
     entries |= scheme_entries(architecture.name, choice.scheme)
-    entries |= importance.entries()
+    entries |= importance.entries() | options.extra
     for key, (kind, value) in entries.items():
         check_packable(config.where, key, kind, value)
     if f"{architecture.name}.expert_weights_norm" in entries:
@@ -144,7 +149,13 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
             f"norm_topk_prob is not what stock llama.cpp assumes for {architecture.name}; "
             "there this model will give other results"
         )
-    if window := sliding_window(config):
+    windows = kept_windows(config)
+    if windows and not windows.usual:
+        notes.append(
+            f"layer_types is not what stock llama.cpp assumes for {architecture.name}; an older one gives "
+            "other results"
+        )
+    if (window := sliding_window(config)) and windows is None:
         notes.append(f"sliding_window {window} is not used: every layer attends to everything before it")
     summary = Summary(
         architecture.name,
@@ -175,7 +186,10 @@ def _recipe(outtype: str, tensors: list[PlannedTensor]) -> Recipe:
             values[piece.tensor.origin or piece.tensor.dtype] += (
                 piece.stop - piece.start
             ) * piece.tensor.columns
-        outtype = "bf16" if values.most_common(1)[0][0] == "BF16" else "f16"
+        most = values.most_common(1)[0][0]
+        if most == "MXFP4":
+            return AS_MXFP4
+        outtype = "bf16" if most == "BF16" else "f16"
     return _known(outtype)
 
 
@@ -224,8 +238,10 @@ def _plan_copy(source: Path, options: ExportOptions) -> CopyPlan:
     kept = SchemeChoice(stated, "as the file had it") if stated else None
     choice = choose_scheme(options.scheme, trained, kept)
     dropped = (*scheme_keys(architecture), *SPLIT_KEYS)
+    if choice.scheme != stated:
+        dropped = (*dropped, *TUNE_KEYS)  # evidence for another scheme
     entries = {key: file.value_bytes(key) for key in file if key not in dropped}
-    for key, (kind, value) in scheme_entries(architecture, choice.scheme).items():
+    for key, (kind, value) in (scheme_entries(architecture, choice.scheme) | options.extra).items():
         entries[key] = packed_value(kind, value)
     if file.alignment < LEAST_ALIGNMENT:
         entries["general.alignment"] = packed_value(GGUFValueType.UINT32, LEAST_ALIGNMENT)

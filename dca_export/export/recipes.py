@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, LlamaFileType
 
-from dca_export.model.architectures import Dimensions
+from dca_export.model.rules import Dimensions
 
 T, F = GGMLQuantizationType, LlamaFileType
 
@@ -119,6 +119,8 @@ class Recipe:
     matrix: GGMLQuantizationType
     output: GGMLQuantizationType
     overrides: tuple[Override, ...] = ()
+    experts: GGMLQuantizationType | None = None
+    """of a mixture's experts (in a dense model of every layer's matrices), where it is another"""
 
 
 # In a mixture of eight experts, attention is a small part of the file and used for every token.
@@ -208,8 +210,20 @@ RECIPES = {
             Override(V, T.Q5_K, wide_groups),
             Override(DOWN, T.Q5_K, first_eighth),
         ),
+        _quantised(
+            "iq4_xs",
+            F.MOSTLY_IQ4_XS,
+            T.IQ4_XS,
+            *_EIGHT_OUT,
+            Override(V, T.Q5_K, wide_groups),
+            Override(DOWN, T.Q5_K, first_eighth),
+        ),
+        Recipe("mxfp4", F.MOSTLY_MXFP4_MOE, T.Q8_0, T.Q8_0, experts=T.MXFP4),
     )
 }
+
+# What stores a mixture of MXFP4 experts and 16-bit matrices without a loss.
+AS_MXFP4 = replace(RECIPES["bf16"], file_type=F.MOSTLY_MXFP4_MOE, experts=T.MXFP4)
 
 # Where a row is no multiple of the block: the next type to try.
 FALLBACKS = {
@@ -218,7 +232,8 @@ FALLBACKS = {
     T.Q4_K: T.Q5_0,
     T.Q5_K: T.Q5_1,
     T.Q6_K: T.Q8_0,
-} | dict.fromkeys((T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.IQ4_NL), T.F16)
+    T.IQ4_XS: T.IQ4_NL,
+} | dict.fromkeys((T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q8_0, T.IQ4_NL, T.MXFP4), T.F16)
 
 
 @dataclass(frozen=True)
@@ -249,6 +264,8 @@ def _wanted(recipe: Recipe, model: Model, name: str) -> GGMLQuantizationType:
     found = _ROLE.fullmatch(name)
     if found is None:
         return recipe.matrix
+    if recipe.experts is not None and (found[3] == "_exps" or not model.dimensions.experts):
+        return recipe.experts
     layer, role = int(found[1]), found[2]
     place = Place(_SAME_ROLE.get(role, role), layer, model)
     for override in recipe.overrides:

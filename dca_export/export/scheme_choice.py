@@ -17,6 +17,7 @@ from dca_export.model.rope import (
     rope_kind,
     trained_length,
 )
+from dca_export.model.windows import ARCHITECTURES as WINDOWED
 from dca_export.scheme import Scheme, SchemeError
 
 OTHER_CONFIG = "config_1m.json"  # beside config.json in Qwen3-2507's directories, with a scheme
@@ -145,6 +146,6 @@ def trained_length_of_gguf(file: GgufFile) -> TrainedLength:
     if not isinstance(tokens, int) or tokens < 1:
         raise InputError(f"{file.path}: {key} is {tokens!r}, must be a positive integer")
     window = file.get(f"{prefix}.attention.sliding_window")
-    if isinstance(window, int) and 0 < window < tokens:
+    if isinstance(window, int) and 0 < window < tokens and prefix not in WINDOWED:
         return TrainedLength(window, f"{prefix}.attention.sliding_window")
     return TrainedLength(tokens, key)

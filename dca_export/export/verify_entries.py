@@ -13,10 +13,19 @@ from dca_export.export.plan import SPLIT_KEYS, DirectoryPlan
 from dca_export.export.weighting import IMATRIX_KEYS
 from dca_export.export.write import add_metadata
 from dca_export.gguf.file import GgufFile
+from dca_export.gguf.origin_keys import ORIGIN_KEYS
 from dca_export.gguf.scheme_keys import scheme_keys
+from dca_export.gguf.tune_keys import TUNE_KEYS
 
 # Follow from how the file was made, not from its source.
-_MADE = ("general.file_type", "general.quantization_version", *SPLIT_KEYS, *IMATRIX_KEYS)
+_MADE = (
+    "general.file_type",
+    "general.quantization_version",
+    *SPLIT_KEYS,
+    *IMATRIX_KEYS,
+    *ORIGIN_KEYS,
+    *TUNE_KEYS,
+)
 # Said of a model for people, partly from the name of its directory, which may have changed since.
 _TOLD = ("general.name", "general.basename", "general.organization", "general.finetune", "general.version")
 _TOLD_TOO = ("general.size_label", "general.description")

@@ -20,7 +20,7 @@ ENTRIES_KEY, CHUNKS_KEY = "quantize.imatrix.entries_count", "quantize.imatrix.ch
 IMATRIX_KEYS = (FILE_KEY, DATASET_KEY, ENTRIES_KEY, CHUNKS_KEY)
 
 # Each value is rounded by itself or by the largest of its block: no choice that weights could change.
-_UNWEIGHTED = (T.F32, T.F16, T.BF16, T.Q8_0)
+_UNWEIGHTED = (T.F32, T.F16, T.BF16, T.Q8_0, T.MXFP4)
 
 
 @dataclass

@@ -8,160 +8,47 @@ explains.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
 
+from dca_export.checkpoint.derived import every_second, every_second_row, transposed, transposed_half
 from dca_export.config import Config
 from dca_export.errors import InputError
-
-
-@dataclass(frozen=True)
-class TensorRule:
-    """One tensor of the GGUF file and where it comes from.
-
-    `{layer}` in the names repeats the rule for each layer. A source with `{expert}` is stacked over the
-    experts. `stacked` names the tensor that some checkpoints hold instead, experts already stacked; of that
-    one, `half` is the part of its rows wanted (0 or 1; None: all of them). `rotated` marks rows that RoPE
-    turns, which Architecture.interleaved reorders. `f32` keeps a matrix out of quantisation.
-    """
-
-    target: str
-    source: str
-    shape: tuple[str, ...]
-    optional: bool = False
-    rotated: bool = False
-    f32: bool = False
-    stacked: str | None = None
-    half: int | None = None
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """How models of some Hugging Face classes are written as one kind of GGUF model.
-
-    `interleaved`: llama.cpp rotates neighbouring pairs (2i, 2i + 1) where Hugging Face rotates the halves
-    (i, i + head_dim / 2), so the rows of q and k are reordered. `required`: config keys that must have one
-    of the listed values (absent counts as the first). `keys`: GGUF keys beyond those every model states, with
-    the word of Dimensions that is their value. `sizes`: for words of Dimensions that only this architecture
-    has, the config keys that may state them. Of a mixture: `norm_topk`, whether engines normalise the chosen
-    experts' weights if the file does not say, and `norm_topk_unstated`, what a config.json that does not say
-    means.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    tensors: tuple[TensorRule, ...]
-    interleaved: bool = False
-    required: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
-    keys: Mapping[str, str] = field(default_factory=dict)
-    sizes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    norm_topk: bool = True
-    norm_topk_unstated: bool = True
-
-
-@dataclass(frozen=True)
-class Dimensions:
-    """The sizes of one model; `size` resolves the words that shapes are written in."""
-
-    layers: int
-    vocab: int
-    width: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ff: int
-    experts: int = 0
-    expert_ff: int = 0
-    shared_ff: int = 0
-    window: int = 0  # of sliding-window attention; 0: none
-    original_context: int = 0  # tokens before RoPE scaling, whether there is any or not
-
-    def size(self, word: str) -> int:
-        derived = {
-            "q": self.heads * self.head_dim,
-            "kv": self.kv_heads * self.head_dim,
-            "qkv": (self.heads + 2 * self.kv_heads) * self.head_dim,
-            "2ff": 2 * self.ff,
-            "1": 1,
-        }
-        return derived[word] if word in derived else getattr(self, word)
-
-
-def _block(target: str, source: str, *shape: str, **options: Any) -> TensorRule:
-    return TensorRule(f"blk.{{layer}}.{target}", f"model.layers.{{layer}}.{source}", shape, **options)
-
-
-EMBEDDING = TensorRule("token_embd.weight", "model.embed_tokens.weight", ("vocab", "width"))
-OUTPUT_NORM = TensorRule("output_norm.weight", "model.norm.weight", ("width",))
-OUTPUT = TensorRule("output.weight", "lm_head.weight", ("vocab", "width"))
-
-NORMS = (
-    _block("attn_norm.weight", "input_layernorm.weight", "width"),
-    _block("ffn_norm.weight", "post_attention_layernorm.weight", "width"),
+from dca_export.model.numbers import (
+    gemma_attention_scale,
+    minicpm_logit_scale,
+    minicpm_residual_scale,
+    stated,
 )
-ATTENTION = (
-    _block("attn_q.weight", "self_attn.q_proj.weight", "q", "width", rotated=True),
-    _block("attn_k.weight", "self_attn.k_proj.weight", "kv", "width", rotated=True),
-    _block("attn_v.weight", "self_attn.v_proj.weight", "kv", "width"),
-    _block("attn_output.weight", "self_attn.o_proj.weight", "width", "q"),
-)
-FUSED_ATTENTION = (
-    _block("attn_qkv.weight", "self_attn.qkv_proj.weight", "qkv", "width"),
-    _block("attn_output.weight", "self_attn.o_proj.weight", "width", "q"),
-)
-QK_NORM = (
-    _block("attn_q_norm.weight", "self_attn.q_norm.weight", "head_dim"),
-    _block("attn_k_norm.weight", "self_attn.k_norm.weight", "head_dim"),
-)
-FEED_FORWARD = (
-    _block("ffn_gate.weight", "mlp.gate_proj.weight", "ff", "width"),
-    _block("ffn_up.weight", "mlp.up_proj.weight", "ff", "width"),
-    _block("ffn_down.weight", "mlp.down_proj.weight", "width", "ff"),
-)
-FEED_FORWARD_BIAS = (
-    _block("ffn_gate.bias", "mlp.gate_proj.bias", "ff", optional=True),
-    _block("ffn_up.bias", "mlp.up_proj.bias", "ff", optional=True),
-    _block("ffn_down.bias", "mlp.down_proj.bias", "width", optional=True),
-)
-FUSED_FEED_FORWARD = (
-    _block("ffn_up.weight", "mlp.gate_up_proj.weight", "2ff", "width"),
-    _block("ffn_down.weight", "mlp.down_proj.weight", "width", "ff"),
-)
-SHARED_EXPERT = (
-    _block("ffn_gate_inp_shexp.weight", "mlp.shared_expert_gate.weight", "1", "width", f32=True),
-    _block("ffn_gate_shexp.weight", "mlp.shared_expert.gate_proj.weight", "shared_ff", "width"),
-    _block("ffn_up_shexp.weight", "mlp.shared_expert.up_proj.weight", "shared_ff", "width"),
-    _block("ffn_down_shexp.weight", "mlp.shared_expert.down_proj.weight", "width", "shared_ff"),
+from dca_export.model.rules import (
+    ATTENTION,
+    FEED_FORWARD,
+    FEED_FORWARD_BIAS,
+    FUSED_ATTENTION,
+    FUSED_FEED_FORWARD,
+    GEMMA_NORMS,
+    GEMMA_OUTPUT_NORM,
+    GEMMA_QK_NORM,
+    GLM4_NORMS,
+    GRANITE_EXPERTS,
+    INTERNLM2,
+    NORM_BEFORE,
+    NORMS,
+    NORMS_AFTER,
+    OUTPUT_BIAS,
+    OUTPUT_NORM,
+    OUTPUT_NORM_BIAS,
+    OWN_HEAD_NORMS,
+    QK_NORM,
+    SHARED_EXPERT,
+    STABLELM_NORMS,
+    WIDE_QK_NORM,
+    Architecture,
+    block,
+    experts,
+    model,
+    qkv_bias,
 )
 
-
-def _qkv_bias(optional: bool) -> tuple[TensorRule, ...]:
-    return (
-        _block("attn_q.bias", "self_attn.q_proj.bias", "q", rotated=True, optional=optional),
-        _block("attn_k.bias", "self_attn.k_proj.bias", "kv", rotated=True, optional=optional),
-        _block("attn_v.bias", "self_attn.v_proj.bias", "kv", optional=optional),
-    )
-
-
-def _experts(module: str, gate: str, up: str, down: str, ff: str) -> tuple[TensorRule, ...]:
-    each, stacked = f"{module}.experts.{{expert}}", f"model.layers.{{layer}}.{module}.experts"
-    gate_up, down_stacked = f"{stacked}.gate_up_proj", f"{stacked}.down_proj"
-    rows, columns = ("experts", ff, "width"), ("experts", "width", ff)
-    return (
-        _block("ffn_gate_inp.weight", f"{module}.gate.weight", "experts", "width", f32=True),
-        _block("ffn_gate_exps.weight", f"{each}.{gate}.weight", *rows, stacked=gate_up, half=0),
-        _block("ffn_up_exps.weight", f"{each}.{up}.weight", *rows, stacked=gate_up, half=1),
-        _block("ffn_down_exps.weight", f"{each}.{down}.weight", *columns, stacked=down_stacked),
-    )
-
-
-def _model(*groups: tuple[TensorRule, ...]) -> tuple[TensorRule, ...]:
-    return (EMBEDDING, *(rule for group in groups for rule in group), OUTPUT_NORM, OUTPUT)
-
-
-OUTPUT_BIAS = (_block("attn_output.bias", "self_attn.o_proj.bias", "width", optional=True),)
-QWEN_EXPERTS = _experts("mlp", "gate_proj", "up_proj", "down_proj", "expert_ff")
+QWEN_EXPERTS = experts("mlp", "gate_proj", "up_proj", "down_proj", "expert_ff")
 
 SILU = {"hidden_act": ("silu",)}
 ALL_SPARSE = SILU | {"mlp_only_layers": ([],), "decoder_sparse_step": (1,)}
@@ -169,11 +56,72 @@ EXPERT_COUNT: dict[str, tuple[str, ...]] = {"experts": ("num_local_experts", "nu
 EXPERT_SIZES = EXPERT_COUNT | {"expert_ff": ("moe_intermediate_size",)}
 SHARED_SIZE: dict[str, tuple[str, ...]] = {"shared_ff": ("shared_expert_intermediate_size",)}
 
+GELU = {"hidden_activation": ("gelu_pytorch_tanh",), "use_bidirectional_attention": (False, None)}
+GEMMA_DEFAULTS = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "rms_norm_eps": 1e-6,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
+    "tie_word_embeddings": True,
+}
+GEMMA_NUMBERS = {
+    "attn_logit_softcapping": stated("attn_logit_softcapping"),
+    "final_logit_softcapping": stated("final_logit_softcapping"),
+}
+GRANITE_NUMBERS = {
+    "attention.scale": stated("attention_multiplier"),
+    "embedding_scale": stated("embedding_multiplier"),
+    "residual_scale": stated("residual_multiplier"),
+    "logit_scale": stated("logits_scaling"),
+}
+GRANITE_DEFAULTS = dict.fromkeys(
+    ("attention_multiplier", "embedding_multiplier", "residual_multiplier", "logits_scaling"), 1.0
+) | {"rms_norm_eps": 1e-6}
+LAYER_NORM = ("attention.layer_norm_epsilon", "layer_norm_eps")
+COHERE_DEFAULTS = {"tie_word_embeddings": True, "logit_scale": 0.0625, "layer_norm_eps": 1e-5}
+GPT_OSS_EXPERTS = (
+    block("ffn_gate_inp.weight", "mlp.router.weight", "experts", "width", f32=True),
+    block("ffn_gate_inp.bias", "mlp.router.bias", "experts"),
+    *(
+        rule
+        for half, name in enumerate(("gate", "up"))
+        for rule in (
+            block(
+                f"ffn_{name}_exps.weight",
+                "mlp.experts.gate_up_proj",
+                *("experts", "expert_ff", "width"),
+                derive=transposed_half(half),
+                instead=("model.layers.{layer}.mlp.experts.gate_up_proj_rows", every_second_row(half)),
+            ),
+            block(
+                f"ffn_{name}_exps.bias",
+                "mlp.experts.gate_up_proj_bias",
+                *("experts", "expert_ff"),
+                derive=every_second(half),
+                f32=True,
+            ),
+        )
+    ),
+    block(
+        "ffn_down_exps.weight",
+        "mlp.experts.down_proj",
+        *("experts", "width", "expert_ff"),
+        derive=transposed,
+        instead=("model.layers.{layer}.mlp.experts.down_proj_rows", lambda tensor: tensor),
+    ),
+    block("ffn_down_exps.bias", "mlp.experts.down_proj_bias", "experts", "width", f32=True),
+)
+
 ARCHITECTURES = (
     Architecture(
         "llama",
-        ("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM"),
-        _model(NORMS, ATTENTION, _qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD, FEED_FORWARD_BIAS),
+        (
+            *("LlamaForCausalLM", "LLaMAForCausalLM", "MistralForCausalLM", "MinistralForCausalLM"),
+            "Mistral3ForConditionalGeneration",
+        ),
+        model(NORMS, ATTENTION, qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD, FEED_FORWARD_BIAS),
         interleaved=True,
         required=SILU,
         keys={"vocab_size": "vocab"},
@@ -181,7 +129,7 @@ ARCHITECTURES = (
     Architecture(
         "llama",
         ("MixtralForCausalLM",),
-        _model(NORMS, ATTENTION, _experts("block_sparse_moe", gate="w1", up="w3", down="w2", ff="ff")),
+        model(NORMS, ATTENTION, experts("block_sparse_moe", gate="w1", up="w3", down="w2", ff="ff")),
         interleaved=True,
         required=SILU,
         keys={"vocab_size": "vocab"},
@@ -190,19 +138,19 @@ ARCHITECTURES = (
     Architecture(
         "qwen2",
         ("Qwen2ForCausalLM",),
-        _model(NORMS, ATTENTION, _qkv_bias(optional=False), FEED_FORWARD),
+        model(NORMS, ATTENTION, qkv_bias(optional=False), FEED_FORWARD),
         required=SILU,
     ),
     Architecture(
         "qwen3",
         ("Qwen3ForCausalLM",),
-        _model(NORMS, ATTENTION, QK_NORM, _qkv_bias(optional=True), FEED_FORWARD),
+        model(NORMS, ATTENTION, QK_NORM, qkv_bias(optional=True), FEED_FORWARD),
         required=SILU,
     ),
     Architecture(
         "phi3",
         ("Phi3ForCausalLM",),
-        _model(NORMS, FUSED_ATTENTION, FUSED_FEED_FORWARD),
+        model(NORMS, FUSED_ATTENTION, FUSED_FEED_FORWARD),
         required=SILU,
         keys={
             "attention.sliding_window": "window",
@@ -212,7 +160,7 @@ ARCHITECTURES = (
     Architecture(
         "qwen2moe",
         ("Qwen2MoeForCausalLM",),
-        _model(NORMS, ATTENTION, _qkv_bias(optional=True), QWEN_EXPERTS, SHARED_EXPERT),
+        model(NORMS, ATTENTION, qkv_bias(optional=True), QWEN_EXPERTS, SHARED_EXPERT),
         required=ALL_SPARSE,
         keys={"expert_feed_forward_length": "expert_ff", "expert_shared_feed_forward_length": "shared_ff"},
         sizes=EXPERT_SIZES | SHARED_SIZE,
@@ -222,11 +170,168 @@ ARCHITECTURES = (
     Architecture(
         "qwen3moe",
         ("Qwen3MoeForCausalLM",),
-        _model(NORMS, ATTENTION, QK_NORM, _qkv_bias(optional=True), QWEN_EXPERTS),
+        model(NORMS, ATTENTION, QK_NORM, qkv_bias(optional=True), QWEN_EXPERTS),
         required=ALL_SPARSE,
         keys={"expert_feed_forward_length": "expert_ff"},
         sizes=EXPERT_SIZES,
         norm_topk_unstated=False,
+    ),
+    Architecture(
+        "gemma2",
+        ("Gemma2ForCausalLM",),
+        model(GEMMA_NORMS, ATTENTION, FEED_FORWARD, output_norm=GEMMA_OUTPUT_NORM),
+        required=GELU,
+        keys={"attention.sliding_window": "window"},
+        numbers=GEMMA_NUMBERS | {"attention.scale": gemma_attention_scale(46)},
+        defaults=GEMMA_DEFAULTS
+        | {
+            "max_position_embeddings": 8192,
+            "attn_logit_softcapping": 50.0,
+            "final_logit_softcapping": 30.0,
+        },
+    ),
+    Architecture(
+        "gemma3",
+        ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
+        model(GEMMA_NORMS, GEMMA_QK_NORM, ATTENTION, FEED_FORWARD, output_norm=GEMMA_OUTPUT_NORM),
+        required=GELU,
+        keys={"attention.sliding_window": "window"},
+        numbers=GEMMA_NUMBERS | {"attention.scale": gemma_attention_scale(62)},
+        defaults=GEMMA_DEFAULTS
+        | {
+            "vocab_size": 262208,
+            "max_position_embeddings": 131072,
+            "rope_theta": 1e6,
+            "rope_local_base_freq": 1e4,
+        },
+    ),
+    Architecture(
+        "gpt-oss",
+        ("GptOssForCausalLM",),
+        model(
+            NORM_BEFORE,
+            (block("post_attention_norm.weight", "post_attention_layernorm.weight", "width"),),
+            ATTENTION,
+            qkv_bias(optional=True),
+            OUTPUT_BIAS,
+            (block("attn_sinks.weight", "self_attn.sinks", "heads"),),
+            GPT_OSS_EXPERTS,
+        ),
+        required=SILU | {"swiglu_alpha": (1.702,), "swiglu_limit": (7.0,)},
+        keys={"attention.sliding_window": "window", "expert_feed_forward_length": "expert_ff"},
+        sizes=EXPERT_COUNT | {"expert_ff": ("intermediate_size",)},
+        defaults={"rms_norm_eps": 1e-5, "rope_theta": 150000.0},
+    ),
+    Architecture(
+        "smollm3",
+        ("SmolLM3ForCausalLM",),
+        model(NORMS, ATTENTION, qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD, FEED_FORWARD_BIAS),
+        interleaved=True,
+        required=SILU | {"use_sliding_window": (False,)},
+        unrotated_period=4,
+        keys={"vocab_size": "vocab"},
+        defaults={"rms_norm_eps": 1e-6, "rope_theta": 2e6, "tie_word_embeddings": True},
+    ),
+    Architecture(
+        "olmo2",
+        ("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
+        model(NORMS_AFTER, ATTENTION, WIDE_QK_NORM, qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD),
+        required=SILU,
+        keys={"attention.sliding_window": "window"},
+        defaults={"rms_norm_eps": 1e-5},
+    ),
+    Architecture(
+        "granite",
+        ("GraniteForCausalLM",),
+        model(NORMS, ATTENTION, qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD, FEED_FORWARD_BIAS),
+        interleaved=True,
+        required=SILU,
+        keys={"vocab_size": "vocab"},
+        numbers=GRANITE_NUMBERS,
+        defaults=GRANITE_DEFAULTS,
+    ),
+    Architecture(
+        "granitemoe",
+        ("GraniteMoeForCausalLM",),
+        model(NORMS, ATTENTION, qkv_bias(optional=True), OUTPUT_BIAS, GRANITE_EXPERTS),
+        interleaved=True,
+        required=SILU,
+        keys={"vocab_size": "vocab"},
+        sizes=EXPERT_COUNT,
+        numbers=GRANITE_NUMBERS,
+        defaults=GRANITE_DEFAULTS,
+    ),
+    Architecture(
+        "glm4",
+        ("Glm4ForCausalLM",),
+        model(GLM4_NORMS, ATTENTION, qkv_bias(optional=True), FUSED_FEED_FORWARD),
+        required=SILU,
+        defaults={"partial_rotary_factor": 0.5, "rms_norm_eps": 1.5625e-07},
+    ),
+    Architecture(
+        "command-r",
+        ("CohereForCausalLM",),
+        model(NORM_BEFORE, OWN_HEAD_NORMS, ATTENTION, qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD),
+        required=SILU,
+        numbers={"logit_scale": stated("logit_scale")},
+        epsilon=LAYER_NORM,
+        defaults=COHERE_DEFAULTS,
+    ),
+    Architecture(
+        "cohere2",
+        ("Cohere2ForCausalLM",),
+        model(NORM_BEFORE, ATTENTION, qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD),
+        required=SILU,
+        keys={"attention.sliding_window": "window", "vocab_size": "vocab"},
+        numbers={"logit_scale": stated("logit_scale")},
+        epsilon=LAYER_NORM,
+        defaults=COHERE_DEFAULTS | {"sliding_window": 4096},
+    ),
+    Architecture(
+        "stablelm",
+        ("StableLmForCausalLM",),
+        model(
+            NORM_BEFORE,
+            STABLELM_NORMS,
+            ATTENTION,
+            qkv_bias(optional=True),
+            FEED_FORWARD,
+            output_norm=(OUTPUT_NORM, OUTPUT_NORM_BIAS),
+        ),
+        required=SILU,
+        flags={"use_parallel_residual": "use_parallel_residual"},
+        epsilon=LAYER_NORM,
+        defaults={"partial_rotary_factor": 0.25, "layer_norm_eps": 1e-5},
+    ),
+    Architecture(
+        "llama",
+        ("InternLM3ForCausalLM",),
+        model(NORMS, ATTENTION, qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD, FEED_FORWARD_BIAS),
+        interleaved=True,
+        required=SILU,
+        keys={"vocab_size": "vocab"},
+        defaults={"rms_norm_eps": 1e-5},
+    ),
+    Architecture(
+        "internlm2",
+        ("InternLM2ForCausalLM",),
+        INTERNLM2,
+        interleaved=True,
+        required=SILU | {"bias": (False,), "tie_word_embeddings": (False,)},
+        keys={"vocab_size": "vocab"},
+    ),
+    Architecture(
+        "minicpm",
+        ("MiniCPMForCausalLM",),
+        model(NORMS, ATTENTION, FEED_FORWARD),
+        interleaved=True,
+        required=SILU,
+        numbers={
+            "embedding_scale": stated("scale_emb"),
+            "residual_scale": minicpm_residual_scale,
+            "logit_scale": minicpm_logit_scale,
+        },
+        defaults={"tie_word_embeddings": True},
     ),
 )
 

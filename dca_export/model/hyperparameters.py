@@ -8,8 +8,10 @@ from gguf import GGUFValueType
 
 from dca_export.config import Config
 from dca_export.errors import InputError
-from dca_export.model.architectures import Architecture, Dimensions
 from dca_export.model.rope import original_context, sliding_window
+from dca_export.model.rules import Architecture, Dimensions
+from dca_export.model.windows import ARCHITECTURES as WINDOWED
+from dca_export.model.windows import check_unrotated_layers, kept_windows
 
 Entries = dict[str, tuple[GGUFValueType, Any]]
 """GGUF key to (value type, value)."""
@@ -24,6 +26,11 @@ def read_dimensions(config: Config, architecture: Architecture) -> Dimensions:
     for key, allowed in architecture.required.items():
         if config.values.get(key, allowed[0]) not in allowed:
             raise config.error(key, f"{architecture.classes[0]} is supported with {allowed[0]!r} only")
+    layers = config.integer("num_hidden_layers")
+    if layers > MAX_LAYERS:
+        raise config.error("num_hidden_layers", f"must be at most {MAX_LAYERS}")
+    if architecture.unrotated_period:
+        check_unrotated_layers(config, architecture.unrotated_period, layers)
     width, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     kv_heads = config.integer("num_key_value_heads", heads)
     if heads % kv_heads:
@@ -32,9 +39,6 @@ def read_dimensions(config: Config, architecture: Architecture) -> Dimensions:
         raise config.error(
             "num_attention_heads", f"must divide hidden_size {width} where head_dim is missing"
         )
-    layers = config.integer("num_hidden_layers")
-    if layers > MAX_LAYERS:
-        raise config.error("num_hidden_layers", f"must be at most {MAX_LAYERS}")
     head_dim = config.integer("head_dim", width // heads)
     if head_dim % 2:
         raise config.error("head_dim", "must be even")
@@ -70,12 +74,21 @@ def model_entries(
         "feed_forward_length": (U32, dimensions.ff),
         "attention.head_count": (U32, dimensions.heads),
         "attention.head_count_kv": (U32, dimensions.kv_heads),
-        "attention.layer_norm_rms_epsilon": (F32, config.positive("rms_norm_eps")),
+        architecture.epsilon[0]: (F32, config.positive(architecture.epsilon[1])),
         "attention.key_length": (U32, dimensions.head_dim),
         "attention.value_length": (U32, dimensions.head_dim),
     }
+    windows = kept_windows(config)
     for key, word in architecture.keys.items():
-        entries[key] = (U32, dimensions.size(word))
+        if word != "window" or windows or architecture.name not in WINDOWED:
+            entries[key] = (U32, dimensions.size(word))
+    if windows:
+        entries |= windows.entries()
+    for key, number in architecture.numbers.items():
+        if (value := number(config, dimensions)) is not None:
+            entries[key] = (F32, value)
+    for key, stated in architecture.flags.items():
+        entries[key] = (BOOL, config.boolean(stated, False))
     if dimensions.experts:
         used = config.integer("num_experts_per_tok")
         if used > dimensions.experts:

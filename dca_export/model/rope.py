@@ -15,6 +15,7 @@ import numpy as np
 from gguf import GGUFValueType
 
 from dca_export.config import Config
+from dca_export.model.windows import kept_windows
 
 KINDS = ("default", "linear", "dynamic", "yarn", "llama3", "longrope")
 _OTHER_NAMES = {"su": "longrope"}  # Phi-3's first configs
@@ -22,6 +23,10 @@ _OTHER_NAMES = {"su": "longrope"}  # Phi-3's first configs
 DEFAULT_BASE = 10000.0
 ORIGINAL = "original_max_position_embeddings"
 DUAL_CHUNK = "dual_chunk_attention_config"  # where Qwen's models state a scheme
+
+# Families whose windows' base engines know without a key; those whose YaRN does not round its ramp's ends.
+WINDOW_BASES = {"gemma3_text": 10000.0, "gemma3": 10000.0}
+EXACT_RAMPS = ("gpt_oss",)
 
 LENGTH, OLD_LENGTH = "max_position_embeddings", "max_sequence_length"
 
@@ -49,12 +54,25 @@ class Rope:
 def rope_config(config: Config) -> Config:
     """The object that states the kind of RoPE, completed with what older configs state beside it."""
     stated = config.section("rope_parameters") or config.section("rope_scaling")
+    if stated is not None and (whole := stated.section("full_attention")) is not None:
+        stated = whole  # layers with a window have their own (window_rope)
     values = dict(stated.values) if stated else {}
     where = stated.where if stated else config.where
     for key in ("rope_theta", "partial_rotary_factor", ORIGINAL):
         if values.get(key) is None and key in config:
             values[key] = config.values[key]
     return Config(values, where)
+
+
+def window_base(config: Config) -> float | None:
+    """The base that layers with a window have of their own; None where they have that of the others."""
+    stated = config.section("rope_parameters")
+    of_windows = stated.section("sliding_attention") if stated else None
+    if of_windows is not None:
+        if rope_kind(of_windows) != "default":
+            raise of_windows.error("rope_type", "must be default in layers with a window")
+        return of_windows.positive("rope_theta", DEFAULT_BASE)
+    return config.positive("rope_local_base_freq") if "rope_local_base_freq" in config else None
 
 
 def rope_kind(rope: Config) -> str:
@@ -112,7 +130,7 @@ def trained_length(config: Config) -> TrainedLength:
     if rope_kind(rope) == "yarn" and ORIGINAL in rope and not _finetuned_yarn(rope):
         found = TrainedLength(rope.integer(ORIGINAL), f"{ORIGINAL}, before YaRN")
     window = sliding_window(config)
-    if window is not None and window < found.tokens:
+    if window is not None and window < found.tokens and kept_windows(config) is None:
         return TrainedLength(window, "sliding_window, the longest distance seen in training")
     return found
 
@@ -155,7 +173,12 @@ def read_rope(config: Config, head_dim: int, length: int) -> Rope:
     """
     rope = rope_config(config)
     kind = rope_kind(rope)
+    family = config.text("model_type", "")
     base = rope.positive("rope_theta", DEFAULT_BASE)
+    if kind == "yarn" and rope.boolean("truncate", True) == (family in EXACT_RAMPS):
+        raise rope.error("truncate", f"must be {str(family not in EXACT_RAMPS).lower()} in this family")
+    if "llama_4_scaling_beta" in rope:
+        raise rope.error("llama_4_scaling_beta", "queries scaled by their position are not supported")
     dimension = int(head_dim * rope.positive("partial_rotary_factor", 1.0))
     if dimension < 2 or dimension % 2 or dimension > head_dim:
         raise rope.error("partial_rotary_factor", f"must leave an even number of a head's {head_dim} values")
@@ -174,6 +197,13 @@ def read_rope(config: Config, head_dim: int, length: int) -> Rope:
         for name in ("long", "short"):
             tensors[f"rope_factors_{name}.weight"] = _factors(rope, f"{name}_factor", dimension)
     entries["rope.freq_base"] = (F32, base)
+    of_windows = window_base(config)
+    if (
+        of_windows is not None
+        and kept_windows(config) is not None
+        and of_windows != WINDOW_BASES.get(family, base)
+    ):
+        entries["rope.freq_base_swa"] = (F32, of_windows)
     return Rope(kind, entries, tensors)
 
 

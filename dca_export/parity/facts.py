@@ -48,15 +48,17 @@ def compare_facts(model: Model, reference: Path, ids: Sequence[int], text: str |
     file = GgufFile(Path(model.path))
     prefix = file.architecture
     scheme = read_scheme(file, str(file.path))
-    epsilon = file.get(f"{prefix}.attention.layer_norm_rms_epsilon")
+    epsilon = _epsilon(file)
     base = file.get(f"{prefix}.rope.freq_base", 10000.0)
     if reference.is_dir():
         config = json.loads((reference / "config.json").read_text(encoding="utf-8"))
         config = config.get("text_config") or config
         rope = config.get("rope_parameters") or config
+        rope = rope.get("full_attention") or rope  # layers with a window have their own
         stated = config.get(DUAL_CHUNK)
-        if "rms_norm_eps" in config:
-            facts.compare("epsilon", epsilon, config["rms_norm_eps"])
+        for key in ("rms_norm_eps", "layer_norm_eps"):
+            if key in config:
+                facts.compare("epsilon", epsilon, config[key])
         facts.compare("rotary base", base, rope.get("rope_theta", config.get("rope_theta", 10000.0)))
         if stated is not None:
             facts.compare("scheme", scheme, Scheme.from_dual_chunk_config(stated))
@@ -64,13 +66,18 @@ def compare_facts(model: Model, reference: Path, ids: Sequence[int], text: str |
     else:
         other = GgufFile(reference)
         prefix = other.architecture
-        facts.compare("epsilon", epsilon, other.get(f"{prefix}.attention.layer_norm_rms_epsilon"))
+        facts.compare("epsilon", epsilon, _epsilon(other))
         facts.compare("rotary base", base, other.get(f"{prefix}.rope.freq_base", 10000.0))
         if (stated_scheme := read_scheme(other, str(reference))) is not None:
             facts.compare("scheme", scheme, stated_scheme)
         wanted = _ids_of_gguf(reference, text)
     _compare_ids(facts, ids, wanted, text)
     return facts
+
+
+def _epsilon(file: GgufFile) -> Any:
+    prefix = f"{file.architecture}.attention.layer_norm"
+    return file.get(f"{prefix}_rms_epsilon", file.get(f"{prefix}_epsilon", None))
 
 
 def _compare_ids(facts: Facts, ids: Sequence[int], wanted: list[int] | None, text: str | None) -> None:

@@ -95,13 +95,18 @@ def eager_attention(
     scheme: Scheme | None,
     attention: Attention = "dca",
     softmax_scale: float | None = None,
+    *,
+    window: int | None = None,
+    cap: float | None = None,
+    sinks: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of the last n of m tokens.
 
     `queries` are rotated, (heads, n, head_dim) each. `keys` (kv_heads, m, head_dim) are rotated at P_k and
     `values` are (kv_heads, m, value_dim); heads is a multiple of kv_heads. `softmax_scale` is 1/√head_dim
-    unless given. Computes in the queries' dtype, float32 at least. Returns (heads, n, value_dim) in the
-    queries' dtype.
+    unless given. A query sees the last `window` tokens, its own included (None: all). Scaled logits become
+    cap·tanh(logits / cap). `sinks` (heads,) are logits of one more key each, whose value is zero. Computes in
+    the queries' dtype, float32 at least. Returns (heads, n, value_dim) in the queries' dtype.
     """
     check_attention(attention, scheme)
     heads, n, head_dim = queries.intra.shape
@@ -119,7 +124,7 @@ def eager_attention(
         ranges = key_ranges(start, stop, scheme, attention)
         logits = torch.cat(
             [
-                _products(getattr(queries, each.kind)[:, rows].to(dtype), keys[:, each.start : each.stop])
+                products(getattr(queries, each.kind)[:, rows].to(dtype), keys[:, each.start : each.stop])
                 for each in ranges
             ],
             dim=-1,
@@ -128,15 +133,21 @@ def eager_attention(
         factors = logit_factors(indices[start:stop], scheme)
         if factors is not None:
             logits *= factors.to(dtype)[:, None]
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
         seen = slice(ranges[0].start, stop)
-        later = indices[seen][None, :] > indices[start:stop][:, None]
-        weights = logits.masked_fill_(later, float("-inf")).softmax(dim=-1)
-        block = weights.view(kv_heads, -1, weights.shape[-1]) @ values[:, seen]
+        distances = indices[start:stop][:, None] - indices[seen][None, :]
+        hidden = distances < 0 if window is None else (distances < 0) | (distances >= window)
+        logits = logits.masked_fill(hidden, float("-inf"))
+        if sinks is not None:
+            logits = torch.cat((logits, sinks.to(dtype)[:, None, None].expand(-1, stop - start, 1)), dim=-1)
+        weights = logits.softmax(dim=-1)[..., : hidden.shape[-1]]
+        block = weights.reshape(kv_heads, -1, weights.shape[-1]) @ values[:, seen]
         output[:, rows] = block.view(heads, stop - start, -1).to(output.dtype)
     return output
 
 
-def _products(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+def products(q: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
     """q·k of every query with every key of its key head: (heads, n, d), (kv_heads, m, d) → (heads, n, m)."""
     grouped = q.reshape(k.shape[0], -1, q.shape[-1]) @ k.transpose(-1, -2)
     return grouped.view(q.shape[0], q.shape[1], -1)

@@ -3,83 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from transformers import AutoConfig, PreTrainedConfig
 
 from dca_export.errors import InputError
-from dca_export.gguf.file import GgufFile
-
-_MISSING = object()
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What the name in general.architecture means."""
-
-    model_type: str
-    """transformers' name"""
-    interleaved: bool = False
-    """The rows of q and k stand in the interleaved rotary order; transformers wants halves."""
-    mixture: bool = False
-
-
-ARCHITECTURES = {
-    "llama": Architecture("llama", interleaved=True),  # Mistral too
-    "qwen2": Architecture("qwen2"),
-    "qwen3": Architecture("qwen3"),
-    "phi3": Architecture("phi3"),
-    "qwen2moe": Architecture("qwen2_moe", mixture=True),
-    "qwen3moe": Architecture("qwen3_moe", mixture=True),
-}
-MIXTRAL = Architecture("mixtral", interleaved=True, mixture=True)  # general.architecture is llama here too
-
-
-class Keys:
-    """Keys under the architecture's prefix; an error names the file and the key."""
-
-    def __init__(self, file: GgufFile) -> None:
-        self.file = file
-        self.names = {tensor.name for tensor in file.tensors}
-
-    def get(self, key: str, default: Any = _MISSING, kind: type | tuple[type, ...] = int) -> Any:
-        name = f"{self.file.architecture}.{key}"
-        value = self.file.get(name, default)
-        if value is _MISSING:
-            raise InputError(f"{self.file.path}: {name} is missing")
-        if value is not default and (
-            not isinstance(value, kind) or isinstance(value, bool) != (kind is bool)
-        ):
-            raise InputError(f"{self.file.path}: {name} is {value!r}, which is not of the type expected")
-        return value
-
-    def number(self, key: str, default: Any = _MISSING) -> float:
-        return self.get(key, default, (int, float))
-
-    def uniform(self, key: str, default: Any = _MISSING) -> int:
-        """A count given once or, the same each time, once a layer."""
-        value = self.get(key, default, (int, list))
-        if isinstance(value, list):
-            if len(set(value)) != 1:
-                raise InputError(
-                    f"{self.file.path}: {key} differs from layer to layer, which is not supported"
-                )
-            return value[0]
-        return value
-
-    def has(self, tensor: str) -> bool:
-        return tensor in self.names
-
-
-def find_architecture(keys: Keys) -> Architecture:
-    """Raises InputError for one that is not in the table."""
-    name = keys.file.architecture
-    if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise InputError(f"{keys.file.path}: general.architecture is {name}, the reference knows {known}")
-    return MIXTRAL if name == "llama" and keys.get("expert_count", 0) else ARCHITECTURES[name]
+from dca_export.reference.gguf_families import Architecture
+from dca_export.reference.gguf_keys import Keys
 
 
 def build_config(
@@ -100,11 +31,11 @@ def build_config(
         "num_key_value_heads": keys.uniform("attention.head_count_kv", heads),
         "head_dim": head_dim,
         "intermediate_size": keys.uniform("feed_forward_length", 0),
-        "rms_norm_eps": keys.number("attention.layer_norm_rms_epsilon", 1e-5),
+        architecture.epsilon[0]: keys.number(architecture.epsilon[1], 1e-5),
         "max_position_embeddings": keys.get("context_length"),
         "rope_parameters": _rope(keys, architecture, head_dim, vector),
         "tie_word_embeddings": not keys.has("output.weight"),
-        # Every layer sees every token, as in the runtime: GGUF's sliding_window key is not read.
+        # Every layer sees every token, as in the runtime, but in families that say otherwise (gguf_families).
         "sliding_window": None,
         "use_sliding_window": False,
         "attention_bias": any(keys.has(f"blk.0.attn_{name}.bias") for name in ("q", "k", "v", "output")),
@@ -121,6 +52,7 @@ def build_config(
         values["original_max_position_embeddings"] = keys.get(
             "rope.scaling.original_context_length", values["max_position_embeddings"]
         )
+    values |= architecture.values(keys, values)
     try:
         return AutoConfig.for_model(architecture.model_type, **values)
     except Exception as error:  # transformers validates with exceptions of several kinds
@@ -153,7 +85,7 @@ def _rope(
         kind = "longrope"
     rope: dict[str, Any] = {"rope_type": kind, "rope_theta": keys.number("rope.freq_base", 10000.0)}
     if rotary_dim != head_dim:
-        if architecture.model_type != "phi3":
+        if not architecture.partial:
             raise InputError(
                 f"{keys.file.path}: rope.dimension_count is {rotary_dim}, transformers' "
                 f"{architecture.model_type} rotates all {head_dim} values of a head"

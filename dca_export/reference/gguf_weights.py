@@ -12,7 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dca_export.errors import InputError
 from dca_export.gguf.file import GgufFile, TensorInfo
-from dca_export.reference.gguf_config import Architecture, Keys, build_config, find_architecture
+from dca_export.reference.gguf_config import build_config
+from dca_export.reference.gguf_families import Architecture, find_architecture
+from dca_export.reference.gguf_keys import Keys
 
 _OUTER = {
     "model.embed_tokens": "token_embd",
@@ -111,7 +113,10 @@ def _parameter_values(
     if layer is None:
         sources = [_OUTER[module] + suffix]
     else:
-        sources = [f"blk.{layer}.{each}{suffix}" for each in _LAYER[module]]
+        if (assembled := _assembled(f"blk.{layer}.", module, tensors)) is not None:
+            return assembled
+        names = architecture.modules.get(module) or _LAYER[module]
+        sources = [f"blk.{layer}.{each}{suffix}" for each in names]
     if suffix == ".bias" and not any(source in tensors for source in sources):
         return np.zeros(shape, np.float32)  # the class has a bias that this model lacks
     parts = [tensors[source] for source in sources]
@@ -121,9 +126,31 @@ def _parameter_values(
             f"{tensors.file.path}: tensor {sources[0]} has shape {values.shape}, the metadata ask for {shape}"
         )
     values = values.reshape(shape)  # a vector may stand for a matrix of one row
+    if architecture.shifted_norms and "norm" in module:
+        values = values - np.float32(1)
     if architecture.interleaved and module in ("self_attn.q_proj", "self_attn.k_proj"):
         values = _to_halves(values, config.head_dim)
     return values
+
+
+_HEAD_NORM = re.compile(r"self_attn\.(?P<which>[qk])_layernorm\.norms\.(?P<head>\d+)")
+
+
+def _assembled(block: str, module: str, tensors: Tensors) -> np.ndarray | None:
+    """Parameters that are no tensor of the file as it stands: gpt-oss's experts, whose gates and ups
+    alternate and whose matrices are transposed, and StableLM's norms of single heads."""
+    if match := _HEAD_NORM.fullmatch(module):
+        return tensors[f"{block}attn_{match['which']}_norm.weight"][int(match["head"])]
+    experts, biased = module.removeprefix("mlp.experts."), module.endswith("_bias")
+    if f"{block}ffn_gate_exps.bias" not in tensors or experts == module:
+        return None
+    suffix = "bias" if biased else "weight"
+    if experts.startswith("down_proj"):
+        down = tensors[f"{block}ffn_down_exps.{suffix}"]
+        return down if biased else down.swapaxes(1, 2)
+    gate, up = (tensors[f"{block}ffn_{name}_exps.{suffix}"] for name in ("gate", "up"))
+    both = np.stack((gate, up), axis=2).reshape(len(gate), -1, *gate.shape[2:])
+    return both if biased else both.swapaxes(1, 2)
 
 
 def _to_halves(rows: np.ndarray, head_dim: int) -> np.ndarray:
@@ -136,7 +163,10 @@ def _restore_rotary(model: PreTrainedModel, tensors: Tensors) -> None:
     file's factors (Llama 3's scaling)."""
     for parent in list(model.modules()):
         for name, module in list(parent.named_children()):
-            if not hasattr(module, "inv_freq"):
+            if hasattr(module, "scalar_embed_scale"):  # Gemma's embedding; its scale is a buffer too
+                module.embed_scale = torch.tensor(module.scalar_embed_scale)
+            kinds = [f"{kind}_" for kind in getattr(module, "layer_types", ())]  # of layers that rotate apart
+            if not any(hasattr(module, f"{kind}inv_freq") for kind in ["", *kinds]):
                 continue
             rotary: Any = type(module)(config=model.config)
             if "rope_freqs.weight" in tensors:

@@ -24,6 +24,14 @@ def check_query(query: torch.Tensor, attention_mask: torch.Tensor | None, others
         raise InputError("the DCA reference has no dropout; call model.eval() first")
 
 
+def check_softmax(cap: float | None, sinks: torch.Tensor | None) -> None:
+    """Raises InputError where a model's softmax is not the ordinary one, for methods that do not say how."""
+    if cap is not None or sinks is not None:
+        raise InputError(
+            "the model caps its attention's logits or adds sinks to them, which this method does not define"
+        )
+
+
 def check_positions(positions: torch.Tensor, queries: int, keys: int) -> None:
     """Raises InputError unless the positions are those of the cache's last tokens.
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from dca_export.scheme import Scheme
 
 BLOCK_VALUES = 1 << 24  # logits held at once: 64 MiB in float32
+# Families whose GGUF files say which layers have a window, and whose windows the runtime keeps.
+FAMILIES_OF_WINDOWS = ("gemma2", "gemma3_text", "gpt_oss", "olmo3", "cohere2")
 LONGEST_BLOCK = 512  # tokens; longer ones are not faster
 
 
@@ -28,14 +30,16 @@ def stream_logits(
 ) -> Iterator[np.ndarray]:
     """Float32 (rows, n_vocab) blocks, in order: row i of all of them together predicts ids[i + 1].
 
-    The model is patched meanwhile, sliding windows ignored, and given back when the iterator ends or is
-    closed. Frequencies that depend on the length are those for c, or for plain attention len(ids).
+    The model is patched meanwhile, sliding windows ignored where its family's files do not state them, and
+    given back when the iterator ends or is closed. Frequencies that depend on the length are those for c, or
+    for plain attention len(ids).
     """
     rows = max(1, min(LONGEST_BLOCK, BLOCK_VALUES // model.config.get_text_config().vocab_size))
     tokens = torch.tensor([list(ids)], device=model.device)
     length = len(ids) if attention == "plain" else None
     cache = DynamicCache()
-    with patch(model, scheme, attention, kernel, ignore_sliding_window=True, rope_length=length):
+    ignore = model.config.get_text_config().model_type not in FAMILIES_OF_WINDOWS
+    with patch(model, scheme, attention, kernel, ignore_sliding_window=ignore, rope_length=length):
         for block in tokens.split(rows, dim=1):
             with torch.inference_mode():
                 output = model(block, past_key_values=cache, use_cache=True)

@@ -15,6 +15,7 @@ from dca_export.config import read_json_object
 from dca_export.errors import InputError
 from dca_export.tokenizer.settings import NAMES, Settings, is_unicode
 from dca_runtime.text.tokenizer_json import MAX_TOKEN_CHARACTERS
+from dca_runtime.text.unigram import NO_TEXT
 
 _FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
 
@@ -59,8 +60,13 @@ def place_by_id(parsed: dict[str, Any], built: Tokenizer) -> bool:
     The package gives an added token that the vocabulary lacks the next free id, whatever the file says.
     """
     moved = [entry for entry in parsed["added_tokens"] if built.token_to_id(entry["content"]) != entry["id"]]
+    vocab = parsed["model"]["vocab"]
     for entry in moved:
-        parsed["model"]["vocab"][entry["content"]] = entry["id"]
+        if isinstance(vocab, list):  # a unigram model's, by id
+            vocab += [[f"{NO_TEXT}{id_}", 0.0] for id_ in range(len(vocab), entry["id"] + 1)]
+            vocab[entry["id"]][0] = entry["content"]
+        else:
+            vocab[entry["content"]] = entry["id"]
     return bool(moved)
 
 
@@ -68,7 +74,10 @@ class _Merged:
     """tokenizer.json while tokens are put into it."""
 
     def __init__(self, parsed: dict[str, Any], own: list[dict[str, Any]], vocab_size: int) -> None:
-        self.vocab: dict[str, int] = parsed["model"]["vocab"]
+        vocab = parsed["model"]["vocab"]
+        self._pieces: list[list[Any]] = vocab if isinstance(vocab, list) else []  # a unigram model's, by id
+        first = {text: id_ for id_, (text, _) in reversed(list(enumerate(self._pieces)))}
+        self.vocab: dict[str, int] = first if isinstance(vocab, list) else vocab
         self.own = own
         self.entries = {entry["content"]: entry for entry in own}
         self.notes: list[str] = []
@@ -106,7 +115,9 @@ class _Merged:
 
     def _drop(self, text: str) -> None:
         """Removes a placeholder whose id now has another text."""
-        self.vocab.pop(text, None)
+        id_ = self.vocab.pop(text, None)
+        if self._pieces and id_ is not None:
+            self._pieces[id_][0] = f"{NO_TEXT}{id_}"
         if (entry := self.entries.pop(text, None)) is not None:
             self.own.remove(entry)
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,16 @@ from tokenizers import Tokenizer
 
 from dca_export.errors import InputError
 from dca_export.tokenizer.added_tokens import merge_added_tokens, place_by_id
+from dca_export.tokenizer.agreement import (
+    Cut,
+    Encode,
+    by_likelihood,
+    by_ranks,
+    by_scores,
+    check_agreement,
+    pieces_of,
+)
+from dca_export.tokenizer.rank_files import is_tiktoken, read_tekken, read_tiktoken
 from dca_export.tokenizer.sentencepiece_model import SentencePieceModel, read_sentencepiece
 from dca_export.tokenizer.settings import Settings, read_text
 from dca_export.tokenizer.slow_files import from_sentencepiece, from_vocab_and_merges
@@ -39,6 +50,11 @@ class Effective:
     def from_json(self) -> bool:
         """Whether there was a tokenizer.json, which then has the last word on what encoding adds."""
         return self.source.name == "tokenizer.json"
+
+    @property
+    def is_unigram(self) -> bool:
+        """SentencePiece's unigram model, else a BPE."""
+        return bool(self.parsed["model"].get("type") == "Unigram")
 
     @property
     def is_byte_level(self) -> bool:
@@ -79,13 +95,11 @@ def read_effective(settings: Settings, vocab_size: int) -> Effective:
     for name, read in _READERS.items():
         if (directory / name).is_file():
             return _completed(read(directory / name, settings), settings, vocab_size)
-    if (directory / "tekken.json").is_file():
-        raise InputError(
-            f"{directory}: the only tokenizer is tekken.json, which is not read here; take tokenizer.json "
-            "from the model in the format of transformers"
-        )
+    if files := sorted(directory.glob("*.tiktoken")):
+        return _completed(_from_tiktoken(files[0], settings), settings, vocab_size)
     raise InputError(
-        f"{directory}: no tokenizer (tokenizer.json or tokenizer.model, or vocab.json and merges.txt)"
+        f"{directory}: no tokenizer (tokenizer.json or tokenizer.model, or vocab.json and merges.txt, or "
+        "tekken.json or a .tiktoken file)"
     )
 
 
@@ -100,15 +114,32 @@ def _completed(read: _Read, settings: Settings, vocab_size: int) -> Effective:
         built = build_parsed(parsed, str(path))
         if place_by_id(parsed, built):
             built = build_parsed(parsed, str(path))
+    if read.source is not None:
+        _check(read, parsed, built)
     unchanged = before is not None and before == json.dumps(parsed)
     text = read.text if unchanged and read.text is not None else json.dumps(parsed, ensure_ascii=False)
     return Effective(parsed, built, text, path, read.pieces, notes)
+
+
+def _check(read: _Read, parsed: dict[str, Any], built: Tokenizer) -> None:
+    """Raises InputError if what is to be embedded gives other ids than the source's own way of encoding."""
+    assert read.source is not None
+    pieces = pieces_of(built, [entry["content"] for entry in parsed["added_tokens"] if entry["content"]])
+
+    def embedded(text: str) -> list[int]:
+        with guarded(f"{read.path}: it cannot tokenize"):
+            return built.encode(text, add_special_tokens=False).ids
+
+    with input_errors():
+        source = read.source(lambda text: pieces(text) or [])
+        check_agreement(embedded, source, lambda text: pieces(text) is None, str(read.path))
 
 
 @dataclass(frozen=True)
 class _Read:
     parsed: dict[str, Any]
     path: Path
+    source: Callable[[Cut], Encode] | None = None  # another way from pieces of text to ids
     text: str | None = None  # as it stands in the file
     pieces: SentencePieceModel | None = None
     notes: list[str] = field(default_factory=list)
@@ -120,14 +151,30 @@ def _from_json(path: Path, settings: Settings) -> _Read:
         parsed = parse_tokenizer_json(text, str(path))
     parsed.setdefault("padding", None)
     parsed.setdefault("truncation", None)
-    return _Read(parsed, path, text)
+    before = build_parsed(parsed, str(path))
+
+    def source(pieces: Cut) -> Encode:
+        return lambda text: before.encode(text, add_special_tokens=False).ids
+
+    return _Read(parsed, path, source, text)
 
 
 def _from_model(path: Path, settings: Settings) -> _Read:
+    if is_tiktoken(path):
+        return _from_tiktoken(path, settings)
     model = read_sentencepiece(path)
-    if not model.is_bpe:
-        raise InputError(f"{path}: a unigram SentencePiece model; only BPE ones are supported")
-    return _Read(from_sentencepiece(model, settings, path), path, pieces=model)
+    encode = by_scores if model.is_bpe else by_likelihood
+    return _Read(from_sentencepiece(model, settings, path), path, partial(encode, model), pieces=model)
+
+
+def _from_tiktoken(path: Path, settings: Settings) -> _Read:
+    parsed, ranks = read_tiktoken(path, settings)
+    return _Read(parsed, path, partial(by_ranks, ranks))
+
+
+def _from_tekken(path: Path, settings: Settings) -> _Read:
+    parsed, ranks = read_tekken(path)
+    return _Read(parsed, path, partial(by_ranks, ranks))
 
 
 def _from_merges(path: Path, settings: Settings) -> _Read:
@@ -140,6 +187,8 @@ def _from_merges(path: Path, settings: Settings) -> _Read:
 _READERS: dict[str, Callable[[Path, Settings], _Read]] = {
     "tokenizer.json": _from_json,
     "tokenizer.model": _from_model,
+    "spiece.model": _from_model,
+    "tekken.json": _from_tekken,
     "merges.txt": _from_merges,
 }
 

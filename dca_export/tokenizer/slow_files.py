@@ -64,7 +64,7 @@ def from_sentencepiece(model: SentencePieceModel, settings: Settings, path: Path
         ids: dict[str, int] = {}
         for id_, text in enumerate(texts):
             ids.setdefault(text, id_)
-        merges = merges_by_score(ids, model.scores, model.types)
+        merges = merges_by_score(ids, model.scores, model.types) if model.is_bpe else []
     except (UnicodeDecodeError, DcaError) as error:
         raise InputError(f"{path}: {error}") from None
     steps: list[dict[str, Any]] = []
@@ -88,8 +88,11 @@ def from_sentencepiece(model: SentencePieceModel, settings: Settings, path: Path
     if prefix:
         decoders.append({"type": "Strip", "content": " ", "start": 1, "stop": 0})
     unknown = next((t for t, kind in zip(texts, model.types, strict=True) if kind == TokenType.UNKNOWN), None)
-    bpe = _bpe(ids, [list(merge) for merge in merges])
-    bpe |= {"unk_token": unknown, "fuse_unk": True, "byte_fallback": TokenType.BYTE in model.types}
+    vocabulary = _bpe(ids, [list(merge) for merge in merges]) | {"unk_token": unknown, "fuse_unk": True}
+    if not model.is_bpe:
+        vocabulary = {"type": "Unigram", "unk_id": None if unknown is None else ids[unknown]}
+        vocabulary["vocab"] = [[text, score] for text, score in zip(texts, model.scores, strict=True)]
+    vocabulary["byte_fallback"] = model.types.count(TokenType.BYTE) == 256  # SentencePiece takes no fewer
     whole = (TokenType.CONTROL, TokenType.USER_DEFINED)
     added = [
         _added(id_, text, special=kind == TokenType.CONTROL)
@@ -97,7 +100,7 @@ def from_sentencepiece(model: SentencePieceModel, settings: Settings, path: Path
         if kind in whole and ids[text] == id_
     ]
     return _tokenizer_json(
-        bpe,
+        vocabulary,
         normalizer={"type": "Sequence", "normalizers": steps} if steps else None,
         pre_tokenizer=metaspace,
         decoder={"type": "Sequence", "decoders": decoders},

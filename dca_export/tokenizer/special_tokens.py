@@ -48,7 +48,7 @@ def read_special_tokens(effective: Effective, settings: Settings, vocab_size: in
 
 def _put_around(effective: Effective, settings: Settings, special: SpecialTokens) -> None:
     """Gives a tokenizer that was made here the post-processor that tokenizer_config.json asks for."""
-    defaults = {"bos": not effective.is_byte_level, "eos": False}
+    defaults = {"bos": not effective.is_byte_level or effective.source.name == "tekken.json", "eos": False}
     around: dict[str, tuple[str, int] | None] = {}
     for name, default in defaults.items():
         wanted = settings.flag(f"add_{name}_token")

@@ -1,11 +1,13 @@
 """The tokenizer of a Hugging Face directory as GGUF keys: tokenizer.ggml.* and tokenizer.huggingface.json.
 
-Two kinds, as llama.cpp names them: "gpt2", byte-level BPE, and "llama", SentencePiece's BPE. The keys of
+Three kinds, as llama.cpp names them: "gpt2", byte-level BPE, "llama", SentencePiece's BPE, and "t5",
+SentencePiece's unigram model. The keys of
 llama.cpp follow from the effective tokenizer; where they cannot say what it does, a note tells the user.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,8 +22,9 @@ from dca_export.tokenizer.pre_tokenizer import pre_tokenizer_name
 from dca_export.tokenizer.settings import Settings, is_unicode
 from dca_export.tokenizer.special_tokens import SpecialTokens, read_special_tokens
 from dca_runtime.text.tokenizer import END_IDS_KEY
+from dca_runtime.text.vocabulary import SPACE
 
-BYTE_LEVEL, SENTENCEPIECE = "gpt2", "llama"
+BYTE_LEVEL, SENTENCEPIECE, UNIGRAM = "gpt2", "llama", "t5"
 
 UNUSED_SCORE = -10000.0  # what llama.cpp gives ids that no token has, and
 ADDED_SCORE = -1000.0  # tokens added to a SentencePiece model: below all of its own
@@ -54,6 +57,8 @@ class Vocabulary:
     scores: list[float] | None = None
     merges: list[str] = field(default_factory=list)
     space_prefix: bool | None = None
+    character_map: bytes = b""  # of the kind "t5"
+    removes_extra_spaces: bool | None = None  # likewise
     chat_template: str | list[dict[str, str]] | None = None
     notes: list[str] = field(default_factory=list)
 
@@ -80,6 +85,10 @@ class Vocabulary:
             writer.add_bool(f"tokenizer.ggml.add_{name}_token", adds)
         if self.space_prefix is not None:
             writer.add_add_space_prefix(self.space_prefix)
+        if self.character_map:
+            writer.add_precompiled_charsmap(self.character_map)
+        if self.removes_extra_spaces is not None:
+            writer.add_remove_extra_whitespaces(self.removes_extra_spaces)
         if self.chat_template is not None:
             writer.add_chat_template(self.chat_template)
         writer.add_string(gguf.Keys.Tokenizer.HF_JSON, self.huggingface_json)
@@ -105,6 +114,8 @@ class _Keys:
         self._model = effective.parsed["model"]
         self._size = vocab_size
         kind = BYTE_LEVEL if effective.is_byte_level else SENTENCEPIECE
+        if effective.is_unigram:
+            kind = UNIGRAM
         self._out = Vocabulary(
             kind,
             "default",
@@ -117,11 +128,12 @@ class _Keys:
 
     def vocabulary(self) -> Vocabulary:
         """The keys. Raises InputError if there are none for such a tokenizer."""
-        self._place(self._model["vocab"])
-        if self._out.kind == BYTE_LEVEL:
-            self._byte_level()
+        if self._out.kind == UNIGRAM:
+            self._unigram()
         else:
-            self._sentencepiece()
+            self._place(self._model["vocab"])
+            fill = self._byte_level if self._out.kind == BYTE_LEVEL else self._sentencepiece
+            fill()
         self._add_added_tokens()
         if self._effective.pieces is not None:
             self._take_pieces()
@@ -188,15 +200,47 @@ class _Keys:
         self._out.scores = scores
         self._space_prefix_and_notes(len(unmerged))
 
+    def _unigram(self) -> None:
+        """Scores are the pieces' own; of equal pieces the first counts."""
+        ids: dict[str, int] = {}
+        for id_, (token, _) in enumerate(self._model["vocab"]):
+            ids.setdefault(token, id_)
+        self._place(ids)
+        scores = [UNUSED_SCORE] * self._size
+        for id_, (_, score) in enumerate(self._model["vocab"][: self._size]):
+            scores[id_] = score
+        for token, id_ in ids.items():
+            if id_ < self._size and self._model.get("byte_fallback") and _BYTE_TEXT.fullmatch(token):
+                self._out.types[id_] = int(TokenType.BYTE)
+        unknown = self._model.get("unk_id")
+        if unknown is not None and unknown < self._size:
+            self._out.types[unknown] = int(TokenType.UNKNOWN)
+        self._out.scores = scores
+        steps = [*self._effective.steps("normalizer"), *self._effective.steps("pre_tokenizer")]
+        for step in steps:
+            if step["type"] == "Precompiled":
+                self._out.character_map = base64.b64decode(step["precompiled_charsmap"])
+        self._out.removes_extra_spaces = any(
+            step["type"] == "WhitespaceSplit"
+            or (
+                step["type"] == "Replace"
+                and step["content"] in (" ", SPACE)
+                and "{2,}" in str(step["pattern"])
+            )
+            for step in steps
+        )
+        self._space_prefix_and_notes(0)
+
     def _space_prefix_and_notes(self, unmerged: int) -> None:
         steps = [*self._effective.steps("normalizer"), *self._effective.steps("pre_tokenizer")]
         schemes = {step.get("prepend_scheme") for step in steps if step.get("type") == "Metaspace"}
         prepends = any(step.get("type") == "Prepend" for step in steps)
         self._out.space_prefix = prepends or bool(schemes & {"always", "first"})
         spaces = {"type": "Replace", "pattern": {"String": " "}, "content": "\u2581"}
-        changes = [
-            step["type"] for step in steps if step["type"] not in ("Metaspace", "Prepend") and step != spaces
-        ]
+        said: tuple[str, ...] = ("Metaspace", "Prepend")
+        if self._out.kind == UNIGRAM:
+            said += ("Precompiled", "Replace", "Strip", "WhitespaceSplit")
+        changes = [step["type"] for step in steps if step["type"] not in said and step != spaces]
         cannot = []
         if changes:
             cannot.append(f"that text is normalised first ({', '.join(dict.fromkeys(changes))})")
@@ -226,7 +270,7 @@ class _Keys:
                 out.types[id_] = int(TokenType.CONTROL)
             else:
                 out.types[id_] = int(TokenType.USER_DEFINED)
-                if out.kind == SENTENCEPIECE:  # matched before spaces become visible ones
+                if out.kind != BYTE_LEVEL:  # matched before spaces become visible ones
                     text = text.replace("\u2581", " ")
             out.tokens[id_] = text.encode("utf-8")
             if out.scores is not None:

@@ -13,15 +13,65 @@ namespace {
 /// What an architecture's name alone tells; everything else is in keys or shown by the tensors.
 struct Architecture {
     std::string_view name;
-    RopeLayout rope_layout;
-    bool expert_weights_norm;  // of a mixture whose file does not say
+    RopeLayout rope_layout = RopeLayout::Halves;
+    bool expert_weights_norm = false;  // of a mixture whose file does not say
+    NormKind norm = NormKind::Rms;
+    Norms norms = Norms::Before;
+    bool whole_width_qk_norm = false;
+    Activation activation = Activation::Silu;
+    bool embedding_scaled_by_width = false;  // by its root
+    bool logit_scale_divides = false;
+    bool states_scales = false;  // its files state those of embeddings, residuals and logits
+    uint32_t window_period = 0;         // every so many layers one sees everything, the others have a window; 0: none has one
+    float window_rope_base = 0.0f;      // where the file states none; 0: that of the other layers
+    bool window_rope_scaled = true;     // whether windowed layers have the file's RoPE scaling
+    bool yarn_exact_ramp = false;
+    bool only_windows_rotate = false;   // layers that see everything have no RoPE
+    uint32_t unrotated_period = 0;      // every so many layers one has no RoPE; 0: all have it
+    uint32_t width_scaled_layers = 0;   // the model of so many layers scales q · k by the root of n_heads / n_embd
 };
 
 constexpr std::array kArchitectures{
-    Architecture{"llama", RopeLayout::Interleaved, true},  // Mistral and Mixtral too
-    Architecture{"qwen2", RopeLayout::Halves, false},     Architecture{"qwen3", RopeLayout::Halves, false},
-    Architecture{"phi3", RopeLayout::Halves, false},      Architecture{"qwen2moe", RopeLayout::Halves, false},
-    Architecture{"qwen3moe", RopeLayout::Halves, true},
+    Architecture{.name = "llama", .rope_layout = RopeLayout::Interleaved, .expert_weights_norm = true},  // Mistral and Mixtral too
+    Architecture{.name = "qwen2"},
+    Architecture{.name = "qwen3"},
+    Architecture{.name = "phi3"},
+    Architecture{.name = "qwen2moe"},
+    Architecture{.name = "qwen3moe", .expert_weights_norm = true},
+    Architecture{.name = "gemma2",
+                 .norms = Norms::BeforeAndAfter,
+                 .activation = Activation::Gelu,
+                 .embedding_scaled_by_width = true,
+                 .window_period = 2,
+                 .width_scaled_layers = 46},
+    Architecture{.name = "gemma3",
+                 .norms = Norms::BeforeAndAfter,
+                 .activation = Activation::Gelu,
+                 .embedding_scaled_by_width = true,
+                 .window_period = 6,
+                 .window_rope_base = 10000.0f,
+                 .window_rope_scaled = false,
+                 .width_scaled_layers = 62},
+    Architecture{.name = "gpt-oss", .expert_weights_norm = true, .activation = Activation::ClampedSwiglu, .window_period = 2, .yarn_exact_ramp = true},
+    Architecture{.name = "smollm3", .rope_layout = RopeLayout::Interleaved, .unrotated_period = 4},
+    Architecture{.name = "olmo2",  // OLMo 3 too
+                 .norms = Norms::After,
+                 .whole_width_qk_norm = true,
+                 .window_period = 4,
+                 .window_rope_scaled = false},
+    Architecture{.name = "granite", .rope_layout = RopeLayout::Interleaved, .logit_scale_divides = true},
+    Architecture{.name = "granitemoe", .rope_layout = RopeLayout::Interleaved, .expert_weights_norm = true, .logit_scale_divides = true},
+    Architecture{.name = "glm4", .rope_layout = RopeLayout::Interleaved, .norms = Norms::BeforeAndAfter},
+    Architecture{.name = "command-r", .rope_layout = RopeLayout::Interleaved, .norm = NormKind::Layer, .norms = Norms::Parallel},
+    Architecture{.name = "cohere2",
+                 .rope_layout = RopeLayout::Interleaved,
+                 .norm = NormKind::Layer,
+                 .norms = Norms::Parallel,
+                 .window_period = 4,
+                 .only_windows_rotate = true},
+    Architecture{.name = "stablelm", .norm = NormKind::Layer},
+    Architecture{.name = "internlm2", .rope_layout = RopeLayout::Interleaved},
+    Architecture{.name = "minicpm", .rope_layout = RopeLayout::Interleaved, .logit_scale_divides = true, .states_scales = true},
 };
 
 const Architecture& find_architecture(const GgufFile& file) {
@@ -57,6 +107,9 @@ public:
         }
         return value;
     }
+
+    /// 0 where there is none.
+    float positive_or_none(std::string_view key) const { return f32(key) ? positive(key, 0.0f) : 0.0f; }
 
     float positive(std::string_view key, float otherwise) const {
         const float value = f32(key).value_or(otherwise);
@@ -113,6 +166,54 @@ void read_rope(const GgufFile& file, const Keys& keys, Hparams& h) {
     h.yarn_beta_slow = keys.positive("rope.scaling.yarn_beta_slow", 1.0f);
 }
 
+/// Which layers have a window: as the file lists it, or else every layer but each period's last.
+void read_windows(const GgufFile& file, const Keys& keys, const Architecture& architecture, Hparams& h) {
+    h.layers.resize(h.n_layers);
+    const uint32_t window = architecture.window_period != 0 ? keys.u32("attention.sliding_window").value_or(0) : 0;
+    if (window != 0) {
+        h.window = keys.checked("attention.sliding_window", window, 1, 1u << 29);
+        uint32_t period = architecture.window_period;
+        std::vector<uint32_t> listed = file.get_u32_list(keys.name("attention.sliding_window_pattern")).value_or(std::vector<uint32_t>{});
+        if (listed.size() == 1 && h.n_layers != 1) {
+            period = keys.checked("attention.sliding_window_pattern", listed.front(), 1, 4096);
+            listed.clear();
+        }
+        if (!listed.empty() && listed.size() != h.n_layers) {
+            fail(DCA_ERROR_FORMAT, file.path(), ": ", keys.name("attention.sliding_window_pattern"), " has ", listed.size(),
+                 " entries, must have 1 or ", h.n_layers);
+        }
+        for (uint32_t i = 0; i < h.n_layers; ++i) h.layers[i].windowed = listed.empty() ? i % period != period - 1 : listed[i] != 0;
+    }
+    for (uint32_t i = 0; i < h.n_layers; ++i) {
+        if (architecture.only_windows_rotate) h.layers[i].rotated = h.layers[i].windowed;
+        if (architecture.unrotated_period != 0) h.layers[i].rotated = (i + 1) % architecture.unrotated_period != 0;
+    }
+    h.window_rope_base = keys.positive("rope.freq_base_swa", architecture.window_rope_base != 0.0f ? architecture.window_rope_base : h.rope_base);
+    h.window_rope_scaled = architecture.window_rope_scaled;
+}
+
+void read_norms(const Keys& keys, const GgufFile& file, const Architecture& architecture, Hparams& h) {
+    h.norm = architecture.norm;
+    h.norms = architecture.norms;
+    if (file.get_bool(keys.name("use_parallel_residual")).value_or(false)) h.norms = Norms::Parallel;
+    h.rms_epsilon = keys.positive(h.norm == NormKind::Layer ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon", 1e-5f);
+    h.whole_width_qk_norm = architecture.whole_width_qk_norm;
+}
+
+void read_scales(const Keys& keys, const Architecture& architecture, Hparams& h) {
+    const float unstated = architecture.states_scales ? 0.0f : 1.0f;  // 0 is refused
+    h.embedding_scale =
+        keys.positive("embedding_scale", architecture.embedding_scaled_by_width ? std::sqrt(static_cast<float>(h.n_embd)) : unstated);
+    h.residual_scale = keys.positive("residual_scale", unstated);
+    h.logit_scale = keys.positive("logit_scale", unstated);
+    if (architecture.logit_scale_divides) h.logit_scale = 1.0f / h.logit_scale;
+    h.logit_cap = keys.positive_or_none("final_logit_softcapping");
+    h.attention_cap = keys.positive_or_none("attn_logit_softcapping");
+    const bool by_heads = architecture.width_scaled_layers != 0 && h.n_layers == architecture.width_scaled_layers;
+    const float usual = 1.0f / std::sqrt(static_cast<float>(by_heads ? h.n_embd / h.n_heads : h.head_dim));
+    h.attention_scale = keys.positive("attention.scale", usual);
+}
+
 void read_experts(const GgufFile& file, const Keys& keys, const Architecture& architecture, Hparams& h) {
     h.n_experts = keys.checked("expert_count", keys.u32("expert_count").value_or(0), 0, 4096);
     if (h.n_experts == 0) return;
@@ -123,9 +224,12 @@ void read_experts(const GgufFile& file, const Keys& keys, const Architecture& ar
     h.n_ff = 0;  // a mixture has no dense feed-forward, and no tensor that would bear out its width
     h.expert_weights_norm = file.get_bool(keys.name("expert_weights_norm")).value_or(architecture.expert_weights_norm);
     h.expert_weights_scale = keys.positive("expert_weights_scale", 1.0f);
-    if (keys.u32("expert_gating_func").value_or(1) != 1) {
-        fail(DCA_ERROR_UNSUPPORTED, file.path(), ": ", keys.name("expert_gating_func"),
-             " is not 1 (softmax), the only one this version runs");
+    constexpr uint32_t softmax = 1, softmax_of_chosen = 3;
+    const uint32_t gating = keys.u32("expert_gating_func").value_or(softmax);
+    if (gating == softmax_of_chosen) h.expert_weights_norm = true;  // the same number, as exp(a) / Σ exp is
+    if (gating != softmax && gating != softmax_of_chosen) {
+        fail(DCA_ERROR_UNSUPPORTED, file.path(), ": ", keys.name("expert_gating_func"), " is ", gating,
+             ", must be 1 (softmax) or 3 (softmax of the chosen), the ones this version runs");
     }
 }
 
@@ -165,8 +269,12 @@ Hparams read_hparams(const GgufFile& file) {
     if (keys.u32("attention.value_length").value_or(h.head_dim) != h.head_dim) {
         fail(DCA_ERROR_UNSUPPORTED, file.path(), ": ", keys.name("attention.value_length"), " differs from key_length ", h.head_dim);
     }
-    h.rms_epsilon = keys.positive("attention.layer_norm_rms_epsilon", 1e-5f);
+    h.activation = architecture.activation;
+    read_norms(keys, file, architecture, h);
     read_rope(file, keys, h);
+    h.yarn_exact_ramp = architecture.yarn_exact_ramp;
+    read_windows(file, keys, architecture, h);
+    read_scales(keys, architecture, h);
     read_experts(file, keys, architecture, h);
     read_scheme(file, keys, h);
     const Tensor* embedding = file.find_tensor("token_embd.weight");

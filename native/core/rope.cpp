@@ -17,8 +17,9 @@ double yarn_dimension(const Hparams& h, double turns) {
 
 /// How much of frequency j is interpolated (1) rather than kept (0): a linear ramp between the two dimensions.
 double yarn_interpolated_share(const Hparams& h, uint32_t j) {
-    const double low = std::max(0.0, std::floor(yarn_dimension(h, h.yarn_beta_fast)));
-    const double high = std::min(h.rotary_dim - 1.0, std::ceil(yarn_dimension(h, h.yarn_beta_slow)));
+    const double fast = yarn_dimension(h, h.yarn_beta_fast), slow = yarn_dimension(h, h.yarn_beta_slow);
+    const double low = std::max(0.0, h.yarn_exact_ramp ? fast : std::floor(fast));
+    const double high = std::min(h.rotary_dim - 1.0, h.yarn_exact_ramp ? slow : std::ceil(slow));
     return std::clamp((j - low) / std::max(0.001, high - low), 0.0, 1.0);
 }
 
@@ -78,6 +79,16 @@ RopeTable plan_rope_table(const Hparams& h, const Weights& weights, const Scheme
     }
 
     return table;
+}
+
+RopeTable plan_window_rope_table(const Hparams& hparams, const Weights& weights, uint32_t context) {
+    Hparams h = hparams;
+    h.rope_base = h.window_rope_base;
+    const Scheme scheme = window_scheme(h.window);
+    if (h.window_rope_scaled) return plan_rope_table(h, weights, scheme, context);
+    h.rope_scaling = RopeScaling::None;
+    h.rope_attention_factor = 1.0f;
+    return plan_rope_table(h, Weights{}, scheme, context);
 }
 
 void RopeTable::fill() {

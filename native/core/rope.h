@@ -44,4 +44,7 @@ Hparams with_rope(const Hparams& hparams, int32_t rope, float factor);
 /// The table for sequences of up to `context` tokens under `scheme`, not yet computed.
 RopeTable plan_rope_table(const Hparams& hparams, const Weights& weights, const Scheme& scheme, uint32_t context);
 
+/// The same for layers with a window, under window_scheme(), with the base and the scaling that are theirs.
+RopeTable plan_window_rope_table(const Hparams& hparams, const Weights& weights, uint32_t context);
+
 }  // namespace dca

@@ -52,7 +52,7 @@ private:
             return CpuKvCache::bytes_for(hparams_.n_layers, hparams_.n_kv_heads, hparams_.head_dim, tokens, type);
         };
         const uint32_t rows = std::min(spec.max_rows != 0 ? spec.max_rows : CpuExecutor::kDefaultRows, spec.tokens);
-        const uint64_t work = CpuExecutor::bytes_for(hparams_, rows);
+        const uint64_t work = CpuExecutor::bytes_for(hparams_, rows) + spec.window_rope.bytes();
         const uint64_t cache = cache_bytes(spec.tokens, spec.cache_type);
         const uint64_t table = spec.rope.bytes();
         const uint64_t available = available_memory();

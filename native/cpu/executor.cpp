@@ -9,6 +9,10 @@ namespace dca::cpu {
 
 namespace {
 
+bool needs_branch(const Hparams& h) noexcept {
+    return h.norms == Norms::After || h.norms == Norms::BeforeAndAfter || h.residual_scale != 1.0f;
+}
+
 size_t padded(uint32_t rows) { return (size_t{rows} + kPanelLanes - 1) / kPanelLanes * kPanelLanes; }
 
 }  // namespace
@@ -20,12 +24,13 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
       packed_(packed),
       kernels_(kernels),
       pool_(pool),
-      scheme_(spec.scheme),
-      rope_(std::move(spec.rope)),
+      whole_{.scheme = spec.scheme, .rope = std::move(spec.rope)},
+      windowed_{.scheme = spec.window_scheme, .rope = std::move(spec.window_rope), .window = hparams.window},
       max_rows_(std::min(spec.max_rows != 0 ? spec.max_rows : kDefaultRows, spec.tokens)),
       group_(static_cast<int>(hparams.n_heads / hparams.n_kv_heads)),
       cache_(cache) {
-    rope_.fill();
+    whole_.rope.fill();
+    windowed_.rope.fill();
     const size_t rows = padded(max_rows_);
     const auto activation = [&](uint32_t width) { return Activation(static_cast<int>(width), rows); };
     x_ = activation(h_.n_embd);
@@ -34,6 +39,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
     k_ = activation(h_.kv_width());
     v_ = activation(h_.kv_width());
     a_ = activation(h_.q_width());
+    if (needs_branch(h_)) branch_ = activation(h_.n_embd);
     const uint32_t n_ff = std::max({h_.n_ff, h_.n_ff_expert, h_.n_ff_shared});
     gate_ = activation(n_ff);
     up_ = activation(n_ff);
@@ -60,16 +66,16 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
         worker.out = Buffer<float>(head_panels);
         worker.maximum = Buffer<float>(static_cast<size_t>(group_) * kPanelLanes);
         worker.sum = Buffer<float>(static_cast<size_t>(group_) * kPanelLanes);
-        worker.cos = Buffer<float>(size_t{rope_.n_frequencies} * kPanelLanes);
-        worker.sin = Buffer<float>(size_t{rope_.n_frequencies} * kPanelLanes);
+        worker.cos = Buffer<float>(size_t{h_.rotary_dim} / 2 * kPanelLanes);
+        worker.sin = Buffer<float>(size_t{h_.rotary_dim} / 2 * kPanelLanes);
         worker.factor = Buffer<float>(kPanelLanes);
     }
 }
 
 uint64_t CpuExecutor::scratch_bytes() const {
     uint64_t bytes = packed_x_.bytes() + kept_.bytes() + vocab_.bytes() + sampled_.bytes() + partials_.bytes() +
-                     (rope_.cos.size() + rope_.sin.size()) * sizeof(float);
-    for (const Activation* activation : {&x_, &normed_, &q_, &k_, &v_, &a_, &gate_, &up_, &router_, &gathered_, &expert_out_})
+                     (whole_.rope.bytes() + windowed_.rope.bytes());
+    for (const Activation* activation : {&x_, &normed_, &branch_, &q_, &k_, &v_, &a_, &gate_, &up_, &router_, &gathered_, &expert_out_})
         bytes += activation->memory.bytes();
     for (const Worker& worker : workers_) {
         for (const Buffer<float>* buffer : {&worker.weights, &worker.attention, &worker.gathered, &worker.q, &worker.out, &worker.maximum,
@@ -84,14 +90,12 @@ uint64_t CpuExecutor::bytes_for(const Hparams& h, uint32_t max_rows) {
     const uint64_t n_ff = std::max({h.n_ff, h.n_ff_expert, h.n_ff_shared});
     uint64_t widths =
         2 * uint64_t{h.n_embd} + 2 * uint64_t{h.q_width()} + 2 * uint64_t{h.kv_width()} + 2 * n_ff + std::max(h.n_embd, h.q_width());
+    if (needs_branch(h)) widths += h.n_embd;
     if (h.n_experts != 0) widths += uint64_t{h.n_experts} + 2 * uint64_t{h.n_embd};
     return padded(max_rows) * widths * sizeof(float);
 }
 
-PanelShape CpuExecutor::shape_of(uint32_t rows) const noexcept {
-    const uint32_t fewest = kernels_.packed != nullptr && packed_.any() ? kFewestForPanels : kFewestForFloatPanels;
-    return {rows, rows < fewest ? 1 : kPanelLanes};
-}
+PanelShape CpuExecutor::shape_of(uint32_t rows) const noexcept { return {rows, rows < kFewestForPanels ? 1 : kPanelLanes}; }
 
 void CpuExecutor::set_slices(std::span<const SliceRows> slices) {
     slices_.assign(slices.begin(), slices.end());
@@ -104,7 +108,8 @@ void CpuExecutor::set_slices(std::span<const SliceRows> slices) {
         }
     }
     shape_ = shape_of(static_cast<uint32_t>(indices_.size()));
-    plan_attention();
+    plan_attention(whole_);
+    if (windowed_.window != 0) plan_attention(windowed_);
 }
 
 void CpuExecutor::begin(const Batch& batch) {
@@ -132,7 +137,7 @@ void CpuExecutor::begin(const Batch& batch) {
                 } else {
                     std::fill_n(piece, count, 0.0f);
                 }
-                for (int64_t i = 0; i < count; ++i) panel[(f + i) * lanes + lane] = piece[i];
+                for (int64_t i = 0; i < count; ++i) panel[(f + i) * lanes + lane] = piece[i] * h_.embedding_scale;
             }
         }
     });
@@ -166,23 +171,52 @@ void CpuExecutor::keep_wanted_rows() {
     if (kept.size() == shape_.rows) return;
     const PanelShape before = shape_;
     set_slices(slices);
-    for (Activation* activation : {&x_, &q_}) {
+    std::vector<Activation*> moved{&x_, &q_};
+    if (h_.norms == Norms::Parallel) moved.push_back(&normed_);  // the feed-forward reads it too
+    for (Activation* activation : moved) {
         gather(*activation, before, kept, shape_, kept_.data());
         std::memcpy(activation->memory.data(), kept_.data(),
                     static_cast<size_t>(shape_.panels()) * shape_.lanes * activation->width * sizeof(float));
     }
 }
 
-void CpuExecutor::norm(Activation& from, const std::vector<float>& weight, Activation& to) {
+void CpuExecutor::norm(Activation& from, const std::vector<float>& weight, const std::vector<float>& bias, Activation& to) {
     pool_.run(shape_.panels(), [&, lanes = shape_.lanes](int p, int) {
-        kernels_.rms_norm(from.panel(p, lanes), weight.data(), to.panel(p, lanes), from.width, lanes, h_.rms_epsilon);
+        const float* in = from.panel(p, lanes);
+        float* out = to.panel(p, lanes);
+        if (h_.norm == NormKind::Rms) return kernels_.rms_norm(in, weight.data(), out, from.width, lanes, h_.rms_epsilon);
+        kernels_.layer_norm(in, weight.data(), bias.empty() ? nullptr : bias.data(), out, from.width, lanes, h_.rms_epsilon);
+    });
+}
+
+Activation& CpuExecutor::normed(Activation& from, const std::vector<float>& weight, const std::vector<float>& bias) {
+    if (weight.empty()) return from;
+    norm(from, weight, bias, normed_);
+    return normed_;
+}
+
+void CpuExecutor::norm_heads(Activation& heads, const std::vector<float>& weight) {
+    if (weight.empty()) return;
+    if (h_.whole_width_qk_norm) return norm(heads, weight, {}, heads);
+    const auto head_dim = static_cast<int>(h_.head_dim);
+    const size_t step = weight.size() == h_.head_dim ? 0 : h_.head_dim;  // from a head's weights to the next's
+    pool_.run(shape_.panels(), [&, lanes = shape_.lanes](int p, int) {
+        const float* scale = weight.data();
+        for (int head = 0; head * head_dim < heads.width; ++head, scale += step) {
+            float* at = heads.panel(p, lanes) + static_cast<size_t>(head) * head_dim * lanes;
+            if (h_.norm == NormKind::Rms) {
+                kernels_.rms_norm(at, scale, at, head_dim, lanes, h_.rms_epsilon);
+            } else {
+                kernels_.layer_norm(at, scale, nullptr, at, head_dim, lanes, h_.rms_epsilon);
+            }
+        }
     });
 }
 
 void CpuExecutor::project_qkv(uint32_t layer) {
     const LayerWeights& w = w_.layers[layer];
-    norm(x_, w.attention_norm, normed_);
-    const Input in = make_input(normed_.memory.data(), normed_.width, shape_, {&w.q, &w.k, &w.v});
+    Activation& x = normed(x_, w.attention_norm, w.attention_norm_bias);
+    const Input in = make_input(x.memory.data(), x.width, shape_, {&w.q, &w.k, &w.v});
     struct Product {
         const Tensor& w;
         Output out;
@@ -196,30 +230,34 @@ void CpuExecutor::project_qkv(uint32_t layer) {
             group -= of_this;
         }
     });
-    if (w.q_norm.empty()) return;
-    const int lanes = shape_.lanes;
-    const auto norm_heads = [&](Activation& heads, const std::vector<float>& weight, int p) {
-        for (int head = 0; head * static_cast<int>(h_.head_dim) < heads.width; ++head) {
-            float* at = heads.panel(p, lanes) + static_cast<size_t>(head) * h_.head_dim * lanes;
-            kernels_.rms_norm(at, weight.data(), at, static_cast<int>(h_.head_dim), lanes, h_.rms_epsilon);
-        }
-    };
-    pool_.run(shape_.panels(), [&](int p, int) {
-        norm_heads(q_, w.q_norm, p);
-        norm_heads(k_, w.k_norm, p);
+    norm_heads(q_, w.q_norm);
+    norm_heads(k_, w.k_norm);
+}
+
+void CpuExecutor::add_product(const Tensor& w, Activation& x, const std::vector<float>& bias, const std::vector<float>& post_norm) {
+    const Input in = make_input(x.memory.data(), x.width, shape_, {&w});
+    if (adds_directly(post_norm)) return multiply(w, in, output(x_, bias, true));
+    multiply(w, in, output(branch_, bias));
+    add_branch(post_norm);
+}
+
+void CpuExecutor::add_branch(const std::vector<float>& post_norm) {
+    if (!post_norm.empty()) norm(branch_, post_norm, {}, branch_);
+    pool_.run(shape_.panels(), [&, lanes = shape_.lanes](int p, int) {
+        kernels_.add_scaled(x_.panel(p, lanes), branch_.panel(p, lanes), h_.residual_scale, static_cast<size_t>(x_.width) * lanes);
     });
 }
 
 void CpuExecutor::project_output(uint32_t layer) {
     const LayerWeights& w = w_.layers[layer];
-    multiply(w.output, make_input(a_.memory.data(), a_.width, shape_, {&w.output}), output(x_, w.output_bias, true));
+    add_product(w.output, a_, w.output_bias, w.attention_post_norm);
 }
 
 void CpuExecutor::feed_forward(uint32_t layer) {
     const LayerWeights& w = w_.layers[layer];
-    norm(x_, w.ffn_norm, normed_);
-    gated(w.gate, w.up, normed_, shape_, w.gate_bias, w.up_bias);
-    multiply(w.down, make_input(gate_.memory.data(), gate_.width, shape_, {&w.down}), output(x_, w.down_bias, true));
+    Activation& x = h_.norms == Norms::Parallel ? normed_ : normed(x_, w.ffn_norm, w.ffn_norm_bias);
+    gated(w.gate, w.up, x, shape_, w.gate_bias, w.up_bias);
+    add_product(w.down, gate_, w.down_bias, w.ffn_post_norm);
 }
 
 }  // namespace dca::cpu

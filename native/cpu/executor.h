@@ -71,7 +71,16 @@ private:
 
     /// Copies `rows` of an activation in panels of `from_shape` to panels of `to_shape`, which has as many.
     void gather(Activation& from, PanelShape from_shape, std::span<const uint32_t> rows, PanelShape to_shape, float* to);
-    void norm(Activation& from, const std::vector<float>& weight, Activation& to);
+    void norm(Activation& from, const std::vector<float>& weight, const std::vector<float>& bias, Activation& to);
+    /// `from` normed into normed_, or `from` itself where the model has no norm there.
+    Activation& normed(Activation& from, const std::vector<float>& weight, const std::vector<float>& bias);
+    void norm_heads(Activation& heads, const std::vector<float>& weight);
+
+    /// Where a block's result goes: straight into x_, or into branch_ where a norm or a scale comes before it is added.
+    bool adds_directly(const std::vector<float>& post_norm) const noexcept { return post_norm.empty() && h_.residual_scale == 1.0f; }
+    /// multiply(w, x) + bias as such a block's result, added to x_.
+    void add_product(const Tensor& w, Activation& x, const std::vector<float>& bias, const std::vector<float>& post_norm);
+    void add_branch(const std::vector<float>& post_norm);
 
     /// What a product reads.
     struct Input {
@@ -86,7 +95,7 @@ private:
         const float* bias = nullptr;  // (width) or null
         bool accumulate = false;
     };
-    static Output output(Activation& y, const std::vector<float>& bias = {}, bool accumulate = false) {
+    static Output output(Activation& y, std::span<const float> bias = {}, bool accumulate = false) {
         return {y.memory.data(), y.width, bias.empty() ? nullptr : bias.data(), accumulate};
     }
     /// Rows [first, first + count) of a matrix: one task's.
@@ -112,14 +121,14 @@ private:
     /// multiply_rows over all of w, spread over the pool.
     void multiply(const Tensor& w, const Input& in, const Output& out);
 
-    /// gate_ = silu(w_gate x) · w_up x, each product plus its bias; up_ is scratch. The result is as wide as w_gate has rows.
-    void gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, PanelShape shape, const std::vector<float>& gate_bias = {},
-               const std::vector<float>& up_bias = {});
+    /// gate_ = activation(w_gate x) · w_up x, each product plus its bias; up_ is scratch. The result is as wide as w_gate has rows.
+    void gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, PanelShape shape, std::span<const float> gate_bias = {},
+               std::span<const float> up_bias = {});
 
     /// Each kept row's experts and their weights, from the router's logits in router_.
     void route();
-    void run_expert(const LayerWeights& w, uint32_t expert);
-    void run_shared_expert(const LayerWeights& w);
+    void run_expert(const LayerWeights& w, Activation& x, uint32_t expert, Activation& sum);
+    void run_shared_expert(const LayerWeights& w, Activation& x, Activation& sum);
 
     /// A slice's rows that are still kept: rows [first_row, first_row + rows) of the step, at indices start, start + 1, ...
     struct SliceRows {
@@ -137,23 +146,37 @@ private:
     };
     /// How so many rows lie in panels.
     PanelShape shape_of(uint32_t rows) const noexcept;
+    /// How layers of one kind attend, and how a step's attention is cut up for them.
+    struct Reach {
+        Scheme scheme;
+        RopeTable rope;
+        uint32_t window = 0;  // 0: none
+        std::vector<AttentionBlock> blocks = {};
+        std::vector<AttentionBlock> merges = {};  // the first piece of every row
+    };
+    Reach& reach_of(uint32_t layer) noexcept { return h_.layers[layer].windowed ? windowed_ : whole_; }
+
     void set_slices(std::span<const SliceRows> slices);
-    void plan_attention();
+    void plan_attention(Reach& reach);
 
     /// Fills the worker's cos, sin and factor for the queries at indices[0 .. count) as the keys of `range` see them, or,
     /// without a range, for keys; the last one is repeated in lanes without one.
-    void load_rotation(Worker& worker, const uint32_t* indices, int count, int lanes, std::optional<Range> range) const;
+    void load_rotation(Worker& worker, const Reach& reach, const uint32_t* indices, int count, int lanes, std::optional<Range> range) const;
+    int n_frequencies(uint32_t layer) noexcept;
     /// The query heads of a key head of rows [row, row + count): group × (head_dim, lanes).
     const float* query_heads(uint32_t kv_head, uint32_t row, int count, int lanes, Worker& worker);
     /// q, as query_heads gives it, rotated into worker.q.
-    void rotate_queries(const float* q, const uint32_t* indices, int count, int lanes, Range range, Worker& worker);
+    void rotate_queries(const float* q, uint32_t layer, const uint32_t* indices, int count, int lanes, Range range, Worker& worker);
+    /// The softmax of `lanes` queries before any key: empty, or with the sink's share where the layer has sinks. (A row's
+    /// sink counts in one of its pieces.)
+    void start_softmax(uint32_t layer, uint32_t kv_head, int lanes, float* maximum, float* sum, bool sink) const;
     void attend_panel(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
     void attend_piece(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
     void merge_pieces(const AttentionBlock& first);
 
     /// Copies logits of `part`'s rows, which lie in vocab_, row by row.
     void copy_logits(PanelShape part, std::span<float* const> out);
-    /// Runs the output matrix over up to kVocabPanels panels from `first` on, into vocab_. Returns what they hold.
+    /// Runs the output matrix over a few panels from `first` on, into vocab_. Returns what they hold.
     PanelShape output_panels(int first);
     size_t partial_floats() const noexcept;
 
@@ -162,8 +185,7 @@ private:
     const PackedWeights& packed_;
     const Kernels& kernels_;
     ThreadPool& pool_;
-    Scheme scheme_;
-    RopeTable rope_;
+    Reach whole_, windowed_;
     uint32_t max_rows_;
     int group_;  // query heads of a key head
     CpuKvCache& cache_;
@@ -174,10 +196,9 @@ private:
     std::vector<SliceRows> slices_;
     std::vector<uint32_t> indices_;  // (rows) in their sequences
     std::vector<uint32_t> places_;   // (rows) where the cache holds their keys: page · kPageTokens + index % kPageTokens
-    std::vector<AttentionBlock> blocks_;
-    std::vector<AttentionBlock> merges_;  // the first piece of every row
 
     Activation x_, normed_, q_, k_, v_, a_, gate_, up_;
+    Activation branch_;           // a block's result where it is not added to x_ as it is
     Buffer<std::byte> packed_x_;  // a product's input as integers (packed.h)
     Buffer<float> kept_;          // keep_wanted_rows' way station
     Buffer<float> vocab_;         // (n_vocab, lanes) for a few panels

@@ -15,6 +15,9 @@ namespace dca::cpu {
 
 namespace {
 
+// Scores are kept times log2(e), so that the softmax is in powers of two.
+constexpr float kLog2E = 1.4426950408889634f;
+
 constexpr uint32_t kKeysAPiece = 256;  // decode: fewer keys are not worth a piece of their own
 
 /// Calls visit(span, shift) for runs of pages that follow each other in memory: keys of `span` are at index + shift there.
@@ -36,62 +39,71 @@ KeyRange shifted(KeyRange span, int64_t shift) noexcept {
 
 }  // namespace
 
-void CpuExecutor::plan_attention() {
+void CpuExecutor::plan_attention(Reach& reach) {
+    const Scheme& scheme = reach.scheme;
     const auto heads = static_cast<int>(h_.n_kv_heads);
     const int enough = (4 * pool_.threads() + heads - 1) / heads;
-    blocks_.clear();
-    merges_.clear();
+    reach.blocks.clear();
+    reach.merges.clear();
     size_t partials = 0;
     for (const SliceRows& slice : slices_) {
-        if (shape_.lanes != 1 && slice.rows >= kFewestForPanels) {
+        if (slice.rows >= kFewestForPanels) {
             for (uint32_t row = 0; row < slice.rows; row += kPanelLanes) {
                 const uint32_t count = std::min<uint32_t>(kPanelLanes, slice.rows - row);
-                blocks_.push_back(
-                    {.slice = &slice, .first_row = row, .rows = count, .cost = uint64_t{slice.start + row + count} * kPanelLanes});
+                const uint32_t first = slice.start + row;
+                const uint64_t keys = uint64_t{first} + count - window_begin(reach.window, first);
+                reach.blocks.push_back({.slice = &slice, .first_row = row, .rows = count, .cost = keys * kPanelLanes});
             }
             continue;
         }
         for (uint32_t row = 0; row < slice.rows; ++row) {
-            const uint32_t begin = first_key(scheme_, (slice.start + row) / scheme_.chunk_size);
-            const uint64_t seen = slice.start + row + 1 - begin;
-            const int pieces = std::clamp(static_cast<int>((slice.start + slice.rows) / kKeysAPiece), 1, enough);
+            const uint32_t query = slice.start + row;
+            const uint32_t begin = std::max(first_key(scheme, query / scheme.chunk_size), window_begin(reach.window, query));
+            const uint64_t seen = query + 1 - begin;
+            const uint32_t most = query + 1 - window_begin(reach.window, query);
+            const int pieces = std::clamp(static_cast<int>(most / kKeysAPiece), 1, enough);
             const auto border = [&](int p) {
                 const uint32_t at = begin + static_cast<uint32_t>(seen * p / pieces);
                 return p == 0 || p == pieces ? at : std::max(begin, at / kPanelLanes * kPanelLanes);
             };
             for (int piece = 0; piece < pieces; ++piece) {
                 const KeyRange span{border(piece), border(piece + 1)};
-                blocks_.push_back({.slice = &slice,
-                                   .first_row = row,
-                                   .rows = 1,
-                                   .cost = span.end - span.begin,
-                                   .span = span,
-                                   .piece = piece,
-                                   .pieces = pieces,
-                                   .partial = partials});
+                reach.blocks.push_back({.slice = &slice,
+                                        .first_row = row,
+                                        .rows = 1,
+                                        .cost = span.end - span.begin,
+                                        .span = span,
+                                        .piece = piece,
+                                        .pieces = pieces,
+                                        .partial = partials});
                 partials += partial_floats() * heads;
-                if (piece == 0) merges_.push_back(blocks_.back());
+                if (piece == 0) reach.merges.push_back(reach.blocks.back());
             }
         }
     }
     // The long ones first, so that no thread starts on one when the others are done.
-    std::ranges::stable_sort(blocks_, std::greater(), &AttentionBlock::cost);
+    std::ranges::stable_sort(reach.blocks, std::greater(), &AttentionBlock::cost);
     if (partials_.size() < partials) partials_ = Buffer<float>(partials);
 }
 
-void CpuExecutor::load_rotation(Worker& worker, const uint32_t* indices, int count, int lanes, std::optional<Range> range) const {
+int CpuExecutor::n_frequencies(uint32_t layer) noexcept {
+    return h_.layers[layer].rotated ? static_cast<int>(reach_of(layer).rope.n_frequencies) : 0;
+}
+
+void CpuExecutor::load_rotation(Worker& worker, const Reach& reach, const uint32_t* indices, int count, int lanes,
+                                std::optional<Range> range) const {
+    const Scheme& scheme = reach.scheme;
+    const RopeTable& rope = reach.rope;
     for (int lane = 0; lane < lanes; ++lane) {
         const uint32_t i = indices[std::min(lane, count - 1)];  // results of lanes past the last row are never read
-        const uint32_t position = range ? scheme_.query_position(*range, i % scheme_.chunk_size) : scheme_.key_position(i);
-        const float* cos = rope_.cos_row(position);
-        const float* sin = rope_.sin_row(position);
-        for (uint32_t j = 0; j < rope_.n_frequencies; ++j) {
+        const uint32_t position = range ? scheme.query_position(*range, i % scheme.chunk_size) : scheme.key_position(i);
+        const float* cos = rope.cos_row(position);
+        const float* sin = rope.sin_row(position);
+        for (uint32_t j = 0; j < rope.n_frequencies; ++j) {
             worker.cos[size_t{j} * lanes + lane] = cos[j];
             worker.sin[size_t{j} * lanes + lane] = sin[j];
         }
-        // Scores are kept times log2(e), so that the softmax is in powers of two.
-        constexpr float kLog2E = 1.4426950408889634f;
-        worker.factor[lane] = range ? scheme_.logit_factor(i) * kLog2E / std::sqrt(static_cast<float>(h_.head_dim)) : 1.0f;
+        worker.factor[lane] = range ? scheme.logit_factor(i) * h_.attention_scale * kLog2E : 1.0f;
     }
 }
 
@@ -99,17 +111,18 @@ void CpuExecutor::store_keys_values(uint32_t layer) {
     const auto type = static_cast<size_t>(cache_.type());
     const int head_dim = static_cast<int>(h_.head_dim);
     const int lanes = shape_.lanes;
+    const Reach& reach = reach_of(layer);
     pool_.run(shape_.panels(), [&](int p, int worker_index) {
         Worker& worker = workers_[worker_index];
         const uint32_t first_row = static_cast<uint32_t>(p * lanes);
         const int count = shape_.rows_of(p);
         const uint32_t* places = places_.data() + first_row;
-        load_rotation(worker, indices_.data() + first_row, count, lanes, std::nullopt);
+        load_rotation(worker, reach, indices_.data() + first_row, count, lanes, std::nullopt);
         for (uint32_t head = 0; head < h_.n_kv_heads; ++head) {
             const size_t at = size_t{head} * h_.head_dim * lanes;
             float* rotated = worker.q.data();
-            kernels_.rotate(k_.panel(p, lanes) + at, rotated, head_dim, static_cast<int>(rope_.n_frequencies), rope_.layout, lanes,
-                            worker.cos.data(), worker.sin.data(), worker.factor.data());
+            kernels_.rotate(k_.panel(p, lanes) + at, rotated, head_dim, n_frequencies(layer), h_.rope_layout, lanes, worker.cos.data(),
+                            worker.sin.data(), worker.factor.data());
             for (int lane = 0, next = 0; lane < count; lane = next) {
                 for (next = lane + 1; next < count && places[next] == places[next - 1] + 1;) ++next;
                 kernels_.store_keys[type](rotated + lane, head_dim, lanes, next - lane, cache_.keys(layer, head),
@@ -133,29 +146,42 @@ const float* CpuExecutor::query_heads(uint32_t kv_head, uint32_t row, int count,
     return worker.gathered.data();
 }
 
-void CpuExecutor::rotate_queries(const float* q, const uint32_t* indices, int count, int lanes, Range range, Worker& worker) {
-    load_rotation(worker, indices, count, lanes, range);
+void CpuExecutor::rotate_queries(const float* q, uint32_t layer, const uint32_t* indices, int count, int lanes, Range range,
+                                 Worker& worker) {
+    load_rotation(worker, reach_of(layer), indices, count, lanes, range);
     const size_t head_values = size_t{h_.head_dim} * lanes;
     for (int g = 0; g < group_; ++g) {
-        kernels_.rotate(q + g * head_values, worker.q.data() + g * head_values, static_cast<int>(h_.head_dim),
-                        static_cast<int>(rope_.n_frequencies), rope_.layout, lanes, worker.cos.data(), worker.sin.data(),
-                        worker.factor.data());
+        kernels_.rotate(q + g * head_values, worker.q.data() + g * head_values, static_cast<int>(h_.head_dim), n_frequencies(layer),
+                        h_.rope_layout, lanes, worker.cos.data(), worker.sin.data(), worker.factor.data());
+    }
+}
+
+void CpuExecutor::start_softmax(uint32_t layer, uint32_t kv_head, int lanes, float* maximum, float* sum, bool sink) const {
+    const std::vector<float>& sinks = w_.layers[layer].sinks;
+    const size_t count = static_cast<size_t>(group_) * lanes;
+    std::fill_n(maximum, count, -INFINITY);
+    std::fill_n(sum, count, 0.0f);
+    if (sinks.empty() || !sink) return;
+    for (size_t i = 0; i < count; ++i) {
+        maximum[i] = sinks[size_t{kv_head} * group_ + i / lanes] * kLog2E;
+        sum[i] = 1.0f;
     }
 }
 
 void CpuExecutor::attend(uint32_t layer) {
     const auto heads = static_cast<int>(h_.n_kv_heads);
-    pool_.run(static_cast<int>(blocks_.size()) * heads, [&](int task, int worker) {
-        const AttentionBlock& block = blocks_[task / heads];
+    const Reach& reach = reach_of(layer);
+    pool_.run(static_cast<int>(reach.blocks.size()) * heads, [&](int task, int worker) {
+        const AttentionBlock& block = reach.blocks[task / heads];
         const auto head = static_cast<uint32_t>(task % heads);
         if (block.pieces == 0) return attend_panel(layer, head, block, workers_[worker]);
         attend_piece(layer, head, block, workers_[worker]);
     });
     constexpr size_t worth_a_loop = 4;
-    if (merges_.size() < worth_a_loop) {
-        for (const AttentionBlock& first : merges_) merge_pieces(first);
+    if (reach.merges.size() < worth_a_loop) {
+        for (const AttentionBlock& first : reach.merges) merge_pieces(first);
     } else {
-        pool_.run(static_cast<int>(merges_.size()), [&](int row, int) { merge_pieces(merges_[row]); });
+        pool_.run(static_cast<int>(reach.merges.size()), [&](int row, int) { merge_pieces(reach.merges[row]); });
     }
 }
 
@@ -167,26 +193,34 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
     const uint32_t first_query = slice.start + block.first_row;
     const uint32_t last_query = first_query + block.rows - 1;
     const float* q = query_heads(kv_head, row, count, kPanelLanes, worker);
+    const Reach& reach = reach_of(layer);
+    const Scheme& scheme = reach.scheme;
+    const auto kernel =
+        (h_.attention_cap != 0.0f ? kernels_.attend_panel_capped : kernels_.attend_panel)[static_cast<size_t>(cache_.type())];
     // A block that straddles a chunk border runs once a chunk and keeps that chunk's lanes.
     for (uint32_t begin = first_query; begin <= last_query;) {
-        const uint32_t chunk = begin / scheme_.chunk_size;
-        const uint32_t end = std::min<uint64_t>(last_query, (uint64_t{chunk} + 1) * scheme_.chunk_size - 1) + 1;
+        const uint32_t chunk = begin / scheme.chunk_size;
+        const uint32_t end = std::min<uint64_t>(last_query, (uint64_t{chunk} + 1) * scheme.chunk_size - 1) + 1;
         std::fill_n(worker.out.data(), head_values * group_, 0.0f);
-        std::fill_n(worker.maximum.data(), static_cast<size_t>(group_) * kPanelLanes, -INFINITY);
-        std::fill_n(worker.sum.data(), static_cast<size_t>(group_) * kPanelLanes, 0.0f);
-        for (uint32_t range = range_count(scheme_, chunk); range-- > 0;) {
-            rotate_queries(q, indices_.data() + row, count, kPanelLanes, static_cast<Range>(range), worker);
-            for_page_runs(slice.pages, key_range(scheme_, chunk, static_cast<Range>(range), end), [&](KeyRange span, int64_t shift) {
-                kernels_.attend_panel[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
-                                                                           .out = worker.out.data(),
-                                                                           .maximum = worker.maximum.data(),
-                                                                           .sum = worker.sum.data(),
-                                                                           .group = group_,
-                                                                           .head_dim = static_cast<int>(h_.head_dim),
-                                                                           .cache = cache_.view(layer, kv_head),
-                                                                           .span = shifted(span, shift),
-                                                                           .first_query = first_query + shift,
-                                                                           .scratch = worker.attention.data()});
+        start_softmax(layer, kv_head, kPanelLanes, worker.maximum.data(), worker.sum.data(), true);
+        for (uint32_t range = range_count(scheme, chunk); range-- > 0;) {
+            KeyRange keys = key_range(scheme, chunk, static_cast<Range>(range), end);
+            keys.begin = std::max(keys.begin, window_begin(reach.window, begin));
+            if (keys.begin >= keys.end) continue;
+            rotate_queries(q, layer, indices_.data() + row, count, kPanelLanes, static_cast<Range>(range), worker);
+            for_page_runs(slice.pages, keys, [&](KeyRange span, int64_t shift) {
+                kernel({.q = worker.q.data(),
+                        .out = worker.out.data(),
+                        .maximum = worker.maximum.data(),
+                        .sum = worker.sum.data(),
+                        .group = group_,
+                        .head_dim = static_cast<int>(h_.head_dim),
+                        .cache = cache_.view(layer, kv_head),
+                        .span = shifted(span, shift),
+                        .first_query = first_query + shift,
+                        .scratch = worker.attention.data(),
+                        .window = reach.window != 0 ? int64_t{reach.window} : kNoWindow,
+                        .cap = h_.attention_cap * kLog2E});
             });
         }
 
@@ -218,28 +252,30 @@ void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, const Attention
     const SliceRows& slice = *block.slice;
     const uint32_t row = slice.first_row + block.first_row;
     const uint32_t query = slice.start + block.first_row;
-    const uint32_t chunk = query / scheme_.chunk_size;
+    const Scheme& scheme = reach_of(layer).scheme;
+    const uint32_t chunk = query / scheme.chunk_size;
+    const auto kernel = (h_.attention_cap != 0.0f ? kernels_.attend_row_capped : kernels_.attend_row)[static_cast<size_t>(cache_.type())];
     float* partial = partials_.data() + block.partial + kv_head * partial_floats();
     float* maximum = partial + static_cast<size_t>(group_) * h_.head_dim;
     float* sum = maximum + group_;
     std::fill_n(partial, static_cast<size_t>(group_) * h_.head_dim, 0.0f);
-    std::fill_n(maximum, group_, -INFINITY);
-    std::fill_n(sum, group_, 0.0f);
+    start_softmax(layer, kv_head, 1, maximum, sum, block.piece == 0);
     const float* q = query_heads(kv_head, row, 1, 1, worker);
-    for (uint32_t range = range_count(scheme_, chunk); range-- > 0;) {
-        const KeyRange keys = key_range(scheme_, chunk, static_cast<Range>(range), query + 1);
+    for (uint32_t range = range_count(scheme, chunk); range-- > 0;) {
+        const KeyRange keys = key_range(scheme, chunk, static_cast<Range>(range), query + 1);
         const KeyRange seen{std::max(keys.begin, block.span.begin), std::min(keys.end, block.span.end)};
         if (seen.begin >= seen.end) continue;
-        rotate_queries(q, &query, 1, 1, static_cast<Range>(range), worker);
+        rotate_queries(q, layer, &query, 1, 1, static_cast<Range>(range), worker);
         for_page_runs(slice.pages, seen, [&](KeyRange span, int64_t shift) {
-            kernels_.attend_row[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
-                                                                     .out = partial,
-                                                                     .maximum = maximum,
-                                                                     .sum = sum,
-                                                                     .group = group_,
-                                                                     .head_dim = static_cast<int>(h_.head_dim),
-                                                                     .cache = cache_.view(layer, kv_head),
-                                                                     .span = shifted(span, shift)});
+            kernel({.q = worker.q.data(),
+                    .out = partial,
+                    .maximum = maximum,
+                    .sum = sum,
+                    .group = group_,
+                    .head_dim = static_cast<int>(h_.head_dim),
+                    .cache = cache_.view(layer, kv_head),
+                    .span = shifted(span, shift),
+                    .cap = h_.attention_cap * kLog2E});
         });
     }
 }

@@ -38,30 +38,34 @@ void CpuExecutor::route() {
     }
 }
 
-void CpuExecutor::run_expert(const LayerWeights& w, uint32_t expert) {
+void CpuExecutor::run_expert(const LayerWeights& w, Activation& x, uint32_t expert, Activation& sum) {
     const Routed& routed = routed_[expert];
     if (routed.rows.empty()) return;
     const PanelShape shape = shape_of(static_cast<uint32_t>(routed.rows.size()));
     const Tensor down = w.expert_down.expert(expert);
-    gather(normed_, shape_, routed.rows, shape, gathered_.memory.data());
-    gated(w.expert_gate.expert(expert), w.expert_up.expert(expert), gathered_, shape);
-    multiply(down, make_input(gate_.memory.data(), gate_.width, shape, {&down}), output(expert_out_));
+    const auto bias = [expert](const std::vector<float>& of_all, uint32_t width) {
+        return of_all.empty() ? std::span<const float>() : std::span(of_all).subspan(size_t{expert} * width, width);
+    };
+    gather(x, shape_, routed.rows, shape, gathered_.memory.data());
+    gated(w.expert_gate.expert(expert), w.expert_up.expert(expert), gathered_, shape, bias(w.expert_gate_bias, h_.n_ff_expert),
+          bias(w.expert_up_bias, h_.n_ff_expert));
+    multiply(down, make_input(gate_.memory.data(), gate_.width, shape, {&down}), output(expert_out_, bias(w.expert_down_bias, h_.n_embd)));
     for (size_t i = 0; i < routed.rows.size(); ++i) {
         const uint32_t row = routed.rows[i];
         const float* in = expert_out_.panel(shape.panel(i), shape.lanes) + shape.lane(i);
-        float* out = x_.panel(shape_.panel(row), shape_.lanes) + shape_.lane(row);
-        for (int f = 0; f < x_.width; ++f)
+        float* out = sum.panel(shape_.panel(row), shape_.lanes) + shape_.lane(row);
+        for (int f = 0; f < sum.width; ++f)
             out[static_cast<size_t>(f) * shape_.lanes] += routed.weights[i] * in[static_cast<size_t>(f) * shape.lanes];
     }
 }
 
-void CpuExecutor::run_shared_expert(const LayerWeights& w) {
-    gated(w.shared_gate, w.shared_up, normed_, shape_);
+void CpuExecutor::run_shared_expert(const LayerWeights& w, Activation& x, Activation& sum) {
+    gated(w.shared_gate, w.shared_up, x, shape_);
     multiply(w.shared_down, make_input(gate_.memory.data(), gate_.width, shape_, {&w.shared_down}), output(expert_out_));
     pool_.run(shape_.panels(), [&, lanes = shape_.lanes](int p, int) {
-        const float* h = normed_.panel(p, lanes);
+        const float* h = x.panel(p, lanes);
         const float* in = expert_out_.panel(p, lanes);
-        float* out = x_.panel(p, lanes);
+        float* out = sum.panel(p, lanes);
         for (int lane = 0; lane < lanes; ++lane) {
             float share = 1.0f;
             if (!w.shared_router.empty()) {
@@ -76,11 +80,15 @@ void CpuExecutor::run_shared_expert(const LayerWeights& w) {
 
 void CpuExecutor::feed_forward_experts(uint32_t layer) {
     const LayerWeights& w = w_.layers[layer];
-    norm(x_, w.ffn_norm, normed_);
-    multiply(w.router, make_input(normed_.memory.data(), normed_.width, shape_, {&w.router}), output(router_));
+    Activation& x = h_.norms == Norms::Parallel ? normed_ : normed(x_, w.ffn_norm, w.ffn_norm_bias);
+    multiply(w.router, make_input(x.memory.data(), x.width, shape_, {&w.router}), output(router_, w.router_bias));
     route();
-    for (uint32_t expert = 0; expert < h_.n_experts; ++expert) run_expert(w, expert);
-    if (h_.n_ff_shared != 0) run_shared_expert(w);
+    const bool direct = adds_directly(w.ffn_post_norm);
+    if (!direct) std::ranges::fill(std::span(branch_.memory.data(), branch_.memory.size()), 0.0f);
+    Activation& sum = direct ? x_ : branch_;
+    for (uint32_t expert = 0; expert < h_.n_experts; ++expert) run_expert(w, x, expert, sum);
+    if (h_.n_ff_shared != 0) run_shared_expert(w, x, sum);
+    if (!direct) add_branch(w.ffn_post_norm);
 }
 
 }  // namespace dca::cpu

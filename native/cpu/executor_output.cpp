@@ -14,14 +14,23 @@ constexpr int kVocabPanels = 4;         // panels of logits held at once: n_voca
 constexpr int kVocabRows = 4096;        // rows that one task folds into the softmax
 constexpr size_t kTransposedRows = 64;  // of all lanes of a panel: they stay in the first-level cache
 
+/// Panels whose logits are held at once; all rows that are vectors.
+int panels_at_once(PanelShape shape) { return shape.lanes == 1 ? std::max(shape.panels(), 1) : kVocabPanels; }
+
 }  // namespace
 
 PanelShape CpuExecutor::output_panels(int first) {
-    const PanelShape part = shape_.part(first, kVocabPanels);
+    const PanelShape part = shape_.part(first, panels_at_once(shape_));
     const size_t needed = size_t{h_.n_vocab} * part.lanes * part.panels();
     if (vocab_.size() < needed) vocab_ = Buffer<float>(needed);
     const Input in = make_input(normed_.panel(first, part.lanes), normed_.width, part, {&w_.output});
     multiply(w_.output, in, {.values = vocab_.data(), .width = static_cast<int>(h_.n_vocab)});
+    if (h_.logit_scale == 1.0f && h_.logit_cap == 0.0f) return part;
+    constexpr size_t piece = size_t{kVocabRows} * kPanelLanes;
+    pool_.run(static_cast<int>((needed + piece - 1) / piece), [&](int task, int) {
+        const size_t first_value = static_cast<size_t>(task) * piece;
+        kernels_.scale_and_cap(vocab_.data() + first_value, h_.logit_scale, h_.logit_cap, std::min(piece, needed - first_value));
+    });
     return part;
 }
 
@@ -44,19 +53,19 @@ void CpuExecutor::copy_logits(PanelShape part, std::span<float* const> out) {
 }
 
 void CpuExecutor::logits(std::span<float* const> out) {
-    norm(x_, w_.output_norm, normed_);
-    for (int first = 0; first < shape_.panels(); first += kVocabPanels) {
+    norm(x_, w_.output_norm, w_.output_norm_bias, normed_);
+    for (int first = 0; first < shape_.panels(); first += panels_at_once(shape_)) {
         const PanelShape part = output_panels(first);
         copy_logits(part, out.subspan(static_cast<size_t>(first) * shape_.lanes, part.rows));
     }
 }
 
 void CpuExecutor::sample(std::span<SampleRequest* const> requests) {
-    norm(x_, w_.output_norm, normed_);
+    norm(x_, w_.output_norm, w_.output_norm_bias, normed_);
     const size_t n_vocab = h_.n_vocab;
     std::vector<float*> rows;
     std::atomic<bool> out_of_memory = false;
-    for (int first = 0; first < shape_.panels(); first += kVocabPanels) {
+    for (int first = 0; first < shape_.panels(); first += panels_at_once(shape_)) {
         const PanelShape part = output_panels(first);
         if (sampled_.size() < part.rows * n_vocab) sampled_ = Buffer<float>(part.rows * n_vocab);
         rows.resize(part.rows);
@@ -74,12 +83,12 @@ void CpuExecutor::sample(std::span<SampleRequest* const> requests) {
 }
 
 void CpuExecutor::nll(std::span<const int32_t> targets, float* out) {
-    norm(x_, w_.output_norm, normed_);
+    norm(x_, w_.output_norm, w_.output_norm_bias, normed_);
     const int n_vocab = static_cast<int>(h_.n_vocab);
     const int pieces = (n_vocab + kVocabRows - 1) / kVocabRows;
     const int lanes = shape_.lanes;
     std::vector<float> maximum, sum;
-    for (int first = 0; first < shape_.panels() && static_cast<size_t>(first) * lanes < targets.size(); first += kVocabPanels) {
+    for (int first = 0; first < shape_.panels() && static_cast<size_t>(first) * lanes < targets.size(); first += panels_at_once(shape_)) {
         const PanelShape part = output_panels(first);
         maximum.assign(static_cast<size_t>(part.panels()) * pieces * lanes, -INFINITY);
         sum.assign(maximum.size(), 0.0f);

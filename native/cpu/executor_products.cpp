@@ -128,8 +128,9 @@ void CpuExecutor::multiply(const Tensor& w, const Input& in, const Output& out) 
               [&](int group, int worker) { multiply_rows(w, row_group(w, in.shape, group), in, out, workers_[worker]); });
 }
 
-void CpuExecutor::gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, PanelShape shape, const std::vector<float>& gate_bias,
-                        const std::vector<float>& up_bias) {
+void CpuExecutor::gated(const Tensor& w_gate, const Tensor& w_up, Activation& x, PanelShape shape, std::span<const float> gate_bias,
+                        std::span<const float> up_bias) {
+    const auto gate_multiply = kernels_.gate_multiply[static_cast<size_t>(h_.activation)];
     gate_.width = up_.width = static_cast<int>(w_gate.rows);
     const Input in = make_input(x.memory.data(), x.width, shape, {&w_gate, &w_up});
     pool_.run(row_groups(w_gate, shape), [&](int group, int worker) {
@@ -142,10 +143,10 @@ void CpuExecutor::gated(const Tensor& w_gate, const Tensor& w_up, Activation& x,
             float* gate = gate_.panel(p, shape.lanes) + at;
             const float* up = up_.panel(p, shape.lanes) + at;
             if (shape.lanes == 1 || shape.rows_of(p) > vector_lanes) {
-                kernels_.silu_multiply(gate, up, static_cast<size_t>(span.count) * shape.lanes);
+                gate_multiply(gate, up, static_cast<size_t>(span.count) * shape.lanes);
                 continue;
             }
-            for (int f = 0; f < span.count; ++f) kernels_.silu_multiply(gate + f * shape.lanes, up + f * shape.lanes, vector_lanes);
+            for (int f = 0; f < span.count; ++f) gate_multiply(gate + f * shape.lanes, up + f * shape.lanes, vector_lanes);
         }
     });
 }

@@ -25,6 +25,7 @@ constexpr int kGemmCols = 512;               // values of those rows dequantized
 constexpr int kGemmStride = kGemmCols + 16;  // not a power of two: rows must not share a cache set
 constexpr int kMaxHeadDim = 256;
 constexpr int kKeyTile = 128;  // keys converted to f32 at a time
+constexpr int64_t kNoWindow = int64_t{1} << 40;  // more keys than any sequence has
 
 /// c += a b (or c = a b) for every panel: a is `rows` × `cols` weights dequantized to f32 with
 /// kGemmStride, b's panels are (cols, kPanelLanes), c's are (rows, kPanelLanes).
@@ -62,6 +63,8 @@ struct AttendPanelArgs {
     KeyRange span;
     int64_t first_query;  // index of lane 0's query, perhaps before the span's memory; keys after a lane's query are not seen
     float* scratch;       // attend_scratch_floats(group, head_dim)
+    int64_t window = kNoWindow;  // how many keys a query sees, its own included
+    float cap = 0.0f;            // of scores, times log2(e); read by the capped kernels
 };
 
 /// The same for one query (lanes = 1).
@@ -74,6 +77,7 @@ struct AttendRowArgs {
     int head_dim;
     CacheView cache;
     KeyRange span;
+    float cap = 0.0f;  // as above
 };
 
 /// A tile's keys and values in f32, its scores, and what kernels/attention_int16.h adds: queries as integers, a scale a column.
@@ -94,11 +98,17 @@ struct Kernels {
     /// y = x / rms(x) · weight over `width` features of one panel.
     void (*rms_norm)(const float* x, const float* weight, float* y, int width, int lanes, float epsilon);
 
-    /// gate = silu(gate) · up, n values.
-    void (*silu_multiply)(float* gate, const float* up, size_t n);
+    /// y = (x - mean(x)) / deviation(x) · weight + bias, likewise; bias may be null.
+    void (*layer_norm)(const float* x, const float* weight, const float* bias, float* y, int width, int lanes, float epsilon);
 
-    /// x += y, n values.
-    void (*add)(float* x, const float* y, size_t n);
+    /// gate = activation(gate) · up, n values, indexed by Activation.
+    void (*gate_multiply[3])(float* gate, const float* up, size_t n);
+
+    /// x += scale · y, n values.
+    void (*add_scaled)(float* x, const float* y, float scale, size_t n);
+
+    /// x = scale · x, then cap · tanh(x / cap) unless cap is 0, n values.
+    void (*scale_and_cap)(float* x, float scale, float cap, size_t n);
 
     /// y = rotation of one head of one panel, (head_dim, lanes), times factor[lane]. cos and sin
     /// are (n_frequencies, lanes); values past 2 n_frequencies are only scaled.
@@ -111,6 +121,9 @@ struct Kernels {
 
     void (*attend_panel[4])(const AttendPanelArgs& args);  // indexed by CacheType
     void (*attend_row[4])(const AttendRowArgs& args);
+    /// The same where scores become cap · tanh(score / cap).
+    void (*attend_panel_capped[4])(const AttendPanelArgs& args);
+    void (*attend_row_capped[4])(const AttendRowArgs& args);
 
     /// log of the sum of exp over `rows` values of each lane, folded into a running (maximum, sum).
     void (*fold_exp_sum)(const float* x, int rows, int lanes, float* maximum, float* sum);

@@ -82,10 +82,11 @@ struct PackedTokens {
     float sum[3][tokens];            // of scale · integer likewise
 };
 
-/// Tokens that lie side by side in a PackedTokens: 1, 2 or 4 where tokens are plain vectors
-/// (fewer than five), kPackedBundle in panels.
+/// Tokens that lie side by side in a PackedTokens: 1, 2, 4 or kPackedBundle where tokens are plain vectors
+/// (at most kPackedBundle of them), kPackedBundle in panels.
 [[gnu::always_inline]] constexpr inline int packed_tokens(int tokens, int lanes) {
-    return lanes != 1 ? kPackedBundle : tokens <= 2 ? tokens : 4;
+    if (lanes == 1 && tokens <= 2) return tokens;
+    return lanes == 1 && tokens <= 4 ? 4 : kPackedBundle;
 }
 
 [[gnu::always_inline]] constexpr inline size_t packed_token_bytes(int side_by_side, int64_t cols) {

@@ -26,9 +26,6 @@ public:
         return found == groups_.end() ? nullptr : found->second;
     }
 
-    /// Whether any matrix is packed.
-    bool any() const noexcept { return !groups_.empty(); }
-
     /// The rows of a matrix that is not packed: a copy in large pages, or where they lie in the file.
     const std::byte* rows(const Tensor& matrix) const noexcept {
         const auto found = rows_.find(matrix.data);

@@ -9,6 +9,7 @@
 #include "cuda/executor.h"
 #include "cuda/kv_cache.h"
 #include "cuda/experts/router.h"
+#include "cuda/refusals.h"
 #include "cuda/weights/weights.h"
 
 namespace dca::cuda {
@@ -32,18 +33,9 @@ void check_model(const Hparams& h) {
     }
 }
 
-void check_biases(const Weights& weights) {
-    for (const LayerWeights& layer : weights.layers) {
-        if (layer.gate_bias.empty() && layer.up_bias.empty() && layer.down_bias.empty()) continue;
-        fail(DCA_ERROR_UNSUPPORTED, "the feed-forward has biases, which the CUDA backend does not run; use the CPU");
-    }
-}
-
 class CudaBackend final : public Backend {
 public:
-    CudaBackend(const BackendSource& source, int ordinal)
-        : hparams_(checked(source.hparams)), device_(open_device(ordinal)), weights_(source) {
-        check_biases(source.weights);
+    CudaBackend(const BackendSource& source, int ordinal) : hparams_(checked(source)), device_(open_device(ordinal)), weights_(source) {
         weights_.visit_products([&](const Matrix& w) {
             if (!matvec_takes(device_.card, w)) {
                 fail(DCA_ERROR_UNSUPPORTED, "a matrix of ", w.rows, " x ", w.cols, " is wider than the kernels for ", device_.description,
@@ -63,9 +55,10 @@ public:
     }
 
 private:
-    static const Hparams& checked(const Hparams& hparams) {
-        check_model(hparams);
-        return hparams;
+    static const Hparams& checked(const BackendSource& source) {
+        check_model(source.hparams);
+        check_supported(source.hparams, source.weights);
+        return source.hparams;
     }
 
     const Hparams& hparams_;

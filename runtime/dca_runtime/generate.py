@@ -1,9 +1,14 @@
-"""Generation: evaluates a prompt, then picks, decodes and evaluates one token after another."""
+"""Generation: evaluates a prompt, then picks, decodes and evaluates one token after another.
+
+Where tokens are guessed ahead (speculation.py) a step evaluates a token and the guesses after it, and as many
+tokens are picked as guesses are right, and one more. Between pieces the session holds no guess.
+"""
 
 import operator
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,8 +16,12 @@ from dca_runtime.errors import DcaError, Status
 from dca_runtime.options import TokenIds
 from dca_runtime.sampling import Sampler, Sampling, TokenLogprob, token_logprob
 from dca_runtime.session import Session
+from dca_runtime.speculation import Guesses, Speculator, speculates
 from dca_runtime.text.stop import StopTexts
 from dca_runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from dca_runtime.prompt_store import Prompts
 
 Processor = Callable[[list[int], np.ndarray], np.ndarray | None]
 """Called with (all ids so far, logits float32 (n_vocab,)) before each choice; changes the logits in place or
@@ -42,7 +51,10 @@ class Generation(Iterator[str]):
         skip_special: bool = True,
         processors: Sequence[Processor] = (),
         logprobs: int | None = None,
+        speculate: str = "auto",
         own_session: bool = False,
+        prompts: "Prompts | None" = None,
+        on_read: Callable[[int], None] = lambda length: None,
     ) -> None:
         """``prompt`` is appended to what the session holds already, when the first piece is asked for.
 
@@ -53,7 +65,13 @@ class Generation(Iterator[str]):
         processors: see Processor; called in order.
         logprobs: keep the log-probability of each generated token and of that many of the likeliest in
             ``logprobs``; those of the model itself, before processors, penalties and temperature.
+        speculate: "lookup": guess tokens ahead where the text repeats itself; the text is the same, up to the
+            rounding of steps of several rows. "off": one token a step. "auto": "lookup" on the CPU, where
+            steps of several rows round as those of one, so that the text is the very same.
         own_session: ``close`` frees the session too.
+        prompts: a store that the prompt is read through and the text kept in; of the session's setup. What
+            was read of the prompt when an exception came stays in the session, and the next piece goes on.
+        on_read: called with the tokens in the session while a prompt is read through a store.
 
         Raises DcaError: an argument is out of its range.
         """
@@ -64,7 +82,9 @@ class Generation(Iterator[str]):
         self.ended = False  # the model ended its text itself
         self.stop_text: str | None = None  # the stop text that ended it
         self.logprobs: list[TokenLogprob] = []  # one for each of ``ids``, if asked for
+        self.prompt = prompt  # what is appended to the session
         self.prompt_tokens = len(prompt)
+        self.stored_tokens = 0  # of the prompt that came from ``prompts``
         self.prompt_seconds = 0.0
         self.decode_seconds = 0.0  # evaluating generated tokens
         self.decoded_tokens = 0  # generated tokens that were evaluated; the last one is not
@@ -78,8 +98,13 @@ class Generation(Iterator[str]):
         self._cancel = threading.Event()
         self._history: list[int] | None = None  # all ids, the session's first; None: nothing evaluated yet
         self._next: TokenIds = prompt  # to be evaluated next
-        self._logits: np.ndarray | None = None  # after all of them, until a token is chosen
+        self._rows: list[np.ndarray] = []  # logits to choose from: after these, then after each guess
+        self._guesses: list[int] = []  # one for each row but the last
+        self._speculator = Speculator() if speculates(speculate, session.device) else None
         self._own_session = own_session
+        self._prompts = prompts
+        self._on_read = on_read
+        self._whole: list[int] = []  # what the session held and the prompt, once it is being read
 
     def __next__(self) -> str:
         # No generator function, whose frame would refer to this object: an abandoned generation is to go,
@@ -89,7 +114,14 @@ class Generation(Iterator[str]):
             if piece:
                 self.text += piece
                 return piece
+        if self._prompts is not None:
+            self._prompts.save(self.session)
         raise StopIteration
+
+    @property
+    def guesses(self) -> Guesses | None:
+        """What guessing ahead did; None where nothing is guessed."""
+        return None if self._speculator is None else self._speculator.counts
 
     def cancel(self) -> None:
         """Ends it, from any thread, also in the middle of an evaluation, which is undone."""
@@ -109,15 +141,15 @@ class Generation(Iterator[str]):
         self.close()
 
     def _step(self) -> str:
-        """Generates one token, or finds the end; the text that is certain by it."""
+        """Generates a token, and more where guesses are right, or finds the end; the text certain by then."""
         if self._cancel.is_set():
             return self._finish("cancelled")
         if self._max_tokens is not None and len(self.ids) >= self._max_tokens:
             return self._finish("length")
         try:
-            if self._logits is None:
+            if not self._rows:
                 with self.session.cancelled_by(self._cancel):
-                    self._logits = self._evaluate()
+                    self._evaluate()
         except DcaError as error:
             if error.status == Status.CANCELLED and self._cancel.is_set():
                 return self._finish("cancelled")
@@ -126,8 +158,23 @@ class Generation(Iterator[str]):
                     return self._finish("length")
                 raise self._full() from error
             raise
-        id_ = self._choose(self._logits)
-        self._logits = None
+        guessed = len(self._guesses)
+        text, right, checked = "", 0, 0
+        try:
+            while self._rows and self.finish_reason is None:
+                id_ = self._choose(self._rows[0])
+                follows = bool(self._guesses) and self._guesses[0] == id_
+                checked += bool(self._guesses)
+                self._rows, self._guesses = (self._rows[1:], self._guesses[1:]) if follows else ([], [])
+                text += self._push(id_)
+                right += follows and self.finish_reason is None
+        finally:
+            # The last token chosen is never evaluated, unless choosing the next one failed.
+            self._forget_guesses(guessed, right, checked)
+        return text
+
+    def _push(self, id_: int) -> str:
+        """The text that is certain by one more token; finds the end."""
         if id_ in self._tokenizer.end_ids:
             self.ended = True
             return self._finish("stop")
@@ -137,20 +184,52 @@ class Generation(Iterator[str]):
             self.finish_reason = "stop"
         return piece
 
-    def _evaluate(self) -> np.ndarray:
+    def _forget_guesses(self, guessed: int, right: int, checked: int) -> None:
+        """Leaves only the first ``right`` of the ``guessed`` tokens in the session."""
+        self._rows, self._guesses = self._rows[:1] if self.finish_reason is None else [], []
+        if guessed > right:
+            self.session.truncate(self.session.length - (guessed - right))
+        self.decoded_tokens += right
+        if self._speculator is not None:
+            self._speculator.saw(right, checked)
+
+    def _evaluate(self) -> None:
+        start = time.perf_counter()
         if self._history is None:
-            history = self.session.ids.tolist()
+            self._whole = self._whole or [*self.session.ids.tolist(), *map(int, self._next)]
             start = time.perf_counter()
-            logits = self.session.eval(self._next)
+            if self._prompts is not None:
+                self._load_and_read(self._prompts)
+            self._rows = [self.session.eval(self._next)]
             self.prompt_seconds = time.perf_counter() - start
-            self._history = [*history, *map(int, self._next)]
+            self._history = self._whole
             self._sampler.see(self._history)
-        else:
-            start = time.perf_counter()
-            logits = self.session.eval(self._next)
-            self.decode_seconds += time.perf_counter() - start
-            self.decoded_tokens += 1
-        return logits
+            if self._speculator is not None:
+                self._speculator.see(self._history)
+            return
+        guesses = self._guess()
+        rows = self.session.eval([*self._next, *guesses], all_logits=True)
+        seconds = time.perf_counter() - start
+        self._rows, self._guesses = list(rows), guesses
+        self.decode_seconds += seconds
+        self.decoded_tokens += 1
+        if self._speculator is not None:
+            self._speculator.took(seconds)
+
+    def _guess(self) -> list[int]:
+        """Tokens that may follow the next one; as many as there is room for and tokens are wanted of."""
+        if self._speculator is None:
+            return []
+        info = self.session.info
+        room = info.context - info.length - 1
+        wanted = room if self._max_tokens is None else self._max_tokens - len(self.ids) - 1
+        return self._speculator.guess(min(room, wanted))
+
+    def _load_and_read(self, prompts: "Prompts") -> None:
+        from dca_runtime.prompt_store.reading import read_prompt
+
+        self.stored_tokens += read_prompt(self.session, prompts, self._whole, self._on_read)
+        self._next = self._whole[self.session.length :]
 
     def _choose(self, logits: np.ndarray) -> int:
         assert self._history is not None
@@ -164,6 +243,8 @@ class Generation(Iterator[str]):
         if self._top is not None:
             self.logprobs.append(token_logprob(logits, id_, self._top))
         self._history.append(id_)
+        if self._speculator is not None:
+            self._speculator.see([id_])
         self.ids.append(id_)
         self._next = [id_]
         return id_

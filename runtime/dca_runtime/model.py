@@ -185,7 +185,7 @@ class Model:
         )
         self._home.check()
         with self._lock:
-            session = Session(self._handle(), self.info.n_vocab, options)
+            session = Session(self._handle(), self.info.n_vocab, self.info.device, options)
             self._sessions.add(session)
         warn_of_scheme(session.info.scheme, self._reach(session.rope))
         return session
@@ -289,6 +289,7 @@ class Model:
         skip_special: bool = True,
         processors: "Sequence[Processor]" = (),
         logprobs: int | None = None,
+        speculate: str = "auto",
         **sampling: Any,
     ) -> "Generation":
         """Continues ``prompt`` (text or token ids); iterate over the result for pieces of text.
@@ -296,7 +297,7 @@ class Model:
         max_tokens: tokens to generate at most; None or -1: until the context is full.
         session: where to append; by default a new one, large enough (4096 tokens more than the prompt where
             ``max_tokens`` does not say).
-        stop, skip_special, processors, logprobs: see ``Generation``.
+        stop, skip_special, processors, logprobs, speculate: see ``Generation``.
         sampling: the fields of ``Sampling`` (temperature, top_k, top_p, min_p, repeat_penalty, seed, …); the
             others are those that the file recommends.
 
@@ -324,6 +325,7 @@ class Model:
             skip_special=skip_special,
             processors=processors,
             logprobs=logprobs,
+            speculate=speculate,
             own_session=owned,
         )
 

@@ -34,8 +34,8 @@ def hub_hint(path: str) -> str:
         return ""
     directory = name.partition("/")[2]
     return (
-        f"; if that is a model on the Hugging Face Hub, fetch it first: hf download {name} --local-dir "
-        f"{directory} (from the package huggingface_hub), then: dca-export {directory} {directory}.gguf"
+        f"; if that is a model on the Hugging Face Hub, name it hf:{name}: dca-run hf:{name}, or dca-export "
+        f"hf:{name} {directory}.gguf"
     )
 
 

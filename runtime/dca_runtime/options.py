@@ -21,6 +21,8 @@ ATTENTIONS = {"auto": 0, "plain": 1, "dca": 2, "intra": 3, "intra+inter": 4}  # 
 CACHE_TYPES = {"f16": 0, "f32": 1, "bf16": 2, "q8": 3}  # dca_cache_type
 ROPES = {"linear": 1, "ntk": 2, "yarn": 3}  # dca_rope
 
+SPECULATIONS = ("auto", "off", "lookup")  # whether tokens are guessed ahead (speculation.py)
+
 DEFAULT_CONTEXT = 4096  # tokens
 PAGE_TOKENS = 128  # a cache is made of pages of so many tokens (dca.h)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dca_runtime import _ffi, process
+from dca_runtime import _ffi, _pages, process
 from dca_runtime._convert import (
     LOGITS_ALL,
     LOGITS_LAST,
@@ -42,9 +42,10 @@ class Session:
     One thread at a time may use it. A context manager; ``close`` frees the cache.
     """
 
-    def __init__(self, native_model: Any, n_vocab: int, options: SessionOptions) -> None:
-        """``native_model`` is an open ``dca_model *``, whose vocabulary has ``n_vocab`` tokens."""
+    def __init__(self, native_model: Any, n_vocab: int, device: str, options: SessionOptions) -> None:
+        """``native_model`` is an open ``dca_model *`` on ``device`` that knows ``n_vocab`` tokens."""
         self.n_vocab = n_vocab
+        self.device = device  # as ModelInfo.device
         self.attention = options.attention
         self.cache_type = options.cache_type
         self.rope = options.rope
@@ -171,6 +172,23 @@ class Session:
         """
         with self._exclusive():
             _ffi.check(_ffi.lib().dca_session_load(self._native, c_path(path)))
+
+    @property
+    def setup(self) -> _pages.Setup:
+        """What its keys and values depend on beside the tokens."""
+        with self._exclusive():
+            return _pages.setup(_ffi.lib().dca_session_setup, self._native)
+
+    def read_pages(self, first: int, count: int, out: Any) -> None:
+        """As ``TokenSequence.read_pages``."""
+        with self._exclusive():
+            _pages.read(_ffi.lib().dca_session_read_pages, self._native, first, count, out)
+
+    def append_pages(self, ids: TokenIds, pages: Any) -> None:
+        """As ``TokenSequence.append_pages``."""
+        with self._exclusive():
+            tokens = token_array(ids, self.n_vocab)
+            _pages.append(_ffi.lib().dca_session_append_pages, self._native, tokens, pages)
 
     @property
     def length(self) -> int:

@@ -105,7 +105,7 @@ def test_no_directory(tmp_path):
 
 def test_a_name_on_the_hub(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    refused(Path("acme/Rocket-7B"), "fetch it first: hf download acme/Rocket-7B --local-dir DIR")
+    refused(Path("acme/Rocket-7B"), "if that is a name on the Hub: hf:acme/Rocket-7B")
 
 
 def test_a_file_is_no_directory(tmp_path):

@@ -13,7 +13,21 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
 Q8_CACHE_KL = 1e-3  # as comparison.py's limits
 
-QUANTISED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+QUANTISED = (
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "IQ4_NL",
+    "IQ4_XS",
+    "MXFP4",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+)
 MIXED = (("", "Q4_K"), ("attn_v", "Q6_K"), ("ffn_down", "Q6_K"), ("ffn_up", "Q5_0"), ("output.", "Q8_0"))
 SCHEME = (48, 16, 64)
 

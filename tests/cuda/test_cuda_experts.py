@@ -8,7 +8,21 @@ from dca_runtime import Model
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
-QUANTISED = ("Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "IQ4_NL", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K")
+QUANTISED = (
+    "Q4_0",
+    "Q4_1",
+    "Q5_0",
+    "Q5_1",
+    "Q8_0",
+    "IQ4_NL",
+    "IQ4_XS",
+    "MXFP4",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+)
 EXPERTS = {"experts": 8, "experts_used": 2, "ff": 256, "scheme": (48, 16, 64)}
 SHARED = {"architecture": "qwen2moe", "bias": True, "ff_shared": 512}
 

@@ -147,10 +147,19 @@ def trials(found) -> Results:
 
 def test_tables_count_what_was_found():
     kept = trials(lambda cell: int(cell["method"] == "dca" and (cell["length"] == 100 or cell["trial"] == 0)))
-    overview, plain, chunked = passkey.tables(kept)
+    overview, against, plain, chunked = passkey.tables(kept)
     assert overview.columns == ["tokens", "100", "200", "all"]
-    assert overview.rows == [["plain", "0/4", "0/4", "0/8"], ["dca", "4/4", "2/4", "6/8"]]
-    assert chunked.rows == [["10 %", "2/2", "1/2"], ["90 %", "2/2", "1/2"]]
+    # In brackets Wilson's intervals: of 0 of n, 0 to z² / (n + z²); of 2 of 4, 1/2 ± z / (2 √(4 + z²)).
+    assert overview.rows == [
+        ["plain", "0/4 [0, 49]", "0/4 [0, 49]", "0/8 [0, 32]"],
+        ["dca", "4/4 [51, 100]", "2/4 [15, 85]", "6/8 [41, 93]"],
+    ]
+    # Bonett and Price for 4, 2 and 6 prompts won and none lost, of 4, 4 and 8.
+    assert against.rows == [["dca", "+100 [+7, +100]", "≈ +50 [-26, +93]", "+75 [+19, +100]"]]
+    assert chunked.rows == [
+        ["10 %", "2/2 [34, 100]", "1/2 [9, 91]"],
+        ["90 %", "2/2 [34, 100]", "1/2 [9, 91]"],
+    ]
     entries = passkey.figures(kept)
     assert [entry["found"] for entry in entries if entry["method"] == "dca"] == [1.0, 1.0, 0.5, 0.5]
     assert np.isnan(retrieval.mean_found(kept, method="none"))

@@ -74,7 +74,10 @@ def test_a_stride_scores_each_token_once_with_the_context_it_says(model, ids):
     wanted += list(scores(model, ids[30:50], "plain")[-2:])  # the last context ends where the text does
     (_, figures), *none = kept.cells()
     assert none == []
-    assert figures == {"nll": pytest.approx(np.mean(wanted), abs=1e-4), "tokens": len(wanted)}
+    assert figures["nll"] == pytest.approx(np.mean(wanted), abs=1e-4)
+    assert figures["tokens"] == len(wanted)
+    assert [start for start, _, _ in figures["blocks"]] == [0, *range(2, 50)]
+    assert [nll for *_, nll in figures["blocks"]] == pytest.approx(wanted, abs=1e-4)
 
 
 def test_the_largest_stride_that_leaves_a_context(model, ids):

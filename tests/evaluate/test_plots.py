@@ -4,6 +4,8 @@ import pytest
 
 pytest.importorskip("matplotlib")
 
+from matplotlib.collections import LineCollection, PathCollection  # noqa: E402
+
 from dca_export.evaluate import plots  # noqa: E402
 from dca_export.evaluate.methods import parse  # noqa: E402
 
@@ -50,10 +52,14 @@ def test_maps_are_labelled_and_their_figures_can_be_read():
 
 def test_points_are_named_beside_the_plot():
     figure, (axes,) = plots.panels(1, "title")
-    plots.draw_points(axes, [(10.0, 75.0, "one: 10, 75%", False), (10.0, 75.0, "two: 10, 75%", True)])
+    bars = [(None, (50.0, 90.0)), ((9.0, 11.0), (60.0, 80.0))]
+    points = [(10.0, 75.0, "one: 10, 75%", False), (10.0, 75.0, "two: 10, 75%", True)]
+    plots.draw_points(axes, [(*point, bar) for point, bar in zip(points, bars, strict=True)])
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["one: 10, 75%", "two: 10, 75%"]
-    sizes = [float(points.get_sizes()[0]) for points in axes.collections]
+    sizes = [float(p.get_sizes()[0]) for p in axes.collections if isinstance(p, PathCollection)]
     assert sizes[0] > sizes[1], "the second lies on the first"
+    spans = [p.get_segments()[0].tolist() for p in axes.collections if isinstance(p, LineCollection)]
+    assert spans == [[[10, 50], [10, 90]], [[9, 75], [11, 75]], [[10, 60], [10, 80]]]
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,48 @@ def test_sweep_tables_say_what_to_write():
     schemes, advice = sweep.tables(results("sweep", METHODS, FIGURES))
     assert [row[0] for row in schemes.rows] == list(FIGURES)
     assert [row[-1] for row in schemes.rows] == ["", "best prediction", "recommended", "best retrieval", ""]
-    assert [row[-2] for row in schemes.rows] == ["100%", "0%", "50%", "100%", ""]
+    shares = ["100% [34, 100]", "0% [0, 66]", "50% [9, 91]", "100% [34, 100]", ""]
+    assert [row[-2] for row in schemes.rows] == shares
     assert advice.rows[0][0] == "recommended"
     assert advice.rows[0][-1] == "--chunk-size 48 --local-window 16 --pretraining-length 64"
+
+
+def with_blocks(figures) -> Results:
+    """``figures``: (nll of each block of ten tokens, keys found) by method."""
+    kept = Results({"model": {"file": "m", "context_length": 100}, "settings": {"seed": 3}})
+    for method, (nll, keys) in figures.items():
+        length = 10 * len(nll) + 1
+        kept.add(
+            {"part": "perplexity", "method": method, "lengths": [length]},
+            {
+                "lengths": [[length, sum(nll) / len(nll)]],
+                "blocks": [[10 * i + 1, 10 * i + 11, each] for i, each in enumerate(nll)],
+            },
+        )
+        for trial, found in enumerate(keys):
+            kept.add(
+                {"part": "passkey", "method": method, "length": 5, "depth": 5, "trial": trial},
+                {"found": found, "answer": ""},
+            )
+    return kept
+
+
+def test_a_cost_that_may_be_noise_excludes_no_finder():
+    base = [2.0 + 0.3 * (i % 4) for i in range(32)]
+    noisy = [each + (0.9 if i % 3 else -1.5) for i, each in enumerate(base)]  # dearer by 0.09 ± 0.4
+    surely = [each + 0.09 for each in base]
+    for dearer, chosen in ((noisy, B), (surely, A)):
+        kept = with_blocks({A: (base, [0] * 6), B: (dearer, [1] * 6)})
+        assert sweep.recommendations(kept)["recommended"].method == chosen
+
+
+def test_recommendations_carry_their_bars():
+    kept = with_blocks({A: ([2.0, 2.1] * 8, [1, 1, 1, 1, 0, 1]), B: ([2.05, 2.12] * 8, [1, 0, 1, 0, 1, 1])})
+    first = sweep.figures(kept)["recommendations"]["recommended"]
+    assert first["method"] == A and first["scheme"] == [96, 32, 128, 0.0, 0] and first["seed"] == 3
+    low, high = first["perplexity_interval"]
+    assert low < first["perplexity"] < high
+    assert first["not_told_apart"] == [B]
 
 
 def ranked(rows) -> Results:
@@ -149,14 +188,16 @@ def test_ablation_compares_one_mechanism_more_at_a_time():
 
 
 def test_ablation_tables():
-    prediction, keys = ablation.tables(results("ablation", ablation.methods(None), ABLATION))
+    prediction, keys, against = ablation.tables(results("ablation", ablation.methods(None), ABLATION))
     assert [row[0] for row in prediction.rows] == list(ABLATION)
+    none, both = "0/2 [0, 66]", "2/2 [34, 100]"
     assert keys.rows == [
-        ["plain", "0/2", "0/2"],
-        ["intra", "0/2", "0/2"],
-        ["intra+inter", "2/2", "2/2"],
-        ["dca", "2/2", "2/2"],
+        ["plain", none, none],
+        ["intra", none, none],
+        ["intra+inter", both, both],
+        ["dca", both, both],
     ]
+    assert [row[0] for row in against.rows] == ["intra", "intra+inter", "dca"]
 
 
 @pytest.mark.parametrize(

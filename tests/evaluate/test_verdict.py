@@ -71,8 +71,11 @@ def test_a_sentence_on_predictions(cell, says):
 def test_a_sentence_on_what_was_found_at_the_longest_length(experiment):
     cells = hidden("plain", 500, 1, 1) + hidden("plain", 2000, 0, 0) + hidden("dca", 2000, 1, 1)
     assert verdict(results(experiment, *cells)) == [
-        "plain does not reliably find what is hidden in 2,000 tokens: 0% of n = 2 trials.",
-        "dca:300/100/400 finds what is hidden in 2,000 tokens: 100% of n = 2 trials.",
+        "plain does not reliably find what is hidden in 2,000 tokens: 0% of n = 2 trials "
+        "(95 % confidence: 0% to 66%).",
+        "dca:300/100/400 finds what is hidden in 2,000 tokens: 100% of n = 2 trials "
+        "(95 % confidence: 34% to 100%).",
+        "The trials do not tell dca:300/100/400 from plain there.",
     ]
 
 

@@ -75,6 +75,20 @@ def test_values_reach_the_file_and_verify_agrees(tmp_path, method):
     assert report.problems == []
 
 
+def test_what_is_for_activations_is_left_out_and_accounted_for(tmp_path):
+    def quantise(rows, columns, seed):
+        parts, values = q.compressed_bytes(rows, columns, (rows, 1), seed=seed)
+        one = {
+            "input_scale": ("F32", np.ones(1, np.float32)),
+            "input_zero_point": ("I8", np.ones(1, np.int8)),
+        }
+        return parts | one, values
+
+    write_quantised(tmp_path / "model", "ct8", quantise)
+    export_model(tmp_path / "model", tmp_path / "out.gguf", ExportOptions("f32"))
+    assert verify(tmp_path / "out.gguf", tmp_path / "model").problems == []
+
+
 def test_verify_sees_one_wrong_value(tmp_path):
     write_quantised(tmp_path / "model", "awq")
     output = tmp_path / "out.gguf"

@@ -6,7 +6,7 @@ import pytest
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from dca_export.export.recipes import FALLBACKS, RECIPES, Model, TypeChoice, tensor_type
-from dca_export.model.architectures import Dimensions
+from dca_export.model.rules import Dimensions
 
 T = GGMLQuantizationType
 LLAMA_7B = Dimensions(layers=32, vocab=32000, width=4096, heads=32, kv_heads=32, head_dim=128, ff=11008)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from dca_export.export.recipes import RECIPES, Model, tensor_type
-from dca_export.model.architectures import Dimensions
+from dca_export.model.rules import Dimensions
 
 RECORDED = Path(__file__).with_name("llama_cpp_types.json")
 RECORDS: dict[str, dict[str, Any]] = json.loads(RECORDED.read_text(encoding="utf-8"))

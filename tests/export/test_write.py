@@ -239,11 +239,6 @@ def test_gguf_can_replace_itself(tmp_path, tiny_gguf):
     assert GgufFile(path)["llama.attention.dca.chunk_size"] == 48
 
 
-def test_gguf_tensors_cannot_change_type(tmp_path, tiny_gguf):
-    with pytest.raises(InputError, match="leave --outtype q8_0 out"):
-        export_model(tiny_gguf(), tmp_path / "out.gguf", ExportOptions("q8_0"))
-
-
 def test_gguf_of_an_unknown_architecture(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "mamba.gguf", "mamba")
     writer.add_tensor("t", np.zeros(4, np.float32))

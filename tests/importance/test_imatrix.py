@@ -19,6 +19,7 @@ from dca_runtime import blocks
 TEXT = "the quick brown fox jumps over the lazy dog 123 times, doesn't it? " * 30
 Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL = 2, 3, 6, 7, 20
 K_QUANTS = (10, 11, 12, 13, 14)
+IQ4_XS = 23
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_the_command_writes_llama_cpps_file(model, tmp_path):
     assert (sums.data > 0).all() and counts.data.item() > 64
 
 
-@pytest.mark.parametrize("kind", [Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, *K_QUANTS])
+@pytest.mark.parametrize("kind", [Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, IQ4_XS, *K_QUANTS])
 def test_weighted_errors_are_smaller(kind):
     random = np.random.default_rng(0)
     values = random.standard_normal((64, 512)).astype(np.float32)
@@ -117,7 +118,7 @@ def test_weighted_errors_are_smaller(kind):
     assert weighted < (0.97 if kind in K_QUANTS[3:] else 0.9) * plain
 
 
-@pytest.mark.parametrize("kind", [Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, *K_QUANTS])
+@pytest.mark.parametrize("kind", [Q4_0, Q4_1, Q5_0, Q5_1, IQ4_NL, IQ4_XS, *K_QUANTS])
 @pytest.mark.parametrize("values", [np.zeros((2, 256)), np.full((2, 256), -3.0), np.eye(2, 256) * 1e-30])
 def test_weights_of_blocks_without_a_spread(kind, values):
     values = values.astype(np.float32)

@@ -79,9 +79,9 @@ TEST(gemm_multiplies_panels) {
 TEST(dot_rows_equals_dequantizing_for_every_format) {
     using dca::BlockType;
     const int rows = 3;
-    for (const auto type :
-         {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::Q8_0, BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_0,
-          BlockType::Q5_1, BlockType::Q2_K, BlockType::Q3_K, BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K, BlockType::IQ4_NL}) {
+    for (const auto type : {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::Q8_0, BlockType::Q4_0, BlockType::Q4_1,
+                            BlockType::Q5_0, BlockType::Q5_1, BlockType::Q2_K, BlockType::Q3_K, BlockType::Q4_K, BlockType::Q5_K,
+                            BlockType::Q6_K, BlockType::IQ4_NL, BlockType::IQ4_XS, BlockType::MXFP4}) {
         const dca::BlockInfo& info = dca::block_info(type);
         // Odd sizes where the format allows them: neither block counts nor vectors come out even.
         const int cols = info.block_size == 1 ? 77 : info.block_size == 32 ? 32 * 5 : 256 * 3;
@@ -125,10 +125,136 @@ TEST(rms_norm_and_gating_follow_their_formulas) {
         gate[0] = 200.0f, gate[1] = -200.0f, gate[2] = 0.0f;
         const auto before = gate;
         const auto up = random_values(67, 8);
-        kernels->silu_multiply(gate.data(), up.data(), gate.size());
+        kernels->gate_multiply[static_cast<size_t>(dca::Activation::Silu)](gate.data(), up.data(), gate.size());
         bool right = true;
         for (size_t i = 0; i < gate.size(); ++i) right &= close(gate[i], before[i] / (1.0 + std::exp(-double{before[i]})) * up[i], 1e-6);
         CHECK(right);
+    }
+}
+
+TEST(gates_follow_their_formulas) {
+    std::vector<float> before = random_values(67, 30);
+    before[0] = 200.0f, before[1] = -200.0f, before[2] = 0.0f, before[3] = 8.0f;
+    auto up = random_values(67, 31);
+    up[4] = 9.0f, up[5] = -9.0f;
+    const auto gelu = [](double g, double u) {
+        return 0.5 * g * (1.0 + std::tanh(std::sqrt(2.0 / 3.14159265358979) * (g + 0.044715 * g * g * g))) * u;
+    };
+    const auto clamped = [](double g, double u) {
+        g = std::min(g, 7.0);
+        return g / (1.0 + std::exp(-1.702 * g)) * (std::clamp(u, -7.0, 7.0) + 1.0);
+    };
+    for (const Kernels* kernels : tables()) {
+        std::vector<float> by_gelu = before, by_clamped = before;
+        kernels->gate_multiply[static_cast<size_t>(dca::Activation::Gelu)](by_gelu.data(), up.data(), up.size());
+        kernels->gate_multiply[static_cast<size_t>(dca::Activation::ClampedSwiglu)](by_clamped.data(), up.data(), up.size());
+        bool right = true;
+        for (size_t i = 0; i < up.size(); ++i) {
+            right &= close(by_gelu[i], gelu(before[i], up[i]), 1e-5);
+            right &= close(by_clamped[i], clamped(before[i], up[i]), 1e-5);
+        }
+        CHECK(right);
+    }
+}
+
+TEST(layer_norm_follows_its_formula) {
+    const int features = 21;
+    const auto weight = random_values(features, 32), bias = random_values(features, 33);
+    for (const Kernels* kernels : tables()) {
+        for (const int lanes : {1, kPanelLanes}) {
+            auto x = random_values(static_cast<size_t>(features) * lanes, 34);
+            for (float& value : x) value += 3.0f;
+            for (const float* shift : {bias.data(), static_cast<const float*>(nullptr)}) {
+                std::vector<float> y(x.size());
+                kernels->layer_norm(x.data(), weight.data(), shift, y.data(), features, lanes, 1e-5f);
+                bool right = true;
+                for (int lane = 0; lane < lanes; ++lane) {
+                    double mean = 0.0, squares = 0.0;
+                    for (int f = 0; f < features; ++f) mean += double{x[f * lanes + lane]} / features;
+                    for (int f = 0; f < features; ++f) squares += (x[f * lanes + lane] - mean) * (x[f * lanes + lane] - mean) / features;
+                    for (int f = 0; f < features; ++f) {
+                        const double expected = (x[f * lanes + lane] - mean) / std::sqrt(squares + 1e-5) * weight[f];
+                        right &= close(y[f * lanes + lane], expected + (shift != nullptr ? shift[f] : 0.0f), 1e-5);
+                    }
+                }
+                CHECK(right);
+            }
+        }
+    }
+}
+
+TEST(scale_and_cap_bends_what_is_large) {
+    for (const Kernels* kernels : tables()) {
+        for (const float cap : {0.0f, 30.0f}) {
+            auto x = random_values(67, 35);
+            x[0] = 1e4f, x[1] = -1e4f, x[2] = 1e-3f;
+            const auto before = x;
+            kernels->scale_and_cap(x.data(), 2.5f, cap, x.size());
+            bool right = true;
+            for (size_t i = 0; i < x.size(); ++i) {
+                const double scaled = 2.5 * before[i];
+                right &= close(x[i], cap == 0.0f ? scaled : cap * std::tanh(scaled / cap), 1e-5);
+            }
+            CHECK(right);
+        }
+    }
+}
+
+// A window of 60 keys and a cap of 2 (in units of log2 e), over two spans, for queries in a panel and alone.
+TEST(attention_sees_through_windows_and_caps) {
+    constexpr int group = 2, head_dim = 64;
+    constexpr uint32_t keys = 300, first_query = 260, window = 60;
+    constexpr float cap = 2.0f;
+    const auto k = random_values(size_t{keys} * head_dim, 36);
+    const auto v = random_values(size_t{keys} * head_dim, 37);
+    auto q = random_values(static_cast<size_t>(group) * head_dim * kPanelLanes, 38);
+    for (float& value : q) value *= 3.0f / std::sqrt(static_cast<float>(head_dim));
+    for (const dca_cache_type type : {DCA_CACHE_F32, DCA_CACHE_F16}) {
+        for (const Kernels* kernels : tables()) {
+            const CpuKvCache cache = filled_cache(*kernels, type, head_dim, k, v);
+            const auto t = static_cast<size_t>(cache.type());
+            std::vector<float> out(q.size()), maximum(static_cast<size_t>(group) * kPanelLanes, -INFINITY), sum(maximum.size());
+            std::vector<float> scratch(attend_scratch_floats(group, head_dim));
+            for (const KeyRange span : {KeyRange{201, 250}, KeyRange{250, 292}}) {
+                kernels->attend_panel_capped[t]({q.data(), out.data(), maximum.data(), sum.data(), group, head_dim, cache.view(0, 0), span,
+                                                 first_query, scratch.data(), window, cap});
+            }
+            bool panel_right = true, row_right = true;
+            for (const uint32_t lane : {0u, 7u, 31u}) {
+                const uint32_t query = first_query + lane, begin = query + 1 - window;
+                std::vector<float> row_q(static_cast<size_t>(group) * head_dim), row_out(row_q.size()), row_maximum(group, -INFINITY),
+                    row_sum(group);
+                for (size_t i = 0; i < row_q.size(); ++i) row_q[i] = q[i * kPanelLanes + lane];
+                kernels->attend_row_capped[t]({row_q.data(),
+                                               row_out.data(),
+                                               row_maximum.data(),
+                                               row_sum.data(),
+                                               group,
+                                               head_dim,
+                                               cache.view(0, 0),
+                                               {begin, query + 1},
+                                               cap});
+                for (int g = 0; g < group; ++g) {
+                    std::vector<double> expected(head_dim);
+                    double total = 0.0;
+                    for (uint32_t j = begin; j <= query; ++j) {
+                        double score = 0.0;
+                        for (int d = 0; d < head_dim; ++d) score += double{row_q[g * head_dim + d]} * k[size_t{j} * head_dim + d];
+                        const double weight = std::exp2(cap * std::tanh(score / cap));
+                        total += weight;
+                        for (int d = 0; d < head_dim; ++d) expected[d] += weight * v[size_t{j} * head_dim + d];
+                    }
+                    for (int d = 0; d < head_dim; ++d) {
+                        const size_t at = (static_cast<size_t>(g) * head_dim + d) * kPanelLanes + lane;
+                        const double tolerance = type == DCA_CACHE_F32 ? 2e-5 : 4e-3;
+                        panel_right &= close(out[at] / sum[g * kPanelLanes + lane], expected[d] / total, tolerance);
+                        row_right &= close(row_out[g * head_dim + d] / row_sum[g], expected[d] / total, tolerance);
+                    }
+                }
+            }
+            CHECK(panel_right);
+            CHECK(row_right);
+        }
     }
 }
 

@@ -138,10 +138,47 @@ TEST(packed_products_equal_dequantized_weights) {
                 const Matrix w(type, rows, cols, engine);
                 for (const int tokens : {1, 2, 3, 4, 5, 6, 7, 8, 9, 33}) {
                     const auto x = random_tokens(tokens, cols, engine);
-                    if (tokens <= 4) CHECK(product_is_right(*kernels, w, x, tokens, 1, tokens % 2 == 0));
+                    if (tokens <= 8) CHECK(product_is_right(*kernels, w, x, tokens, 1, tokens % 2 == 0));
                     CHECK(product_is_right(*kernels, w, x, tokens, kPanelLanes, tokens % 2 == 1));
                 }
             }
+        }
+    }
+}
+
+TEST(packed_vectors_get_the_bits_that_each_gets_alone) {
+    const PackedKernels* kernels = packed_kernels();
+    if (kernels == nullptr) return;
+    std::mt19937 engine(22);
+    for (const BlockType type : kPackedTypes) {
+        const int cols = 768, rows = 53;
+        const Matrix w(type, rows, cols, engine);
+        const auto multiply = [&](const float* x, int tokens) {
+            std::vector<std::byte> packed(packed_token_bytes(packed_tokens(tokens, 1), cols));
+            kernels->pack_tokens(x, 1, tokens, cols, packed.data());
+            std::vector<float> y(static_cast<size_t>(tokens) * rows);
+            kernels->multiply({.type = type,
+                               .w = w.groups.data(),
+                               .rows = rows,
+                               .cols = cols,
+                               .x = packed.data(),
+                               .tokens = tokens,
+                               .lanes = 1,
+                               .y = y.data(),
+                               .y_panel_stride = rows,
+                               .bias = nullptr,
+                               .accumulate = false});
+            return y;
+        };
+        const auto x = random_tokens(8, cols, engine);
+        std::vector<float> alone;
+        for (int t = 0; t < 8; ++t) {
+            const auto y = multiply(x.data() + static_cast<size_t>(t) * cols, 1);
+            alone.insert(alone.end(), y.begin(), y.end());
+        }
+        for (int tokens = 2; tokens <= 8; ++tokens) {
+            const auto together = multiply(x.data(), tokens);
+            CHECK(std::equal(together.begin(), together.end(), alone.begin()));
         }
     }
 }

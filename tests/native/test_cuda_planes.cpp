@@ -16,8 +16,9 @@ using namespace dca::cuda;
 constexpr int kValues = 4 * kSuperBlock;
 constexpr double kHalfRounding = 0x1p-11;  // scales that are products are rounded to f16
 
-constexpr BlockType kQuantised[] = {BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_0, BlockType::Q5_1, BlockType::Q8_0, BlockType::IQ4_NL,
-                                    BlockType::Q2_K, BlockType::Q3_K, BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K};
+constexpr BlockType kQuantised[] = {BlockType::Q4_0,   BlockType::Q4_1,   BlockType::Q5_0,  BlockType::Q5_1, BlockType::Q8_0,
+                                    BlockType::IQ4_NL, BlockType::IQ4_XS, BlockType::MXFP4, BlockType::Q2_K, BlockType::Q3_K,
+                                    BlockType::Q4_K,   BlockType::Q5_K,   BlockType::Q6_K};
 
 struct Packed {
     Matrix matrix;
@@ -117,7 +118,7 @@ TEST(cuda_planes_decode_as_the_blocks_do) {
 }
 
 TEST(cuda_planes_keep_file_scales_exact) {
-    for (const BlockType type : {BlockType::Q4_0, BlockType::Q5_0, BlockType::Q8_0, BlockType::IQ4_NL}) {
+    for (const BlockType type : {BlockType::Q4_0, BlockType::Q5_0, BlockType::Q8_0, BlockType::IQ4_NL, BlockType::MXFP4}) {
         const auto blocks = encoded(type, random_values(2));
         std::vector<float> expected(kValues);
         decode_blocks(type, blocks.data(), kValues, expected.data());

@@ -57,6 +57,20 @@ void check_walk(const Scheme& scheme, const QueryBlock& block) {
 
 }  // namespace
 
+// What a layer with a window relies on (core/positions/scheme.h, window_scheme).
+TEST(a_windows_scheme_keeps_every_distance_within_it) {
+    for (const uint32_t window : {1u, 2u, 7u, 128u}) {
+        const dca::Scheme scheme = dca::window_scheme(window);
+        for (uint32_t query = 0; query < 5 * window; ++query) {
+            const uint32_t chunk = query / scheme.chunk_size;
+            for (uint32_t key = dca::window_begin(window, query); key <= query; ++key) {
+                const auto range = key / scheme.chunk_size == chunk ? dca::Range::Intra : dca::Range::Successive;
+                CHECK(scheme.query_position(range, query % scheme.chunk_size) - scheme.key_position(key) == query - key);
+            }
+        }
+    }
+}
+
 TEST(query_blocks_cover_every_query_once) {
     for (const uint32_t s : {1u, 6u, 64u, 100u, 129u, 1u << 31})
         for (const uint32_t start : {0u, 1u, 5u, 99u, 128u, 700u})

@@ -133,6 +133,26 @@ TEST(nth_failure_of_evaluating) {
     }
 }
 
+TEST(nth_failure_of_collecting_squares) {
+    SmallModel small(test::qwen2moe, test::q8_0);
+    std::vector<float> logits(fuzz::n_vocab);
+    const std::vector<float> expected = test::logits_of(small.model, prompt);
+    const dca_session_options options = test::session_options(64);
+    const auto whole_life = [&] {
+        dca_session* session = nullptr;
+        dca_status status = dca_session_create(small.model, &options, &session);
+        if (status == DCA_OK) status = dca_session_collect_squares(session);
+        if (status == DCA_OK)
+            status = dca_session_eval(session, prompt.data(), prompt.size(), DCA_LOGITS_LAST, logits.data(), logits.size());
+        dca_session_free(session);
+        return status;
+    };
+    every_failure_of_any_kind(false, whole_life, [&](dca_status status) {
+        if (status != DCA_OK) CHECK(whole_life() == DCA_OK);
+        CHECK(logits == expected);
+    });
+}
+
 TEST(nth_failure_of_scoring) {
     SmallModel small(test::llama_with_scheme, test::q8_0);
     const NothingStays after;

@@ -11,7 +11,7 @@ from dca_export.scheme import Scheme
 torch = pytest.importorskip("torch")
 
 from dca_export.reference import attention as eager_module  # noqa: E402
-from dca_export.reference import flash as flash_module  # noqa: E402
+from dca_export.reference import kernels  # noqa: E402
 from dca_export.reference.attention import Queries, eager_attention, rotate_queries  # noqa: E402
 from dca_export.reference.flash import flash_attention  # noqa: E402
 from dca_export.reference.positions import key_positions, query_positions  # noqa: E402
@@ -103,7 +103,7 @@ def test_blocks_of_rows_do_not_show(function, attention, monkeypatch):
         "scale": 1.0,
     }
     whole = run(function, problem)
-    for module in (eager_module, flash_module):
+    for module in (eager_module, kernels):
         monkeypatch.setattr(module, "QUERY_BLOCK", 7)
     assert torch.allclose(run(function, problem), whole, atol=1e-13, rtol=0)
 

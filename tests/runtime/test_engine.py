@@ -58,15 +58,20 @@ def test_decoding_mixes_with_prefill(model, engine):
 
 
 def test_a_decode_step_does_not_depend_on_who_else_is_in_it(engine):
-    """The same bits from eight rows up (four where weights are packed): from there products run in panels."""
-    sequences = [engine.sequence() for _ in range(12)]
+    """The same bits up to eight rows, and from nine up: from there products run in panels."""
+    sequences = [engine.sequence() for _ in range(14)]
     for index, sequence in enumerate(sequences):
-        engine.eval([(sequence, tokens(index, 50 + 17 * index))], logits=False)
+        engine.eval([(sequence, tokens(index, 50 + 7 * index))], logits=False)
     forks = [sequence.fork() for sequence in sequences]
     together = engine.eval([(sequence, [7]) for sequence in sequences])
-    some = engine.eval([(fork, [7]) for fork in reversed(forks[2:10])])
-    for logits, expected in zip(reversed(some), together[2:10], strict=True):
+    some = engine.eval([(fork, [7]) for fork in reversed(forks[2:12])])
+    for logits, expected in zip(reversed(some), together[2:12], strict=True):
         assert np.array_equal(logits, expected)
+    for fork in forks:
+        fork.close()
+    few = [sequence.fork() for sequence in sequences[:8]]
+    for logits, sequence in zip(engine.eval([(one, [9]) for one in few]), sequences, strict=False):
+        assert np.array_equal(logits, engine.eval([(sequence, [9])])[0])
 
 
 def test_where_pages_lie_changes_nothing(model):

@@ -104,7 +104,7 @@ def wrong_paths(tmp_path, monkeypatch):
         ("checkpoint", "dca-export checkpoint checkpoint.gguf"),
         ("models", "models/one.gguf"),
         ("missing.gguf", "no such file"),
-        ("Qwen/Qwen3-0.6B", "hf download Qwen/Qwen3-0.6B --local-dir Qwen3-0.6B"),
+        ("Qwen/Qwen3-0.6B", "dca-export hf:Qwen/Qwen3-0.6B Qwen3-0.6B.gguf"),
     ],
 )
 def test_what_to_do_is_said_of_a_path_that_names_no_model(wrong_paths, path, says):
@@ -121,4 +121,4 @@ def test_a_missing_file_is_not_taken_for_a_name_on_the_hub(wrong_paths):
     for path in ("models/two", "models/two.gguf", "/a/b", "a/b/c"):
         with pytest.raises(dca.DcaError) as caught:
             dca.Model(path)
-        assert "hf download" not in str(caught.value)
+        assert "hf:" not in str(caught.value)

@@ -242,7 +242,7 @@ def test_malformed_tokenizer_json(tmp_path, text):
 
 def test_other_kinds_of_model(tmp_path):
     (tmp_path / "tokenizer.json").write_text(Tokenizer(models.WordPiece({"a": 0}, unk_token="a")).to_str())
-    refused(tmp_path, "the model is WordPiece, only BPE is supported")
+    refused(tmp_path, "the model is WordPiece, only BPE and Unigram are supported")
     (tmp_path / "tokenizer.json").write_text(Tokenizer(models.BPE({"a": 0}, [])).to_str())
     refused(tmp_path, "neither byte-level BPE nor SentencePiece's BPE")
 
@@ -251,12 +251,7 @@ def test_other_kinds_without_a_type(tmp_path):
     untyped = json.loads(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).to_str())
     del untyped["model"]["type"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(untyped))
-    refused(tmp_path, "the model is no BPE, only BPE is supported")
-
-
-def test_unigram_tokenizer_model(tmp_path):
-    (tmp_path / "tokenizer.model").write_bytes(piece(b"a", 0.0))
-    refused(tmp_path, "a unigram SentencePiece model; only BPE ones are supported")
+    refused(tmp_path, "the model is no BPE, only BPE and Unigram are supported")
 
 
 @pytest.mark.parametrize(

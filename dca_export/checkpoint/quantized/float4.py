@@ -8,7 +8,7 @@ inverted (`weight_packed`, `weight_scale`, `weight_global_scale`), ModelOpt as i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -27,6 +27,8 @@ def weights(checkpoint: Checkpoint) -> Iterator[SourceTensor]:
     for name, tensor in checkpoint.tensors.items():
         if tensor.dtype != "U8":
             continue
+        if name.endswith("_blocks") and len(tensor.shape) == 4:
+            yield _experts(Parts(checkpoint.tensors, name.removesuffix("_blocks")))
         if name.endswith(".weight_packed"):
             yield _matrix(Parts(checkpoint.tensors, name.removesuffix("weight_packed")), "weight_packed")
         elif name.endswith(".weight") and f"{name}_scale_2" in checkpoint.tensors:
@@ -49,6 +51,23 @@ def _matrix(parts: Parts, name: str) -> SourceTensor:
     elif (factor := parts.get("weight_scale_2", ("F32",), (), (1,))) is not None:
         outer = _multiplied(floats(factor).reshape(()))
     return parts.weight(shape, _Rows(packed, scale, size, outer))
+
+
+def _experts(parts: Parts) -> SourceTensor:
+    """gpt-oss's stacked experts, `…_blocks` (experts, rows, groups, 16 bytes) and `…_scales`: as `…_rows`,
+    for the model's own parameter has them transposed."""
+    packed = parts("_blocks")
+    experts, rows, groups, width = packed.shape
+    scale = parts("_scales", ("U8",), (experts, rows, groups))
+    if width != 16:
+        raise packed.error(f"has shape {list(packed.shape)}, expected 16 bytes a group")
+
+    def joined(start: int, stop: int) -> np.ndarray:
+        return packed.read(start * groups, stop * groups).reshape(stop - start, -1)
+
+    read = _Rows(replace(packed, shape=(experts, rows, groups * width), read=joined), scale, 32, None)
+    made = parts.weight((experts, rows, 2 * width * groups), read, name="_rows")
+    return replace(made, origin="MXFP4")
 
 
 def _divided(divisor: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:

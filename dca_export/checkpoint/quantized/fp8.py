@@ -18,11 +18,14 @@ from dca_export.config import Config
 
 DEFAULT_BLOCK = (128, 128)
 SUFFIXES = ("_scale_inv", "_scale")
-# Scales of activations and of the cache, for engines that compute in 8 bits.
+# Scales and zero points of activations and of the cache, for engines that compute in few bits.
 _UNUSED = (
     ".input_scale",
     ".input_scale_inv",
     ".input_scale_ub",
+    ".input_global_scale",
+    ".input_zero_point",
+    ".output_zero_point",
     ".activation_scale",
     ".activation_scale_inv",
     ".act_scale",
@@ -30,6 +33,8 @@ _UNUSED = (
     ".q_scale",
     ".k_scale",
     ".v_scale",
+    ".k_zero_point",
+    ".v_zero_point",
     ".kv_scale",
     ".prob_scale",
 )

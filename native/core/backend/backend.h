@@ -58,10 +58,10 @@ public:
         return false;
     }
 
-    /// x = embeddings of the batch's tokens. The batch stays as it is until end().
+    /// x = embeddings of the batch's tokens, times embedding_scale. The batch stays as it is until end().
     virtual void begin(const Batch& batch) = 0;
 
-    /// q, k, v = projections of norm(x), with biases and per-head norms where the model has them.
+    /// q, k, v = projections of norm(x), with biases and norms of q and k where the model has them.
     virtual void project_qkv(uint32_t layer) = 0;
 
     /// Rotates k at P_k and stores it and v in the cache at the rows' indices.
@@ -70,14 +70,16 @@ public:
     /// From here on only the wanted rows of every slice matter; they move together, in order.
     virtual void keep_wanted_rows() = 0;
 
-    /// a = attention of q (rotated here, per key range) over the keys of its own sequence, logits scaled by
-    /// logit_factor / sqrt(head_dim).
+    /// a = attention of q (rotated here, per key range) over the keys of its own sequence, as far as the layer sees, logits
+    /// scaled by logit_factor · attention_scale, then capped where the model caps them, with a sink's share of the softmax
+    /// where it has sinks.
     virtual void attend(uint32_t layer) = 0;
 
-    /// x += W_o a (+ bias)
+    /// x += residual_scale · norm(W_o a (+ bias)); most models have neither the scale nor this norm.
     virtual void project_output(uint32_t layer) = 0;
 
-    /// x += W_down (silu(W_gate h) · W_up h), h = norm(x), each product plus its bias where the model has one
+    /// x += residual_scale · norm(W_down (act(W_gate h) · W_up h)), each product plus its bias where the model has one.
+    /// h = norm(x), or what project_qkv read where the blocks are parallel.
     virtual void feed_forward(uint32_t layer) = 0;
 
     /// The same by a mixture of experts: the router's softmax picks n_experts_used of them.
@@ -111,6 +113,8 @@ struct EngineSpec {
     uint32_t max_slices = 0;       // likewise
     Scheme scheme;                 // its positions are rows of the table (Scheme::in_rows)
     RopeTable rope;                // a plan, to be filled once all of it fits
+    Scheme window_scheme;          // the same for layers with a window; unused where there are none
+    RopeTable window_rope;
     const char* room = "context";  // what the caller calls `tokens`, for messages
 };
 

@@ -21,9 +21,9 @@ public:
     /// Adds `rows` inputs whose squares, column by column, sum to `sums`.
     void add(const Tensor& matrix, uint64_t rows, const std::vector<double>& sums) {
         Entry& entry = entries_[matrix.data];
+        entry.sums.resize(sums.size());
         entry.matrix = matrix;
         entry.rows += rows;
-        entry.sums.resize(sums.size());
         for (size_t i = 0; i < sums.size(); ++i) entry.sums[i] += sums[i];
     }
 

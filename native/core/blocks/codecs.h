@@ -21,6 +21,13 @@ BlockKernels block_kernels_here(BlockType type) noexcept {
         case BlockType::Q5_1: return {decode_all<BlockQ5_1, kBlock>, encode_all<BlockQ5_1>, first_beyond};
         case BlockType::Q8_0: return {decode_all<BlockQ8_0, kBlock>, encode_all<BlockQ8_0>, first_beyond};
         case BlockType::IQ4_NL: return {decode_all<BlockIQ4_NL, kBlock>, encode_iq4_nl, first_beyond};
+        case BlockType::MXFP4: return {decode_all<BlockMXFP4, kBlock>, encode_all<BlockMXFP4>, first_beyond};
+        case BlockType::IQ4_XS: return {decode_all<BlockIQ4_XS, kSuperBlock>, encode_iq4_xs, first_beyond};
+        case BlockType::IQ3_S: return {decode_all<BlockIQ3_S, kSuperBlock>, nullptr, nullptr};
+        case BlockType::IQ3_XXS: return {decode_all<BlockIQ3_XXS, kSuperBlock>, nullptr, nullptr};
+        case BlockType::IQ2_S: return {decode_all<BlockIQ2_S, kSuperBlock>, nullptr, nullptr};
+        case BlockType::IQ2_XS: return {decode_all<BlockIQ2_XS, kSuperBlock>, nullptr, nullptr};
+        case BlockType::IQ2_XXS: return {decode_all<BlockIQ2_XXS, kSuperBlock>, nullptr, nullptr};
         case BlockType::Q2_K: return {decode_all<BlockQ2_K, kSuperBlock>, encode_q2_k, first_beyond};
         case BlockType::Q3_K: return {decode_all<BlockQ3_K, kSuperBlock>, encode_q3_k, first_beyond};
         case BlockType::Q4_K: return {decode_all<BlockQ4_K, kSuperBlock>, encode_q4_k, first_beyond};

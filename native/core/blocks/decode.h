@@ -7,6 +7,7 @@
 #include <bit>
 #include <cstring>
 
+#include "core/blocks/decode_iq.h"
 #include "core/blocks/formats.h"
 #include "core/blocks/layouts.h"
 #include "core/blocks/halves.h"

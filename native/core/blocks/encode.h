@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/blocks/decode_iq.h"
 #include "core/blocks/formats.h"
 #include "core/blocks/layouts.h"
 #include "core/blocks/halves.h"
@@ -121,6 +122,26 @@ void encode(const float* in, BlockQ8_0& block) {
         const Floats16 up = select(rest < 0.5f, 0.0f, 1.0f), down = select(rest > -0.5f, 0.0f, 1.0f);
         store_bytes(whole + up - down, reinterpret_cast<uint8_t*>(block.qs + i));
     }
+}
+
+/// The largest value becomes one of 4 to 6 times the scale, of which each value takes the nearest level, the smaller of equals.
+void encode(const float* in, BlockMXFP4& block) {
+    const float most = std::bit_cast<float>(largest_magnitude(in));
+    block.e = most > 0.0f ? static_cast<uint8_t>(std::max(0.0f, std::floor(std::log2(most)) + 125.0f)) : 0;
+    const float d = mxfp4_scale(block.e);
+    uint8_t q[kBlock];
+    for (int i = 0; i < kBlock; ++i) {
+        const float x = std::fabs(in[i]);
+        float least = x;
+        int level = 0;
+        for (int k = 1; k < 8; ++k) {
+            const float error = std::fabs(d * static_cast<float>(kMXFP4Values[k]) - x);
+            level = error < least ? k : level;
+            least = error < least ? error : least;
+        }
+        q[i] = static_cast<uint8_t>(level != 0 && in[i] < 0.0f ? level + 8 : level);
+    }
+    for (int i = 0; i < 16; ++i) block.qs[i] = static_cast<uint8_t>(q[i] | q[i + 16] << 4);
 }
 
 /// Index of the first value that is NaN or larger than max_abs in magnitude; n if there is none.

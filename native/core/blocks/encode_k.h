@@ -1,4 +1,4 @@
-// Encoders of the formats whose scales are searched for: the K-quants and IQ4_NL. The fits find the
+// Encoders of the formats whose scales are searched for: the K-quants, IQ4_NL and IQ4_XS. The fits find the
 // numbers, this file packs them (layouts.h).
 //
 // Internal linkage on purpose: each block_kernels_*.cpp compiles its own copy for its instruction set.
@@ -147,12 +147,37 @@ void weighted_iq4_nl(const float* in, const float* importance, int64_t n_blocks,
     }
 }
 
+/// As Q4_K, two blocks fill sixteen sub-blocks.
+void weighted_iq4_xs(const float* in, const float* importance, int64_t n_blocks, std::byte* out) {
+    auto* block = reinterpret_cast<BlockIQ4_XS*>(out);
+    for (int64_t b = 0; b < n_blocks; b += 2, in += 2 * kSuperBlock, importance = after(importance, 2 * kSuperBlock)) {
+        const int together = static_cast<int>(std::min<int64_t>(2, n_blocks - b));
+        const GridSuperFit fit(SubBlocks<kBlock>(in, together * GridSuperFit::kGroup, importance));
+        uint8_t q[2 * kSuperBlock];
+        store_levels(fit.q, 0.0f, q);
+        for (int half = 0; half < together; ++half, ++block) {
+            const int first = half * GridSuperFit::kGroup;
+            block->d = float_to_half(fit.d[first]);
+            block->scales_h = 0;
+            for (int j = 0; j < GridSuperFit::kGroup; ++j) {
+                const int scale = static_cast<int>(fit.scale[first + j]) + 32;
+                uint8_t& low = block->scales_l[j / 2];
+                low = static_cast<uint8_t>(j % 2 == 0 ? scale & 15 : low | (scale & 15) << 4);
+                block->scales_h = static_cast<uint16_t>(block->scales_h | (scale >> 4) << (2 * j));
+                const uint8_t* level = q + half * kSuperBlock + j * kBlock;
+                for (int i = 0; i < 16; ++i) block->qs[16 * j + i] = static_cast<uint8_t>(level[i] | level[i + 16] << 4);
+            }
+        }
+    }
+}
+
 void encode_q2_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q2_k(in, nullptr, n_blocks, out); }
 void encode_q3_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q3_k(in, nullptr, n_blocks, out); }
 void encode_q4_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q4_k(in, nullptr, n_blocks, out); }
 void encode_q5_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q5_k(in, nullptr, n_blocks, out); }
 void encode_q6_k(const float* in, int64_t n_blocks, std::byte* out) { weighted_q6_k(in, nullptr, n_blocks, out); }
 void encode_iq4_nl(const float* in, int64_t n_blocks, std::byte* out) { weighted_iq4_nl(in, nullptr, n_blocks, out); }
+void encode_iq4_xs(const float* in, int64_t n_blocks, std::byte* out) { weighted_iq4_xs(in, nullptr, n_blocks, out); }
 
 }  // namespace
 }  // namespace dca

@@ -63,6 +63,7 @@ WeightedEncoder weighted_encoder(BlockType type) noexcept {
         case BlockType::Q5_0: return weighted_symmetric<BlockQ5_0, 16>;
         case BlockType::Q5_1: return weighted_affine<BlockQ5_1, 31>;
         case BlockType::IQ4_NL: return weighted_iq4_nl;
+        case BlockType::IQ4_XS: return weighted_iq4_xs;
         case BlockType::Q2_K: return weighted_q2_k;
         case BlockType::Q3_K: return weighted_q3_k;
         case BlockType::Q4_K: return weighted_q4_k;

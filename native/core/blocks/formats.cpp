@@ -28,6 +28,12 @@ constexpr Format blocks(BlockType type, const char* name, uint32_t block_size, f
     return {{type, name, block_size, sizeof(Block), true}, max_abs};
 }
 
+/// A format that is read and not written.
+template <class Block>
+constexpr Format read_only(BlockType type, const char* name, uint32_t block_size) {
+    return {{type, name, block_size, sizeof(Block), false}, 0.0f};
+}
+
 constexpr Format kFormats[] = {
     {{BlockType::F32, "F32", 1, 4, true}, FLT_MAX},
     {{BlockType::F16, "F16", 1, 2, true}, kHalfMax},
@@ -38,6 +44,13 @@ constexpr Format kFormats[] = {
     blocks<BlockQ5_1>(BlockType::Q5_1, "Q5_1", kBlock, kHalfMax),
     blocks<BlockQ8_0>(BlockType::Q8_0, "Q8_0", kBlock, 127 * kHalfMax),
     blocks<BlockIQ4_NL>(BlockType::IQ4_NL, "IQ4_NL", kBlock, kHalfMax),
+    blocks<BlockMXFP4>(BlockType::MXFP4, "MXFP4", kBlock, FLT_MAX),
+    blocks<BlockIQ4_XS>(BlockType::IQ4_XS, "IQ4_XS", kSuperBlock, kHalfMax),
+    read_only<BlockIQ3_S>(BlockType::IQ3_S, "IQ3_S", kSuperBlock),
+    read_only<BlockIQ3_XXS>(BlockType::IQ3_XXS, "IQ3_XXS", kSuperBlock),
+    read_only<BlockIQ2_S>(BlockType::IQ2_S, "IQ2_S", kSuperBlock),
+    read_only<BlockIQ2_XS>(BlockType::IQ2_XS, "IQ2_XS", kSuperBlock),
+    read_only<BlockIQ2_XXS>(BlockType::IQ2_XXS, "IQ2_XXS", kSuperBlock),
     blocks<BlockQ2_K>(BlockType::Q2_K, "Q2_K", kSuperBlock, kHalfMax),
     blocks<BlockQ3_K>(BlockType::Q3_K, "Q3_K", kSuperBlock, kHalfMax),
     blocks<BlockQ4_K>(BlockType::Q4_K, "Q4_K", kSuperBlock, kHalfMax),

@@ -22,8 +22,15 @@ enum class BlockType : uint32_t {
     Q4_K = 12,
     Q5_K = 13,
     Q6_K = 14,
+    IQ2_XXS = 16,
+    IQ2_XS = 17,
+    IQ3_XXS = 18,
     IQ4_NL = 20,
+    IQ3_S = 21,
+    IQ2_S = 22,
+    IQ4_XS = 23,
     BF16 = 30,
+    MXFP4 = 39,
 };
 
 struct BlockInfo {
@@ -44,7 +51,7 @@ inline const BlockInfo& block_info(BlockType type) noexcept { return *block_info
 void decode_blocks(BlockType type, const std::byte* blocks, int64_t n_values, float* out);
 
 /// Encodes n_values (a multiple of the block size). One thread.
-/// Throws Error(DCA_ERROR_ARGUMENT) on a value that is not finite or beyond the format's range.
+/// Throws Error(DCA_ERROR_ARGUMENT) on a value that is not finite or beyond the format's range. The format can encode.
 void encode_blocks(BlockType type, const float* in, int64_t n_values, std::byte* out);
 
 /// As decode_blocks, spread over `threads` threads (0: all the cores this process may use).

@@ -14,7 +14,7 @@ using WeightedEncoder = void (*)(const float* in, const float* importance, int64
 
 struct BlockKernels {
     void (*decode)(const std::byte* blocks, int64_t n_blocks, float* out);
-    /// Every value is finite and within the format's range.
+    /// Every value is finite and within the format's range. Null where a format is only read.
     void (*encode)(const float* in, int64_t n_blocks, std::byte* out);
     /// Index of the first value that is NaN or larger than max_abs in magnitude; n if there is none.
     int64_t (*first_beyond)(const float* in, int64_t n, float max_abs);

@@ -121,6 +121,7 @@ Engine::Engine(Model& model, const EngineOptions& options)
     cache_type_ = static_cast<dca_cache_type>(options.cache_type);
     RopeTable rope = plan_rope_table(with_rope(model.hparams(), options.rope, options.rope_factor), model.weights(), scheme_, tokens_);
     rope_ = rope.frequencies;
+    const uint32_t window = model.hparams().window;
     Backend::Parts parts = model.backend().make_engine({
         .tokens = tokens_,
         .cache_type = cache_type_,
@@ -128,6 +129,8 @@ Engine::Engine(Model& model, const EngineOptions& options)
         .max_slices = options.max_slices,
         .scheme = scheme_.in_rows(tokens_),
         .rope = std::move(rope),
+        .window_scheme = window == 0 ? Scheme{} : window_scheme(window).in_rows(tokens_),
+        .window_rope = window == 0 ? RopeTable{} : plan_window_rope_table(model.hparams(), model.weights(), tokens_),
         .room = room_,
     });
     cache_ = std::move(parts.cache);

@@ -329,7 +329,8 @@ std::optional<std::vector<uint32_t>> GgufFile::get_u32_list(std::string_view key
     const size_t size = scalar_bytes(value->element_type);
     std::vector<uint32_t> list;
     for (uint64_t i = 0; size != 0 && i < value->count; ++i) {
-        const auto number = as_u32(value->element_type, value->data.data() + i * size);
+        const ValueType type = value->element_type == ValueType::Bool ? ValueType::U8 : value->element_type;
+        const auto number = as_u32(type, value->data.data() + i * size);
         if (!number) break;
         list.push_back(*number);
     }

@@ -100,7 +100,7 @@ public:
     std::optional<float> get_f32(std::string_view key) const;
     std::optional<bool> get_bool(std::string_view key) const;
     std::optional<std::string_view> get_string(std::string_view key) const;
-    /// An integer, or an array of integers with one entry a layer (some files say it so).
+    /// An integer, or an array of integers or bools with one entry a layer (some files say it so).
     std::optional<std::vector<uint32_t>> get_u32_list(std::string_view key) const;
 
 private:

@@ -31,6 +31,9 @@ DCA_HOST_DEVICE KeyRange key_range(const Scheme& scheme, uint32_t chunk, Range r
     return {0, successive_begin};
 }
 
+/// The first key that the query at `index` sees through a window of so many tokens, its own included; 0: no window.
+DCA_HOST_DEVICE uint32_t window_begin(uint32_t window, uint32_t index) { return window == 0 || index < window ? 0 : index + 1 - window; }
+
 /// The first key that queries of `chunk` see.
 DCA_HOST_DEVICE uint32_t first_key(const Scheme& scheme, uint32_t chunk) { return scheme.intra_only ? chunk * scheme.chunk_size : 0; }
 

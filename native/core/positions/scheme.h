@@ -82,6 +82,11 @@ struct Scheme {
     }
 };
 
+/// The scheme that gives the queries of a layer with a window their ordinary distances, whatever the attention: chunks as
+/// long as the window reach back into the one before at most, where P_succ = s + r is exact. So keys need 2 s positions
+/// in sequences of any length.
+DCA_HOST_DEVICE Scheme window_scheme(uint32_t window) noexcept { return {window, window, 2 * window, 0.0f, 0, false}; }
+
 /// How many tokens from the start of a sequence two schemes treat alike, so that they give them the same
 /// keys and values: all (`kEndless`) if they are equal, else those of the smaller first chunk, where
 /// positions are the ordinary ones, as far as no logit factor sets in.

@@ -163,7 +163,7 @@ inline void accumulate_values_any(int head_dim, const float* values, int count, 
     }
 }
 
-/// Scores of keys [first, first + count) below the span or after a lane's query become minus infinity.
+/// Scores of keys [first, first + count) below the span, after a lane's query or before its window become minus infinity.
 inline void mask_scores(float* scores, uint32_t first, int count, const AttendPanelArgs& args) {
     for (int j = 0; j < count; ++j) {
         const uint32_t key = first + j;
@@ -174,6 +174,10 @@ inline void mask_scores(float* scores, uint32_t first, int count, const AttendPa
             const auto hidden = static_cast<int>(key - args.first_query);  // lanes whose query comes before the key
             for (int lane = 0; lane < hidden && lane < kPanelLanes; ++lane) row[lane] = kMinusInfinity;
         }
+        // Lanes whose window begins after the key.
+        const int64_t leaves = key + args.window - args.first_query;
+        if (leaves >= kPanelLanes) continue;
+        for (auto lane = static_cast<int>(leaves > 0 ? leaves : 0); lane < kPanelLanes; ++lane) row[lane] = kMinusInfinity;
     }
 }
 
@@ -184,8 +188,16 @@ struct TileWeights {
 };
 
 /// Turns `kVectorWidth` columns of scores (count × 32) into weights, and moves maximum, sum and these columns of out (head_dim × 32) along.
+template <bool Capped>
 [[gnu::always_inline]] inline TileWeights fold_softmax(float* scores, int count, float* running_maximum, float* running_sum, float* out,
-                                                       int head_dim) {
+                                                       int head_dim, float cap) {
+    if constexpr (Capped) {
+        for (int j = 0; j < count; ++j) {
+            float* at = scores + j * kPanelLanes;
+            const F score = load(at);
+            store(at, score > splat(kMinusInfinity) ? soft_cap(score, cap) : score);  // what is not seen stays so
+        }
+    }
     F tile_top = splat(kMinusInfinity);
     for (int j = 0; j < count; ++j) tile_top = maximum(tile_top, load(scores + j * kPanelLanes));
     const F before = load(running_maximum);
@@ -222,10 +234,11 @@ template <class Visit>
 
 /// Whether some lane does not see some key of a tile.
 inline bool is_masked(uint32_t first, int count, const AttendPanelArgs& args) {
-    return first < args.span.begin || int64_t{first} + count > args.first_query + 1;
+    return first < args.span.begin || int64_t{first} + count > args.first_query + 1 ||
+           first + args.window < args.first_query + kPanelLanes;
 }
 
-template <class Cache>
+template <class Cache, bool Capped>
 void attend_tile(const AttendPanelArgs& args, uint32_t first, int count) {
     const int head_dim = args.head_dim;
     const size_t head_values = size_t{kPanelLanes} * head_dim;
@@ -244,16 +257,16 @@ void attend_tile(const AttendPanelArgs& args, uint32_t first, int count) {
         if (is_masked(first, count, args)) mask_scores(scores, first, count, args);
         float* out = args.out + g * head_values;
         for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
-            fold_softmax(scores + lane, count, args.maximum + g * kPanelLanes + lane, args.sum + g * kPanelLanes + lane, out + lane,
-                         head_dim);
+            fold_softmax<Capped>(scores + lane, count, args.maximum + g * kPanelLanes + lane, args.sum + g * kPanelLanes + lane,
+                                 out + lane, head_dim, args.cap);
         }
         accumulate_values_any(head_dim, values, count, scores, out);
     }
 }
 
-template <class Cache>
+template <class Cache, bool Capped>
 void attend_panel(const AttendPanelArgs& args) {
-    for_key_tiles(args.span, [&](uint32_t first, int count) { attend_tile<Cache>(args, first, count); });
+    for_key_tiles(args.span, [&](uint32_t first, int count) { attend_tile<Cache, Capped>(args, first, count); });
 }
 
 /// Scores of a key block for `Group` queries: score (Group × 32) = q (Group × head_dim) · block (head_dim × 32).
@@ -289,7 +302,7 @@ template <class Cache, int Group>
     }
 }
 
-template <class Cache, int Group>
+template <class Cache, bool Capped, int Group>
 void attend_row_group(const AttendRowArgs& args, int first_head) {
     using Element = typename Cache::Element;
     const int head_dim = args.head_dim;
@@ -307,6 +320,9 @@ void attend_row_group(const AttendRowArgs& args, int first_head) {
             float* row = scores + g * kPanelLanes;
             if constexpr (Cache::scaled) {
                 for (int j = skip; j < count; ++j) row[j] *= args.cache.key_scales[first + j];
+            }
+            if constexpr (Capped) {
+                for (int j = 0; j < kPanelLanes; j += kVectorWidth) store(row + j, soft_cap(load(row + j), args.cap));
             }
             for (int j = 0; j < skip; ++j) row[j] = kMinusInfinity;
             for (int j = count; j < kPanelLanes; ++j) row[j] = kMinusInfinity;
@@ -336,15 +352,15 @@ void attend_row_group(const AttendRowArgs& args, int first_head) {
     }
 }
 
-template <class Cache>
+template <class Cache, bool Capped>
 void attend_row(const AttendRowArgs& args) {
     int head = 0;
-    for (; head + 8 <= args.group; head += 8) attend_row_group<Cache, 8>(args, head);
-    for (; head + 4 <= args.group; head += 4) attend_row_group<Cache, 4>(args, head);
+    for (; head + 8 <= args.group; head += 8) attend_row_group<Cache, Capped, 8>(args, head);
+    for (; head + 4 <= args.group; head += 4) attend_row_group<Cache, Capped, 4>(args, head);
     switch (args.group - head) {
-        case 3: return attend_row_group<Cache, 3>(args, head);
-        case 2: return attend_row_group<Cache, 2>(args, head);
-        case 1: return attend_row_group<Cache, 1>(args, head);
+        case 3: return attend_row_group<Cache, Capped, 3>(args, head);
+        case 2: return attend_row_group<Cache, Capped, 2>(args, head);
+        case 1: return attend_row_group<Cache, Capped, 1>(args, head);
         default: return;
     }
 }

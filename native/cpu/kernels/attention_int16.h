@@ -154,7 +154,7 @@ void pack_values(const AttendPanelArgs& args, uint32_t first, int32_t* pairs, fl
 
 /// attend_panel. A tile of which some query sees only a part goes through f32: its values share their scales, and what
 /// a query gets must not depend, not even by rounding, on keys that come after it.
-template <class Cache>
+template <class Cache, bool Capped>
 void attend_panel_int16(const AttendPanelArgs& args) {
     const int head_dim = args.head_dim;
     const size_t head_values = size_t{kPanelLanes} * head_dim;
@@ -176,7 +176,7 @@ void attend_panel_int16(const AttendPanelArgs& args) {
         }
     }
     for_key_tiles(args.span, [&](uint32_t first, int count) {
-        if (count < kKeyTile || is_masked(first, count, args)) return attend_tile<Cache>(args, first, count);
+        if (count < kKeyTile || is_masked(first, count, args)) return attend_tile<Cache, Capped>(args, first, count);
         pack_keys<Cache>(args, first, keys, key_scales);
         pack_values<Cache>(args, first, values, value_scales);
         for (int g = 0; g < args.group; ++g) {
@@ -184,8 +184,8 @@ void attend_panel_int16(const AttendPanelArgs& args) {
                                   head_dim / 2, scores);
             float* out = args.out + g * head_values;
             for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
-                const TileWeights tile = fold_softmax(scores + lane, kKeyTile, args.maximum + g * kPanelLanes + lane,
-                                                      args.sum + g * kPanelLanes + lane, out + lane, head_dim);
+                const TileWeights tile = fold_softmax<Capped>(scores + lane, kKeyTile, args.maximum + g * kPanelLanes + lane,
+                                                              args.sum + g * kPanelLanes + lane, out + lane, head_dim, args.cap);
                 // No weight is above the largest, so the sum of squares is at most the sum times it.
                 const F scale = column_scales(tile.sum * tile.largest, tile.largest);
                 store(weight_scales + lane, scale);

@@ -41,22 +41,85 @@ void rms_norm(const float* x, const float* weight, float* y, int features, int l
     }
 }
 
-void silu_multiply(float* gate, const float* up, size_t n) {
-    size_t i = 0;
-    for (; i + kVectorWidth <= n; i += kVectorWidth) {
-        const F g = load(gate + i);
-        const F exponent = g * splat(-kLog2E);
-        // Beyond 2^126 the quotient is 0 all the same.
-        const F bounded = exponent > splat(126.0f) ? splat(126.0f) : exponent;
-        store(gate + i, g / (splat(1.0f) + exp2_of(bounded)) * load(up + i));
+void layer_norm(const float* x, const float* weight, const float* bias, float* y, int features, int lanes, float epsilon) {
+    const auto shift = [&](int f) { return bias == nullptr ? 0.0f : bias[f]; };
+    if (lanes == 1) {
+        double sum = 0.0, squares = 0.0;
+        for (int i = 0; i < features; ++i) sum += x[i];
+        const auto mean = static_cast<float>(sum / features);
+        for (int i = 0; i < features; ++i) squares += double{x[i] - mean} * (x[i] - mean);
+        const float scale = 1.0f / __builtin_sqrtf(static_cast<float>(squares / features) + epsilon);
+        for (int i = 0; i < features; ++i) y[i] = (x[i] - mean) * scale * weight[i] + shift(i);
+        return;
     }
-    for (; i < n; ++i) gate[i] = gate[i] / (1.0f + __builtin_expf(-gate[i])) * up[i];
+    for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
+        F sum{}, squares{};
+        for (int f = 0; f < features; ++f) sum += load(x + f * kPanelLanes + lane);
+        const F mean = sum / splat(static_cast<float>(features));
+        for (int f = 0; f < features; ++f) {
+            const F value = load(x + f * kPanelLanes + lane) - mean;
+            squares += value * value;
+        }
+        const F variance = squares / splat(static_cast<float>(features)) + splat(epsilon);
+        F scale;
+        for (int i = 0; i < kVectorWidth; ++i) scale[i] = 1.0f / __builtin_sqrtf(variance[i]);
+        for (int f = 0; f < features; ++f) {
+            const int at = f * kPanelLanes + lane;
+            store(y + at, (load(x + at) - mean) * scale * splat(weight[f]) + splat(shift(f)));
+        }
+    }
 }
 
-void add(float* x, const float* y, size_t n) {
+/// 1 / (1 + 2^-x). Beyond 2^126 the quotient is 0 all the same.
+[[gnu::always_inline]] inline F sigmoid2(F x) { return splat(1.0f) / (splat(1.0f) + exp2_of(minimum(-x, splat(126.0f)))); }
+
+// What a feed-forward makes of its gate and its up.
+struct Silu {
+    [[gnu::always_inline]] static F apply(F gate, F up) { return gate * sigmoid2(gate * splat(kLog2E)) * up; }
+};
+struct Gelu {
+    /// 0.5 g (1 + tanh u) = g σ(2 u), u = sqrt(2 / π) (g + 0.044715 g³).
+    [[gnu::always_inline]] static F apply(F gate, F up) {
+        const F u = splat(0.7978845608f) * (gate + splat(0.044715f) * gate * gate * gate);
+        return gate * sigmoid2(u * splat(2.0f * kLog2E)) * up;
+    }
+};
+struct ClampedSwiglu {
+    [[gnu::always_inline]] static F apply(F gate, F up) {
+        const F limit = splat(7.0f);
+        const F g = minimum(gate, limit);
+        return g * sigmoid2(g * splat(1.702f * kLog2E)) * (minimum(maximum(up, -limit), limit) + splat(1.0f));
+    }
+};
+
+/// x = apply(x, y), n values, a vector at a time; what is left over lies in a vector padded with zeros.
+template <class Apply>
+[[gnu::always_inline]] inline void map_vectors(float* x, const float* y, size_t n, Apply apply) {
     size_t i = 0;
-    for (; i + kVectorWidth <= n; i += kVectorWidth) store(x + i, load(x + i) + load(y + i));
-    for (; i < n; ++i) x[i] += y[i];
+    for (; i + kVectorWidth <= n; i += kVectorWidth) store(x + i, apply(load(x + i), load(y + i)));
+    if (i == n) return;
+    float left[2][kVectorWidth] = {};
+    __builtin_memcpy(left[0], x + i, (n - i) * sizeof(float));
+    __builtin_memcpy(left[1], y + i, (n - i) * sizeof(float));
+    store(left[0], apply(load(left[0]), load(left[1])));
+    __builtin_memcpy(x + i, left[0], (n - i) * sizeof(float));
+}
+
+template <class Activation>
+void gate_multiply(float* gate, const float* up, size_t n) {
+    map_vectors(gate, up, n, [](F g, F u) __attribute__((always_inline)) { return Activation::apply(g, u); });
+}
+
+void add_scaled(float* x, const float* y, float scale, size_t n) {
+    map_vectors(x, y, n, [=](F a, F b) __attribute__((always_inline)) { return a + splat(scale) * b; });
+}
+
+void scale_and_cap(float* x, float scale, float cap, size_t n) {
+    if (cap == 0.0f) {
+        map_vectors(x, x, n, [=](F a, F) __attribute__((always_inline)) { return a * splat(scale); });
+    } else {
+        map_vectors(x, x, n, [=](F a, F) __attribute__((always_inline)) { return soft_cap(a * splat(scale), cap); });
+    }
 }
 
 /// One pair of rotated rows of a panel: (a, b) -> (a cos - b sin, a sin + b cos).

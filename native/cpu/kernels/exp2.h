@@ -46,5 +46,13 @@ namespace {
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kMinusInfinity = -__builtin_inff();
 
+/// cap · tanh(x / cap), also where both come times log2(e). Its error is about 1e-7 of the cap.
+[[gnu::always_inline]] inline F soft_cap(F x, float cap) {
+    // tanh(u) = 1 - 2 / (1 + e^2u), in powers of two.
+    const F exponent = x * splat(2.0f * kLog2E / cap);
+    const F bounded = exponent > splat(126.0f) ? splat(126.0f) : exponent;
+    return splat(cap) - splat(2.0f * cap) / (splat(1.0f) + exp2_of(bounded));
+}
+
 }  // namespace
 }  // namespace dca::cpu

@@ -125,7 +125,7 @@ void pack_tokens(const float* x, int lanes, int tokens, int cols, std::byte* out
         case 1: return pack_vectors<1>(x, tokens, cols, out);
         case 2: return pack_vectors<2>(x, tokens, cols, out);
         case 4: return pack_vectors<4>(x, tokens, cols, out);
-        default: return pack_lanes(x, cols, out);
+        default: return lanes == 1 ? pack_vectors<kPackedBundle>(x, tokens, cols, out) : pack_lanes(x, cols, out);
     }
 }
 

@@ -169,7 +169,9 @@ void multiply_packed(const PackedProduct& product) {
             case 1: return multiply_vectors<Format, 1>(product, group_bytes);
             case 2: return multiply_vectors<Format, 2>(product, group_bytes);
             case 4: return multiply_vectors<Format, 4>(product, group_bytes);
-            default: return multiply_panels<Format>(product, group_bytes);
+            default:
+                if (product.lanes == 1) return multiply_vectors<Format, kPackedBundle>(product, group_bytes);
+                return multiply_panels<Format>(product, group_bytes);
         }
     });
 }

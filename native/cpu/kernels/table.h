@@ -15,23 +15,36 @@
 namespace dca::cpu {
 namespace {
 
+/// attend_panel over a cache that is rounded anyway.
+template <class Cache, bool Capped>
+void narrow_panel(const AttendPanelArgs& args) {
+#if defined(__AVX512VNNI__)
+    attend_panel_int16<Cache, Capped>(args);
+#else
+    attend_panel<Cache, Capped>(args);
+#endif
+}
+
 constexpr Kernels kernels_here(const char* name) {
     return {
         .name = name,
         .gemm = gemm,
         .dot_rows = dot_rows,
         .rms_norm = rms_norm,
-        .silu_multiply = silu_multiply,
-        .add = add,
+        .layer_norm = layer_norm,
+        .gate_multiply = {gate_multiply<Silu>, gate_multiply<Gelu>, gate_multiply<ClampedSwiglu>},
+        .add_scaled = add_scaled,
+        .scale_and_cap = scale_and_cap,
         .rotate = rotate,
         .store_keys = {store_keys<CacheF16>, store_keys<CacheF32>, store_keys<CacheBF16>, store_keys<CacheQ8>},
         .store_values = {store_values<CacheF16>, store_values<CacheF32>, store_values<CacheBF16>, store_values<CacheQ8>},
-#if defined(__AVX512VNNI__)
-        .attend_panel = {attend_panel_int16<CacheF16>, attend_panel<CacheF32>, attend_panel_int16<CacheBF16>, attend_panel_int16<CacheQ8>},
-#else
-        .attend_panel = {attend_panel<CacheF16>, attend_panel<CacheF32>, attend_panel<CacheBF16>, attend_panel<CacheQ8>},
-#endif
-        .attend_row = {attend_row<CacheF16>, attend_row<CacheF32>, attend_row<CacheBF16>, attend_row<CacheQ8>},
+        .attend_panel = {narrow_panel<CacheF16, false>, attend_panel<CacheF32, false>, narrow_panel<CacheBF16, false>,
+                         narrow_panel<CacheQ8, false>},
+        .attend_row = {attend_row<CacheF16, false>, attend_row<CacheF32, false>, attend_row<CacheBF16, false>, attend_row<CacheQ8, false>},
+        .attend_panel_capped = {narrow_panel<CacheF16, true>, attend_panel<CacheF32, true>, narrow_panel<CacheBF16, true>,
+                                narrow_panel<CacheQ8, true>},
+        .attend_row_capped = {attend_row<CacheF16, true>, attend_row<CacheF32, true>, attend_row<CacheBF16, true>,
+                              attend_row<CacheQ8, true>},
         .fold_exp_sum = fold_exp_sum,
 #if defined(__AVX512VNNI__)
         .packed = &packed_kernels,

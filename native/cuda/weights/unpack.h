@@ -2,6 +2,8 @@
 // way to the planes of planes.h; host and device.
 #pragma once
 
+#include <cmath>
+
 #include "core/blocks/formats.h"
 #include "core/blocks/layouts.h"
 #include "cuda/weights/planes.h"
@@ -67,6 +69,28 @@ DCA_HOST_DEVICE UnitValues unpack(const BlockIQ4_NL& block, int) {
     unpack_nibbles(block.qs, out);
     for (int i = 0; i < kUnit; ++i) out.q[i] = values[out.q[i]];
     out.scale[0] = float_of_half(block.d);
+    return out;
+}
+
+DCA_HOST_DEVICE UnitValues unpack(const BlockIQ4_XS& block, int u) {
+    constexpr int8_t values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+    UnitValues out{};
+    for (int i = 0; i < 16; ++i) {
+        out.q[i] = values[block.qs[16 * u + i] & 15];
+        out.q[i + 16] = values[block.qs[16 * u + i] >> 4];
+    }
+    const int scale = (block.scales_l[u / 2] >> 4 * (u % 2) & 15) | (block.scales_h >> 2 * u & 3) << 4;
+    out.scale[0] = float_of_half(block.d) * static_cast<float>(scale - 32);
+    return out;
+}
+
+/// Scales are powers of two: exact in f16 from 2^-24 to 2^15.
+DCA_HOST_DEVICE UnitValues unpack(const BlockMXFP4& block, int) {
+    constexpr int8_t values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+    UnitValues out{};
+    unpack_nibbles(block.qs, out);
+    for (int i = 0; i < kUnit; ++i) out.q[i] = values[out.q[i]];
+    out.scale[0] = ldexpf(1.0f, int{block.e} - 128);
     return out;
 }
 
@@ -137,7 +161,7 @@ DCA_HOST_DEVICE UnitValues unpack(const BlockQ6_K& block, int u) {
 }
 
 /// Calls visit(Block{}, P{}) with a quantised type's block and the planes it becomes; false for
-/// F32, F16 and BF16.
+/// what becomes 16-bit floats: F32, F16, BF16 and the formats of grids.
 template <class Visit>
 bool visit_blocks(BlockType type, Visit&& visit) {
     switch (type) {
@@ -152,6 +176,13 @@ bool visit_blocks(BlockType type, Visit&& visit) {
         case BlockType::Q4_K: visit(BlockQ4_K{}, PlanesQ4M{}); return true;
         case BlockType::Q5_K: visit(BlockQ5_K{}, PlanesQ5M{}); return true;
         case BlockType::Q6_K: visit(BlockQ6_K{}, PlanesQ6{}); return true;
+        case BlockType::IQ4_XS: visit(BlockIQ4_XS{}, PlanesQ8{}); return true;
+        case BlockType::MXFP4: visit(BlockMXFP4{}, PlanesQ8{}); return true;
+        case BlockType::IQ3_S:
+        case BlockType::IQ3_XXS:
+        case BlockType::IQ2_S:
+        case BlockType::IQ2_XS:
+        case BlockType::IQ2_XXS:  // decoded on the host (uploader.cpp)
         case BlockType::F32:
         case BlockType::F16:
         case BlockType::BF16: break;

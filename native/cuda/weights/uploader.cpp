@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/blocks/half.h"
+#include "core/blocks/layouts.h"
 #include "core/machine/parallel.h"
 #include "cuda/weights/kernels.h"
 
@@ -14,10 +16,37 @@ constexpr uint64_t kSlotBytes = uint64_t{32} << 20;
 static_assert(Uploader::kDeviceBytes == 3 * kSlotBytes);
 constexpr int64_t kCopyGrain = int64_t{1} << 20;
 constexpr int kMostCopyThreads = 8;  // enough to outrun the bus
+constexpr int64_t kDecodeGrain = int64_t{1} << 18;
+static_assert(kDecodeGrain % kSuperBlock == 0);
 
 /// Whether the file's bytes are the device's bytes.
 bool same_bytes(BlockType type, WeightFormat format) {
     return (type == BlockType::F16 && format == WeightFormat::F16) || (type == BlockType::BF16 && format == WeightFormat::BF16);
+}
+
+/// Formats whose values are points of grids, which the card does not have: they go over as 16-bit floats.
+bool decoded_on_host(BlockType type) {
+    switch (type) {
+        case BlockType::IQ3_S:
+        case BlockType::IQ3_XXS:
+        case BlockType::IQ2_S:
+        case BlockType::IQ2_XS:
+        case BlockType::IQ2_XXS: return true;
+        default: return false;
+    }
+}
+
+/// Values of blocks as f16 or bf16.
+void decode_to_16_bits(const Tensor& tensor, const std::byte* blocks, int64_t n_values, WeightFormat format, uint16_t* out) {
+    const BlockInfo& info = block_info(tensor.type);
+    parallel_ranges(n_values, kDecodeGrain, std::min(kMostCopyThreads, usable_cores()), [&](int64_t begin, int64_t end) {
+        float values[kSuperBlock];
+        for (int64_t at = begin; at < end; at += kSuperBlock) {
+            decode_blocks(tensor.type, blocks + at / info.block_size * info.block_bytes, kSuperBlock, values);
+            for (int i = 0; i < kSuperBlock; ++i)
+                out[at + i] = format == WeightFormat::F16 ? float_to_half(values[i]) : float_to_bf16(values[i]);
+        }
+    });
 }
 
 }  // namespace
@@ -36,7 +65,8 @@ Uploader::~Uploader() { static_cast<void>(cudaStreamSynchronize(stream_.get()));
 void Uploader::matrix(const Tensor& tensor, const Matrix& to, uint64_t first_row) {
     const BlockInfo& info = block_info(tensor.type);
     const uint64_t n_blocks = static_cast<uint64_t>(tensor.bytes()) / info.block_bytes;
-    const uint64_t blocks_a_piece = kSlotBytes / info.block_bytes;
+    const bool decoded = decoded_on_host(tensor.type);
+    const uint64_t blocks_a_piece = kSlotBytes / (decoded ? 2 * info.block_size : info.block_bytes);
     for (uint64_t first = 0; first < n_blocks; first += blocks_a_piece) {
         const uint64_t count = std::min(blocks_a_piece, n_blocks - first);
         const uint64_t bytes = count * info.block_bytes;
@@ -46,12 +76,17 @@ void Uploader::matrix(const Tensor& tensor, const Matrix& to, uint64_t first_row
         Slot& slot = slots_[next_++ % slots_.size()];
         check(cudaEventSynchronize(slot.free.get()), "loading weights");
         const int threads = std::min(kMostCopyThreads, usable_cores());
-        parallel_ranges(static_cast<int64_t>(bytes), kCopyGrain, threads, [&](int64_t begin, int64_t end) {
-            std::memcpy(slot.host.get() + begin, from + begin, static_cast<size_t>(end - begin));
-        });
-        if (same_bytes(tensor.type, to.format)) {
+        const uint64_t values = count * info.block_size;
+        if (decoded) {
+            decode_to_16_bits(tensor, from, static_cast<int64_t>(values), to.format, reinterpret_cast<uint16_t*>(slot.host.get()));
+        } else {
+            parallel_ranges(static_cast<int64_t>(bytes), kCopyGrain, threads, [&](int64_t begin, int64_t end) {
+                std::memcpy(slot.host.get() + begin, from + begin, static_cast<size_t>(end - begin));
+            });
+        }
+        if (decoded || same_bytes(tensor.type, to.format)) {
             std::byte* target = static_cast<std::byte*>(to.low) + 2 * first_value;
-            check(cudaMemcpyAsync(target, slot.host.get(), bytes, cudaMemcpyHostToDevice, stream_.get()), "loading weights");
+            check(cudaMemcpyAsync(target, slot.host.get(), 2 * values, cudaMemcpyHostToDevice, stream_.get()), "loading weights");
         } else {
             check(cudaMemcpyAsync(slot.device.get(), slot.host.get(), bytes, cudaMemcpyHostToDevice, stream_.get()), "loading weights");
             check(repack(tensor.type, slot.device.get(), count, to, first_value, stream_.get()), "loading weights");

@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from tokenizers import Tokenizer as Backend
+from tokenizers import models
 
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.options import TokenIds
@@ -13,6 +14,7 @@ from dca_runtime.text.decoding import Decoder
 from dca_runtime.text.stream import TextStream
 from dca_runtime.text.tokenizer_json import build_from_json
 from dca_runtime.text.tokenizers_guard import guarded
+from dca_runtime.text.unigram import without_special_pieces
 from dca_runtime.text.vocabulary import MODEL_KEY, build_tokenizer, byte_level_pretokenizer
 
 HUGGINGFACE_KEY = "tokenizer.huggingface.json"
@@ -167,6 +169,8 @@ class Tokenizer:
     def _without_specials(self) -> Backend:
         backend = _build(self._metadata)
         with guarded("special tokens cannot be made text"):
+            if isinstance(backend.model, models.Unigram):
+                backend = without_special_pieces(backend)
             backend.encode_special_tokens = True  # the package's name for: as ordinary text
         return backend
 

@@ -8,6 +8,7 @@ values that it can take; what is refused names where it stands.
 import base64
 import binascii
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -151,7 +152,9 @@ def _check_text(value: Any, what: str, longest: int = MAX_TOKEN_CHARACTERS) -> N
 def _check_model(model: Any) -> None:
     _check(isinstance(model, dict), "it has no model")
     kind = model.get("type") or ("BPE" if "merges" in model else "no BPE")
-    _check(kind == "BPE", f"the model is {kind}, only BPE is supported")
+    if kind == "Unigram":
+        return _check_unigram(model)
+    _check(kind == "BPE", f"the model is {kind}, only BPE and Unigram are supported")
     vocab, merges = model.get("vocab"), model.get("merges")
     _check(isinstance(vocab, dict) and isinstance(merges, list), "model: vocab or merges is missing")
     for token, id_ in vocab.items():
@@ -165,6 +168,21 @@ def _check_model(model: Any) -> None:
     _check(not model.get("dropout"), "model: dropout makes ids random")
     for key in ("continuing_subword_prefix", "end_of_word_suffix"):
         _check(model.get(key) in (None, ""), f"model: {key} is not supported")
+
+
+def _check_unigram(model: Mapping[str, Any]) -> None:
+    vocab, unknown = model.get("vocab"), model.get("unk_id")
+    _check(isinstance(vocab, list) and 0 < len(vocab) <= MAX_ID, "model: vocab is missing")
+    for entry in vocab or []:
+        _check(isinstance(entry, list) and len(entry) == 2, "model: an entry of vocab is no token and score")
+        token, score = entry
+        _check_text(token, "model: a token")
+        numeric = isinstance(score, int | float) and not isinstance(score, bool)
+        _check(numeric and math.isfinite(score), f"model: the score of token {token[:40]!r} is no number")
+    _check(
+        unknown is None or (_is_id(unknown) and unknown < len(vocab or [])),
+        f"model: unk_id {unknown!r} is no token",
+    )
 
 
 def _check_added_tokens(added: Any) -> None:

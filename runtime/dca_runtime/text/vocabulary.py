@@ -1,7 +1,7 @@
 """Builds a tokenizer from a GGUF file's tokenizer.ggml.* keys, for files without tokenizer.huggingface.json.
 
-Two kinds: "gpt2", byte-level BPE with a list of merges, and "llama", SentencePiece BPE, whose merges
-follow from the tokens' scores.
+Three kinds: "gpt2", byte-level BPE with a list of merges, "llama", SentencePiece BPE, whose merges follow
+from the tokens' scores, and "t5", SentencePiece's unigram model (unigram.py).
 """
 
 import math
@@ -15,6 +15,7 @@ from dca_runtime.errors import DcaError, Status
 from dca_runtime.text.pretokenizers import PRETOKENIZERS, Pretokenizer
 from dca_runtime.text.tokenizer_json import MAX_TOKEN_CHARACTERS, too_many_added
 from dca_runtime.text.tokenizers_guard import guarded, one_line
+from dca_runtime.text.unigram import SPACE, unigram_tokenizer
 
 MODEL_KEY = "tokenizer.ggml.model"
 TOKENS_KEY = "tokenizer.ggml.tokens"
@@ -23,8 +24,8 @@ SCORES_KEY = "tokenizer.ggml.scores"
 MERGES_KEY = "tokenizer.ggml.merges"
 PRE_KEY = "tokenizer.ggml.pre"
 SPACE_PREFIX_KEY = "tokenizer.ggml.add_space_prefix"
-
-SPACE = "\u2581"  # SentencePiece's visible space
+EXTRA_SPACES_KEY = "tokenizer.ggml.remove_extra_whitespaces"
+CHARACTER_MAP_KEY = "tokenizer.ggml.precompiled_charsmap"
 
 # Of n tokens that are one another's beginnings each pair is a merge, so lengths and merges have limits.
 MAX_PIECE_CHARACTERS = 256  # sentencepiece's own default is 16
@@ -50,15 +51,20 @@ def build_tokenizer(metadata: Mapping[str, Any]) -> Tokenizer:
     Raises DcaError: a key is missing, is of a wrong type or contradicts another, or the kind is unknown.
     """
     kind = metadata.get(MODEL_KEY)
-    if kind not in ("gpt2", "llama"):
+    if kind not in ("gpt2", "llama", "t5"):
         raise DcaError(
-            f"{MODEL_KEY} is {one_line(repr(kind))}; this version builds the kinds 'gpt2' and 'llama'",
+            f"{MODEL_KEY} is {one_line(repr(kind))}; this version builds the kinds 'gpt2', 'llama' and 't5'",
             Status.UNSUPPORTED,
         )
     tokens = token_list(metadata)
     types = token_types(metadata, len(tokens))
     with guarded(f"{TOKENS_KEY} makes no tokenizer"):
-        build = _byte_level(metadata, tokens) if kind == "gpt2" else _sentencepiece(metadata, tokens, types)
+        if kind == "t5":
+            build = _unigram(metadata, tokens, types)
+        elif kind == "llama":
+            build = _sentencepiece(metadata, tokens, types)
+        else:
+            build = _byte_level(metadata, tokens)
         _add_whole_tokens(build, tokens, types)
     return build
 
@@ -121,20 +127,43 @@ def byte_level_pretokenizer(metadata: Mapping[str, Any]) -> Pretokenizer:
     return PRETOKENIZERS[name]
 
 
-def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
+def _scores(metadata: Mapping[str, Any], count: int) -> list[float]:
     scores = metadata.get(SCORES_KEY)
-    if not _numbers(scores, len(tokens), int | float):
-        raise DcaError(
-            f"{SCORES_KEY} must be an array of {len(tokens)} finite numbers, one a token", Status.FORMAT
-        )
+    if not _numbers(scores, count, int | float):
+        raise DcaError(f"{SCORES_KEY} must be an array of {count} finite numbers, one a token", Status.FORMAT)
     assert isinstance(scores, list)
+    return scores
+
+
+def _flag(metadata: Mapping[str, Any], key: str, default: bool) -> bool:
+    value = metadata.get(key, default)
+    if not isinstance(value, bool):
+        raise DcaError(f"{key} must be true or false", Status.FORMAT)
+    return value
+
+
+def _unigram(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
+    listed = metadata.get(CHARACTER_MAP_KEY, [])
+    if not isinstance(listed, list) or not all(isinstance(byte, int) for byte in listed):
+        raise DcaError(f"{CHARACTER_MAP_KEY} must be an array of bytes", Status.FORMAT)
+    return unigram_tokenizer(
+        list(zip(tokens, _scores(metadata, len(tokens)), strict=True)),
+        unknown=next((id_ for id_, kind in enumerate(types) if kind == TokenType.UNKNOWN), None),
+        byte_fallback=TokenType.BYTE in types,
+        character_map=bytes(byte & 255 for byte in listed),
+        space_prefix=_flag(metadata, SPACE_PREFIX_KEY, True),
+        removes_extra_spaces=_flag(metadata, EXTRA_SPACES_KEY, False),
+        where=TOKENS_KEY,
+    )
+
+
+def _sentencepiece(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> Tokenizer:
+    scores = _scores(metadata, len(tokens))
     ids = _ids_by_token(tokens)
     merges = merges_by_score(ids, scores, types)
     unknown = next((t for t, kind in zip(tokens, types, strict=True) if kind == TokenType.UNKNOWN), None)
     tokenizer = Tokenizer(_bpe(ids, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
-    space_prefix = metadata.get(SPACE_PREFIX_KEY, True)
-    if not isinstance(space_prefix, bool):
-        raise DcaError(f"{SPACE_PREFIX_KEY} must be true or false", Status.FORMAT)
+    space_prefix = _flag(metadata, SPACE_PREFIX_KEY, True)
     visible_spaces = normalizers.Replace(" ", SPACE)
     tokenizer.normalizer = (
         normalizers.Sequence([normalizers.Prepend(SPACE), visible_spaces]) if space_prefix else visible_spaces

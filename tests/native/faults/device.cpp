@@ -48,6 +48,7 @@ public:
     uint32_t max_slices() const override { return executor_->max_slices(); }
     uint64_t scratch_bytes() const override { return executor_->scratch_bytes(); }
 
+    bool collect(ColumnSquares& squares) override { return run(), executor_->collect(squares); }
     bool replay(const Batch& batch) override { return run(), executor_->replay(batch); }
     void begin(const Batch& batch) override { run(), executor_->begin(batch); }
     void project_qkv(uint32_t layer) override { run(), executor_->project_qkv(layer); }

@@ -72,7 +72,7 @@ void write_seeds(const std::filesystem::path& folder) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    int seconds = 8;
+    int seconds = 6;
     uint64_t seed = 21, executions = 0;
     const std::string name = std::string("dca-fuzz-input-") + std::to_string(::getpid());
     Kept kept((std::filesystem::temp_directory_path() / name).string());

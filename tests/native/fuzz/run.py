@@ -44,7 +44,7 @@ def main() -> int:
             driver = programs / f"fuzz_{target}_driver"
             subprocess.run([driver, "--write-seeds", corpus], check=True)
             command = [fuzzer, f"-max_total_time={seconds}", f"-max_len={longest}", f"-timeout={TIMEOUT}"]
-            command += ["-rss_limit_mb=4096", "-print_final_stats=1"]
+            command += ["-rss_limit_mb=4096", "-print_final_stats=1", "-len_control=0"]
             command += [f"-artifact_prefix={arguments.build}/{target}-", corpus]
         else:
             seed = str(time.time_ns())

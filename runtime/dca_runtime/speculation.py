@@ -1,0 +1,199 @@
+"""Guessing ahead: what a text quotes from itself is guessed, and the guesses are checked in one step.
+
+A step of a token and k guesses at the next ones reads the weights once, and gives the logits after each. The
+choice from the first logits is what an ordinary step would choose; if it is the first guess, the next logits
+are those of the next ordinary step, and so on. So the text is the one that ordinary steps give: with greedy
+choice, and with sampling too, where a guess x is kept with the probability p(x) that sampling gives it, and
+otherwise a token of the others comes instead, each with its share of their probability.
+"""
+
+import array
+from dataclasses import dataclass
+
+import numpy as np
+
+from dca_runtime.errors import DcaError
+from dca_runtime.options import SPECULATIONS
+
+SHORTEST_MATCH = 2  # tokens: one alone occurs before almost always, and says little about the next
+LONGEST_MATCH = 32  # tokens: beyond it a longer match says nothing more
+# A step of this many guesses and the token before them: up to eight rows the CPU gives each row the bits of a
+# step of its own (native/cpu/panel_shape.h), and weights are read once for all of them.
+MOST_GUESSES = 7
+
+
+def speculates(speculate: str, device: str) -> bool:
+    """Whether to guess ahead, for one of SPECULATIONS and a ModelInfo.device. DcaError for another."""
+    if speculate not in SPECULATIONS:
+        names = ", ".join(SPECULATIONS)
+        raise DcaError(f"speculate must be one of {names}, got {speculate!r}")
+    # Elsewhere steps of several rows round otherwise than steps of one, which may turn a near tie.
+    return speculate == "lookup" or (speculate == "auto" and device.startswith("cpu"))
+
+
+class Lookup:
+    """Finds where the end of a text occurred before, and what came after it there."""
+
+    def __init__(self) -> None:
+        self._tokens = array.array("i")
+        self._ends: dict[
+            tuple[int, int], array.array[int]
+        ] = {}  # a pair of tokens -> where its second one is
+
+    def see(self, ids: list[int]) -> None:
+        """Appends tokens to the text."""
+        for id_ in ids:
+            self._tokens.append(id_)
+            if len(self._tokens) >= SHORTEST_MATCH:
+                pair = (self._tokens[-2], id_)
+                self._ends.setdefault(pair, array.array("i")).append(len(self._tokens) - 1)
+
+    def match(self) -> tuple[int, int]:
+        """(length, place): the longest end of the text that occurred before, the last time where it did.
+
+        ``place`` is the index of what came after it. Length 0: none of at least SHORTEST_MATCH tokens did. Of
+        one longer than LONGEST_MATCH only so much is looked at.
+        """
+        tokens = self._tokens
+        if len(tokens) <= SHORTEST_MATCH:
+            return 0, 0
+        earlier = self._ends[tokens[-2], tokens[-1]][:-1]
+        if not earlier:
+            return 0, 0
+        text, places = np.frombuffer(tokens, np.int32), np.frombuffer(earlier, np.int32)
+        length = SHORTEST_MATCH
+        while length < LONGEST_MATCH:
+            longer = places[places >= length]
+            longer = longer[text[longer - length] == text[-1 - length]]
+            if not len(longer):
+                break
+            places, length = longer, length + 1
+        return length, int(places[-1]) + 1
+
+    def guesses(self, place: int, count: int) -> list[int]:
+        """``count`` tokens from ``place`` on. What reaches the end of the text goes on with itself."""
+        found: list[int] = []
+        for index in range(place, place + count):
+            after = index - len(self._tokens)
+            found.append(self._tokens[index] if after < 0 else found[after])
+        return found
+
+
+@dataclass
+class _Share:
+    """How often guesses were right, of late: an average that begins as ``expected`` and forgets."""
+
+    expected: float
+    right: float = 0.0
+    tried: float = 0.0
+
+    WEIGHT = 3.0  # of what was expected, in guesses
+
+    def value(self) -> float:
+        return (self.expected * self.WEIGHT + self.right) / (self.WEIGHT + self.tried)
+
+    def saw(self, right: bool) -> None:
+        self.forget(0.97)
+        self.right += right
+        self.tried += 1.0
+
+    def forget(self, keep: float) -> None:
+        self.right *= keep
+        self.tried *= keep
+
+
+class Pace:
+    """How many tokens to guess: as many as promise the most tokens a second.
+
+    It learns from what guesses were right, by how much of the text before them had occurred before, and from
+    the time that steps of several rows take.
+    """
+
+    # From so many matching tokens on (the last: and more), guesses are expected to be right that often.
+    _EXPECTED = ((2, 0.2), (3, 0.4), (4, 0.55), (6, 0.7), (9, 0.85))
+    _WEIGHT = 1 / 8  # of a step's time in the averages
+    _FORGET = 0.995  # a step: what was bad is tried again some hundred steps later
+
+    def __init__(self) -> None:
+        self._shares = [_Share(expected) for _, expected in self._EXPECTED]
+        self._single: float | None = None  # seconds of a step without guesses
+        self._extra = 0.15  # of that, what each guess adds
+
+    def guesses(self, matched: int, most: int) -> int:
+        """How many tokens to guess after ``matched`` tokens that occurred before; at most ``most``."""
+        best, best_rate = 0, 1.0
+        tokens = reached = 1.0  # expected of the step; the chance that all guesses so far are right
+        for count in range(1, most + 1):
+            reached *= self._share(matched + count - 1).value()
+            tokens += reached
+            rate = tokens / (1.0 + self._extra * count)
+            if rate > best_rate:
+                best, best_rate = count, rate
+        if best == 0:
+            self._share(matched).forget(self._FORGET)
+        return best
+
+    def saw(self, matched: int, guessed: int, right: int) -> None:
+        """Of ``guessed`` tokens after ``matched`` ones the first ``right`` were; the next, if any, not."""
+        for index in range(min(right + 1, guessed)):
+            self._share(matched + index).saw(index < right)
+
+    def took(self, guessed: int, seconds: float) -> None:
+        """A step with so many guesses took that long."""
+        if guessed == 0:
+            self._single = self._average(self._single, seconds)
+        elif self._single is not None:
+            extra = (seconds / self._single - 1.0) / guessed
+            self._extra = self._average(self._extra, min(max(extra, 0.02), 1.0))
+
+    def _average(self, before: float | None, value: float) -> float:
+        if before is None:
+            return value
+        return before + self._WEIGHT * (min(value, 4.0 * before) - before)  # a hiccup counts little
+
+    def _share(self, matched: int) -> _Share:
+        index = sum(matched >= least for least, _ in self._EXPECTED) - 1
+        return self._shares[index]
+
+
+@dataclass
+class Guesses:
+    """What guessing ahead did for a text."""
+
+    steps: int = 0  # that checked guesses
+    guessed: int = 0
+    right: int = 0
+
+
+class Speculator:
+    """Guesses at the tokens that come next in a text, and learns how many are worth it."""
+
+    def __init__(self) -> None:
+        self.counts = Guesses()
+        self._lookup = Lookup()
+        self._pace = Pace()
+        self._matched = 0  # of the last guesses
+        self._guessed = 0
+
+    def see(self, ids: list[int]) -> None:
+        """Appends tokens to the text."""
+        self._lookup.see(ids)
+
+    def guess(self, most: int) -> list[int]:
+        """At most ``most`` tokens that may come next, often none."""
+        self._matched, place = self._lookup.match()
+        most = min(most, MOST_GUESSES)
+        self._guessed = self._pace.guesses(self._matched, most) if self._matched and most > 0 else 0
+        return self._lookup.guesses(place, self._guessed)
+
+    def took(self, seconds: float) -> None:
+        """The step that checks the last guesses took that long."""
+        self._pace.took(self._guessed, seconds)
+
+    def saw(self, right: int, checked: int) -> None:
+        """Of the last guesses ``checked`` were compared with what was chosen; the first ``right`` were it."""
+        if self._guessed:
+            self.counts.steps += 1
+            self.counts.guessed += self._guessed
+            self.counts.right += right
+            self._pace.saw(self._matched, checked, right)
