@@ -24,7 +24,7 @@ SMOLLM2 := demo/SmolLM2-135M-Instruct
 CMAKE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
 CLANG := $(shell command -v clang++)
 
-.PHONY: demo test test-vllm lint native-test sanitize thread-sanitize fuzz fuzz-python kill-test coverage cuda cuda-compile clean
+.PHONY: demo test test-vllm lint native-test sanitize thread-sanitize fuzz fuzz-python kill-test soak coverage cuda cuda-compile clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(TEXT),--text "$(TEXT)")
@@ -122,6 +122,10 @@ coverage: $(VENV)/ready
 	find build/coverage -name '*.gcda' -delete
 	build/coverage/tests/native/native_tests
 	$(BIN)/python tests/native/coverage.py build/coverage 95
+
+# Two processes on one prompt store, killed at random, for ROUNDS rounds of about two seconds.
+soak: $(VENV)/ready
+	$(BIN)/python tests/runtime/prompt_store/soak.py --rounds $(ROUNDS)
 
 clean:
 	rm -rf build demo $(VENV)

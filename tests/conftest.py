@@ -1,6 +1,7 @@
 """Fixtures that several test modules share."""
 
 import importlib.util
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,12 @@ def interruptible() -> None:
     """Ctrl-C and a hang-up work here and in subprocesses even if whoever started the tests ignores them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_prompt_store(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing of the tests goes into the user's store."""
+    os.environ["DCA_CACHE_DIR"] = str(tmp_path_factory.mktemp("prompts") / "store")
 
 
 @pytest.fixture(scope="session")

@@ -44,8 +44,7 @@ MODELS = {
     "Glm4ForCausalLM": "GLM-4-0414",
     "CohereForCausalLM": "Command-R, R+, Aya 23",
     "Cohere2ForCausalLM": "Command R7B, Command A, Aya Expanse",
-    "StableLmForCausalLM": "StableLM 2",
-    "StableLMEpochForCausalLM": "StableLM 3B and 2, older checkpoints",
+    "StableLmForCausalLM": "StableLM 2, StableLM 3B",
     "InternLM2ForCausalLM": "InternLM2, InternLM2.5",
     "InternLM3ForCausalLM": "InternLM3",
     "MiniCPMForCausalLM": "MiniCPM 1 and 2",
@@ -68,12 +67,12 @@ INTRODUCTION = """# Models
 Made by `tests/models_table.py` from the table of architectures and the models in the tests; a test says
 whether it is current.
 
-For each family small random models of transformers {version}'s own class, with every feature on that the class
-has, were exported in f32 and run, by the piece and by the token, over five chunks: plain attention agrees with
-transformers' own to 2e-3 in logits, Dual Chunk Attention with the reference. "names" says that tensors called
-and laid out as the package gguf and llama.cpp's converter have them gave the same, in the runtime and in the
-reference. All of them run on the CPU; on a card those run of which the last column says so, the others are
-refused there by one line.
+For each family small random models of transformers {version}'s own class, with every feature on that the
+class has, were exported in f32 and run by the piece and by the token over five chunks: plain attention is
+transformers' own to 2e-3 in logits, Dual Chunk Attention with the reference. "names" says that tensors
+called and laid out as the package gguf and llama.cpp's converter have them gave the same, in the runtime and
+in the reference. All of them run on the CPU; on a card those run of which the last column says so, the others
+are refused there by one line.
 
 Layers with a window keep it and attend at their ordinary distances, in a text of any length; layers without
 RoPE see everything; Dual Chunk Attention is for the rest. Windows of Mistral, Phi-3 and Qwen are not used, as

@@ -17,6 +17,7 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)")
         "README.md",
         "CONTRIBUTING.md",
         "docs/architecture.md",
+        "docs/ask-a-book.md",
         "docs/results.md",
         "docs/reliability.md",
         "SECURITY.md",

@@ -23,6 +23,7 @@ ROOMS = {
     "checkpoint": ["errors", "config"],
     "tokenizer": ["errors", "config", "dca_runtime"],
     "model": ["errors", "config", "checkpoint"],
+    "documents": ["errors"],
     "adapters": ["errors", "config", "gguf", "checkpoint", "model", "dca_runtime"],
     "importance": ["errors", "gguf", "dca_runtime"],
     "export": [
@@ -51,6 +52,7 @@ ROOMS = {
         "gguf",
         "adapters",
         "importance",
+        "documents",
         "export",
         "parity",
         "evaluate",
@@ -76,7 +78,7 @@ CORE = {
     "backend": ["error", "positions", "hparams", "weights", "rope"],
     "model": ["error", "gguf", "hparams", "weights", "backend"],
     "engine": ["error", "gguf", "positions", "rope", "backend", "model"],
-    "api": ["error", "blocks", "backend", "model", "engine"],
+    "api": ["error", "blocks", "gguf", "backend", "model", "engine"],
 }
 
 

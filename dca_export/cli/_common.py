@@ -179,6 +179,22 @@ def counts(text: str) -> list[int]:
     return [_integer(part, 0) for part in text.split(",")]
 
 
+_SUFFIXES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
+
+
+def disk_size(text: str) -> int:
+    """Bytes, with K, M, G or T for powers of 1,000: 20G."""
+    digits = text.upper().removesuffix("B")
+    number, suffix = (digits[:-1], digits[-1]) if digits[-1:].isalpha() else (digits, "")
+    try:
+        value = float(number) * _SUFFIXES[suffix]
+    except (ValueError, KeyError):
+        value = math.nan
+    if not (math.isfinite(value) and value >= 1):
+        raise argparse.ArgumentTypeError(f"expected a size like 500M or 20G, got {text!r}")
+    return int(value)
+
+
 def _integer(text: str, least: int) -> int:
     try:
         value = int(text)
@@ -199,21 +215,38 @@ class Update(Protocol):
 
 
 @contextlib.contextmanager
-def progress_bar(description: str) -> Iterator[Update]:
-    """A progress bar on stderr while the block runs; nothing at all where stderr is not a terminal."""
+def progress_bar(description: str, unit: str | None = None) -> Iterator[Update]:
+    """A progress bar on stderr while the block runs; nothing at all where stderr is not a terminal.
+
+    unit: what is counted, to show how many a second; None: no rate.
+    """
     if not sys.stderr.isatty():
         yield lambda done, total, description=None: None
         return
 
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TaskProgressColumn,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+    from rich.text import Text
 
-    columns = (
+    class Rate(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text("" if task.speed is None else f"{task.speed:,.0f} {unit}/s")
+
+    columns = [
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(),
+        *([] if unit is None else [Rate()]),
         TimeRemainingColumn(),
-    )
+    ]
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=None)
 

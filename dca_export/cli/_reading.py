@@ -1,20 +1,75 @@
-"""Texts that a command is given, and the long prompts made of them: what is said while they are read."""
+"""Long prompts: what is said before they are read, while they are, and of documents they are made of."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dca_export.cli._common import note, progress_bar
-from dca_export.errors import InputError
+from dca_export.documents import decode
 from dca_export.export.summary import size
 
 if TYPE_CHECKING:
     from dca_runtime import Session
+    from dca_runtime.prompt_store import Prompts
 
 LONG = 512  # tokens: a prompt from here on takes long enough to be told about
+
+
+class Reading:
+    """Tells about the evaluation of long prompts: tokens and memory before, the time once it can be told.
+
+    ``progress`` is for the session that reads, ``on_read`` for what reads through a store.
+    """
+
+    def __init__(self) -> None:
+        self._base = 0  # tokens in the session when the call that runs began
+        self._update = lambda length: None
+
+    def progress(self, done: int, total: int) -> None:
+        """As ``Model.session`` takes it."""
+        self._update(self._base + done)
+
+    def on_read(self, length: int) -> None:
+        """As ``Generation`` takes it."""
+        self._base = length
+        self._update(length)
+
+    @contextlib.contextmanager
+    def of(self, session: "Session", ids: list[int], prompts: "Prompts | None") -> Iterator[None]:
+        """Around the evaluation of a prompt, ``ids`` with what the session holds of it, told of if long."""
+        info = session.info
+        start, total = info.length, len(ids)
+        if total - start < LONG:
+            yield
+            return
+        known = max(start, prompts.find(ids)) if prompts is not None else start
+        speed = prompts.speed if prompts is not None else None
+        parts = [f"reading {total:,} tokens"]
+        if known:
+            parts.append(f"{known:,} of them read before")
+        parts.append(f"keys and values take {size(info.cache_bytes * total // info.context)}")
+        if speed is not None:
+            parts.append(f"about {duration(speed.seconds(known, total))}")
+        note(", ".join(parts))
+        told, began = speed is not None, time.monotonic()
+        with progress_bar("reading", "tokens") as bar:
+
+            def update(length: int) -> None:
+                nonlocal told
+                bar(length - start, total - start)
+                new = length - known
+                if not told and 0 < new < total - known:
+                    told = True
+                    seconds = (time.monotonic() - began) * (total - known) / new
+                    note(f"about {duration(seconds)}, at the speed of its first {new:,} tokens")
+
+            self._base, self._update = start, update
+            try:
+                yield
+            finally:
+                self._update = lambda length: None
 
 
 def text_of(path: str) -> str:
@@ -22,60 +77,10 @@ def text_of(path: str) -> str:
 
     Raises InputError: it is not UTF-8 text, or standard input is closed.
     """
-    if path != "-":
-        data = Path(path).expanduser().read_bytes()
-    elif sys.stdin is None:
-        raise InputError("-: standard input is closed")
-    else:
-        binary = getattr(sys.stdin, "buffer", None)
-        data = binary.read() if binary is not None else sys.stdin.read().encode()
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    from dca_export.documents.read import standard_input
 
-
-class Reading:
-    """Tells about the evaluation of long prompts: tokens and memory before, the time once it can be told.
-
-    ``progress`` is for the session that reads.
-    """
-
-    def __init__(self) -> None:
-        self._update = lambda done, total: None
-
-    def progress(self, done: int, total: int) -> None:
-        """As ``Model.session`` takes it."""
-        self._update(done, total)
-
-    @contextlib.contextmanager
-    def of(self, session: "Session", tokens: int) -> Iterator[None]:
-        """Around the evaluation of a prompt of that many ``tokens``; only a long one is told about."""
-        if tokens < LONG:
-            yield
-            return
-        info = session.info
-        memory = info.cache_bytes * tokens / info.context
-        note(f"reading {tokens:,} tokens, whose keys and values take {size(int(memory))}")
-        told, began = False, time.monotonic()
-        with progress_bar("reading") as bar:
-
-            def update(done: int, total: int) -> None:
-                nonlocal told
-                if total != tokens:  # of a generated token
-                    return
-                bar(done, total)
-                if not told and 0 < done < total:
-                    told = True
-                    seconds = (time.monotonic() - began) * total / done
-                    note(f"about {duration(seconds)}, at the speed of its first {done:,} tokens")
-
-            self._update = update
-            try:
-                yield
-            finally:
-                self._update = lambda done, total: None
+    data = standard_input() if path == "-" else Path(path).expanduser().read_bytes()
+    return decode.stated_text(data, path)
 
 
 def duration(seconds: float) -> str:

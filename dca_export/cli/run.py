@@ -14,8 +14,10 @@ from dca_export.cli._common import (
     positive_int,
     run,
 )
+from dca_export.cli._documents import Group, documents_at, ordered
 from dca_export.cli._reading import Reading, text_of
 from dca_export.cli._runtime import add_model_arguments, density_note, note_active, opened
+from dca_export.cli._store import add_store_arguments, opened_store
 from dca_export.errors import InputError
 from dca_runtime.options import ATTENTIONS, SPECULATIONS
 
@@ -30,6 +32,7 @@ dca-run model.gguf --chat -f question.txt --temp 0
 dca-run model.gguf --chat
 """
 
+ORDER_TOKENS = 8  # a document, that the cuts between them may differ by from order to order
 CHAT_CONTEXT = 8192  # tokens beside documents; a chat does not know how long it will be
 
 
@@ -54,8 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--doc",
         action="append",
         default=[],
-        metavar="FILE",
-        help="a document that the question or the chat is about (as often as wanted)",
+        metavar="PATH",
+        help="what the question or the chat is about: text, Markdown, HTML, PDF, or a folder of source and "
+        "other text (as often as wanted; the order that shares most with what was read before is taken)",
     )
     parser.add_argument("--system", metavar="TEXT", help="the system message of a chat (empty: an empty one)")
     parser.add_argument(
@@ -76,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--attention", choices=ATTENTIONS, default="auto", help="default: auto, the file's own"
     )
+    add_store_arguments(parser)
     parser.add_argument(
         "--speculate",
         choices=SPECULATIONS,
@@ -118,15 +123,13 @@ def _run(arguments: argparse.Namespace) -> int:
     }
     asked = {name: value for name, value in asked.items() if value is not None}
     Sampling(**asked)  # a wrong value is said before anything is loaded
-    documents = [_document(path) for path in arguments.doc]
+    groups = documents_at(arguments.doc)
     with opened(arguments) as model:
         sampling = model.sampling(**asked)
-        for document in documents:
-            note(f"{document.name}: {document.tokens(model.tokenizer):,} tokens")
         if prompt is None:
-            _chat(model, arguments, sampling, documents)
+            _chat(model, arguments, sampling, groups)
         else:
-            _generate(model, arguments, sampling, prompt, documents)
+            _generate(model, arguments, sampling, prompt, groups)
     return EXIT_OK
 
 
@@ -143,60 +146,75 @@ def _prompt(arguments: argparse.Namespace) -> str | None:
     return None
 
 
-def _document(path: str) -> "Document":
-    from dca_runtime import Document
-
-    return Document(path, text_of(path))
-
-
 def _generate(
-    model: "Model",
-    arguments: argparse.Namespace,
-    sampling: "Sampling",
-    prompt: str,
-    documents: Sequence["Document"],
+    model: "Model", arguments: argparse.Namespace, sampling: "Sampling", prompt: str, groups: list[Group]
 ) -> None:
-    from dca_export.cli._chat import print_answer, speed
+    from dca_export.cli._chat import first_piece, print_answer, speed
     from dca_runtime import DcaError, Generation, Status
-    from dca_runtime.conversation import opening
     from dca_runtime.options import DEFAULT_CONTEXT
 
-    text = (
-        model.apply_chat_template(opening(arguments.system, documents, prompt)) if arguments.chat else prompt
-    )
-    ids = model.tokenizer.prompt_ids(text)
+    def ids_about(documents: Sequence["Document"]) -> list[int]:
+        return _opening_ids(model, arguments, documents, prompt)
+
+    ids = ids_about(_flat(groups)) if arguments.chat else model.tokenizer.prompt_ids(prompt)
     if not ids:
         raise InputError("the prompt is empty and this model's texts begin with no special token")
     reading = Reading()
     more = DEFAULT_CONTEXT if arguments.tokens == -1 else arguments.tokens
-    session = _session(model, arguments, reading, arguments.context or len(ids) + more)
-    model.warn_if_untrained(session, len(ids))
-    generation = Generation(
-        session, model.tokenizer, ids, arguments.tokens, sampling, speculate=arguments.speculate
-    )
-    try:
-        with reading.of(session, len(ids)):
-            first = next(generation, "")
-        print_answer(generation, first)
-    except DcaError as error:
-        if error.status == Status.CONTEXT:
-            raise InputError(f"{error} (--context N)") from error
-        raise
-    note(speed(generation))
-    density_note(session)
+    # Another order of the documents may take a few tokens more.
+    context = arguments.context or len(ids) + more + (ORDER_TOKENS * len(groups) if len(groups) > 1 else 0)
+    session = _session(model, arguments, reading, context)
+    with opened_store(arguments, model, session, len(ids)) as prompts:
+        if prompts is not None and len(groups) > 1:
+            ids = ids_about(_flat(ordered(groups, ids_about, prompts)))
+        model.warn_if_untrained(session, len(ids))
+        generation = Generation(
+            session,
+            model.tokenizer,
+            ids,
+            arguments.tokens,
+            sampling,
+            speculate=arguments.speculate,
+            prompts=prompts,
+            on_read=reading.on_read,
+        )
+        try:
+            first, seconds = first_piece(generation, generation, reading, prompts)
+            print_answer(generation, first)
+        except DcaError as error:
+            if error.status == Status.CONTEXT:
+                raise InputError(f"{error} (--context N)") from error
+            raise
+        note(f"[{speed(generation, seconds)}]")
+        density_note(session)
 
 
-def _chat(
-    model: "Model", arguments: argparse.Namespace, sampling: "Sampling", documents: Sequence["Document"]
-) -> None:
-    from dca_export.cli._chat import chat
+def _chat(model: "Model", arguments: argparse.Namespace, sampling: "Sampling", groups: list[Group]) -> None:
+    from dca_export.cli._chat import Chat
     from dca_runtime import Conversation
 
     reading = Reading()
-    needed = CHAT_CONTEXT + sum(document.tokens(model.tokenizer) for document in documents)
+    needed = CHAT_CONTEXT + sum(document.tokens(model.tokenizer) for document in _flat(groups))
     session = _session(model, arguments, reading, arguments.context or needed)
-    conversation = Conversation(model, session, arguments.system, documents)
-    chat(conversation, reading, arguments.tokens, sampling, arguments.speculate)
+    with opened_store(arguments, model, session, session.info.context) as prompts:
+        if prompts is not None:
+            groups = ordered(groups, lambda some: _opening_ids(model, arguments, some, ""), prompts)
+        conversation = Conversation(model, session, arguments.system, _flat(groups))
+        Chat(conversation, reading, arguments.tokens, sampling, prompts, arguments.speculate).run()
+
+
+def _opening_ids(
+    model: "Model", arguments: argparse.Namespace, documents: Sequence["Document"], question: str
+) -> list[int]:
+    """The prompt of a first question."""
+    from dca_runtime.conversation import opening
+
+    text = model.apply_chat_template(opening(arguments.system, documents, question))
+    return model.tokenizer.prompt_ids(text)
+
+
+def _flat(groups: Sequence[Group]) -> list["Document"]:
+    return [document for group in groups for document in group]
 
 
 def _session(model: "Model", arguments: argparse.Namespace, reading: Reading, context: int) -> "Session":

@@ -36,6 +36,7 @@ from dca_export.gguf.copy import Copy
 from dca_export.gguf.file import GgufFile, is_gguf, open_parts, packed_value
 from dca_export.gguf.packing import check_packable
 from dca_export.gguf.scheme_keys import read_scheme, scheme_entries, scheme_keys
+from dca_export.gguf.tune_keys import TUNE_KEYS
 from dca_export.importance.file import Sums
 from dca_export.model.architectures import find_architecture, known_gguf_names
 from dca_export.model.completion import completed
@@ -237,6 +238,8 @@ def _plan_copy(source: Path, options: ExportOptions) -> CopyPlan:
     kept = SchemeChoice(stated, "as the file had it") if stated else None
     choice = choose_scheme(options.scheme, trained, kept)
     dropped = (*scheme_keys(architecture), *SPLIT_KEYS)
+    if choice.scheme != stated:
+        dropped = (*dropped, *TUNE_KEYS)  # evidence for another scheme
     entries = {key: file.value_bytes(key) for key in file if key not in dropped}
     for key, (kind, value) in (scheme_entries(architecture, choice.scheme) | options.extra).items():
         entries[key] = packed_value(kind, value)

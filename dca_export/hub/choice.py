@@ -41,6 +41,8 @@ _CONFIGURATION = (
     "chat_template.jinja",
     "chat_template.json",
     "adapter_config.json",
+    "quantize_config.json",
+    "quant_config.json",
     "README.md",
 )
 _WEIGHTS = (("model", ".safetensors"), ("pytorch_model", ".bin"))  # as find_weights looks for them

@@ -227,7 +227,8 @@ ARCHITECTURES = (
         ("SmolLM3ForCausalLM",),
         model(NORMS, ATTENTION, qkv_bias(optional=True), OUTPUT_BIAS, FEED_FORWARD, FEED_FORWARD_BIAS),
         interleaved=True,
-        required=SILU | {"use_sliding_window": (False,), "no_rope_layer_interval": (4,)},
+        required=SILU | {"use_sliding_window": (False,)},
+        unrotated_period=4,
         keys={"vocab_size": "vocab"},
         defaults={"rms_norm_eps": 1e-6, "rope_theta": 2e6, "tie_word_embeddings": True},
     ),
@@ -288,7 +289,7 @@ ARCHITECTURES = (
     ),
     Architecture(
         "stablelm",
-        ("StableLmForCausalLM", "StableLMEpochForCausalLM"),
+        ("StableLmForCausalLM",),
         model(
             NORM_BEFORE,
             STABLELM_NORMS,
@@ -330,7 +331,7 @@ ARCHITECTURES = (
             "residual_scale": minicpm_residual_scale,
             "logit_scale": minicpm_logit_scale,
         },
-        defaults={"scale_emb": 1.0, "scale_depth": 1.0, "tie_word_embeddings": True},
+        defaults={"tie_word_embeddings": True},
     ),
 )
 

@@ -11,7 +11,7 @@ from dca_export.errors import InputError
 from dca_export.model.rope import original_context, sliding_window
 from dca_export.model.rules import Architecture, Dimensions
 from dca_export.model.windows import ARCHITECTURES as WINDOWED
-from dca_export.model.windows import kept_windows
+from dca_export.model.windows import check_unrotated_layers, kept_windows
 
 Entries = dict[str, tuple[GGUFValueType, Any]]
 """GGUF key to (value type, value)."""
@@ -26,6 +26,11 @@ def read_dimensions(config: Config, architecture: Architecture) -> Dimensions:
     for key, allowed in architecture.required.items():
         if config.values.get(key, allowed[0]) not in allowed:
             raise config.error(key, f"{architecture.classes[0]} is supported with {allowed[0]!r} only")
+    layers = config.integer("num_hidden_layers")
+    if layers > MAX_LAYERS:
+        raise config.error("num_hidden_layers", f"must be at most {MAX_LAYERS}")
+    if architecture.unrotated_period:
+        check_unrotated_layers(config, architecture.unrotated_period, layers)
     width, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     kv_heads = config.integer("num_key_value_heads", heads)
     if heads % kv_heads:
@@ -34,9 +39,6 @@ def read_dimensions(config: Config, architecture: Architecture) -> Dimensions:
         raise config.error(
             "num_attention_heads", f"must divide hidden_size {width} where head_dim is missing"
         )
-    layers = config.integer("num_hidden_layers")
-    if layers > MAX_LAYERS:
-        raise config.error("num_hidden_layers", f"must be at most {MAX_LAYERS}")
     head_dim = config.integer("head_dim", width // heads)
     if head_dim % 2:
         raise config.error("head_dim", "must be even")

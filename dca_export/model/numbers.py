@@ -36,4 +36,4 @@ def minicpm_residual_scale(config: Config, dimensions: Dimensions) -> float:
 
 def minicpm_logit_scale(config: Config, dimensions: Dimensions) -> float:
     """What logits are divided by."""
-    return dimensions.width / config.positive("dim_model_base", dimensions.width)
+    return dimensions.width / config.positive("dim_model_base")

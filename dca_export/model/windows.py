@@ -64,3 +64,15 @@ def kept_windows(config: Config) -> Windows | None:
     if not any(layers):
         return None
     return Windows(tokens, layers, layers == usual, family in _LISTED)
+
+
+def check_unrotated_layers(config: Config, period: int, layers: int) -> None:
+    """Raises InputError unless every `period`-th layer is one without RoPE, and no other."""
+    wanted = [int((layer + 1) % period != 0) for layer in range(layers)]
+    if "no_rope_layers" in config:
+        if config.values["no_rope_layers"] != wanted:
+            raise config.error(
+                "no_rope_layers", f"must have a 0 for every {period}th layer and 1 for the others"
+            )
+    elif config.integer("no_rope_layer_interval", period) != period:
+        raise config.error("no_rope_layer_interval", f"must be {period}, as engines assume")

@@ -224,10 +224,13 @@ def _attention(
         raise InputError("this model was not patched with the DCA reference itself; patch() it")
     n, m = query.shape[2], key.shape[2]
     check_query(query, attention_mask, others)
-    if layer.fed.positions is not None and not layer.fed.checked:
+    end = m  # tokens so far
+    if layer.fed.positions is not None and layer.window is not None:
+        end = int(layer.fed.positions.max()) + 1  # its cache may hold the window alone
+    elif layer.fed.positions is not None and not layer.fed.checked:
         check_positions(layer.fed.positions, n, m)
         layer.fed.checked = True
-    indices = torch.arange(m - n, m, device=query.device)
+    indices = torch.arange(end - n, end, device=query.device)
     q, k, v = query[0], key[0], value[0]
     plain_softmax = layer.window is None and softcap is None and s_aux is None
     if layer.kernel == "flash" and plain_softmax:
@@ -276,7 +279,8 @@ def _at_own_positions(
     q: torch.Tensor, k: torch.Tensor, indices: torch.Tensor, layer: _Layer
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Queries and keys of a layer with a window, which stand at positions modulo s, at those themselves."""
-    of_keys = torch.arange(k.shape[1], device=k.device)
+    end = int(indices[-1]) + 1
+    of_keys = torch.arange(end - k.shape[1], end, device=k.device)
     if isinstance(layer.attention, Border) and layer.rotary is not None:  # they are not turned at all
         return layer.rotary.rotate(q, indices), layer.rotary.rotate(k, of_keys)
     if layer.scheme is None or layer.rotary is None:

@@ -72,18 +72,21 @@ def by_ranks(ranks: Ranks, pieces: Cut) -> Encode:
         for piece in pieces(text):
             whole = bytes(byte_of[character] for character in piece)
             parts = [whole] if whole in ranks.ranks else [bytes([byte]) for byte in whole]
-            ids += [ranks.first_id + ranks.ranks[part] for part in merged(parts, ranks.ranks.get)]
+            ids += [
+                ranks.first_id + ranks.ranks[part]
+                for part in merged(parts, lambda left, right: ranks.ranks.get(left + right))
+            ]
         return ids
 
     return encode
 
 
-def merged(parts: list[Part], rank: Callable[[Part], Any]) -> list[Part]:
+def merged(parts: list[Part], rank: Callable[[Part, Part], Any]) -> list[Part]:
     """Neighbours merged, the union of lowest rank first, leftmost of equals, while any union has a rank."""
     while True:
         best: Any = None  # (rank, where)
         for i, (left, right) in enumerate(pairwise(parts)):
-            found = rank(left + right)
+            found = rank(left, right)
             if found is not None and (best is None or found < best[0]):
                 best = (found, i)
         if best is None:
@@ -96,9 +99,10 @@ def by_scores(model: SentencePieceModel, pieces: Cut) -> Encode:
     """SentencePiece's BPE: the union of highest score first, the lower id of equals."""
     ids = _ids(model, TokenType.NORMAL)
 
-    def rank(union: str) -> tuple[float, int] | None:
-        id_ = ids.get(union)
-        return None if id_ is None else (-model.scores[id_], id_)
+    def rank(left: str, right: str) -> tuple[float, int] | None:
+        id_ = ids.get(left + right)
+        # Every character of a trained piece is a piece; made-up vocabularies may lack some.
+        return None if id_ is None or not {left, right} <= ids.keys() else (-model.scores[id_], id_)
 
     return _encoder(model, ids, lambda piece: merged(list(piece), rank), pieces)
 

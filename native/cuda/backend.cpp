@@ -35,8 +35,7 @@ void check_model(const Hparams& h) {
 
 class CudaBackend final : public Backend {
 public:
-    CudaBackend(const BackendSource& source, int ordinal)
-        : hparams_(checked(source)), device_(open_device(ordinal)), weights_(source) {
+    CudaBackend(const BackendSource& source, int ordinal) : hparams_(checked(source)), device_(open_device(ordinal)), weights_(source) {
         weights_.visit_products([&](const Matrix& w) {
             if (!matvec_takes(device_.card, w)) {
                 fail(DCA_ERROR_UNSUPPORTED, "a matrix of ", w.rows, " x ", w.cols, " is wider than the kernels for ", device_.description,

@@ -40,7 +40,8 @@ void check_supported(const Hparams& h, const Weights& weights) {
     const char* missing = lacking(h);
     for (const LayerWeights& layer : weights.layers) missing = missing != nullptr ? missing : lacking(layer, h);
     if (missing == nullptr) return;
-    fail(DCA_ERROR_UNSUPPORTED, "this ", h.architecture, " model has ", missing, ", which the CUDA backend does not run yet; use device cpu");
+    fail(DCA_ERROR_UNSUPPORTED, "this ", h.architecture, " model has ", missing,
+         ", which the CUDA backend does not run yet; use device cpu");
 }
 
 }  // namespace dca::cuda

@@ -387,6 +387,30 @@ DCA_API dca_status dca_session_save(const dca_session* session, const char* path
 DCA_API dca_status dca_session_load(dca_session* session, const char* path);
 DCA_API const int32_t* dca_session_tokens(const dca_session* session);
 
+/* ---- Pages of sequences, for programs that keep prefixes themselves ----------------- */
+
+/* What keys and values depend on beside the tokens, as lines of text: model, attention, RoPE, prefill, device and cache
+ * type, page. Pages go from one sequence to another where these are equal. At most DCA_SETUP_BYTES with the final NUL;
+ * *page_bytes is the size of one page of 128 tokens. */
+enum { DCA_SETUP_BYTES = 4096 };
+DCA_API dca_status dca_engine_setup(const dca_engine* engine, char* text, size_t capacity, uint64_t* page_bytes);
+
+/* Copies `count` whole pages of a sequence, from page `first` on, to host memory; `bytes` is count times the page's. */
+DCA_API dca_status dca_sequence_read_pages(const dca_sequence* sequence, uint32_t first, uint32_t count, void* pages, size_t bytes);
+
+/* Appends n tokens, whole pages of them, with the keys and values that dca_sequence_read_pages gave for the same tokens up
+ * to there under the same setup. The sequence must end at a page's end. The bytes are not checked: that is the
+ * caller's, with dca_checksum. If it fails the sequence is as before. */
+DCA_API dca_status dca_sequence_append_pages(dca_sequence* sequence, const int32_t* tokens, size_t n, const void* pages, size_t bytes);
+
+/* The same for a session. */
+DCA_API dca_status dca_session_setup(const dca_session* session, char* text, size_t capacity, uint64_t* page_bytes);
+DCA_API dca_status dca_session_read_pages(const dca_session* session, uint32_t first, uint32_t count, void* pages, size_t bytes);
+DCA_API dca_status dca_session_append_pages(dca_session* session, const int32_t* tokens, size_t n, const void* pages, size_t bytes);
+
+/* The 64-bit checksum of saved sequences, at the speed of memory: for damage, not against forgers. 0 bytes may be NULL. */
+DCA_API uint64_t dca_checksum(const void* data, size_t bytes, uint64_t seed);
+
 /* ---- What flows into a model's matrices ---------------------------------------- */
 
 /* For each column of one matrix, the sum of the squares of its inputs over all tokens evaluated so far. */

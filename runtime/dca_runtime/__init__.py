@@ -19,6 +19,7 @@ _HOMES = {  # public name -> the module that defines it
     "Generation": "generate",
     "Model": "model",
     "ModelInfo": "model",
+    "PromptStore": "prompt_store",
     "Sampling": "sampling",
     "Scheme": "options",
     "Session": "session",

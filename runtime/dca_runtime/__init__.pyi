@@ -16,6 +16,7 @@ from dca_runtime.library import library_version as library_version
 from dca_runtime.model import Model as Model
 from dca_runtime.model import ModelInfo as ModelInfo
 from dca_runtime.options import Scheme as Scheme
+from dca_runtime.prompt_store import PromptStore as PromptStore
 from dca_runtime.sampling import Sampling as Sampling
 from dca_runtime.session import Session as Session
 from dca_runtime.session import SessionInfo as SessionInfo

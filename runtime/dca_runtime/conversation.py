@@ -57,6 +57,7 @@ class Conversation:
         self.session = session
         self.system = system
         self.turns: list[Turn] = []
+        self._opening = tuple(documents)
         self._documents = list(documents)  # that no question has been asked with yet
         self._asked = 0  # replies so far: an older one must not go on
 
@@ -68,6 +69,15 @@ class Conversation:
     def add_document(self, document: Document) -> None:
         """Puts a document before the next question."""
         self._documents.append(document)
+
+    def forget(self) -> int:
+        """Starts over, with the documents it was made with; how many tokens the next prompt shares at least
+        with those before: up to where a question would begin."""
+        self.turns = []
+        self._documents = list(self._opening)
+        self._asked += 1
+        one, other = (self._ids([Turn(question, self._opening)]) for question in ("a", "b"))
+        return next((at for at, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), 0)
 
     def reply(self, message: str, max_tokens: int | None, sampling: Sampling, **options: Any) -> "Reply":
         """The model's answer to a user's ``message``; iterate over it for pieces of text.

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from dca_runtime import _ffi, prefill, process
+from dca_runtime import _ffi, _pages, prefill, process
 from dca_runtime._convert import LOGITS_LAST, LOGITS_NONE, c_path, fill_cache_options, scheme_of, token_array
 from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError
@@ -87,6 +87,28 @@ class TokenSequence:
         """Writes the sequence to ``path``, whole or not at all; ``Engine.load`` reads it. Raises DcaError."""
         with self.engine._exclusive():
             _ffi.check(_ffi.lib().dca_sequence_save(self._handle(), c_path(path)))
+
+    @property
+    def setup(self) -> _pages.Setup:
+        """What its keys and values depend on beside the tokens."""
+        return self.engine.setup
+
+    def read_pages(self, first: int, count: int, out: Any) -> None:
+        """Copies ``count`` whole pages, from page ``first`` on, into the writable buffer ``out``.
+
+        ``out`` has ``count * setup.page_bytes`` bytes. Raises DcaError.
+        """
+        with self.engine._exclusive():
+            _pages.read(_ffi.lib().dca_sequence_read_pages, self._handle(), first, count, out)
+
+    def append_pages(self, ids: TokenIds, pages: Any) -> None:
+        """Appends whole pages of tokens with the keys and values ``read_pages`` gave for the same tokens up
+        to there under an equal ``setup``; the sequence ends at a page's end. The bytes are not checked.
+        Raises DcaError, and leaves the sequence as it is.
+        """
+        with self.engine._exclusive():
+            tokens = token_array(ids, self.engine.n_vocab)
+            _pages.append(_ffi.lib().dca_sequence_append_pages, self._handle(), tokens, pages)
 
     @property
     def length(self) -> int:
@@ -219,6 +241,12 @@ class Engine:
     def choose(self, items: Sequence[Item], top_logprobs: int = 0) -> list[Choice]:
         """As ``sample``, with log-probabilities: the chosen token's and the ``top_logprobs`` largest."""
         return self._choose(items, _ffi.integer(top_logprobs, 0, "top_logprobs", most=1024), True)
+
+    @property
+    def setup(self) -> _pages.Setup:
+        """What keys and values of its sequences depend on beside their tokens."""
+        with self._exclusive():
+            return _pages.setup(_ffi.lib().dca_engine_setup, self._native)
 
     @property
     def info(self) -> EngineInfo:

@@ -8,6 +8,7 @@ import operator
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from dca_runtime.session import Session
 from dca_runtime.speculation import Guesses, Speculator, speculates
 from dca_runtime.text.stop import StopTexts
 from dca_runtime.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from dca_runtime.prompt_store import Prompts
 
 Processor = Callable[[list[int], np.ndarray], np.ndarray | None]
 """Called with (all ids so far, logits float32 (n_vocab,)) before each choice; changes the logits in place or
@@ -49,6 +53,8 @@ class Generation(Iterator[str]):
         logprobs: int | None = None,
         speculate: str = "auto",
         own_session: bool = False,
+        prompts: "Prompts | None" = None,
+        on_read: Callable[[int], None] = lambda length: None,
     ) -> None:
         """``prompt`` is appended to what the session holds already, when the first piece is asked for.
 
@@ -63,6 +69,9 @@ class Generation(Iterator[str]):
             rounding of steps of several rows. "off": one token a step. "auto": "lookup" on the CPU, where
             steps of several rows round as those of one, so that the text is the very same.
         own_session: ``close`` frees the session too.
+        prompts: a store that the prompt is read through and the text kept in; of the session's setup. What
+            was read of the prompt when an exception came stays in the session, and the next piece goes on.
+        on_read: called with the tokens in the session while a prompt is read through a store.
 
         Raises DcaError: an argument is out of its range.
         """
@@ -73,7 +82,9 @@ class Generation(Iterator[str]):
         self.ended = False  # the model ended its text itself
         self.stop_text: str | None = None  # the stop text that ended it
         self.logprobs: list[TokenLogprob] = []  # one for each of ``ids``, if asked for
+        self.prompt = prompt  # what is appended to the session
         self.prompt_tokens = len(prompt)
+        self.stored_tokens = 0  # of the prompt that came from ``prompts``
         self.prompt_seconds = 0.0
         self.decode_seconds = 0.0  # evaluating generated tokens
         self.decoded_tokens = 0  # generated tokens that were evaluated; the last one is not
@@ -91,6 +102,9 @@ class Generation(Iterator[str]):
         self._guesses: list[int] = []  # one for each row but the last
         self._speculator = Speculator() if speculates(speculate, session.device) else None
         self._own_session = own_session
+        self._prompts = prompts
+        self._on_read = on_read
+        self._whole: list[int] = []  # what the session held and the prompt, once it is being read
 
     def __next__(self) -> str:
         # No generator function, whose frame would refer to this object: an abandoned generation is to go,
@@ -100,6 +114,8 @@ class Generation(Iterator[str]):
             if piece:
                 self.text += piece
                 return piece
+        if self._prompts is not None:
+            self._prompts.save(self.session)
         raise StopIteration
 
     @property
@@ -180,11 +196,13 @@ class Generation(Iterator[str]):
     def _evaluate(self) -> None:
         start = time.perf_counter()
         if self._history is None:
-            history = self.session.ids.tolist()
+            self._whole = self._whole or [*self.session.ids.tolist(), *map(int, self._next)]
             start = time.perf_counter()
+            if self._prompts is not None:
+                self._load_and_read(self._prompts)
             self._rows = [self.session.eval(self._next)]
             self.prompt_seconds = time.perf_counter() - start
-            self._history = [*history, *map(int, self._next)]
+            self._history = self._whole
             self._sampler.see(self._history)
             if self._speculator is not None:
                 self._speculator.see(self._history)
@@ -206,6 +224,12 @@ class Generation(Iterator[str]):
         room = info.context - info.length - 1
         wanted = room if self._max_tokens is None else self._max_tokens - len(self.ids) - 1
         return self._speculator.guess(min(room, wanted))
+
+    def _load_and_read(self, prompts: "Prompts") -> None:
+        from dca_runtime.prompt_store.reading import read_prompt
+
+        self.stored_tokens += read_prompt(self.session, prompts, self._whole, self._on_read)
+        self._next = self._whole[self.session.length :]
 
     def _choose(self, logits: np.ndarray) -> int:
         assert self._history is not None

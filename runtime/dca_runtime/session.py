@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dca_runtime import _ffi, prefill, process
+from dca_runtime import _ffi, _pages, prefill, process
 from dca_runtime._convert import (
     LOGITS_ALL,
     LOGITS_LAST,
@@ -180,6 +180,23 @@ class Session:
         """
         with self._exclusive():
             _ffi.check(_ffi.lib().dca_session_load(self._native, c_path(path)))
+
+    @property
+    def setup(self) -> _pages.Setup:
+        """What its keys and values depend on beside the tokens."""
+        with self._exclusive():
+            return _pages.setup(_ffi.lib().dca_session_setup, self._native)
+
+    def read_pages(self, first: int, count: int, out: Any) -> None:
+        """As ``TokenSequence.read_pages``."""
+        with self._exclusive():
+            _pages.read(_ffi.lib().dca_session_read_pages, self._native, first, count, out)
+
+    def append_pages(self, ids: TokenIds, pages: Any) -> None:
+        """As ``TokenSequence.append_pages``."""
+        with self._exclusive():
+            tokens = token_array(ids, self.n_vocab)
+            _pages.append(_ffi.lib().dca_session_append_pages, self._native, tokens, pages)
 
     @property
     def length(self) -> int:

@@ -141,7 +141,7 @@ def test_a_question_about_documents(path, tmp_path, capsys):
         (tmp_path / name).write_text(text)
     documents = [part for name in texts for part in ("--doc", str(tmp_path / name))]
     assert main([path, *documents, "in", "-n", "5", "--temp", "0"]) == 0
-    content = "".join(f"{tmp_path / name}:\n\n{text}\n\n" for name, text in texts.items()) + "in"
+    content = "".join(f"{name}:\n\n{text}\n\n" for name, text in texts.items()) + "in"
     with dca.Model(path) as model:
         answer = "".join(model.chat([{"role": "user", "content": content}], 5, temperature=0.0))
     assert capsys.readouterr().out == answer + "\n"

@@ -49,6 +49,10 @@ def test_the_chosen_scheme_and_its_evidence_are_written(monkeypatch, model, text
     assert "tuned    chosen" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.gguf", "out.gguf.tune.md", "text.txt"]
     assert export("--verify", output, model) == 0
+    for options, kept in (([], True), (["--chunk-size", 8], False)):
+        copy = tmp_path / f"copy-{kept}.gguf"
+        assert export(output, copy, *options) == 0
+        assert ("dca.tune.evidence" in GgufFile(copy)) == kept  # evidence for another scheme is none
 
 
 def test_a_text_that_is_too_short_leaves_the_default_and_says_so(model, tmp_path, capsys):

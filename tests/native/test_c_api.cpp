@@ -57,6 +57,30 @@ TEST(a_sequence_of_a_freed_engine_gives_an_error) {
     dca_sequence_free(sequence);
 }
 
+TEST(pages_and_setups_refuse_null_and_too_little_room) {
+    Loaded loaded;
+    dca_engine* engine = nullptr;
+    dca_sequence* sequence = nullptr;
+    CHECK(dca_engine_create(loaded.model, nullptr, &engine) == DCA_OK);
+    CHECK(dca_sequence_create(engine, &sequence) == DCA_OK);
+    std::vector<char> text(DCA_SETUP_BYTES);
+    uint64_t page_bytes = 0;
+    CHECK(dca_engine_setup(engine, text.data(), text.size(), &page_bytes) == DCA_OK);
+    CHECK(page_bytes > 0 && std::string(text.data()).starts_with("model "));
+    CHECK(dca_engine_setup(engine, text.data(), std::strlen(text.data()), &page_bytes) == DCA_ERROR_ARGUMENT);
+    CHECK(dca_engine_setup(engine, nullptr, text.size(), &page_bytes) == DCA_ERROR_ARGUMENT);
+    CHECK(dca_engine_setup(engine, text.data(), text.size(), nullptr) == DCA_ERROR_ARGUMENT);
+    CHECK(dca_sequence_read_pages(sequence, 0, 0, nullptr, 0) == DCA_OK);
+    CHECK(dca_sequence_read_pages(sequence, 0, 1, nullptr, page_bytes) == DCA_ERROR_ARGUMENT);
+    CHECK(dca_sequence_append_pages(sequence, nullptr, 128, text.data(), page_bytes) == DCA_ERROR_ARGUMENT);
+    CHECK(dca_sequence_append_pages(sequence, tokens, 3, text.data(), text.size()) == DCA_ERROR_ARGUMENT);
+    CHECK(dca_sequence_append_pages(sequence, nullptr, 0, nullptr, 0) == DCA_OK);
+    CHECK(dca_sequence_length(sequence) == 0u);
+    CHECK(dca_checksum(nullptr, 5, 1) == dca_checksum(text.data(), 0, 1));
+    dca_sequence_free(sequence);
+    dca_engine_free(engine);
+}
+
 TEST(logits_of_an_unknown_kind_are_refused) {
     Loaded loaded;
     dca_session* session = nullptr;

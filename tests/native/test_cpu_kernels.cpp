@@ -39,10 +39,9 @@ TEST(gemm_multiplies_panels) {
 TEST(dot_rows_equals_dequantizing_for_every_format) {
     using dca::BlockType;
     const int rows = 3;
-    for (const auto type :
-         {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::Q8_0, BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_0,
-          BlockType::Q5_1, BlockType::Q2_K, BlockType::Q3_K, BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K, BlockType::IQ4_NL,
-          BlockType::IQ4_XS, BlockType::MXFP4}) {
+    for (const auto type : {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::Q8_0, BlockType::Q4_0, BlockType::Q4_1,
+                            BlockType::Q5_0, BlockType::Q5_1, BlockType::Q2_K, BlockType::Q3_K, BlockType::Q4_K, BlockType::Q5_K,
+                            BlockType::Q6_K, BlockType::IQ4_NL, BlockType::IQ4_XS, BlockType::MXFP4}) {
         const dca::BlockInfo& info = dca::block_info(type);
         // Odd sizes where the format allows them: neither block counts nor vectors come out even.
         const int cols = info.block_size == 1 ? 77 : info.block_size == 32 ? 32 * 5 : 256 * 3;
@@ -186,8 +185,15 @@ TEST(attention_sees_through_windows_and_caps) {
                 std::vector<float> row_q(static_cast<size_t>(group) * head_dim), row_out(row_q.size()), row_maximum(group, -INFINITY),
                     row_sum(group);
                 for (size_t i = 0; i < row_q.size(); ++i) row_q[i] = q[i * kPanelLanes + lane];
-                kernels->attend_row_capped[t]({row_q.data(), row_out.data(), row_maximum.data(), row_sum.data(), group, head_dim,
-                                               cache.view(0, 0), {begin, query + 1}, cap});
+                kernels->attend_row_capped[t]({row_q.data(),
+                                               row_out.data(),
+                                               row_maximum.data(),
+                                               row_sum.data(),
+                                               group,
+                                               head_dim,
+                                               cache.view(0, 0),
+                                               {begin, query + 1},
+                                               cap});
                 for (int g = 0; g < group; ++g) {
                     std::vector<double> expected(head_dim);
                     double total = 0.0;

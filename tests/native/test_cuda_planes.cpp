@@ -16,8 +16,9 @@ using namespace dca::cuda;
 constexpr int kValues = 4 * kSuperBlock;
 constexpr double kHalfRounding = 0x1p-11;  // scales that are products are rounded to f16
 
-constexpr BlockType kQuantised[] = {BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_0, BlockType::Q5_1, BlockType::Q8_0, BlockType::IQ4_NL, BlockType::IQ4_XS,
-                                    BlockType::MXFP4, BlockType::Q2_K, BlockType::Q3_K, BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K};
+constexpr BlockType kQuantised[] = {BlockType::Q4_0,   BlockType::Q4_1,   BlockType::Q5_0,  BlockType::Q5_1, BlockType::Q8_0,
+                                    BlockType::IQ4_NL, BlockType::IQ4_XS, BlockType::MXFP4, BlockType::Q2_K, BlockType::Q3_K,
+                                    BlockType::Q4_K,   BlockType::Q5_K,   BlockType::Q6_K};
 
 struct Packed {
     Matrix matrix;

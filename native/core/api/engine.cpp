@@ -23,11 +23,6 @@ constexpr dca_engine_options kDefaultEngineOptions{.size = sizeof(dca_engine_opt
                                                    .alpha = 0.0f,
                                                    .sparse_from = kSparseFrom};
 
-Sequence& sequence_of(const dca_sequence* handle) {
-    if (needed(handle, "sequence").owned->freed) fail(DCA_ERROR_ARGUMENT, "the sequence's engine was freed; free its sequences before it");
-    return *handle->sequence;
-}
-
 Engine& engine_of(const dca_engine* handle) { return needed(handle, "engine").owned->engine; }
 
 std::vector<Feed> feeds_of(const dca_feed* feeds, size_t n, bool writes_logits, bool writes) {

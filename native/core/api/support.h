@@ -53,6 +53,11 @@ T& needed(T* pointer, const char* name) {
     return *pointer;
 }
 
+inline Sequence& sequence_of(const dca_sequence* handle) {
+    if (needed(handle, "sequence").owned->freed) fail(DCA_ERROR_ARGUMENT, "the sequence's engine was freed; free its sequences before it");
+    return *handle->sequence;
+}
+
 /// A struct of this API, of whatever version, is a number of whole words: a size in between would cut a pointer in two.
 inline bool plausible_size(size_t size) noexcept { return size >= sizeof(size_t) && size <= 4096 && size % sizeof(size_t) == 0; }
 

@@ -110,7 +110,8 @@ public:
     /// Makes the first `length` tokens of `from`, of this engine or one that `exact_prefix` allows, all that `to` holds.
     void copy_prefix(Sequence& to, const Sequence& from, uint32_t length);
 
-    /// Room for an empty `sequence` to hold `tokens` whose pages the caller writes next.
+    /// Appends `tokens` without evaluating them: the caller writes their pages next, and no page is written by halves
+    /// (the sequence ends at a page's end).
     void adopt(Sequence& sequence, std::span<const int32_t> tokens);
 
     Model& model() noexcept { return model_; }

@@ -17,6 +17,7 @@
 #include "core/error.h"
 #include "core/engine/page_pool.h"
 #include "core/engine/part_file.h"
+#include "core/engine/setup.h"
 
 namespace dca {
 
@@ -30,44 +31,7 @@ constexpr uint64_t kMostHeader = 4096;
 // What each checksum is of is part of it, so that whole parts cannot change places.
 enum Part : uint64_t { header_part = 1, tokens_part = 2, first_page_part = 16 };
 
-/// Everything that must be equal for keys and values to be of use, a line each.
-std::vector<std::string> setup_lines(Engine& engine) {
-    std::vector<std::string> lines;
-    const auto line = [&](const auto&... parts) {
-        std::ostringstream text;
-        text.exceptions(std::ios::badbit);  // where memory runs out, a stream goes on without the rest
-        (text << ... << parts);
-        lines.push_back(text.str());
-    };
-    const Scheme& s = engine.scheme();
-    const RopeFrequencies& rope = engine.rope();
-    Checksum frequencies;
-    frequencies.add(std::as_bytes(std::span(rope.radians)));
-    frequencies.add(std::as_bytes(std::span(&rope.magnitude, 1)));
-    line("model ", engine.model().fingerprint());
-    if (s.plain()) {
-        line("attention plain");
-    } else {
-        line("attention chunk_size ", s.chunk_size, " local_window ", s.local_window, " pretraining_length ", s.pretraining_length,
-             " logit_scale ", std::bit_cast<uint32_t>(s.logit_scale), " logit_scale_length ", s.logit_scale_length,
-             s.intra_only ? " intra only" : "");
-    }
-    line("rope ", frequencies.value());
-    if (const PrefillSpec& prefill = engine.prefill(); prefill.sparse) {
-        line("prefill sparse alpha ", std::bit_cast<uint32_t>(prefill.alpha), " from ", prefill.from);
-    } else {
-        line("prefill dense");
-    }
-    line("layout ", engine.cache().layout());
-    line("page ", kPageTokens, " tokens ", engine.cache().page_bytes(), " bytes");
-    return lines;
-}
-
-std::string header_text(Engine& engine, uint32_t tokens) {
-    std::string text;
-    for (const std::string& line : setup_lines(engine)) text += line + "\n";
-    return text + "tokens " + std::to_string(tokens) + "\n";
-}
+std::string header_text(Engine& engine, uint32_t tokens) { return setup_text(engine) + "tokens " + std::to_string(tokens) + "\n"; }
 
 [[noreturn]] void io_failure(const std::string& path, const char* what) {
     fail(DCA_ERROR_IO, path, ": cannot be ", what, ": ", std::strerror(errno));

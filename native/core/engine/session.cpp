@@ -1,6 +1,7 @@
 #include "core/engine/session.h"
 
 #include "core/engine/sequence_file.h"
+#include "core/engine/sequence_pages.h"
 
 namespace dca {
 
@@ -39,6 +40,10 @@ void Session::load(const std::string& path) {
     // A session has room for one sequence only.
     sequence_.truncate(0);
     sequence_.swap(*load_sequence(engine_, path));
+}
+
+void Session::append_pages(std::span<const int32_t> tokens, std::span<const std::byte> pages) {
+    dca::append_pages(sequence_, tokens, pages);
 }
 
 void Session::fill_info(dca_session_info& info) const {

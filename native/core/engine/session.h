@@ -32,6 +32,8 @@ public:
 
     /// Replaces what the session holds with a saved sequence (core/engine/sequence_file.h).
     void load(const std::string& path);
+    /// Appends tokens with their keys and values (core/engine/sequence_pages.h).
+    void append_pages(std::span<const int32_t> tokens, std::span<const std::byte> pages);
     void fill_info(dca_session_info& info) const;
 
 private:

@@ -1,0 +1,1 @@
+"""Texts that questions are about, out of what they come in: text, Markdown, HTML, PDF, source trees."""
