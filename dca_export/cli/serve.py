@@ -141,7 +141,9 @@ def _load(arguments: argparse.Namespace) -> "tuple[Model, Engine]":
     model = Model(
         arguments.model, device=arguments.device, threads=arguments.threads, repack=arguments.repack
     )
-    return model, model.engine(tokens=arguments.cache_tokens, cache_type=arguments.cache_type)
+    return model, model.engine(
+        tokens=arguments.cache_tokens, cache_type=arguments.cache_type, prefill=arguments.prefill
+    )
 
 
 def _settings(arguments: argparse.Namespace) -> "Settings":

@@ -21,33 +21,37 @@ SCHEME = Scheme(5, 3, 11)
 LENGTH = 23  # four chunk borders
 
 
-# Windows, caps and sinks, which the oracle does not know.
-BEYOND_THE_ORACLE = ("gemma2", "gemma3_text", "gpt_oss", "olmo3", "cohere2")
-
-
-@pytest.fixture(params=[family for family in FAMILIES if family.split(",")[0] not in BEYOND_THE_ORACLE])
+@pytest.fixture(params=FAMILIES)
 def model(request):
     return make(request.param)
 
 
 def oracle_logits(model, ids, scheme, attention):
-    """The model with the identity for a rotary embedding, and the relative-position oracle for attention."""
-    rotary = model.model.rotary_emb
-    frequencies, scale = rotary.inv_freq.double().numpy(), float(rotary.attention_scaling)
-    interleaved = model.config.model_type in ("glm", "glm4", "cohere")
+    """The model with the identity for a rotary embedding, and the relative-position oracle for attention.
 
-    def attend(module, query, key, value, mask, scaling=None, **others):
+    A layer with a window beside others keeps it and attends at its ordinary distances.
+    """
+    rotary = model.model.rotary_emb
+    interleaved = model.config.model_type in ("glm", "glm4", "cohere", "cohere2")
+
+    def attend(module, query, key, value, mask, scaling=None, softcap=None, s_aux=None, **others):
         d = query.shape[-1]
-        rotates = getattr(module, "use_rope", True)
+        kinds = getattr(model.config, "layer_types", None)
+        windowed = kinds is not None and kinds[module.layer_idx] == "sliding_attention"
+        rotates = windowed if model.config.model_type == "cohere2" else getattr(module, "use_rope", True)
+        kind = "" if hasattr(rotary, "inv_freq") else kinds[module.layer_idx] + "_"
         result = relative_attention(
             query[0].numpy() * (scaling * d**0.5),
             key[0].numpy(),
             value[0].numpy(),
             scheme,
-            attention,
-            frequencies if rotates else np.zeros(1),
+            "plain" if windowed else attention,
+            getattr(rotary, kind + "inv_freq").double().numpy() if rotates else np.zeros(1),
             "interleaved" if interleaved else "halves",
-            scale if rotates else 1.0,
+            float(getattr(rotary, kind + "attention_scaling")) if rotates else 1.0,
+            model.config.sliding_window if windowed else None,
+            softcap,
+            None if s_aux is None else s_aux.numpy(),
         )
         return torch.from_numpy(result).transpose(0, 1)[None], None
 
@@ -141,7 +145,7 @@ def test_logit_scale_sharpens_long_sequences():
 
 
 @pytest.mark.parametrize("kernel", ["eager", "flash"])
-@pytest.mark.parametrize("family", BEYOND_THE_ORACLE)
+@pytest.mark.parametrize("family", ["gemma2", "gemma3_text", "gpt_oss", "olmo3", "cohere2"])
 def test_plain_attention_keeps_windows_caps_and_sinks(family, kernel):
     model, ids = make(family), tokens(LENGTH)
     expected = model(ids).logits
@@ -162,7 +166,7 @@ def test_layers_with_a_window_are_the_same_under_any_scheme():
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "phi3", "qwen3_moe"])
 def test_a_sliding_window_is_refused_or_ignored(family):
-    window = {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 0}
+    window = {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1}
     windowed, full = make(family, **window), make(family)
     windowed.load_state_dict(full.state_dict())
     with pytest.raises(InputError, match="sliding window of 4 tokens"):
