@@ -166,7 +166,7 @@ def test_layers_with_a_window_are_the_same_under_any_scheme():
 
 @pytest.mark.parametrize("family", ["mistral", "qwen2", "phi3", "qwen3_moe"])
 def test_a_sliding_window_is_refused_or_ignored(family):
-    window = {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1}
+    window = {"sliding_window": 4, "use_sliding_window": True, "max_window_layers": 0}
     windowed, full = make(family, **window), make(family)
     windowed.load_state_dict(full.state_dict())
     with pytest.raises(InputError, match="sliding window of 4 tokens"):
