@@ -31,7 +31,7 @@ bool valid_positions(const Scheme& s, const RotaryTable& rotary, const Attention
 
 bool valid_cache(const LayerCache& c, const AttentionShape& shape) {
     const bool scales = c.type != CacheType::Q8 || (c.key_scales && c.value_scales);
-    return c.type != CacheType::F32 && aligned_16(c.keys) && aligned_16(c.values) && scales && c.pages > 0 &&
+    return c.type != CacheType::F32 && c.type != CacheType::Q4 && aligned_16(c.keys) && aligned_16(c.values) && scales && c.pages > 0 &&
            c.pages <= Scheme::kEndless / kPageTokens && (shape.head_dim % 8 == 0 || c.type != CacheType::Q8);
 }
 
