@@ -32,23 +32,32 @@ def oracle_logits(model, ids, scheme, attention):
     A layer with a window beside others keeps it and attends at its ordinary distances.
     """
     rotary = model.model.rotary_emb
+    kinds = getattr(model.config, "layer_types", None)
+    prefixes = [""] if hasattr(rotary, "inv_freq") else [kind + "_" for kind in set(kinds)]
+    turns = {  # before the model runs: some change them with the length
+        prefix: (
+            getattr(rotary, prefix + "inv_freq").double().numpy(),
+            float(getattr(rotary, prefix + "attention_scaling")),
+        )
+        for prefix in prefixes
+    }
     interleaved = model.config.model_type in ("glm", "glm4", "cohere", "cohere2")
 
     def attend(module, query, key, value, mask, scaling=None, softcap=None, s_aux=None, **others):
         d = query.shape[-1]
-        kinds = getattr(model.config, "layer_types", None)
         windowed = kinds is not None and kinds[module.layer_idx] == "sliding_attention"
         rotates = windowed if model.config.model_type == "cohere2" else getattr(module, "use_rope", True)
-        kind = "" if hasattr(rotary, "inv_freq") else kinds[module.layer_idx] + "_"
+        prefix = "" if "" in turns else kinds[module.layer_idx] + "_"
+        frequencies, scale = turns[prefix] if rotates else (np.zeros(1), 1.0)
         result = relative_attention(
             query[0].numpy() * (scaling * d**0.5),
             key[0].numpy(),
             value[0].numpy(),
             scheme,
             "plain" if windowed else attention,
-            getattr(rotary, kind + "inv_freq").double().numpy() if rotates else np.zeros(1),
+            frequencies,
             "interleaved" if interleaved else "halves",
-            float(getattr(rotary, kind + "attention_scaling")) if rotates else 1.0,
+            scale,
             model.config.sliding_window if windowed else None,
             softcap,
             None if s_aux is None else s_aux.numpy(),
