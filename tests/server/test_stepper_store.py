@@ -9,7 +9,7 @@ from test_stepper import SCHEME, Collected, alone, run, tokens
 
 from dca_runtime import Model, PromptStore
 from dca_runtime.prompt_store import loading, page_file
-from dca_runtime.server import stored
+from dca_runtime.server import incoming
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import Finished, Loaded
 from dca_runtime.server.settings import Settings
@@ -30,7 +30,7 @@ def make(model, tmp_path):
 
     def make(room=4096):
         engine = model.engine(tokens=room, cache_type="f32", scheme=SCHEME)
-        store = PromptStore(tmp_path / "store", limit=10**8, warn=stored.warn)
+        store = PromptStore(tmp_path / "store", limit=10**8, warn=incoming.warn)
 
         def hand_over(delivery):
             for job, event in delivery:
@@ -105,7 +105,7 @@ def test_a_disk_that_hangs_holds_up_nobody(model, make, document, monkeypatch, c
     released = threading.Event()
     read = loading._read
     monkeypatch.setattr(loading, "_read", lambda *rest: released.wait(60) and read(*rest))
-    monkeypatch.setattr(stored, "_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(incoming, "_PATIENCE_SECONDS", 0.5)
     stepper, below = make()
     stream = asked(below, tokens(3, 20), 1500)
     stepper.submit(stream.job)

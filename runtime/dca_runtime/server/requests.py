@@ -15,7 +15,7 @@ from dca_runtime.server.prefix_tree import Entry, page_keys
 
 if TYPE_CHECKING:
     from dca_runtime.engine import TokenSequence
-    from dca_runtime.server.stored import Incoming
+    from dca_runtime.server.incoming import Incoming
 
 
 class Started(NamedTuple):

@@ -17,11 +17,12 @@ from dca_runtime.sampling import Sampling
 from dca_runtime.server.answer import Answer, Reading
 from dca_runtime.server.errors import CONTEXT_CODE, ApiError, refuse
 from dca_runtime.server.exchange import Exchange
+from dca_runtime.server.incoming import warn
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import Job
 from dca_runtime.server.settings import Settings
 from dca_runtime.server.stepper import Delivery, Stepper, busy_error
-from dca_runtime.server.stored import Stored, warn
+from dca_runtime.server.stored import Stored
 from dca_runtime.server.structured import Grammars
 from dca_runtime.text.chat import TEMPLATE_KEY
 
