@@ -3,7 +3,7 @@
 import argparse
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,14 @@ from dca_export.cli._common import disk_size, note
 from dca_runtime.options import PAGE_TOKENS
 
 if TYPE_CHECKING:
-    from dca_runtime import Model, Session
+    from dca_runtime import Model, PromptStore, Session
     from dca_runtime.prompt_store import Prompts
+
+
+def _warn(line: str) -> None:
+    from dca_runtime.errors import DcaWarning
+
+    warnings.warn(line, DcaWarning, stacklevel=2)
 
 
 def add_store_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,6 +46,28 @@ def add_directory_argument(parser: argparse._ActionsContainer) -> None:
     )
 
 
+def chosen_store(
+    arguments: argparse.Namespace, tell: Callable[[str], None], warn: Callable[[str], None] = _warn
+) -> "PromptStore | None":
+    """The store; None: --no-cache, or none can be where nobody asked for one, of which ``warn`` takes a line.
+
+    tell: takes a line when the store is made.
+
+    Raises DcaError: no store can be in --cache-dir.
+    """
+    from dca_runtime import DcaError, PromptStore
+
+    if arguments.no_cache:
+        return None
+    try:
+        return PromptStore(arguments.cache_dir, arguments.cache_disk, tell, warn)
+    except DcaError as error:
+        if arguments.cache_dir is not None:
+            raise
+        warn(f"{error}; going on without one")
+        return None
+
+
 @contextlib.contextmanager
 def opened_store(
     arguments: argparse.Namespace, model: "Model", session: "Session", tokens: int
@@ -49,18 +77,8 @@ def opened_store(
 
     Raises DcaError: no store can be in --cache-dir.
     """
-    from dca_runtime import DcaError, PromptStore
-    from dca_runtime.errors import DcaWarning
-
-    if arguments.no_cache or tokens <= PAGE_TOKENS:
-        yield None
-        return
-    try:
-        store = PromptStore(arguments.cache_dir, arguments.cache_disk, tell=note)
-    except DcaError as error:
-        if arguments.cache_dir is not None:
-            raise
-        warnings.warn(f"{error}; going on without one", DcaWarning, stacklevel=2)
+    store = None if tokens <= PAGE_TOKENS else chosen_store(arguments, tell=note)
+    if store is None:
         yield None
         return
     with store.prompts(session, Path(model.path).name) as prompts:

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from dca_export.cli._common import EXIT_OK, command_parser, positive_int, run
 from dca_export.cli._runtime import add_model_arguments
 from dca_export.cli._sources import model_file
+from dca_export.cli._store import add_store_arguments, chosen_store
 from dca_export.errors import InputError
 
 if TYPE_CHECKING:
-    from dca_runtime import Engine, Model
+    from dca_runtime.server.serve import Served
     from dca_runtime.server.settings import Settings
 
 EXAMPLE = """
@@ -63,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="answers that are written at once; others wait (default: 64)",
     )
+    add_store_arguments(parser)
     limits = parser.add_argument_group("limits")
     limits.add_argument(
         "--max-queue",
@@ -128,22 +130,26 @@ def _serve(arguments: argparse.Namespace) -> int:
     def ready(address: str) -> None:
         print(f"listening on {address}", flush=True)
 
-    def load() -> "tuple[Model, Engine]":
+    def load() -> "Served":
         return _load(arguments)
 
     serve(load, settings, arguments.host, arguments.port, ready)
     return EXIT_OK
 
 
-def _load(arguments: argparse.Namespace) -> "tuple[Model, Engine]":
+def _load(arguments: argparse.Namespace) -> "Served":
     from dca_runtime import Model
+    from dca_runtime.server.serve import Served
 
+    log = logging.getLogger("dca_serve")
+    store = chosen_store(arguments, tell=log.info, warn=log.warning)
     model = Model(
         arguments.model, device=arguments.device, threads=arguments.threads, repack=arguments.repack
     )
-    return model, model.engine(
+    engine = model.engine(
         tokens=arguments.cache_tokens, cache_type=arguments.cache_type, prefill=arguments.prefill
     )
+    return Served(model, engine, None if store is None else store.prompts(engine, Path(model.path).name))
 
 
 def _settings(arguments: argparse.Namespace) -> "Settings":

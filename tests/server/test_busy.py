@@ -17,14 +17,14 @@ SHORT = {"prompt": "the", "max_tokens": 2}
 SLOW_LOADING = """
 import pathlib, sys, time
 from dca_runtime import Model
-from dca_runtime.server.serve import serve
+from dca_runtime.server.serve import Served, serve
 from dca_runtime.server.settings import Settings
 
 def load():
     while not pathlib.Path(sys.argv[2]).exists():
         time.sleep(0.01)
     model = Model(sys.argv[1], threads=1)
-    return model, model.engine(tokens=1024)
+    return Served(model, model.engine(tokens=1024))
 
 serve(load, Settings("tiny"), "127.0.0.1", int(sys.argv[3]), lambda address: print(address, flush=True))
 """

@@ -22,11 +22,14 @@ _SHARE = 10  # of the free disk a new store may take the tenth part
 
 
 def default_path() -> Path:
-    """``$DCA_CACHE_DIR``, else a folder in the user's cache."""
+    """``$DCA_CACHE_DIR``, else a folder in the user's cache. Raises DcaError: there is no such place."""
     chosen = os.environ.get(DIRECTORY_VARIABLE)
     if chosen:
         return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dca-export" / "prompts"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dca-export" / "prompts"
+    except RuntimeError as error:  # a service's user has no home
+        raise DcaError(f"no prompt store: {error}; give --cache-dir") from error
 
 
 def in_words(size: int) -> str:

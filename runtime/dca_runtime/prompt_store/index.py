@@ -31,14 +31,15 @@ class Index:
         self._root = root
         self._page_bytes = page_bytes
         self._warn = warn
-        self._lock = threading.Lock()
+        self._looking = threading.Lock()  # at the disk
+        self._lock = threading.Lock()  # never while the disk is waited for
         self._files: dict[str, tuple[tuple[int, int, int], tuple[bytes, ...]]] = {}  # state, pages' names
         self._places: dict[bytes, Place] = {}
         self._bad: set[str] = set()  # files that were skipped
 
     def refresh(self) -> None:
         """Looks for files that came, grew or went."""
-        with self._lock:
+        with self._looking:
             found = set()
             with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
                 for entry in entries:
@@ -47,7 +48,8 @@ class Index:
                         with contextlib.suppress(FileNotFoundError):  # evicted meanwhile
                             self._look_at(entry)
             for name in self._files.keys() - found:
-                self._forget(name)
+                with self._lock:
+                    self._drop(name)
 
     def prefix(self, names: Sequence[bytes]) -> list[Place]:
         """Where those pages lie, from the first on up to one that is nowhere."""
@@ -97,10 +99,11 @@ class Index:
             return
         if header.size != status.st_size or not header.entries:
             _mend(path)
-        self._forget(entry.name)
-        self._files[entry.name] = (state, tuple(one.name for one in header.entries))
-        for slot, one in enumerate(header.entries):
-            self._places[one.name] = Place(path, slot, one.checksum)
+        with self._lock:
+            self._drop(entry.name)
+            self._files[entry.name] = (state, tuple(one.name for one in header.entries))
+            for slot, one in enumerate(header.entries):
+                self._places[one.name] = Place(path, slot, one.checksum)
 
     def _read(self, path: Path, owner: int) -> Header:
         descriptor = page_file.opened(path)
@@ -114,7 +117,7 @@ class Index:
             raise Damaged("its pages belong to another setup")
         return header
 
-    def _forget(self, file: str) -> None:
+    def _drop(self, file: str) -> None:
         _, names = self._files.pop(file, (None, ()))
         for name in names:
             place = self._places.get(name)

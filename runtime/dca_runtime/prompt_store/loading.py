@@ -19,10 +19,15 @@ from dca_runtime.prompt_store import page_file
 from dca_runtime.prompt_store.index import Place
 from dca_runtime.prompt_store.speed import Speed
 
-_CHUNK_BYTES = 16 << 20  # read by one call: large enough for any disk, small enough to overlap
+_CHUNK_BYTES = 16 << 20  # read by one call, or a page: large enough for any disk, small enough to overlap
 _AHEAD = 4  # chunks that are read before they are wanted
 _THREADS = 3  # that read and check; memory's speed is more than one thread's
 _TELLING_SECONDS = 0.25  # before a rate is believed
+
+
+def chunk_pages(page_bytes: int) -> int:
+    """How many pages one ``Loading.step`` appends at most."""
+    return max(_CHUNK_BYTES // page_bytes, 1)
 
 
 class Appendable(Protocol):
@@ -75,7 +80,7 @@ class Loading:
         self._page_bytes = page_bytes
         self._speed = speed
         self._damaged = damaged
-        self._chunks = deque(_chunks(places, max(_CHUNK_BYTES // page_bytes, 1)))
+        self._chunks = deque(_chunks(places, chunk_pages(page_bytes)))
         self._reads: deque[Future[tuple[np.ndarray, float]]] = deque()
         self._free: list[np.ndarray] = []
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="prompt-store-load")

@@ -1,5 +1,6 @@
 """The store of prompts: what one process reads, any later one finds."""
 
+import contextlib
 import threading
 import warnings
 from collections.abc import Callable
@@ -87,7 +88,7 @@ class Prompts:
         self._root = chain.root(setup.text)
         self.folder = directory.setup_folder(self._root)
         self._index = Index(self.folder, self._root, setup.page_bytes, warn)
-        self._writer = Writer(directory, self._index, self._root, setup.page_bytes, warn)
+        self._writer = Writer(directory, self._index, self._root, setup.page_bytes, warn, self._describe)
         self._described = False
         self._samples: list[Sample] = []
         self._lock = threading.Lock()
@@ -110,15 +111,18 @@ class Prompts:
         self._index.refresh()
         return len(self._index.prefix(self._names(ids, len(ids) - 1))) * PAGE_TOKENS
 
-    def loading(self, sequence: Held, ids: TokenIds) -> Loading | None:
+    def loading(self, sequence: Held, ids: TokenIds, refresh: bool = True) -> Loading | None:
         """Makes ready to append what is stored of ``ids`` beyond what ``sequence`` holds of it.
 
         The sequence holds a start of ``ids``, and is cut back to a page's end. None, and nothing is cut:
         nothing more is stored. Step it on the sequence's own thread.
+
+        refresh: look at the disk for what others added or removed since the last ``find``.
         """
         names = self._names(ids, len(ids) - 1)
         first = sequence.length // PAGE_TOKENS
-        self._index.refresh()
+        if refresh:
+            self._index.refresh()
         places = self._index.prefix(names)
         if len(places) * PAGE_TOKENS <= sequence.length:
             return None
@@ -146,14 +150,15 @@ class Prompts:
     def save(self, sequence: Held, wait: bool = True) -> bool:
         """Has the whole pages of ``sequence`` written that are not stored yet, in another thread.
 
-        wait: wait for the disk where too much waits to be written; otherwise False says that pages are left
-            for the next call. Copies what is to be written, a page at a time.
+        wait: wait for the disk where too much waits to be written; otherwise the disk is not looked at, and
+            False says that pages are left for the next call. Copies what is to be written, a page at a time.
         """
         ids = sequence.ids
         names = self._names(ids, len(ids))
-        if self._writer.resting or not self._describe():
+        if self._writer.resting:
             return True
-        self._index.refresh()
+        if wait:
+            self._index.refresh()
         for number, name in enumerate(names):
             if self._index.place(name) is not None or self._writer.waits(name):
                 continue
@@ -172,9 +177,11 @@ class Prompts:
         """Keeps the speed of what was read since the last call, if it was long enough to tell."""
         found = speed.measured(self._samples)
         self._samples.clear()
-        if found is not None and self._describe():
+        if found is not None:
             self.speed = found
-            speed.save(self.directory, self.folder, found)
+            with contextlib.suppress(OSError):
+                self._describe()
+                speed.save(self.directory, self.folder, found)
 
     def forget(self, ids: TokenIds, kept: int = 0) -> None:
         """Removes the pages of ``ids`` from the store, but for those of the first ``kept`` tokens.
@@ -204,20 +211,13 @@ class Prompts:
         self._warn(f"{damage}: skipped, and read again")
         self._index.cut(damage.place)
 
-    def _describe(self) -> bool:
-        """Makes the folder and says in it what it holds; False: it cannot be made."""
+    def _describe(self) -> None:
+        """Makes the folder and says in it what it holds. Raises OSError."""
         with self._lock:
             if self._described and self.folder.exists():
-                return True
-            try:
-                self.folder.mkdir(mode=0o700, exist_ok=True)
-                name = " ".join(self._model.split())
-                text = f"{MODEL_LINE}{name}\n{self._setup.text}"
-                self.directory.write(self.folder / SETUP_FILE, text)
-            except OSError as error:
-                if not self._described:
-                    self._warn(f"{self.folder}: prompts cannot be kept: {error.strerror}")
-                self._described = True
-                return False
+                return
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            name = " ".join(self._model.split())
+            text = f"{MODEL_LINE}{name}\n{self._setup.text}"
+            self.directory.write(self.folder / SETUP_FILE, text)
             self._described = True
-        return True

@@ -39,14 +39,19 @@ class Writer:
         root: bytes,
         page_bytes: int,
         warn: Callable[[str], None],
+        make_folder: Callable[[], None],
     ) -> None:
-        """warn: takes a line where pages cannot be kept."""
+        """warn: takes a line where pages cannot be kept.
+
+        make_folder: makes the setup's folder if there is none; OSError.
+        """
         self.written = 0  # pages
         self._directory = directory
         self._index = index
         self._root = root
         self._page_bytes = page_bytes
         self._warn = warn
+        self._make_folder = make_folder
         most = max(directory.limit // _FILES_OF_A_STORE, page_bytes)
         self._capacity = int(min(max(min(_FILE_BYTES, most) // page_bytes, 1), MOST_PAGES))
         self._queue: queue.Queue[_Page | None] = queue.Queue(_MOST_WAITING)
@@ -149,7 +154,7 @@ class Writer:
                 )
             return None
         self._full = False
-        folder.mkdir(mode=0o700, exist_ok=True)
+        self._make_folder()
         return _OpenFile(folder, self._root, parent, self._page_bytes, self._capacity)
 
     def _make_room(self, page: _Page) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 from dca_runtime.server.exchange import Exchange
-from dca_runtime.server.requests import Failed, Finished, Read, Started, Token
+from dca_runtime.server.requests import Failed, Finished, Loaded, Read, Started, Token
 from dca_runtime.server.thinking import ThoughtReader
 from dca_runtime.server.tools import CallFormat, CallReader
 from dca_runtime.text.stop import StopTexts
@@ -162,6 +162,10 @@ class Answer:
             elif isinstance(event, Started):
                 if index == 0:
                     self.cached_tokens = event.cached_tokens
+            elif isinstance(event, Loaded):
+                if index == 0:
+                    self.cached_tokens = event.tokens
+                deltas.append(Delta(index, read=Read(event.tokens, event.seconds)))
             elif isinstance(event, Read):
                 deltas.append(Delta(index, read=event))
         return deltas

@@ -11,6 +11,7 @@ from dca_runtime.server.gate import Gate
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.page_routes import add_page
 from dca_runtime.server.protocols import chat, completions, messages, responses, status, tokens
+from dca_runtime.server.reference_page import add_reference
 from dca_runtime.server.settings import Settings
 from dca_runtime.server.streaming import JsonAnswer
 from dca_runtime.version import __version__
@@ -18,13 +19,14 @@ from dca_runtime.version import __version__
 
 def make_app(settings: Settings) -> FastAPI:
     """The application. ``app.state.service`` is None until the model is there; then it is a Service."""
-    app = FastAPI(title="dca-serve", version=__version__, redoc_url=None)
+    app = FastAPI(title="dca-serve", version=__version__, docs_url=None, redoc_url=None)
     app.state.settings = settings
     app.state.service = None
     app.state.metrics = Metrics(settings.name)
     for protocol in (chat, completions, responses, messages, tokens, status):
         app.include_router(protocol.router)
     add_page(app)
+    add_reference(app)
     app.add_exception_handler(ApiError, _api_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)

@@ -33,6 +33,8 @@ class Metrics:
         self._preempted = counter("vllm:num_preemptions", "Answers set aside for want of pages.")
         self._queries = counter("vllm:prefix_cache_queries", "Prompt tokens looked for in the pool.")
         self._hits = counter("vllm:prefix_cache_hits", "Prompt tokens found in the pool.")
+        self._loaded = counter("vllm:external_prefix_cache_hits", "Prompt tokens that came from the store.")
+        self._looked_up = counter("vllm:external_prefix_cache_queries", "Prompt tokens looked for there.")
         self._prompt = counter("vllm:prompt_tokens", "Prompt tokens of requests that were started.")
         self._generated = counter("vllm:generation_tokens", "Tokens generated and given to clients.")
         self._queue = histogram("vllm:request_queue_time_seconds", "Wait for the first row.", _FIRST)
@@ -65,6 +67,14 @@ class Metrics:
         self._prompt.inc(prompt)
         self._queries.inc(prompt)
         self._hits.inc(cached)
+
+    def looked_up(self, tokens: int) -> None:
+        """A prompt of so many tokens was looked for in the store."""
+        self._looked_up.inc(tokens)
+
+    def loaded(self, tokens: int) -> None:
+        """So many tokens of a prompt came from the store."""
+        self._loaded.inc(tokens)
 
     def token(self, since_last: float, first: bool) -> None:
         """A token reached the event loop."""

@@ -8,7 +8,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 _FILES = Path(__file__).parent / "page"
-_HEADERS = {
+HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
@@ -22,7 +22,7 @@ def add_page(app: FastAPI) -> None:
 
     @app.get("/", include_in_schema=False)
     async def page() -> Response:
-        return FileResponse(_FILES / "index.html", headers=_HEADERS)
+        return FileResponse(_FILES / "index.html", headers=HEADERS)
 
     app.mount("/page", _Files(directory=_FILES))
 
@@ -33,7 +33,7 @@ class _Files(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         """A file."""
         response = await super().get_response(path, scope)
-        response.headers.update(_HEADERS)
+        response.headers.update(HEADERS)
         if path.endswith(".mjs"):  # the system's table of types may not know it
             response.headers["Content-Type"] = "text/javascript; charset=utf-8"
         return response

@@ -15,12 +15,20 @@ from dca_runtime.server.prefix_tree import Entry, page_keys
 
 if TYPE_CHECKING:
     from dca_runtime.engine import TokenSequence
+    from dca_runtime.server.incoming import Incoming
 
 
 class Started(NamedTuple):
     """The prompt is being read."""
 
-    cached_tokens: int  # of it that were in the pool
+    cached_tokens: int  # of it that were in the pool or came from the store
+
+
+class Loaded(NamedTuple):
+    """So much of the prompt was in the pool or came from the store by now."""
+
+    tokens: int
+    seconds: float  # since loading began
 
 
 class Read(NamedTuple):
@@ -50,7 +58,7 @@ class Failed(NamedTuple):
     error: ApiError
 
 
-Event = Started | Read | Token | Finished | Failed
+Event = Started | Loaded | Read | Token | Finished | Failed
 
 
 class Constraint(Protocol):
@@ -69,6 +77,7 @@ class Stage(enum.Enum):
     """Where a job stands."""
 
     WAITING = "waiting"  # holds no pages: new, or set aside
+    LOADING = "loading"  # its prompt's pages come from the store
     READING = "reading"  # its prompt is being read
     WRITING = "writing"  # one token a step
     OVER = "over"
@@ -86,7 +95,8 @@ class Job:
     constraint: Constraint | None = None
     top_logprobs: int | None = None  # None: no log-probabilities at all
     cache_prompt: bool = True
-    progress: bool = False  # wants Read events
+    progress: bool = False  # wants Loaded and Read events
+    stored: int = 0  # tokens of the prompt that are in the store
     arrived: float = field(default_factory=time.monotonic)
 
     # Written by the event loop, read by the stepper at the start of each step.
@@ -98,8 +108,10 @@ class Job:
     generated: list[int] = field(default_factory=list)
     sequence: "TokenSequence | None" = None
     entry: Entry | None = None
+    incoming: "Incoming | None" = None  # while it is loading
     read: int = 0  # tokens in the sequence
-    started: float | None = None  # when it first got rows
+    started: float | None = None  # when it was first loaded for or got rows
+    announced: bool = False  # Started was sent
     keys: list[bytes] = field(default_factory=list)  # of the full pages of prompt and answer
 
     def __post_init__(self) -> None:
@@ -114,6 +126,11 @@ class Job:
     def left(self) -> int:
         """Tokens that are to be appended before the next one can be chosen."""
         return self.length - self.read
+
+    @property
+    def to_read(self) -> int:
+        """Those of ``left`` that do not come from the store."""
+        return self.length - max(self.read, self.stored)
 
     def next_ids(self, count: int) -> list[int]:
         """The ``count`` tokens to be appended next."""

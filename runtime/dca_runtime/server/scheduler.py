@@ -9,6 +9,7 @@ from dca_runtime.engine import Engine, TokenSequence
 from dca_runtime.options import PAGE_TOKENS
 from dca_runtime.server.prefix_tree import PrefixTree
 from dca_runtime.server.requests import Job, Stage
+from dca_runtime.server.stored import MOST_LOADING, Stored
 
 # Of reading in a step: the longest gap in other people's streams, and the wait until a stop is heard.
 STEP_SECONDS = 0.18
@@ -23,9 +24,11 @@ class Plan:
 
     writes: list[Job] = field(default_factory=list)
     reads: list[tuple[Job, int]] = field(default_factory=list)  # (job, tokens of its prompt)
+    loads: list[Job] = field(default_factory=list)  # one of them gets pages from the store
 
     def without(self, job: Job) -> None:
         """Takes the job's rows out."""
+        self.loads = [other for other in self.loads if other is not job]
         self.writes = [other for other in self.writes if other is not job]
         self.reads = [(other, count) for other, count in self.reads if other is not job]
 
@@ -34,13 +37,18 @@ class Scheduler:
     """The jobs of a server, and the pages they hold. For one thread, the one that steps the engine."""
 
     def __init__(
-        self, engine: Engine, max_sequences: int, clock: Callable[[], float] = time.monotonic
+        self,
+        engine: Engine,
+        max_sequences: int,
+        clock: Callable[[], float] = time.monotonic,
+        stored: Stored | None = None,
     ) -> None:
         self.tree = PrefixTree()
         self.waiting: list[Job] = []  # by arrival
         self.active: list[Job] = []  # those that have a sequence
         self.set_aside = 0  # how often a job had to give its pages up
         self._engine = engine
+        self._stored = stored
         self._max_sequences = max_sequences
         self._clock = clock
         self._pages = engine.info.tokens // PAGE_TOKENS
@@ -63,6 +71,45 @@ class Scheduler:
         if job.entry is not None:
             self.tree.grow(job.entry, job.keys[: job.read // PAGE_TOKENS])
 
+    def load(self, job: Job) -> int:
+        """Appends what came from the store for a loading job, without waiting: how many tokens."""
+        assert job.incoming is not None and job.sequence is not None
+        job.incoming.step(job.sequence)
+        count = job.sequence.length - job.read
+        self.appended(job, count)
+        if job.incoming.done:
+            self._stop_loading(job)
+            job.stored = job.read  # less than was found where a page was missing or damaged
+            job.stage = Stage.READING
+        return count
+
+    def to_save(self, job: Job) -> None:
+        """A piece of the job's prompt was read: it is to be stored."""
+        if self._stored is not None:
+            self._stored.to_save(job)
+
+    def save(self) -> None:
+        """Copies some pages for the store, without waiting."""
+        if self._stored is not None:
+            self._stored.save(self.tree)
+
+    @property
+    def saving(self) -> bool:
+        """Whether pages are to be saved."""
+        return self._stored is not None and self._stored.unsaved
+
+    @property
+    def loading(self) -> bool:
+        """Whether pages are to come from the store."""
+        return bool(self._loading_jobs())
+
+    def close(self) -> None:
+        """Ends all jobs and saves what is not saved yet."""
+        for job in self.active + self.waiting:
+            self.end(job)
+        if self._stored is not None:
+            self._stored.close(self.tree)
+
     def measured(self, rows: int, seconds: float) -> None:
         """Reading ``rows`` tokens of prompts took so long."""
         if rows >= _LEAST_ROWS and seconds > 0:
@@ -71,7 +118,7 @@ class Scheduler:
     @property
     def wait(self) -> float:
         """Seconds until all prompts that are here now will have been read, estimated."""
-        return sum(job.left for job in self.waiting + self.active) / self._speed
+        return sum(job.to_read for job in self.waiting + self.active) / self._speed
 
     @property
     def pages_used(self) -> int:
@@ -95,6 +142,12 @@ class Scheduler:
                 if pages == 0 or self._room(job, reserved + pages, plan):
                     plan.writes.append(job)
                     reserved += pages
+        for job in self._loading_jobs():
+            assert self._stored is not None
+            pages = min(self._stored.most_pages, self._pages_for(job, job.left))
+            if job.stage is Stage.LOADING and self._room(job, reserved + pages, plan):
+                plan.loads.append(job)
+                reserved += pages
         rows = max(round(self._speed * STEP_SECONDS / _LEAST_ROWS), 1) * _LEAST_ROWS
         for job in self._readers():
             if rows <= 0:
@@ -109,6 +162,9 @@ class Scheduler:
                 rows -= count
         return plan
 
+    def _loading_jobs(self) -> list[Job]:
+        return [job for job in self.active if job.stage is Stage.LOADING]
+
     def _readers(self) -> list[Job]:
         """Jobs with something to read, the one first whose wait is longest beside what it asks for.
 
@@ -119,7 +175,7 @@ class Scheduler:
         readers = [job for job in self.active if job.stage is Stage.READING and not job.paused]
 
         def urgency(job: Job) -> float:
-            service = max(job.left / self._speed, _LEAST_SERVICE)
+            service = max(job.to_read / self._speed, _LEAST_SERVICE)
             return (now - job.arrived) / service
 
         ready = readers + [job for job in self.waiting if not job.paused]
@@ -145,21 +201,31 @@ class Scheduler:
         needed = _pages(job.length + 1) - free_of_charge
         if self.active and self._promised() + needed > self._pages:
             return False
+        if job.stored > depth * PAGE_TOKENS and len(self._loading_jobs()) >= MOST_LOADING:
+            return False
         sequence = self._engine.sequence() if entry is None else cast(TokenSequence, entry.sequence.fork())
         sequence.truncate(depth * PAGE_TOKENS)
         job.sequence, job.read = sequence, 0
         if job.cache_prompt:
             job.entry = self.tree.open(sequence)
         self.appended(job, depth * PAGE_TOKENS)
-        job.stage = Stage.READING
+        if self._stored is not None and job.stored > job.read:
+            job.incoming = self._stored.incoming(job)
+        job.stage = Stage.READING if job.incoming is None else Stage.LOADING
         self.waiting.remove(job)
         self.active.append(job)
         return True
 
+    def _stop_loading(self, job: Job) -> None:
+        if job.incoming is not None:
+            job.incoming.close()
+            job.incoming = None
+
     def _is_being_read(self, keys: list[bytes], depth: int) -> bool:
         """Whether a job reads pages beyond ``depth`` just now that this prompt begins with too."""
         for other in self.active:
-            if other.stage is Stage.READING and other.cache_prompt and not other.paused:
+            reads = other.stage is Stage.LOADING or (other.stage is Stage.READING and not other.paused)
+            if reads and other.cache_prompt:
                 shared = 0
                 for mine, theirs in zip(keys, other.keys, strict=False):
                     if mine != theirs:
@@ -213,7 +279,9 @@ class Scheduler:
             self.active.remove(job)
         elif job in self.waiting:
             self.waiting.remove(job)
+        self._stop_loading(job)
         if job.entry is not None:
+            self.to_save(job)
             self.tree.settle(job.entry)
         elif job.sequence is not None:
             job.sequence.close()

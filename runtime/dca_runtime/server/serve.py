@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from types import FrameType
+from typing import NamedTuple
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,11 +16,21 @@ from fastapi import FastAPI
 from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.model import Model
+from dca_runtime.prompt_store import Prompts
 from dca_runtime.server.app import make_app
 from dca_runtime.server.service import Service
 from dca_runtime.server.settings import Settings
 
-Load = Callable[[], tuple[Model, Engine]]
+
+class Served(NamedTuple):
+    """What is served."""
+
+    model: Model
+    engine: Engine
+    prompts: Prompts | None = None  # of the engine's setup; None: nothing is kept on disk
+
+
+Load = Callable[[], Served]
 
 _LAST_SECONDS = 5  # for clients to take the ends of their answers
 _SWITCH_SECONDS = 0.0005  # Python's own 5 ms between threads rival a step
@@ -54,8 +65,8 @@ def serve(load: Load, settings: Settings, host: str, port: int, ready: Callable[
 
     async def bring_up() -> None:
         try:
-            model, engine = await asyncio.to_thread(load)
-            app.state.service = Service(model, engine, settings, app.state.metrics)
+            model, engine, prompts = Served(*await asyncio.to_thread(load))
+            app.state.service = Service(model, engine, settings, app.state.metrics, prompts)
         except BaseException as error:
             failure.append(error)
             server.should_exit = True

@@ -11,19 +11,24 @@ from typing import Any, TypeVar
 from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError
 from dca_runtime.model import Model
+from dca_runtime.options import PAGE_TOKENS
+from dca_runtime.prompt_store import Prompts
 from dca_runtime.sampling import Sampling
 from dca_runtime.server.answer import Answer, Reading
 from dca_runtime.server.errors import CONTEXT_CODE, ApiError, refuse
 from dca_runtime.server.exchange import Exchange
+from dca_runtime.server.incoming import warn
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import Job
 from dca_runtime.server.settings import Settings
 from dca_runtime.server.stepper import Delivery, Stepper, busy_error
+from dca_runtime.server.stored import Stored
 from dca_runtime.server.structured import Grammars
 from dca_runtime.text.chat import TEMPLATE_KEY
 
 _Result = TypeVar("_Result")
 _THREADS = 4  # for templates, tokens and grammars
+_FIND_SECONDS = 2.0  # to look for a prompt in the store; then it is read as if it were not there
 
 
 @dataclass
@@ -45,7 +50,15 @@ class Wanted:
 class Service:
     """Answers requests; made on the event loop that it serves. Raises DcaError if the settings do not fit."""
 
-    def __init__(self, model: Model, engine: Engine, settings: Settings, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        model: Model,
+        engine: Engine,
+        settings: Settings,
+        metrics: Metrics,
+        prompts: Prompts | None = None,
+    ) -> None:
+        """prompts: of the engine's setup, to be closed with the service; None: none are kept on disk."""
         self.model = model
         self.engine = engine
         self.context = _context(model, engine, settings.context)
@@ -58,7 +71,9 @@ class Service:
         self._grammars = Grammars(model)
         self._loop = asyncio.get_running_loop()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="prepare")
-        self._stepper = Stepper(engine, settings, metrics, self._hand_over)
+        self._stored = None if prompts is None else Stored(prompts)
+        self._disk = ThreadPoolExecutor(1, thread_name_prefix="prompt-store-find")
+        self._stepper = Stepper(engine, settings, metrics, self._hand_over, self._stored)
         self._stepper.start()
 
     def end_answers(self) -> None:
@@ -71,6 +86,7 @@ class Service:
         self._stepper.stop()
         await asyncio.to_thread(self._stepper.join)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._disk.shutdown(wait=False, cancel_futures=True)
         self.engine.close()
         self.model.close()
 
@@ -143,6 +159,7 @@ class Service:
         room = self.context - len(wanted.prompt)
         limit = room if wanted.max_tokens is None else min(wanted.max_tokens, room)
         self._check_queue()
+        stored = await self._find(wanted)
         exchange = Exchange(self.metrics, self._stepper.wake)
         for index in range(wanted.n):
             seed = wanted.sampling.seed
@@ -160,6 +177,7 @@ class Service:
                     top_logprobs=wanted.top_logprobs,
                     cache_prompt=wanted.cache_prompt,
                     progress=wanted.progress,
+                    stored=stored,
                 )
             )
         answer = Answer(exchange, self.tokenizer, wanted.reading)
@@ -171,6 +189,18 @@ class Service:
             exchange.cancel()
             raise
         return answer
+
+    async def _find(self, wanted: Wanted) -> int:
+        """How many tokens of the prompt are in the store."""
+        if self._stored is None or not wanted.cache_prompt or len(wanted.prompt) <= PAGE_TOKENS:
+            return 0
+        self.metrics.looked_up(len(wanted.prompt))
+        found = self._loop.run_in_executor(self._disk, self._stored.find, wanted.prompt)
+        try:
+            return await asyncio.wait_for(found, _FIND_SECONDS)
+        except TimeoutError:
+            warn(f"the prompt store did not answer within {_FIND_SECONDS:g} s, so a prompt is read")
+            return 0
 
     def _check_queue(self) -> None:
         if self.stopping:

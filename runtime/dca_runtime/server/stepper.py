@@ -13,9 +13,20 @@ from dca_runtime.errors import DcaError, Status
 from dca_runtime.sampling import Sampling
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.metrics import Metrics
-from dca_runtime.server.requests import Event, Failed, Finished, Job, Read, Stage, Started, Token
+from dca_runtime.server.requests import (
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Loaded,
+    Read,
+    Stage,
+    Started,
+    Token,
+)
 from dca_runtime.server.scheduler import Plan, Scheduler
 from dca_runtime.server.settings import Settings
+from dca_runtime.server.stored import Stored
 
 Delivery = list[tuple[Job, Event]]
 _Item = tuple[Job, list[int], Sampling, np.ndarray | None]
@@ -24,13 +35,19 @@ _Result = TypeVar("_Result")
 
 _log = logging.getLogger("dca_serve")
 _IDLE_SECONDS = 0.05  # between looks at jobs that only wait for their clients
+_DISK_SECONDS = 0.005  # between looks at what the store's threads did
 
 
 class Stepper(threading.Thread):
     """Runs jobs until it is stopped. ``submit``, ``wake`` and ``stop`` are for any thread."""
 
     def __init__(
-        self, engine: Engine, settings: Settings, metrics: Metrics, hand_over: Callable[[Delivery], None]
+        self,
+        engine: Engine,
+        settings: Settings,
+        metrics: Metrics,
+        hand_over: Callable[[Delivery], None],
+        stored: Stored | None = None,
     ) -> None:
         """hand_over: takes what a step brought; must not block."""
         super().__init__(name="stepper", daemon=True)
@@ -38,7 +55,7 @@ class Stepper(threading.Thread):
         self._settings = settings
         self._metrics = metrics
         self._hand_over = hand_over
-        self._scheduler = Scheduler(engine, settings.max_sequences)
+        self._scheduler = Scheduler(engine, settings.max_sequences, stored=stored)
         self._inbox: list[Job] = []
         self._news = threading.Condition()
         self._stopping = False
@@ -86,13 +103,17 @@ class Stepper(threading.Thread):
             if not busy:
                 with self._news:
                     if not (self._inbox or self._stopping):
-                        self._news.wait(_IDLE_SECONDS)
+                        disk = self._scheduler.loading or self._scheduler.saving
+                        self._news.wait(_DISK_SECONDS if disk else _IDLE_SECONDS)
+        self._scheduler.close()
 
     def _next_jobs(self) -> bool:
         """Takes new jobs, waiting where there is nothing to do; False: the end."""
         scheduler = self._scheduler
         with self._news:
-            while not (self._inbox or self._stopping or scheduler.active or scheduler.waiting):
+            while not (
+                self._inbox or self._stopping or scheduler.active or scheduler.waiting or scheduler.saving
+            ):
                 self._news.wait()
             new, self._inbox = self._inbox, []
             stopping = self._stopping
@@ -114,6 +135,7 @@ class Stepper(threading.Thread):
                 self._fail(job, busy_error(self._scheduler.wait))
         plan = self._scheduler.plan()
         self._announce(plan)
+        loaded = self._load(plan.loads)
         chosen = [(job, 1) for job in plan.writes] + [read for read in plan.reads if read[1] == read[0].left]
         pieces = [read for read in plan.reads if read[1] < read[0].left]
         if chosen:
@@ -122,15 +144,32 @@ class Stepper(threading.Thread):
         if pieces:
             self._read(pieces)
         self._flush()
-        return bool(chosen or pieces)
+        self._scheduler.save()
+        return bool(chosen or pieces or loaded)
 
     def _announce(self, plan: Plan) -> None:
         """Tells jobs that get their first rows so."""
-        for job, _ in plan.reads:
+        reading = [job for job, _ in plan.reads]
+        for job in plan.loads + reading:
             if job.started is None:
                 job.started = time.monotonic()
                 self._metrics.started(job.started - job.arrived, len(job.prompt), job.read)
+        for job in reading:
+            if not job.announced:
+                job.announced = True
                 self._out.append((job, Started(job.read)))
+
+    def _load(self, jobs: list[Job]) -> bool:
+        """Appends to one of the jobs what came for it from the store; False: nothing is there yet."""
+        for job in jobs:
+            count = self._scheduler.load(job)
+            if count:
+                self._metrics.loaded(count)
+                if job.progress and not job.announced and job.started is not None:
+                    self._out.append((job, Loaded(job.read, time.monotonic() - job.started)))
+            if count or job.stage is Stage.READING:
+                return True
+        return False
 
     # Steps.
 
@@ -174,6 +213,7 @@ class Stepper(threading.Thread):
         for (job, ids, *_), done in zip(items, self._each(call, items), strict=True):
             if done:
                 self._scheduler.appended(job, len(ids))
+                self._scheduler.to_save(job)
                 if job.progress and job.started is not None:
                     self._out.append((job, Read(job.read, time.monotonic() - job.started)))
         self._scheduler.measured(sum(count for _, count in pieces), time.perf_counter() - start)
