@@ -21,14 +21,14 @@ struct Architecture {
     Activation activation = Activation::Silu;
     bool embedding_scaled_by_width = false;  // by its root
     bool logit_scale_divides = false;
-    bool states_scales = false;  // its files state those of embeddings, residuals and logits
-    uint32_t window_period = 0;         // every so many layers one sees everything, the others have a window; 0: none has one
-    float window_rope_base = 0.0f;      // where the file states none; 0: that of the other layers
-    bool window_rope_scaled = true;     // whether windowed layers have the file's RoPE scaling
+    bool states_scales = false;      // its files state those of embeddings, residuals and logits
+    uint32_t window_period = 0;      // every so many layers one sees everything, the others have a window; 0: none has one
+    float window_rope_base = 0.0f;   // where the file states none; 0: that of the other layers
+    bool window_rope_scaled = true;  // whether windowed layers have the file's RoPE scaling
     bool yarn_exact_ramp = false;
-    bool only_windows_rotate = false;   // layers that see everything have no RoPE
-    uint32_t unrotated_period = 0;      // every so many layers one has no RoPE; 0: all have it
-    uint32_t width_scaled_layers = 0;   // the model of so many layers scales q · k by the root of n_heads / n_embd
+    bool only_windows_rotate = false;  // layers that see everything have no RoPE
+    uint32_t unrotated_period = 0;     // every so many layers one has no RoPE; 0: all have it
+    uint32_t width_scaled_layers = 0;  // the model of so many layers scales q · k by the root of n_heads / n_embd
 };
 
 constexpr std::array kArchitectures{
@@ -52,7 +52,11 @@ constexpr std::array kArchitectures{
                  .window_rope_base = 10000.0f,
                  .window_rope_scaled = false,
                  .width_scaled_layers = 62},
-    Architecture{.name = "gpt-oss", .expert_weights_norm = true, .activation = Activation::ClampedSwiglu, .window_period = 2, .yarn_exact_ramp = true},
+    Architecture{.name = "gpt-oss",
+                 .expert_weights_norm = true,
+                 .activation = Activation::ClampedSwiglu,
+                 .window_period = 2,
+                 .yarn_exact_ramp = true},
     Architecture{.name = "smollm3", .rope_layout = RopeLayout::Interleaved, .unrotated_period = 4},
     Architecture{.name = "olmo2",  // OLMo 3 too
                  .norms = Norms::After,
@@ -188,7 +192,8 @@ void read_windows(const GgufFile& file, const Keys& keys, const Architecture& ar
         if (architecture.only_windows_rotate) h.layers[i].rotated = h.layers[i].windowed;
         if (architecture.unrotated_period != 0) h.layers[i].rotated = (i + 1) % architecture.unrotated_period != 0;
     }
-    h.window_rope_base = keys.positive("rope.freq_base_swa", architecture.window_rope_base != 0.0f ? architecture.window_rope_base : h.rope_base);
+    h.window_rope_base =
+        keys.positive("rope.freq_base_swa", architecture.window_rope_base != 0.0f ? architecture.window_rope_base : h.rope_base);
     h.window_rope_scaled = architecture.window_rope_scaled;
 }
 

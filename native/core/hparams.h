@@ -45,7 +45,7 @@ struct Hparams {
 
     NormKind norm = NormKind::Rms;
     Norms norms = Norms::Before;
-    float rms_epsilon = 1e-5f;        // of the norms, whatever their kind
+    float rms_epsilon = 1e-5f;         // of the norms, whatever their kind
     bool whole_width_qk_norm = false;  // norms of q and k are over all heads together, not a head at a time
     Activation activation = Activation::Silu;
     float embedding_scale = 1.0f;

@@ -24,18 +24,18 @@ struct LayerWeights {
     Tensor down;                                       // (n_embd, n_ff)
     std::vector<float> gate_bias, up_bias, down_bias;  // empty where the model has none
 
-    std::vector<float> ffn_post_norm;                    // (n_embd); empty where none comes after the block
+    std::vector<float> ffn_post_norm;                       // (n_embd); empty where none comes after the block
     std::vector<float> attention_norm_bias, ffn_norm_bias;  // (n_embd), empty where the model has none
 
-    Tensor router;                     // (n_experts, n_embd); set in mixtures only
-    Tensor expert_gate, expert_up;     // n_experts × (n_ff_expert, n_embd)
-    Tensor expert_down;                // n_experts × (n_embd, n_ff_expert)
-    std::vector<float> router_bias;    // (n_experts) or empty
+    Tensor router;                                        // (n_experts, n_embd); set in mixtures only
+    Tensor expert_gate, expert_up;                        // n_experts × (n_ff_expert, n_embd)
+    Tensor expert_down;                                   // n_experts × (n_embd, n_ff_expert)
+    std::vector<float> router_bias;                       // (n_experts) or empty
     std::vector<float> expert_gate_bias, expert_up_bias;  // (n_experts, n_ff_expert) or empty
     std::vector<float> expert_down_bias;                  // (n_experts, n_embd) or empty
-    Tensor shared_gate, shared_up;     // (n_ff_shared, n_embd)
-    Tensor shared_down;                // (n_embd, n_ff_shared)
-    std::vector<float> shared_router;  // (n_embd): sigmoid gate of the shared expert; empty: always on
+    Tensor shared_gate, shared_up;                        // (n_ff_shared, n_embd)
+    Tensor shared_down;                                   // (n_embd, n_ff_shared)
+    std::vector<float> shared_router;                     // (n_embd): sigmoid gate of the shared expert; empty: always on
 };
 
 struct Weights {

@@ -94,9 +94,7 @@ void decode(const BlockIQ4_XS& block, float* out) {
 }
 
 /// 2^(e - 128), also where that is below the smallest normal number.
-inline float mxfp4_scale(uint8_t e) noexcept {
-    return std::bit_cast<float>(e < 2 ? 0x00200000u << e : static_cast<uint32_t>(e - 1) << 23);
-}
+inline float mxfp4_scale(uint8_t e) noexcept { return std::bit_cast<float>(e < 2 ? 0x00200000u << e : static_cast<uint32_t>(e - 1) << 23); }
 
 void decode(const BlockMXFP4& block, float* out) {
     const float d = mxfp4_scale(block.e);
