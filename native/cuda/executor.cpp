@@ -26,7 +26,6 @@ void CudaExecutor::prepare(const Batch& batch) {
     under_way_ = true;
     const auto slices = static_cast<uint32_t>(batch.slices.size());
     recorded_rows_ = batch.decode() && (slices == 1 || state_.h.n_experts == 0) ? Recordings::rows_for(slices, max_slices()) : 0;
-    state_.recurring = recorded_rows_ != 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - slices;
     if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
     keep_all_rows();
