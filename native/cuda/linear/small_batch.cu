@@ -32,8 +32,8 @@ bool small_batch_takes(const Card& card, const Matrix& w, uint32_t rows) {
 }
 
 /// A quantised matrix would have to be expanded to 16 bits for cuBLASLt: written and read again, nine times the bytes of a
-/// four-bit one. For 16-bit matrices the two have not been measured side by side yet (benchmarks/cuda_small_batch.py does):
-/// they stay with cuBLASLt.
+/// four-bit one. 16-bit matrices stay with cuBLASLt, whose kernels take 0.36 to 0.61 of this one's time for 2 to 16 rows of
+/// Llama 3 8B's on an H100 (benchmarks/cuda_small_batch.py).
 bool small_batch_preferred(const Card& card, const Matrix& w, uint32_t rows) {
     const bool dense = w.format == WeightFormat::F16 || w.format == WeightFormat::BF16;
     return !dense && small_batch_takes(card, w, rows);
