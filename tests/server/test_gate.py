@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 
 import httpx
 import pytest
@@ -86,8 +87,14 @@ def test_every_answer_has_an_id_which_the_client_may_choose(http):
 def test_the_log_has_figures_and_neither_prompts_nor_keys(http, server):
     headers = {"x-api-key": KEY, "X-Request-Id": "logged"}
     reply = http.post("/v1/chat/completions", json=CHAT, headers=headers).json()
-    text = server.log.read_text()
-    (line,) = [one for one in map(json.loads, text.splitlines()) if one.get("id") == "logged"]
+    lines: list[dict] = []
+    for _ in range(100):  # the line is written once the answer is, which the client may read first
+        text = server.log.read_text()
+        lines = [one for one in map(json.loads, text.splitlines()) if one.get("id") == "logged"]
+        if lines:
+            break
+        time.sleep(0.05)
+    (line,) = lines
     assert line["status"] == 200 and line["path"] == "/v1/chat/completions"
     assert line["prompt_tokens"] == reply["usage"]["prompt_tokens"]
     assert line["completion_tokens"] == reply["usage"]["completion_tokens"]
