@@ -187,7 +187,7 @@ DeviceWeights::DeviceWeights(const BackendSource& source) : dtype_(activation_ty
     memory_ = allocate_device(bytes_, "allocating the weights");
     const Stream stream = make_stream();
     check(cudaMemsetAsync(memory_.get(), 0, bytes_, stream.get()), "allocating the weights");  // rows of scales end in zeros
-    check(cudaStreamSynchronize(stream.get()), "allocating the weights");  // the uploader's stream does not wait for it
+    check(cudaStreamSynchronize(stream.get()), "allocating the weights");                      // the uploader's stream does not wait for it
     const WeightPlacement placement(source, *this, memory_.get());
     Uploader uploader(source, placement.file_bytes());
     for (const auto& [from, to, first_row] : placement.transfers) uploader.matrix(from, to, first_row);
