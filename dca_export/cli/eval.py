@@ -181,6 +181,7 @@ def _add_recall(experiments: Any) -> None:
         help="of each task and length (default: 5)",
     )
     parser.add_argument("--seed", type=_common.count, default=0, metavar="N", help="default: 0")
+    _eval_shared.add_engine(parser)
     parser.set_defaults(body=_recall)
 
 

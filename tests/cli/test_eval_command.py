@@ -27,6 +27,7 @@ COMMANDS = {
     "perplexity": ["--lengths", "100,200", "--window", "64"],
     "passkey": ["--lengths", "600,700", "--depths", "10,90", "--trials", "1"],
     "needle": ["--lengths", "500", "--depths", "10,90", "--keyword", "the"],
+    "recall": ["--lengths", "600", "--tasks", "keys,chain", "--trials", "1"],
     "ablation": ["--lengths", "200", "--passkey-lengths", "600", "--depths", "50", "--trials", "1"],
     "efficiency": ["--lengths", "64,128", "--decode", "2"],
     "sweep": ["--lengths", "200", "--passkey-lengths", "600", "--depths", "50", "--trials", "1"],
