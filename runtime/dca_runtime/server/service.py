@@ -196,11 +196,12 @@ class Service:
             return 0
         self.metrics.looked_up(len(wanted.prompt))
         found = self._loop.run_in_executor(self._disk, self._stored.find, wanted.prompt)
-        try:
-            return await asyncio.wait_for(found, _FIND_SECONDS)
-        except TimeoutError:
-            warn(f"the prompt store did not answer within {_FIND_SECONDS:g} s, so a prompt is read")
-            return 0
+        # Not asyncio.wait_for: before Python 3.12 it lets a cancelling go unheard that comes with the result.
+        await asyncio.wait({found}, timeout=_FIND_SECONDS)
+        if found.done():
+            return found.result()
+        warn(f"the prompt store did not answer within {_FIND_SECONDS:g} s, so a prompt is read")
+        return 0
 
     def _check_queue(self) -> None:
         if self.stopping:
