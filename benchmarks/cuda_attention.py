@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/cuda"))
 
 from attention_check import ROOM, ROUNDOFF, check_all, reference, row_errors  # noqa: E402
-from attention_library import TORCH_DTYPES, AttentionLibrary, PositionScheme, Problem, Shape  # noqa: E402
+from attention_library import PAGE_TOKENS, TORCH_DTYPES, AttentionLibrary, PositionScheme, Problem, Shape  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +229,12 @@ def time_decode(
         for n in range(max(1, math.ceil(256e6 / bytes_per_step)))
     ]
     newest: list[tuple[int, int] | None] = [(n, setting.length - 1) for n in range(sequences)] * sharers
-    rows = [problem.decode_rows(newest) for problem in problems]
+    most, groups = problems[0].most_group_rows(), None
+    if min(sharers, most) > 1:
+        shared = (setting.length - 1) // PAGE_TOKENS * PAGE_TOKENS
+        of_sequence = [list(range(n, sequences * sharers, sequences)) for n in range(sequences)]
+        groups = [(shared, same[n : n + most]) for same in of_sequence for n in range(0, sharers, most)]
+    rows = [problem.decode_rows(newest, groups) for problem in problems]
     out = torch.empty_like(rows[0].q)
     for problem, own in zip(problems, rows, strict=True):
         problem.decode(own, out)

@@ -136,6 +136,7 @@ FAMILIES |= {
     "stablelm": {"use_qkv_bias": True, "qk_layernorm": True},
     "stablelm, parallel": {"use_parallel_residual": True, "qk_layernorm": True},
     "internlm3": {"attention_bias": True, "mlp_bias": True},
+    "ministral": {"head_dim": 16, "sliding_window": 64, "layer_types": ["full_attention"] * 2},
 }
 NEW_FAMILIES = [
     *("gemma2", "gemma3_text", "gemma3_text, other layers", "gpt_oss", "smollm3", "olmo2", "olmo3"),

@@ -26,6 +26,7 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)")
         "docs/hub.md",
         "docs/models.md",
         "docs/tuning.md",
+        "docs/sparse.md",
     ],
 )
 def test_paths_and_links_lead_somewhere(document):

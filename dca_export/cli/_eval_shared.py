@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,7 +74,8 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
         metavar="METHOD,…",
         help="plain, dca, intra, intra+inter; the last three may name a scheme, CHUNK/WINDOW/LENGTH, as in "
         "dca:3072/1024/4096; @linear:F, @ntk:F or @yarn:F behind any of them replaces the model's RoPE "
-        "scaling, as in plain@yarn:4. With --engine reference also rerope:WINDOW, self-extend:GROUP/WINDOW, "
+        "scaling, as in plain@yarn:4; @sparse:ALPHA prefills sparsely, and @q4, @q8, … names the cache, as "
+        "in dca@sparse:0.1@q4. With --engine reference also rerope:WINDOW, self-extend:GROUP/WINDOW, "
         "string:BORDER/LOCAL, streaming:SINKS/WINDOW, lm-infinite:SINKS/WINDOW, and @dynamic:F (dynamic NTK) "
         "(default: plain, and dca if the file has a scheme)",
     )
@@ -133,8 +135,19 @@ def methods_of(arguments: argparse.Namespace, model: "Model") -> list["Method"]:
 
     names = ",".join(arguments.attention or ["plain" if model.scheme is None else "plain,dca"])
     parsed = [methods.parse(name) for name in dict.fromkeys(names.split(","))]
+    parsed = prefilled(arguments, parsed)
     methods.check(parsed, model, reference=arguments.engine == "reference")
     return parsed
+
+
+def prefilled(arguments: argparse.Namespace, methods: Sequence["Method"]) -> list["Method"]:
+    """The methods, those that say nothing of prefill with that of --prefill."""
+    if arguments.prefill == "dense":
+        return list(methods)
+    return [
+        method if method.prefill is not None else dataclasses.replace(method, prefill=arguments.prefill)
+        for method in methods
+    ]
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:

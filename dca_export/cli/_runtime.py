@@ -23,6 +23,35 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default="f16",
         help="what keys and values are kept in (default: f16)",
     )
+    parser.add_argument(
+        "--prefill",
+        type=prefill,
+        default="dense",
+        metavar="MODE",
+        help="how the tokens of a prompt attend: dense, or on the CPU sparse or sparse:ALPHA, to the pages "
+        "of keys that matter; a larger ALPHA (0 to 1) reads fewer (default: dense)",
+    )
+
+
+def prefill(text: str) -> str:
+    """An argument that ``Model.session`` takes as prefill."""
+    from dca_runtime.errors import DcaError
+    from dca_runtime.prefill import parse
+
+    try:
+        return parse(text).name
+    except DcaError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def density_note(session: "Session") -> None:
+    """Says on a terminal how much sparse prefill has read, where there was any."""
+    density = session.info.density
+    known = [value for layer in density or () for value in layer if value == value]
+    if known:
+        note(
+            f"prefill {session.prefill}: {sum(known) / len(known):.1%} of all pairs of query and key computed"
+        )
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:

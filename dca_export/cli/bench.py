@@ -103,7 +103,13 @@ def _bench(arguments: argparse.Namespace) -> int:
     with opened(arguments) as model, progress_bar("measuring") as update:
         for attention in attentions:
             for result in bench.measure(
-                model, planned, arguments.repeats or 5, attention, arguments.cache_type, arguments.threads
+                model,
+                planned,
+                arguments.repeats or 5,
+                attention,
+                arguments.cache_type,
+                arguments.threads,
+                arguments.prefill,
             ):
                 results.append(result)
                 update(len(results), len(planned) * len(attentions))
@@ -111,7 +117,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         write_json([dataclasses.asdict(result) for result in results], arguments.json)
     if arguments.json != "-":
         print_table(
-            ["test", "attention", "cache", "tokens/s", "±", "GFLOP/s", "GB/s"],
+            ["test", "attention", "cache", "prefill", "density", "tokens/s", "±", "GFLOP/s", "GB/s"],
             [_row(result) for result in results],
             title=f"{arguments.model} on {results[0].device}",
         )
@@ -123,6 +129,8 @@ def _row(result: "Result") -> list[str]:
         result.test,
         result.attention,
         result.cache_type,
+        result.prefill,
+        "" if result.mean_density is None else f"{result.mean_density:.1%}",
         f"{result.tokens_per_s:,.1f}",
         f"{result.stdev:,.1f}",
         "" if result.gflop_per_s is None else f"{result.gflop_per_s:,.1f}",
@@ -159,6 +167,7 @@ def _bench_batches(arguments: argparse.Namespace) -> int:
                 arguments.repeats or 1,
                 attention,
                 arguments.cache_type,
+                arguments.prefill,
             ):
                 results.append(result)
                 show(result)

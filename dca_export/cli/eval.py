@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_perplexity,
         _add_passkey,
         _add_needle,
+        _add_recall,
         _add_ablation,
         _add_efficiency,
         _add_sweep,
@@ -155,6 +156,48 @@ def _needle(arguments: argparse.Namespace) -> int:
             return _eval_shared.run_cells(arguments, model, settings, cells, measure)
 
 
+def _add_recall(experiments: Any) -> None:
+    parser = _eval_shared.add_experiment(
+        experiments,
+        "recall",
+        "does it find one key of several, follow a chain, count?",
+        "--lengths 4096,16384",
+    )
+    _eval_shared.add_methods(parser)
+    _eval_shared.add_lengths(parser, [4096, 8192, 16384])
+    parser.add_argument(
+        "--tasks",
+        type=lambda text: text.split(","),
+        default=["keys", "value", "chain", "count"],
+        metavar="TASK,…",
+        help="of keys (one of several hidden ones), value (one of as many as fit), chain (variables assigned "
+        "to each other), count (the commonest words) (default: all)",
+    )
+    parser.add_argument(
+        "--trials",
+        type=_common.positive_int,
+        default=5,
+        metavar="N",
+        help="of each task and length (default: 5)",
+    )
+    parser.add_argument("--seed", type=_common.count, default=0, metavar="N", help="default: 0")
+    parser.set_defaults(body=_recall)
+
+
+def _recall(arguments: argparse.Namespace) -> int:
+    from dca_export.evaluate import recall, retrieval
+
+    with _eval_shared.engine(arguments) as model:
+        methods = _eval_shared.methods_of(arguments, model)
+        cells = recall.plan(methods, arguments.lengths, arguments.tasks, arguments.trials)
+        settings = {"seed": arguments.seed, "cache_type": arguments.cache_type}
+        prompts = recall.Prompts(model, arguments.seed)
+        context = max(arguments.lengths) + recall.ANSWER_TOKENS
+        with retrieval.Answerer(model, context, arguments.cache_type) as answerer:
+            measure = partial(recall.measure, prompts, answerer)
+            return _eval_shared.run_cells(arguments, model, settings, cells, measure)
+
+
 def _add_ablation(experiments: Any) -> None:
     parser = _eval_shared.add_experiment(
         experiments,
@@ -175,7 +218,7 @@ def _ablation(arguments: argparse.Namespace) -> int:
 
     scheme = methods.parse(f"dca:{arguments.scheme}").scheme if arguments.scheme else None
     with _eval_shared.engine(arguments) as model:
-        compared = ablation.methods(scheme)
+        compared = _eval_shared.prefilled(arguments, ablation.methods(scheme))
         methods.check(compared, model)
         return _run_combined(arguments, model, compared)
 
@@ -250,6 +293,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
         trained = model.info.context_length
         lengths = arguments.pretraining_lengths or [trained // share for share in (1, 2, 4, 8)]
         methods = sweep.methods(lengths, arguments.chunk_shares, arguments.window_shares)
+        methods = _eval_shared.prefilled(arguments, methods)
         return _run_combined(arguments, model, methods)
 
 

@@ -17,13 +17,14 @@ from dca_export.cli._common import (
     run,
     write_json,
 )
-from dca_export.cli._runtime import add_machine_arguments, opened
+from dca_export.cli._runtime import add_machine_arguments, opened, prefill
 from dca_export.cli._sources import check_source, source_of
-from dca_export.errors import MissingPackage
+from dca_export.errors import InputError, MissingPackage
 from dca_runtime.options import CACHE_TYPES
 
 if TYPE_CHECKING:
     from dca_export.parity.check import Part, Report
+    from dca_export.parity.chosen import Chosen
     from dca_export.parity.facts import Facts
     from dca_runtime import Model
 
@@ -62,6 +63,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="what the runtime keeps keys and values in (default: f32 for f32 files on a CPU, else f16)",
     )
     parser.add_argument(
+        "--prefill",
+        type=prefill,
+        default="dense",
+        metavar="MODE",
+        help="sparse, sparse:ALPHA or sparse:ALPHA:FROM: checks sparse prefill instead, the attention over "
+        "the pages that the runtime chose, and its choices (default: dense)",
+    )
+    parser.add_argument(
         "--text", metavar="FILE", type=Path, help="text to take the tokens from (default: one in Python)"
     )
     add_json_argument(parser)
@@ -72,6 +81,8 @@ def _parity(arguments: argparse.Namespace) -> int:
     inputs = {"OUT.gguf": arguments.model, "--text": arguments.text, "--reference": arguments.reference}
     check_outputs({"--json": arguments.json}, inputs)
     if arguments.reference is not None:
+        if arguments.prefill != "dense":
+            raise InputError("--prefill judges the runtime, --reference the export: leave one of them out")
         arguments.reference = source_of(arguments.reference).path
         check_source(arguments.reference)
     try:
@@ -86,6 +97,7 @@ def _parity(arguments: argparse.Namespace) -> int:
     from dca_export.gguf.file import GgufFile
     from dca_export.parity.check import check, weight_type
     from dca_export.parity.facts import Facts
+    from dca_export.parity.sparse import check_sparse
 
     with opened(arguments) as model, progress_bar("comparing") as update:
         weights = weight_type(GgufFile(arguments.model))
@@ -93,7 +105,11 @@ def _parity(arguments: argparse.Namespace) -> int:
 
         options = {"weights": weights, "text": arguments.text, "progress": update}
         own = TorchReference(Path(arguments.model), device, weights)
-        runtime = check(model, own, arguments.length, cache_type=arguments.cache_type, **options)
+        options_of_runtime = options | {"cache_type": arguments.cache_type}
+        if arguments.prefill == "dense":
+            runtime = check(model, own, arguments.length, **options_of_runtime)
+        else:
+            runtime = check_sparse(model, own, arguments.length, arguments.prefill, **options_of_runtime)
         export, facts = None, Facts()
         if arguments.reference is not None:
             original = TorchReference(arguments.reference, device, weights)
@@ -155,10 +171,22 @@ def _show(report: "Report", title: str) -> None:
     columns += ["mean KL", "max KL", "top-1", "ppl reference", "ppl runtime", "verdict"]
     print_table(columns, [_row(part) for part in report.parts])
     for part in report.parts:
+        if part.chosen is not None:
+            print(f"note {part.group}, {part.fed}, {part.cache_type} cache: {_chosen(part.chosen)}")
         for exemption in part.exemptions:
             print(f"exempt {part.group}, {part.fed}, {part.cache_type} cache: {exemption}")
         for failure in part.failures:
             print(f"FAILED {part.group}, {part.fed}, {part.cache_type} cache: {failure}")
+
+
+def _chosen(chosen: "Chosen") -> str:
+    share = f"{chosen.density:.1%} of all pairs computed"
+    if not chosen.disagreements:
+        return f"{share}; the reference chose the same {chosen.pages:,} times"
+    return (
+        f"{share}; the reference chose otherwise {chosen.disagreements} of {chosen.pages:,} times, at most "
+        f"{chosen.largest_margin:.2g} from the threshold in log2"
+    )
 
 
 def _scheme_line(part: "Part") -> str:

@@ -16,7 +16,7 @@ from dca_export.cli._common import (
 )
 from dca_export.cli._documents import Group, documents_at, ordered
 from dca_export.cli._reading import Reading, text_of
-from dca_export.cli._runtime import add_model_arguments, note_active, opened
+from dca_export.cli._runtime import add_model_arguments, density_note, note_active, opened
 from dca_export.cli._store import add_store_arguments, opened_store
 from dca_export.errors import InputError
 from dca_runtime.options import ATTENTIONS, SPECULATIONS
@@ -186,6 +186,7 @@ def _generate(
                 raise InputError(f"{error} (--context N)") from error
             raise
         note(f"[{speed(generation, seconds)}]")
+        density_note(session)
 
 
 def _chat(model: "Model", arguments: argparse.Namespace, sampling: "Sampling", groups: list[Group]) -> None:
@@ -221,6 +222,7 @@ def _session(model: "Model", arguments: argparse.Namespace, reading: Reading, co
         context=context,
         attention=arguments.attention,
         cache_type=arguments.cache_type,
+        prefill=arguments.prefill,
         progress=reading.progress,
     )
     note_active(model, session)

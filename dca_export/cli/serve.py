@@ -146,7 +146,9 @@ def _load(arguments: argparse.Namespace) -> "Served":
     model = Model(
         arguments.model, device=arguments.device, threads=arguments.threads, repack=arguments.repack
     )
-    engine = model.engine(tokens=arguments.cache_tokens, cache_type=arguments.cache_type)
+    engine = model.engine(
+        tokens=arguments.cache_tokens, cache_type=arguments.cache_type, prefill=arguments.prefill
+    )
     return Served(model, engine, None if store is None else store.prompts(engine, Path(model.path).name))
 
 

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from dca_export.evaluate import running
 from dca_export.evaluate.methods import Method, parse
 from dca_export.evaluate.results import Cell, CellProgress, Results, Table
 
@@ -40,8 +41,8 @@ def measure(
         bench.warm_up(session, ids)
         first_token = bench.seconds(session, ids, bench.Test("pp", length, 0))
         decoding = bench.seconds(session, ids, bench.Test("tg", decode, length))
-        info = session.info
-    return {
+        info, density = session.info, running.density(session)
+    return density | {
         "first_token_s": first_token,
         "decode_tokens_per_s": decode / decoding,
         "cache_bytes": info.cache_bytes,
@@ -54,7 +55,8 @@ def figures(results: Results) -> list[dict[str, Any]]:
     """One entry a method and length, for JSON: medians over the repeats."""
     return [
         {"method": method, "length": length}
-        | {name: statistics.median(run[name] for run in runs) for name in runs[0]}
+        | {name: statistics.median(run[name] for run in runs) for name in runs[0] if name != "density"}
+        | ({"density": runs[0]["density"]} if "density" in runs[0] else {})
         for method in results.values("method")
         for length in sorted(results.values("length", method=method))
         for runs in [[figures_ for _, figures_ in results.cells(method=method, length=length)]]

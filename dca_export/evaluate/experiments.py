@@ -10,7 +10,7 @@ from dca_export.evaluate.results import Results, Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EXPERIMENTS = ("perplexity", "passkey", "needle", "ablation", "efficiency", "sweep")
+EXPERIMENTS = ("perplexity", "passkey", "needle", "recall", "ablation", "efficiency", "sweep")
 
 
 class Experiment(Protocol):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dca_export.errors import InputError
+from dca_export.evaluate import running
 from dca_export.reference import borders
 from dca_export.scheme import Scheme
 from dca_runtime import options
@@ -26,11 +27,13 @@ class Method:
     scheme: Scheme | None = None
     rope: str | None = None  # "linear:F", "ntk:F" or "yarn:F", as ``Model.session`` takes it; "dynamic:F"
     border: borders.Border | None = None  # of the attentions in borders.RULES
+    prefill: str | None = None  # as ``Model.session`` takes it; None: dense
+    cache: str | None = None  # of options.CACHE_TYPES; None: the experiment's
 
     @property
     def name(self) -> str:
         """As ``parse`` reads it: "plain", "dca", "dca:3072/1024/4096", "plain@yarn:4", "string:680/128"."""
-        rope = f"@{self.rope}" if self.rope else ""
+        rope = (f"@{self.rope}" if self.rope else "") + running.suffix(self.prefill, self.cache)
         if self.border is not None:
             return f"{self.attention}:{'/'.join(map(str, borders.numbers(self.border)))}{rope}"
         if self.scheme is None:
@@ -68,19 +71,24 @@ class Method:
         """For ``Model.session``."""
         scheme = None if self.scheme is None else dataclasses.astuple(self.scheme)
         attention = self.attention if self.border is None else self.border
-        return {"attention": attention, "scheme": scheme, "rope": self.rope}
+        run = {} if self.prefill is None else {"prefill": self.prefill}
+        run |= {} if self.cache is None else {"cache_type": self.cache}
+        return {"attention": attention, "scheme": scheme, "rope": self.rope} | run
 
     def session(self, model: "Model", **options: Any) -> "Session":
         """A session that runs this method; ``options`` are further ones of ``Model.session``."""
-        return model.session(**self.options, **options)
+        return model.session(**(options | self.options))
 
 
 def parse(text: str) -> Method:
-    """Reads "ATTENTION[:S/W/C[/A/N]][@ROPE:F]": scheme, logit scale and its length, RoPE scaling; or
-    "RULE:NUMBERS[@ROPE:F]", a rule of borders.RULES.
+    """Reads "ATTENTION[:S/W/C[/A/N]][@ROPE:F][@PREFILL][@CACHE]": scheme, logit scale and its length, RoPE
+    scaling, "sparse:0.1", "q4"; or "RULE:NUMBERS" with the same behind it, a rule of borders.RULES.
 
     Raises InputError.
     """
+    named, prefill, cache = running.split(text)
+    if named != text:
+        return dataclasses.replace(parse(named), prefill=prefill, cache=cache)
     rest, at, rope = text.partition("@")
     if at:
         kind, _, factor = rope.partition(":")
@@ -121,8 +129,9 @@ def _border(attention: str, numbers: str, text: str) -> borders.Border:
 
 
 def shares_prefill(first: Method, second: Method) -> bool:
-    """Whether the keys and values of both agree where every attention is the ordinary one: same RoPE."""
-    return first.rope == second.rope
+    """Whether the keys and values of both agree where every attention is the ordinary one: same RoPE, same
+    cache."""
+    return first.rope == second.rope and first.cache == second.cache
 
 
 def pairs(methods: Sequence[Method]) -> list[list[Method]]:
@@ -148,6 +157,10 @@ def check(methods: list[Method], model: "Model", reference: bool = False) -> Non
     for method in methods:
         if method.only_reference and not reference:
             raise InputError(f"{method.name}: runs on the reference alone so far; give --engine reference")
+        if reference and (method.prefill is not None or method.cache is not None):
+            raise InputError(
+                f"{method.name}: prefill and cache are the library's; leave --engine reference out"
+            )
         if method.has_scheme and method.scheme is None and model.scheme is None:
             raise InputError(
                 f"{model.path}: has no scheme for attention {method.attention}; name one, as in "

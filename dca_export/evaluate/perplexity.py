@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dca_export.errors import InputError
-from dca_export.evaluate import intervals, perplexity_bars
+from dca_export.evaluate import intervals, perplexity_bars, running
 from dca_export.evaluate.intervals import Interval
 from dca_export.evaluate.methods import Method, parse
 from dca_export.evaluate.results import Cell, CellProgress, Results, Table
@@ -76,6 +76,7 @@ def measure(
     longest = max(cell["lengths"])
     with method.session(model, context=longest, cache_type=cache_type, progress=progress) as session:
         nll = session.score(ids[:longest]).astype(np.float64)
+        density = running.density(session)
     # nll[i] is the score of token i + 1, so the tokens [start, end) are nll[start - 1 : end - 1].
     windows = [
         [start, end, float(nll[max(start - 1, 0) : end - 1].mean())]
@@ -89,7 +90,7 @@ def measure(
         "lengths": lengths,
         "windows": windows,
         "blocks": perplexity_bars.measured(nll, len(ids), borders),
-    }
+    } | density
 
 
 def _sliding(
@@ -153,7 +154,7 @@ def figures(results: Results) -> list[dict[str, Any]]:
             for start, end, nll in _windows(results, method)
         ]
         entry = {"method": method, "scheme": results.scheme(method), "seed": intervals.SEED}
-        entries.append(entry | {"lengths": lengths, "windows": windows})
+        entries.append(entry | {"lengths": lengths, "windows": windows} | _density(results, method))
     return entries
 
 
@@ -300,6 +301,14 @@ def _count(results: Results, method: str, length: int) -> int:
     """How many tokens the mean at a length is of."""
     sliding = [figures_["tokens"] for _, figures_ in results.cells(method=method, length=length)]
     return sliding[0] if sliding else length - 1
+
+
+def _density(results: Results, method: str) -> dict[str, Any]:
+    """Of sparse prefill in one pass, by layer and head."""
+    for _, figures_ in results.cells(method=method):
+        if "density" in figures_:
+            return {"density": figures_["density"]}
+    return {}
 
 
 def _scored(results: Results) -> set[int]:

@@ -13,6 +13,7 @@ import numpy as np
 from dca_export.errors import InputError
 from dca_export.gguf.file import GgufFile
 from dca_export.parity.agreement import Agreement, Comparison
+from dca_export.parity.chosen import Chosen
 from dca_export.parity.feeding import Feeder, chunk_borders
 from dca_export.parity.plan import Group, plan
 from dca_export.parity.tokens import token_ids
@@ -58,6 +59,8 @@ class Part:
     failures: list[str]
     exemptions: list[str]
     """what was let pass though it is beyond a limit"""
+    chosen: Chosen | None = None
+    """of sparse prefill: what was read"""
 
 
 @dataclass(frozen=True)
@@ -137,7 +140,7 @@ def check(
         def advance(tokens: int, before: int = before, title: str = group.title) -> None:
             progress(before + tokens, total, title)
 
-        parts += _run(model, reference, group, ids[: group.length], tolerances, advance)
+        parts += run_group(model, reference, group, ids[: group.length], tolerances, advance)
         done += group.length
     return Report(
         file=str(model.path),
@@ -155,7 +158,7 @@ def _experts(model: Model) -> bool:
     return any(key.endswith(".expert_count") and value > 0 for key, value in model.metadata.items())
 
 
-def _run(
+def run_group(
     model: Model,
     reference: Reference,
     group: Group,
@@ -163,6 +166,7 @@ def _run(
     tolerances: dict[str, Tolerance],
     advance: Callable[[int], None],
 ) -> list[Part]:
+    """The group's parts: every way of feeding with every cache that has a tolerance."""
     ways = [(cache, name) for cache in tolerances for name in group.feeds]
     comparisons = {way: Comparison() for way in ways}
     next_ids = np.array([*ids[1:], -1], np.int64)

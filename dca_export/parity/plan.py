@@ -39,17 +39,21 @@ class Group:
     """the reference's: eager in float32, or flash attention in 16 bits"""
     feeds: dict[str, list[Piece]]
     """name of a part → how its tokens are fed"""
+    prefill: str = "dense"
+    """as Model.session takes it"""
 
     @property
     def session_options(self) -> dict:
         """What makes a session of dca_runtime run this group."""
+        prefill = {} if self.prefill == "dense" else {"prefill": self.prefill}
         if self.scheme is None:
-            return {"attention": "plain"}
+            return {"attention": "plain"} | prefill
         if not self.override:
-            return {"attention": "auto"}
+            return {"attention": "auto"} | prefill
         s = self.scheme
         lengths = (s.chunk_size, s.local_window, s.pretraining_length)
-        return {"attention": "dca", "scheme": (*lengths, s.logit_scale, s.logit_scale_length)}
+        scheme = (*lengths, s.logit_scale, s.logit_scale_length)
+        return {"attention": "dca", "scheme": scheme} | prefill
 
 
 def plan(length: int, scheme: Scheme | None, n_vocab: int, gpu: bool, flash: bool) -> list[Group]:

@@ -14,6 +14,7 @@ from dca_export.reference.stream import stream_logits
 
 if TYPE_CHECKING:
     from dca_export.parity.plan import Group
+    from dca_export.reference.sparse import SparsePrefill
 
 _HALVES = {"f16": torch.float16, "bf16": torch.bfloat16}
 _SMALLEST = 2.0**-24  # of f16: weights are thousands of times larger
@@ -38,12 +39,14 @@ class TorchReference:
         self._precision = ""
         self._model: Any = None
 
-    def stream(self, ids: Sequence[int], group: Group) -> Iterator[np.ndarray]:
+    def stream(
+        self, ids: Sequence[int], group: Group, sparse: SparsePrefill | None = None
+    ) -> Iterator[np.ndarray]:
         """Logits (rows, n_vocab) float32, block by block. Raises InputError if the model cannot be had."""
         self._load(group.precision)
         kernel: Literal["eager", "flash"] = "eager" if group.precision == "exact" else "flash"
         attention: Literal["plain", "dca"] = "plain" if group.scheme is None else "dca"
-        return stream_logits(self._model, ids, group.scheme, attention, kernel)
+        return stream_logits(self._model, ids, group.scheme, attention, kernel, sparse)
 
     def fits(self, weights: str) -> bool:
         """Whether the type `weights` ("f16") holds the values of its matrices, but for differences below the

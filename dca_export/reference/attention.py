@@ -99,14 +99,16 @@ def eager_attention(
     window: int | None = None,
     cap: float | None = None,
     sinks: torch.Tensor | None = None,
+    passed_over: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of the last n of m tokens.
 
     `queries` are rotated, (heads, n, head_dim) each. `keys` (kv_heads, m, head_dim) are rotated at P_k and
     `values` are (kv_heads, m, value_dim); heads is a multiple of kv_heads. `softmax_scale` is 1/√head_dim
-    unless given. A query sees the last `window` tokens, its own included (None: all). Scaled logits become
-    cap·tanh(logits / cap). `sinks` (heads,) are logits of one more key each, whose value is zero. Computes in
-    the queries' dtype, float32 at least. Returns (heads, n, value_dim) in the queries' dtype.
+    unless given. A query sees the last `window` tokens, its own included (None: all), but for keys that are
+    `passed_over` (heads, n, m). Scaled logits become cap·tanh(logits / cap). `sinks` (heads,) are logits of
+    one more key each, whose value is zero. Computes in the queries' dtype, float32 at least. Returns
+    (heads, n, value_dim) in the queries' dtype.
     """
     check_attention(attention, scheme)
     heads, n, head_dim = queries.intra.shape
@@ -139,6 +141,8 @@ def eager_attention(
         distances = indices[start:stop][:, None] - indices[seen][None, :]
         hidden = distances < 0 if window is None else (distances < 0) | (distances >= window)
         logits = logits.masked_fill(hidden, float("-inf"))
+        if passed_over is not None:
+            logits = logits.masked_fill(passed_over[:, rows, seen], float("-inf"))
         if sinks is not None:
             logits = torch.cat((logits, sinks.to(dtype)[:, None, None].expand(-1, stop - start, 1)), dim=-1)
         weights = logits.softmax(dim=-1)[..., : hidden.shape[-1]]

@@ -38,6 +38,7 @@ from dca_export.reference.refusals import (
 )
 from dca_export.reference.rope_override import override
 from dca_export.reference.rotary import Rotary
+from dca_export.reference.sparse import SparsePrefill, hidden_keys
 
 if TYPE_CHECKING:
     from dca_export.scheme import Scheme
@@ -57,6 +58,7 @@ def patch(
     ignore_sliding_window: bool = False,
     rope_length: int | None = None,
     rope: str | None = None,
+    sparse: SparsePrefill | None = None,
 ) -> Patch:
     """Changes `model` in place; undo with `.restore()` or use the result in a `with` statement.
 
@@ -70,6 +72,7 @@ def patch(
     layer of either sees every token. Frequencies that depend on the length (dynamic NTK, LongRoPE) are fixed
     to those for `rope_length` tokens: by default c, and the model's max_position_embeddings where there is no
     scheme. `rope` is another RoPE scaling in place of the model's, as rope_override.py reads it.
+    `sparse`: prompts attend sparsely in layers that see everything, with the eager kernel.
 
     Raises InputError if the model cannot be patched and ValueError for an attention or kernel unknown.
     """
@@ -78,6 +81,8 @@ def patch(
         check_attention(attention, scheme)
     if kernel not in ("eager", "flash"):
         raise ValueError(f"kernel is {kernel!r}, must be eager or flash")
+    if sparse is not None and kernel != "eager":
+        raise ValueError("sparse prefill is for the eager kernel")
     if model in _PATCHED:
         raise InputError(f"{type(model).__name__} is patched already; restore() the earlier patch first")
     if attention == "plain" or border is not None:
@@ -106,7 +111,7 @@ def patch(
         for layer, rotation in rotations.items():
             rotary = rotation and replace(rotaries[rotation.kind], layout=rotation.layout)
             window = None if ignore_sliding_window else windows[layer]
-            _LAYERS[layer] = _Layer(scheme, attention, kernel, rotary, window, fed)
+            _LAYERS[layer] = _Layer(scheme, attention, kernel, rotary, window, fed, sparse)
             undo.callback(_LAYERS.pop, layer, None)
         if ignore_sliding_window and any(windows.values()):
             if getattr(config, "layer_types", None) is not None:
@@ -195,6 +200,7 @@ class _Layer:
     window: int | None
     """tokens that it sees, the query's own included; None: all"""
     fed: _Fed
+    sparse: SparsePrefill | None
 
 
 _LAYERS: WeakKeyDictionary[nn.Module, _Layer] = WeakKeyDictionary()
@@ -218,10 +224,13 @@ def _attention(
         raise InputError("this model was not patched with the DCA reference itself; patch() it")
     n, m = query.shape[2], key.shape[2]
     check_query(query, attention_mask, others)
-    if layer.fed.positions is not None and not layer.fed.checked:
+    end = m  # tokens so far
+    if layer.fed.positions is not None and layer.window is not None:
+        end = int(layer.fed.positions.max()) + 1  # its cache may hold the window alone
+    elif layer.fed.positions is not None and not layer.fed.checked:
         check_positions(layer.fed.positions, n, m)
         layer.fed.checked = True
-    indices = torch.arange(m - n, m, device=query.device)
+    indices = torch.arange(end - n, end, device=query.device)
     q, k, v = query[0], key[0], value[0]
     plain_softmax = layer.window is None and softcap is None and s_aux is None
     if layer.kernel == "flash" and plain_softmax:
@@ -243,9 +252,18 @@ def _attention(
             output = eager_border_attention(*rotate(q, k, attention, layer.rotary), v, attention, scaling)
         else:
             queries = Queries(q, q, q) if scheme is None else _turned_queries(q, indices, layer)
-            output = eager_attention(
-                queries, k, v, scheme, attention, scaling, window=layer.window, cap=softcap, sinks=s_aux
-            )
+            passed_over = None
+            if layer.sparse is not None and layer.window is None:
+                scale = q.shape[-1] ** -0.5 if scaling is None else scaling
+                index: Any = module.layer_idx
+                passed_over = hidden_keys(index, queries, k, scheme, attention, scale, layer.sparse)
+            softmax: dict[str, Any] = {
+                "window": layer.window,
+                "cap": softcap,
+                "sinks": s_aux,
+                "passed_over": passed_over,
+            }
+            output = eager_attention(queries, k, v, scheme, attention, scaling, **softmax)
     return output.to(query.dtype).transpose(0, 1)[None].contiguous(), None
 
 
@@ -261,7 +279,8 @@ def _at_own_positions(
     q: torch.Tensor, k: torch.Tensor, indices: torch.Tensor, layer: _Layer
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Queries and keys of a layer with a window, which stand at positions modulo s, at those themselves."""
-    of_keys = torch.arange(k.shape[1], device=k.device)
+    end = int(indices[-1]) + 1
+    of_keys = torch.arange(end - k.shape[1], end, device=k.device)
     if isinstance(layer.attention, Border) and layer.rotary is not None:  # they are not turned at all
         return layer.rotary.rotate(q, indices), layer.rotary.rotate(k, of_keys)
     if layer.scheme is None or layer.rotary is None:

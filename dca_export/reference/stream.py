@@ -11,6 +11,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from dca_export.reference.attention import Attention
 from dca_export.reference.hf import Kernel, patch
+from dca_export.reference.sparse import BLOCK, SparsePrefill
 
 if TYPE_CHECKING:
     from dca_export.scheme import Scheme
@@ -27,19 +28,24 @@ def stream_logits(
     scheme: Scheme | None,
     attention: Attention = "dca",
     kernel: Kernel = "eager",
+    sparse: SparsePrefill | None = None,
 ) -> Iterator[np.ndarray]:
     """Float32 (rows, n_vocab) blocks, in order: row i of all of them together predicts ids[i + 1].
 
     The model is patched meanwhile, sliding windows ignored where its family's files do not state them, and
     given back when the iterator ends or is closed. Frequencies that depend on the length are those for c, or
-    for plain attention len(ids).
+    for plain attention len(ids). `sparse`: as patch takes it; a block of queries is never cut then.
     """
     rows = max(1, min(LONGEST_BLOCK, BLOCK_VALUES // model.config.get_text_config().vocab_size))
+    if sparse is not None:
+        rows = max(rows // BLOCK, 1) * BLOCK
     tokens = torch.tensor([list(ids)], device=model.device)
     length = len(ids) if attention == "plain" else None
     cache = DynamicCache()
     ignore = model.config.get_text_config().model_type not in FAMILIES_OF_WINDOWS
-    with patch(model, scheme, attention, kernel, ignore_sliding_window=ignore, rope_length=length):
+    with patch(
+        model, scheme, attention, kernel, ignore_sliding_window=ignore, rope_length=length, sparse=sparse
+    ):
         for block in tokens.split(rows, dim=1):
             with torch.inference_mode():
                 output = model(block, past_key_values=cache, use_cache=True)

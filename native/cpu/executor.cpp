@@ -24,11 +24,13 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
       packed_(packed),
       kernels_(kernels),
       pool_(pool),
+      prefill_(spec.prefill),
       whole_{.scheme = spec.scheme, .rope = std::move(spec.rope)},
       windowed_{.scheme = spec.window_scheme, .rope = std::move(spec.window_rope), .window = hparams.window},
       max_rows_(std::min(spec.max_rows != 0 ? spec.max_rows : kDefaultRows, spec.tokens)),
       group_(static_cast<int>(hparams.n_heads / hparams.n_kv_heads)),
-      cache_(cache) {
+      cache_(cache),
+      turned_(holds_codes(cache.type())) {
     whole_.rope.fill();
     windowed_.rope.fill();
     const size_t rows = padded(max_rows_);
@@ -69,6 +71,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
         worker.cos = Buffer<float>(size_t{h_.rotary_dim} / 2 * kPanelLanes);
         worker.sin = Buffer<float>(size_t{h_.rotary_dim} / 2 * kPanelLanes);
         worker.factor = Buffer<float>(kPanelLanes);
+        if (prefill_.sparse) worker.pairs.resize(size_t{h_.n_layers} * h_.n_heads);
     }
 }
 
@@ -117,10 +120,11 @@ void CpuExecutor::begin(const Batch& batch) {
     std::vector<SliceRows> slices;
     std::vector<int32_t> tokens;
     for (const Slice& slice : batch.slices) {
-        slices.push_back({slice.pages, slice.start, static_cast<uint32_t>(tokens.size()), slice.rows()});
+        slices.push_back({slice.pages, slice.start, static_cast<uint32_t>(tokens.size()), slice.rows(), slice.sparse_end});
         tokens.insert(tokens.end(), slice.tokens.begin(), slice.tokens.end());
     }
     set_slices(slices);
+    if (prefill_.sparse) prepare_means();
     const Tensor& table = w_.token_embedding;
     const int lanes = shape_.lanes;
     pool_.run(shape_.panels(), [&](int p, int) {
@@ -165,7 +169,7 @@ void CpuExecutor::keep_wanted_rows() {
         const SliceRows& whole = slices_[i];
         if (wanted == 0) continue;
         const uint32_t dropped = whole.rows - wanted;
-        slices.push_back({whole.pages, whole.start + dropped, static_cast<uint32_t>(kept.size()), wanted});
+        slices.push_back({whole.pages, whole.start + dropped, static_cast<uint32_t>(kept.size()), wanted, whole.sparse_end});
         for (uint32_t row = 0; row < wanted; ++row) kept.push_back(whole.first_row + dropped + row);
     }
     if (kept.size() == shape_.rows) return;

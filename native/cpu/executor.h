@@ -11,6 +11,7 @@
 #include "cpu/kernels.h"
 #include "cpu/kv_cache.h"
 #include "cpu/packed_weights.h"
+#include "cpu/page_selection.h"
 #include "cpu/panel_shape.h"
 #include "cpu/thread_pool.h"
 
@@ -46,11 +47,13 @@ public:
     void logits(std::span<float* const> out) override;
     void nll(std::span<const int32_t> targets, float* out) override;
     void sample(std::span<SampleRequest* const> requests) override;
+    void end() override;
+    void density(std::span<float> out) const override;
+    std::vector<uint32_t> selection() const override { return selection_.words(); }
     bool collect(ColumnSquares& squares) override {
         squares_ = &squares;
         return true;
     }
-    void end() override {}
 
     /// Rows of a step where the caller does not say.
     static constexpr uint32_t kDefaultRows = 512;
@@ -67,6 +70,8 @@ private:
         Buffer<float> maximum, sum;  // group × lanes
         Buffer<float> cos, sin;      // (n_frequencies, lanes)
         Buffer<float> factor;        // (lanes)
+        PageChoice choice;
+        std::vector<PairCount> pairs;  // (n_layers, n_heads), of sparse prefill
     };
 
     /// Copies `rows` of an activation in panels of `from_shape` to panels of `to_shape`, which has as many.
@@ -134,6 +139,7 @@ private:
     struct SliceRows {
         std::span<const uint32_t> pages;
         uint32_t start, first_row, rows;
+        uint32_t sparse_end;  // queries below may be attended sparsely
     };
     /// A slice's rows that attend together: up to a panel of them, or one to a piece of its keys.
     struct AttentionBlock {
@@ -143,6 +149,7 @@ private:
         KeyRange span{};            // of a row: the piece's keys
         int piece = 0, pieces = 0;  // of a row: which of how many; 0: a panel
         size_t partial = 0;         // of a row: where in partials_ the piece's key heads are
+        bool sparse = false;        // of a panel: it reads chosen pages only
     };
     /// How so many rows lie in panels.
     PanelShape shape_of(uint32_t rows) const noexcept;
@@ -171,8 +178,24 @@ private:
     /// sink counts in one of its pieces.)
     void start_softmax(uint32_t layer, uint32_t kv_head, int lanes, float* maximum, float* sum, bool sink) const;
     void attend_panel(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
+    void attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift, const uint8_t* heads,
+                     Worker& worker);
     void attend_piece(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
     void merge_pieces(const AttentionBlock& first);
+
+    // Sparse prefill (executor_sparse.cpp).
+    /// The step's keys are about to be written: what pages know of their means is settled for it.
+    void prepare_means();
+    /// The means of pages that the step filled.
+    void store_means(uint32_t layer);
+    void compute_means(uint32_t layer, uint32_t kv_head, uint32_t index, uint32_t page);
+    /// What queries [begin, end) of a block, all of one chunk, read; into worker.choice. q as query_heads gives it.
+    void choose_pages(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, const float* q, uint32_t begin, uint32_t end,
+                      Worker& worker);
+    void score_range(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Range range, KeyRange keys, uint32_t own,
+                     Worker& worker);
+    /// Counts what queries [begin, end) read of what they see, and records their pages if they chose some.
+    void note_choice(uint32_t layer, uint32_t kv_head, bool sparse, uint32_t begin, uint32_t end, Worker& worker);
 
     /// Copies logits of `part`'s rows, which lie in vocab_, row by row.
     void copy_logits(PanelShape part, std::span<float* const> out);
@@ -185,10 +208,12 @@ private:
     const PackedWeights& packed_;
     const Kernels& kernels_;
     ThreadPool& pool_;
+    PrefillSpec prefill_;
     Reach whole_, windowed_;
     uint32_t max_rows_;
     int group_;  // query heads of a key head
     CpuKvCache& cache_;
+    bool turned_;  // keys and values are kept turned by Hadamard matrices, so queries are turned too and outputs turned back
     ColumnSquares* squares_ = nullptr;  // null: nobody asked
 
     PanelShape shape_;  // of the step's rows still kept
@@ -196,6 +221,11 @@ private:
     std::vector<SliceRows> slices_;
     std::vector<uint32_t> indices_;  // (rows) in their sequences
     std::vector<uint32_t> places_;   // (rows) where the cache holds their keys: page · kPageTokens + index % kPageTokens
+    struct FilledPage {
+        uint32_t index, page;  // of the sequence, of the cache
+    };
+    std::vector<FilledPage> filled_;  // by the step, of sequences that read means
+    SelectionRecord selection_;
 
     Activation x_, normed_, q_, k_, v_, a_, gate_, up_;
     Activation branch_;           // a block's result where it is not added to x_ as it is

@@ -33,6 +33,25 @@ void for_page_runs(std::span<const uint32_t> pages, KeyRange span, Visit visit) 
     }
 }
 
+/// The same for the pages of `range` that some head of the group reads; heads (group) says which heads do.
+template <class Visit>
+void for_chosen_runs(std::span<const uint32_t> pages, const PageChoice& choice, Range range, int group, Visit visit) {
+    const auto heads = [&](size_t i) { return std::span(choice.kept).subspan(i * group, group); };
+    const auto follows = [&](size_t i) {
+        const PagePiece &a = choice.pieces[i - 1], &b = choice.pieces[i];
+        return b.range == range && pages[b.page] == pages[a.page] + 1 && std::ranges::equal(heads(i - 1), heads(i));
+    };
+    for (size_t i = 0, next; i < choice.pieces.size(); i = next) {
+        next = i + 1;
+        if (choice.pieces[i].range != range) continue;
+        while (next < choice.pieces.size() && follows(next)) ++next;
+        if (std::ranges::count(heads(i), 0) == group) continue;
+        const uint32_t first = choice.pieces[i].page;
+        visit(KeyRange{choice.pieces[i].keys.begin, choice.pieces[next - 1].keys.end}, (int64_t{pages[first]} - first) * kPageTokens,
+              heads(i).data());
+    }
+}
+
 KeyRange shifted(KeyRange span, int64_t shift) noexcept {
     return {static_cast<uint32_t>(span.begin + shift), static_cast<uint32_t>(span.end + shift)};
 }
@@ -48,11 +67,17 @@ void CpuExecutor::plan_attention(Reach& reach) {
     size_t partials = 0;
     for (const SliceRows& slice : slices_) {
         if (slice.rows >= kFewestForPanels) {
-            for (uint32_t row = 0; row < slice.rows; row += kPanelLanes) {
-                const uint32_t count = std::min<uint32_t>(kPanelLanes, slice.rows - row);
+            // Blocks that choose pages begin at the same indices however the tokens are fed, and lie in one page.
+            const bool chooses = prefill_.sparse && reach.window == 0;
+            for (uint32_t row = 0, count; row < slice.rows; row += count) {
                 const uint32_t first = slice.start + row;
+                count = std::min(chooses ? kPanelLanes - first % kPanelLanes : kPanelLanes, slice.rows - row);
                 const uint64_t keys = uint64_t{first} + count - window_begin(reach.window, first);
-                reach.blocks.push_back({.slice = &slice, .first_row = row, .rows = count, .cost = keys * kPanelLanes});
+                reach.blocks.push_back({.slice = &slice,
+                                        .first_row = row,
+                                        .rows = count,
+                                        .cost = keys * kPanelLanes,
+                                        .sparse = chooses && first >= prefill_.from && first + count <= slice.sparse_end});
             }
             continue;
         }
@@ -123,15 +148,24 @@ void CpuExecutor::store_keys_values(uint32_t layer) {
             float* rotated = worker.q.data();
             kernels_.rotate(k_.panel(p, lanes) + at, rotated, head_dim, n_frequencies(layer), h_.rope_layout, lanes, worker.cos.data(),
                             worker.sin.data(), worker.factor.data());
+            const float* values = v_.panel(p, lanes) + at;
+            if (turned_) {
+                float* turned = worker.out.data();
+                std::copy_n(values, size_t{h_.head_dim} * lanes, turned);
+                kernels_.hadamard(turned, head_dim, lanes);
+                kernels_.hadamard(rotated, head_dim, lanes);
+                values = turned;
+            }
             for (int lane = 0, next = 0; lane < count; lane = next) {
                 for (next = lane + 1; next < count && places[next] == places[next - 1] + 1;) ++next;
                 kernels_.store_keys[type](rotated + lane, head_dim, lanes, next - lane, cache_.keys(layer, head),
-                                          cache_.key_scales(layer, head), places[lane]);
-                kernels_.store_values[type](v_.panel(p, lanes) + at + lane, head_dim, lanes, next - lane, cache_.values(layer, head),
-                                            cache_.value_scales(layer, head), places[lane]);
+                                          cache_.key_affine(layer, head), places[lane]);
+                kernels_.store_values[type](values + lane, head_dim, lanes, next - lane, cache_.values(layer, head),
+                                            cache_.value_affine(layer, head), places[lane]);
             }
         }
     });
+    if (!filled_.empty()) store_means(layer);
 }
 
 const float* CpuExecutor::query_heads(uint32_t kv_head, uint32_t row, int count, int lanes, Worker& worker) {
@@ -153,6 +187,7 @@ void CpuExecutor::rotate_queries(const float* q, uint32_t layer, const uint32_t*
     for (int g = 0; g < group_; ++g) {
         kernels_.rotate(q + g * head_values, worker.q.data() + g * head_values, static_cast<int>(h_.head_dim), n_frequencies(layer),
                         h_.rope_layout, lanes, worker.cos.data(), worker.sin.data(), worker.factor.data());
+        if (turned_) kernels_.hadamard(worker.q.data() + g * head_values, static_cast<int>(h_.head_dim), lanes);
     }
 }
 
@@ -195,39 +230,35 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
     const float* q = query_heads(kv_head, row, count, kPanelLanes, worker);
     const Reach& reach = reach_of(layer);
     const Scheme& scheme = reach.scheme;
-    const auto kernel =
-        (h_.attention_cap != 0.0f ? kernels_.attend_panel_capped : kernels_.attend_panel)[static_cast<size_t>(cache_.type())];
     // A block that straddles a chunk border runs once a chunk and keeps that chunk's lanes.
     for (uint32_t begin = first_query; begin <= last_query;) {
         const uint32_t chunk = begin / scheme.chunk_size;
         const uint32_t end = std::min<uint64_t>(last_query, (uint64_t{chunk} + 1) * scheme.chunk_size - 1) + 1;
         std::fill_n(worker.out.data(), head_values * group_, 0.0f);
         start_softmax(layer, kv_head, kPanelLanes, worker.maximum.data(), worker.sum.data(), true);
+        if (block.sparse) choose_pages(layer, kv_head, block, q, begin, end, worker);
+        if (prefill_.sparse && reach.window == 0) note_choice(layer, kv_head, block.sparse, begin, end, worker);
         for (uint32_t range = range_count(scheme, chunk); range-- > 0;) {
-            KeyRange keys = key_range(scheme, chunk, static_cast<Range>(range), end);
+            const auto which = static_cast<Range>(range);
+            KeyRange keys = key_range(scheme, chunk, which, end);
             keys.begin = std::max(keys.begin, window_begin(reach.window, begin));
             if (keys.begin >= keys.end) continue;
-            rotate_queries(q, layer, indices_.data() + row, count, kPanelLanes, static_cast<Range>(range), worker);
-            for_page_runs(slice.pages, keys, [&](KeyRange span, int64_t shift) {
-                kernel({.q = worker.q.data(),
-                        .out = worker.out.data(),
-                        .maximum = worker.maximum.data(),
-                        .sum = worker.sum.data(),
-                        .group = group_,
-                        .head_dim = static_cast<int>(h_.head_dim),
-                        .cache = cache_.view(layer, kv_head),
-                        .span = shifted(span, shift),
-                        .first_query = first_query + shift,
-                        .scratch = worker.attention.data(),
-                        .window = reach.window != 0 ? int64_t{reach.window} : kNoWindow,
-                        .cap = h_.attention_cap * kLog2E});
-            });
+            rotate_queries(q, layer, indices_.data() + row, count, kPanelLanes, which, worker);
+            const auto attend_run = [&](KeyRange span, int64_t shift, const uint8_t* heads) {
+                attend_keys(layer, kv_head, block, span, shift, heads, worker);
+            };
+            if (block.sparse) {
+                for_chosen_runs(slice.pages, worker.choice, which, group_, attend_run);
+            } else {
+                for_page_runs(slice.pages, keys, [&](KeyRange span, int64_t shift) { attend_run(span, shift, nullptr); });
+            }
         }
 
         // The chunk's rows of this head, each in its own lane of the step's panels.
         const auto first_lane = static_cast<int>(begin - first_query);
         const auto last_lane = static_cast<int>(end - first_query);
         for (int g = 0; g < group_; ++g) {
+            if (turned_) kernels_.hadamard(worker.out.data() + g * head_values, static_cast<int>(h_.head_dim), kPanelLanes);
             float inverse[kPanelLanes];
             for (int lane = 0; lane < kPanelLanes; ++lane) inverse[lane] = 1.0f / worker.sum[g * kPanelLanes + lane];
             const size_t feature = (size_t{kv_head} * group_ + g) * h_.head_dim;
@@ -243,6 +274,26 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
         }
         begin = end;
     }
+}
+
+/// The block's queries, in worker.q, against keys at span + shift of the head's cache.
+void CpuExecutor::attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift,
+                              const uint8_t* heads, Worker& worker) {
+    const auto kernels = h_.attention_cap != 0.0f ? kernels_.attend_panel_capped : kernels_.attend_panel;
+    const uint32_t window = reach_of(layer).window;
+    kernels[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
+                                                 .out = worker.out.data(),
+                                                 .maximum = worker.maximum.data(),
+                                                 .sum = worker.sum.data(),
+                                                 .group = group_,
+                                                 .head_dim = static_cast<int>(h_.head_dim),
+                                                 .cache = cache_.view(layer, kv_head),
+                                                 .span = shifted(span, shift),
+                                                 .first_query = block.slice->start + block.first_row + shift,
+                                                 .scratch = worker.attention.data(),
+                                                 .window = window != 0 ? int64_t{window} : kNoWindow,
+                                                 .cap = h_.attention_cap * kLog2E,
+                                                 .heads = heads});
 }
 
 size_t CpuExecutor::partial_floats() const noexcept { return static_cast<size_t>(group_) * (h_.head_dim + 2); }
@@ -299,6 +350,7 @@ void CpuExecutor::merge_pieces(const AttentionBlock& first) {
             const float* part = partial + piece * stride + g * h_.head_dim;
             for (uint32_t d = 0; d < h_.head_dim; ++d) merged[d] += share * part[d];
         }
+        if (turned_) kernels_.hadamard(merged, static_cast<int>(h_.head_dim), 1);
         float* out = a_.panel(shape_.panel(row), shape_.lanes) + size_t{head} * h_.head_dim * shape_.lanes + shape_.lane(row);
         for (uint32_t d = 0; d < h_.head_dim; ++d) out[size_t{d} * shape_.lanes] = merged[d] / total;
     }

@@ -24,7 +24,7 @@ constexpr int kGemmRows = 48;                // weight rows dequantized at a tim
 constexpr int kGemmCols = 512;               // values of those rows dequantized at a time
 constexpr int kGemmStride = kGemmCols + 16;  // not a power of two: rows must not share a cache set
 constexpr int kMaxHeadDim = 256;
-constexpr int kKeyTile = 128;  // keys converted to f32 at a time
+constexpr int kKeyTile = 128;                    // keys converted to f32 at a time
 constexpr int64_t kNoWindow = int64_t{1} << 40;  // more keys than any sequence has
 
 /// c += a b (or c = a b) for every panel: a is `rows` × `cols` weights dequantized to f32 with
@@ -41,14 +41,22 @@ struct GemmArgs {
     bool accumulate;
 };
 
+/// Caches of codes keep, for each token and this many of its features, a scale and an offset: value = code · scale + offset.
+constexpr int code_group(int head_dim) { return head_dim % 32 == 0 ? 32 : 16; }
+constexpr int code_groups(int head_dim) { return head_dim / code_group(head_dim); }
+constexpr int kMaxCodeGroups = 15;  // of 240 features, in groups of 16
+constexpr bool holds_codes(CacheType type) { return type == CacheType::Q8 || type == CacheType::Q4; }
+
 /// The cache of one layer and key head. Keys lie in blocks of kPanelLanes: value (key j, d) is
 /// at [(j / 32 * head_dim + d) * 32 + j % 32]; values row by row: (j, d) at [j * head_dim + d].
-/// 8-bit caches keep one f32 scale a key beside each.
+/// In Q4 a byte holds features d (low) and d + head_dim / 2 (high) in the place of d, and rows are half as long.
 struct CacheView {
     const std::byte* keys;
     const std::byte* values;
-    const float* key_scales;    // (capacity), Q8 only
-    const float* value_scales;  // (capacity), Q8 only
+    // f16, caches of codes only. Group g of key j: scale at [(j / 32 · groups + g) · 64 + j % 32], offset 32 behind it;
+    // of value j: [(j · groups + g) · 2] and the next.
+    const uint16_t* key_affine;
+    const uint16_t* value_affine;
 };
 
 /// One panel of one key head's `group` query heads against keys `span` (counted from the start of the view), folded into a running softmax.
@@ -61,10 +69,11 @@ struct AttendPanelArgs {
     int head_dim;
     CacheView cache;
     KeyRange span;
-    int64_t first_query;  // index of lane 0's query, perhaps before the span's memory; keys after a lane's query are not seen
-    float* scratch;       // attend_scratch_floats(group, head_dim)
-    int64_t window = kNoWindow;  // how many keys a query sees, its own included
-    float cap = 0.0f;            // of scores, times log2(e); read by the capped kernels
+    int64_t first_query;             // index of lane 0's query, perhaps before the span's memory; keys after a lane's query are not seen
+    float* scratch;                  // attend_scratch_floats(group, head_dim)
+    int64_t window = kNoWindow;      // how many keys a query sees, its own included
+    float cap = 0.0f;                // of scores, times log2(e); read by the capped kernels
+    const uint8_t* heads = nullptr;  // (group) 0: that head passes these keys over; null: none does
 };
 
 /// The same for one query (lanes = 1).
@@ -86,6 +95,9 @@ constexpr size_t attend_scratch_floats(int group, int head_dim) {
     return size_t{kKeyTile} * head_dim * 2 + size_t{kKeyTile} * kPanelLanes + scales +
            static_cast<size_t>(group) * head_dim / 2 * kPanelLanes;
 }
+
+/// The size of the Hadamard matrices that turn a head: the largest power of two in its size.
+constexpr int hadamard_size(int head_dim) { return head_dim & -head_dim; }
 
 struct Kernels {
     const char* name;
@@ -116,14 +128,29 @@ struct Kernels {
                    const float* sin, const float* factor);
 
     /// Stores `count` keys (or values) of one head, lanes of a panel, from index `first` on.
-    void (*store_keys[4])(const float* x, int head_dim, int lanes, int count, std::byte* keys, float* scales, uint32_t first);
-    void (*store_values[4])(const float* x, int head_dim, int lanes, int count, std::byte* values, float* scales, uint32_t first);
+    void (*store_keys[kCacheTypes])(const float* x, int head_dim, int lanes, int count, std::byte* keys, uint16_t* affine, uint32_t first);
+    void (*store_values[kCacheTypes])(const float* x, int head_dim, int lanes, int count, std::byte* values, uint16_t* affine,
+                                      uint32_t first);
 
-    void (*attend_panel[4])(const AttendPanelArgs& args);  // indexed by CacheType
-    void (*attend_row[4])(const AttendRowArgs& args);
+    void (*attend_panel[kCacheTypes])(const AttendPanelArgs& args);  // indexed by CacheType
+    void (*attend_row[kCacheTypes])(const AttendRowArgs& args);
     /// The same where scores become cap · tanh(score / cap).
-    void (*attend_panel_capped[4])(const AttendPanelArgs& args);
-    void (*attend_row_capped[4])(const AttendRowArgs& args);
+    void (*attend_panel_capped[kCacheTypes])(const AttendPanelArgs& args);
+    void (*attend_row_capped[kCacheTypes])(const AttendRowArgs& args);
+
+    /// x (head_dim, lanes) turned by Hadamard matrices over its features, as large as divide head_dim (hadamard_size): their own
+    /// inverses, and scores stay as they are if queries and keys are both turned.
+    void (*hadamard)(float* x, int head_dim, int lanes);
+
+    /// The mean of keys [span.begin, span.end) of a view, as attention sees them: (head_dim).
+    void (*mean_keys[kCacheTypes])(const CacheView& cache, KeyRange span, int head_dim, float* mean);
+
+    /// scores (rows × kPanelLanes) of one panel's queries (head_dim, kPanelLanes) with `rows` mean keys, which lie as keys do in a
+    /// cache: in blocks of kPanelLanes, feature by feature.
+    void (*score_means)(const float* means, int rows, const float* q, int head_dim, float* scores);
+
+    /// weights[row] = the sum over lanes [first, last) of 2^(score - the lane's largest); scores are overwritten.
+    void (*weigh_pages)(float* scores, int rows, int first, int last, float* weights);
 
     /// log of the sum of exp over `rows` values of each lane, folded into a running (maximum, sum).
     void (*fold_exp_sum)(const float* x, int rows, int lanes, float* maximum, float* sum);

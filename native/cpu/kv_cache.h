@@ -4,8 +4,10 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "core/backend/backend.h"
+#include "core/engine/page_pool.h"
 #include "cpu/buffer.h"
 #include "cpu/kernels.h"
 #include "dca.h"
@@ -14,11 +16,14 @@ namespace dca::cpu {
 
 class CpuKvCache final : public KvCache {
 public:
-    CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type);
+    CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type, bool with_means = false);
 
-    uint64_t bytes() const override { return keys_.bytes() + values_.bytes() + key_scales_.bytes() + value_scales_.bytes(); }
+    uint64_t bytes() const override {
+        return keys_.bytes() + values_.bytes() + key_affine_.bytes() + value_affine_.bytes() + means_.bytes();
+    }
     /// What a cache of so many tokens takes.
-    static uint64_t bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint64_t tokens, dca_cache_type type);
+    static uint64_t bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint64_t tokens, dca_cache_type type,
+                              bool with_means = false);
 
     void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override;
     std::string layout() const override;
@@ -26,34 +31,48 @@ public:
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;
 
+    /// The mean key of a page on one side of the chunk border that cuts it (0: before, or of the whole page): (head_dim).
+    float* mean(uint32_t layer, uint32_t kv_head, uint32_t page, uint32_t side) noexcept {
+        const size_t head = size_t{layer} * n_kv_heads_ + kv_head;
+        return means_.data() + ((head * (capacity_ / kPageTokens) + page) * 2 + side) * head_dim_;
+    }
+    /// Whether the page's means are those of its keys. Whatever writes keys into it ends that.
+    bool has_means(uint32_t page) const noexcept { return mean_is_current_[page] != 0; }
+    void set_means(uint32_t page, bool current) noexcept {
+        if (!mean_is_current_.empty()) mean_is_current_[page] = current ? 1 : 0;
+    }
+
     CacheType type() const noexcept { return type_; }
 
     /// Counted from the first token of page 0.
     CacheView view(uint32_t layer, uint32_t kv_head) const noexcept {
         const size_t head = size_t{layer} * n_kv_heads_ + kv_head;
-        return {keys_.data() + head * head_bytes_, values_.data() + head * head_bytes_, scales(key_scales_, head),
-                scales(value_scales_, head)};
+        return {keys_.data() + head * head_bytes_, values_.data() + head * head_bytes_, affine(key_affine_, head),
+                affine(value_affine_, head)};
     }
 
     std::byte* keys(uint32_t layer, uint32_t kv_head) noexcept { return const_cast<std::byte*>(view(layer, kv_head).keys); }
     std::byte* values(uint32_t layer, uint32_t kv_head) noexcept { return const_cast<std::byte*>(view(layer, kv_head).values); }
-    float* key_scales(uint32_t layer, uint32_t kv_head) noexcept { return const_cast<float*>(view(layer, kv_head).key_scales); }
-    float* value_scales(uint32_t layer, uint32_t kv_head) noexcept { return const_cast<float*>(view(layer, kv_head).value_scales); }
+    uint16_t* key_affine(uint32_t layer, uint32_t kv_head) noexcept { return const_cast<uint16_t*>(view(layer, kv_head).key_affine); }
+    uint16_t* value_affine(uint32_t layer, uint32_t kv_head) noexcept { return const_cast<uint16_t*>(view(layer, kv_head).value_affine); }
 
 private:
-    const float* scales(const Buffer<float>& of, size_t head) const noexcept {
-        return of.data() == nullptr ? nullptr : of.data() + head * capacity_;
+    const uint16_t* affine(const Buffer<uint16_t>& of, size_t head) const noexcept {
+        return of.data() == nullptr ? nullptr : of.data() + head * capacity_ * token_affine_;
     }
 
     CacheType type_;
     uint32_t n_kv_heads_;
     uint32_t head_dim_;
-    size_t heads_;        // of all layers
-    size_t token_bytes_;  // of one layer and head, keys or values
-    size_t capacity_;     // tokens, whole pages
-    size_t head_bytes_;   // of one layer and head, keys or values
+    size_t heads_;         // of all layers
+    size_t token_bytes_;   // of one layer and head, keys or values
+    size_t token_affine_;  // f16 numbers beside the codes of a token, of one layer and head, keys or values
+    size_t capacity_;      // tokens, whole pages
+    size_t head_bytes_;    // of one layer and head, keys or values
     Buffer<std::byte> keys_, values_;
-    Buffer<float> key_scales_, value_scales_;
+    Buffer<uint16_t> key_affine_, value_affine_;  // of caches of codes
+    Buffer<float> means_;                         // (heads, pages, 2, head_dim); empty unless prefill is sparse
+    std::vector<uint8_t> mean_is_current_;
 };
 
 }  // namespace dca::cpu

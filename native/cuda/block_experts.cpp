@@ -31,6 +31,7 @@ void BlockStep::route(const DeviceLayer& w) {
         .y_f32 = true,
         .add = false,
         .bias = nullptr,
+        .often = false,
     };
     gemm_.multiply(logits, state_.stream.get());
     state_.choose_experts(w, m.factors);

@@ -54,6 +54,7 @@ void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, cons
         .y_f32 = out.f32,
         .add = out.add,
         .bias = bias,
+        .often = state_.recurring,
     };
     if (w.format == WeightFormat::F16 || w.format == WeightFormat::BF16) {
         gemm_.multiply(args, state_.stream.get());

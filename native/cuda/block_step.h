@@ -10,7 +10,10 @@ struct ExpertRun;
 
 class BlockStep final : public Step {
 public:
-    explicit BlockStep(StepState& state) : Step(state), gemm_(state.memory.product_workspace) {}
+    explicit BlockStep(StepState& state)
+        : Step(state),
+          gemm_(state.device.card, state.memory.product_workspace, state.memory.logits,
+                size_t{state.memory.vocab_rows} * state.h.n_vocab * sizeof(float)) {}
 
     void project_qkv(uint32_t layer) override;
     void store_keys_values(uint32_t layer) override;

@@ -26,27 +26,33 @@ void CudaExecutor::prepare(const Batch& batch) {
     under_way_ = true;
     const auto slices = static_cast<uint32_t>(batch.slices.size());
     recorded_rows_ = batch.decode() && (slices == 1 || state_.h.n_experts == 0) ? Recordings::rows_for(slices, max_slices()) : 0;
+    state_.recurring = recorded_rows_ != 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - slices;
     if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
+    keep_all_rows();
+    row_.set_played(false);
+}
+
+void CudaExecutor::keep_all_rows() {
     state_.group = &state_.input.all();
     state_.rows = state_.group->rows;
     state_.first_row = 0;
     choose_step();
-    row_.set_played(false);
 }
 
 bool CudaExecutor::replay(const Batch& batch) {
     if (recordings_.under_way()) return false;
     prepare(batch);
     state_.input.upload(state_.stream.get());
-    if (recorded_rows_ == 0 || !recordings_.warm(recorded_rows_)) return false;
+    if (recorded_rows_ == 0 || !recordings_.warm(recording())) return false;
     const auto issue = [&] {
         forward(*this, state_.h, batch);
         if (step_ == &row_) row_.issue_logits();
     };
-    recordings_.play(recorded_rows_, issue, state_.stream.get());
-    row_.set_played(true);
-    return true;
+    const bool played = recordings_.play(recording(), issue, state_.stream.get());
+    if (!played) keep_all_rows();  // from the start again: recording came as far as some operation
+    row_.set_played(played);
+    return played;
 }
 
 // replay() has prepared the step.
@@ -120,7 +126,7 @@ void CudaExecutor::sample(std::span<SampleRequest* const> requests) {
 void CudaExecutor::end() {
     state_.wait();
     under_way_ = false;
-    if (recorded_rows_ != 0) recordings_.set_warm(recorded_rows_);
+    if (recorded_rows_ != 0) recordings_.set_warm(recording());
 }
 
 }  // namespace dca::cuda

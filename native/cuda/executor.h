@@ -40,6 +40,9 @@ public:
 
 private:
     void prepare(const Batch& batch);
+    void keep_all_rows();
+    /// The number of the step's recording.
+    uint32_t recording() const noexcept { return 2 * recorded_rows_ + (state_.input.grouped() ? 1 : 0); }
     void choose_step();
     void read_logits(std::span<float* const> out);
 

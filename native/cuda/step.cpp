@@ -30,7 +30,7 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
       shape(attention_shape(hparams)),
       scheme(spec.scheme),
       memory(hparams, weights, device, shape, spec),
-      input(memory.block, memory.slices, pages_for(spec.tokens)),
+      input(memory.block, memory.slices, pages_for(spec.tokens), scheme, decode_group_rows(shape)),
       stream(make_stream()) {}
 
 void StepState::keep_wanted_rows() {
@@ -88,6 +88,8 @@ void StepState::attend(uint32_t layer) {
             .n_rows = group->single,
             .rows = group->decode,
             .page_tables = input.page_tables(),
+            .groups = group->groups,
+            .n_groups = group->n_groups,
             .workspace = memory.decode_workspace,
             .workspace_rows = memory.slices,
         };

@@ -29,6 +29,7 @@ struct StepState {
     const RowGroup* group = nullptr;  // the rows of the step still kept
     uint32_t rows = 0;                // of them
     uint32_t first_row = 0;           // of the activations that is theirs
+    bool recurring = false;           // steps of so many rows come again and again
 
     /// Where the first kept row of an activation is.
     float* x() const noexcept { return memory.x + size_t{first_row} * h.n_embd; }

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "core/engine/page_pool.h"
+#include "cuda/shared_prefixes.h"
 
 namespace dca::cuda {
 
@@ -17,8 +18,10 @@ int place_in_order(const Slice& slice) noexcept { return slice.rows() == 1 ? 0 :
 
 }  // namespace
 
-StepInput::StepInput(uint32_t rows, uint32_t slices, uint32_t pages) {
-    reserve(rows * (2 * sizeof(DecodeRow) + 4 * sizeof(uint32_t)) + (size_t{pages} + slices) * sizeof(uint32_t) + 8 * kPartAlignment);
+StepInput::StepInput(uint32_t rows, uint32_t slices, uint32_t pages, const Scheme& scheme, uint32_t group_rows)
+    : scheme_(scheme), group_rows_(group_rows) {
+    reserve(rows * (2 * sizeof(DecodeRow) + 4 * sizeof(uint32_t)) + slices / 2 * sizeof(DecodeGroup) +
+            (size_t{pages} + slices) * sizeof(uint32_t) + 9 * kPartAlignment);
 }
 
 bool StepInput::make_room(const Batch& batch, uint32_t padding) {
@@ -42,6 +45,8 @@ bool StepInput::make_room(const Batch& batch, uint32_t padding) {
     place(decode_, single);
     place(kept_decode_, all_kept ? 0 : batch.slices.size());
     place(kept_rows_, all_kept ? 0 : wanted);
+    n_groups_ = group_rows_ >= 2 && batch.decode() ? static_cast<uint32_t>(rows / 2) : 0;
+    place(groups_, n_groups_);
     place(tables_, pages);
     bytes_ = bytes;
     if (bytes <= capacity_) return false;
@@ -74,8 +79,8 @@ void StepInput::order_slices(const Batch& batch) {
 void StepInput::write(const Batch& batch) {
     const uint32_t n_wanted = batch.wanted(), n_rows = batch.rows();
     const bool all_kept = n_wanted == n_rows;
-    all_ = {.rows = 0, .single = 0, .decode = on_device(decode_), .longer = {}};
-    kept_ = {.rows = 0, .single = 0, .decode = on_device(kept_decode_), .longer = {}};
+    all_ = {.rows = 0, .single = 0, .decode = on_device(decode_), .groups = nullptr, .n_groups = 0, .longer = {}};
+    kept_ = {.rows = 0, .single = 0, .decode = on_device(kept_decode_), .groups = nullptr, .n_groups = 0, .longer = {}};
     kept_order_.clear();
     kept_in_one_run_ = true;
     first_kept_ = 0;
@@ -90,7 +95,7 @@ void StepInput::write(const Batch& batch) {
             on_host(indices_)[row] = index;
             on_host(places_)[row] = slice.pages[index / kPageTokens] * kPageTokens + index % kPageTokens;
         }
-        const DecodeRow newest{slice.end(), table};
+        const DecodeRow newest{slice.end(), table, 0};
         const uint32_t* page_table = on_device(tables_) + table;
         if (slice.rows() == 1) {
             on_host(decode_)[all_.single++] = newest;
@@ -124,11 +129,25 @@ void StepInput::pad(uint32_t padding, uint32_t padding_page) {
         on_host(tokens_)[row] = 0;
         on_host(indices_)[row] = 0;
         on_host(places_)[row] = padding_page * kPageTokens + i % kPageTokens;
-        on_host(decode_)[row] = {0, 0};
+        on_host(decode_)[row] = {0, 0, 0};
     }
     all_.rows += padding;
     all_.single += padding;
     if (padding != 0) kept_ = all_;
+}
+
+void StepInput::group(const Batch& batch) {
+    std::vector<LoneRow> rows;
+    for (const uint32_t number : order_) rows.push_back({batch.slices[number].pages, batch.slices[number].end()});
+    const std::vector<DecodeGroup> groups = find_groups(rows, scheme_, group_rows_);
+    if (groups.empty()) return;
+    std::fill_n(std::copy(groups.begin(), groups.end(), on_host(groups_)), n_groups_ - groups.size(), DecodeGroup{});
+    for (const DecodeGroup& group : groups) {
+        for (uint32_t n = 0; n < group.rows; ++n) on_host(decode_)[group.row[n]].shared = group.shared;
+    }
+    all_.groups = on_device(groups_);
+    all_.n_groups = n_groups_;
+    kept_ = all_;
 }
 
 bool StepInput::set(const Batch& batch, uint32_t padding, uint32_t padding_page) {
@@ -136,6 +155,7 @@ bool StepInput::set(const Batch& batch, uint32_t padding, uint32_t padding_page)
     order_slices(batch);
     write(batch);
     pad(padding, padding_page);
+    if (n_groups_ != 0) group(batch);
     return moved;
 }
 

@@ -21,16 +21,18 @@ struct SliceRows {
 /// Some of a step's rows: first those that are alone in their sequence, then the longer slices.
 struct RowGroup {
     uint32_t rows = 0;
-    uint32_t single = 0;                // how many are alone
-    const DecodeRow* decode = nullptr;  // (single) in device memory
+    uint32_t single = 0;                  // how many are alone
+    const DecodeRow* decode = nullptr;    // (single) in device memory
+    const DecodeGroup* groups = nullptr;  // (n_groups) of these, in device memory
+    uint32_t n_groups = 0;
     std::vector<SliceRows> longer;
 };
 
 class StepInput {
 public:
     /// Has room for steps of so many rows and slices over so many pages of a pool; steps whose sequences share many of
-    /// them make it grow.
-    StepInput(uint32_t rows, uint32_t slices, uint32_t pages);
+    /// them make it grow. Attention takes groups of `group_rows` rows at most.
+    StepInput(uint32_t rows, uint32_t slices, uint32_t pages, const Scheme& scheme, uint32_t group_rows);
 
     /// Lays out a batch, in an order of its own (see kept_order), and `padding` more rows of no sequence, which write to
     /// `padding_page`; those only for a batch of single rows. The step before must have ended. True if the device
@@ -53,6 +55,9 @@ public:
 
     const RowGroup& all() const noexcept { return all_; }
     const RowGroup& kept() const noexcept { return kept_; }
+
+    /// Whether rows share their first pages, in a step of rows that are all alone and wanted.
+    bool grouped() const noexcept { return all_.n_groups != 0; }
 
     /// Of each row kept, which of all rows it is, ascending: in device memory, and whether they follow each other from
     /// first_kept() on.
@@ -81,13 +86,18 @@ private:
     void order_slices(const Batch& batch);
     void write(const Batch& batch);
     void pad(uint32_t padding, uint32_t padding_page);
+    void group(const Batch& batch);
 
+    Scheme scheme_;
+    uint32_t group_rows_;
     PinnedMemory host_;
     DeviceMemory device_;
     size_t capacity_ = 0, bytes_ = 0;
     Part<int32_t> tokens_;
     Part<uint32_t> indices_, places_, kept_rows_, tables_;
     Part<DecodeRow> decode_, kept_decode_;
+    Part<DecodeGroup> groups_;
+    uint32_t n_groups_ = 0;  // that there is room for, whatever the rows share
 
     RowGroup all_, kept_;
     bool kept_in_one_run_ = false;

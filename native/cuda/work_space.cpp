@@ -147,14 +147,17 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     Arena host(host_.get());
     place_host(host, plan);
 
-    check(cudaMemset(decode_workspace, 0, decode_workspace_bytes(device.card, shape, slices)), "preparing the work space");
+    const Stream stream = make_stream();
+    check(cudaMemsetAsync(decode_workspace, 0, decode_workspace_bytes(device.card, shape, slices), stream.get()),
+          "preparing the work space");
     RopeTable rope = spec.rope;
     rope.fill();
     std::vector<float2> table(rope.cos.size());
     for (size_t i = 0; i < table.size(); ++i) table[i] = {rope.cos[i], rope.sin[i]};
-    check(cudaMemcpy(const_cast<float2*>(rotary.cos_sin), table.data(), table.size() * sizeof(float2), cudaMemcpyHostToDevice),
+    check(cudaMemcpyAsync(const_cast<float2*>(rotary.cos_sin), table.data(), table.size() * sizeof(float2), cudaMemcpyHostToDevice,
+                          stream.get()),
           "preparing the work space");
-    check(cudaStreamSynchronize(nullptr), "preparing the work space");  // the executor's stream does not wait for this one
+    check(cudaStreamSynchronize(stream.get()), "preparing the work space");  // the executor's stream does not wait for this one
 }
 
 }  // namespace dca::cuda

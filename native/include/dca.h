@@ -151,7 +151,8 @@ typedef enum dca_cache_type {
     DCA_CACHE_F16 = 0,
     DCA_CACHE_F32 = 1,
     DCA_CACHE_BF16 = 2,
-    DCA_CACHE_Q8 = 3 /* 8 bits a value with scales; see docs/architecture.md for the layout per device */
+    DCA_CACHE_Q8 = 3, /* 8 bits a value with scales; see docs/architecture.md for the layout per device */
+    DCA_CACHE_Q4 = 4  /* 4 bits a value with scales; on the CPU only so far, for head sizes that are multiples of 32 */
 } dca_cache_type;
 
 typedef enum dca_rope {
@@ -161,17 +162,27 @@ typedef enum dca_rope {
     DCA_ROPE_YARN = 3    /* YaRN from the trained context, with its attention factor */
 } dca_rope;
 
+/* How the tokens of a prompt attend; those that are generated one by one always read everything. */
+typedef enum dca_prefill {
+    DCA_PREFILL_DENSE = 0, /* all keys */
+    DCA_PREFILL_SPARSE = 1 /* each block of queries the pages that matter to it; docs/sparse.md says which. On the CPU only so far */
+} dca_prefill;
+
 typedef struct dca_session_options {
-    size_t size;            /* sizeof(dca_session_options), set by the caller */
-    uint32_t context;       /* capacity of the KV cache, tokens; default 4096 */
-    int32_t attention;      /* dca_attention; default AUTO */
-    dca_scheme scheme;      /* chunk_size 0 (the default): the file's */
-    int32_t cache_type;     /* dca_cache_type; default F16 */
-    uint32_t prefill_block; /* tokens evaluated together in prefill; 0: the backend's choice */
-    dca_progress progress;  /* may be NULL */
-    void* user;             /* handed to progress */
-    int32_t rope;           /* dca_rope; default MODEL. Others replace the file's own scaling */
-    float rope_factor;      /* at least 1; used unless rope is MODEL */
+    size_t size;              /* sizeof(dca_session_options), set by the caller */
+    uint32_t context;         /* capacity of the KV cache, tokens; default 4096 */
+    int32_t attention;        /* dca_attention; default AUTO */
+    dca_scheme scheme;        /* chunk_size 0 (the default): the file's */
+    int32_t cache_type;       /* dca_cache_type; default F16 */
+    uint32_t prefill_block;   /* tokens evaluated together in prefill; 0: the backend's choice */
+    dca_progress progress;    /* may be NULL */
+    void* user;               /* handed to progress */
+    int32_t rope;             /* dca_rope; default MODEL. Others replace the file's own scaling */
+    float rope_factor;        /* at least 1; used unless rope is MODEL */
+    int32_t prefill;          /* dca_prefill; default DENSE */
+    float alpha;              /* of SPARSE, 0 (all pages are read) to 1: a page is read whose weight is this share of the heaviest's */
+    uint32_t sparse_from;     /* of SPARSE: tokens at indices below attend densely; default 4096 */
+    int32_t record_selection; /* of SPARSE: not 0: keep what was chosen for dca_session_selection; grows with the tokens */
 } dca_session_options;
 
 /* Fills the struct up to options->size, which the caller has set. */
@@ -192,6 +203,16 @@ typedef struct dca_session_info {
 } dca_session_info;
 
 DCA_API dca_status dca_session_get_info(const dca_session* session, dca_session_info* info);
+
+/* What sparse prefill has read so far: the share of all pairs of a query and a key before it, over every token that was not
+ * evaluated alone, for each layer and query head (n_layers * n_heads floats, row-major); NaN where there was none. */
+DCA_API dca_status dca_session_density(const dca_session* session, float* density, size_t capacity);
+
+/* What sparse prefill has chosen so far, of a session that records it. For each layer, query head and block of queries, in
+ * this order: the five words layer, head, first query, one past the last, number of pages that follow; then the pages read,
+ * ascending, each as page * 4 + range (0: intra, 1: successive, 2: inter). Blocks that read everything are not listed. The
+ * words are valid until the next such call or the session is freed. */
+DCA_API dca_status dca_session_selection(dca_session* session, const uint32_t** words, size_t* n);
 
 typedef enum dca_logits {
     DCA_LOGITS_NONE = 0, /* none: fill the cache only */
@@ -241,6 +262,9 @@ typedef struct dca_engine_options {
     void* user;            /* handed to progress */
     int32_t rope;          /* dca_rope; default MODEL. Others replace the file's own scaling */
     float rope_factor;     /* at least 1; used unless rope is MODEL */
+    int32_t prefill;       /* dca_prefill; default DENSE */
+    float alpha;           /* of SPARSE, as in dca_session_options */
+    uint32_t sparse_from;  /* likewise */
 } dca_engine_options;
 
 /* Fills the struct up to options->size, which the caller has set. */
@@ -264,6 +288,9 @@ typedef struct dca_engine_info {
 } dca_engine_info;
 
 DCA_API dca_status dca_engine_get_info(const dca_engine* engine, dca_engine_info* info);
+
+/* As dca_session_density, over all sequences. */
+DCA_API dca_status dca_engine_density(const dca_engine* engine, float* density, size_t capacity);
 
 /* A new, empty sequence. The engine must outlive it. */
 DCA_API dca_status dca_sequence_create(dca_engine* engine, dca_sequence** sequence);

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from dca_runtime import _ffi
+from dca_runtime import _ffi, prefill
 from dca_runtime.errors import DcaError
 from dca_runtime.options import (
     ATTENTIONS,
@@ -60,6 +60,7 @@ def fill_cache_options(native: Any, options: SessionOptions | EngineOptions, cal
     """Sets what ``dca_session_options`` and ``dca_engine_options`` have in common."""
     native.attention = _choice(options.attention, ATTENTIONS, "attention")
     native.cache_type = _choice(options.cache_type, CACHE_TYPES, "cache_type")
+    prefill.fill(native, options.prefill)
     native.progress = callback.function
     if options.scheme is not None:
         _set_scheme(native.scheme, options.scheme)

@@ -1,5 +1,6 @@
 """Measures speed: prefill and decode, at given depths, and the bandwidth or arithmetic they amount to."""
 
+import math
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -44,6 +45,16 @@ class Result:
     device: str
     threads: int  # as asked for; 0: the library's choice, which `device` names
     repeats: int
+    prefill: str = "dense"
+    density: tuple[tuple[float, ...], ...] | None = (
+        None  # of sparse prefill, as in SessionInfo, of all tests so far
+    )
+
+    @property
+    def mean_density(self) -> float | None:
+        """Over layers and heads; None where prefill is dense or there was none."""
+        known = [value for layer in self.density or () for value in layer if not math.isnan(value)]
+        return statistics.mean(known) if known else None
 
 
 def tests(prompts: Sequence[int], generations: Sequence[int], depths: Sequence[int]) -> list[Test]:
@@ -59,6 +70,7 @@ def measure(
     attention: str = "auto",
     cache_type: str = "f16",
     threads: int = 0,
+    prefill: str = "dense",
 ) -> Iterator[Result]:
     """Runs the tests in one session, on random tokens; the cache of a depth is filled once for its tests.
 
@@ -66,7 +78,9 @@ def measure(
     """
     context = max(max(test.depth + test.tokens for test in planned), WARM_UP_TOKENS + 1)
     tokens = random_tokens(model, context)
-    with model.session(context=context, attention=attention, cache_type=cache_type) as session:
+    with model.session(
+        context=context, attention=attention, cache_type=cache_type, prefill=prefill
+    ) as session:
         warm_up(session, tokens)
         for test in planned:
             rates = []
@@ -91,6 +105,8 @@ def measure(
                 device=model.info.device,
                 threads=threads,
                 repeats=repeats,
+                prefill=session.prefill,
+                density=session.info.density,
             )
 
 

@@ -33,6 +33,10 @@ class BatchResult:
     cache_type: str
     device: str
     repeats: int
+    prefill: str = "dense"
+    density: tuple[tuple[float, ...], ...] | None = (
+        None  # of sparse prefill, as in EngineInfo, of all runs so far
+    )
 
 
 def measure_batches(
@@ -45,13 +49,14 @@ def measure_batches(
     repeats: int = 1,
     attention: str = "auto",
     cache_type: str = "f16",
+    prefill: str = "dense",
 ) -> Iterator[BatchResult]:
     """One result for each number of sequences, in one engine; greedy choices, made in the library.
 
     bandwidth: 10^9 bytes a second that the memory gives, for the share of the limit; None: no share.
     """
     room = max(_pages(size, prompt, generate, shared_prompt) for size in sizes) * PAGE_TOKENS
-    with model.engine(tokens=room, attention=attention, cache_type=cache_type) as engine:
+    with model.engine(tokens=room, attention=attention, cache_type=cache_type, prefill=prefill) as engine:
         with engine.sequence() as warm:
             engine.eval([(warm, random_tokens(model, min(WARM_UP_TOKENS, prompt)))])
         scheme = engine.info.scheme
@@ -77,6 +82,8 @@ def measure_batches(
                 cache_type=cache_type,
                 device=model.info.device,
                 repeats=repeats,
+                prefill=engine.prefill,
+                density=engine.info.density,
             )
 
 

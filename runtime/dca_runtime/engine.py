@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from dca_runtime import _ffi, _pages, process
+from dca_runtime import _ffi, _pages, prefill, process
 from dca_runtime._convert import LOGITS_LAST, LOGITS_NONE, c_path, fill_cache_options, scheme_of, token_array
 from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError
@@ -29,6 +29,7 @@ class EngineInfo:
     cache_bytes: int
     scratch_bytes: int
     scheme: Scheme | None  # in force: local_window 0 in the ablations; None: plain attention
+    density: tuple[tuple[float, ...], ...] | None = None  # as in SessionInfo, over all sequences
 
 
 class Choice(NamedTuple):
@@ -139,9 +140,14 @@ class Engine:
     One thread at a time may use it and its sequences. A context manager; ``close`` frees all of it.
     """
 
-    def __init__(self, native_model: Any, n_vocab: int, options: EngineOptions) -> None:
-        """``native_model`` is an open ``dca_model *``, whose vocabulary has ``n_vocab`` tokens."""
+    def __init__(
+        self, native_model: Any, n_vocab: int, options: EngineOptions, heads: tuple[int, int]
+    ) -> None:
+        """``native_model`` is an open ``dca_model *``, whose vocabulary has ``n_vocab`` tokens;
+        ``heads``: its layers and the query heads of each."""
         self.n_vocab = n_vocab
+        self.prefill = prefill.parse(options.prefill).name
+        self._heads = heads
         self.attention = options.attention
         self.cache_type = options.cache_type
         self._callback = _ffi.Callback(options.progress)
@@ -249,8 +255,14 @@ class Engine:
             info = ffi.new("dca_engine_info *")
             info.size = ffi.sizeof("dca_engine_info")
             _ffi.check(_ffi.lib().dca_engine_get_info(self._native, info))
-            fields = {name: getattr(info, name) for name in EngineInfo.__dataclass_fields__}
-            return EngineInfo(**(fields | {"scheme": scheme_of(info.scheme)}))
+            density = None
+            if self.prefill != "dense":
+                density = prefill.density(_ffi.lib().dca_engine_density, self._native, self._heads)
+            fields: dict[str, Any] = {"scheme": scheme_of(info.scheme), "density": density}
+            for name in EngineInfo.__dataclass_fields__:
+                if name not in fields:
+                    fields[name] = getattr(info, name)
+            return EngineInfo(**fields)
 
     def _adopted(self, native: Any) -> TokenSequence:
         sequence = TokenSequence(self, native)

@@ -157,6 +157,8 @@ class Model:
         prefill_block: int = 0,
         progress: Progress | None = None,
         rope: str | None = None,
+        prefill: str = "dense",
+        record_selection: bool = False,
     ) -> Session:
         """A new, empty session.
 
@@ -166,11 +168,16 @@ class Model:
             the inter-chunk position).
         scheme: (chunk_size, local_window, pretraining_length[, logit_scale, logit_scale_length]) to use
             instead of the file's.
-        cache_type: what keys and values are kept in: "f16", "f32", "bf16" or "q8".
+        cache_type: what keys and values are kept in: "f16", "f32", "bf16", "q8" or "q4".
         prefill_block: tokens evaluated together in prefill; 0: the backend's choice.
         progress: called with (tokens done, tokens in all) during long calls; to cancel a call, raise.
         rope: another RoPE scaling in place of the model's: "linear:F" (position interpolation), "ntk:F"
             (NTK-aware base) or "yarn:F" (from the trained context), F at least 1.
+        prefill: how a prompt's tokens attend: "dense", to all keys; "sparse" or "sparse:ALPHA", on the CPU,
+            each block to the pages of keys whose weight is at least ALPHA of the heaviest page's
+            (docs/sparse.md); "sparse:ALPHA:FROM", from token FROM on instead of 4,096. ``info.density`` says
+            what it came to.
+        record_selection: keep what sparse prefill chooses, for ``Session.selection``.
         """
         if context is None:
             context = DEFAULT_CONTEXT if self.context is None else self.context
@@ -182,10 +189,12 @@ class Model:
             prefill_block=prefill_block,
             progress=progress,
             rope=rope,
+            prefill=prefill,
+            record_selection=record_selection,
         )
         self._home.check()
         with self._lock:
-            session = Session(self._handle(), self.info.n_vocab, self.info.device, options)
+            session = Session(self._handle(), self.info.n_vocab, self.info.device, options, self._heads)
             self._sessions.add(session)
         warn_of_scheme(session.info.scheme, self._reach(session.rope))
         return session
@@ -199,6 +208,7 @@ class Model:
         rope: str | None = None,
         progress: Progress | None = None,
         max_rows: int = 0,
+        prefill: str = "dense",
     ) -> Engine:
         """A new engine: many sequences in one step over one pool of keys and values.
 
@@ -214,10 +224,11 @@ class Model:
             progress=progress,
             rope=rope,
             max_rows=max_rows,
+            prefill=prefill,
         )
         self._home.check()
         with self._lock:
-            engine = Engine(self._handle(), self.info.n_vocab, options)
+            engine = Engine(self._handle(), self.info.n_vocab, options, self._heads)
             self._engines.add(engine)
         warn_of_scheme(engine.info.scheme, self._reach(rope))
         return engine
@@ -352,6 +363,10 @@ class Model:
         """DcaWarning where ``session`` has plain attention and that many tokens are too many for it."""
         if session.info.scheme is None:
             warn_of_length(tokens, self._reach(session.rope), self.info.scheme is not None)
+
+    @property
+    def _heads(self) -> tuple[int, int]:
+        return self.info.n_layers, self.info.n_heads
 
     def _reach(self, rope: str | None) -> int:
         return reach(self.info.context_length, self.info.architecture, self.metadata, rope)

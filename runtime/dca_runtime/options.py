@@ -18,12 +18,14 @@ Progress: TypeAlias = Callable[[int, int], Any]
 
 # Names, and the numbers that dca.h gives them.
 ATTENTIONS = {"auto": 0, "plain": 1, "dca": 2, "intra": 3, "intra+inter": 4}  # dca_attention
-CACHE_TYPES = {"f16": 0, "f32": 1, "bf16": 2, "q8": 3}  # dca_cache_type
+CACHE_TYPES = {"f16": 0, "f32": 1, "bf16": 2, "q8": 3, "q4": 4}  # dca_cache_type
+PREFILLS = {"dense": 0, "sparse": 1}  # dca_prefill
 ROPES = {"linear": 1, "ntk": 2, "yarn": 3}  # dca_rope
 
 SPECULATIONS = ("auto", "off", "lookup")  # whether tokens are guessed ahead (speculation.py)
 
 DEFAULT_CONTEXT = 4096  # tokens
+DEFAULT_ALPHA = 0.03  # of sparse prefill; docs/sparse.md has what it costs and gains
 PAGE_TOKENS = 128  # a cache is made of pages of so many tokens (dca.h)
 
 
@@ -48,6 +50,8 @@ class SessionOptions:
     prefill_block: int
     progress: Progress | None
     rope: str | None
+    prefill: str = "dense"
+    record_selection: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,4 @@ class EngineOptions:
     progress: Progress | None
     rope: str | None
     max_rows: int
+    prefill: str = "dense"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dca_runtime import _ffi, _pages, process
+from dca_runtime import _ffi, _pages, prefill, process
 from dca_runtime._convert import (
     LOGITS_ALL,
     LOGITS_LAST,
@@ -34,6 +34,9 @@ class SessionInfo:
     cache_bytes: int
     scratch_bytes: int
     scheme: Scheme | None  # in force: local_window 0 in the ablations; None: plain attention
+    density: tuple[tuple[float, ...], ...] | None = None
+    """of sparse prefill, by layer and query head: the share of the pairs of a query and a key that was
+    computed, over all tokens not evaluated alone; NaN where there were none. None: prefill is dense"""
 
 
 class Session:
@@ -42,10 +45,15 @@ class Session:
     One thread at a time may use it. A context manager; ``close`` frees the cache.
     """
 
-    def __init__(self, native_model: Any, n_vocab: int, device: str, options: SessionOptions) -> None:
-        """``native_model`` is an open ``dca_model *`` on ``device`` that knows ``n_vocab`` tokens."""
+    def __init__(
+        self, native_model: Any, n_vocab: int, device: str, options: SessionOptions, heads: tuple[int, int]
+    ) -> None:
+        """``native_model`` is an open ``dca_model *`` on ``device`` that knows ``n_vocab`` tokens; ``heads``:
+        its layers and the query heads of each."""
         self.n_vocab = n_vocab
         self.device = device  # as ModelInfo.device
+        self.prefill = prefill.parse(options.prefill).name
+        self._heads = heads
         self.attention = options.attention
         self.cache_type = options.cache_type
         self.rope = options.rope
@@ -193,7 +201,8 @@ class Session:
     @property
     def length(self) -> int:
         """Tokens in the cache."""
-        return self.info.length
+        with self._exclusive():
+            return self._read_info().length
 
     @property
     def ids(self) -> np.ndarray:
@@ -219,9 +228,22 @@ class Session:
         """How full the session is and what memory it holds."""
         with self._exclusive():
             info = self._read_info()
+            density = None
+            if self.prefill != "dense":
+                density = prefill.density(_ffi.lib().dca_session_density, self._native, self._heads)
             return SessionInfo(
-                info.length, info.context, info.cache_bytes, info.scratch_bytes, scheme_of(info.scheme)
+                info.length,
+                info.context,
+                info.cache_bytes,
+                info.scratch_bytes,
+                scheme_of(info.scheme),
+                density,
             )
+
+    def selection(self) -> list[prefill.Selection]:
+        """What sparse prefill has chosen so far, if the session was made with ``record_selection``."""
+        with self._exclusive():
+            return prefill.selections(self._native)
 
     @contextlib.contextmanager
     def _exclusive(self, may_be_closed: bool = False) -> Iterator[None]:
@@ -264,6 +286,7 @@ def _native_options(options: SessionOptions, callback: _ffi.Callback) -> Any:
     native = _ffi.options("dca_session_options")
     native.context = _ffi.integer(options.context, 1, "context")
     native.prefill_block = _ffi.integer(options.prefill_block, 0, "prefill_block")
+    native.record_selection = bool(options.record_selection)
     fill_cache_options(native, options, callback)
     return native
 

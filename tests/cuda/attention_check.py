@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 
 import torch
-from attention_library import AttentionLibrary, DecodeRows, PositionScheme, Problem, Shape
+from attention_library import PAGE_TOKENS, AttentionLibrary, DecodeRows, PositionScheme, Problem, Shape
 
 # Unit roundoffs. Queries, softmax weights and outputs each round once, by about 0.4 of these in the mean
 # square; ROOM covers the worst of thousands of rows. Errors are relative to the norm of a head's output row.
@@ -136,10 +136,53 @@ def check_decode(library: AttentionLibrary, case: Case) -> float:
     return max(worst, check_rows(problem, case, tokens))
 
 
-def check_rows(problem: Problem, case: Case, tokens: list[tuple[int, int] | None]) -> float:
+def check_shared_decode(library: AttentionLibrary, case: Case) -> float | None:
+    """The same for rows that read their shared first pages together, others beside them; None: this shape has
+    no such groups."""
+    draw = random.Random(case.seed)
+    shared = draw.choice((1, 2, 9, 20))
+    n_tokens, s = shared * PAGE_TOKENS, case.scheme.chunk_size
+    newest = n_tokens + draw.randrange(2 * min(s, 600))
+    first = max(n_tokens, newest // s * s)
+    last = min((newest // s + 1) * s - 1, first + 700)
+    lengths = [draw.randint(first, last) + 1 for _ in range(draw.choice((2, 3, 9, 17)))]
+    lengths += [n_tokens + draw.randrange(1, 500) for _ in range(2)]  # the last two in no group
+    problem = Problem(
+        library,
+        case.shape,
+        case.scheme,
+        tuple(lengths),
+        case.dtype,
+        case.cache,
+        seed=case.seed,
+        decode_rows=len(lengths) + 3,
+        shared_pages=shared,
+    )
+    most = problem.most_group_rows()
+    if most < 2 or case.scheme.intra_only:
+        return None
+    tokens: list[tuple[int, int] | None] = [(n, length - 1) for n, length in enumerate(lengths)]
+    tokens += [None] * draw.choice((0, 1, 3))
+    draw.shuffle(tokens)
+    together = [row for row, at in enumerate(tokens) if at is not None and at[0] < len(lengths) - 2]
+    groups = []
+    while len(together) > 1:
+        size = min(len(together), draw.randint(2, most))
+        groups.append((n_tokens, together[:size]))
+        together = together[size:]
+    return check_rows(problem, case, tokens, groups)
+
+
+def check_rows(
+    problem: Problem,
+    case: Case,
+    tokens: list[tuple[int, int] | None],
+    groups: list[tuple[int, list[int]]] | None = None,
+) -> float:
     """The worst row's relative error. The call is made twice: the second finds its counters as the first did
-    and gives the same bits, and so does one where every other row is padding."""
-    rows = problem.decode_rows(tokens)
+    and gives the same bits, and so does one where every other row is padding (without groups: they have no
+    padding)."""
+    rows = problem.decode_rows(tokens, groups)
     where = f"decode of {len(tokens)} rows: {case}"
 
     def decode(of: DecodeRows) -> torch.Tensor:
@@ -172,7 +215,7 @@ def check_rows(problem: Problem, case: Case, tokens: list[tuple[int, int] | None
     again = decode(rows)
     lengths = rows.rows.clone()
     lengths[1::2, 0] = 0
-    thinned = decode(DecodeRows(rows.q, lengths))
+    thinned = decode(DecodeRows(rows.q, lengths)) if groups is None else out
     for row, at in enumerate(tokens):
         if at is None:
             continue
@@ -274,6 +317,9 @@ def check_all(
             "decode": check_decode(library, case) / case.tolerance,
             "store": check_store(library, case),
         }
+        together = check_shared_decode(library, case)
+        if together is not None:
+            shares["decode together"] = together / case.tolerance
         for name, share in shares.items():
             worst[name] = max(worst.get(name, 0.0), share)
             cases[name] = cases.get(name, 0) + 1

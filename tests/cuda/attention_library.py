@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import math
+import struct
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ KERNELS = {"auto": 0, "simple": 1, "sm80": 2, "sm90": 3}
 DTYPES = {"f16": 0, "bf16": 1}
 CACHES = {"f16": 0, "bf16": 2, "q8": 3}  # as dca_cache_type; the kernels take no f32
 TORCH_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
+MOST_GROUP_ROWS = 16  # kMostGroupRows
 NOT_SUPPORTED = 801  # cudaErrorNotSupported
 
 
@@ -115,6 +117,8 @@ class _Decode(ctypes.Structure):
         ("n_rows", ctypes.c_uint32),
         ("rows", ctypes.c_void_p),
         ("page_tables", ctypes.c_void_p),
+        ("groups", ctypes.c_void_p),
+        ("n_groups", ctypes.c_uint32),
         ("workspace", ctypes.c_void_p),
         ("workspace_rows", ctypes.c_uint32),
     ]
@@ -136,10 +140,13 @@ class _Store(ctypes.Structure):
 
 @dataclasses.dataclass(frozen=True)
 class DecodeRows:
-    """Queries of a decode step on the GPU, and what DecodeRow says of each."""
+    """Queries of a decode step on the GPU, and what DecodeRow and DecodeGroup say of them."""
 
     q: torch.Tensor  # (n_rows, n_heads, head_dim)
-    rows: torch.Tensor  # int32 (n_rows, 2): length, first page
+    rows: torch.Tensor  # int32 (n_rows, 3): length, first page, tokens that its group reads
+    groups: torch.Tensor | None = (
+        None  # int32 (n_rows // 2, 10), unused ones zero: DecodeGroup; None: no groups
+    )
 
 
 class Problem:
@@ -148,7 +155,8 @@ class Problem:
     ``q[n]`` is (lengths[n], n_heads, head_dim), ``k[n]`` and ``v[n]`` (lengths[n], n_kv_heads, head_dim),
     un-rotated; the cache holds all keys and values in pages in random order, ``spare_pages`` more than it
     needs. What holds no token is poison. ``dequantized_kv_heads`` is how many key heads of a q8 cache prefill
-    of the longest sequence has room to dequantize at a time. Raises RuntimeError if a CUDA call fails.
+    of the longest sequence has room to dequantize at a time. All sequences begin with the same pages,
+    ``shared_pages`` of them, which they must be longer than. Raises RuntimeError if a CUDA call fails.
     """
 
     def __init__(
@@ -163,6 +171,7 @@ class Problem:
         seed: int = 0,
         dequantized_kv_heads: int = 0,
         decode_rows: int = 1,
+        shared_pages: int = 0,
     ):
         self.library, self.shape, self.scheme = library, shape, scheme
         self.dtype, self.cache_dtype = dtype, cache
@@ -175,11 +184,16 @@ class Problem:
             return list(rows.split(self.lengths))
 
         self.q, self.k, self.v = random(shape.n_heads), random(shape.n_kv_heads), random(shape.n_kv_heads)
+        for k, v in zip(self.k[1:], self.v[1:], strict=True):
+            k[: shared_pages * PAGE_TOKENS] = self.k[0][: shared_pages * PAGE_TOKENS]
+            v[: shared_pages * PAGE_TOKENS] = self.v[0][: shared_pages * PAGE_TOKENS]
         counts = [-(-length // PAGE_TOKENS) for length in self.lengths]
         self.pages = sum(counts) + spare_pages
         order = torch.randperm(self.pages, device="cuda", generator=generator, dtype=torch.int32)
         self.page_tables = order[: sum(counts)].contiguous()
         self.first_pages = [sum(counts[:n]) for n in range(len(counts))]
+        for first in self.first_pages:
+            self.page_tables[first : first + shared_pages] = self.page_tables[:shared_pages].clone()
         rows = (self.pages, shape.n_kv_heads, PAGE_TOKENS)
         self.key_scales: torch.Tensor | None = None
         self.value_scales: torch.Tensor | None = None
@@ -267,13 +281,27 @@ class Problem:
         )
         return self.library.call("dca_attention_prefill", args)
 
-    def decode_rows(self, tokens: list[tuple[int, int] | None]) -> DecodeRows:
+    def decode_rows(
+        self, tokens: list[tuple[int, int] | None], groups: list[tuple[int, list[int]]] | None = None
+    ) -> DecodeRows:
         """The queries of (sequence, index) each, that token being its sequence's newest; None is a row of
-        padding."""
+        padding. Each of ``groups`` is how many tokens are read together, and by which rows."""
         padding = torch.full_like(self.q[0][0], math.nan)
-        rows = [(0, 0) if at is None else (at[1] + 1, self.first_pages[at[0]]) for at in tokens]
+        rows = [(0, 0, 0) if at is None else (at[1] + 1, self.first_pages[at[0]], 0) for at in tokens]
         q = [padding if at is None else self.q[at[0]][at[1]] for at in tokens]
-        return DecodeRows(torch.stack(q), torch.tensor(rows, device="cuda", dtype=torch.int32))
+        described = None
+        if groups is not None:
+            packed = b""
+            for shared, members in groups:
+                head = (len(members), shared)
+                packed += struct.pack(
+                    f"<II{MOST_GROUP_ROWS}H", *head, *members, *[0] * (MOST_GROUP_ROWS - len(members))
+                )
+                for row in members:
+                    rows[row] = (*rows[row][:2], shared)
+            packed += bytes(40 * (len(tokens) // 2) - len(packed))
+            described = torch.frombuffer(bytearray(packed), dtype=torch.int32).view(-1, 10).cuda()
+        return DecodeRows(torch.stack(q), torch.tensor(rows, device="cuda", dtype=torch.int32), described)
 
     def decode(self, rows: DecodeRows, out: torch.Tensor) -> None:
         """Attention of the rows into ``out`` (n_rows, n_heads, head_dim)."""
@@ -287,6 +315,8 @@ class Problem:
             len(rows.q),
             rows.rows.data_ptr(),
             self.page_tables.data_ptr(),
+            None if rows.groups is None else rows.groups.data_ptr(),
+            0 if rows.groups is None else len(rows.groups),
             self.decode_workspace.data_ptr(),
             self.workspace_rows,
         )
@@ -319,6 +349,10 @@ class Problem:
                 touched |= (rows != 77).any(dim=1)
                 touched |= ~scales.transpose(1, 2).flatten(0, 1).isnan().all(dim=1)
         return int((touched & free).sum())
+
+    def most_group_rows(self) -> int:
+        """How many rows may read their shared pages together; less than 2: none for this shape."""
+        return min(MOST_GROUP_ROWS, self.library.decode_group_rows(self._shape()))
 
     def _shape(self) -> _Shape:
         s = self.shape
@@ -356,11 +390,11 @@ class AttentionLibrary:
         self._library.dca_struct_bytes.restype = ctypes.c_size_t
         self._library.dca_prefill_workspace_bytes.restype = ctypes.c_size_t
         self._library.dca_decode_workspace_bytes.restype = ctypes.c_size_t
-        for which, struct in enumerate((_Prefill, _Decode, _Store)):
+        for which, declared in enumerate((_Prefill, _Decode, _Store)):
             expected = self._library.dca_struct_bytes(which)
-            if ctypes.sizeof(struct) != expected:
+            if ctypes.sizeof(declared) != expected:
                 raise RuntimeError(
-                    f"{path}: {struct.__name__} has {expected} bytes, here {ctypes.sizeof(struct)}: stale"
+                    f"{path}: {declared.__name__} has {expected} bytes, here {ctypes.sizeof(declared)}: stale"
                 )
 
     @classmethod
@@ -401,6 +435,9 @@ class AttentionLibrary:
 
     def prefill_workspace_bytes(self, shape: _Shape, context: int, kv_heads: int) -> int:
         return self._library.dca_prefill_workspace_bytes(ctypes.byref(shape), context, kv_heads)
+
+    def decode_group_rows(self, shape: _Shape) -> int:
+        return self._library.dca_decode_group_rows(ctypes.byref(shape))
 
     def decode_workspace_bytes(self, shape: _Shape, rows: int) -> int:
         return self._library.dca_decode_workspace_bytes(ctypes.byref(shape), rows)

@@ -6,7 +6,14 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from attention_check import Case, check_decode, check_prefill, check_store, random_cases  # noqa: E402
+from attention_check import (  # noqa: E402
+    Case,
+    check_decode,
+    check_prefill,
+    check_shared_decode,
+    check_store,
+    random_cases,
+)
 from attention_library import AttentionLibrary  # noqa: E402
 from shared_build import built_once  # noqa: E402
 
@@ -42,6 +49,12 @@ def test_prefill_matches_float64(library: AttentionLibrary, case: Case, kernel: 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))
 def test_decode_matches_float64(library: AttentionLibrary, case: Case) -> None:
     check_decode(library, case)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))
+def test_decode_of_shared_pages_matches_float64(library: AttentionLibrary, case: Case) -> None:
+    if check_shared_decode(library, case) is None:
+        pytest.skip("no rows read pages together with this shape and scheme")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))

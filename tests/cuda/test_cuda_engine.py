@@ -167,6 +167,39 @@ def test_forks_share_pages_and_write_to_copies(variant_gguf):
         check(oracle, [[*ids, n] for n in range(6)], found, F16_KL)
 
 
+@pytest.mark.parametrize("kind", ["f16", "quantised", "head 96", "head 128", "head 256, norms"])
+@pytest.mark.parametrize("cache_type", ["f16", "q8"])
+def test_forks_of_a_long_prompt_read_it_together(variant_gguf, kind, cache_type):
+    """Groups of them in one chunk, another fork ahead in the next, and a sequence of its own.
+
+    Over an 8-bit cache a random model's 1,300 tokens stray further from the oracle than a few hundred do, so
+    each row is also held against the same tokens in a step of its own.
+    """
+    path = variant_gguf(**MODELS[kind])
+    oracle = Oracle(path)
+    prompt = ids_of(1, 1300)
+    with (
+        Model(path, device="cuda") as model,
+        model.engine(tokens=8192, cache_type=cache_type, scheme=SCHEME) as engine,
+    ):
+        first, other = engine.sequence(), engine.sequence()
+        engine.eval([(first, prompt), (other, ids_of(2, 1200))], logits=False)
+        forks = [first.fork() for _ in range(6)]
+        engine.eval([(forks[3], ids_of(3, 45))], logits=False)
+        sequences = [first, *forks[:3], other, *forks[3:]]
+        held = [prompt, *[prompt] * 3, ids_of(2, 1200), [*prompt, *ids_of(3, 45)], prompt, prompt]
+        for step in range(4):  # issued, recorded, played
+            new = [(7 * step + 11 * n) % 515 for n in range(len(held))]
+            alone = []
+            for sequence, id_ in zip(sequences, new, strict=True):
+                with sequence.fork() as twin:
+                    alone += engine.eval([(twin, [id_])])
+            found = engine.eval([(sequence, [id_]) for sequence, id_ in zip(sequences, new, strict=True)])
+            held = [[*ids, id_] for ids, id_ in zip(held, new, strict=True)]
+            assert mean_kl(np.stack(alone), np.stack(found)) < F16_KL
+            check(oracle, held, found, 3 * Q8_KL if cache_type == "q8" else F16_KL)
+
+
 def test_freed_pages_are_used_again_without_a_trace(variant_gguf):
     """What a page held before, here of another sequence at other positions, never reaches a result."""
     path = variant_gguf()

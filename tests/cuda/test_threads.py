@@ -1,5 +1,6 @@
 """Engines and sessions of one model in several threads of one card."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 
@@ -100,3 +101,41 @@ def test_engines_come_and_go_while_others_run(variant_gguf):
         for found in in_threads(work):
             for rows in found:
                 np.testing.assert_array_equal(rows, expected)
+
+
+def test_steps_beside_a_thread_that_waits_for_the_whole_card(variant_gguf):
+    """That voids graphs that are being recorded, whoever does it: the steps are then issued without."""
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        pytest.skip("needs PyTorch with CUDA")
+    path = variant_gguf(scheme=SCHEME)
+    ids = tokens(path, 60)
+    over = threading.Event()
+
+    def wait_for_the_card() -> None:
+        while not over.is_set():
+            with contextlib.suppress(RuntimeError):  # refused while someone records
+                torch.cuda.synchronize()
+
+    with Model(path, device="cuda") as model:
+
+        def work(number: int) -> np.ndarray:
+            rows = []
+            for _ in range(10):
+                with model.engine(tokens=1024) as engine:
+                    sequences = [engine.sequence() for _ in range(3)]
+                    rows.append(
+                        [engine.eval([(sequence, [int(id_)]) for sequence in sequences]) for id_ in ids]
+                    )
+            return np.array(rows)
+
+        expected = work(0)[0]
+        waiting = threading.Thread(target=wait_for_the_card)
+        waiting.start()
+        try:
+            for found in in_threads(work):
+                for rows in found:
+                    np.testing.assert_array_equal(rows, expected)
+        finally:
+            over.set()
+            waiting.join()

@@ -71,3 +71,43 @@ def test_rope_scaling_follows_the_at_sign():
 def test_rope_scaling_must_make_sense(text):
     with pytest.raises(InputError, match="as in plain@yarn:4"):
         methods.parse(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("dca@sparse:0.1", {"prefill": "sparse:0.1"}),
+        ("dca:8/2/12@sparse:0.2:64", {"prefill": "sparse:0.2:64"}),
+        ("plain@q4", {"cache_type": "q4"}),
+        ("dca@yarn:4@sparse:0.5@q8", {"rope": "yarn:4", "prefill": "sparse:0.5", "cache_type": "q8"}),
+    ],
+)
+def test_prefill_and_cache_follow_at_signs(name, options):
+    method = methods.parse(name)
+    assert method.name == name
+    assert options.items() <= method.options.items()
+
+
+def test_the_order_of_parts_does_not_matter():
+    assert methods.parse("dca@q8@sparse:0.5@yarn:4") == methods.parse("dca@yarn:4@sparse:0.5@q8")
+
+
+@pytest.mark.parametrize(
+    "name", ["dca@sparse:2", "dca@sparse:0.1@sparse:0.2", "plain@q4@q8", "sparse:0.1", "dca@q5"]
+)
+def test_prefill_and_cache_must_make_sense(name):
+    with pytest.raises(InputError):
+        methods.parse(name)
+
+
+def test_the_methods_cache_replaces_the_experiments(tiny_gguf):
+    with (
+        dca.Model(tiny_gguf()) as model,
+        methods.parse("plain@q8").session(model, cache_type="f16") as session,
+    ):
+        assert session.cache_type == "q8"
+
+
+def test_methods_of_different_caches_share_no_prefill():
+    assert not methods.shares_prefill(Method("plain"), Method("plain", cache="q8"))
+    assert methods.shares_prefill(Method("dca"), Method("dca", prefill="sparse:0.1"))

@@ -48,6 +48,7 @@ def test_norms_vectors_and_routers_stay_f32(outtype):
         ("q5_k_m", T.Q5_K, T.Q6_K),
         ("q6_k", T.Q6_K, T.Q6_K),
         ("iq4_nl", T.IQ4_NL, T.Q6_K),
+        ("iq4_xs", T.IQ4_XS, T.Q6_K),
     ],
 )
 def test_matrices_and_the_output(outtype, matrix, output):
@@ -130,11 +131,20 @@ def test_mixtures_of_eight():
         ("q4_k_m", 100, TypeChoice(T.F16, T.Q4_K)),
         ("q8_0", 100, TypeChoice(T.F16, T.Q8_0)),
         ("iq4_nl", 100, TypeChoice(T.F16, T.IQ4_NL)),
+        ("iq4_xs", 576, TypeChoice(T.IQ4_NL, T.IQ4_XS)),
+        ("mxfp4", 100, TypeChoice(T.F16, T.MXFP4)),
         ("f16", 1, TypeChoice(T.F16)),
     ],
 )
 def test_rows_that_no_block_divides(outtype, columns, expected):
     assert chosen(outtype, "blk.9.attn_q.weight", columns=columns) == expected
+
+
+def test_mxfp4_is_for_experts_and_in_dense_models_for_layers():
+    assert chosen("mxfp4", "blk.9.ffn_up_exps.weight", MIXTRAL).type == T.MXFP4
+    assert chosen("mxfp4", "blk.9.attn_q.weight", MIXTRAL).type == T.Q8_0
+    assert chosen("mxfp4", "blk.9.attn_q.weight").type == T.MXFP4
+    assert chosen("mxfp4", "token_embd.weight").type == T.Q8_0
 
 
 def test_every_fallback_ends():

@@ -23,7 +23,9 @@ from dca_export.model.rules import Dimensions
 
 RECORDED = Path(__file__).with_name("llama_cpp_types.json")
 RECORDS: dict[str, dict[str, Any]] = json.loads(RECORDED.read_text(encoding="utf-8"))
-QUANTISED = [name for name in RECIPES if name not in ("f32", "f16", "bf16")]
+QUANTISED = [
+    name for name in RECIPES if name not in ("f32", "f16", "bf16", "iq4_xs", "mxfp4")
+]  # not recorded
 
 
 def tensors(model: dict[str, Any]) -> list[tuple[str, str, tuple[int, ...]]]:

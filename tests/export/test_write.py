@@ -57,7 +57,7 @@ def test_every_outtype_is_what_it_says_and_runs(tmp_path, outtype):
     export_model(tmp_path / "m", tmp_path / "out.gguf", ExportOptions(outtype))
     reader = gguf.GGUFReader(tmp_path / "out.gguf")
     types = {t.name: t.tensor_type for t in reader.tensors}
-    assert types["blk.0.attn_q.weight"] == RECIPES[outtype].matrix
+    assert types["blk.0.attn_q.weight"] == (RECIPES[outtype].experts or RECIPES[outtype].matrix)
     assert types["output.weight"] == RECIPES[outtype].output
     assert types["output_norm.weight"] == gguf.GGMLQuantizationType.F32
     assert reader.get_field("general.file_type").contents() == RECIPES[outtype].file_type
@@ -423,7 +423,7 @@ def test_two_matrices_of_a_model_that_says_tied(tmp_path):
     assert any("both are exported" in note for note in exported.summary.scheme.notes)
 
 
-@pytest.mark.parametrize("kind", ["IQ4_XS", "IQ3_S", "TQ2_0", "F64"])
+@pytest.mark.parametrize("kind", ["IQ1_S", "IQ1_M", "TQ2_0", "F64"])
 def test_a_type_the_runtime_cannot_run_is_named(tmp_path, kind):
     number = gguf.GGMLQuantizationType[kind]
     values, size = gguf.GGML_QUANT_SIZES[number]
@@ -448,9 +448,9 @@ def test_experts_apart_are_said_to_be_an_old_file(tmp_path):
 def test_a_bias_the_runtime_would_leave_out_is_refused(tmp_path):
     writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
     writer.add_tensor("blk.0.attn_q.bias", np.zeros(4, np.float32))
-    writer.add_tensor("blk.11.ffn_norm.bias", np.zeros(4, np.float32))
+    writer.add_tensor("blk.11.attn_q_a.bias", np.zeros(4, np.float32))
     finish(writer)
-    with pytest.raises(InputError, match="tensor blk.11.ffn_norm.bias is a bias that dca-run does not know"):
+    with pytest.raises(InputError, match="tensor blk.11.attn_q_a.bias is a bias that dca-run does not know"):
         export_model(tmp_path / "m.gguf", tmp_path / "out.gguf")
 
 

@@ -2,55 +2,15 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-#include <random>
 #include <vector>
 
 #include "check.h"
 #include "core/blocks/formats.h"
-#include "core/machine/isa.h"
-#include "cpu/kernels.h"
-#include "cpu/kv_cache.h"
 #include "cpu/thread_pool.h"
-
-namespace {
+#include "cpu_kernel_cases.h"
 
 using namespace dca::cpu;
 using dca::KeyRange;
-
-std::vector<const Kernels*> tables() {
-    std::vector<const Kernels*> all;
-    for (const dca::Isa isa : dca::kAllIsas) {
-        if (dca::machine_has(isa)) all.push_back(&cpu_kernels(isa));
-    }
-    return all;
-}
-
-std::vector<float> random_values(size_t count, uint32_t seed) {
-    std::mt19937 engine(seed);
-    std::normal_distribution<float> normal;
-    std::vector<float> values(count);
-    for (float& value : values) value = normal(engine);
-    return values;
-}
-
-bool close(double found, double expected, double tolerance) {
-    return std::fabs(found - expected) <= tolerance * (1.0 + std::fabs(expected));
-}
-
-/// One layer and key head that holds these keys and values (keys × head_dim), stored by `kernels`.
-CpuKvCache filled_cache(const Kernels& kernels, dca_cache_type type, int head_dim, const std::vector<float>& k,
-                        const std::vector<float>& v) {
-    const auto keys = static_cast<uint32_t>(k.size() / head_dim);
-    CpuKvCache cache(1, 1, head_dim, keys, type);
-    const auto t = static_cast<size_t>(cache.type());
-    for (uint32_t j = 0; j < keys; ++j) {
-        kernels.store_keys[t](k.data() + size_t{j} * head_dim, head_dim, 1, 1, cache.keys(0, 0), cache.key_scales(0, 0), j);
-        kernels.store_values[t](v.data() + size_t{j} * head_dim, head_dim, 1, 1, cache.values(0, 0), cache.value_scales(0, 0), j);
-    }
-    return cache;
-}
-
-}  // namespace
 
 TEST(gemm_multiplies_panels) {
     for (const Kernels* kernels : tables()) {

@@ -1,6 +1,6 @@
 """How far clean and damaged runs lie apart on a card.
 
-With -s it prints the figures that the limits for CUDA should rest on.
+With -s it prints the figures that the limits for CUDA rest on (dca_export/parity/tolerance.py).
 """
 
 import itertools

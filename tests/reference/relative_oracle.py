@@ -36,9 +36,12 @@ def relative_logit(q, k, distance: int, frequencies, layout: str, scale: float) 
     return float(rotated + q[2 * pairs :] @ k[2 * pairs :])
 
 
-def relative_attention(q, k, v, scheme, attention, frequencies, layout="halves", scale=1.0) -> np.ndarray:
+def relative_attention(
+    q, k, v, scheme, attention, frequencies, layout="halves", scale=1.0, window=None, cap=None, sinks=None
+) -> np.ndarray:
     """q (heads, n, d), k (kv_heads, m, d), v (kv_heads, m, dv), un-rotated, the queries being the last n of m
-    tokens → (heads, n, dv)."""
+    tokens → (heads, n, dv). window: a query sees so many tokens, itself included; cap: logits l become
+    cap tanh(l / cap); sinks (heads,): a logit more in each head's softmax, which has no value."""
     heads, n, d = q.shape
     kv_heads, m, _ = k.shape
     output = np.zeros((heads, n, v.shape[-1]))
@@ -51,10 +54,15 @@ def relative_attention(q, k, v, scheme, attention, frequencies, layout="halves",
                 sharpened = scheme.logit_scale * math.log((i + 1) / scheme.logit_scale_length) + 1
                 factor *= max(1.0, sharpened) ** 2
             seen = [(j, distance(i, j, scheme, attention)) for j in range(i + 1)]
-            seen = [(j, t) for j, t in seen if t is not None]
+            seen = [(j, t) for j, t in seen if t is not None and (window is None or i - j < window)]
             logits = np.array(
                 [relative_logit(q[head, row], k[kv, j], t, frequencies, layout, scale) for j, t in seen]
             )
-            weights = np.exp(factor * (logits - logits.max()))
-            output[head, row] = weights @ v[kv, [j for j, _ in seen]] / weights.sum()
+            logits = factor * logits
+            if cap is not None:
+                logits = cap * np.tanh(logits / cap)
+            largest = max(logits.max(), -math.inf if sinks is None else sinks[head])
+            weights = np.exp(logits - largest)
+            others = 0.0 if sinks is None else math.exp(sinks[head] - largest)
+            output[head, row] = weights @ v[kv, [j for j, _ in seen]] / (weights.sum() + others)
     return output

@@ -163,7 +163,7 @@ def test_half_of_what_belongs_together_is_refused_by_name(tmp_path, there, missi
         dca.Model(tmp_path / "m.gguf")
 
 
-@pytest.mark.parametrize("name", ["blk.0.attn_sinks.weight", "blk.2.attn_norm.weight", "output.bias"])
+@pytest.mark.parametrize("name", ["blk.0.attn_sinkers.weight", "blk.2.attn_norm.weight", "output.bias"])
 def test_a_tensor_that_would_be_ignored_is_refused(tmp_path, name):
     tiny = Tiny()
     write_tiny_gguf(tmp_path / "m.gguf", tiny, tiny_weights(tiny) | {name: np.ones(64, np.float32)})

@@ -18,7 +18,10 @@ constexpr dca_engine_options kDefaultEngineOptions{.size = sizeof(dca_engine_opt
                                                    .progress = nullptr,
                                                    .user = nullptr,
                                                    .rope = DCA_ROPE_MODEL,
-                                                   .rope_factor = 1.0f};
+                                                   .rope_factor = 1.0f,
+                                                   .prefill = DCA_PREFILL_DENSE,
+                                                   .alpha = 0.0f,
+                                                   .sparse_from = kSparseFrom};
 
 Engine& engine_of(const dca_engine* handle) { return needed(handle, "engine").owned->engine; }
 
@@ -59,7 +62,8 @@ dca_status dca_engine_create(dca_model* model, const dca_engine_options* options
                                         .user = all.user,
                                         .rope = all.rope,
                                         .rope_factor = all.rope_factor,
-                                        .room = "pool"};
+                                        .room = "pool",
+                                        .prefill = dca::checked_prefill(all.prefill, all.alpha, all.sparse_from, false)};
         *engine = new dca_engine{std::shared_ptr<dca::OwnedEngine>(new dca::OwnedEngine{shared, dca::Engine(*shared, wanted)})};
     });
 }
@@ -71,6 +75,13 @@ void dca_engine_free(dca_engine* engine) {
 
 dca_status dca_engine_get_info(const dca_engine* engine, dca_engine_info* info) {
     return guarded([&] { dca::fill(info, dca::engine_of(engine)); });
+}
+
+dca_status dca_engine_density(const dca_engine* engine, float* density, size_t capacity) {
+    return guarded([&] {
+        dca::Engine& runs = dca::engine_of(engine);
+        dca::read_density(runs.model(), runs.executor(), {&needed(density, "density"), capacity});
+    });
 }
 
 dca_status dca_sequence_create(dca_engine* engine, dca_sequence** sequence) {

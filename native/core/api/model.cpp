@@ -33,7 +33,11 @@ constexpr dca_session_options kDefaultSessionOptions{.size = sizeof(dca_session_
                                                      .progress = nullptr,
                                                      .user = nullptr,
                                                      .rope = DCA_ROPE_MODEL,
-                                                     .rope_factor = 1.0f};
+                                                     .rope_factor = 1.0f,
+                                                     .prefill = DCA_PREFILL_DENSE,
+                                                     .alpha = 0.0f,
+                                                     .sparse_from = dca::kSparseFrom,
+                                                     .record_selection = 0};
 
 }  // namespace
 
@@ -104,7 +108,7 @@ dca_status dca_session_create(dca_model* model, const dca_session_options* optio
         needed(session, "session") = nullptr;
         const auto all = dca::merged(dca::kDefaultSessionOptions, options);
         const std::shared_ptr<dca::Model>& shared = needed(model, "model").model;
-        *session = new dca_session{shared, dca::Session(*shared, all)};
+        *session = new dca_session{shared, dca::Session(*shared, all), {}};
     });
 }
 
@@ -112,6 +116,24 @@ void dca_session_free(dca_session* session) { delete session; }
 
 dca_status dca_session_get_info(const dca_session* session, dca_session_info* info) {
     return guarded([&] { dca::fill(info, needed(session, "session").session); });
+}
+
+dca_status dca_session_density(const dca_session* session, float* density, size_t capacity) {
+    return guarded([&] {
+        const dca_session& runs = needed(session, "session");
+        dca::read_density(*runs.model, runs.session.executor(), {&needed(density, "density"), capacity});
+    });
+}
+
+dca_status dca_session_selection(dca_session* session, const uint32_t** words, size_t* n) {
+    return guarded([&] {
+        dca_session& runs = needed(session, "session");
+        needed(words, "words");
+        needed(n, "n");
+        runs.selection = runs.session.executor().selection();
+        *words = runs.selection.data();
+        *n = runs.selection.size();
+    });
 }
 
 dca_status dca_session_eval(dca_session* session, const int32_t* tokens, size_t n, int32_t which, float* logits, size_t capacity) {

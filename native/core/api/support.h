@@ -5,6 +5,8 @@
 #include <cstddef>
 #include <cstring>
 #include <memory>
+#include <span>
+#include <vector>
 
 #include "core/engine/engine.h"
 #include "core/error.h"
@@ -31,6 +33,7 @@ struct dca_model {
 struct dca_session {
     std::shared_ptr<dca::Model> model;
     dca::Session session;
+    std::vector<uint32_t> selection;  // what dca_session_selection handed out last
 };
 
 struct dca_engine {
@@ -83,6 +86,14 @@ Options merged(Options merged, const Options* given) {
     std::memcpy(&merged, given, std::min(given->size, sizeof(Options)));
     merged.size = sizeof(Options);
     return merged;
+}
+
+/// Writes what sparse prefill has read so far, by layer and query head.
+inline void read_density(const Model& model, const Executor& executor, std::span<float> out) {
+    const Hparams& h = model.hparams();
+    const size_t heads = size_t{h.n_layers} * h.n_heads;
+    if (out.size() < heads) fail(DCA_ERROR_ARGUMENT, "room for ", out.size(), " values, ", heads, " are to be written");
+    executor.density(out.first(heads));
 }
 
 /// Fills as much of the caller's info struct as it has room for.

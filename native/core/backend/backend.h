@@ -7,10 +7,13 @@
 //   a (n_heads·head_dim) attention's output
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "core/backend/batch.h"
 #include "core/backend/column_squares.h"
@@ -18,6 +21,7 @@
 #include "core/rope.h"
 #include "core/backend/sampling.h"
 #include "core/positions/scheme.h"
+#include "core/positions/sparse_prefill.h"
 #include "core/weights.h"
 #include "dca.h"
 
@@ -103,18 +107,26 @@ public:
 
     /// The step's results are in host memory when this returns.
     virtual void end() = 0;
+
+    /// Of the pairs of query and key that dense prefill would have computed so far, the share that sparse prefill did, for each
+    /// layer and query head (n_layers · n_heads); NaN where there were none.
+    virtual void density(std::span<float> out) const { std::ranges::fill(out, NAN); }
+
+    /// What was chosen so far, where EngineSpec's prefill records it (dca_session_selection states the words).
+    virtual std::vector<uint32_t> selection() const { return {}; }
 };
 
 /// What an engine asks of its backend.
 struct EngineSpec {
     uint32_t tokens = 0;  // that the cache holds
     dca_cache_type cache_type = DCA_CACHE_F16;
-    uint32_t max_rows = 0;         // of a step; 0: the backend's choice
-    uint32_t max_slices = 0;       // likewise
-    Scheme scheme;                 // its positions are rows of the table (Scheme::in_rows)
-    RopeTable rope;                // a plan, to be filled once all of it fits
-    Scheme window_scheme;          // the same for layers with a window; unused where there are none
+    uint32_t max_rows = 0;    // of a step; 0: the backend's choice
+    uint32_t max_slices = 0;  // likewise
+    Scheme scheme;            // its positions are rows of the table (Scheme::in_rows)
+    RopeTable rope;           // a plan, to be filled once all of it fits
+    Scheme window_scheme;     // the same for layers with a window; unused where there are none
     RopeTable window_rope;
+    PrefillSpec prefill;
     const char* room = "context";  // what the caller calls `tokens`, for messages
 };
 
@@ -130,6 +142,12 @@ public:
         std::unique_ptr<KvCache> cache;
         std::unique_ptr<Executor> executor;  // over that cache, which outlives it
     };
+    /// Why this machine cannot run an engine with these, in one line; empty if it can.
+    virtual std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const {
+        if (prefill.sparse) return "sparse prefill runs on the CPU only so far; use prefill dense, or the device cpu";
+        if (cache == DCA_CACHE_Q4) return "a q4 cache is for the CPU only so far; use cache_type q8, or the device cpu";
+        return {};
+    }
     /// Throws a memory error that names the tokens that would fit, before anything large is allocated.
     virtual Parts make_engine(EngineSpec spec) = 0;
 };

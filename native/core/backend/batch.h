@@ -13,7 +13,8 @@ struct Slice {
     std::span<const uint32_t> pages;
     uint32_t start;
     std::span<const int32_t> tokens;
-    uint32_t wanted;  // how many of its last rows are read (logits, likelihoods)
+    uint32_t wanted;          // how many of its last rows are read (logits, likelihoods)
+    uint32_t sparse_end = 0;  // rows at indices below may be attended sparsely (core/positions/sparse_prefill.h)
 
     uint32_t rows() const noexcept { return static_cast<uint32_t>(tokens.size()); }
     uint32_t end() const noexcept { return start + rows(); }

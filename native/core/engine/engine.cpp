@@ -109,16 +109,28 @@ private:
 };
 
 Engine::Engine(Model& model, const EngineOptions& options)
-    : model_(model), progress_(options.progress), user_(options.user), tokens_(options.tokens), room_(options.room), pool_(0) {
+    : model_(model),
+      prefill_(options.prefill),
+      progress_(options.progress),
+      user_(options.user),
+      tokens_(options.tokens),
+      room_(options.room),
+      pool_(0) {
     constexpr uint32_t most = 1u << 30;
     if (tokens_ == 0 || tokens_ > most) fail(DCA_ERROR_ARGUMENT, room_, " is ", tokens_, ", must be 1 to ", most);
-    if (options.cache_type < DCA_CACHE_F16 || options.cache_type > DCA_CACHE_Q8) {
-        fail(DCA_ERROR_ARGUMENT, "cache_type is ", options.cache_type, ", must be one of dca_cache_type (0 to 3)");
+    if (options.cache_type < DCA_CACHE_F16 || options.cache_type > DCA_CACHE_Q4) {
+        fail(DCA_ERROR_ARGUMENT, "cache_type is ", options.cache_type, ", must be one of dca_cache_type (0 to 4)");
     }
     model.check_usable();
     const dca_scheme& integers = options.scheme.chunk_size != 0 ? options.scheme : model.hparams().scheme;
     scheme_ = make_scheme(integers, options.attention);
     cache_type_ = static_cast<dca_cache_type>(options.cache_type);
+    if (prefill_.sparse && scheme_.chunk_size < kPageTokens) {
+        fail(DCA_ERROR_UNSUPPORTED, "sparse prefill takes chunks of at least ", kPageTokens,
+             " tokens (a page has one mean key on each side of ", "a border), the scheme's chunk_size is ", scheme_.chunk_size,
+             "; use prefill dense");
+    }
+    if (const std::string why = model.backend().refuses(prefill_, cache_type_); !why.empty()) fail(DCA_ERROR_UNSUPPORTED, why);
     RopeTable rope = plan_rope_table(with_rope(model.hparams(), options.rope, options.rope_factor), model.weights(), scheme_, tokens_);
     rope_ = rope.frequencies;
     const uint32_t window = model.hparams().window;
@@ -131,11 +143,19 @@ Engine::Engine(Model& model, const EngineOptions& options)
         .rope = std::move(rope),
         .window_scheme = window == 0 ? Scheme{} : window_scheme(window).in_rows(tokens_),
         .window_rope = window == 0 ? RopeTable{} : plan_window_rope_table(model.hparams(), model.weights(), tokens_),
+        .prefill = prefill_,
         .room = room_,
     });
     cache_ = std::move(parts.cache);
     executor_ = std::move(parts.executor);
     pool_ = PagePool(pages_for(tokens_));
+}
+
+PrefillSpec checked_prefill(int32_t prefill, float alpha, uint32_t from, bool record) {
+    if (prefill == DCA_PREFILL_DENSE) return {};
+    if (prefill != DCA_PREFILL_SPARSE) fail(DCA_ERROR_ARGUMENT, "prefill is ", prefill, ", must be one of dca_prefill (0 to 1)");
+    if (!(alpha >= 0.0f && alpha <= 1.0f)) fail(DCA_ERROR_ARGUMENT, "alpha of sparse prefill is ", alpha, ", must be from 0 to 1");
+    return {.sparse = true, .alpha = alpha, .from = from, .record = record};
 }
 
 dca_scheme Engine::scheme_info() const noexcept {
@@ -195,11 +215,15 @@ void Engine::run(std::span<const Feed> feeds, const Wanted& wanted, const Read& 
         for (uint32_t room = executor_->max_rows(); room != 0 && next.feed < feeds.size() && slices.size() < executor_->max_slices();) {
             const Feed& feed = feeds[next.feed];
             next.count = std::min<size_t>(room, feed.tokens.size() - next.first);
+            // What a prompt ends with asks about all of it, so it reads all of it.
+            const bool asks = wanted({next.feed, 0, feed.tokens.size()}) != 0;
+            const uint32_t length = feed.sequence->length() + static_cast<uint32_t>(feed.tokens.size());
             pieces.push_back(next);
             slices.push_back({.pages = feed.sequence->pages_,
                               .start = feed.sequence->length() + static_cast<uint32_t>(next.first),
                               .tokens = feed.tokens.subspan(next.first, next.count),
-                              .wanted = wanted(next)});
+                              .wanted = wanted(next),
+                              .sparse_end = asks ? length - std::min(length, kDenseTail) : length});
             room -= static_cast<uint32_t>(next.count);
             done += next.count;
             next.first += next.count;
@@ -296,7 +320,9 @@ const char* Engine::difference(const Engine& other) const noexcept {
 }
 
 uint32_t Engine::exact_prefix(const Engine& other) const noexcept {
-    return difference(other) != nullptr ? 0 : common_prefix(scheme_, other.scheme_);
+    if (difference(other) != nullptr) return 0;
+    const uint32_t common = common_prefix(scheme_, other.scheme_);
+    return prefill_ == other.prefill_ ? common : std::min({common, prefill_.dense_tokens(), other.prefill_.dense_tokens()});
 }
 
 void Engine::adopt(Sequence& sequence, std::span<const int32_t> tokens) {
@@ -311,7 +337,7 @@ void Engine::copy_prefix(Sequence& to, const Sequence& from, uint32_t length) {
     if (&to == &from) fail(DCA_ERROR_ARGUMENT, "a sequence cannot copy from itself");
     if (const char* what = difference(source)) fail(DCA_ERROR_ARGUMENT, "the ", what, ": the keys and values have nothing in common");
     if (const uint32_t exact = exact_prefix(source); length > exact) {
-        fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens: the two attentions give only the first ", exact,
+        fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens: the two ways of attention or prefill give only the first ", exact,
              " the same keys and values");
     }
     if (length > from.length()) fail(DCA_ERROR_ARGUMENT, "cannot copy ", length, " tokens, the other one has ", from.length());

@@ -17,6 +17,7 @@
 #include "core/rope.h"
 #include "core/backend/sampling.h"
 #include "core/positions/scheme.h"
+#include "core/positions/sparse_prefill.h"
 #include "dca.h"
 
 namespace dca {
@@ -76,7 +77,11 @@ struct EngineOptions {
     int32_t rope;  // dca_rope
     float rope_factor;
     const char* room;  // what the caller knows `tokens` as, for messages: "context"
+    PrefillSpec prefill;
 };
+
+/// What the options of sessions and engines say of prefill, checked.
+PrefillSpec checked_prefill(int32_t prefill, float alpha, uint32_t from, bool record);
 
 class Engine {
 public:
@@ -99,7 +104,7 @@ public:
     /// How many tokens from the start two engines give the very same keys and values; 0 if they differ in more than the
     /// attention, Scheme::kEndless if in nothing.
     uint32_t exact_prefix(const Engine& other) const noexcept;
-    /// What keeps the other engine's keys and values from being of use here; null if nothing does.
+    /// What keeps all of the other engine's keys and values from being of use here; null if nothing does.
     const char* difference(const Engine& other) const noexcept;
 
     /// Makes the first `length` tokens of `from`, of this engine or one that `exact_prefix` allows, all that `to` holds.
@@ -114,6 +119,8 @@ public:
     const Scheme& scheme() const noexcept { return scheme_; }
     const RopeFrequencies& rope() const noexcept { return rope_; }
     dca_cache_type cache_type() const noexcept { return cache_type_; }
+    const PrefillSpec& prefill() const noexcept { return prefill_; }
+    const Executor& executor() const noexcept { return *executor_; }
     uint32_t tokens() const noexcept { return tokens_; }
     uint32_t tokens_used() const noexcept { return (pool_.size() - pool_.free()) * kPageTokens; }
     uint64_t cache_bytes() const noexcept { return cache_->bytes(); }
@@ -141,6 +148,7 @@ private:
     Scheme scheme_;
     RopeFrequencies rope_;
     dca_cache_type cache_type_;
+    PrefillSpec prefill_;
     dca_progress progress_;
     void* user_;
     uint32_t tokens_;

@@ -25,7 +25,7 @@ namespace {
 
 static_assert(std::endian::native == std::endian::little, "files are little-endian");
 
-constexpr std::string_view kMagic = "DCAKV\r\n\1";
+constexpr std::string_view kMagic = "DCAKV\r\n\2";
 constexpr uint64_t kMostHeader = 4096;
 
 // What each checksum is of is part of it, so that whole parts cannot change places.

@@ -18,7 +18,8 @@ EngineOptions engine_options(const dca_session_options& options) {
             .user = options.user,
             .rope = options.rope,
             .rope_factor = options.rope_factor,
-            .room = "context"};
+            .room = "context",
+            .prefill = checked_prefill(options.prefill, options.alpha, options.sparse_from, options.record_selection != 0)};
 }
 
 }  // namespace

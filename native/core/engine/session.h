@@ -24,6 +24,7 @@ public:
     /// Makes the first `length` tokens of `from` all that this session holds. Throws unless that is exact.
     void copy_prefix(const Session& from, uint32_t length) { engine_.copy_prefix(sequence_, from.sequence_, length); }
 
+    const Executor& executor() const noexcept { return engine_.executor(); }
     void collect_squares() { engine_.collect_squares(); }
     const ColumnSquares& squares() const noexcept { return engine_.squares(); }
 

@@ -31,7 +31,11 @@ std::vector<std::string> setup_lines(Engine& engine) {
              s.intra_only ? " intra only" : "");
     }
     line("rope ", frequencies.value());
-    line("prefill dense");
+    if (const PrefillSpec& prefill = engine.prefill(); prefill.sparse) {
+        line("prefill sparse alpha ", std::bit_cast<uint32_t>(prefill.alpha), " from ", prefill.from);
+    } else {
+        line("prefill dense");
+    }
     line("layout ", engine.cache().layout());
     line("page ", kPageTokens, " tokens ", engine.cache().page_bytes(), " bytes");
     return lines;

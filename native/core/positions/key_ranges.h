@@ -148,6 +148,17 @@ struct KeyTiles {
         count = successive + tiles_of(Range::Intra);
     }
 
+    /// How many tiles there are before `key`, a multiple of kTileKeys.
+    DCA_HOST_DEVICE uint32_t before(uint32_t key) const {
+        uint32_t tiles = 0;
+        for (uint32_t range = 0; range < range_count(scheme, chunk); ++range) {
+            const KeyRange keys = key_range(scheme, chunk, static_cast<Range>(range), length);
+            const uint32_t first = keys.begin / kTileKeys, end = ceil_div(keys.end, kTileKeys), past = key / kTileKeys;
+            if (past > first) tiles += (past < end ? past : end) - first;
+        }
+        return tiles;
+    }
+
     DCA_HOST_DEVICE KeyTile at(uint32_t index) const {
         const Range range = index < inter ? Range::Inter : index < successive ? Range::Successive : Range::Intra;
         const uint32_t first = range == Range::Inter ? 0 : range == Range::Successive ? inter : successive;

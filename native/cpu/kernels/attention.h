@@ -7,117 +7,23 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/blocks/half.h"
 #include "core/blocks/simd.h"
 #include "cpu/kernels.h"
+#include "cpu/kernels/cache_kinds.h"
 #include "cpu/kernels/exp2.h"
 #include "cpu/kernels/matmul.h"
 
 namespace dca::cpu {
 namespace {
 
-/// How a cache type stores values: `kVectorWidth` of them as floats, one as float, and the way in.
-struct CacheF32 {
-    using Element = float;
-    static constexpr bool scaled = false;
-    [[gnu::always_inline]] static F load_vector(const Element* p) { return load(p); }
-    [[gnu::always_inline]] static void store_vector(Element* p, F v) { store(p, v); }
-    [[gnu::always_inline]] static Element encode(float x) { return x; }
-};
-struct CacheF16 {
-    using Element = uint16_t;
-    static constexpr bool scaled = false;
-    [[gnu::always_inline]] static F load_vector(const Element* p) { return load_f16(p); }
-    [[gnu::always_inline]] static void store_vector(Element* p, F v) { store_f16(p, v); }
-    [[gnu::always_inline]] static Element encode(float x) {
-#if defined(__F16C__)
-        return static_cast<Element>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
-#else
-        return float_to_half(x);
-#endif
-    }
-};
-struct CacheBF16 {
-    using Element = uint16_t;
-    static constexpr bool scaled = false;
-    [[gnu::always_inline]] static F load_vector(const Element* p) { return load_bf16(p); }
-    [[gnu::always_inline]] static void store_vector(Element* p, F v) {
-        for (int i = 0; i < kVectorWidth; ++i) p[i] = float_to_bf16(v[i]);
-    }
-    [[gnu::always_inline]] static Element encode(float x) { return float_to_bf16(x); }
-};
-struct CacheQ8 {
-    using Element = int8_t;
-    static constexpr bool scaled = true;
-    [[gnu::always_inline]] static F load_vector(const Element* p) { return load_i8(p); }
-    /// x already divided by its key's scale. What is no number has a scale that is none either, or infinite: 0 times that is
-    /// no number again.
-    [[gnu::always_inline]] static Element encode(float x) { return x == x ? static_cast<Element>(__builtin_rintf(x)) : Element{0}; }
-};
-
-/// The Q8 scale of one key's head_dim values at stride `lanes`: its largest magnitude becomes 127.
-inline float q8_scale(const float* x, int head_dim, int lanes) {
-    int32_t top = 0;  // compared as integers, a NaN is the largest
-    for (int d = 0; d < head_dim; ++d) {
-        const int32_t magnitude = __builtin_bit_cast(int32_t, x[d * lanes]) & 0x7fffffff;
-        top = magnitude > top ? magnitude : top;
-    }
-    return __builtin_bit_cast(float, top) / 127.0f;
-}
-
-/// What values are multiplied by: 0 where a scale is no number, or so small that its inverse would be infinite.
-inline float q8_inverse(float scale) { return scale >= 0x1p-126f ? 1.0f / scale : 0.0f; }
-
-template <class Cache>
-void store_keys(const float* x, int head_dim, int lanes, int count, std::byte* keys, float* scales, uint32_t first) {
-    using Element = typename Cache::Element;
-    auto* cache = reinterpret_cast<Element*>(keys);
-    if constexpr (!Cache::scaled) {
-        if (lanes == kPanelLanes && count == kPanelLanes && first % kPanelLanes == 0) {
-            Element* block = cache + size_t{first} * head_dim;
-            for (int i = 0; i < head_dim * kPanelLanes; i += kVectorWidth) Cache::store_vector(block + i, load(x + i));
-            return;
-        }
-    }
-    for (int t = 0; t < count; ++t) {
-        const uint32_t j = first + t;
-        float inverse = 1.0f;
-        if constexpr (Cache::scaled) {
-            scales[j] = q8_scale(x + t, head_dim, lanes);
-            inverse = q8_inverse(scales[j]);
-        }
-        Element* at = cache + size_t{j / kPanelLanes} * head_dim * kPanelLanes + j % kPanelLanes;
-        for (int d = 0; d < head_dim; ++d) at[d * kPanelLanes] = Cache::encode(x[d * lanes + t] * inverse);
-    }
-}
-
-template <class Cache>
-void store_values(const float* x, int head_dim, int lanes, int count, std::byte* values, float* scales, uint32_t first) {
-    using Element = typename Cache::Element;
-    for (int t = 0; t < count; ++t) {
-        const uint32_t j = first + t;
-        float inverse = 1.0f;
-        if constexpr (Cache::scaled) {
-            scales[j] = q8_scale(x + t, head_dim, lanes);
-            inverse = q8_inverse(scales[j]);
-        }
-        Element* at = reinterpret_cast<Element*>(values) + size_t{j} * head_dim;
-        for (int d = 0; d < head_dim; ++d) at[d] = Cache::encode(x[d * lanes + t] * inverse);
-    }
-}
-
 /// Key blocks [block, block + blocks) as f32, still (head_dim, kPanelLanes) each.
 template <class Cache>
 inline void load_key_blocks(const AttendPanelArgs& args, uint32_t block, int blocks, float* out) {
-    const auto* keys = reinterpret_cast<const typename Cache::Element*>(args.cache.keys);
-    const size_t block_values = size_t{kPanelLanes} * args.head_dim;
+    KeyReader<Cache> keys(args.cache, args.head_dim);
     for (int b = 0; b < blocks; ++b) {
-        const auto* in = keys + (block + b) * block_values;
-        float* to = out + b * block_values;
-        for (size_t i = 0; i < block_values; i += kVectorWidth) {
-            F value = Cache::load_vector(in + i);
-            if constexpr (Cache::scaled) value *= load(args.cache.key_scales + (block + b) * kPanelLanes + i % kPanelLanes);
-            store(to + i, value);
+        keys.enter((block + b) * kPanelLanes);
+        for (int d = 0; d < args.head_dim; ++d, out += kPanelLanes) {
+            for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) store(out + lane, keys.at(d, lane));
         }
     }
 }
@@ -125,17 +31,11 @@ inline void load_key_blocks(const AttendPanelArgs& args, uint32_t block, int blo
 /// Values [first, first + count) as f32, (count, head_dim).
 template <class Cache>
 inline void load_value_rows(const AttendPanelArgs& args, uint32_t first, int count, float* out) {
-    const auto* values = reinterpret_cast<const typename Cache::Element*>(args.cache.values) + size_t{first} * args.head_dim;
+    const ValueReader<Cache, kKeyTile> values(args.cache, args.head_dim, first, count);
     for (int j = 0; j < count; ++j) {
-        const F scale = splat(Cache::scaled ? args.cache.value_scales[first + j] : 1.0f);
-        const auto* in = values + static_cast<size_t>(j) * args.head_dim;
-        float* to = out + static_cast<size_t>(j) * args.head_dim;
-        for (int d = 0; d < args.head_dim; d += kVectorWidth) {
-            // head_dim is a multiple of 16 (checked when the cache is made)
-            F value = Cache::load_vector(in + d);
-            if constexpr (Cache::scaled) value *= scale;
-            store(to + d, value);
-        }
+        // head_dim is a multiple of 16 (checked when the cache is made)
+        for (int d = 0; d < args.head_dim; d += kVectorWidth) store(out + d, values.at(j, d));
+        out += args.head_dim;
     }
 }
 
@@ -232,10 +132,12 @@ template <class Visit>
     }
 }
 
+/// Whether head g of the group was not given these keys.
+inline bool passes_over(const AttendPanelArgs& args, int g) { return args.heads != nullptr && args.heads[g] == 0; }
+
 /// Whether some lane does not see some key of a tile.
 inline bool is_masked(uint32_t first, int count, const AttendPanelArgs& args) {
-    return first < args.span.begin || int64_t{first} + count > args.first_query + 1 ||
-           first + args.window < args.first_query + kPanelLanes;
+    return first < args.span.begin || int64_t{first} + count > args.first_query + 1 || first + args.window < args.first_query + kPanelLanes;
 }
 
 template <class Cache, bool Capped>
@@ -249,6 +151,7 @@ void attend_tile(const AttendPanelArgs& args, uint32_t first, int count) {
     load_key_blocks<Cache>(args, first / kPanelLanes, blocks, keys);
     load_value_rows<Cache>(args, first, count, values);
     for (int g = 0; g < args.group; ++g) {
+        if (passes_over(args, g)) continue;
         const float* q = args.q + g * head_values;
         for (int b = 0; b < blocks; ++b) {
             const int rows = count - b * kPanelLanes < kPanelLanes ? count - b * kPanelLanes : kPanelLanes;
@@ -257,8 +160,8 @@ void attend_tile(const AttendPanelArgs& args, uint32_t first, int count) {
         if (is_masked(first, count, args)) mask_scores(scores, first, count, args);
         float* out = args.out + g * head_values;
         for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
-            fold_softmax<Capped>(scores + lane, count, args.maximum + g * kPanelLanes + lane, args.sum + g * kPanelLanes + lane,
-                                 out + lane, head_dim, args.cap);
+            fold_softmax<Capped>(scores + lane, count, args.maximum + g * kPanelLanes + lane, args.sum + g * kPanelLanes + lane, out + lane,
+                                 head_dim, args.cap);
         }
         accumulate_values_any(head_dim, values, count, scores, out);
     }
@@ -271,11 +174,11 @@ void attend_panel(const AttendPanelArgs& args) {
 
 /// Scores of a key block for `Group` queries: score (Group × 32) = q (Group × head_dim) · block (head_dim × 32).
 template <class Cache, int Group>
-[[gnu::always_inline]] inline void score_block(const typename Cache::Element* block, const float* q, int head_dim, float* scores) {
+[[gnu::always_inline]] inline void score_block(const KeyReader<Cache>& keys, const float* q, int head_dim, float* scores) {
     for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
         F sums[Group] = {};
         for (int d = 0; d < head_dim; ++d) {
-            const F key = Cache::load_vector(block + d * kPanelLanes + lane);
+            const F key = keys.at(d, lane);
 #pragma GCC unroll 8
             for (int g = 0; g < Group; ++g) sums[g] += splat(q[g * head_dim + d]) * key;
         }
@@ -284,16 +187,16 @@ template <class Cache, int Group>
     }
 }
 
-/// out (Group × head_dim) += weights (Group × 32) · rows (count × head_dim)
+/// out (Group × head_dim) += weights (Group × 32) · values (count × head_dim)
 template <class Cache, int Group>
-[[gnu::always_inline]] inline void weigh_rows(const typename Cache::Element* rows, int count, const float* weights, int head_dim,
+[[gnu::always_inline]] inline void weigh_rows(const ValueReader<Cache, kPanelLanes>& values, int count, const float* weights, int head_dim,
                                               float* out) {
     for (int d = 0; d < head_dim; d += kVectorWidth) {
         F sums[Group];
 #pragma GCC unroll 8
         for (int g = 0; g < Group; ++g) sums[g] = load(out + g * head_dim + d);
         for (int j = 0; j < count; ++j) {
-            const F value = Cache::load_vector(rows + static_cast<size_t>(j) * head_dim + d);
+            const F value = values.at(j, d);
 #pragma GCC unroll 8
             for (int g = 0; g < Group; ++g) sums[g] += splat(weights[g * kPanelLanes + j]) * value;
         }
@@ -304,10 +207,8 @@ template <class Cache, int Group>
 
 template <class Cache, bool Capped, int Group>
 void attend_row_group(const AttendRowArgs& args, int first_head) {
-    using Element = typename Cache::Element;
     const int head_dim = args.head_dim;
-    const auto* keys = reinterpret_cast<const Element*>(args.cache.keys);
-    const auto* values = reinterpret_cast<const Element*>(args.cache.values);
+    KeyReader<Cache> keys(args.cache, head_dim);
     const float* q = args.q + static_cast<size_t>(first_head) * head_dim;
     float* out = args.out + static_cast<size_t>(first_head) * head_dim;
     alignas(64) float scores[Group * kPanelLanes];
@@ -315,12 +216,10 @@ void attend_row_group(const AttendRowArgs& args, int first_head) {
         const uint32_t left = args.span.end - first;
         const int count = left < uint32_t{kPanelLanes} ? static_cast<int>(left) : kPanelLanes;
         const int skip = first < args.span.begin ? static_cast<int>(args.span.begin - first) : 0;
-        score_block<Cache, Group>(keys + size_t{first} * head_dim, q, head_dim, scores);
+        keys.enter(first);
+        score_block<Cache, Group>(keys, q, head_dim, scores);
         for (int g = 0; g < Group; ++g) {
             float* row = scores + g * kPanelLanes;
-            if constexpr (Cache::scaled) {
-                for (int j = skip; j < count; ++j) row[j] *= args.cache.key_scales[first + j];
-            }
             if constexpr (Capped) {
                 for (int j = 0; j < kPanelLanes; j += kVectorWidth) store(row + j, soft_cap(load(row + j), args.cap));
             }
@@ -344,11 +243,9 @@ void attend_row_group(const AttendRowArgs& args, int first_head) {
                 running = top;
             }
             sum += sum_of(sums);
-            if constexpr (Cache::scaled) {
-                for (int j = skip; j < count; ++j) row[j] *= args.cache.value_scales[first + j];
-            }
         }
-        weigh_rows<Cache, Group>(values + size_t{first} * head_dim, count, scores, head_dim, out);
+        const ValueReader<Cache, kPanelLanes> values(args.cache, head_dim, first, count);
+        weigh_rows<Cache, Group>(values, count, scores, head_dim, out);
     }
 }
 

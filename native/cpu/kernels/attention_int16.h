@@ -127,27 +127,22 @@ void multiply_pairs(const int32_t* a, int a_stride, const float* a_scale, int ro
 /// The kKeyTile keys from `first` on as pairs of head_dim (head_dim / 2 × kKeyTile).
 template <class Cache>
 void pack_keys(const AttendPanelArgs& args, uint32_t first, int32_t* pairs, float* scales) {
-    const auto* keys = reinterpret_cast<const typename Cache::Element*>(args.cache.keys) + size_t{first} * args.head_dim;
+    KeyReader<Cache> keys(args.cache, args.head_dim);
     for (int key = 0; key < kKeyTile; key += kVectorWidth) {
-        const auto* in = keys + static_cast<size_t>(key / kPanelLanes) * kPanelLanes * args.head_dim + key % kPanelLanes;
-        pack_columns([=](int d) __attribute__((always_inline)) { return Cache::load_vector(in + d * kPanelLanes); }, args.head_dim,
-                     pairs + key, kKeyTile, scales + key);
-        if constexpr (Cache::scaled) store(scales + key, load(scales + key) * load(args.cache.key_scales + first + key));
+        if (key % kPanelLanes == 0) keys.enter(first + key);
+        const int lane = key % kPanelLanes;
+        pack_columns([&, lane](int d) __attribute__((always_inline)) { return keys.at(d, lane); }, args.head_dim, pairs + key, kKeyTile,
+                     scales + key);
     }
 }
 
 /// The kKeyTile values from `first` on as pairs of keys (kKeyTile / 2 × head_dim).
 template <class Cache>
 void pack_values(const AttendPanelArgs& args, uint32_t first, int32_t* pairs, float* scales) {
-    const auto* values = reinterpret_cast<const typename Cache::Element*>(args.cache.values) + size_t{first} * args.head_dim;
-    const float* value_scales = Cache::scaled ? args.cache.value_scales + first : nullptr;
     const int head_dim = args.head_dim;
+    const ValueReader<Cache, kKeyTile> values(args.cache, head_dim, first, kKeyTile);
     for (int d = 0; d < head_dim; d += kVectorWidth) {
-        const auto load_row = [=](int key) __attribute__((always_inline)) {
-            F value = Cache::load_vector(values + static_cast<size_t>(key) * head_dim + d);
-            if constexpr (Cache::scaled) value *= splat(value_scales[key]);
-            return value;
-        };
+        const auto load_row = [&, d](int key) __attribute__((always_inline)) { return values.at(key, d); };
         pack_columns(load_row, kKeyTile, pairs + d, head_dim, scales + d);
     }
 }
@@ -169,6 +164,7 @@ void attend_panel_int16(const AttendPanelArgs& args) {
     float* query_scales = weight_scales + kPanelLanes;
     auto* queries = reinterpret_cast<int32_t*>(query_scales + args.group * kPanelLanes);
     for (int g = 0; g < args.group; ++g) {
+        if (passes_over(args, g)) continue;
         for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
             const float* q = args.q + g * head_values + lane;
             pack_columns([=](int d) __attribute__((always_inline)) { return load(q + d * kPanelLanes); }, head_dim,
@@ -180,6 +176,7 @@ void attend_panel_int16(const AttendPanelArgs& args) {
         pack_keys<Cache>(args, first, keys, key_scales);
         pack_values<Cache>(args, first, values, value_scales);
         for (int g = 0; g < args.group; ++g) {
+            if (passes_over(args, g)) continue;
             multiply_pairs<false>(keys, kKeyTile, key_scales, kKeyTile, queries + g * head_values / 2, query_scales + g * kPanelLanes,
                                   head_dim / 2, scores);
             float* out = args.out + g * head_values;

@@ -157,6 +157,31 @@ void rotate(const float* x, float* y, int head_dim, int n_frequencies, RopeLayou
     }
 }
 
+/// A pair of rows of a panel: (a, b) -> (a + b, a - b), times factor.
+[[gnu::always_inline]] inline void butterfly(float* a, float* b, int lanes, float factor) {
+    if (lanes == 1) {
+        const float sum = *a + *b, difference = *a - *b;
+        *a = sum * factor;
+        *b = difference * factor;
+        return;
+    }
+    for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) {
+        const F sum = load(a + lane) + load(b + lane), difference = load(a + lane) - load(b + lane);
+        store(a + lane, sum * splat(factor));
+        store(b + lane, difference * splat(factor));
+    }
+}
+
+void hadamard(float* x, int head_dim, int lanes) {
+    const int size = hadamard_size(head_dim);
+    for (int step = 1; step < size; step *= 2) {
+        const float factor = step * 2 == size ? 1.0f / __builtin_sqrtf(static_cast<float>(size)) : 1.0f;
+        for (int d = 0; d < head_dim; ++d) {
+            if ((d & step) == 0) butterfly(x + d * lanes, x + (d + step) * lanes, lanes, factor);
+        }
+    }
+}
+
 void fold_exp_sum(const float* x, int rows, int lanes, float* running_maximum, float* running_sum) {
     if (lanes == 1) {
         float top = running_maximum[0];

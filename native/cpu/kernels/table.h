@@ -6,6 +6,7 @@
 #include "cpu/kernels/dot.h"
 #include "cpu/kernels/elementwise.h"
 #include "cpu/kernels/matmul.h"
+#include "cpu/kernels/page_scores.h"
 
 #if defined(__AVX512VNNI__)
 #include "cpu/kernels/attention_int16.h"
@@ -36,15 +37,21 @@ constexpr Kernels kernels_here(const char* name) {
         .add_scaled = add_scaled,
         .scale_and_cap = scale_and_cap,
         .rotate = rotate,
-        .store_keys = {store_keys<CacheF16>, store_keys<CacheF32>, store_keys<CacheBF16>, store_keys<CacheQ8>},
-        .store_values = {store_values<CacheF16>, store_values<CacheF32>, store_values<CacheBF16>, store_values<CacheQ8>},
+        .store_keys = {store_keys<CacheF16>, store_keys<CacheF32>, store_keys<CacheBF16>, store_keys<CacheQ8>, store_keys<CacheQ4>},
+        .store_values = {store_values<CacheF16>, store_values<CacheF32>, store_values<CacheBF16>, store_values<CacheQ8>,
+                         store_values<CacheQ4>},
         .attend_panel = {narrow_panel<CacheF16, false>, attend_panel<CacheF32, false>, narrow_panel<CacheBF16, false>,
-                         narrow_panel<CacheQ8, false>},
-        .attend_row = {attend_row<CacheF16, false>, attend_row<CacheF32, false>, attend_row<CacheBF16, false>, attend_row<CacheQ8, false>},
+                         narrow_panel<CacheQ8, false>, narrow_panel<CacheQ4, false>},
+        .attend_row = {attend_row<CacheF16, false>, attend_row<CacheF32, false>, attend_row<CacheBF16, false>, attend_row<CacheQ8, false>,
+                       attend_row<CacheQ4, false>},
         .attend_panel_capped = {narrow_panel<CacheF16, true>, attend_panel<CacheF32, true>, narrow_panel<CacheBF16, true>,
-                                narrow_panel<CacheQ8, true>},
+                                narrow_panel<CacheQ8, true>, narrow_panel<CacheQ4, true>},
         .attend_row_capped = {attend_row<CacheF16, true>, attend_row<CacheF32, true>, attend_row<CacheBF16, true>,
-                              attend_row<CacheQ8, true>},
+                              attend_row<CacheQ8, true>, attend_row<CacheQ4, true>},
+        .hadamard = hadamard,
+        .mean_keys = {mean_keys<CacheF16>, mean_keys<CacheF32>, mean_keys<CacheBF16>, mean_keys<CacheQ8>, mean_keys<CacheQ4>},
+        .score_means = score_means,
+        .weigh_pages = weigh_pages,
         .fold_exp_sum = fold_exp_sum,
 #if defined(__AVX512VNNI__)
         .packed = &packed_kernels,

@@ -31,7 +31,7 @@ bool valid_positions(const Scheme& s, const RotaryTable& rotary, const Attention
 
 bool valid_cache(const LayerCache& c, const AttentionShape& shape) {
     const bool scales = c.type != CacheType::Q8 || (c.key_scales && c.value_scales);
-    return c.type != CacheType::F32 && aligned_16(c.keys) && aligned_16(c.values) && scales && c.pages > 0 &&
+    return c.type != CacheType::F32 && c.type != CacheType::Q4 && aligned_16(c.keys) && aligned_16(c.values) && scales && c.pages > 0 &&
            c.pages <= Scheme::kEndless / kPageTokens && (shape.head_dim % 8 == 0 || c.type != CacheType::Q8);
 }
 
@@ -74,10 +74,15 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
     return cudaErrorInvalidValue;
 }
 
+uint32_t decode_group_rows(const AttentionShape& shape) {
+    return fast_shape(shape) ? decode_columns(shape.head_dim) / (shape.n_heads / shape.n_kv_heads) : 0;
+}
+
 cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream) {
     if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || !valid_positions(args.scheme, args.rotary, args.shape, 1) ||
         !aligned_16(args.q) || !aligned_16(args.out) || !args.rows || !args.page_tables || !args.workspace || args.n_rows == 0 ||
-        args.n_rows > args.workspace_rows || args.workspace_rows > kMaxDecodeRows)
+        args.n_rows > args.workspace_rows || args.workspace_rows > kMaxDecodeRows || args.n_groups > args.n_rows / 2 ||
+        (args.n_groups != 0 && (!args.groups || args.scheme.intra_only)))
         return cudaErrorInvalidValue;
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
     if (vectors && card.compute_capability >= 80 && fast_shape(args.shape)) return launch_decode(card, args, stream);

@@ -92,9 +92,22 @@ size_t prefill_workspace_bytes(const AttentionShape& shape, uint32_t context, in
 struct DecodeRow {
     uint32_t length;      // tokens in the cache, the query's own included; 0: a row of padding, nothing is read or written
     uint32_t first_page;  // where its page table starts in page_tables
+    uint32_t shared;      // how many of its first tokens its group reads; 0: it is in none
 };
 
 constexpr uint32_t kMaxDecodeRows = 1024;
+constexpr uint32_t kMostGroupRows = 16;
+
+/// Rows whose page tables begin with the same pages and whose newest tokens are in one chunk, so that their key ranges have the
+/// same borders there: what these pages hold is read once for all of them.
+struct DecodeGroup {
+    uint32_t rows;    // 0: no group; at most decode_group_rows()
+    uint32_t shared;  // tokens, a multiple of kPageTokens, fewer than any of the rows has
+    uint16_t row[kMostGroupRows];
+};
+
+/// How many rows a group may have; fewer than 2: there are no groups for this shape.
+uint32_t decode_group_rows(const AttentionShape& shape);
 
 struct DecodeArgs {
     AttentionShape shape;
@@ -109,13 +122,16 @@ struct DecodeArgs {
     uint32_t n_rows;              // 1 ... workspace_rows
     const DecodeRow* rows;        // (n_rows) in device memory
     const uint32_t* page_tables;  // device memory
+    const DecodeGroup* groups;    // (n_groups) in device memory; a row is in one at most
+    uint32_t n_groups;            // at most n_rows / 2; 0: `shared` of rows is not read. With an intra_only scheme 0
     void* workspace;              // decode_workspace_bytes(workspace_rows), zeroed once; every call leaves its counters zero
     uint32_t workspace_rows;      // at most kMaxDecodeRows
 };
 
 /// Attention of the newest token of each of n_rows sequences. The rotary table must reach as far as the lengths
-/// will. The launch depends on n_rows alone, so a CUDA graph that holds it serves every step of as many rows. A
-/// row's result depends on its own sequence and on n_rows, to the last bit, not on the other rows.
+/// will. The launch depends on n_rows and n_groups alone, so a CUDA graph that holds it serves every step of as many. A
+/// row's result depends on its own sequence, on how much of it is shared, on n_rows and on whether n_groups is 0, to the last
+/// bit, not on the other rows.
 cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream);
 
 /// Device bytes for attention_decode of up to `rows` rows.

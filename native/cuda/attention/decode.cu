@@ -39,6 +39,18 @@ uint32_t least_keys(const Card& card, uint32_t n_rows, uint32_t pairs) {
     return n_rows == 1 ? kAlone : std::min(kMany, kAlone * (1 + 8 * n_rows * pairs / card.multiprocessors));
 }
 
+/// Launches the kernel for Items of all rows; blocks take splits in turn, `most` of them.
+template <class C, class Items>
+cudaError_t launch_items(const Card& card, const decode::Params& params, uint64_t most, cudaStream_t stream) {
+    constexpr int kSharedBytes = sizeof(decode::Shared<C>);
+    const auto kernel = decode::decode_kernel<C, Items>;
+    const cudaError_t error = allow_shared_bytes(kernel, kSharedBytes);
+    if (error != cudaSuccess) return error;
+    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
+    kernel<<<blocks, C::kThreads, kSharedBytes, stream>>>(params);
+    return cudaGetLastError();
+}
+
 template <int kHeadDim, class T, bool kQ8, int kHeadTiles>
 cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream) {
     using C = decode::Config<kHeadDim, T, kQ8, kHeadTiles>;
@@ -49,21 +61,28 @@ cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream
     params.scale_log2 = args.shape.scale * static_cast<float>(M_LOG2E);
     params.groups = grid.groups;
     params.pairs = grid.pairs;
-    params.most_splits = grid.splits;
+    params.most_splits = params.most_parts = grid.splits;
+    params.most_shared = 0;
     params.least_keys = least_keys(card, args.n_rows, grid.pairs);
     params.part_heads = grid.group_heads;
     params.tickets = reinterpret_cast<uint32_t*>(workspace);
     params.partial_softmax = reinterpret_cast<float2*>(workspace + grid.tickets_bytes());
     params.partial_out = reinterpret_cast<float*>(workspace + grid.tickets_bytes() + grid.softmax_bytes());
 
-    constexpr int kSharedBytes = sizeof(decode::Shared<C>);
-    const auto kernel = decode::decode_kernel<C>;
-    const cudaError_t error = allow_shared_bytes(kernel, kSharedBytes);
-    if (error != cudaSuccess) return error;
+    if (grid.splits == 1 || decode_group_rows(args.shape) < 2) params.args.n_groups = 0;  // no place for parts or rows
+    if constexpr (kHeadTiles == 1) {
+        if (params.args.n_groups != 0) {
+            // Most keys are shared ones where there are groups.
+            params.most_splits = ceil_div(grid.splits, 4);
+            params.most_shared = grid.splits - params.most_splits;
+            using Wide = decode::Config<kHeadDim, T, kQ8, decode_columns(kHeadDim) / 8>;
+            const uint64_t most = uint64_t{args.n_groups} * grid.pairs * params.most_shared;
+            const cudaError_t error = launch_items<Wide, decode::Groups<Wide>>(card, params, most, stream);
+            if (error != cudaSuccess) return error;
+        }
+    }
     const uint64_t most = uint64_t{args.n_rows} * grid.pairs * grid.splits;
-    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
-    kernel<<<blocks, C::kThreads, kSharedBytes, stream>>>(params);
-    return cudaGetLastError();
+    return launch_items<C, decode::Rows<C>>(card, params, most, stream);
 }
 
 template <int kHeadDim, int kHeadTiles>
@@ -72,7 +91,8 @@ cudaError_t launch_dtype(const Card& card, const DecodeArgs& args, cudaStream_t 
         case CacheType::F16: return launch<kHeadDim, __half, false, kHeadTiles>(card, args, stream);
         case CacheType::BF16: return launch<kHeadDim, __nv_bfloat16, false, kHeadTiles>(card, args, stream);
         case CacheType::Q8: return launch<kHeadDim, __half, true, kHeadTiles>(card, args, stream);
-        case CacheType::F32: break;
+        case CacheType::F32:
+        case CacheType::Q4: break;
     }
     return cudaErrorInvalidValue;
 }

@@ -4,6 +4,10 @@
 // Blocks of threads persist and take the splits of all rows in turn. A block merges its warps while the
 // first tiles of its next split are on their way; the last block to finish with a row's key head merges
 // its splits.
+//
+// Where rows share their first pages (DecodeGroup), another kernel goes before: its products have the queries of
+// several rows as columns, each rotated at its own position, and what it finds for each row's shared keys are parts
+// which the row's other splits are merged with.
 #pragma once
 
 #include "cuda/attention/decode_splits.cuh"
@@ -19,30 +23,35 @@ struct Shared {
     float2 softmax[C::kWarps][C::kHeads];  // maximum, sum
     uint32_t ticket;
     Split split;                               // under way
-    uint32_t first_split[kMaxDecodeRows + 1];  // splits of a pair's rows before each row
+    uint32_t first_split[kMaxDecodeRows + 1];  // splits of a pair's items before each item
 };
 
-/// Rotates query heads of one row, its token at index i, for every range from `first` to `last` (walk order: Inter
-/// before Intra), and zeroes what pads them.
-template <class C>
-__device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeArgs& args, uint32_t row, uint32_t i, const HeadGroup& heads,
-                                               Range first, Range last) {
+/// A column of the products: whose query.
+struct Column {
+    uint32_t row, head;
+    uint32_t i;  // the row's token is at this index
+};
+
+/// Rotates the queries that are columns for every range from `first` to `last` (walk order: Inter before Intra), and zeroes
+/// what pads them. column(n) says what column n is, of those below `count`.
+template <class C, class Columns>
+__device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeArgs& args, int count, Range first, Range last,
+                                               Columns&& column) {
     constexpr int kPieces = C::kQueryStride / 8;
-    const uint32_t r = i % args.scheme.chunk_size;
-    const float factor = args.scheme.logit_factor(i);
     const QueryRotation rotation{args.shape, args.scheme, args.rotary.cos_sin, args.dtype};
     for (int n = threadIdx.x; n < 3 * C::kHeads * kPieces; n += C::kThreads) {
-        const int range = n / (C::kHeads * kPieces), head = n / kPieces % C::kHeads;
+        const int range = n / (C::kHeads * kPieces), own = n / kPieces % C::kHeads;
         if (range > static_cast<int>(first) || range < static_cast<int>(last)) continue;
-        uint16_t* to = shared.queries[range][head];
-        if (n % kPieces * 8 >= C::kHeadDim || head >= heads.count) {
+        uint16_t* to = shared.queries[range][own];
+        if (n % kPieces * 8 >= C::kHeadDim || own >= count) {
             *reinterpret_cast<uint4*>(to + n % kPieces * 8) = {};
             continue;
         }
-        const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (row * args.q_stride + (heads.first + head) * C::kHeadDim);
+        const Column at = column(own);
+        const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (at.row * args.q_stride + at.head * C::kHeadDim);
         QueryRotation::Loaded loaded;
-        rotation.load(loaded, source, n % kPieces, static_cast<Range>(range), r);
-        rotation.finish<typename C::T>(loaded, n % kPieces, factor,
+        rotation.load(loaded, source, n % kPieces, static_cast<Range>(range), at.i % args.scheme.chunk_size);
+        rotation.finish<typename C::T>(loaded, n % kPieces, args.scheme.logit_factor(at.i),
                                        [&](int e, uint2 values) { *reinterpret_cast<uint2*>(to + e) = values; });
     }
 }
@@ -69,52 +78,106 @@ __device__ __forceinline__ void merge(int heads, int head_dim, int count, float 
     }
 }
 
-/// Merges a split's warps, and after the last split of its row and pair all of those. The next use of what it
-/// reads in shared memory wants a barrier.
+/// OwnKeys with what the kernel does for them.
 template <class C>
-__device__ __forceinline__ void merge_split(Shared<C>& shared, const Params& params, const Split& split) {
-    const HeadGroup heads = HeadGroup::of<C>(params, split.pair);
-    const DecodeArgs& args = params.args;
-    uint16_t* out = static_cast<uint16_t*>(args.out) + split.row * args.out_stride + heads.first * C::kHeadDim;
-    const auto write = [&](int head, int e, const float4& v, float, float sum) {
-        const uint2 packed = {pack(v.x / sum, v.y / sum, args.dtype), pack(v.z / sum, v.w / sum, args.dtype)};
-        *reinterpret_cast<uint2*>(out + head * C::kHeadDim + e) = packed;
-    };
-    const auto warp_softmax = [&](int part, int head) { return shared.softmax[part][head]; };
-    const auto warp_out = [&](int part, int head, int e) { return *reinterpret_cast<const float4*>(&shared.out[part][head][e]); };
-    if (split.splits == 1) {
-        merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out, write);
-        return;
+struct Rows : OwnKeys<C> {
+    static __device__ __forceinline__ void rotate(Shared<C>& shared, const Params& params, const Split& split, uint32_t length, Range first,
+                                                  Range last) {
+        const HeadGroup heads = HeadGroup::of<C>(params, split.pair);
+        rotate_queries(shared, params.args, heads.count, first, last,
+                       [&](int n) { return Column{split.item, static_cast<uint32_t>(heads.first + n), length - 1}; });
     }
 
-    const uint32_t slot = split.row * params.pairs + split.pair;
-    const size_t first_part = static_cast<size_t>(slot) * params.most_splits;
-    const auto part_row = [&](int part, int head) { return (first_part + part) * params.part_heads + head; };
-    merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out,
-                       [&](int head, int e, const float4& v, float maximum, float sum) {
-                           const size_t row = part_row(split.index, head);
-                           *reinterpret_cast<float4*>(&params.partial_out[row * C::kHeadDim + e]) = v;
-                           if (e == 0) params.partial_softmax[row] = {maximum, sum};
-                       });
-    __syncthreads();
-    if (threadIdx.x == 0) {
-        __threadfence();  // after the barrier it stands for all threads' writes, and before the next for their reads
-        shared.ticket = atomicInc(&params.tickets[slot], split.splits - 1);  // the last one leaves zero
-        __threadfence();
+    /// How many parts of the row its group has found.
+    static __device__ __forceinline__ uint32_t parts_before(const Params& params, const Split& split) {
+        const uint32_t tokens = OwnKeys<C>::shared(params.args, split.item);
+        return tokens == 0 ? 0 : SharedParts(params, tokens).count;
     }
-    __syncthreads();
-    if (shared.ticket == split.splits - 1) {
+
+    /// Whether merge() comes to a fence.
+    static __device__ __forceinline__ bool fences(const Params& params, const Split& split) {
+        return split.splits > 1 || parts_before(params, split) > 0;
+    }
+
+    /// Merges a split's warps, and after the last split of its row and pair all parts of those. The next use of what it
+    /// reads in shared memory wants a barrier.
+    static __device__ __forceinline__ void merge_split(Shared<C>& shared, const Params& params, const Split& split) {
+        const HeadGroup heads = HeadGroup::of<C>(params, split.pair);
+        const DecodeArgs& args = params.args;
+        uint16_t* out = static_cast<uint16_t*>(args.out) + split.item * args.out_stride + heads.first * C::kHeadDim;
+        const auto write = [&](int head, int e, const float4& v, float, float sum) {
+            const uint2 packed = {pack(v.x / sum, v.y / sum, args.dtype), pack(v.z / sum, v.w / sum, args.dtype)};
+            *reinterpret_cast<uint2*>(out + head * C::kHeadDim + e) = packed;
+        };
+        const auto warp_softmax = [&](int part, int head) { return shared.softmax[part][head]; };
+        const auto warp_out = [&](int part, int head, int e) { return *reinterpret_cast<const float4*>(&shared.out[part][head][e]); };
+        const uint32_t before = parts_before(params, split);
+        if (split.splits == 1 && before == 0) {
+            merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out, write);
+            return;
+        }
+
+        const auto part_row = [&](int part, int head) { return params.part(split.item, split.pair, part, head); };
+        merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out,
+                           [&](int head, int e, const float4& v, float maximum, float sum) {
+                               const size_t row = part_row(before + split.index, head);
+                               *reinterpret_cast<float4*>(&params.partial_out[row * C::kHeadDim + e]) = v;
+                               if (e == 0) params.partial_softmax[row] = {maximum, sum};
+                           });
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            uint32_t* ticket = &params.tickets[split.item * params.pairs + split.pair];
+            __threadfence();  // after the barrier it stands for all threads' writes, and before the next for their reads
+            shared.ticket = atomicInc(ticket, split.splits - 1);  // the last one leaves zero
+            __threadfence();
+        }
+        __syncthreads();
+        if (shared.ticket == split.splits - 1) {
+            merge<C::kThreads>(
+                heads.count, C::kHeadDim, before + split.splits, params.scale_log2,
+                [&](int part, int head) { return __ldcg(&params.partial_softmax[part_row(part, head)]); },
+                [&](int part, int head, int e) {
+                    return __ldcg(reinterpret_cast<const float4*>(&params.partial_out[part_row(part, head) * C::kHeadDim + e]));
+                },
+                write);
+        }
+    }
+};
+
+/// SharedKeys with what the kernel does for them. A pair is a key head; column n is head n % part_heads of the group's row
+/// n / part_heads.
+template <class C>
+struct Groups : SharedKeys<C> {
+    static __device__ __forceinline__ void rotate(Shared<C>& shared, const Params& params, const Split& split, uint32_t, Range first,
+                                                  Range last) {
+        const DecodeArgs& args = params.args;
+        const DecodeGroup& group = args.groups[split.item];
+        const uint32_t heads = params.part_heads;
+        rotate_queries(shared, args, group.rows * heads, first, last, [&](uint32_t n) {
+            const uint32_t row = group.row[n / heads];
+            return Column{row, split.pair * heads + n % heads, length_of(args, row) - 1};
+        });
+    }
+
+    static __device__ __forceinline__ bool fences(const Params&, const Split&) { return false; }
+
+    /// Merges a split's warps: a part of each row.
+    static __device__ __forceinline__ void merge_split(Shared<C>& shared, const Params& params, const Split& split) {
+        const DecodeGroup& group = params.args.groups[split.item];
+        const uint32_t heads = params.part_heads;
         merge<C::kThreads>(
-            heads.count, C::kHeadDim, split.splits, params.scale_log2,
-            [&](int part, int head) { return __ldcg(&params.partial_softmax[part_row(part, head)]); },
-            [&](int part, int head, int e) {
-                return __ldcg(reinterpret_cast<const float4*>(&params.partial_out[part_row(part, head) * C::kHeadDim + e]));
-            },
-            write);
+            group.rows * heads, C::kHeadDim, C::kWarps, params.scale_log2, [&](int part, int n) { return shared.softmax[part][n]; },
+            [&](int part, int n, int e) { return *reinterpret_cast<const float4*>(&shared.out[part][n][e]); },
+            [&](uint32_t n, int e, const float4& v, float maximum, float sum) {
+                const size_t row = params.part(group.row[n / heads], split.pair, split.index, n % heads);
+                *reinterpret_cast<float4*>(&params.partial_out[row * C::kHeadDim + e]) = v;
+                if (e == 0) params.partial_softmax[row] = {maximum, sum};
+            });
     }
-}
+};
 
-template <class C>
+/// Items is Rows or Groups.
+template <class C, class Items>
 __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_constant__ Params params) {
     extern __shared__ __align__(16) uint8_t memory[];
     Shared<C>& shared = *reinterpret_cast<Shared<C>*>(memory);
@@ -122,19 +185,19 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     const int own = threadIdx.x / 32;
     constexpr uint32_t kAhead = C::kStages * C::kWarps;
 
-    count_splits<C>(shared.first_split, params);
-    const uint32_t count = shared.first_split[args.n_rows] * params.pairs;
+    count_splits<C, Items>(shared.first_split, params);
+    const uint32_t count = shared.first_split[Items::count(args)] * params.pairs;
 
     Warp<C> warp{args.cache, {}};
     RawTile<C> raw[C::kStages];
     Split split;
     const auto enter = [&](uint32_t n) {
-        split = find_split<C>(shared.first_split, params, n);
-        warp.rows = {args.page_tables + args.rows[split.row].first_page, static_cast<uint32_t>(args.shape.n_kv_heads),
+        split = find_split<C, Items>(shared.first_split, params, n);
+        warp.rows = {args.page_tables + args.rows[Items::row(args, split.item)].first_page, static_cast<uint32_t>(args.shape.n_kv_heads),
                      split.pair / params.groups};
     };
     const auto load_first = [&] {
-        const KeyTiles<C::kKeys> tiles(args.scheme, length_of(args, split.row));
+        const KeyTiles<C::kKeys> tiles(args.scheme, length_of(args, Items::row(args, split.item)));
 #pragma unroll
         for (int stage = 0; stage < C::kStages; ++stage) {
             const uint32_t index = split.begin + own + stage * C::kWarps;
@@ -150,10 +213,9 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     enter(next);
     load_first();
     while (true) {
-        const uint32_t length = length_of(args, split.row);
+        const uint32_t length = length_of(args, Items::row(args, split.item));
         const KeyTiles<C::kKeys> tiles(args.scheme, length);
-        rotate_queries(shared, args, split.row, length - 1, HeadGroup::of<C>(params, split.pair), tiles.at(split.begin).range,
-                       tiles.at(split.end - 1).range);
+        Items::rotate(shared, params, split, length, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
         __syncthreads();
         if (threadIdx.x == 0) shared.split = split;  // registers are short in the loop
 
@@ -188,10 +250,10 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
         // fence, where it would wait for them.
         next += gridDim.x;
         const bool more = next < count;
-        const bool late = current.splits > 1 && own == 0;
+        const bool late = own == 0 && Items::fences(params, current);
         if (more) enter(next);
         if (more && !late) load_first();
-        merge_split(shared, params, current);
+        Items::merge_split(shared, params, current);
         if (!more) return;
         if (late) load_first();
     }

@@ -12,85 +12,148 @@ struct Params {
     float scale_log2;
     uint32_t groups;          // of up to kHeads query heads that share a key head
     uint32_t pairs;           // (key head, group) of a row
-    uint32_t most_splits;     // of a row's keys
+    uint32_t most_shared;     // parts of a row's shared keys; they come before the others; 0 without groups of rows
+    uint32_t most_splits;     // of the other keys of such a row
+    uint32_t most_parts;      // both together, and splits of any other row
     uint32_t least_keys;      // of a split, so that short contexts need no merge
     uint32_t part_heads;      // of a group, at most
-    float* partial_out;       // (rows, pairs, most_splits, part_heads, head_dim)
-    float2* partial_softmax;  // (rows, pairs, most_splits, part_heads): maximum, sum
+    float* partial_out;       // (rows, pairs, most_parts, part_heads, head_dim)
+    float2* partial_softmax;  // (rows, pairs, most_parts, part_heads): maximum, sum
     uint32_t* tickets;        // (rows, pairs)
+
+    /// Where a part of a row and pair is in both.
+    __device__ __forceinline__ size_t part(uint32_t row, uint32_t pair, uint32_t part, uint32_t head) const {
+        return ((size_t{row} * pairs + pair) * most_parts + part) * part_heads + head;
+    }
 };
 
-/// What a block of threads does at a time: tiles [begin, end) of a row's keys for the query heads of one pair.
+/// What a block of threads does at a time: some tiles of the keys of an item, a row or a group of rows, for the query heads of
+/// one pair.
 struct Split {
-    uint32_t row, pair;
-    uint32_t index, splits;  // among those of the row and pair
-    uint32_t begin, end;
+    uint32_t item, pair;
+    uint32_t index, splits;  // among those of the item and pair
+    uint32_t begin, end;     // tiles
 };
-
-/// Tiles of a split of a row that has `tiles`: splits are as equal as they can be, by the row's own length.
-template <class C>
-__device__ __forceinline__ uint32_t tiles_per_split(const Params& params, uint32_t tiles) {
-    const uint32_t splits = ceil_div(tiles, max(ceil_div(tiles, params.most_splits), params.least_keys / C::kKeys));
-    return ceil_div(tiles, splits);
-}
 
 __device__ __forceinline__ uint32_t length_of(const DecodeArgs& args, uint32_t row) {
     return min(args.rows[row].length, args.cache.pages * kPageTokens);
 }
 
-/// Counts the splits of the rows, the same of every pair: first_split (n_rows + 1), in shared memory, becomes how many
-/// there are before each row.
-template <class C>
-__device__ __forceinline__ void count_splits(uint32_t* first_split, const Params& params) {
-    const DecodeArgs& args = params.args;
-    for (uint32_t row = threadIdx.x; row < args.n_rows; row += C::kThreads) {
-        const uint32_t length = length_of(args, row);
-        uint32_t splits = 0;
-        if (length > 0) {
-            const uint32_t tiles = KeyTiles<C::kKeys>(args.scheme, length).count;
-            splits = ceil_div(tiles, tiles_per_split<C>(params, tiles));
-        }
-        first_split[row + 1] = splits;
+/// Parts that the keys of `shared` tokens are cut into, whole pages each.
+struct SharedParts {
+    uint32_t pages, each, count;
+
+    __device__ __forceinline__ SharedParts(const Params& params, uint32_t shared) : pages(shared / kPageTokens), each(1), count(0) {
+        if (pages == 0) return;
+        each = ceil_div(pages, min(params.most_shared, ceil_div(pages, ceil_div(params.least_keys, kPageTokens))));
+        count = ceil_div(pages, each);
     }
+};
+
+/// Items that are rows: the keys that no group reads for them, which are most rows' only ones.
+template <class C>
+struct OwnKeys {
+    static __device__ __forceinline__ uint32_t count(const DecodeArgs& args) { return args.n_rows; }
+    static __device__ __forceinline__ uint32_t row(const DecodeArgs&, uint32_t item) { return item; }
+
+    /// Tokens of the row that its group reads.
+    static __device__ __forceinline__ uint32_t shared(const DecodeArgs& args, uint32_t row) {
+        return args.n_groups == 0 ? 0 : args.rows[row].shared;
+    }
+
+    /// Splits are as equal as they can be, by the row's own length.
+    static __device__ __forceinline__ uint32_t splits(const Params& params, uint32_t row) {
+        const uint32_t length = length_of(params.args, row);
+        if (length == 0) return 0;
+        const Tiles tiles(params, row, length);
+        return ceil_div(tiles.count, tiles.each);
+    }
+
+    static __device__ __forceinline__ void cut(const Params& params, Split& split) {
+        const Tiles tiles(params, split.item, length_of(params.args, split.item));
+        split.begin = tiles.first + split.index * tiles.each;
+        split.end = min(split.begin + tiles.each, tiles.first + tiles.count);
+    }
+
+private:
+    struct Tiles {
+        uint32_t first, count, each;  // of a split
+
+        __device__ __forceinline__ Tiles(const Params& params, uint32_t row, uint32_t length) {
+            const KeyTiles<C::kKeys> all(params.args.scheme, length);
+            const uint32_t others = shared(params.args, row);
+            first = others == 0 ? 0 : all.before(others);
+            count = all.count - first;
+            const uint32_t most = others == 0 ? params.most_parts : params.most_splits;
+            const uint32_t splits = ceil_div(count, max(ceil_div(count, most), params.least_keys / C::kKeys));
+            each = ceil_div(count, splits);
+        }
+    };
+};
+
+/// Items that are groups of rows: the keys that all of a group's rows have. Their tiles are the first ones of any of its rows.
+template <class C>
+struct SharedKeys {
+    static __device__ __forceinline__ uint32_t count(const DecodeArgs& args) { return args.n_groups; }
+    static __device__ __forceinline__ uint32_t row(const DecodeArgs& args, uint32_t item) { return args.groups[item].row[0]; }
+
+    static __device__ __forceinline__ uint32_t splits(const Params& params, uint32_t item) {
+        const DecodeGroup& group = params.args.groups[item];
+        return group.rows == 0 ? 0 : SharedParts(params, group.shared).count;
+    }
+
+    static __device__ __forceinline__ void cut(const Params& params, Split& split) {
+        const DecodeArgs& args = params.args;
+        const SharedParts parts(params, args.groups[split.item].shared);
+        const KeyTiles<C::kKeys> tiles(args.scheme, length_of(args, row(args, split.item)));
+        const uint32_t first = split.index * parts.each;
+        split.begin = tiles.before(first * kPageTokens);
+        split.end = tiles.before(min(first + parts.each, parts.pages) * kPageTokens);
+    }
+};
+
+/// Counts the splits of the items, the same of every pair: first_split (items + 1), in shared memory, becomes how many
+/// there are before each item.
+template <class C, class Items>
+__device__ __forceinline__ void count_splits(uint32_t* first_split, const Params& params) {
+    const uint32_t items = Items::count(params.args);
+    for (uint32_t item = threadIdx.x; item < items; item += C::kThreads) first_split[item + 1] = Items::splits(params, item);
     if (threadIdx.x == 0) first_split[0] = 0;
     __syncthreads();
-    if (args.n_rows == 1) return;  // nothing to add up
+    if (items == 1) return;  // nothing to add up
     if (threadIdx.x < 32) {
         uint32_t before = 0;
-        for (uint32_t first = 0; first < args.n_rows; first += 32) {
-            const uint32_t row = first + threadIdx.x;
-            uint32_t sum = row < args.n_rows ? first_split[row + 1] : 0;
+        for (uint32_t first = 0; first < items; first += 32) {
+            const uint32_t item = first + threadIdx.x;
+            uint32_t sum = item < items ? first_split[item + 1] : 0;
             for (uint32_t step = 1; step < 32; step *= 2) {
                 const uint32_t other = __shfl_up_sync(~0u, sum, step);
                 if (threadIdx.x >= step) sum += other;
             }
             sum += before;
-            if (row < args.n_rows) first_split[row + 1] = sum;
+            if (item < items) first_split[item + 1] = sum;
             before = __shfl_sync(~0u, sum, 31);
         }
     }
     __syncthreads();
 }
 
-/// The split numbered `index` of all. Those of one pair follow each other, so that rows which share pages read them
+/// The split numbered `index` of all. Those of one pair follow each other, so that items which share pages read them
 /// at the same time, from the L2 cache.
-template <class C>
+template <class C, class Items>
 __device__ __forceinline__ Split find_split(const uint32_t* first_split, const Params& params, uint32_t index) {
-    const uint32_t of_pair = first_split[params.args.n_rows], within = index % of_pair;
-    uint32_t row = 0, past = params.args.n_rows;  // the row is in [row, past)
-    while (past - row > 1) {
-        const uint32_t middle = (row + past) / 2;
+    const uint32_t of_pair = first_split[Items::count(params.args)], within = index % of_pair;
+    uint32_t item = 0, past = Items::count(params.args);  // the item is in [item, past)
+    while (past - item > 1) {
+        const uint32_t middle = (item + past) / 2;
         if (first_split[middle] <= within)
-            row = middle;
+            item = middle;
         else
             past = middle;
     }
-    const uint32_t first = first_split[row];
-    Split split{row, index / of_pair, within - first, first_split[row + 1] - first, 0, 0};
-    const uint32_t tiles = KeyTiles<C::kKeys>(params.args.scheme, length_of(params.args, row)).count;
-    const uint32_t each = tiles_per_split<C>(params, tiles);
-    split.begin = split.index * each;
-    split.end = min(split.begin + each, tiles);
+    const uint32_t first = first_split[item];
+    Split split{item, index / of_pair, within - first, first_split[item + 1] - first, 0, 0};
+    Items::cut(params, split);
     return split;
 }
 

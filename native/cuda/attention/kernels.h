@@ -26,6 +26,9 @@ cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaS
 /// Decode for fast shapes.
 cudaError_t launch_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream);
 
+/// Queries, of heads or rows that share a key head, that its kernels multiply at a time at most.
+constexpr uint32_t decode_columns(int head_dim) { return head_dim <= 128 ? 16 : 8; }
+
 cudaError_t launch_store(const StoreArgs& args, cudaStream_t stream);
 
 /// The order of work for these blocks of queries, the sections sized to the card's L2 cache.

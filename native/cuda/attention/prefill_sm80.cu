@@ -30,7 +30,8 @@ cudaError_t launch_dtype(const Card& card, const PrefillArgs& args, cudaStream_t
         case CacheType::F16: return launch<kHeadDim, __half, false>(card, args, stream);
         case CacheType::BF16: return launch<kHeadDim, __nv_bfloat16, false>(card, args, stream);
         case CacheType::Q8: return launch<kHeadDim, __half, true>(card, args, stream);
-        case CacheType::F32: break;
+        case CacheType::F32:
+        case CacheType::Q4: break;
     }
     return cudaErrorInvalidValue;
 }

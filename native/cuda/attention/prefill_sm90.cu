@@ -84,7 +84,8 @@ cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaS
         case CacheType::F16: return launch_head_dim<__half>(card, args, stream);
         case CacheType::BF16: return launch_head_dim<__nv_bfloat16>(card, args, stream);
         case CacheType::Q8: return launch_prefill_dequantized(card, args, stream);
-        case CacheType::F32: break;
+        case CacheType::F32:
+        case CacheType::Q4: break;
     }
     return cudaErrorInvalidValue;
 }

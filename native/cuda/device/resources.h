@@ -60,9 +60,9 @@ inline Stream make_stream() {
     return Stream(stream);
 }
 
-inline Event make_event() {
+inline Event make_event(unsigned flags = cudaEventDisableTiming) {
     cudaEvent_t event = nullptr;
-    check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "making an event");
+    check(cudaEventCreateWithFlags(&event, flags), "making an event");
     return Event(event);
 }
 

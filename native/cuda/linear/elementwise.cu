@@ -133,6 +133,15 @@ __global__ void __launch_bounds__(kNllThreads) nll_kernel(const float* logits, u
 
 uint32_t blocks_for(uint64_t threads) { return static_cast<uint32_t>((threads + kThreads - 1) / kThreads); }
 
+__global__ void __launch_bounds__(kThreads) read_kernel(const uint4* memory, uint64_t count) {
+    uint32_t seen = 0;
+    for (uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x; i < count; i += uint64_t{gridDim.x} * kThreads) {
+        const uint4 bits = __ldcg(memory + i);
+        seen |= bits.x | bits.y | bits.z | bits.w;
+    }
+    asm volatile("" ::"r"(seen));  // else the compiler would leave the loads out
+}
+
 }  // namespace
 
 cudaError_t rms_norm(const Card& card, const RmsNormArgs& args, cudaStream_t stream) {
@@ -153,6 +162,11 @@ cudaError_t head_norm(const Card& card, const HeadNormArgs& args, cudaStream_t s
         status = launch_overlapped(card, head_norm_kernel<decltype(type)>, grid, 32 * kHeadWarps, 0, stream, args);
     });
     return status;
+}
+
+cudaError_t read_through(const Card& card, const void* memory, size_t bytes, cudaStream_t stream) {
+    read_kernel<<<8 * card.multiprocessors, kThreads, 0, stream>>>(static_cast<const uint4*>(memory), bytes / sizeof(uint4));
+    return cudaGetLastError();
 }
 
 cudaError_t silu_multiply(const Card& card, const void* gate_up, uint32_t rows, uint32_t width, Dtype dtype, void* to,

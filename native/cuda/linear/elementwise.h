@@ -4,6 +4,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "cuda/device/dtype.h"
@@ -34,6 +35,9 @@ struct HeadNormArgs {
 };
 /// RMS norm of every query and key head.
 cudaError_t head_norm(const Card& card, const HeadNormArgs& args, cudaStream_t stream);
+
+/// Reads `bytes` of device memory, a multiple of 16, for nothing but to have it in the L2 cache in place of all else.
+cudaError_t read_through(const Card& card, const void* memory, size_t bytes, cudaStream_t stream);
 
 /// to = silu(gate) · up, where row r of `gate_up` (rows, 2 width) is gate and then up; width is a multiple of 8.
 cudaError_t silu_multiply(const Card& card, const void* gate_up, uint32_t rows, uint32_t width, Dtype dtype, void* to, cudaStream_t stream);

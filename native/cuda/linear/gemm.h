@@ -8,8 +8,11 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <vector>
 
+#include "cuda/device/card.h"
 #include "cuda/device/dtype.h"
+#include "cuda/linear/blas_handle.h"
 
 namespace dca::cuda {
 
@@ -25,36 +28,49 @@ struct GemmArgs {
     bool y_f32;        // else dtype
     bool add;          // y += ...
     const void* bias;  // (rows) of y's type, added to every row; null: none
+    bool often;        // comes again and again: its algorithm is worth measuring
 };
 
-/// Picks an algorithm once per shape and keeps it. One thread at a time.
+/// Picks an algorithm once per shape and keeps it: the first that cuBLASLt proposes or, of products that come often, the
+/// fastest by measurement. One thread at a time.
+///
+/// What was measured holds for the whole process, so that engines of one process give the same bits. Another process may
+/// choose another algorithm and differ in last bits; a later proposal has to be clearly faster to be chosen before an earlier
+/// one, so mostly it does not.
 class Gemm {
 public:
     static constexpr size_t kWorkspaceBytes = size_t{32} << 20;  // what cuBLASLt's Hopper kernels are made for
 
-    /// `workspace` is device memory of workspace_bytes, used by one stream at a time.
-    explicit Gemm(void* workspace);
+    /// `workspace` is device memory of kWorkspaceBytes, used by one stream at a time. `scratch` is device memory of
+    /// `scratch_bytes` that no product reads, though one may write to it: measuring reads and overwrites it.
+    Gemm(const Card& card, void* workspace, void* scratch, size_t scratch_bytes)
+        : card_(card), handle_(take_blas_handle()), workspace_(workspace), scratch_(scratch), scratch_bytes_(scratch_bytes) {}
 
-    /// Launches on `stream` and returns without waiting.
+    /// Launches on `stream` and returns without waiting, unless it has to measure (some milliseconds, once): not while
+    /// `stream` is recorded.
     void multiply(const GemmArgs& args, cudaStream_t stream);
 
-private:
     struct Key {
         uint32_t tokens, rows, cols, y_stride;
         Dtype dtype;
-        bool in_f32, y_f32, add, bias;
+        bool in_f32, y_f32, add, bias, often;
         auto operator<=>(const Key&) const = default;
     };
+
+private:
     struct Plan;
 
-    Plan& plan(const GemmArgs& args);
+    Plan& plan(const GemmArgs& args, cudaStream_t stream);
+    std::vector<cublasLtMatmulAlgo_t> proposals(const GemmArgs& args, const Plan& plan, int most);
+    cublasLtMatmulAlgo_t measured(const Key& key, const GemmArgs& args, Plan& plan, cudaStream_t stream);
+    float fastest_ms(const GemmArgs& args, Plan& plan, const cublasLtMatmulAlgo_t& algorithm, void* y, cudaStream_t stream);
+    cublasStatus_t launch(const GemmArgs& args, Plan& plan, const cublasLtMatmulAlgo_t& algorithm, void* y, cudaStream_t stream);
 
-    struct Destroy {
-        void operator()(cublasLtContext* handle) const noexcept { static_cast<void>(cublasLtDestroy(handle)); }
-    };
-
-    std::unique_ptr<cublasLtContext, Destroy> handle_;
+    Card card_;
+    BlasHandle handle_;
     void* workspace_;
+    void* scratch_;
+    size_t scratch_bytes_;
     std::map<Key, std::shared_ptr<Plan>> plans_;
 };
 

@@ -5,6 +5,8 @@
 namespace dca::cuda {
 namespace {
 
+constexpr uint32_t kMostDenseRows = 0;  // for which 16-bit matrices are multiplied here and not by cuBLASLt
+
 /// Bytes of the largest stage, whatever the format, of a pass of `tiles` times 8 rows.
 uint32_t stage_bytes(const Matrix& w, uint32_t tiles) {
     uint32_t bytes = few::Step<few::Dense>::stage_bytes(8 * tiles);
@@ -36,7 +38,7 @@ bool small_batch_takes(const Card& card, const Matrix& w, uint32_t rows) {
 /// they stay with cuBLASLt.
 bool small_batch_preferred(const Card& card, const Matrix& w, uint32_t rows) {
     const bool dense = w.format == WeightFormat::F16 || w.format == WeightFormat::BF16;
-    return !dense && small_batch_takes(card, w, rows);
+    return (!dense || rows <= kMostDenseRows) && small_batch_takes(card, w, rows);
 }
 
 size_t small_batch_workspace_bytes(const Card& card, uint32_t rows) {

@@ -185,16 +185,17 @@ DeviceWeights::DeviceWeights(const BackendSource& source) : dtype_(activation_ty
              " of its ", gigabytes(total), " are free; take a smaller quantisation, another card or device cpu");
     }
     memory_ = allocate_device(bytes_, "allocating the weights");
-    check(cudaMemset(memory_.get(), 0, bytes_), "allocating the weights");  // rows of scales end in zeros
-    check(cudaStreamSynchronize(nullptr), "allocating the weights");        // the uploader's stream does not wait for it
+    const Stream stream = make_stream();
+    check(cudaMemsetAsync(memory_.get(), 0, bytes_, stream.get()), "allocating the weights");  // rows of scales end in zeros
+    check(cudaStreamSynchronize(stream.get()), "allocating the weights");                      // the uploader's stream does not wait for it
     const WeightPlacement placement(source, *this, memory_.get());
     Uploader uploader(source, placement.file_bytes());
     for (const auto& [from, to, first_row] : placement.transfers) uploader.matrix(from, to, first_row);
     for (const auto& [from, to] : placement.copies) {
-        check(cudaMemcpy(to, from.data(), from.size(), cudaMemcpyHostToDevice), "loading weights");
+        check(cudaMemcpyAsync(to, from.data(), from.size(), cudaMemcpyHostToDevice, stream.get()), "loading weights");
     }
     uploader.finish();
-    check(cudaStreamSynchronize(nullptr), "loading weights");
+    check(cudaStreamSynchronize(stream.get()), "loading weights");
 }
 
 }  // namespace dca::cuda

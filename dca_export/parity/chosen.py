@@ -1,0 +1,34 @@
+"""What sparse prefill chose, beside what the reference would have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# A page that one side reads and the other does not must be a tie: its weight within this of the threshold, as
+# |log2| of their ratio. With a cache in f32 weights and activations differ by the order of sums alone; in
+# the runs of tests/parity both sides chose the same throughout.
+TIE = 1e-3
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """What the runtime chose, beside what the reference would have."""
+
+    pages: int
+    """that both judged, over all blocks and heads"""
+    disagreements: int
+    """read by one side only"""
+    largest_margin: float
+    """how far from the threshold the worst of them was, |log2(weight / threshold)|; 0: none"""
+    density: float
+    """share of the pairs of query and key that the runtime computed"""
+
+    def failures(self, judged: bool) -> list[str]:
+        if not self.pages:
+            return ["nothing was chosen: no block of queries was sparse"]
+        if judged and not self.largest_margin <= TIE:
+            return [
+                f"{self.disagreements} of {self.pages} pages are read by one side only, the farthest "
+                f"{self.largest_margin:.2g} from the threshold in log2, ties are up to {TIE:g}"
+            ]
+        return []

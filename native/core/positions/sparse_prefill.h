@@ -1,0 +1,34 @@
+// Which pages of keys a block of a prompt's queries reads (docs/sparse.md); the numbers that every device and the reference
+// must agree on.
+#pragma once
+
+#include <cstdint>
+
+#include "core/positions/host_device.h"
+
+namespace dca {
+
+/// How the tokens of a prompt attend. Tokens generated one at a time always read everything.
+struct PrefillSpec {
+    bool sparse = false;
+    float alpha = 0.0f;   // a page is kept whose weight is at least this share of the heaviest page's; 0: all are
+    uint32_t from = 0;    // queries at indices below are dense
+    bool record = false;  // keep what was chosen, to be read (Executor::selection)
+
+    /// Whether two give the same keys and values; recording changes none.
+    bool operator==(const PrefillSpec& other) const noexcept {
+        return sparse == other.sparse && (!sparse || (alpha == other.alpha && from == other.from));
+    }
+    /// How many tokens from the start are as in dense prefill.
+    uint32_t dense_tokens() const noexcept { return sparse ? from : UINT32_MAX; }
+};
+
+constexpr uint32_t kSparseFrom = 4096;  // PrefillSpec::from where nobody says: below, the pages kept in any case are most of all
+constexpr uint32_t kSinkPages = 2;      // the first pages, always read
+constexpr uint32_t kLocalPages = 4;     // so many pages before the query's own, always read like that one
+constexpr uint32_t kDenseTail = 256;    // a prompt's last tokens, what is asked there, always read everything
+
+/// Whether queries of page `own` read `page` in any case.
+DCA_HOST_DEVICE bool always_read(uint32_t page, uint32_t own) { return page < kSinkPages || page + kLocalPages >= own; }
+
+}  // namespace dca

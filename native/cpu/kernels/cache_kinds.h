@@ -1,0 +1,240 @@
+// What a cache of keys and values holds, and how it gets there and back.
+//
+// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/blocks/half.h"
+#include "core/blocks/simd.h"
+#include "cpu/kernels.h"
+
+namespace dca::cpu {
+namespace {
+
+/// How a cache type stores values: `kVectorWidth` of them as floats, one as float, and the way in.
+struct CacheF32 {
+    using Element = float;
+    static constexpr int code_bits = 0;
+    [[gnu::always_inline]] static F load_vector(const Element* p) { return load(p); }
+    [[gnu::always_inline]] static void store_vector(Element* p, F v) { store(p, v); }
+    [[gnu::always_inline]] static Element encode(float x) { return x; }
+};
+struct CacheF16 {
+    using Element = uint16_t;
+    static constexpr int code_bits = 0;
+    [[gnu::always_inline]] static F load_vector(const Element* p) { return load_f16(p); }
+    [[gnu::always_inline]] static void store_vector(Element* p, F v) { store_f16(p, v); }
+    [[gnu::always_inline]] static Element encode(float x) {
+#if defined(__F16C__)
+        return static_cast<Element>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
+#else
+        return float_to_half(x);
+#endif
+    }
+};
+struct CacheBF16 {
+    using Element = uint16_t;
+    static constexpr int code_bits = 0;
+    [[gnu::always_inline]] static F load_vector(const Element* p) { return load_bf16(p); }
+    [[gnu::always_inline]] static void store_vector(Element* p, F v) {
+        for (int i = 0; i < kVectorWidth; ++i) p[i] = float_to_bf16(v[i]);
+    }
+    [[gnu::always_inline]] static Element encode(float x) { return float_to_bf16(x); }
+};
+/// Codes with a scale and an offset for a group of features (kernels.h).
+template <int bits>
+struct CacheCodes {
+    using Element = uint8_t;
+    static constexpr int code_bits = bits;
+};
+using CacheQ8 = CacheCodes<8>;
+using CacheQ4 = CacheCodes<4>;
+
+/// Elements from a feature row of keys, or from a value's, to the next: Q4's hold two features.
+template <class Cache>
+[[gnu::always_inline]] inline int element_rows(int head_dim) {
+    return Cache::code_bits == 4 ? head_dim / 2 : head_dim;
+}
+
+/// The codes of feature d, which is one of element row d, or of d - head_dim / 2 in its high halves.
+template <class Cache>
+[[gnu::always_inline]] inline F load_codes(const uint8_t* row, bool high) {
+    I codes = load_integers(row);
+    if constexpr (Cache::code_bits == 4) codes = high ? codes >> 4 : codes & 15;
+    return __builtin_convertvector(codes, F);
+}
+
+/// Reads keys of one block of kPanelLanes after another, as vectors over keys.
+template <class Cache>
+class KeyReader {
+    static constexpr bool codes = Cache::code_bits != 0;
+
+public:
+    [[gnu::always_inline]] KeyReader(const CacheView& cache, int head_dim)
+        : cache_(cache), head_dim_(head_dim), group_(code_group(head_dim)) {}
+
+    /// The block of `first`, a multiple of kPanelLanes.
+    [[gnu::always_inline]] void enter(uint32_t first) {
+        block_ = reinterpret_cast<const typename Cache::Element*>(cache_.keys) + size_t{first} * element_rows<Cache>(head_dim_);
+        if constexpr (codes) {
+            const int values = code_groups(head_dim_) * 2 * kPanelLanes;
+            const uint16_t* in = cache_.key_affine + size_t{first / kPanelLanes} * values;
+            for (int i = 0; i < values; i += kVectorWidth) store(affine_ + i, load_f16(in + i));
+        }
+    }
+    /// Feature d of the block's keys lane, lane + 1, ...
+    [[gnu::always_inline]] F at(int d, int lane) const {
+        if constexpr (codes) {
+            const bool high = d >= element_rows<Cache>(head_dim_);
+            const int row = high ? d - element_rows<Cache>(head_dim_) : d;
+            const float* affine = affine_ + d / group_ * 2 * kPanelLanes + lane;
+            return load_codes<Cache>(block_ + row * kPanelLanes + lane, high) * load(affine) + load(affine + kPanelLanes);
+        } else {
+            return Cache::load_vector(block_ + d * kPanelLanes + lane);
+        }
+    }
+
+private:
+    const CacheView& cache_;
+    int head_dim_, group_;
+    const typename Cache::Element* block_ = nullptr;
+    alignas(64) float affine_[codes ? kMaxCodeGroups * 2 * kPanelLanes : kPanelLanes];
+};
+
+/// Reads up to `most` values from `first` on, as vectors over features.
+template <class Cache, int most>
+class ValueReader {
+    static constexpr bool codes = Cache::code_bits != 0;
+
+public:
+    [[gnu::always_inline]] ValueReader(const CacheView& cache, int head_dim, uint32_t first, int count)
+        : head_dim_(head_dim),
+          group_(code_group(head_dim)),
+          groups_(code_groups(head_dim)),
+          rows_(reinterpret_cast<const typename Cache::Element*>(cache.values) + size_t{first} * element_rows<Cache>(head_dim)) {
+        if constexpr (codes) {
+            const int values = count * groups_ * 2;
+            const uint16_t* in = cache.value_affine + size_t{first} * groups_ * 2;
+            int i = 0;
+            for (; i + kVectorWidth <= values; i += kVectorWidth) store(affine_ + i, load_f16(in + i));
+            for (; i < values; ++i) affine_[i] = half_to_float(in[i]);
+        }
+    }
+    /// Features d, d + 1, ... of value j of them.
+    [[gnu::always_inline]] F at(int j, int d) const {
+        const auto* row = rows_ + static_cast<size_t>(j) * element_rows<Cache>(head_dim_);
+        if constexpr (codes) {
+            const bool high = d >= element_rows<Cache>(head_dim_);
+            const float* affine = affine_ + (j * groups_ + d / group_) * 2;
+            return load_codes<Cache>(row + (high ? d - element_rows<Cache>(head_dim_) : d), high) * splat(affine[0]) + splat(affine[1]);
+        } else {
+            return Cache::load_vector(row + d);
+        }
+    }
+
+private:
+    int head_dim_, group_, groups_;
+    const typename Cache::Element* rows_;
+    alignas(64) float affine_[codes ? most * kMaxCodeGroups * 2 : 1];
+};
+
+/// A group of values as codes: where they begin and how far one is from the next.
+struct Affine {
+    uint16_t scale, offset;  // f16
+    float inverse, start;    // what encoding computes with
+};
+
+/// Spans the group from its smallest to its largest with `levels` steps. In f16 the offset is rounded down, so that nothing
+/// lies below it. A group with a value that is no number, or too large, is none: code 0 times such a scale.
+inline Affine affine_of(const float* x, int stride, int count, int levels) {
+    float low = x[0], high = x[0];
+    bool finite = true;
+    for (int i = 0; i < count; ++i) {
+        const float value = x[i * stride];
+        low = value < low ? value : low;
+        high = value > high ? value : high;
+        finite &= (__builtin_bit_cast(uint32_t, value) & 0x7f800000u) != 0x7f800000u;
+    }
+    uint16_t offset = CacheF16::encode(low);
+    if (half_to_float(offset) > low) offset = offset == 0 ? 0x8001 : (offset & 0x8000) != 0 ? offset + 1 : offset - 1;
+    const float start = half_to_float(offset);
+    const uint16_t scale = CacheF16::encode((high - start) / static_cast<float>(levels));
+    const float step = half_to_float(scale);
+    constexpr uint16_t infinite = 0x7c00, no_number = 0x7e00;
+    if (!finite || (scale & infinite) == infinite || (offset & infinite) == infinite) return {no_number, no_number, 0.0f, 0.0f};
+    return {scale, offset, step > 0.0f ? 1.0f / step : 0.0f, start};
+}
+
+[[gnu::always_inline]] inline uint8_t code_of(float x, const Affine& affine, int levels) {
+    if (affine.inverse == 0.0f) return 0;
+    const float code = __builtin_rintf((x - affine.start) * affine.inverse);
+    return static_cast<uint8_t>(code < 0.0f ? 0.0f : code > static_cast<float>(levels) ? static_cast<float>(levels) : code);
+}
+
+/// The codes of one token's head (stride `lanes`) into element rows `stride` apart; put(group, affine) stores what goes with them.
+template <class Cache, class Put>
+inline void store_codes(const float* x, int head_dim, int lanes, uint8_t* out, int stride, Put put) {
+    constexpr int levels = (1 << Cache::code_bits) - 1;
+    const int group = code_group(head_dim);
+    for (int first = 0; first < head_dim; first += group) {
+        const Affine affine = affine_of(x + first * lanes, lanes, group, levels);
+        put(first / group, affine);
+        for (int d = first; d < first + group; ++d) {
+            const uint8_t code = code_of(x[d * lanes], affine, levels);
+            if constexpr (Cache::code_bits == 8) {
+                out[d * stride] = code;
+            } else if (const int half = head_dim / 2; d < half) {
+                out[d * stride] = code;
+            } else {
+                out[(d - half) * stride] |= static_cast<uint8_t>(code << 4);
+            }
+        }
+    }
+}
+
+template <class Cache>
+void store_keys(const float* x, int head_dim, int lanes, int count, std::byte* keys, uint16_t* affine, uint32_t first) {
+    auto* cache = reinterpret_cast<typename Cache::Element*>(keys);
+    if constexpr (Cache::code_bits == 0) {
+        if (lanes == kPanelLanes && count == kPanelLanes && first % kPanelLanes == 0) {
+            auto* block = cache + size_t{first} * head_dim;
+            for (int i = 0; i < head_dim * kPanelLanes; i += kVectorWidth) Cache::store_vector(block + i, load(x + i));
+            return;
+        }
+    }
+    for (int t = 0; t < count; ++t) {
+        const uint32_t j = first + t;
+        auto* at = cache + size_t{j / kPanelLanes} * element_rows<Cache>(head_dim) * kPanelLanes + j % kPanelLanes;
+        if constexpr (Cache::code_bits == 0) {
+            for (int d = 0; d < head_dim; ++d) at[d * kPanelLanes] = Cache::encode(x[d * lanes + t]);
+        } else {
+            store_codes<Cache>(x + t, head_dim, lanes, at, kPanelLanes, [&](int group, const Affine& of_group) {
+                uint16_t* to = affine + (size_t{j / kPanelLanes} * code_groups(head_dim) + group) * 2 * kPanelLanes + j % kPanelLanes;
+                to[0] = of_group.scale;
+                to[kPanelLanes] = of_group.offset;
+            });
+        }
+    }
+}
+
+template <class Cache>
+void store_values(const float* x, int head_dim, int lanes, int count, std::byte* values, uint16_t* affine, uint32_t first) {
+    for (int t = 0; t < count; ++t) {
+        const uint32_t j = first + t;
+        auto* at = reinterpret_cast<typename Cache::Element*>(values) + size_t{j} * element_rows<Cache>(head_dim);
+        if constexpr (Cache::code_bits == 0) {
+            for (int d = 0; d < head_dim; ++d) at[d] = Cache::encode(x[d * lanes + t]);
+        } else {
+            store_codes<Cache>(x + t, head_dim, lanes, at, 1, [&](int group, const Affine& of_group) {
+                uint16_t* to = affine + (size_t{j} * code_groups(head_dim) + group) * 2;
+                to[0] = of_group.scale;
+                to[1] = of_group.offset;
+            });
+        }
+    }
+}
+
+}  // namespace
+}  // namespace dca::cpu
