@@ -166,3 +166,27 @@ def test_a_store_with_mistakes_in_it_costs_lines(model, make, document, monkeypa
     assert one.ids == alone(model, document, 8)
     stop(stepper)
     assert caplog.text.count("a mistake") >= 4
+
+
+def test_the_speed_of_reading_is_kept_for_later_servers(make):
+    stepper, below = make()
+    assert below._prompts.speed is None
+    run_all(stepper, [asked(below, tokens(5, 2500))])
+    stop(stepper)
+    _, below = make()
+    assert below._prompts.speed.seconds(0, 1000) > 0
+
+
+def test_a_disk_slower_than_reading_is_left(model, make, monkeypatch):
+    monkeypatch.setattr(loading, "_CHUNK_BYTES", 1)  # a page a step
+    monkeypatch.setattr(loading, "_TELLING_SECONDS", 0.01)
+    stepper, below = make()
+    document = tokens(6, 2500)
+    run_all(stepper, [asked(below, document)])
+    stop(stepper)
+    read = loading._read
+    monkeypatch.setattr(loading, "_read", lambda *rest: (time.sleep(1.0), read(*rest))[1])
+    stepper, below = make()
+    (one,) = run_all(stepper, [asked(below, document)])
+    assert 0 < one.cached < 2432
+    assert one.ids == alone(model, document, 8)

@@ -73,7 +73,8 @@ class PromptStore:
 
 
 class Prompts:
-    """The prompts of one setup. ``find`` is for any thread, the rest for the one that owns the sequences.
+    """The prompts of one setup. ``find`` and ``finish_reading`` are for any thread, the rest for the one that
+    owns the sequences.
 
     A context manager; ``close`` writes what waits.
     """
@@ -174,9 +175,12 @@ class Prompts:
         self._samples.append(sample)
 
     def finish_reading(self) -> None:
-        """Keeps the speed of what was read since the last call, if it was long enough to tell."""
-        found = speed.measured(self._samples)
-        self._samples.clear()
+        """Keeps the speed of what was read since the last call, if it was long enough to tell.
+
+        Waits for the disk; for any thread, also while another says ``read_in``.
+        """
+        samples, self._samples = self._samples, []
+        found = speed.measured(samples)
         if found is not None:
             self.speed = found
             with contextlib.suppress(OSError):

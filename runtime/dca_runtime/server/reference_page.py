@@ -107,10 +107,12 @@ _LIMITS = {
 
 def _type(schema: Schema) -> str:
     """What a schema allows, in a line of HTML."""
-    limits = [
-        f"{text} {json.dumps(schema[key])}" for key, text in _LIMITS.items() if schema.get(key) is not None
-    ]
+    limits = [f"{text} {_value(schema[key])}" for key, text in _LIMITS.items() if schema.get(key) is not None]
     return ", ".join((_kind(schema), *(escape(limit) for limit in limits)))
+
+
+def _value(value: Any) -> str:
+    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _kind(schema: Schema) -> str:

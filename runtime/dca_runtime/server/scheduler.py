@@ -110,8 +110,10 @@ class Scheduler:
         if self._stored is not None:
             self._stored.close(self.tree)
 
-    def measured(self, rows: int, seconds: float) -> None:
-        """Reading ``rows`` tokens of prompts took so long."""
+    def measured(self, rows: int, seconds: float, start: int | None = None) -> None:
+        """Reading ``rows`` tokens of prompts took so long; of one prompt alone, from ``start`` on."""
+        if self._stored is not None and start is not None:
+            self._stored.read_in(start, start + rows, seconds)
         if rows >= _LEAST_ROWS and seconds > 0:
             self._speed += 0.3 * (rows / seconds - self._speed)
 

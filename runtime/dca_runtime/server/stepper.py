@@ -193,14 +193,17 @@ class Stepper(threading.Thread):
                 return self._engine.choose(feeds, top)  # type: ignore[arg-type]
             return [Choice(token, 0.0, []) for token in self._engine.sample(feeds)]  # type: ignore[arg-type]
 
+        alone = chosen[0][0].read if len(chosen) == 1 and chosen[0][1] > 1 else None
         start = time.perf_counter()
-        for (job, ids, *_), choice in zip(items, self._each(call, items), strict=True):
+        results = self._each(call, items)
+        seconds = time.perf_counter() - start
+        for (job, ids, *_), choice in zip(items, results, strict=True):
             if choice is not None:
                 self._scheduler.appended(job, len(ids))
                 self._take(job, choice)
         rows = sum(count for job, count in chosen if count > 1)
-        if rows >= len(chosen) - 1:
-            self._scheduler.measured(rows, time.perf_counter() - start)
+        if rows >= len(chosen) - 1 and all(results):
+            self._scheduler.measured(rows, seconds, alone)
 
     def _read(self, pieces: list[tuple[Job, int]]) -> None:
         items: list[_Item] = [(job, job.next_ids(count), job.sampling, None) for job, count in pieces]
@@ -209,14 +212,18 @@ class Stepper(threading.Thread):
             self._engine.eval([(job.sequence, ids) for job, ids, *_ in some], logits=False)  # type: ignore[misc]
             return [True] * len(some)
 
+        alone = pieces[0][0].read if len(pieces) == 1 else None
         start = time.perf_counter()
-        for (job, ids, *_), done in zip(items, self._each(call, items), strict=True):
+        results = self._each(call, items)
+        seconds = time.perf_counter() - start
+        for (job, ids, *_), done in zip(items, results, strict=True):
             if done:
                 self._scheduler.appended(job, len(ids))
                 self._scheduler.to_save(job)
                 if job.progress and job.started is not None:
                     self._out.append((job, Read(job.read, time.monotonic() - job.started)))
-        self._scheduler.measured(sum(count for _, count in pieces), time.perf_counter() - start)
+        if all(results):
+            self._scheduler.measured(sum(count for _, count in pieces), seconds, alone)
 
     def _each(
         self, call: Callable[[Sequence[_Item]], Sequence[_Result]], items: list[_Item]

@@ -11,12 +11,14 @@ from dca_runtime.engine import TokenSequence
 from dca_runtime.options import PAGE_TOKENS
 from dca_runtime.prompt_store import Prompts
 from dca_runtime.prompt_store.loading import chunk_pages
+from dca_runtime.prompt_store.speed import Sample
 from dca_runtime.server.incoming import Incoming, warn
 from dca_runtime.server.prefix_tree import PrefixTree
 from dca_runtime.server.requests import Job
 
 MOST_LOADING = 2  # prompts at once; each has some 64 MB that were read ahead
 _MOST_UNSAVED = 256  # prompts; of more the oldest are not kept
+_SPEED_TOKENS = 4096  # that are read before their speed is kept
 _LAST_SECONDS = 5.0  # for what is not written yet when the server stops
 _LOOK_SECONDS = 0.005  # between looks at buffers, when the server stops
 
@@ -27,6 +29,7 @@ class Stored:
     def __init__(self, prompts: Prompts) -> None:
         self.most_pages = chunk_pages(prompts.page_bytes)  # that one step of loading appends at most
         self._prompts = prompts
+        self._timed = 0  # tokens whose reading was timed since the speed was kept
         self._unsaved: OrderedDict[Job, list[bytes]] = OrderedDict()  # the pages of each by their keys
 
     @property
@@ -37,10 +40,21 @@ class Stored:
     def find(self, ids: list[int]) -> int:
         """How many tokens at the start of a prompt are stored; waits for the disk."""
         try:
+            if self._timed >= _SPEED_TOKENS:
+                self._timed = 0
+                self._prompts.finish_reading()
             return self._prompts.find(ids)
         except Exception as error:
             warn(f"the prompt store: looking for a prompt failed: {error}")
             return 0
+
+    def read_in(self, start: int, stop: int, seconds: float) -> None:
+        """Reading those tokens of a prompt took so long, with none of another in the step.
+
+        A disk that is slower than that is left, as the store knows from the speed it keeps.
+        """
+        self._prompts.read_in(Sample(start, stop, seconds))
+        self._timed += stop - start
 
     def incoming(self, job: Job) -> Incoming | None:
         """What is stored of the job's prompt beyond what its sequence holds; None: nothing."""
@@ -86,6 +100,7 @@ class Stored:
             if len(self._unsaved) == before:
                 time.sleep(_LOOK_SECONDS)
         try:
+            self._prompts.finish_reading()
             self._prompts.close()
         except Exception as error:
             warn(f"the prompt store: {error}")
