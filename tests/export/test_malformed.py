@@ -327,13 +327,13 @@ CASES: dict[str, tuple[Damage, str]] = {
     "tokenizer is binary": (file("tokenizer.json", b"\xff\0"), "tokenizer.json: not valid UTF-8"),
     "tokenizer of words": (
         json_file("tokenizer.json", model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}),
-        "the model is WordLevel, only BPE is supported",
+        "the model is WordLevel, only BPE and Unigram are supported",
     ),
     "tokenizer config is a list": (file("tokenizer_config.json", b"[]"), "tokenizer_config.json: expected"),
     "tokenizer config cut": (file("tokenizer_config.json", b'{"bos'), "tokenizer_config.json: not valid"),
     "tokenizer of pieces": (
-        file("tokenizer.json", b'{"model": {"type": "Unigram", "unk_id": 0, "vocab": [["a", 0.0]]}}'),
-        "only BPE is supported",
+        file("tokenizer.json", b'{"model": {"type": "Unigram", "unk_id": 0, "vocab": [["a", "0"]]}}'),
+        "the score of token 'a' is no number",
     ),
     "added tokens as a list": (
         json_file("tokenizer_config.json", added_tokens_decoder=[1]),
