@@ -332,8 +332,8 @@ CASES: dict[str, tuple[Damage, str]] = {
     "tokenizer config is a list": (file("tokenizer_config.json", b"[]"), "tokenizer_config.json: expected"),
     "tokenizer config cut": (file("tokenizer_config.json", b'{"bos'), "tokenizer_config.json: not valid"),
     "tokenizer of pieces": (
-        file("tokenizer.json", b'{"model": {"type": "Unigram", "unk_id": 3, "vocab": [["a", 0.0]]}}'),
-        "tokenizer.json: ",
+        file("tokenizer.json", b'{"model": {"type": "Unigram", "unk_id": 0, "vocab": [["a", "0"]]}}'),
+        "the score of token 'a' is no number",
     ),
     "added tokens as a list": (
         json_file("tokenizer_config.json", added_tokens_decoder=[1]),
