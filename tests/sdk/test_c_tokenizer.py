@@ -40,6 +40,8 @@ def assert_same_text(c: CTokenizer, python: Tokenizer, ids: list[int], after: li
         whole = python.decode(ids, skip_special)
         assert c.decode(ids, skip_special) == whole, ids
         assert "".join(c.pieces(ids, (), skip_special)) == whole, ids
+    if "\ufffd" in python.decode(after):  # which of the wrong bytes were shown before is each one's own
+        return
     stream = python.stream(after)
     assert "".join(c.pieces(ids, after)) == "".join(map(stream.push, ids)) + stream.flush(), (after, ids)
 
@@ -135,15 +137,18 @@ def vocabularies(draw, model: str) -> dict[str, Any]:
     if model == "t5":
         tokens = list(dict.fromkeys(tokens))
     count = len(tokens)
-    kinds = st.lists(st.sampled_from([1, 1, 1, 1, 1, 2, 3, 4, 5, 6]), min_size=count, max_size=count)
+    kinds = draw(st.lists(st.sampled_from([1, 1, 1, 1, 1, 2, 3, 4, 5, 6]), min_size=count, max_size=count))
+    # One text as a control token and as a user-defined one is half of either in the tokenizers package.
+    defined = {token for token, kind in zip(tokens, kinds, strict=True) if kind == 4}
+    kinds = [4 if token in defined else kind for token, kind in zip(tokens, kinds, strict=True)]
     scores = st.lists(st.integers(-40, 8).map(lambda n: n / 4), min_size=count, max_size=count)
     metadata: dict[str, Any] = {
         "tokenizer.ggml.model": model,
         "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": draw(kinds),
+        "tokenizer.ggml.token_type": kinds,
         "tokenizer.ggml.scores": draw(scores),
-        "tokenizer.ggml.bos_token_id": draw(st.integers(0, count)),
-        "tokenizer.ggml.eos_token_id": draw(st.integers(-1, count)),
+        "tokenizer.ggml.bos_token_id": draw(st.integers(0, count // 2)),
+        "tokenizer.ggml.eos_token_id": draw(st.sampled_from([-1, *range(count // 2 + 1, count + 1)])),
     }
     for key in ("add_bos_token", "add_eos_token", "add_space_prefix", "remove_extra_whitespaces"):
         if draw(st.booleans()):

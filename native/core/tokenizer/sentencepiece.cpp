@@ -76,7 +76,7 @@ public:
 
 private:
     bool mergeable(int32_t id) const noexcept {
-        return vocabulary_.has(id) && vocabulary_.type(static_cast<size_t>(id)) == TokenType::Normal;
+        return !vocabulary_.text(id).empty() && vocabulary_.type(static_cast<size_t>(id)) == TokenType::Normal;
     }
 
     std::optional<Merge> merge(int32_t left, int32_t right, std::string& joined) const {
