@@ -2,9 +2,9 @@
 
     python tests/sdk/abi.py --write     writes the record anew, when a release is made
 
-The record (abi.json) is the last release's. What it holds must stay: a symbol, a function's type, an enumerator's
-value, where a field of a struct lies and what it is. What is new may come: functions, enumerators, and fields at the
-end of structs that begin with their own size.
+The record (abi.json) is the last release's. What it holds must stay: a symbol, a function's type, an
+enumerator's value, where a field of a struct lies and what it is. What is new may come: functions, enumerators,
+and fields at the end of structs that begin with their own size.
 """
 
 import copy
@@ -64,7 +64,10 @@ def type_of(declaration: c_ast.Decl) -> str:
 def compiled(
     declarations: str, enumerators: list[str], structs: Mapping[str, Mapping[str, str]], compiler: str
 ) -> tuple[dict[str, int], Abi]:
-    """Enumerators' values, and of each struct its size and its fields' offsets, sizes and types, as a program prints them."""
+    """Enumerators' values, and of each struct its size and its fields' offsets, sizes and types.
+
+    A program that the compiler makes prints them.
+    """
     lines = [f'printf("{name} %lld\\n", (long long){name});' for name in enumerators]
     for name, fields in structs.items():
         lines.append(f'printf("{name} %zu\\n", sizeof({name}));')
@@ -99,7 +102,11 @@ def symbols(library: Path) -> list[str]:
 
 def broken(before: Abi, now: Abi) -> list[str]:
     """What of ``before`` is no more, a line each."""
-    said = [f"{name} is no longer exported" for name in before.get("symbols", []) if name not in now.get("symbols", [])]
+    said = [
+        f"{name} is no longer exported"
+        for name in before.get("symbols", [])
+        if name not in now.get("symbols", [])
+    ]
     for what in ("functions", "enumerators"):
         for name, value in before[what].items():
             if now[what].get(name) != value:
@@ -114,7 +121,9 @@ def broken(before: Abi, now: Abi) -> list[str]:
                 said.append(f"{name}.{field} was at {place}, is at {found['fields'].get(field, 'no place')}")
         grows = next(iter(struct["fields"])) == "size"
         if found["size"] < struct["size"] or (found["size"] != struct["size"] and not grows):
-            said.append(f"{name} had {struct['size']} bytes, has {found['size']}, and does not begin with its size")
+            said.append(
+                f"{name} had {struct['size']} bytes, has {found['size']}, and does not begin with its size"
+            )
         if grows and found["size"] % 8:
             said.append(f"{name} has {found['size']} bytes, no number of whole words")
     return said
@@ -125,6 +134,7 @@ def main() -> int:
         print(__doc__, file=sys.stderr)
         return 2
     from c_tokenizer import declarations
+
     from dca_runtime.library import library_version
 
     abi = described(declarations())

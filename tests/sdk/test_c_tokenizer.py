@@ -6,18 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from c_tokenizer import CTokenizer
 from hard_texts import HARD, PRETOKENIZERS, metadata_of, write_metadata, write_vocabulary
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import byte_characters
 
-from c_tokenizer import CTokenizer
 from dca_runtime.errors import DcaError
 from dca_runtime.text.pretokenizers import PRETOKENIZERS as BY_NAME
 from dca_runtime.text.tokenizer import Tokenizer
 
 # Characters at which patterns, case and clusters turn.
-TURNS = "aZsSlLtTrRvVeEmMdD019'ſﬆßK ǅʰªʻ한ᅡ中ぁé़्́̈ \t\n\r\x0b\x85\xa0\u3000\u200b\u200d!?.,/\\|()[]{}<>=+~^$`…。，٣Ⅷ½😀🇻🇳\u0600\x00"
+TURNS = "aZsSlLtTrRvVeEmMdD019'ſﬆßK ǅʰªʻ한ᅡ中ぁé़्́̈ \t\n\r\x0b\x85\xa0"
+TURNS += "\u3000\u200b\u200d!?.,/\\|()[]{}<>=+~^$`…。，٣Ⅷ½😀🇻🇳\u0600\x00"
 TURNS += "<s>▁"
 texts = st.text(st.sampled_from(TURNS) | st.characters(codec="utf-8"), max_size=60)
 
@@ -116,14 +117,18 @@ def test_smollm2(smollm2):
 
 
 @settings(max_examples=200, deadline=None)
-@given(ids=st.lists(st.integers(-2, 49_200), max_size=40), after=st.lists(st.integers(0, 49_151), max_size=12))
+@given(
+    ids=st.lists(st.integers(-2, 49_200), max_size=40), after=st.lists(st.integers(0, 49_151), max_size=12)
+)
 def test_smollm2_text(smollm2, ids, after):
     assert_same_text(*smollm2, ids, after)
 
 
 # Small vocabularies of every kind, with whatever can be odd about one.
 
-LETTERS = st.sampled_from([*"ab ▁AB", "é", "中", "\u0301", "<s>", "<0x61>", "<0xC3>", "<0xA9>", "<0xE4>", "Ġ", "Ã", "©"])
+LETTERS = st.sampled_from(
+    [*"ab ▁AB", "é", "中", "\u0301", "<s>", "<0x61>", "<0xC3>", "<0xA9>", "<0xE4>", "Ġ", "Ã", "©"]
+)
 WORDS = st.lists(LETTERS, max_size=4).map("".join)
 SOME_BYTES = [f"<0x{byte:02X}>" for byte in (0x41, 0x62, 0xC3, 0xA9, 0xE4, 0xB8, 0xAD, 0xE2, 0x96, 0x81)]
 
@@ -155,7 +160,9 @@ def vocabularies(draw, model: str) -> dict[str, Any]:
             metadata[f"tokenizer.ggml.{key}"] = draw(st.booleans())
     if model == "gpt2":
         known = set(tokens)
-        pairs = sorted({(a, b) for a in known for b in known if a + b in known and a and b and " " not in a + b})
+        pairs = sorted(
+            {(a, b) for a in known for b in known if a + b in known and a and b and " " not in a + b}
+        )
         chosen = draw(st.lists(st.sampled_from(pairs), max_size=20)) if pairs else []
         metadata["tokenizer.ggml.merges"] = [f"{a} {b}" for a, b in chosen] or ["x"]
         metadata["tokenizer.ggml.pre"] = draw(st.sampled_from(PRETOKENIZERS))
@@ -223,7 +230,13 @@ def sentencepiece_pair(request, tmp_path_factory) -> tuple[CTokenizer, Tokenizer
         "tokenizer.ggml.tokens": [processor.id_to_piece(id_) for id_ in ids],
         "tokenizer.ggml.scores": [processor.get_score(id_) for id_ in ids],
         "tokenizer.ggml.token_type": [
-            2 if processor.is_unknown(id_) else 3 if processor.is_control(id_) else 6 if processor.is_byte(id_) else 1
+            2
+            if processor.is_unknown(id_)
+            else 3
+            if processor.is_control(id_)
+            else 6
+            if processor.is_byte(id_)
+            else 1
             for id_ in ids
         ],
         "tokenizer.ggml.bos_token_id": processor.bos_id(),

@@ -1,4 +1,4 @@
-"""What `cmake --install` gives: found by CMake and pkg-config, and the examples compiled against it say what Python says."""
+"""What `cmake --install` gives: CMake and pkg-config find it, and examples made with it say what Python says."""
 
 import os
 import re
@@ -43,7 +43,15 @@ def test_headers_are_plain_c(installed, compiler, tmp_path, standard, header):
 def test_headers_are_cpp_too(installed, tmp_path):
     source = tmp_path / "only.cpp"
     source.write_text("#include <dca_text.h>\nint main() { return dca_version() == nullptr; }\n")
-    run(tool("c++"), "-Wall", "-Wextra", "-Werror", *pkg_config(installed, "--cflags").split(), "-fsyntax-only", source)
+    run(
+        tool("c++"),
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        *pkg_config(installed, "--cflags").split(),
+        "-fsyntax-only",
+        source,
+    )
 
 
 def test_pkg_config_moves_with_the_tree(installed, tmp_path):
@@ -57,7 +65,7 @@ def test_pkg_config_moves_with_the_tree(installed, tmp_path):
 def test_find_package_knows_the_version(installed, tmp_path, wanted, found):
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.22)\nproject(user LANGUAGES NONE)\n"
-        f"find_package(dca {wanted} QUIET)\nmessage(STATUS \"found=${{dca_FOUND}}\")\n"
+        f'find_package(dca {wanted} QUIET)\nmessage(STATUS "found=${{dca_FOUND}}")\n'
     )
     build = [tool("cmake"), "-S", tmp_path, "-B", tmp_path / "build", f"-DCMAKE_PREFIX_PATH={installed}"]
     assert f"found={int(found)}" in run(*build, "-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}")
@@ -66,7 +74,11 @@ def test_find_package_knows_the_version(installed, tmp_path, wanted, found):
 @pytest.fixture(scope="module")
 def by_cmake(installed, compiler, tmp_path_factory) -> Path:
     build = tmp_path_factory.mktemp("examples")
-    made = [f"-DCMAKE_PREFIX_PATH={installed}", f"-DCMAKE_C_COMPILER={compiler}", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
+    made = [
+        f"-DCMAKE_PREFIX_PATH={installed}",
+        f"-DCMAKE_C_COMPILER={compiler}",
+        f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
+    ]
     run(tool("cmake"), "-S", EXAMPLES, "-B", build, "-G", "Ninja", *made)
     run(tool("cmake"), "--build", build)
     return build
@@ -112,7 +124,8 @@ def test_the_examples_compile_with_pkg_config_alone(installed, library, compiler
 
 
 @pytest.mark.parametrize(
-    ("arguments", "names"), [(["/nowhere.gguf", "x"], "/nowhere.gguf"), (["MODEL", "x", "0"], "max_tokens"), ([], "usage")]
+    ("arguments", "names"),
+    [(["/nowhere.gguf", "x"], "/nowhere.gguf"), (["MODEL", "x", "0"], "max_tokens"), ([], "usage")],
 )
 def test_the_generator_says_in_a_line_what_is_wrong(by_cmake, model, arguments, names):
     command = [by_cmake / "generate", *(str(model.path) if word == "MODEL" else word for word in arguments)]

@@ -1,4 +1,4 @@
-// Unicode 17.0: made by make_unicode_table.py from tokenizers 0.23.3; do not edit.
+// Unicode 17.0: make_unicode_table.py made it from tokenizers 0.23.3.
 #pragma once
 
 #include <cstdint>

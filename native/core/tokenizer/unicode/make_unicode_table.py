@@ -2,8 +2,8 @@
 
     python native/core/tokenizer/unicode/make_unicode_table.py [--check]
 
-unicode_table.h: the classes that pretokenizers' patterns name. cluster_table.h: which characters join others to what
-a person takes for one. Both are read out of what the Python tokenizer uses (the tokenizers package with its
+unicode_table.h: the classes that pretokenizers' patterns name. cluster_table.h: which characters join others to
+what a person takes for one. Both are read out of what the Python tokenizer uses (the tokenizers package with its
 regular expressions by Oniguruma and its clusters by unicode-segmentation), so that both tokenizers cut at the
 same places; each table says which Unicode that knows. With --check nothing is written, and the exit code is 1
 where a table differs.
@@ -63,7 +63,9 @@ def joining() -> bytearray:
     codes = [code for code in CODES if chr(code) not in "\r\n"]
 
     def together(before: str, after: str) -> list[bool]:
-        return [line == "b" for line in replace("\n".join(before + chr(c) + after for c in codes)).split("\n")]
+        return [
+            line == "b" for line in replace("\n".join(before + chr(c) + after for c in codes)).split("\n")
+        ]
 
     found = bytearray(0x110000)
     found[ord("\r")] = found[ord("\n")] = CONTROLS
@@ -102,7 +104,7 @@ def table(name: str, meaning: str, found: bytearray, landmarks: Mapping[str, int
     lines = [", ".join(entries[start : start + 12]) for start in range(0, len(entries), 12)]
     return "\n".join(
         [
-            f"// Unicode {version}: made by {Path(__file__).name} from tokenizers {__version__}; do not edit.",
+            f"// Unicode {version}: {Path(__file__).name} made it from tokenizers {__version__}.",
             "#pragma once",
             "",
             "#include <cstdint>",
@@ -125,9 +127,7 @@ def table(name: str, meaning: str, found: bytearray, landmarks: Mapping[str, int
 def tables() -> dict[str, str]:
     """The files' texts by their names."""
     return {
-        "unicode_table.h": table(
-            "kClassRanges", "the number of its class (unicode.h)", classes(), LANDMARKS
-        ),
+        "unicode_table.h": table("kClassRanges", "the number of its class (unicode.h)", classes(), LANDMARKS),
         "cluster_table.h": table(
             "kClusterRanges", "how they join others (clusters.cpp)", joining(), EXTENDING_LANDMARKS
         ),
