@@ -3,8 +3,8 @@
     python tests/sdk/abi.py --write     writes the record anew, when a release is made
 
 The record (abi.json) is the last release's. What it holds must stay: a symbol, a function's type, an
-enumerator's value, where a field of a struct lies and what it is. What is new may come: functions, enumerators,
-and fields at the end of structs that begin with their own size.
+enumerator's value, where a field of a struct lies and what it is. What is new may come: functions,
+enumerators, and fields at the end of structs that begin with their own size.
 """
 
 import copy

@@ -11,8 +11,9 @@ from abi import RECORD, ROOT, broken, described, symbols
 from c_tokenizer import declarations
 
 BUMP = (
-    "Put it back beside what is new. Where that cannot be: raise DCA_ABI in native/CMakeLists.txt and the number "
-    "in native/exports.map, say so in CHANGELOG.md, and write the record anew: python tests/sdk/abi.py --write"
+    "Put it back beside what is new. Where that cannot be: raise DCA_ABI in native/CMakeLists.txt and the "
+    "number in native/exports.map, say so in CHANGELOG.md, and write the record anew: "
+    "python tests/sdk/abi.py --write"
 )
 
 

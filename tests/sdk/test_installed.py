@@ -1,4 +1,4 @@
-"""What `cmake --install` gives: CMake and pkg-config find it, and examples made with it say what Python says."""
+"""What `cmake --install` gives: CMake and pkg-config find it, and the examples say what Python says."""
 
 import os
 import re
