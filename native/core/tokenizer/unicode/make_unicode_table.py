@@ -2,11 +2,11 @@
 
     python native/core/tokenizer/unicode/make_unicode_table.py [--check]
 
-unicode_table.h: the classes that pretokenizers' patterns name. cluster_table.h: which characters join others to
-what a person takes for one. Both come from what the Python tokenizer uses (the tokenizers package, its regular
-expressions by Oniguruma, its clusters by unicode-segmentation), so that both tokenizers cut at the same places;
-each table says which Unicode that knows. With --check nothing is written, and the exit code is 1 where a table
-differs.
+unicode_table.h: the classes that pretokenizers' patterns name. cluster_table.h: which characters join others
+to what a person takes for one. Both come from what the Python tokenizer uses (the tokenizers package, its
+regular expressions by Oniguruma, its clusters by unicode-segmentation), so that both tokenizers cut at the
+same places; each table says which Unicode that knows. With --check nothing is written, and the exit code is
+1 where a table differs.
 """
 
 import struct
