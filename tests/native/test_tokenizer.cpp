@@ -1,4 +1,6 @@
 // Tokenizers through the C API: small vocabularies whose answers can be worked out by hand, and files that are wrong.
+#include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <string>
 #include <vector>

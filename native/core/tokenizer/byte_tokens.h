@@ -30,11 +30,13 @@ inline std::optional<uint8_t> byte_of_token(std::string_view text) noexcept {
 /// The tokens of bytes that a vocabulary has, in capital digits.
 class ByteTokens {
 public:
-    explicit ByteTokens(const Vocabulary& vocabulary) {
+    /// specials: a control token may be one of them.
+    explicit ByteTokens(const Vocabulary& vocabulary, bool specials = true) {
         constexpr char digits[] = "0123456789ABCDEF";
         for (size_t byte = 0; byte < tokens_.size(); ++byte) {
             const char text[] = {'<', '0', 'x', digits[byte >> 4], digits[byte & 15], '>'};
-            tokens_[byte] = vocabulary.find({text, sizeof text});
+            const int32_t token = vocabulary.find({text, sizeof text});
+            tokens_[byte] = token < 0 || specials || !vocabulary.special(static_cast<size_t>(token)) ? token : -1;
         }
     }
 

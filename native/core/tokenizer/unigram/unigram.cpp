@@ -31,6 +31,7 @@ public:
         : vocabulary_(vocabulary),
           scores_(token_scores(file, vocabulary.size())),
           bytes_(vocabulary),
+          ordinary_bytes_(vocabulary, false),
           falls_back_(vocabulary.first_of(TokenType::Byte) >= 0),
           unknown_(vocabulary.first_of(TokenType::Unknown)),
           map_(character_map(file)),
@@ -61,13 +62,14 @@ public:
             }
             before_unknown = unknown;
         }
+        const ByteTokens& bytes = specials ? bytes_ : ordinary_bytes_;
         for (auto cut = cuts.rbegin(); cut != cuts.rend(); ++cut) {
             const std::string_view piece = std::string_view(normalized).substr(cut->first, cut->second - cut->first);
             const int32_t id = vocabulary_.find(piece);
             if (id >= 0 && takes(id, specials)) {
                 ids.push_back(id);
-            } else if (falls_back_ && bytes_.has_all(piece)) {
-                bytes_.append(piece, ids);
+            } else if (falls_back_ && bytes.has_all(piece)) {
+                bytes.append(piece, ids);
             } else {
                 ids.push_back(unknown_);
             }
@@ -88,7 +90,11 @@ private:
     std::vector<Best> best_cuts(std::string_view text, bool specials) const {
         std::vector<Best> best(text.size() + 1);
         const auto offer = [&](size_t end, double score, size_t begin, int32_t id) {
-            if (best[end].begin == SIZE_MAX || score > best[end].score) best[end] = {score, begin, id};
+            if (best[end].begin != SIZE_MAX && score <= best[end].score) return;
+            if (id < 0)
+                fail(DCA_ERROR_FORMAT,
+                     "the text cannot be tokenized: it has a character without a piece, and the vocabulary no unknown token");
+            best[end] = {score, begin, id};
         };
         for (size_t at = 0; at < text.size();) {
             const size_t bytes = character_at(text, at).bytes;
@@ -103,12 +109,7 @@ private:
                 offer(end, scores_[static_cast<size_t>(id)] + so_far, at, id);
                 single |= end - at == bytes;
             }
-            if (!single) {
-                if (unknown_ < 0)
-                    fail(DCA_ERROR_FORMAT,
-                         "the text cannot be tokenized: it has a character without a piece, and the vocabulary no unknown token");
-                offer(at + bytes, worst_ + so_far, at, unknown_);
-            }
+            if (!single) offer(at + bytes, worst_ + so_far, at, unknown_);
             at += bytes;
         }
         return best;
@@ -146,7 +147,7 @@ private:
 
     const Vocabulary& vocabulary_;
     std::vector<double> scores_;
-    ByteTokens bytes_;
+    ByteTokens bytes_, ordinary_bytes_;
     bool falls_back_;
     int32_t unknown_;
     CharacterMap map_;
