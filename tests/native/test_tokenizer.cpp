@@ -76,7 +76,7 @@ TEST(tokenizer_merges_the_best_pair_first) {
     CHECK(tokenizer.status == DCA_OK);
     CHECK((tokenizer.encode("abc") == Ids{3, 8}));  // "b c" comes before "a b", and no merge joins a and bc
     CHECK((tokenizer.encode("ab a") == Ids{6, 10}));
-    CHECK((tokenizer.encode("axb") == Ids{3, 4}));  // x has no token
+    CHECK((tokenizer.encode("axb") == Ids{6}));  // x has no token, and its neighbours meet
     CHECK((tokenizer.encode("") == Ids{}));
 }
 
@@ -184,10 +184,10 @@ TEST(tokenizer_of_a_unigram_model) {
     CHECK((tokenizer.encode("xy\u00e9a") == Ids{6, 0, 7}));  // what is unknown together has not all its bytes
     CHECK((tokenizer.encode("\u00e9") == Ids{6, 4, 5}));
     CHECK((tokenizer.encode("</s>", DCA_TEXT_SPECIAL) == Ids{2}));
-    CHECK((tokenizer.encode("a</s>") == Ids{10, 0}));
+    CHECK((tokenizer.encode("a</s>") == Ids{6, 7, 0}));
     test::VocabularyFile file = pieces("t5");
     file.remove_extra_spaces = 1;
-    CHECK((OpenTokenizer(file).encode("a   b  ") == Ids{10, 6, 8}));
+    CHECK((OpenTokenizer(file).encode("a   b  ") == Ids{6, 7, 6, 8}));
     file.space_prefix = 0;
     CHECK((OpenTokenizer(file).encode("  a") == Ids{7}));
 }
@@ -210,7 +210,7 @@ TEST(tokenizer_with_a_map_of_characters) {
     CHECK((tokenizer.encode("Bb") == Ids{11}));
     CHECK((tokenizer.encode("aCb") == Ids{11}));
     CHECK((tokenizer.encode("B\u0301b") == Ids{11}));                    // the mark goes with what it stands on
-    CHECK((tokenizer.encode("B\u0301\u0301\u0301b") == Ids{10, 0, 8}));  // longer than what is replaced as a whole
+    CHECK((tokenizer.encode("B\u0301\u0301\u0301b") == Ids{6, 7, 0, 8}));  // longer than what is replaced as a whole
     CHECK((tokenizer.encode("\u0600Bb") == Ids{6, 0, 9}));  // a sign that belongs to what follows: the map has no such beginning
     for (size_t length : {size_t{3}, size_t{100}, bytes.size() - 3}) {
         file.character_map.resize(length);
@@ -259,7 +259,7 @@ TEST(tokenizer_refuses_files_that_are_wrong) {
     refused(file, DCA_ERROR_FORMAT, "4097 characters");
     file = byte_level();
     for (int i = 0; i < 100001; ++i) {
-        file.tokens.push_back("x" + std::to_string(i));
+        file.tokens.push_back(std::to_string(i));
         file.types.push_back(4);
     }
     refused(file, DCA_ERROR_FORMAT, "added tokens");
@@ -373,11 +373,11 @@ std::string streamed(const OpenTokenizer& tokenizer, const Ids& after, const Ids
     for (const int32_t id : ids) {
         CHECK(dca_text_stream_push(stream, id, &piece, &bytes) == DCA_OK);
         CHECK(std::strlen(piece) == bytes);
-        all += "|" + std::string(piece, bytes);
+        (all += '|').append(piece, bytes);
     }
     CHECK(dca_text_stream_flush(stream, &piece, nullptr) == DCA_OK);
     dca_text_stream_free(stream);
-    return all + "|" + piece;
+    return (all += '|') += piece;
 }
 
 }  // namespace

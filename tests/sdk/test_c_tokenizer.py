@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from c_tokenizer import CTokenizer
 from hard_texts import HARD, PRETOKENIZERS, metadata_of, write_metadata, write_vocabulary
-from hypothesis import given, settings
+from hypothesis import given, note, settings
 from hypothesis import strategies as st
 from tiny import byte_characters
 
@@ -176,6 +176,7 @@ def test_any_vocabulary(tmp_path_factory, model):
     @settings(max_examples=300, deadline=None)
     @given(vocabularies(model), st.lists(LETTERS | texts, max_size=12).map("".join), st.data())
     def check(metadata, text, data):
+        note(repr(metadata))
         try:
             python = Tokenizer(metadata)
         except DcaError:

@@ -72,13 +72,15 @@ Tokenizer::Tokenizer(const GgufFile& file)
     bos_ = named_id(file, "bos");
     eos_ = named_id(file, "eos");
 
-    std::vector<Trie::Spelling> spellings;
+    std::vector<Trie::Spelling> whole, defined;
     for (size_t id = 0; id < vocabulary_.size(); ++id) {
         const auto token = static_cast<int32_t>(id);
-        if ((vocabulary_.special(id) || vocabulary_.defined(id)) && vocabulary_.holder(id) == token)
-            spellings.push_back({vocabulary_.text(token), token});
+        if (vocabulary_.holder(id) != token) continue;
+        if (vocabulary_.special(id) || vocabulary_.defined(id)) whole.push_back({vocabulary_.text(token), token});
+        if (vocabulary_.defined(id) && kind_ == TokenizerKind::Unigram) defined.push_back({vocabulary_.text(token), token});
     }
-    whole_ = WholeTokens(std::move(spellings));
+    whole_ = WholeTokens(std::move(whole));
+    defined_ = WholeTokens(std::move(defined));
     find_end_ids(file);
 }
 
@@ -112,7 +114,8 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, const EncodeOption
     if ((options.begins || options.begins_once) && adds_bos()) ids.push_back(bos_);
     const size_t before = ids.size();
     size_t done = 0;
-    for (const WholeTokens::Match& match : whole_.find(text)) {
+    const bool without_specials = kind_ == TokenizerKind::Unigram && !options.specials;
+    for (const WholeTokens::Match& match : (without_specials ? defined_ : whole_).find(text)) {
         if (!options.specials && vocabulary_.special(static_cast<size_t>(match.token))) continue;
         add_text(done, match.begin);
         ids.push_back(match.token);

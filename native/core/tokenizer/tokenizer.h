@@ -59,6 +59,7 @@ private:
     Vocabulary vocabulary_;
     std::unique_ptr<Segmenter> segmenter_;
     WholeTokens whole_;
+    WholeTokens defined_;  // of a unigram model, whose control tokens are no tokens at all where they are text
     bool strips_first_space_ = false;
     bool adds_bos_ = false, adds_eos_ = false;
     int32_t bos_ = -1, eos_ = -1;
