@@ -62,7 +62,7 @@ TEST(pretokenizers_of_deepseek) {
            Pieces{"123", "4", "\u4e2d\u6587", "x", " .", "com", " a", ".b", " \u20ac\n"}));
     CHECK((pieces("deepseek-v3", std::string_view("\0\1a", 3)) == Pieces{std::string("\0", 1), "\1a"}));
     CHECK((pieces("deepseek-llm", "ab 12\u4e2d  \n a.  ") == Pieces{"ab", " ", "12", "\u4e2d", "  ", "\n", " a", ".", "  "}));
-    CHECK((pieces("deepseek-llm", "x \u3000y") == Pieces{"x", " ", "\u3000y"}));
+    CHECK((pieces("deepseek-llm", "x \u3000y") == Pieces{"x", " ", "\u3000", "y"}));
     CHECK((pieces("deepseek-coder", "ab 12 !\u4e2d\r") == Pieces{"ab", " ", "1", "2", " !", "\u4e2d", "\r"}));
 }
 
