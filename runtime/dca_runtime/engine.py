@@ -17,6 +17,8 @@ from dca_runtime.errors import DcaError
 from dca_runtime.options import EngineOptions, Scheme, TokenIds
 from dca_runtime.sampling import Sampling, drawn_seed, sampling_struct
 
+_MOST_CONVERTED = 1024  # samplings whose native form is kept
+
 
 @dataclass(frozen=True)
 class EngineInfo:
@@ -164,6 +166,7 @@ class Engine:
         self._home = process.Home()
         self._keep = _Keep(lib, native[0], native_model, self._home)
         self._sequences: weakref.WeakSet[TokenSequence] = weakref.WeakSet()
+        self._converted: dict[int, tuple[Sampling, Any]] = {}  # by id
         self._open = True
 
     def close(self) -> None:
@@ -290,18 +293,21 @@ class Engine:
     def _samplings(
         self, items: Sequence[Item], top_logprobs: int, logprobs: bool
     ) -> list[tuple[Any, Any, Any]]:
-        """``_sampling`` of every item; what several items share is converted once."""
-        shared: dict[int, tuple[Any, Any, Any]] = {}  # by the id of a Sampling that the items keep alive
+        """``_sampling`` of every item; what comes again, in this step or the next, is converted once."""
         converted = []
         for item in items:
             sampling = item[2]
             drawn = sampling.seed is None and sampling.temperature > 0  # a seed for each item
-            if drawn or top_logprobs or len(item) == 4:
+            if drawn or top_logprobs or logprobs or len(item) == 4 or sampling.logit_bias:
                 converted.append(self._sampling(item, top_logprobs, logprobs))
                 continue
-            if id(sampling) not in shared:
-                shared[id(sampling)] = self._sampling(item, top_logprobs, logprobs)
-            converted.append(shared[id(sampling)])
+            known = self._converted.get(id(sampling))
+            if known is None:
+                if len(self._converted) >= _MOST_CONVERTED:
+                    self._converted.clear()
+                known = sampling, self._sampling(item, 0, False)  # holds the object: its id stays its own
+                self._converted[id(sampling)] = known
+            converted.append(known[1])
         return converted
 
     def _sampling(self, item: Item, top_logprobs: int, logprobs: bool) -> tuple[Any, Any, Any]:
