@@ -13,7 +13,7 @@ import numpy as np
 from dca_runtime import _ffi, _pages, prefill, process
 from dca_runtime._convert import LOGITS_LAST, LOGITS_NONE, c_path, fill_cache_options, scheme_of, token_array
 from dca_runtime._ffi import ffi
-from dca_runtime.errors import DcaError
+from dca_runtime.errors import DcaError, Status
 from dca_runtime.options import EngineOptions, Scheme, TokenIds
 from dca_runtime.sampling import Sampling, drawn_seed, sampling_struct
 
@@ -344,8 +344,7 @@ class Engine:
         return feeds, kept
 
     def _call(self, call: Any, feeds: Any, kept: list[tuple[Any, np.ndarray]], *more: Any) -> None:
-        lib = _ffi.lib()
-        before = [lib.dca_sequence_length(handle) for handle, _ in kept]
+        # One call of the library a step: each lets go of Python's lock, which others then keep for a while.
         if more:
             status = call(self._native, feeds, more[0], len(kept), more[1])
         else:
@@ -354,8 +353,11 @@ class Engine:
             self._callback.reraise()
         except BaseException:
             # The exception may come too late to cancel; the caller still sees nothing appended.
-            for (handle, _), length in zip(kept, before, strict=True):
-                _ffi.check(lib.dca_sequence_truncate(handle, length))
+            if status == Status.OK:
+                lib = _ffi.lib()
+                for handle, tokens in kept:
+                    length = lib.dca_sequence_length(handle) - len(tokens)
+                    _ffi.check(lib.dca_sequence_truncate(handle, length))
             raise
         _ffi.check(status)
 
