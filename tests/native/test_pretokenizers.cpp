@@ -4,6 +4,7 @@
 
 #include "check.h"
 #include "core/tokenizer/pretokenizer/pretokenizer.h"
+#include "core/tokenizer/unicode/clusters.h"
 #include "core/tokenizer/unicode/unicode.h"
 
 namespace {
@@ -92,4 +93,27 @@ TEST(classes_of_characters) {
     CHECK(dca::class_of(0x20ac) == CharacterClass::Symbol);
     CHECK(dca::class_of(0x378) == CharacterClass::Other);
     CHECK(dca::class_of(0x110000) == CharacterClass::Other);
+}
+
+namespace {
+
+Pieces clusters(std::string_view text) {
+    Pieces all;
+    for (size_t at = 0; at < text.size();) {
+        const size_t end = dca::cluster_end(text, at);
+        all.emplace_back(text.substr(at, end - at));
+        at = end;
+    }
+    return all;
+}
+
+}  // namespace
+
+TEST(clusters_of_characters) {
+    CHECK((clusters("ab\r\n\n") == Pieces{"a", "b", "\r\n", "\n"}));
+    CHECK((clusters("e\u0301\u0302x\n\u0301") == Pieces{"e\u0301\u0302", "x", "\n", "\u0301"}));
+    CHECK((clusters("a\u0600b\u200d\u00e9") == Pieces{"a", "\u0600b\u200d", "\u00e9"}));
+    CHECK((clusters("\u1100\u1161\u11a8\u1161") == Pieces{"\u1100\u1161\u11a8", "\u1161"}));  // L V T, and V begins anew
+    CHECK((clusters("\uac00\u11a8\uac01\u1161\ua960\uac01") == Pieces{"\uac00\u11a8", "\uac01", "\u1161", "\ua960\uac01"}));
+    CHECK((clusters("\ud7b0\ud7cb\u4e2d") == Pieces{"\ud7b0\ud7cb", "\u4e2d"}));
 }

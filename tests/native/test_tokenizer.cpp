@@ -209,7 +209,7 @@ TEST(tokenizer_with_a_map_of_characters) {
     CHECK(tokenizer.status == DCA_OK);
     CHECK((tokenizer.encode("Bb") == Ids{11}));
     CHECK((tokenizer.encode("aCb") == Ids{11}));
-    CHECK((tokenizer.encode("B\u0301b") == Ids{11}));                    // the mark goes with what it stands on
+    CHECK((tokenizer.encode("B\u0301b") == Ids{11}));                      // the mark goes with what it stands on
     CHECK((tokenizer.encode("B\u0301\u0301\u0301b") == Ids{6, 7, 0, 8}));  // longer than what is replaced as a whole
     CHECK((tokenizer.encode("\u0600Bb") == Ids{6, 0, 9}));  // a sign that belongs to what follows: the map has no such beginning
     for (size_t length : {size_t{3}, size_t{100}, bytes.size() - 3}) {
