@@ -35,10 +35,11 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
 
 LayerAttention StepState::attention_of(uint32_t layer) const {
     const LayerKind kind = h.layers[layer];
-    LayerAttention attention{.shape = shape,
-                             .scheme = kind.windowed ? window_scheme : scheme,
-                             .rotary = kind.windowed ? memory.window_rotary : memory.rotary,
-                             .traits = {.window = kind.windowed ? h.window : 0, .cap = h.attention_cap, .sinks = weights.layers()[layer].sinks}};
+    LayerAttention attention{
+        .shape = shape,
+        .scheme = kind.windowed ? window_scheme : scheme,
+        .rotary = kind.windowed ? memory.window_rotary : memory.rotary,
+        .traits = {.window = kind.windowed ? h.window : 0, .cap = h.attention_cap, .sinks = weights.layers()[layer].sinks}};
     if (!kind.rotated) attention.shape.rotary_dim = 0;
     return attention;
 }

@@ -21,8 +21,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
 SCHEME = (40, 16, 64)
 LENGTH = 170  # four chunk borders
-# Of the root mean square of a position's errors, by that of its logits' deviations from their mean. Activations rounded to
-# 11 bits move logits by about 5e-3 of it in models of two layers; a wrong position or a scale left out by more than 1e-1.
+# Of the root mean square of a position's errors, by that of its logits' deviations from their mean. 11 bits for
+# activations move logits by about 5e-3 of it in models of two layers; a wrong position or a scale left out by
+# more than 1e-1.
 LIMIT = 2e-2
 # Head sizes for which the fast attention kernels are compiled; the cases' own one runs in the simple kernel.
 FAST = {
@@ -63,8 +64,11 @@ def errors(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
 
 
 def check(path, **options) -> None:
-    """Prefill in one go, in pieces and token by token. In a mixture a token whose experts are nearly equally likely may
-    get others on the card: so the middle position counts."""
+    """Prefill in one go, token by token and in pieces.
+
+    In a mixture a token whose experts are nearly equally likely may get others on the card: so the middle
+    position counts.
+    """
     ids = tokens(LENGTH)[0].numpy().astype(np.int32)
     expected = all_logits(path, "cpu", ids, cache_type="f32", **options)
     for pieces in (None, (1,), (37, 1, 1, 2)):
@@ -92,8 +96,13 @@ def test_the_fast_attention_kernels_too(family_gguf, case, attention):
 def test_sequences_step_together(family_gguf, case):
     path = family_gguf(case, "f16")
     sequences = [tokens(LENGTH)[0].numpy().astype(np.int32)[first : first + 60] for first in (0, 30, 60)]
-    alone = [all_logits(path, "cpu", ids, cache_type="f32", attention="dca", scheme=SCHEME) for ids in sequences]
-    with Model(path, device="cuda") as model, model.engine(tokens=512, attention="dca", scheme=SCHEME) as engine:
+    alone = [
+        all_logits(path, "cpu", ids, cache_type="f32", attention="dca", scheme=SCHEME) for ids in sequences
+    ]
+    with (
+        Model(path, device="cuda") as model,
+        model.engine(tokens=512, attention="dca", scheme=SCHEME) as engine,
+    ):
         together = [engine.sequence() for _ in sequences]
         for at in range(60):
             step = [
