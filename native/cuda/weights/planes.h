@@ -254,12 +254,15 @@ struct LevelWords {
     static constexpr uint32_t k0 = level_word<kLevels>(0, kBias), k1 = level_word<kLevels>(1, kBias);
     static constexpr uint32_t k2 = level_word<kLevels>(2, kBias), k3 = level_word<kLevels>(3, kBias);
 };
+/// FP4's levels as the upper bytes of f16, whose lower bytes are zero.
+struct UpperHalves {
+    static constexpr uint32_t k0 = 0x42403c00, k1 = 0x4a484644, k2 = k0 | 0x80808080, k3 = k1 | 0x80808080;
+};
 
-/// The levels, plus kBias, of the eight codes of a low word as bytes in their order. A byte permutation looks up four codes of
+/// The bytes of a table of 16 for the eight codes of a low word, in their order. A byte permutation looks up four codes of
 /// three bits at once: one in each half of the table, and a third takes of the two results what the fourth bits say.
-template <class P, int kBias>
+template <class Level>
 DCA_HOST_DEVICE void look_up(uint32_t codes, uint32_t (&bytes)[2]) {
-    using Level = LevelWords<P::kLevels, kBias>;
 #if defined(__CUDA_ARCH__)
     const uint32_t within = codes & 0x77777777u, half = (codes >> 1 & 0x44444444u) | 0x32103210u;
 #pragma unroll
@@ -306,7 +309,7 @@ DCA_HOST_DEVICE void decode_eight(const Matrix& matrix, uint32_t row, uint32_t u
         bytes[0] = low[2 * c];
         bytes[1] = low[2 * c + 1];
     } else if constexpr (P::kTable) {
-        look_up<P, 0>(low[c], bytes);
+        look_up<LevelWords<P::kLevels, 0>>(low[c], bytes);
     } else {
         const uint32_t* high = static_cast<const uint32_t*>(matrix.high) + padded * P::kHighWords;
         const int j = 2 * (c % 2);
@@ -385,7 +388,7 @@ DCA_HOST_DEVICE float dot_piece(const Piece<P>& piece, const Words (&x)[Piece<P>
         DCA_UNROLL
         for (int j = 0; j < 4; ++j) {
             uint32_t bytes[2];
-            look_up<P, 0>(piece.low.w[j], bytes);
+            look_up<LevelWords<P::kLevels, 0>>(piece.low.w[j], bytes);
             DCA_UNROLL
             for (int n = 0; n < 2; ++n) {
                 sum[n] = dot_pair<0, true>(pair(4 * j + 2 * n), bytes[n], sum[n]);
