@@ -33,7 +33,9 @@ def ids():
 
 
 @pytest.mark.parametrize(
-    "name", ["plain", "dca", "intra", "dca:24/8/32", "plain@linear:4", "plain@ntk:4", "dca@yarn:4"]
+    "name",
+    ["plain", "dca", "intra", "dca:24/8/32", "plain@linear:4", "plain@ntk:4", "dca@yarn:4", "plain@dynamic:2"]
+    + ["string:40/8", "string:80/16@yarn:2", "streaming:4/40", "lm-infinite:4/40", "string:90/0@dynamic:2"],
 )
 def test_it_scores_as_the_library_does(models, ids, name):
     method = parse(name)
@@ -135,10 +137,9 @@ def test_the_command_runs_any_method(path, capsys, tmp_path, arguments, lengths)
 
 
 def test_the_library_lacks_them_and_says_so(path, capsys):
-    assert main(["passkey", path, "--attention", "rerope:40"]) == 2
-    assert "--engine reference" in capsys.readouterr().err
-    assert main(["passkey", path, "--attention", "plain@dynamic:2"]) == 2
-    assert "--engine reference" in capsys.readouterr().err
+    for name in ("rerope:40", "self-extend:4/60"):
+        assert main(["passkey", path, "--attention", name]) == 2
+        assert "--engine reference" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
