@@ -17,7 +17,7 @@ from dca_export.export.hf_format import export_directory, plan_directory
 from dca_export.export.output_file import check_apart, check_output, check_report
 from dca_export.export.plan import AUTO, CopyPlan, ExportOptions, plan_export
 from dca_export.export.recipes import RECIPES
-from dca_export.export.scheme_choice import SchemeOptions, string_border
+from dca_export.export.scheme_choice import SchemeOptions, StringBorder, string_border
 from dca_export.export.summary import short_count, size
 from dca_export.export.verify import scheme_text, verify
 from dca_export.export.write import export_model
@@ -124,10 +124,17 @@ def _add_scheme_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-dca", action="store_true", help="write no scheme: plain attention")
     parser.add_argument(
         "--string",
-        type=string_border,
+        type=_string,
         metavar="S/W",
         help="write STRING in place of a scheme: distances m from S on become m - S + W",
     )
+
+
+def _string(text: str) -> StringBorder:
+    try:
+        return string_border(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _adapter(text: str) -> AdapterOption:

@@ -36,8 +36,10 @@ class SchemeOptions:
 
 
 def string_border(text: str) -> StringBorder:
-    """Reads "S/W". Raises ValueError."""
+    """Reads "S/W". Raises InputError."""
     border, _, local_window = text.partition("/")
+    if not (border.isdecimal() and local_window.isdecimal()):
+        raise InputError(f"expected S/W in tokens, got {text!r}")
     return StringBorder(int(border), int(local_window))
 
 

@@ -56,9 +56,9 @@ class Group:
         more = {} if self.prefill == "dense" else {"prefill": self.prefill}
         if self.rope is not None:
             more["rope"] = self.rope
-        if self.border is not None and self.override:
-            return {"attention": borders.name(self.border)} | more
-        if self.scheme is None and self.border is None:
+        if self.border is not None:
+            return {"attention": borders.name(self.border) if self.override else "auto"} | more
+        if self.scheme is None:
             return {"attention": "plain"} | more
         if not self.override:
             return {"attention": "auto"} | more
