@@ -280,8 +280,8 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
 }
 
 /// The block's queries, in worker.q, against keys at span + shift of the head's cache.
-void CpuExecutor::attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift,
-                              Distances seen, const uint8_t* heads, Worker& worker) {
+void CpuExecutor::attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift, Distances seen,
+                              const uint8_t* heads, Worker& worker) {
     const auto kernels = h_.attention_cap != 0.0f ? kernels_.attend_panel_capped : kernels_.attend_panel;
     if (const uint32_t window = reach_of(layer).window; window != 0) seen.below = std::min(seen.below, window);
     // A query that sees what lies `least` keys before it and earlier is to the kernel one that stands there.

@@ -149,10 +149,10 @@ DCA_API dca_status dca_model_metadata_at(const dca_model* model, uint64_t index,
 /* ---- Session ----------------------------------------------------------------- */
 
 typedef enum dca_attention {
-    DCA_ATTENTION_AUTO = 0,       /* the scheme given in the options, else the file's scheme or border, else plain */
-    DCA_ATTENTION_PLAIN = 1,      /* ordinary causal attention, whatever the file says */
-    DCA_ATTENTION_DUAL_CHUNK = 2, /* all three of intra, successive and inter; needs a scheme */
-    DCA_ATTENTION_INTRA = 3,      /* only the query's own chunk (ablation) */
+    DCA_ATTENTION_AUTO = 0,        /* the scheme given in the options, else the file's scheme or border, else plain */
+    DCA_ATTENTION_PLAIN = 1,       /* ordinary causal attention, whatever the file says */
+    DCA_ATTENTION_DUAL_CHUNK = 2,  /* all three of intra, successive and inter; needs a scheme */
+    DCA_ATTENTION_INTRA = 3,       /* only the query's own chunk (ablation) */
     DCA_ATTENTION_INTRA_INTER = 4, /* every earlier chunk at P_inter (ablation) */
     DCA_ATTENTION_STRING = 5,      /* STRING: far keys at smaller distances; needs a border, as the next two do */
     DCA_ATTENTION_STREAMING = 6,   /* StreamingLLM: the first keys and the last, as if they were all */

@@ -61,7 +61,7 @@ template <uint32_t kKeys>
 void check_moving_walk(const Scheme& scheme, const QueryBlock& block) {
     const uint32_t end = block.first + block.rows;
     std::vector<int> seen(size_t{block.rows} * end, -1);
-    TileWalk<kKeys> walk(scheme, block);
+    TileWalk<kKeys, true> walk(scheme, block);
     do {
         CHECK(walk.key % kKeys == 0 && walk.key < walk.range_end && walk.key + kKeys > walk.range_begin);
         const Distances of_range = distances(scheme, walk.range());
@@ -79,11 +79,12 @@ void check_moving_walk(const Scheme& scheme, const QueryBlock& block) {
 
 /// The walk's tiles start at multiples of their size and cover each key that a block's last query sees exactly
 /// once, in the range that the chunks' gap asks for; those of a range go from its end to its begin.
-template <uint32_t kKeys>
-void check_walk(const Scheme& scheme, const QueryBlock& block) {
+/// Through a window only the keys are covered that some query of the block sees.
+template <uint32_t kKeys, bool kWindowed = false>
+void check_walk(const Scheme& scheme, const QueryBlock& block, uint32_t window = 0) {
     const uint32_t end = block.first + block.rows;
     std::vector<int> seen(end, 0);
-    TileWalk<kKeys> walk(scheme, block);
+    TileWalk<kKeys, kWindowed> walk(scheme, block, window);
     uint32_t last = 0;
     do {
         CHECK(walk.key % kKeys == 0);
@@ -95,7 +96,7 @@ void check_walk(const Scheme& scheme, const QueryBlock& block) {
             ++seen[key];
         }
     } while (walk.next());
-    const uint32_t first = scheme.intra_only ? block.chunk * scheme.chunk_size : 0;
+    const uint32_t first = std::max(scheme.intra_only ? block.chunk * scheme.chunk_size : 0, window_begin(window, block.first));
     for (uint32_t key = 0; key < end; ++key) CHECK(seen[key] == (key >= first ? 1 : 0));
 }
 
@@ -159,7 +160,7 @@ TEST(a_query_alone_sees_its_ranges_whole_where_the_border_moves) {
                 CHECK((seen[j] == -1) == (j >= unseen.begin && j < unseen.end));
             }
             if (range_count(scheme, 0, i + 1) > 3) continue;
-            const KeyTiles<16> tiles(scheme, i + 1);
+            const KeyTiles<16, true> tiles(scheme, i + 1);
             std::vector<int> tiled(i + 1, -1);
             for (uint32_t t = 0; t < tiles.count; ++t) {
                 const KeyTile tile = tiles.at(t);
@@ -168,6 +169,19 @@ TEST(a_query_alone_sees_its_ranges_whole_where_the_border_moves) {
                 }
             }
             CHECK(tiled == seen);
+        }
+}
+
+TEST(tiles_cover_what_is_seen_through_a_window) {
+    for (const uint32_t window : {0u, 1u, 2u, 7u, 64u, 100u, 129u})
+        for (const uint32_t s : {window, 6u, 100u, 1u << 31}) {
+            if (s == 0) continue;
+            const Scheme scheme = scheme_of(s, s / 2, 2 * s);
+            const QueryBlocks blocks(37, 500, s, 64);
+            for (uint32_t b = 0; b < blocks.count; ++b) {
+                check_walk<16, true>(scheme, blocks.at(b), window);
+                check_walk<128, true>(scheme, blocks.at(b), window);
+            }
         }
 }
 
@@ -198,6 +212,27 @@ TEST(the_newest_tokens_tiles_hold_each_visible_key_once_in_ascending_order) {
                 const Scheme scheme = scheme_of(s, s / 2, 2 * s, intra_only);
                 const KeyTiles<16> tiles(scheme, length);
                 uint32_t next = first_key(scheme, (length - 1) / s);
+                for (uint32_t t = 0; t < tiles.count; ++t) {
+                    const KeyTile tile = tiles.at(t);
+                    CHECK(tile.key % 16 == 0 && tile.holds(next));
+                    for (uint32_t key = tile.key; key < tile.key + 16; ++key) {
+                        if (!tile.holds(key)) continue;
+                        CHECK(key == next && tile.range == range_by_gap(scheme, length - 1, key));
+                        ++next;
+                    }
+                }
+                CHECK(next == length);
+            }
+}
+
+TEST(the_newest_tokens_tiles_hold_what_is_seen_through_a_window) {
+    for (const uint32_t window : {0u, 1u, 2u, 7u, 64u, 100u})
+        for (const uint32_t s : {window, 6u, 100u, Scheme::kEndless})
+            for (const uint32_t length : {1u, 6u, 7u, 13u, 64u, 65u, 301u}) {
+                if (s == 0) continue;
+                const Scheme scheme = scheme_of(s, s / 2, 2 * s);
+                const KeyTiles<16, true> tiles(scheme, length, window);
+                uint32_t next = window_begin(window, length - 1);
                 for (uint32_t t = 0; t < tiles.count; ++t) {
                     const KeyTile tile = tiles.at(t);
                     CHECK(tile.key % 16 == 0 && tile.holds(next));

@@ -18,9 +18,7 @@ dca::Scheme scheme(uint32_t s, uint32_t w, uint32_t c, int32_t attention = DCA_A
     return dca::make_scheme({s, w, c, 0.0f, 0}, attention);
 }
 
-dca::Scheme border(int32_t attention, uint32_t window, uint32_t beyond) {
-    return dca::make_border_scheme({window, beyond}, attention);
-}
+dca::Scheme border(int32_t attention, uint32_t window, uint32_t beyond) { return dca::make_border_scheme({window, beyond}, attention); }
 
 /// Calls visit(key, relative position) for every key that query i sees, read off the ranges from the farthest on.
 template <class Visit>

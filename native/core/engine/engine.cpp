@@ -147,7 +147,8 @@ Engine::Engine(Model& model, const EngineOptions& options)
              "; use prefill dense");
     }
     if (prefill_.sparse && scheme_.moves()) {
-        fail(DCA_ERROR_UNSUPPORTED, "sparse prefill takes dca or plain attention, not a border that moves with the query; use prefill dense");
+        fail(DCA_ERROR_UNSUPPORTED,
+             "sparse prefill takes dca or plain attention, not a border that moves with the query; use prefill dense");
     }
     if (options.rope == DCA_ROPE_DYNAMIC && !options.one_sequence) {
         fail(DCA_ERROR_UNSUPPORTED, "dynamic NTK's base follows from the length a session is made for, and sequences of an engine have ",

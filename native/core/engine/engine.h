@@ -78,7 +78,7 @@ struct EngineOptions {
     int32_t rope;  // dca_rope
     float rope_factor;
     bool one_sequence;  // which has all of the room, so that the length it is made for is known
-    const char* room;  // what the caller knows `tokens` as, for messages: "context"
+    const char* room;   // what the caller knows `tokens` as, for messages: "context"
     PrefillSpec prefill;
 };
 

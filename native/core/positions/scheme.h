@@ -123,7 +123,9 @@ Scheme make_scheme(const dca_scheme& integers, int32_t attention);
 /// The same for a border that moves; `attention` is one of those that have one.
 Scheme make_border_scheme(const dca_border& border, int32_t attention);
 
-constexpr bool has_border(int32_t attention) noexcept { return attention >= DCA_ATTENTION_STRING && attention <= DCA_ATTENTION_LM_INFINITE; }
+constexpr bool has_border(int32_t attention) noexcept {
+    return attention >= DCA_ATTENTION_STRING && attention <= DCA_ATTENTION_LM_INFINITE;
+}
 
 /// Throws Error(status) with `where` in front unless the integers are a valid scheme.
 void validate_scheme(const dca_scheme& integers, dca_status status, const char* where);
