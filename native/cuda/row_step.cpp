@@ -132,9 +132,9 @@ void RowStep::feed_forward_experts(uint32_t layer) {
         multiply_chosen(w.gate_up, in, 0, memory_.gated_row, width, true);
     } else {
         multiply_chosen(w.gate_up, in, 0, memory_.gate_up_row, 2 * width, false);
-        check(gate_multiply_f32(state_.device.card, h_.activation, memory_.gate_up_row, used, width, memory_.gated_row,
-                                state_.stream.get()),
-              "gating");
+        check(
+            gate_multiply_f32(state_.device.card, h_.activation, memory_.gate_up_row, used, width, memory_.gated_row, state_.stream.get()),
+            "gating");
     }
     multiply_chosen(w.down, {memory_.gated_row, VectorType::F32, nullptr}, width, m.results, h_.n_embd, false);
     if (h_.n_ff_shared > 0) {

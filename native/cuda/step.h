@@ -55,7 +55,9 @@ struct StepState {
         float* to;
         bool add;
     };
-    Sum attention_sum(const DeviceLayer& w) const noexcept { return adds_directly(w.attention_post_norm) ? Sum{x(), true} : Sum{memory.branch, false}; }
+    Sum attention_sum(const DeviceLayer& w) const noexcept {
+        return adds_directly(w.attention_post_norm) ? Sum{x(), true} : Sum{memory.branch, false};
+    }
     Sum ffn_sum(const DeviceLayer& w) const noexcept {
         return adds_directly(w.ffn_post_norm) ? Sum{x(), true} : Sum{memory.branch, h.norms == Norms::Parallel};
     }

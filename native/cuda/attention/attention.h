@@ -79,10 +79,10 @@ struct PrefillArgs {
     int64_t out_stride;          // likewise
     Dtype dtype;                 // of q and out
     AttentionTraits traits;
-    uint32_t start;              // index of the first query
-    uint32_t n_queries;          // >= 1
-    void* workspace;             // 16-byte aligned
-    size_t workspace_bytes;      // at least prefill_workspace_bytes()
+    uint32_t start;          // index of the first query
+    uint32_t n_queries;      // >= 1
+    void* workspace;         // 16-byte aligned
+    size_t workspace_bytes;  // at least prefill_workspace_bytes()
     PrefillKernel kernel;
 };
 
@@ -123,11 +123,11 @@ struct DecodeArgs {
     Scheme scheme;
     LayerCache cache;
     RotaryTable rotary;
-    const void* q;                // (n_rows, n_heads, head_dim), 16-byte aligned
-    void* out;                    // the same shape
-    int64_t q_stride;             // elements between rows, a multiple of 8
-    int64_t out_stride;           // likewise
-    Dtype dtype;                  // of q and out
+    const void* q;       // (n_rows, n_heads, head_dim), 16-byte aligned
+    void* out;           // the same shape
+    int64_t q_stride;    // elements between rows, a multiple of 8
+    int64_t out_stride;  // likewise
+    Dtype dtype;         // of q and out
     AttentionTraits traits;
     uint32_t n_rows;              // 1 ... workspace_rows
     const DecodeRow* rows;        // (n_rows) in device memory

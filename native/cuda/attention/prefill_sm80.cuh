@@ -202,8 +202,8 @@ struct Warp {
             if constexpr (C::kVariant == Variant::Plain) {
                 softmax[tile].inverse_sums(inverse);
             } else {
-                softmax[tile].inverse_sums(
-                    inverse, [&](float maximum) { return sink_share(args.traits, head, maximum, params.scale.scale_log2); });
+                softmax[tile].inverse_sums(inverse,
+                                           [&](float maximum) { return sink_share(args.traits, head, maximum, params.scale.scale_log2); });
             }
             stage_output<C::kHeadDim, C::kRows>(shared.queries, lane, first_row + 16 * tile + lane / 4, o[tile], inverse, args.dtype);
         }

@@ -30,7 +30,7 @@ struct Params {
     const uint32_t* page_table;  // null: pages 0, 1, 2, ...
     void* out;
     int64_t out_stride;
-    Dtype dtype;         // of queries and output
+    Dtype dtype;  // of queries and output
     AttentionTraits traits;
     LogitScale scale;
     int32_t* next_item;  // counter of items drawn beyond the first of each thread block
@@ -330,8 +330,8 @@ struct Consumer {
             if constexpr (C::kVariant == Variant::Plain) {
                 softmax.inverse_sums(inverse);
             } else {
-                softmax.inverse_sums(
-                    inverse, [&](float maximum) { return sink_share(params.traits, work.head, maximum, params.scale.scale_log2); });
+                softmax.inverse_sums(inverse,
+                                     [&](float maximum) { return sink_share(params.traits, work.head, maximum, params.scale.scale_log2); });
             }
             wgmma::wait<0>();
             wgmma::pin(o);

@@ -35,8 +35,8 @@ struct MatvecArgs {
     const float* bias;  // (w.rows), null: none
     void* y;            // (w.rows), (w.rows / 2) if gated
     VectorType y_type;
-    bool add;             // y += W x; y_type is F32
-    bool gated;           // rows r and r + w.rows / 2 are a gate and its up: y = act(gate) · up
+    bool add;    // y += W x; y_type is F32
+    bool gated;  // rows r and r + w.rows / 2 are a gate and its up: y = act(gate) · up
     Activation activation;
     KvTarget kv;          // if its keys are set: y gets q only
     uint32_t rows_apart;  // of the two rows a warp takes together: 1; w.rows / 2 if gated; with kv, of RoPE's pairs

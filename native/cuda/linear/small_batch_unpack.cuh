@@ -67,7 +67,7 @@ __device__ __forceinline__ void unpack_eight(const Words& low, const Extras<F>& 
         const int group = P::kGroups == 2 ? nibble : 0;
         const uint16_t* scales = extras.scales[u];
         const __half2 one = __half2half2(__float2half_rn(group_scale<P>(scales, group)));  // nothing to round but in products
-        const __half2 zero = __half2half2(__ushort_as_half(0x6400 + kOffset));  // 1024 + kOffset
+        const __half2 zero = __half2half2(__ushort_as_half(0x6400 + kOffset));             // 1024 + kOffset
         uint32_t levels[2];
         if constexpr (P::kTable) look_up<P, 128>(low.w[e], levels);
 #pragma unroll

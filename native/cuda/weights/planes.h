@@ -56,7 +56,8 @@ enum class Scales { One, Minimum, Product, Power };
 /// What a code stands for: itself, less an offset, or a level of a table (core/blocks/layouts.h).
 enum class Levels { Linear, IQ4, FP4 };
 
-template <WeightFormat kFormat_, int kLowBits_, int kHighBits_, int kGroup_, int kOffset_, Scales kScales_, Levels kLevels_ = Levels::Linear>
+template <WeightFormat kFormat_, int kLowBits_, int kHighBits_, int kGroup_, int kOffset_, Scales kScales_,
+          Levels kLevels_ = Levels::Linear>
 struct Planes {
     static constexpr WeightFormat kFormat = kFormat_;
     static constexpr int kLowBits = kLowBits_, kHighBits = kHighBits_, kOffset = kOffset_;

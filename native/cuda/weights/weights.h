@@ -47,9 +47,9 @@ struct DeviceLayer {
     float* ffn_post_norm;  // (n_embd), null: none
 
     // Of a mixture; otherwise null and without parts.
-    float* router = nullptr;    // (router_rows, n_embd), ffn_norm multiplied in: it takes x before the norm
+    float* router = nullptr;       // (router_rows, n_embd), ffn_norm multiplied in: it takes x before the norm
     float* router_bias = nullptr;  // (n_experts), null: none
-    bool shared_gated = false;  // the shared expert has a logit of its own, row n_experts
+    bool shared_gated = false;     // the shared expert has a logit of its own, row n_experts
     FusedMatrices shared_gate_up, shared_down;
 };
 
