@@ -46,6 +46,7 @@ def methods(draw, most=N):
     return f"{name}:{first}/{second}", None, lambda n: border_distances(name, first, second, n)
 
 
+@pytest.mark.filterwarnings("ignore::dca_runtime.DcaWarning")
 @settings(max_examples=60, deadline=None)
 @given(
     method=methods(),
@@ -96,6 +97,7 @@ def test_narrow_caches_round_no_more_than_under_plain_attention(tiny_gguf, ids, 
         assert error(attention) < 3 * error("plain") + 1e-4
 
 
+@pytest.mark.filterwarnings("ignore::dca_runtime.DcaWarning")
 @settings(max_examples=25, deadline=None)
 @given(method=methods(), data=st.data())
 def test_sequences_of_an_engine_get_what_they_get_alone(model, ids, method, data):
