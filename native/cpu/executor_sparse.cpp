@@ -72,7 +72,7 @@ void CpuExecutor::choose_pages(uint32_t layer, uint32_t kv_head, const Attention
     const size_t most_rows = 2 * (size_t{own} + 1);
     choice.scores.resize(std::max(choice.scores.size(), group_ * most_rows * kPanelLanes));
     choice.weights.resize(std::max(choice.weights.size(), most_rows));
-    for (uint32_t range = range_count(whole_.scheme, chunk, end); range-- > 0;) {
+    for (uint32_t range = range_count(whole_.scheme, chunk); range-- > 0;) {
         const auto which = static_cast<Range>(range);
         rotate_queries(q, layer, indices_.data() + block.slice->first_row + block.first_row, static_cast<int>(block.rows), kPanelLanes,
                        which, worker);

@@ -22,15 +22,14 @@ DCA_HOST_DEVICE uint32_t far_keys(const Scheme& scheme, uint32_t queries_end) {
     return scheme.border == Border::String || far < scheme.beyond ? far : scheme.beyond;
 }
 
-/// Ranges that queries of `chunk` at indices below `queries_end` see; they are Intra, Successive, Inter, in that order, or
-/// Near, Far, ... With kMoves false the scheme's border is known not to.
-template <bool kMoves = true>
+/// Ranges that queries of `chunk` see where the border does not move; they are Intra, Successive, Inter, in that order.
+DCA_HOST_DEVICE uint32_t range_count(const Scheme& scheme, uint32_t chunk) { return scheme.intra_only ? 1 : chunk < 2 ? chunk + 1 : 3; }
+
+/// Ranges that queries of `chunk` at indices below `queries_end` see; where the border moves Near, Far, ..., in that order.
 DCA_HOST_DEVICE uint32_t range_count(const Scheme& scheme, uint32_t chunk, uint32_t queries_end) {
-    if (kMoves && scheme.moves()) {
-        const uint32_t far = far_keys(scheme, queries_end);
-        return 1 + (scheme.border == Border::LmInfinite || far == 0 ? far : 1);
-    }
-    return scheme.intra_only ? 1 : chunk < 2 ? chunk + 1 : 3;
+    if (!scheme.moves()) return range_count(scheme, chunk);
+    const uint32_t far = far_keys(scheme, queries_end);
+    return 1 + (scheme.border == Border::LmInfinite || far == 0 ? far : 1);
 }
 
 /// Keys [begin, end).
@@ -38,7 +37,8 @@ struct KeyRange {
     uint32_t begin, end;
 };
 
-/// The keys of `range` for queries of `chunk` at indices below `queries_end`, as far as their distances allow.
+/// The keys of `range` for queries of `chunk` at indices below `queries_end`, as far as their distances allow. With kMoves
+/// false the border is known not to move.
 template <bool kMoves = true>
 DCA_HOST_DEVICE KeyRange key_range(const Scheme& scheme, uint32_t chunk, Range range, uint32_t queries_end) {
     if (kMoves && scheme.moves()) {
@@ -150,7 +150,7 @@ struct TileWalk {
           first_query(block.first),
           queries_end(block.first + block.rows),
           window(window_),
-          ranges(range_count<kWindowed>(scheme_, block.chunk, queries_end)),
+          ranges(kWindowed ? range_count(scheme_, block.chunk, queries_end) : range_count(scheme_, block.chunk)),
           range_index(0) {
         if constexpr (kWindowed) {
             while (ranges > 1 && nothing_seen(static_cast<Range>(ranges - 1))) --ranges;
@@ -204,7 +204,7 @@ struct KeyTiles {
 
     DCA_HOST_DEVICE KeyTiles(const Scheme& scheme_, uint32_t length_, uint32_t window_ = 0)
         : scheme(scheme_), chunk((length_ - 1) / scheme_.chunk_size), length(length_), window(window_) {
-        const uint32_t ranges = range_count<kWindowed>(scheme, chunk, length);
+        const uint32_t ranges = count_ranges();
         inter = ranges > 2 ? tiles_of(Range::Inter) : 0;
         successive = inter + (ranges > 1 ? tiles_of(Range::Successive) : 0);
         count = successive + tiles_of(Range::Intra);
@@ -213,7 +213,7 @@ struct KeyTiles {
     /// How many tiles there are before `key`, a multiple of kTileKeys.
     DCA_HOST_DEVICE uint32_t before(uint32_t key) const {
         uint32_t tiles = 0;
-        for (uint32_t range = 0; range < range_count<kWindowed>(scheme, chunk, length); ++range) {
+        for (uint32_t range = 0; range < count_ranges(); ++range) {
             const KeyRange keys = seen(static_cast<Range>(range));
             const uint32_t first = keys.begin / kTileKeys, end = ceil_div(keys.end, kTileKeys), past = key / kTileKeys;
             if (past > first) tiles += (past < end ? past : end) - first;
@@ -229,6 +229,7 @@ struct KeyTiles {
     }
 
 private:
+    DCA_HOST_DEVICE uint32_t count_ranges() const { return kWindowed ? range_count(scheme, chunk, length) : range_count(scheme, chunk); }
     DCA_HOST_DEVICE KeyRange seen(Range range) const {
         KeyRange keys = key_range<kWindowed>(scheme, chunk, range, length);
         if constexpr (kWindowed) keys.begin = first_of_range(scheme, range, keys, length - 1, window);
