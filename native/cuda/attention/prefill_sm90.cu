@@ -5,7 +5,7 @@ namespace dca::cuda {
 
 bool prefill_sm90_takes(const Card& card, const PrefillArgs& args) {
 #if defined(DCA_CUDA_SM90A)
-    return card.compute_capability == 90 && fast_shape(args.shape, args.traits) && args.shape.head_dim <= 128 &&
+    return card.compute_capability == 90 && fast_shape(args.shape, args.traits, args.scheme) && args.shape.head_dim <= 128 &&
            (args.cache.type != CacheType::Q8 || dequantizing_pays(args));
 #else
     static_cast<void>(card), static_cast<void>(args);
@@ -15,7 +15,7 @@ bool prefill_sm90_takes(const Card& card, const PrefillArgs& args) {
 
 cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
     if (args.cache.type == CacheType::Q8) return launch_prefill_dequantized(card, args, stream);
-    switch (variant_of(args.traits)) {
+    switch (variant_of(args.traits, args.scheme)) {
         case Variant::Plain: return sm90::launch_variant<Variant::Plain>(card, args, stream);
         case Variant::Windowed: return sm90::launch_variant<Variant::Windowed>(card, args, stream);
         case Variant::Capped: return sm90::launch_variant<Variant::Capped>(card, args, stream);

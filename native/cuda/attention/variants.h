@@ -6,12 +6,13 @@
 
 namespace dca::cuda {
 
-/// Windowed and Capped kernels also run what has no window, and add sinks where there are some; only Capped ones cap.
+/// Windowed and Capped kernels also run what has no window, and add sinks where there are some; only Capped ones cap. A border
+/// that moves with the query is a window of its ranges.
 enum class Variant { Plain, Windowed, Capped };
 
-DCA_HOST_DEVICE Variant variant_of(const AttentionTraits& traits) {
+DCA_HOST_DEVICE Variant variant_of(const AttentionTraits& traits, const Scheme& scheme) {
     if (traits.cap != 0.0f) return Variant::Capped;
-    return traits.window != 0 || traits.sinks != nullptr ? Variant::Windowed : Variant::Plain;
+    return traits.window != 0 || traits.sinks != nullptr || scheme.moves() ? Variant::Windowed : Variant::Plain;
 }
 
 /// Head sizes that the fast kernels are compiled for: plain ones for all of fast_shape(), others for those of the families
