@@ -16,11 +16,13 @@ class Arm64Python:
     def __init__(self, folder: Path) -> None:
         self.root, self.packages = folder / "root", folder / "packages"
         self.python = self.root / "usr" / "bin" / f"python{PYTHON}"
-        if not self.python.exists():
+        archives = self.root / "var" / "cache" / "apt" / "archives"
+        if not any(archives.glob("*.deb")):
             folder.mkdir(parents=True, exist_ok=True)
             command = ["debootstrap", "--arch=arm64", "--foreign", "--variant=minbase", "--include=python3"]
             subprocess.run([*command, SUITE, str(self.root)], check=True, stdout=subprocess.DEVNULL)
-            for archive in sorted((self.root / "var" / "cache" / "apt" / "archives").glob("*.deb")):
+        if not self.python.exists():
+            for archive in sorted(archives.glob("*.deb")):
                 subprocess.run(["dpkg", "-x", str(archive), str(self.root)], check=True)
 
     def install(self, wheel: Path, constraints: Path) -> None:

@@ -9,6 +9,7 @@ Needs g++, for aarch64 also aarch64-linux-gnu-g++, and the packages of the extra
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -24,6 +25,7 @@ GLIBC = "2.28"  # of AlmaLinux 8, Debian 10, Ubuntu 18.10 and all later ones
 POLICY = f"manylinux_{GLIBC.replace('.', '_')}"
 TARGETS = ("x86_64", "aarch64")
 LARGEST = 6_000_000  # bytes of a wheel of dca-export
+CUBLAS = "libcublasLt.so.13"  # of nvidia-cublas
 FIRST_ZIP_YEAR = 315_532_800  # 1980-01-01: zip files know no earlier time
 
 
@@ -84,28 +86,25 @@ def build(source: Path, target: str, out: Path, build_dir: Path, defines: dict[s
         return wheel.replace(out / wheel.name)
 
 
-def check(wheel: Path, target: str, largest: int | None) -> None:
-    """Ends the run if the wheel is not what its tag says, or too large."""
+def check(wheel: Path, target: str, largest: int | None, others: set[str]) -> None:
+    """Ends the run if the wheel is not what its tag says, or too large.
+
+    others: libraries outside the policy that it may need, since a package that it depends on has them.
+    """
     if not wheel.name.endswith(f"-py3-none-{POLICY}_{target}.whl"):
         sys.exit(f"{wheel.name}: expected the tag py3-none-{POLICY}_{target}")
-    shown = subprocess.run(
-        [sys.executable, "-m", "auditwheel", "show", str(wheel)], check=True, capture_output=True, text=True
-    ).stdout
-    text = " ".join(shown.split())
-    # auditwheel names the oldest policy that the libraries inside meet.
-    meets = re.search(r'constrains the platform tag to "(\w+?)_([\d_]+)_\w+"', text) or re.search(
-        r'consistent with the following platform tag: "(\w+?)_([\d_]+)_\w+"', text
-    )
-    if meets is None or meets[1] != "manylinux" or _numbers(meets[2]) > _numbers(GLIBC.replace(".", "_")):
-        sys.exit(f"{wheel.name}: auditwheel says otherwise:\n{shown}")
+    command = [sys.executable, "-m", "auditwheel", "show", "--json", str(wheel)]
+    shown = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    if set(shown["external_libs"]) != others:
+        sys.exit(f"{wheel.name}: needs {', '.join(shown['external_libs'])}, expected {others or 'nothing'}")
+    # The oldest policy whose versions of symbols are enough.
+    tag = re.fullmatch(rf"manylinux_(\d+)_(\d+)_{target}", shown["sym_tag"])
+    if tag is None or (int(tag[1]), int(tag[2])) > tuple(map(int, GLIBC.split("."))):
+        sys.exit(f"{wheel.name}: its symbols are those of {shown['sym_tag']}")
     size = wheel.stat().st_size
     if largest is not None and size > largest:
         sys.exit(f"{wheel.name}: {size} bytes, at most {largest}")
     print(f"{wheel.name}: {size / 1e6:.2f} MB, sha256 {digest(wheel)}")
-
-
-def _numbers(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("_")[:2])
 
 
 def digest(path: Path) -> str:
@@ -146,7 +145,7 @@ def main() -> None:
     builds = ROOT / "build" / "wheels"
     for target in arguments.targets:
         wheel = build(source, target, arguments.out, builds / f"{kind}{target}", defines)
-        check(wheel, target, largest)
+        check(wheel, target, largest, {CUBLAS} if arguments.cuda else set())
         if arguments.twice:
             os.environ["CCACHE_DISABLE"] = "1"
             same(wheel, build(source, target, builds / "again", builds / f"again-{kind}{target}", defines))
