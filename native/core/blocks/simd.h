@@ -117,9 +117,7 @@ typedef uint32_t U32 __attribute__((vector_size(kVectorBytes)));
 [[gnu::always_inline]] inline I load_integers(const int8_t* p) {
     return (I)vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(load_four_bytes(p)))));
 }
-[[gnu::always_inline]] inline I load_integers(const uint8_t* p) {
-    return (I)vmovl_u16(vget_low_u16(vmovl_u8(load_four_bytes(p))));
-}
+[[gnu::always_inline]] inline I load_integers(const uint8_t* p) { return (I)vmovl_u16(vget_low_u16(vmovl_u8(load_four_bytes(p)))); }
 [[gnu::always_inline]] inline F load_f16(const uint16_t* p) { return (F)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 [[gnu::always_inline]] inline void store_f16(uint16_t* p, F v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v))); }
 #else

@@ -23,11 +23,11 @@
 namespace dca::cpu {
 namespace {
 
-constexpr int kEights = kBlock / 8;                          // of a block's columns
-constexpr int kQuarters = kPackedRows / 4;                   // a vector holds four rows
-constexpr int kColumnOrder[8] = {0, 4, 1, 5, 2, 6, 3, 7};    // within an eight
-constexpr float kByteRange = 127 * 256 + 127;                // the largest integer of two signed bytes
-constexpr float kLeastPacked = 1e-30f;                       // below, a block counts as nothing
+constexpr int kEights = kBlock / 8;                        // of a block's columns
+constexpr int kQuarters = kPackedRows / 4;                 // a vector holds four rows
+constexpr int kColumnOrder[8] = {0, 4, 1, 5, 2, 6, 3, 7};  // within an eight
+constexpr float kByteRange = 127 * 256 + 127;              // the largest integer of two signed bytes
+constexpr float kLeastPacked = 1e-30f;                     // below, a block counts as nothing
 
 /// One block of 32 columns of `tokens` tokens, in the memory of a PackedTokens.
 template <int tokens>
@@ -185,7 +185,8 @@ struct QuarterScales {
 
 /// sums[t] += part `part` (2: the whole) of a block of 32 columns, four rows, times each token.
 template <class Format, int tokens, int part, int first_eight, int end_eight>
-[[gnu::always_inline]] inline void multiply_part(const std::byte* planes, F scale, F minimum, const ByteTokens<tokens>& x, F (&sums)[tokens]) {
+[[gnu::always_inline]] inline void multiply_part(const std::byte* planes, F scale, F minimum, const ByteTokens<tokens>& x,
+                                                 F (&sums)[tokens]) {
     Sums totals[tokens];
     const auto add = [&]<int eight>() __attribute__((always_inline)) {
         const Codes codes = arranged(codes_of<Format, eight>(planes));
