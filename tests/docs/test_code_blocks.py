@@ -35,7 +35,8 @@ def prepared(tmp_path_factory, tiny_gguf) -> Path:
     write_tiny_model(folder / "path" / "to" / "checkpoint")
     write_tiny_model(folder / "MODEL")
     shutil.copy(tiny_gguf(tokenizer=True, seed=1), folder / "old.gguf")
-    shutil.copy(tiny_gguf(tokenizer=True, scheme=(48, 16, 64)), folder / "model.gguf")
+    model = tiny_gguf(tokenizer=True, scheme=(192, 64, 256), context_length=256)
+    shutil.copy(model, folder / "model.gguf")
     for name in ("book.txt", "notes.txt", "text.txt"):
         (folder / name).write_text(SENTENCES * READ, encoding="utf-8")
     return folder
