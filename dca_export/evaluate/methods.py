@@ -81,7 +81,7 @@ class Method:
 
 
 def parse(text: str) -> Method:
-    """Reads "ATTENTION[:S/W/C[/A/N]][@ROPE:F][@PREFILL][@CACHE]": scheme, logit scale and its length, RoPE
+    """Reads ``ATTENTION[:S/W/C[/A/N]][@ROPE:F][@PREFILL][@CACHE]``: scheme, logit scale and its length, RoPE
     scaling, "sparse:0.1", "q4"; or "RULE:NUMBERS" with the same behind it, a rule of borders.RULES.
 
     Raises InputError.

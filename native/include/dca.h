@@ -1,4 +1,5 @@
-/* dca.h - the whole C API of libdca: run a GGUF model with Dual Chunk Attention.
+/* dca.h - the C API of libdca: run a GGUF model with Dual Chunk Attention. dca_text.h has its tokenizer and generation;
+ * docs/c-api.md is a tour of both.
  *
  * Rules that hold everywhere:
  *  - Handles are opaque. Every call that can fail returns a dca_status; DCA_OK is 0.
