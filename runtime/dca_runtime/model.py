@@ -173,8 +173,8 @@ class Model:
         progress: called with (tokens done, tokens in all) during long calls; to cancel a call, raise.
         rope: another RoPE scaling in place of the model's: "linear:F" (position interpolation), "ntk:F"
             (NTK-aware base) or "yarn:F" (from the trained context), F at least 1.
-        prefill: how a prompt's tokens attend: "dense", to all keys; "sparse" or "sparse:ALPHA", on the CPU,
-            each block to the pages of keys whose weight is at least ALPHA of the heaviest page's
+        prefill: how a prompt's tokens attend: "dense", to all keys; "sparse" or "sparse:ALPHA", each
+            block to the pages of keys whose weight is at least ALPHA of the heaviest page's
             (docs/sparse.md); "sparse:ALPHA:FROM", from token FROM on instead of 4,096. ``info.density`` says
             what it came to.
         record_selection: keep what sparse prefill chooses, for ``Session.selection``.

@@ -53,14 +53,21 @@ def rotate(x: torch.Tensor, positions: torch.Tensor, problem: Problem) -> torch.
     return torch.cat((rotated, rest), dim=-1)
 
 
-def reference(problem: Problem, indices: torch.Tensor, sequence: int = 0) -> torch.Tensor:
-    """Attention in float64 of a sequence's queries at ``indices`` over the cache: (n, n_heads, head_dim)."""
+def reference(
+    problem: Problem, indices: torch.Tensor, sequence: int = 0, read: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Attention in float64 of a sequence's queries at ``indices`` over the cache: (n, n_heads, head_dim).
+
+    ``read`` (n_heads, n, tokens of the sequence), bool: which keys each query reads of those that it sees;
+    None: all.
+    """
     scheme, shape = problem.scheme, problem.shape
     n_tokens = problem.lengths[sequence]
     keys, values = problem.cache_as_float64(sequence)
     group = shape.n_heads // shape.n_kv_heads
     outs = []
-    for i in indices.split(512):
+    reads = [None] * len(indices.split(512)) if read is None else read.split(512, dim=1)
+    for i, own_read in zip(indices.split(512), reads, strict=True):
         s, c, w = scheme.chunk_size, scheme.pretraining_length, scheme.local_window
         r = i % s
         q = problem.q[sequence][i].double()
@@ -85,6 +92,8 @@ def reference(problem: Problem, indices: torch.Tensor, sequence: int = 0) -> tor
                 own = torch.einsum("nhd,kd->nhk", rotate(q[:, heads], positions, problem), keys[kv_head])
                 logits = torch.where(chosen[:, None], own, logits)
             logits *= (m * m)[:, None, None] / shape.head_dim**0.5
+            if own_read is not None:
+                logits.masked_fill_(~own_read[heads].transpose(0, 1), -torch.inf)
             out[:, heads] = torch.softmax(logits, dim=-1) @ values[kv_head]
         outs.append(out)
     return torch.cat(outs)

@@ -31,7 +31,7 @@ constexpr uint32_t decode_columns(int head_dim) { return head_dim <= 128 ? 16 : 
 
 cudaError_t launch_store(const StoreArgs& args, cudaStream_t stream);
 
-/// The order of work for these blocks of queries, the sections sized to the card's L2 cache.
-WorkOrder make_work_order(const Card& card, const PrefillArgs& args, const QueryBlocks& blocks);
+/// The order of work for so many blocks of queries, the sections sized to the card's L2 cache.
+WorkOrder make_work_order(const Card& card, const PrefillArgs& args, uint32_t n_blocks);
 
 }  // namespace dca::cuda

@@ -17,7 +17,8 @@ __device__ __forceinline__ void mask_columns(float (&s)[kCount], int begin, cons
     }
 }
 
-/// Masks the keys of a walk's current tile that lie outside of the range or, in the intra range, after the query.
+/// Masks the keys of a walk's current tile (TileWalk, ListWalk) that lie outside of the range or, in the intra range, after the
+/// query.
 template <int kTileKeys>
 struct TileMask {
     bool causal;
@@ -27,7 +28,8 @@ struct TileMask {
 
     /// `first_query` is the index of the query in row 0. The tile's columns were loaded from `back` keys before its
     /// first one on.
-    __device__ __forceinline__ TileMask(const TileWalk<kTileKeys>& walk, int lane, uint32_t first_query, uint32_t back = 0) {
+    template <class Walk>
+    __device__ __forceinline__ TileMask(const Walk& walk, int lane, uint32_t first_query, uint32_t back = 0) {
         causal = walk.range() == Range::Intra;
         const uint32_t first_limit = causal ? first_query + 1 : walk.range_end;
         needed = walk.key + kTileKeys > first_limit || walk.key < walk.range_begin || back > 0;
@@ -35,6 +37,13 @@ struct TileMask {
         const int before = static_cast<int>(back) - lane % 4 * 2;
         begin = static_cast<int>(first_key - walk.key) + before;
         limit = static_cast<int>(first_limit - walk.key) + before;
+    }
+
+    /// Masks the whole tile.
+    __device__ __forceinline__ void hide() {
+        causal = false;
+        needed = true;
+        limit = -1;
     }
 
     /// s holds this thread's rows `row` and row + 8.

@@ -66,6 +66,7 @@ cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args
         part.page_table = nullptr;
         part.q = static_cast<const uint16_t*>(args.q) + first_value;
         part.out = static_cast<uint16_t*>(args.out) + first_value;
+        part.lists = args.lists.from_head(first * group);
         error = launch_prefill_sm90(card, part, stream);
         if (error != cudaSuccess) return error;
     }

@@ -7,14 +7,13 @@
 namespace dca::cuda {
 namespace {
 
-template <int kHeadDim, class T, bool kQ8>
+template <class C>
 cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
-    using C = sm80::Config<kHeadDim, T, kQ8>;
     sm80::Params params;
     params.args = args;
     params.blocks = QueryBlocks(args.start, args.n_queries, args.scheme.chunk_size, C::kRows);
     params.scale_log2 = args.shape.scale * static_cast<float>(M_LOG2E);
-    params.order = make_work_order(card, args, params.blocks);
+    params.order = make_work_order(card, args, C::kListed ? args.lists.n_blocks * C::kPageParts : params.blocks.count);
 
     constexpr int kSharedBytes = sizeof(sm80::Shared<C>);
     const auto kernel = sm80::prefill_kernel<C>;
@@ -24,12 +23,18 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
     return cudaGetLastError();
 }
 
+template <int kHeadDim, class T, bool kQ8>
+cudaError_t launch_type(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
+    return args.lists.blocks ? launch<sm80::Config<kHeadDim, T, kQ8, true>>(card, args, stream)
+                             : launch<sm80::Config<kHeadDim, T, kQ8, false>>(card, args, stream);
+}
+
 template <int kHeadDim>
 cudaError_t launch_dtype(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
     switch (args.cache.type) {
-        case CacheType::F16: return launch<kHeadDim, __half, false>(card, args, stream);
-        case CacheType::BF16: return launch<kHeadDim, __nv_bfloat16, false>(card, args, stream);
-        case CacheType::Q8: return launch<kHeadDim, __half, true>(card, args, stream);
+        case CacheType::F16: return launch_type<kHeadDim, __half, false>(card, args, stream);
+        case CacheType::BF16: return launch_type<kHeadDim, __nv_bfloat16, false>(card, args, stream);
+        case CacheType::Q8: return launch_type<kHeadDim, __half, true>(card, args, stream);
         case CacheType::F32:
         case CacheType::Q4: break;
     }

@@ -44,7 +44,8 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
     params.dtype = args.dtype;
     params.scale_log2 = shape.scale * static_cast<float>(M_LOG2E);
     params.next_item = static_cast<int32_t*>(args.workspace);
-    params.order = make_work_order(card, args, params.blocks);
+    params.order = make_work_order(card, args, C::kListed ? args.lists.n_blocks : params.blocks.count);
+    params.lists = args.lists;
 
     constexpr int kSharedBytes = sizeof(sm90::Shared<C>) + 1023;  // room to align
     const auto kernel = sm90::prefill_kernel<C>;
@@ -56,15 +57,20 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
     return cudaGetLastError();
 }
 
-template <class T>
+template <class T, bool kListed>
 cudaError_t launch_head_dim(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
     switch (args.shape.head_dim) {
-        case 64: return launch<sm90::Config<64, T>>(card, args, stream);
-        case 80: return launch<sm90::Config<80, T>>(card, args, stream);
-        case 96: return launch<sm90::Config<96, T>>(card, args, stream);
-        case 128: return launch<sm90::Config<128, T>>(card, args, stream);
+        case 64: return launch<sm90::Config<64, T, kListed>>(card, args, stream);
+        case 80: return launch<sm90::Config<80, T, kListed>>(card, args, stream);
+        case 96: return launch<sm90::Config<96, T, kListed>>(card, args, stream);
+        case 128: return launch<sm90::Config<128, T, kListed>>(card, args, stream);
         default: return cudaErrorNotSupported;
     }
+}
+
+template <class T>
+cudaError_t launch_type(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
+    return args.lists.blocks ? launch_head_dim<T, true>(card, args, stream) : launch_head_dim<T, false>(card, args, stream);
 }
 
 }  // namespace
@@ -81,8 +87,8 @@ bool prefill_sm90_takes(const Card& card, const PrefillArgs& args) {
 
 cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
     switch (args.cache.type) {
-        case CacheType::F16: return launch_head_dim<__half>(card, args, stream);
-        case CacheType::BF16: return launch_head_dim<__nv_bfloat16>(card, args, stream);
+        case CacheType::F16: return launch_type<__half>(card, args, stream);
+        case CacheType::BF16: return launch_type<__nv_bfloat16>(card, args, stream);
         case CacheType::Q8: return launch_prefill_dequantized(card, args, stream);
         case CacheType::F32:
         case CacheType::Q4: break;
