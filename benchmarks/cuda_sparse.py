@@ -73,8 +73,8 @@ def kernels(arguments: argparse.Namespace) -> dict[str, Any]:
         print(f"means {ms['means']:.2f} ms, choosing {ms['choosing']:.2f} ms: {ms['choosing'] / dense:.2%}")
         print("| forced | density d | attention, ms | of dense | 1.15 d + 0.05 |\n|---|---|---|---|---|")
         for share, density in densities.items():
-            part = ms[f"{share}"] / dense
-            print(f"| {share} | {density:.4f} | {ms[f'{share}']:.2f} | {part:.4f} | {1.15 * density + 0.05:.4f} |")
+            took, bound = ms[f"{share}"], 1.15 * density + 0.05
+            print(f"| {share} | {density:.4f} | {took:.2f} | {took / dense:.4f} | {bound:.4f} |")
         found[cache] = {"ms": ms, "densities": densities}
         del problem, choosing, forced, runs, out
         torch.cuda.empty_cache()
@@ -124,9 +124,9 @@ def prompt(arguments: argparse.Namespace) -> dict[str, Any]:
                 else:
                     session.append(piece)
                 now = time.perf_counter()
+                speed = len(piece) / (now - last)
                 print(
-                    f"{at + len(piece):>9,} tokens: {now - begin:6.2f} s, {len(piece) / (now - last):8,.0f} tokens/s",
-                    flush=True,
+                    f"{at + len(piece):>9,} tokens: {now - begin:6.2f} s, {speed:8,.0f} tokens/s", flush=True
                 )
                 last = now
                 if arguments.seconds is not None and now - begin > arguments.seconds:
@@ -137,7 +137,8 @@ def prompt(arguments: argparse.Namespace) -> dict[str, Any]:
             if session.info.density is not None:
                 by_layer = np.nanmean(np.array(session.info.density), axis=1)
                 found["density"] = float(np.nanmean(by_layer))
-                print(f"density: mean {found['density']:.4f}, layers {by_layer.min():.4f} to {by_layer.max():.4f}")
+                low, high = np.nanmin(by_layer), np.nanmax(by_layer)
+                print(f"density: mean {found['density']:.4f}, of layers {low:.4f} to {high:.4f}")
             times = []
             for _ in range(arguments.decoded):
                 start = time.perf_counter()

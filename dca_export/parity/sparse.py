@@ -40,8 +40,8 @@ def check_sparse(
     """As ``check`` with ``prefill`` ("sparse:0.1", "sparse:0.1:512"), against the file's own weights.
 
     Every way of feeding has a pass of the reference of its own, which reads what the runtime read there. What
-    was chosen is judged with a cache in f32, on a card (which has none) with the one given. Raises InputError,
-    and DcaError from the runtime.
+    was chosen is judged with a cache in f32; on a card, which has none, with the one given. Raises
+    InputError, and DcaError from the runtime.
     """
     from dca_runtime import prefill as modes
 
@@ -81,7 +81,8 @@ def check_sparse(
             (part,) = run_group(model, _Given(reference, sparse), group, ids, tolerances, advance)
             margin = max((each.margin for each in sparse.disagreements), default=0.0)
             chosen = Chosen(sparse.compared, len(sparse.disagreements), margin, density)
-            failures = part.failures + chosen.failures(TIE_ON_CARDS if gpu else TIE if cache == "f32" else None)
+            tie = TIE_ON_CARDS if gpu else TIE if cache == "f32" else None
+            failures = part.failures + chosen.failures(tie)
             parts.append(replace(part, failures=failures, chosen=chosen))
     return Report(
         file=str(model.path),

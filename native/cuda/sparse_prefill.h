@@ -58,10 +58,10 @@ private:
     Scheme scheme_;
     SparseMemory memory_;
     float forced_share_;
-    PinnedMemory host_;                   // (most_filled) of FilledPage
-    std::vector<FilledPage> pages_;       // as memory_.filled holds them: those whose means were missing, then those that the step fills
-    size_t missing_ = 0;                  // of them
-    std::vector<uint64_t> seen_;          // (n_layers): pairs of a query and a key before it, of a head
+    PinnedMemory host_;              // (most_filled) of FilledPage
+    std::vector<FilledPage> pages_;  // as memory_.filled holds them: those whose means were missing, then those that the step fills
+    size_t missing_ = 0;             // of them
+    std::vector<uint64_t> seen_;     // (n_layers): pairs of a query and a key before it, of a head
     std::vector<std::vector<uint32_t>> recorded_;  // dca_session_selection's blocks
 };
 

@@ -116,9 +116,7 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
         place(scratch, plan, tokens, of_type);
         return scratch.bytes();
     };
-    const auto cache_bytes = [&](uint32_t tokens, CacheType of_type) {
-        return CudaKvCache::bytes_for(h, tokens, of_type, plan.sparse);
-    };
+    const auto cache_bytes = [&](uint32_t tokens, CacheType of_type) { return CudaKvCache::bytes_for(h, tokens, of_type, plan.sparse); };
     const auto fits = [&](uint32_t tokens, CacheType of_type) {
         return cache_bytes(tokens, of_type) + cache_bytes(kPageTokens, of_type) + measure(tokens, of_type) <= available;
     };
@@ -136,9 +134,9 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
             return some * kPageTokens;
         };
         const uint32_t most = most_tokens(type);
-        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ",
-             gigabytes(cache_bytes(spec.tokens, type)), " of cache and ", gigabytes(scratch_bytes), " of work space, ",
-             device.description, " has ", gigabytes(available), " free: room for ", most, " tokens",
+        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache_bytes(spec.tokens, type)),
+             " of cache and ", gigabytes(scratch_bytes), " of work space, ", device.description, " has ", gigabytes(available),
+             " free: room for ", most, " tokens",
              type == CacheType::Q8 ? "" : ", or " + std::to_string(most_tokens(CacheType::Q8)) + " with cache_type q8");
     }
 

@@ -30,7 +30,6 @@ size_t dca_prefill_workspace_bytes(const AttentionShape* shape, uint32_t context
 uint32_t dca_decode_group_rows(const AttentionShape* shape) { return decode_group_rows(*shape); }
 size_t dca_decode_workspace_bytes(const AttentionShape* shape, uint32_t rows) { return decode_workspace_bytes(card(), *shape, rows); }
 
-
 int dca_mean_keys(const MeanArgs* args, cudaStream_t stream) { return mean_keys(*args, stream); }
 int dca_select_pages(const SelectArgs* args, cudaStream_t stream) { return select_pages(card(), *args, stream); }
 uint32_t dca_select_blocks(uint32_t start, uint32_t n_queries, uint32_t chunk_size) { return select_blocks(start, n_queries, chunk_size); }

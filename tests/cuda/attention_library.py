@@ -276,8 +276,8 @@ class Problem:
         sequence: int = 0,
         lists: Lists | None = None,
     ) -> bool:
-        """Attention of a sequence's queries from ``start`` on into ``out``, to the pages of ``lists`` if given
-        (sparse_library.py); False if the kernel does not take this."""
+        """Attention of a sequence's queries from ``start`` on into ``out``, to the pages of ``lists`` if
+        given (sparse_library.py); False if the kernel does not take this."""
         q = self.q[sequence][start : start + n_queries]
         args = _Prefill(
             *self._common(),

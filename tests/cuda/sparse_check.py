@@ -1,4 +1,4 @@
-"""Checks of sparse prefill's kernels against float64, written from docs/sparse.md; no code is shared with them."""
+"""Checks of sparse prefill's kernels against float64, written from docs/sparse.md and sharing no code."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Page = tuple[int, int]  # its number, and the range (0 intra, 1 successive, 2 in
 
 
 def sparse_cases(seed: int, count: int, longest: int = 3600) -> Iterator[Case]:
-    """Random shapes, schemes and starts of prompts long enough to choose, borders inside and between pages."""
+    """Random shapes, schemes and starts of prompts long enough to choose, borders in and between pages."""
     draw = random.Random(seed)
     for n in range(count):
         n_kv_heads = draw.choice((1, 2))
@@ -152,15 +152,16 @@ def check_choice(problem: Problem, listed: list[ListedBlock], alpha: float, star
                 if expected == (page in found):
                     continue
                 assert not always, f"{(first, until)}, head {head}: {page} is read in any case"
-                margin = abs(float(torch.log2(weights[page][head] / (alpha * heaviest[head]))))  # type: ignore[index]
-                assert margin <= TIE, f"{(first, until)}, head {head}: {page} is {margin:.3g} from the threshold"
+                ratio = weights[page][head] / (alpha * heaviest[head])  # type: ignore[index]
+                margin = abs(float(torch.log2(ratio)))
+                assert margin <= TIE, f"{(first, until)}, head {head}: {page} is no tie: {margin:.3g}"
                 farthest = max(farthest, margin)
     return farthest
 
 
 def read_mask(problem: Problem, listed: list[ListedBlock], start: int, stop: int) -> torch.Tensor:
-    """(n_heads, queries, tokens) bool: which keys the lists let each query read (causality aside). Every query
-    must be in one block of each head, and the lists in the walk's order without repetition."""
+    """(n_heads, queries, tokens) bool: which keys the lists let each query read, causality aside. Every
+    query must be in one block of each head, and the lists in the walk's order without repetition."""
     n_tokens = problem.lengths[0]
     read = torch.zeros((problem.shape.n_heads, stop - start, n_tokens), dtype=torch.bool)
     covered = torch.zeros((problem.shape.n_heads, stop - start), dtype=torch.int32)

@@ -1,4 +1,4 @@
-"""Sparse prefill's kernels called from PyTorch, beside attention_library.py: means, lists, and what they say."""
+"""Sparse prefill's kernels called from PyTorch, beside attention_library.py: means and lists of pages."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class _Select(ctypes.Structure):
 
 @dataclasses.dataclass(frozen=True)
 class ListedBlock:
-    """Queries first … first + rows − 1 of one head, and (page, range, quarters that read it) in the list's order."""
+    """Queries first … first + rows − 1 of one head, and what they read: (page, range, quarters) in order."""
 
     head: int
     first: int
@@ -89,9 +89,7 @@ class Selection:
         n_pages = (self.start + self.n_queries) // PAGE_TOKENS
         indices = torch.arange(n_pages, device="cuda", dtype=torch.int32)
         self.filled = torch.stack((indices, self.table[:n_pages]), dim=1).contiguous()
-        args = _Means(
-            *self.problem._common()[:3], self.filled.data_ptr(), n_pages, self.means.data_ptr()
-        )
+        args = _Means(*self.problem._common()[:3], self.filled.data_ptr(), n_pages, self.means.data_ptr())
         self.problem.library.call("dca_mean_keys", args)
 
     def select(self, alpha: float, forced_share: float = -1.0) -> bool:

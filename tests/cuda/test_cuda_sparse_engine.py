@@ -85,7 +85,8 @@ def test_the_cpu_chooses_alike(variant_gguf):
             model.session(context=2000, prefill="sparse:0.7:512", record_selection=True) as session,
         ):
             session.append(IDS)
-            found.append({(e.head, e.start, e.stop): set(e.pages) for e in session.selection() if e.layer == 0})
+            first = [each for each in session.selection() if each.layer == 0]
+            found.append({(each.head, each.start, each.stop): set(each.pages) for each in first})
     expected, chosen = found
     assert expected.keys() == chosen.keys()
     differing = sum(len(expected[block] ^ pages) for block, pages in chosen.items())
@@ -99,7 +100,8 @@ def test_a_larger_alpha_reads_less(model):
         with model.session(context=2000, prefill=f"sparse:{alpha}:{FROM}") as session:
             session.append(IDS)
             densities.append(float(np.mean(session.info.density[0])))
-            assert all(math.isnan(value) for value in session.info.density[1])  # nothing was asked of the last
+            # Nothing was asked of the last layer.
+            assert all(math.isnan(value) for value in session.info.density[1])
     assert densities == sorted(densities, reverse=True)
     assert densities[0] == 1.0 > densities[2] > densities[3]
 
@@ -209,5 +211,5 @@ def test_a_saved_sequence_belongs_to_its_mode(model, tmp_path):
 
 def test_head_sizes_without_kernels_are_refused(variant_gguf):
     path = variant_gguf(head_dim=48, heads=4, kv_heads=1)
-    with Model(path, device="cuda") as model, pytest.raises(DcaError, match=r"takes head sizes of 64, .* is 48"):
+    with Model(path, device="cuda") as model, pytest.raises(DcaError, match=r"sizes of 64, .* is 48"):
         model.session(context=1000, prefill="sparse")

@@ -287,9 +287,9 @@ struct Consumer {
         join();
         stage_output<C::kHeadDim, C::kRows>(shared.rotated, lane, warp_row + lane / 4, o, inverse, params.dtype);
         join();
-        write_output<C::kHeadDim, C::kRows, 16>(shared.rotated, lane, warp_row,
-                                                {params.out, params.out_stride, first - params.blocks.start,
-                                                 block.first + block.rows - first, head, block.first - first});
+        write_output<C::kHeadDim, C::kRows, 16>(
+            shared.rotated, lane, warp_row,
+            {params.out, params.out_stride, first - params.blocks.start, block.first + block.rows - first, head, block.first - first});
     }
 
     __device__ __forceinline__ void run() const {

@@ -17,8 +17,7 @@ struct SparseMemory {
     uint32_t most_blocks = 0;  // of a slice
 
     /// For steps of `rows` rows and `slices` slices over a pool of `tokens` tokens.
-    void place(Arena& scratch, const Hparams& h, const Card& card, const Scheme& scheme, uint32_t rows, uint32_t slices,
-               uint32_t tokens) {
+    void place(Arena& scratch, const Hparams& h, const Card& card, const Scheme& scheme, uint32_t rows, uint32_t slices, uint32_t tokens) {
         // Each page of the pool whose means are missing, and those that the step fills.
         most_filled = pages_for(tokens) + pages_for(rows) + slices;
         most_blocks = rows / kPageTokens + rows / scheme.chunk_size + 3;

@@ -35,9 +35,7 @@ cudaError_t launch(const Card& card, const selection::Params& params, cudaStream
 
 }  // namespace
 
-uint32_t select_blocks(uint32_t start, uint32_t n_queries, uint32_t chunk_size) {
-    return PageBlocks(start, n_queries, chunk_size).count;
-}
+uint32_t select_blocks(uint32_t start, uint32_t n_queries, uint32_t chunk_size) { return PageBlocks(start, n_queries, chunk_size).count; }
 
 size_t select_workspace_bytes(const Card& card, const Scheme& scheme, uint32_t context) {
     return size_t{resident_blocks(card)} * kQuarters * most_mean_rows(scheme, context) * sizeof(float);

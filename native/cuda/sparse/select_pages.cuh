@@ -88,8 +88,7 @@ struct Chooser {
             for (int n = 0; n < kBatch; ++n) {
                 const int at = (done + n) * 32 + lane;
                 const uint32_t i = index_of(at);
-                const uint8_t* source =
-                    static_cast<const uint8_t*>(args.q) + 2 * ((i - args.start) * args.q_stride + head * C::kHeadDim);
+                const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * ((i - args.start) * args.q_stride + head * C::kHeadDim);
                 rotation.load(loaded[n], source, at % kPieces, range, i - block.chunk * args.scheme.chunk_size);
             }
 #pragma unroll
@@ -138,11 +137,11 @@ struct Chooser {
 #pragma unroll
             for (int e = 0; e < C::kHeadDim; e += 16) {
                 uint32_t k[4];
-                ptx::load_matrices(
-                    k, ptx::shared_address(means) + P::offset(C::kMeans, key + lane / 16 * 8 + lane % 8, e + lane / 8 % 2 * 8));
+                ptx::load_matrices(k,
+                                   ptx::shared_address(means) + P::offset(C::kMeans, key + lane / 16 * 8 + lane % 8, e + lane / 8 % 2 * 8));
 #pragma unroll
                 for (int tile = 0; tile < kTiles; ++tile) {
-                    const uint32_t(&a)[4] = *reinterpret_cast<const uint32_t(*)[4]>(&q[tile][e / 4]);
+                    const uint32_t (&a)[4] = *reinterpret_cast<const uint32_t (*)[4]>(&q[tile][e / 4]);
                     ptx::mma_16x8x16<__half>(s[tile][0], a, k[0], k[1]);
                     ptx::mma_16x8x16<__half>(s[tile][1], a, k[2], k[3]);
                 }
@@ -168,7 +167,7 @@ struct Chooser {
     /// Every query's largest score.
     __device__ __forceinline__ void find_tops(const MeanRows& rows) {
         for_tiles(rows, [&](uint32_t first, const uint8_t* means) {
-            score(means, [&](int key, const float(&s)[kTiles][2][4]) {
+            score(means, [&](int key, const float (&s)[kTiles][2][4]) {
 #pragma unroll
                 for (int n = 0; n < 4; ++n) {
                     const uint32_t row = first + key + n / 2 * 8 + lane % 4 * 2 + n % 2;
@@ -185,7 +184,7 @@ struct Chooser {
     /// The weights of the range's rows; zeros past the last.
     __device__ __forceinline__ void weigh(const MeanRows& rows, float* range_weights) {
         for_tiles(rows, [&](uint32_t first, const uint8_t* means) {
-            score(means, [&](int key, const float(&s)[kTiles][2][4]) {
+            score(means, [&](int key, const float (&s)[kTiles][2][4]) {
                 float sums[4] = {};  // by column
 #pragma unroll
                 for (int tile = 0; tile < kTiles; ++tile) {
@@ -229,7 +228,7 @@ struct Chooser {
     __device__ __forceinline__ void weigh_all() {
         const Scheme& scheme = params.args.scheme;
         const uint32_t ranges = range_count(scheme, block.chunk);
-        for (float(&tile)[2] : top) tile[0] = tile[1] = -INFINITY;
+        for (float (&tile)[2] : top) tile[0] = tile[1] = -INFINITY;
         uint32_t rotated = ranges;  // for none
 #pragma unroll 1
         for (uint32_t visit = 0; visit < 2 * ranges; ++visit) {
@@ -237,7 +236,7 @@ struct Chooser {
             const uint32_t range = second ? visit - ranges : ranges - 1 - visit;
             const MeanRows rows(scheme, block, static_cast<Range>(range));
             if (visit == ranges) {
-                for (float(&tile)[2] : top) {
+                for (float (&tile)[2] : top) {
                     for (float& one : tile) {
                         one = fmaxf(one, __shfl_xor_sync(~0u, one, 1));
                         one = fmaxf(one, __shfl_xor_sync(~0u, one, 2));
@@ -306,7 +305,7 @@ struct Chooser {
                 uint32_t quarters = 0;
                 if (done + threadIdx.x < end - first) {
                     const bool always = always_read(page, own);
-                    quarters = always ? all
+                    quarters = always                      ? all
                                : args.forced_share >= 0.0f ? forced_readers(all, page, args.forced_share, seen)
                                                            : readers(all, page, rows, range_weights);
                     const uint32_t begin = page * kPageTokens, stop = begin + kPageTokens;

@@ -45,10 +45,10 @@ struct SelectArgs {
     Dtype dtype;
     uint32_t start, n_queries;
     float alpha;
-    float forced_share;      // of the pages that a query sees; negative: alpha decides (force_density)
-    ListedBlock* blocks;     // (n_heads, select_blocks())
-    ListedPage* pages;       // (n_heads, select_blocks(), select_most_pages())
-    std::byte* workspace;    // select_workspace_bytes()
+    float forced_share;          // of the pages that a query sees; negative: alpha decides (force_density)
+    ListedBlock* blocks;         // (n_heads, select_blocks())
+    ListedPage* pages;           // (n_heads, select_blocks(), select_most_pages())
+    std::byte* workspace;        // select_workspace_bytes()
     unsigned long long* unread;  // (n_heads): what each head left out is added, in pairs of a query and a key before it
 };
 
