@@ -34,7 +34,7 @@ int dca_mean_keys(const MeanArgs* args, cudaStream_t stream) { return mean_keys(
 int dca_select_pages(const SelectArgs* args, cudaStream_t stream) { return select_pages(card(), *args, stream); }
 uint32_t dca_select_blocks(uint32_t start, uint32_t n_queries, uint32_t chunk_size) { return select_blocks(start, n_queries, chunk_size); }
 uint32_t dca_select_most_pages(uint32_t context) { return select_most_pages(context); }
-size_t dca_select_workspace_bytes(const Scheme* scheme, uint32_t context) { return select_workspace_bytes(card(), *scheme, context); }
+size_t dca_select_workspace_bytes(const dca::Scheme* scheme, uint32_t context) { return select_workspace_bytes(card(), *scheme, context); }
 
 /// Sizes of the argument structs, so that the caller can check its own declarations.
 size_t dca_struct_bytes(int which) {
