@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 
 import torch
-from attention_library import PAGE_TOKENS, AttentionLibrary, DecodeRows, PositionScheme, Problem, Shape
+from attention_library import PAGE_TOKENS, AttentionLibrary, DecodeRows, PositionScheme, Problem, Shape, Traits
 
 # Unit roundoffs. Queries, softmax weights and outputs each round once, by about 0.4 of these in the mean
 # square; ROOM covers the worst of thousands of rows. Errors are relative to the norm of a head's output row.
@@ -29,6 +29,7 @@ class Case:
     dtype: str
     cache: str
     seed: int
+    traits: Traits = Traits()
 
     @property
     def tolerance(self) -> float:
@@ -77,6 +78,8 @@ def reference(
         visible = (torch.arange(n_tokens, device=i.device) <= i[:, None]) & (
             (gap == 0) | (not scheme.intra_only)
         )
+        if problem.traits.window:
+            visible &= i[:, None] - torch.arange(n_tokens, device=i.device) < problem.traits.window
         length = i.double() + 1
         m = torch.ones_like(length)
         if scheme.logit_scale:
@@ -92,9 +95,16 @@ def reference(
                 own = torch.einsum("nhd,kd->nhk", rotate(q[:, heads], positions, problem), keys[kv_head])
                 logits = torch.where(chosen[:, None], own, logits)
             logits *= (m * m)[:, None, None] / shape.head_dim**0.5
+            if cap := problem.traits.cap:
+                logits = torch.where(logits.isinf(), logits, cap * torch.tanh(logits / cap))
             if own_read is not None:
                 logits.masked_fill_(~own_read[heads].transpose(0, 1), -torch.inf)
-            out[:, heads] = torch.softmax(logits, dim=-1) @ values[kv_head]
+            if problem.traits.sinks:  # a logit of its own, whose value is nothing
+                sinks = problem.sinks[heads].double()[None, :, None].expand(len(i), -1, 1)
+                weights = torch.softmax(torch.cat((logits, sinks), dim=-1), dim=-1)[..., :-1]
+            else:
+                weights = torch.softmax(logits, dim=-1)
+            out[:, heads] = weights @ values[kv_head]
         outs.append(out)
     return torch.cat(outs)
 
@@ -166,9 +176,10 @@ def check_shared_decode(library: AttentionLibrary, case: Case) -> float | None:
         seed=case.seed,
         decode_rows=len(lengths) + 3,
         shared_pages=shared,
+        traits=case.traits,
     )
     most = problem.most_group_rows()
-    if most < 2 or case.scheme.intra_only:
+    if most < 2 or case.scheme.intra_only or not case.traits.plain:
         return None
     tokens: list[tuple[int, int] | None] = [(n, length - 1) for n, length in enumerate(lengths)]
     tokens += [None] * draw.choice((0, 1, 3))
@@ -272,6 +283,7 @@ def make_problem(library: AttentionLibrary, case: Case) -> Problem:
         seed=case.seed,
         dequantized_kv_heads=1 + case.seed % case.shape.n_kv_heads,
         decode_rows=len(case.others) + 8,
+        traits=case.traits,
     )
 
 
@@ -312,6 +324,21 @@ def random_cases(seed: int, count: int, longest: int = 3000) -> Iterator[Case]:
             draw.choice((1, 127, 128, 129, border, draw.randrange(1, longest))) for _ in range(n_others)
         )
         yield Case(shape, scheme, start, max(1, length), others, dtype, cache, 1000 * seed + n)
+
+
+def cases_with_traits(seed: int, count: int) -> Iterator[Case]:
+    """Random cases with a window, a cap, sinks or several of these, mostly of head sizes with fast kernels for them.
+    A layer with a window has chunks as long as it, and ordinary distances; others have any scheme."""
+    draw = random.Random(seed)
+    for case in random_cases(seed, count):
+        head_dim = draw.choice((64, 128, 128, 256, 48))
+        window = draw.choice((0, 1, 10, 64, 100, 128, 300, 1024))
+        shape = dataclasses.replace(
+            case.shape, head_dim=head_dim, rotary_dim=draw.choice((None, 0, head_dim // 2 // 8 * 8))
+        )
+        traits = Traits(window, draw.choice((0.0, 0.0, 0.5, 3.0)), draw.random() < 0.4)
+        scheme = PositionScheme(window, window, 2 * window) if window else case.scheme
+        yield dataclasses.replace(case, shape=shape, scheme=scheme, traits=traits)
 
 
 def check_all(

@@ -35,11 +35,12 @@ void check_blocks(uint32_t start, uint32_t n, uint32_t s, uint32_t rows) {
 
 /// The walk's tiles start at multiples of their size and cover each key that a block's last query sees exactly
 /// once, in the range that the chunks' gap asks for; those of a range go from its end to its begin.
-template <uint32_t kKeys>
-void check_walk(const Scheme& scheme, const QueryBlock& block) {
+/// Through a window only the keys are covered that some query of the block sees.
+template <uint32_t kKeys, bool kWindowed = false>
+void check_walk(const Scheme& scheme, const QueryBlock& block, uint32_t window = 0) {
     const uint32_t end = block.first + block.rows;
     std::vector<int> seen(end, 0);
-    TileWalk<kKeys> walk(scheme, block);
+    TileWalk<kKeys, kWindowed> walk(scheme, block, window);
     uint32_t last = 0;
     do {
         CHECK(walk.key % kKeys == 0);
@@ -51,7 +52,7 @@ void check_walk(const Scheme& scheme, const QueryBlock& block) {
             ++seen[key];
         }
     } while (walk.next());
-    const uint32_t first = scheme.intra_only ? block.chunk * scheme.chunk_size : 0;
+    const uint32_t first = std::max(scheme.intra_only ? block.chunk * scheme.chunk_size : 0, window_begin(window, block.first));
     for (uint32_t key = 0; key < end; ++key) CHECK(seen[key] == (key >= first ? 1 : 0));
 }
 
@@ -89,6 +90,19 @@ TEST(tiles_cover_every_key_once_in_its_range) {
         }
 }
 
+TEST(tiles_cover_what_is_seen_through_a_window) {
+    for (const uint32_t window : {0u, 1u, 2u, 7u, 64u, 100u, 129u})
+        for (const uint32_t s : {window, 6u, 100u, 1u << 31}) {
+            if (s == 0) continue;
+            const Scheme scheme = scheme_of(s, s / 2, 2 * s);
+            const QueryBlocks blocks(37, 500, s, 64);
+            for (uint32_t b = 0; b < blocks.count; ++b) {
+                check_walk<16, true>(scheme, blocks.at(b), window);
+                check_walk<128, true>(scheme, blocks.at(b), window);
+            }
+        }
+}
+
 TEST(ranges_hold_each_visible_key_once_where_its_gap_says) {
     for (const uint32_t s : {1u, 2u, 6u, 7u, Scheme::kEndless})
         for (const bool intra_only : {false, true}) {
@@ -116,6 +130,27 @@ TEST(the_newest_tokens_tiles_hold_each_visible_key_once_in_ascending_order) {
                 const Scheme scheme = scheme_of(s, s / 2, 2 * s, intra_only);
                 const KeyTiles<16> tiles(scheme, length);
                 uint32_t next = first_key(scheme, (length - 1) / s);
+                for (uint32_t t = 0; t < tiles.count; ++t) {
+                    const KeyTile tile = tiles.at(t);
+                    CHECK(tile.key % 16 == 0 && tile.holds(next));
+                    for (uint32_t key = tile.key; key < tile.key + 16; ++key) {
+                        if (!tile.holds(key)) continue;
+                        CHECK(key == next && tile.range == range_by_gap(scheme, length - 1, key));
+                        ++next;
+                    }
+                }
+                CHECK(next == length);
+            }
+}
+
+TEST(the_newest_tokens_tiles_hold_what_is_seen_through_a_window) {
+    for (const uint32_t window : {0u, 1u, 2u, 7u, 64u, 100u})
+        for (const uint32_t s : {window, 6u, 100u, Scheme::kEndless})
+            for (const uint32_t length : {1u, 6u, 7u, 13u, 64u, 65u, 301u}) {
+                if (s == 0) continue;
+                const Scheme scheme = scheme_of(s, s / 2, 2 * s);
+                const KeyTiles<16, true> tiles(scheme, length, window);
+                uint32_t next = window_begin(window, length - 1);
                 for (uint32_t t = 0; t < tiles.count; ++t) {
                     const KeyTile tile = tiles.at(t);
                     CHECK(tile.key % 16 == 0 && tile.holds(next));

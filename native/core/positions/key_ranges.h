@@ -81,23 +81,29 @@ struct QueryBlocks {
 };
 
 /// Walks the key tiles of one query block backwards, from the diagonal to index 0: ranges in the order
-/// of Range, each from its end, so that the masked tiles of the diagonal come first.
-template <uint32_t kTileKeys>
+/// of Range, each from its end, so that the masked tiles of the diagonal come first. Through a window it ends at the first
+/// key that the block's first query sees.
+template <uint32_t kTileKeys, bool kWindowed = false>
 struct TileWalk {
     const Scheme& scheme;
     uint32_t chunk, queries_end, ranges;
+    uint32_t first_seen;   // 0 without a window
     uint32_t range_index;  // as Range
     uint32_t range_end;    // keys of the current range end here
     uint32_t range_begin;
     uint32_t key;  // the current tile's first key, a multiple of kTileKeys; may lie before range_begin
     bool entered;  // the current tile is the first of its range
 
-    DCA_HOST_DEVICE TileWalk(const Scheme& scheme_, const QueryBlock& block)
+    DCA_HOST_DEVICE TileWalk(const Scheme& scheme_, const QueryBlock& block, uint32_t window = 0)
         : scheme(scheme_),
           chunk(block.chunk),
           queries_end(block.first + block.rows),
           ranges(range_count(scheme_, block.chunk)),
+          first_seen(kWindowed ? window_begin(window, block.first) : 0),
           range_index(0) {
+        if constexpr (kWindowed) {
+            while (ranges > 1 && key_range(scheme, chunk, static_cast<Range>(ranges - 1), queries_end).end <= first_seen) --ranges;
+        }
         enter();
     }
 
@@ -119,7 +125,7 @@ struct TileWalk {
 private:
     DCA_HOST_DEVICE void enter() {
         const KeyRange keys = key_range(scheme, chunk, range(), queries_end);
-        range_begin = keys.begin;
+        range_begin = kWindowed && keys.begin < first_seen ? first_seen : keys.begin;
         range_end = keys.end;
         key = (keys.end - 1) / kTileKeys * kTileKeys;
         entered = true;
@@ -134,14 +140,18 @@ struct KeyTile {
     DCA_HOST_DEVICE bool holds(uint32_t i) const { return i - begin < end - begin; }
 };
 
-/// The ranges of the newest of `length` tokens cut into tiles of kTileKeys keys, in ascending order.
-template <uint32_t kTileKeys>
+/// The ranges of the newest of `length` tokens cut into tiles of kTileKeys keys, in ascending order; through a window only
+/// what it sees of them.
+template <uint32_t kTileKeys, bool kWindowed = false>
 struct KeyTiles {
     const Scheme& scheme;
-    uint32_t chunk, length, inter, successive, count;  // tiles up to and including each range
+    uint32_t chunk, length, first_seen, inter, successive, count;  // the last three: tiles up to and including each range
 
-    DCA_HOST_DEVICE KeyTiles(const Scheme& scheme_, uint32_t length_)
-        : scheme(scheme_), chunk((length_ - 1) / scheme_.chunk_size), length(length_) {
+    DCA_HOST_DEVICE KeyTiles(const Scheme& scheme_, uint32_t length_, uint32_t window = 0)
+        : scheme(scheme_),
+          chunk((length_ - 1) / scheme_.chunk_size),
+          length(length_),
+          first_seen(kWindowed ? window_begin(window, length_ - 1) : 0) {
         const uint32_t ranges = range_count(scheme, chunk);
         inter = ranges > 2 ? tiles_of(Range::Inter) : 0;
         successive = inter + (ranges > 1 ? tiles_of(Range::Successive) : 0);
@@ -152,7 +162,7 @@ struct KeyTiles {
     DCA_HOST_DEVICE uint32_t before(uint32_t key) const {
         uint32_t tiles = 0;
         for (uint32_t range = 0; range < range_count(scheme, chunk); ++range) {
-            const KeyRange keys = key_range(scheme, chunk, static_cast<Range>(range), length);
+            const KeyRange keys = seen(static_cast<Range>(range));
             const uint32_t first = keys.begin / kTileKeys, end = ceil_div(keys.end, kTileKeys), past = key / kTileKeys;
             if (past > first) tiles += (past < end ? past : end) - first;
         }
@@ -162,13 +172,19 @@ struct KeyTiles {
     DCA_HOST_DEVICE KeyTile at(uint32_t index) const {
         const Range range = index < inter ? Range::Inter : index < successive ? Range::Successive : Range::Intra;
         const uint32_t first = range == Range::Inter ? 0 : range == Range::Successive ? inter : successive;
-        const KeyRange keys = key_range(scheme, chunk, range, length);
+        const KeyRange keys = seen(range);
         return {range, (keys.begin / kTileKeys + index - first) * kTileKeys, keys.begin, keys.end};
     }
 
 private:
+    DCA_HOST_DEVICE KeyRange seen(Range range) const {
+        KeyRange keys = key_range(scheme, chunk, range, length);
+        if (kWindowed && keys.begin < first_seen) keys.begin = first_seen;
+        return keys;
+    }
     DCA_HOST_DEVICE uint32_t tiles_of(Range range) const {
-        const KeyRange keys = key_range(scheme, chunk, range, length);
+        const KeyRange keys = seen(range);
+        if (kWindowed && keys.begin >= keys.end) return 0;
         return ceil_div(keys.end, kTileKeys) - keys.begin / kTileKeys;
     }
 };

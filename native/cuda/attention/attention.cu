@@ -63,7 +63,7 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
     if (args.lists.blocks && (!args.lists.pages || args.scheme.chunk_size < kPageTokens)) return cudaErrorInvalidValue;
 
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
-    const bool sm80 = vectors && card.compute_capability >= 80 && fast_shape(args.shape);
+    const bool sm80 = vectors && card.compute_capability >= 80 && fast_shape(args);
     const bool sm90 = sm80 && prefill_sm90_takes(card, args);
     switch (args.kernel) {
         case PrefillKernel::Auto:
@@ -85,10 +85,10 @@ cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStrea
     if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || !valid_positions(args.scheme, args.rotary, args.shape, 1) ||
         !aligned_16(args.q) || !aligned_16(args.out) || !args.rows || !args.page_tables || !args.workspace || args.n_rows == 0 ||
         args.n_rows > args.workspace_rows || args.workspace_rows > kMaxDecodeRows || args.n_groups > args.n_rows / 2 ||
-        (args.n_groups != 0 && (!args.groups || args.scheme.intra_only)))
+        (args.n_groups != 0 && (!args.groups || args.scheme.intra_only || variant_of(args.traits) != Variant::Plain)))
         return cudaErrorInvalidValue;
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
-    if (vectors && card.compute_capability >= 80 && fast_shape(args.shape)) return launch_decode(card, args, stream);
+    if (vectors && card.compute_capability >= 80 && fast_shape(args.shape, args.traits)) return launch_decode(card, args, stream);
 
     PrefillArgs simple{};
     simple.shape = args.shape;
@@ -101,6 +101,7 @@ cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStrea
     simple.q_stride = args.q_stride;
     simple.out_stride = args.out_stride;
     simple.dtype = args.dtype;
+    simple.traits = args.traits;
     simple.n_queries = args.n_rows;
     return launch_simple(simple, args.rows, stream);
 }

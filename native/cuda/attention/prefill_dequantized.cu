@@ -64,6 +64,7 @@ cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args
         const size_t half = size_t{pages_for(n_keys)} * heads * kPageTokens * args.shape.head_dim;
         part.cache = {dequantized, dequantized + half, nullptr, nullptr, pages_for(n_keys), CacheType::F16};
         part.page_table = nullptr;
+        if (args.traits.sinks) part.traits.sinks = args.traits.sinks + size_t{first} * group;
         part.q = static_cast<const uint16_t*>(args.q) + first_value;
         part.out = static_cast<uint16_t*>(args.out) + first_value;
         part.lists = args.lists.from_head(first * group);

@@ -15,6 +15,7 @@
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
+#include "cuda/attention/traits.cuh"
 #include "cuda/attention/work_order.h"
 #include "cuda/device/panels.cuh"
 
@@ -24,15 +25,17 @@ struct Params {
     PrefillArgs args;
     QueryBlocks blocks;
     WorkOrder order;
-    float scale_log2;
+    LogitScale scale;
 };
 
-template <int kHeadDim_, class T_, bool kQ8_, bool kListed_>
+template <int kHeadDim_, class T_, bool kQ8_, Variant kVariant_>
 struct Config {
     using T = T_;  // of the products
     static constexpr int kHeadDim = kHeadDim_;
     static constexpr bool kQ8 = kQ8_;
-    static constexpr bool kListed = kListed_;
+    static constexpr Variant kVariant = kVariant_;
+    static constexpr bool kListed = kVariant == Variant::Listed;
+    static constexpr bool kWindowed = windows(kVariant);
     static constexpr int kWarps = 4;
     static constexpr int kThreads = 32 * kWarps;
     static constexpr int kRowTiles = kHeadDim <= 128 ? 2 : 1;  // of 16 queries, per warp
@@ -43,7 +46,7 @@ struct Config {
     static_assert(kPageTokens % kKeys == 0, "a tile lies in one page");
     static constexpr uint32_t kPageParts = kPageTokens / kRows;  // with lists, that a page's queries are worked on in
     static_assert(kPageTokens % kRows == 0);
-    using Walk = std::conditional_t<kListed, ListWalk<kKeys>, TileWalk<kKeys>>;
+    using Walk = std::conditional_t<kListed, ListWalk<kKeys>, TileWalk<kKeys, kWindowed>>;
 };
 
 /// Queries of one chunk: row r of the tile is the one at index first + r, if r is in [begin, end).
@@ -73,7 +76,7 @@ struct Task {
                     {params.args.scheme, listed, lists.pages + number * lists.most_pages}};
         } else {
             const QueryBlock block = params.blocks.at(work.block);
-            return {{block.first, 0, block.rows, block.chunk}, {params.args.scheme, block}};
+            return {{block.first, 0, block.rows, block.chunk}, {params.args.scheme, block, params.args.traits.window}};
         }
     }
 };
@@ -216,14 +219,15 @@ struct Warp {
     /// Takes the logits of the walk's current tile into the softmax, leaving operands for P V.
     __device__ __forceinline__ void absorb(float (&s)[C::kRowTiles][C::kKeys / 2], uint32_t (&p)[C::kRowTiles][C::kKeys / 4],
                                            const typename C::Walk& walk) {
-        TileMask<C::kKeys> mask(walk, lane, rows.first + first_row);
+        TileMask<C::kKeys, C::kWindowed> mask(walk, lane, rows.first + first_row, 0, params.args.traits.window);
         if constexpr (C::kListed)
             if ((walk.quarters >> (rows.first % kPageTokens + first_row) / kQuarter & 1) == 0) mask.hide();
 #pragma unroll
         for (int tile = 0; tile < C::kRowTiles; ++tile) {
+            cap_if<C::kVariant>(s[tile], params.scale, params.args.traits);
             mask.apply(s[tile], 16 * tile + lane / 4);
             float keep[2];
-            softmax[tile].step(s[tile], params.scale_log2, keep);
+            softmax[tile].step(s[tile], params.scale.scale_log2, keep);
             to_operands<T>(s[tile], p[tile]);
             rescale(o[tile], keep);
         }
@@ -236,7 +240,12 @@ struct Warp {
 #pragma unroll
         for (int tile = 0; tile < C::kRowTiles; ++tile) {
             float inverse[2];
-            softmax[tile].inverse_sums(inverse);
+            if constexpr (C::kVariant == Variant::Plain) {
+                softmax[tile].inverse_sums(inverse);
+            } else {
+                softmax[tile].inverse_sums(inverse,
+                                           [&](float maximum) { return sink_share(args.traits, head, maximum, params.scale.scale_log2); });
+            }
             stage_output<C::kHeadDim, C::kRows>(shared.queries, lane, first_row + 16 * tile + lane / 4, o[tile], inverse, args.dtype);
         }
         __syncwarp();

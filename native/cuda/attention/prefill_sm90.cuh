@@ -21,6 +21,7 @@
 #include "cuda/attention/pages.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
+#include "cuda/attention/traits.cuh"
 #include "cuda/attention/work_order.h"
 #include "cuda/device/wgmma.cuh"
 
@@ -35,21 +36,24 @@ struct Params {
     const uint32_t* page_table;  // null: pages 0, 1, 2, ...
     void* out;
     int64_t out_stride;
-    Dtype dtype;         // of queries and output
-    float scale_log2;    // scale * log2(e)
+    Dtype dtype;  // of queries and output
+    AttentionTraits traits;
+    LogitScale scale;
     int32_t* next_item;  // counter of items drawn beyond the first of each thread block
     PageLists lists;     // if kListed
 };
 
-template <int kHeadDim_, class T_, bool kListed_>
+template <int kHeadDim_, class T_, Variant kVariant_>
 struct Config {
     using T = T_;
     static constexpr int kHeadDim = kHeadDim_;
-    static constexpr bool kListed = kListed_;
+    static constexpr Variant kVariant = kVariant_;
+    static constexpr bool kListed = kVariant == Variant::Listed;
+    static constexpr bool kWindowed = windows(kVariant);
     static constexpr int kConsumers = kHeadDim <= 64 && !kListed ? 3 : 2;
     static constexpr int kRows = 64 * kConsumers;
     static constexpr int kKeys = kPageTokens;
-    using Walk = std::conditional_t<kListed, ListWalk<kKeys>, TileWalk<kKeys>>;
+    using Walk = std::conditional_t<kListed, ListWalk<kKeys>, TileWalk<kKeys, kWindowed>>;
     static_assert(!kListed || kRows == kPageTokens);
     static constexpr int kStages = 2;
     static constexpr int kThreads = 128 * (kConsumers + 1);
@@ -106,7 +110,7 @@ struct Task {
                     {params.scheme, listed, params.lists.pages + number * params.lists.most_pages}};
         } else {
             const QueryBlock block = params.blocks.at(work.block);
-            return {block, {params.scheme, block}};
+            return {block, {params.scheme, block, params.traits.window}};
         }
     }
 };
@@ -273,8 +277,9 @@ struct Consumer {
     }
 
     __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const typename C::Walk& walk) const {
+        cap_if<C::kVariant>(s, params.scale, params.traits);
         const uint32_t back = keys_back<C>(walk, params.blocks.end);
-        TileMask<C::kKeys> mask(walk, lane, first_index<C>(block) + first_row, back);
+        TileMask<C::kKeys, C::kWindowed> mask(walk, lane, first_index<C>(block) + first_row, back, params.traits.window);
         if constexpr (C::kListed)
             if ((walk.quarters >> warp_row / kQuarter & 1) == 0) mask.hide();
         mask.apply(s, thread / 32 * 16 + lane / 4);
@@ -313,7 +318,7 @@ struct Consumer {
             wgmma::pin(s);
             release(shared.keys_empty[ring.stage]);
             mask(s, block, walk);
-            softmax.step(s, params.scale_log2, keep);
+            softmax.step(s, params.scale.scale_log2, keep);
             to_operands<T>(s, p);
 #pragma unroll
             for (int n = 0; n < C::kHeadDim / 2; ++n) o[n] = 0.0f;
@@ -341,7 +346,7 @@ struct Consumer {
                 wgmma::pin(s);
                 release(shared.keys_empty[ring.stage]);
                 mask(s, block, walk);
-                softmax.step(s, params.scale_log2, keep);
+                softmax.step(s, params.scale.scale_log2, keep);
                 // The assembler takes waits to be free to move and would put the next one in front of the
                 // softmax, which then overlaps with nothing. Asking again for values that are here stops it.
                 // With three warpgroups the others fill the gap, and the question costs more than it saves.
@@ -360,7 +365,12 @@ struct Consumer {
             multiply_values(o, p, ring.stage);
             wgmma::commit();
             float inverse[2];
-            softmax.inverse_sums(inverse);
+            if constexpr (C::kVariant == Variant::Plain) {
+                softmax.inverse_sums(inverse);
+            } else {
+                softmax.inverse_sums(inverse,
+                                     [&](float maximum) { return sink_share(params.traits, work.head, maximum, params.scale.scale_log2); });
+            }
             wgmma::wait<0>();
             wgmma::pin(o);
             release(shared.values_empty[ring.stage]);

@@ -63,15 +63,19 @@ __device__ __forceinline__ void unpack_eight(const Words& low, const Extras<F>& 
     } else {
         using P = typename F::Planes;
         const int nibble = e / 2, first = 2 * (e % 2);  // where a unit's eight e is in four-bit planes
-        constexpr int kOffset = P::kLowBits == 8 ? 128 : P::kOffset;
+        constexpr int kOffset = P::kLowBits == 8 || P::kTable ? 128 : P::kOffset;
         const int group = P::kGroups == 2 ? nibble : 0;
         const uint16_t* scales = extras.scales[u];
-        const __half2 one = __half2half2(__ushort_as_half(scales[P::kMinimum ? 2 * group : group]));
-        const __half2 zero = __half2half2(__ushort_as_half(0x6400 + kOffset));  // 1024 + kOffset
+        const __half2 one = __half2half2(__float2half_rn(group_scale<P>(scales, group)));  // nothing to round but in products
+        const __half2 zero = __half2half2(__ushort_as_half(0x6400 + kOffset));             // 1024 + kOffset
+        uint32_t levels[2];
+        if constexpr (P::kTable) look_up<P, 128>(low.w[e], levels);
 #pragma unroll
         for (int word = 0; word < 2; ++word) {
             uint32_t bytes;
-            if constexpr (P::kLowBits == 8) {
+            if constexpr (P::kTable) {
+                bytes = levels[word];
+            } else if constexpr (P::kLowBits == 8) {
                 bytes = low.w[2 * e + word] ^ 0x80808080u;  // signed to 128 + value
             } else {
                 bytes = nibble_bytes<P>(low.w[first + word], extras.high[u], first + word, nibble);
