@@ -113,7 +113,8 @@ def prompt(arguments: argparse.Namespace) -> dict[str, Any]:
         context = arguments.tokens + arguments.decoded + 1
         ids = np.random.default_rng(0).integers(0, model.info.n_vocab, arguments.tokens, np.int32)
         with model.session(context, "dca", scheme, **options) as session:
-            print(f"{model.info.device}, {session.info}", flush=True)
+            gb = (session.info.cache_bytes / 1e9, session.info.scratch_bytes / 1e9)
+            print(f"{model.info.device}: {gb[0]:.1f} GB of cache, {gb[1]:.1f} GB of work space", flush=True)
             session.append(ids[: min(8192, len(ids))])  # the first step loads kernels
             session.truncate(0)
             begin = last = time.perf_counter()
@@ -135,10 +136,10 @@ def prompt(arguments: argparse.Namespace) -> dict[str, Any]:
             prefill_s, read = time.perf_counter() - begin, session.length
             found = {"prefill_s": prefill_s, "tokens": read, "density": None}
             if session.info.density is not None:
-                by_layer = np.nanmean(np.array(session.info.density), axis=1)
-                found["density"] = float(np.nanmean(by_layer))
-                low, high = np.nanmin(by_layer), np.nanmax(by_layer)
-                print(f"density: mean {found['density']:.4f}, of layers {low:.4f} to {high:.4f}")
+                heads = np.array(session.info.density).ravel()
+                found["density"] = float(np.nanmean(heads))
+                low, high = np.nanmin(heads), np.nanmax(heads)
+                print(f"density: mean {found['density']:.4f}, of heads {low:.4f} to {high:.4f}")
             times = []
             for _ in range(arguments.decoded):
                 start = time.perf_counter()

@@ -6,7 +6,7 @@ namespace dca::cuda {
 bool prefill_sm90_takes(const Card& card, const PrefillArgs& args) {
 #if defined(DCA_CUDA_SM90A)
     return card.compute_capability == 90 && fast_shape(args) && args.shape.head_dim <= 128 &&
-           (args.cache.type != CacheType::Q8 || dequantizing_pays(args));
+           (args.cache.type != CacheType::Q8 || dequantizing_pays(card, args));
 #else
     static_cast<void>(card), static_cast<void>(args);
     return false;  // built without machine code for sm_90a

@@ -10,8 +10,7 @@
 namespace dca::cuda {
 namespace {
 
-// Blocks of threads beside each other: as many as fit where heads have 128 values.
-constexpr uint32_t kBlocksAMultiprocessor = 3;
+constexpr uint32_t kBlocksAMultiprocessor = selection::Config<128>::kResident;
 
 uint32_t resident_blocks(const Card& card) { return static_cast<uint32_t>(card.multiprocessors) * kBlocksAMultiprocessor; }
 

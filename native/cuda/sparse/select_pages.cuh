@@ -30,13 +30,15 @@ struct Config {
     static constexpr int kThreads = 32 * kWarps;
     static constexpr int kMeans = kHeadDim <= 128 ? 64 : 32;  // a tile
     static constexpr int kTileBytes = kMeans * kHeadDim * 2;
+    static constexpr int kStages = 3;
+    static constexpr int kResident = kHeadDim <= 128 ? 3 : 1;  // blocks of threads a multiprocessor
 };
 constexpr uint32_t kMostTile = 64;
 
 template <class C>
 struct Shared {
-    alignas(1024) uint8_t queries[kPageTokens * C::kHeadDim * 2];
-    alignas(1024) uint8_t means[2][C::kTileBytes];
+    alignas(1024) uint8_t queries[C::kWarps][16 * C::kHeadDim * 2];  // on their way to registers
+    alignas(1024) uint8_t means[C::kStages][C::kTileBytes];
     float least[kQuarters];        // weights that are read, by quarter
     uint32_t kept[C::kWarps + 1];  // pages, by warp; of all so far
     unsigned long long unread[C::kWarps];
@@ -75,38 +77,40 @@ struct Chooser {
         const SelectArgs& args = params.args;
         const QueryRotation rotation{args.shape, args.scheme, args.rotary.cos_sin, args.dtype};
         constexpr int kPieces = C::kHeadDim / 8;
-        constexpr int kItems = kQuarter * kPieces / 32;
-        constexpr int kBatch = kItems % 4 == 0 ? 4 : 2;  // loaded together
-        static_assert(kItems % kBatch == 0);
+        constexpr int kItems = 16 * kPieces / 32;                              // of a thread, for 16 queries
+        constexpr int kBatch = kItems % 4 == 0 ? 4 : kItems % 2 == 0 ? 2 : 1;  // loaded together
         const uint32_t last = block.first + block.rows - 1;
-        const auto index_of = [&](int at) { return min(max(base + kQuarter * warp + at / kPieces, block.first), last); };
-        __syncwarp();
+        uint8_t* staged = shared.queries[warp];
+#pragma unroll
+        for (int tile = 0; tile < kTiles; ++tile) {
+            const uint32_t first = base + kQuarter * warp + 16 * tile;
+            const auto index_of = [&](int at) { return min(max(first + at / kPieces, block.first), last); };
+            __syncwarp();
 #pragma unroll 1
-        for (int done = 0; done < kItems; done += kBatch) {
-            QueryRotation::Loaded loaded[kBatch];
+            for (int done = 0; done < kItems; done += kBatch) {
+                QueryRotation::Loaded loaded[kBatch];
 #pragma unroll
-            for (int n = 0; n < kBatch; ++n) {
-                const int at = (done + n) * 32 + lane;
-                const uint32_t i = index_of(at);
-                const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * ((i - args.start) * args.q_stride + head * C::kHeadDim);
-                rotation.load(loaded[n], source, at % kPieces, range, i - block.chunk * args.scheme.chunk_size);
+                for (int n = 0; n < kBatch; ++n) {
+                    const int at = (done + n) * 32 + lane;
+                    const uint32_t i = index_of(at);
+                    const uint8_t* source =
+                        static_cast<const uint8_t*>(args.q) + 2 * ((i - args.start) * args.q_stride + head * C::kHeadDim);
+                    rotation.load(loaded[n], source, at % kPieces, range, i - block.chunk * args.scheme.chunk_size);
+                }
+#pragma unroll
+                for (int n = 0; n < kBatch; ++n) {
+                    const int at = (done + n) * 32 + lane;
+                    rotation.finish<__half>(loaded[n], at % kPieces, args.scheme.logit_factor(index_of(at)), [&](int e, uint2 values) {
+                        *reinterpret_cast<uint2*>(staged + P::offset(16, at / kPieces, e)) = values;
+                    });
+                }
             }
-#pragma unroll
-            for (int n = 0; n < kBatch; ++n) {
-                const int at = (done + n) * 32 + lane;
-                rotation.finish<__half>(loaded[n], at % kPieces, args.scheme.logit_factor(index_of(at)), [&](int e, uint2 values) {
-                    *reinterpret_cast<uint2*>(shared.queries + P::offset(kPageTokens, kQuarter * warp + at / kPieces, e)) = values;
-                });
-            }
-        }
-        __syncwarp();
-#pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile)
+            __syncwarp();
 #pragma unroll
             for (int e = 0; e < C::kHeadDim; e += 16)
                 ptx::load_matrices(*reinterpret_cast<uint32_t (*)[4]>(&q[tile][e / 4]),
-                                   ptx::shared_address(shared.queries) +
-                                       P::offset(kPageTokens, kQuarter * warp + 16 * tile + lane % 16, e + lane / 16 * 8));
+                                   ptx::shared_address(staged) + P::offset(16, lane % 16, e + lane / 16 * 8));
+        }
     }
 
     /// Issues the copies of rows [first, first + kMeans) of means; those past the last become zeros.
@@ -154,12 +158,18 @@ struct Chooser {
     template <class Visit>
     __device__ __forceinline__ void for_tiles(const MeanRows& rows, Visit&& visit) {
         const uint32_t tiles = ceil_div(rows.count(), C::kMeans);
-        start(rows, 0, shared.means[0]);
+        const auto fetch = [&](uint32_t tile) {
+            if (tile < tiles)
+                start(rows, tile * C::kMeans, shared.means[tile % C::kStages]);
+            else
+                ptx::copy_commit();  // of nothing: the wait below counts
+        };
+        for (uint32_t tile = 0; tile + 1 < C::kStages; ++tile) fetch(tile);
         for (uint32_t tile = 0; tile < tiles; ++tile) {
-            ptx::copy_wait<0>();
+            ptx::copy_wait<C::kStages - 2>();
             __syncthreads();  // the tile is here, and the one before used up
-            if (tile + 1 < tiles) start(rows, (tile + 1) * C::kMeans, shared.means[(tile + 1) % 2]);
-            if (active) visit(tile * C::kMeans, shared.means[tile % 2]);
+            fetch(tile + C::kStages - 1);
+            if (active) visit(tile * C::kMeans, shared.means[tile % C::kStages]);
         }
         __syncthreads();
     }
@@ -335,7 +345,7 @@ struct Chooser {
 };
 
 template <class C>
-__global__ void __launch_bounds__(C::kThreads) select_kernel(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(C::kThreads, C::kResident) select_kernel(const __grid_constant__ Params params) {
     extern __shared__ __align__(1024) uint8_t memory[];
     Shared<C>& shared = *reinterpret_cast<Shared<C>*>(memory);
     const SelectArgs& args = params.args;
