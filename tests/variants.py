@@ -9,7 +9,6 @@ import numpy as np
 
 from dca_runtime.blocks import encode
 
-
 GRIDS = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")  # read, but not written, by this library
 
 

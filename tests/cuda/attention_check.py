@@ -11,7 +11,15 @@ import random
 from collections.abc import Iterator
 
 import torch
-from attention_library import PAGE_TOKENS, AttentionLibrary, DecodeRows, PositionScheme, Problem, Shape, Traits
+from attention_library import (
+    PAGE_TOKENS,
+    AttentionLibrary,
+    DecodeRows,
+    PositionScheme,
+    Problem,
+    Shape,
+    Traits,
+)
 
 # Unit roundoffs. Queries, softmax weights and outputs each round once, by about 0.4 of these in the mean
 # square; ROOM covers the worst of thousands of rows. Errors are relative to the norm of a head's output row.
@@ -327,8 +335,10 @@ def random_cases(seed: int, count: int, longest: int = 3000) -> Iterator[Case]:
 
 
 def cases_with_traits(seed: int, count: int) -> Iterator[Case]:
-    """Random cases with a window, a cap, sinks or several of these, mostly of head sizes with fast kernels for them.
-    A layer with a window has chunks as long as it, and ordinary distances; others have any scheme."""
+    """Random cases with a window, a cap, sinks or several of these, mostly of head sizes with fast kernels.
+
+    A layer with a window has chunks as long as it, and ordinary distances; others have any scheme.
+    """
     draw = random.Random(seed)
     for case in random_cases(seed, count):
         head_dim = draw.choice((64, 128, 128, 256, 48))

@@ -60,7 +60,7 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Traits:
-    """What a layer's attention has beside the plain one: a window in tokens, a cap on logits, a sink a head."""
+    """What a layer's attention has beside the plain one: a window (tokens), a cap on logits, sinks."""
 
     window: int = 0
     cap: float = 0.0

@@ -34,7 +34,9 @@ class Format:
     offset: int = 0
     minimum: bool = False
     levels: tuple[int, ...] = ()  # what codes stand for, where they are no numbers
-    power: bool = False  # whether the scale is a power of two in bf16, else f16 or, of levels, two f16 to be multiplied
+    power: bool = (
+        False  # whether the scale is a power of two in bf16, else f16 or, of levels, two f16 to be multiplied
+    )
 
     @property
     def scale_halves(self) -> int:

@@ -7,7 +7,7 @@ tests/parity).
 import gguf
 import numpy as np
 import pytest
-from comparison import all_logits
+from comparison import in_pieces
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -21,8 +21,9 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
 SCHEME = (40, 16, 64)
 LENGTH = 170  # four chunk borders
-# Of the root mean square of a position's errors, by that of its logits' deviations from their mean. Activations rounded to
-# 11 bits move logits by about 5e-3 of it in models of two layers; a wrong position or a scale left out by more than 1e-1.
+# Of the root mean square of a position's errors, by that of its logits' distances from their mean.
+# Activations of 11 bits move logits by about 5e-3 of it in models of two layers; a wrong position or a
+# scale left out by more than 1e-1.
 LIMIT = 2e-2
 # Head sizes for which the fast attention kernels are compiled; the cases' own one runs in the simple kernel.
 FAST = {
@@ -39,20 +40,27 @@ FAST = {
 
 
 @pytest.fixture(scope="module")
-def family_gguf(tmp_path_factory):
-    """A case's model as a GGUF file: family_gguf(case, "f32", head_dim=64)."""
+def opened(tmp_path_factory):
+    """A case's model on a device: opened("cuda", case, "f32", head_dim=64). Each is opened once."""
     directory = tmp_path_factory.mktemp("families")
+    models: dict[str, Model] = {}
 
-    def write(case: str, dtype: str, **changes):
-        path = directory / f"{case}-{dtype}-{changes.get('head_dim')}.gguf"
+    def open_model(device: str, case: str, dtype: str, **changes: int) -> Model:
+        name = f"{case}-{dtype}-{changes.get('head_dim')}"
+        path = directory / f"{name}.gguf"
         if not path.exists():
             family, own, keys, extra = GGUF_CASES[case]
             model = make(family, torch.float32, **{**own, **changes})
             set_biases(model)
             write_gguf(path, model, keys, extra, gguf.GGMLQuantizationType[dtype.upper()])
-        return path
+        key = f"{device} {name}"
+        if key not in models:
+            models[key] = Model(path, device=device)
+        return models[key]
 
-    return write
+    yield open_model
+    for model in models.values():
+        model.close()
 
 
 def errors(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -62,14 +70,18 @@ def errors(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
     return np.sqrt(((found - expected) ** 2).mean(axis=-1) / (apart**2).mean(axis=-1))
 
 
-def check(path, **options) -> None:
-    """Prefill in one go, in pieces and token by token. In a mixture a token whose experts are nearly equally likely may
-    get others on the card: so the middle position counts."""
+def check(opened, case: str, dtype: str, attention: str, **changes: int) -> None:
+    """Prefill in one go, token by token and in pieces.
+
+    In a mixture a token whose experts are nearly equally likely may get others on the card: so the middle
+    position counts.
+    """
     ids = tokens(LENGTH)[0].numpy().astype(np.int32)
-    expected = all_logits(path, "cpu", ids, cache_type="f32", **options)
+    options = {"attention": attention, "scheme": SCHEME}
+    expected = in_pieces(opened("cpu", case, dtype, **changes), ids, None, cache_type="f32", **options)
     for pieces in (None, (1,), (37, 1, 1, 2)):
-        found = errors(expected, all_logits(path, "cuda", ids, pieces, **options))
-        print(f"{path.stem} {options['attention']} {pieces}: {np.median(found):.1e}, {found.max():.1e}")
+        found = errors(expected, in_pieces(opened("cuda", case, dtype, **changes), ids, pieces, **options))
+        print(f"{case} {dtype} {attention} {pieces}: {np.median(found):.1e}, {found.max():.1e}")
         assert np.median(found) < LIMIT
         assert np.mean(found > 4 * LIMIT) < 0.05
 
@@ -77,28 +89,26 @@ def check(path, **options) -> None:
 @pytest.mark.parametrize("dtype", ["f32", "f16"])
 @pytest.mark.parametrize("attention", ["plain", "dca"])
 @pytest.mark.parametrize("case", GGUF_CASES)
-def test_a_family_is_the_cpus(family_gguf, case, attention, dtype):
-    check(family_gguf(case, dtype), attention=attention, scheme=SCHEME)
+def test_a_family_is_the_cpus(opened, case, attention, dtype):
+    check(opened, case, dtype, attention)
 
 
 @pytest.mark.parametrize("attention", ["plain", "dca"])
 @pytest.mark.parametrize("case", FAST)
-def test_the_fast_attention_kernels_too(family_gguf, case, attention):
-    path = family_gguf(case.split(", of ")[0], "f16", head_dim=FAST[case])
-    check(path, attention=attention, scheme=SCHEME)
+def test_the_fast_attention_kernels_too(opened, case, attention):
+    check(opened, case.split(", of ")[0], "f16", attention, head_dim=FAST[case])
 
 
 @pytest.mark.parametrize("case", ["gemma2", "gpt-oss", "cohere2", "olmo3", "granitemoe"])
-def test_sequences_step_together(family_gguf, case):
-    path = family_gguf(case, "f16")
+def test_sequences_step_together(opened, case):
     sequences = [tokens(LENGTH)[0].numpy().astype(np.int32)[first : first + 60] for first in (0, 30, 60)]
-    alone = [all_logits(path, "cpu", ids, cache_type="f32", attention="dca", scheme=SCHEME) for ids in sequences]
-    with Model(path, device="cuda") as model, model.engine(tokens=512, attention="dca", scheme=SCHEME) as engine:
+    dca = {"attention": "dca", "scheme": SCHEME}
+    cpu = opened("cpu", case, "f16")
+    alone = [in_pieces(cpu, ids, None, cache_type="f32", **dca) for ids in sequences]
+    with opened("cuda", case, "f16").engine(tokens=512, **dca) as engine:
         together = [engine.sequence() for _ in sequences]
+        found = []
         for at in range(60):
-            step = [
-                (sequence, ids[at : at + 1].tolist())
-                for sequence, ids in zip(together, sequences, strict=True)
-            ]
-            for wanted, found in zip(alone, engine.eval(step), strict=True):
-                assert errors(wanted[at], np.asarray(found)) < 4 * LIMIT
+            ids_of = zip(together, sequences, strict=True)
+            found.append(np.stack(engine.eval([(sequence, ids[at : at + 1]) for sequence, ids in ids_of])))
+    assert np.median(errors(np.stack(alone, axis=1), np.stack(found))) < LIMIT
