@@ -29,10 +29,6 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const LayerCache c
     reinterpret_cast<uint4*>(out)[to * vectors + vector] = values;
 }
 
-}  // namespace
-
-namespace {
-
 /// Key heads that the workspace holds at a time, and in how many passes that is all of them.
 struct Passes {
     uint32_t heads, count;
