@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 from attention_check import ROUNDOFF, Case, make_problem, reference, rotate, row_errors
-from attention_library import PAGE_TOKENS, AttentionLibrary, PositionScheme, Problem, Shape
+from attention_library import PAGE_TOKENS, AttentionLibrary, PositionScheme, Problem, Shape, Traits
 from sparse_library import QUARTER, ListedBlock, Selection
 
 SINKS, LOCAL = 2, 4  # pages that are read in any case
@@ -50,7 +50,9 @@ def sparse_cases(seed: int, count: int, longest: int = 3600) -> Iterator[Case]:
         n_queries = max(n_queries, 1300 - start)
         dtype = draw.choice(("f16", "bf16"))
         cache = draw.choice((dtype, "f16", "bf16", "q8"))
-        yield Case(shape, scheme, start, n_queries, (draw.randrange(1, 500),), dtype, cache, 1000 * seed + n)
+        traits = Traits(0, draw.choice((0.0, 0.0, 0.5, 3.0)), draw.random() < 0.3)
+        others = (draw.randrange(1, 500),)
+        yield Case(shape, scheme, start, n_queries, others, dtype, cache, 1000 * seed + n, traits)
 
 
 def structured_problem(library: AttentionLibrary, case: Case) -> Problem:
