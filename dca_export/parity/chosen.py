@@ -8,7 +8,9 @@ from dataclasses import dataclass
 # |log2| of their ratio. With a cache in f32 weights and activations differ by the order of sums alone; in
 # the runs of tests/parity both sides chose the same throughout.
 TIE = 1e-3
-# On a card activations are rounded to 16 bits, and so are the queries and means that choose.
+# On a card activations are rounded to 16 bits, and so are the queries and means that choose. Random models
+# of six layers, 2,600 tokens, on an H100 (2026-11-26): up to 0.03 with weights in f16 and Q8_0, 0.10 in bf16,
+# 0.24 with a cache in q8; at most 122 of 14,544 pages differed. Twice that.
 TIE_ON_CARDS = 0.5
 
 
