@@ -22,9 +22,10 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 SCHEME = (40, 16, 64)
 LENGTH = 170  # four chunk borders
 # Of the root mean square of a position's errors, by that of its logits' distances from their mean.
-# Activations of 11 bits move logits by about 5e-3 of it in models of two layers; a wrong position or a
+# Activations of 11 bits move logits by up to 1e-2 of it in these small models; a wrong position or a
 # scale left out by more than 1e-1.
 LIMIT = 2e-2
+MIXTURES = ("mixtral", "qwen2_moe", "qwen2_moe, weights normed", "qwen3_moe", "gpt-oss", "granitemoe")
 # Head sizes for which the fast attention kernels are compiled; the cases' own one runs in the simple kernel.
 FAST = {
     "llama": 64,
@@ -73,8 +74,8 @@ def errors(expected: np.ndarray, found: np.ndarray) -> np.ndarray:
 def check(opened, case: str, dtype: str, attention: str, **changes: int) -> None:
     """Prefill in one go, token by token and in pieces.
 
-    In a mixture a token whose experts are nearly equally likely may get others on the card: so the middle
-    position counts.
+    In a mixture a token whose experts are nearly equally likely may get others on the card, so that some
+    positions may be far off.
     """
     ids = tokens(LENGTH)[0].numpy().astype(np.int32)
     options = {"attention": attention, "scheme": SCHEME}
@@ -83,7 +84,7 @@ def check(opened, case: str, dtype: str, attention: str, **changes: int) -> None
         found = errors(expected, in_pieces(opened("cuda", case, dtype, **changes), ids, pieces, **options))
         print(f"{case} {dtype} {attention} {pieces}: {np.median(found):.1e}, {found.max():.1e}")
         assert np.median(found) < LIMIT
-        assert np.mean(found > 4 * LIMIT) < 0.05
+        assert np.mean(found > 4 * LIMIT) <= (0.1 if case in MIXTURES else 0.02)
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16"])

@@ -17,12 +17,11 @@
 #pragma once
 
 #include <cstdint>
-
 #include <cstring>
 
 #include "core/blocks/half.h"
-#include "core/blocks/layouts.h"
 #include "core/positions/host_device.h"
+#include "cuda/weights/levels.h"
 
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>
@@ -53,8 +52,6 @@ constexpr DCA_HOST_DEVICE uint32_t padded_units(uint32_t cols) { return (cols / 
 
 /// What the scales of a group are: one f16, with a minimum, two f16 to be multiplied, one bf16.
 enum class Scales { One, Minimum, Product, Power };
-/// What a code stands for: itself, less an offset, or a level of a table (core/blocks/layouts.h).
-enum class Levels { Linear, IQ4, FP4 };
 
 template <WeightFormat kFormat_, int kLowBits_, int kHighBits_, int kGroup_, int kOffset_, Scales kScales_,
           Levels kLevels_ = Levels::Linear>
@@ -238,48 +235,6 @@ DCA_HOST_DEVICE float group_scale(const uint16_t* scales, int group) {
     return scale;
 }
 
-/// Levels 4 w ... 4 w + 3 of a table as bytes, each plus `bias`.
-template <Levels kLevels>
-constexpr uint32_t level_word(int w, int bias) {
-    uint32_t word = 0;
-    for (int i = 0; i < 4; ++i) {
-        const int level = kLevels == Levels::IQ4 ? kIQ4NLValues[4 * w + i] : kMXFP4Values[4 * w + i];
-        word |= uint32_t{static_cast<uint8_t>(level + bias)} << 8 * i;
-    }
-    return word;
-}
-/// A whole table: constants, so that code for a card needs no function of the host's.
-template <Levels kLevels, int kBias>
-struct LevelWords {
-    static constexpr uint32_t k0 = level_word<kLevels>(0, kBias), k1 = level_word<kLevels>(1, kBias);
-    static constexpr uint32_t k2 = level_word<kLevels>(2, kBias), k3 = level_word<kLevels>(3, kBias);
-};
-
-/// The levels, plus kBias, of the eight codes of a low word as bytes in their order. A byte permutation looks up four codes of
-/// three bits at once: one in each half of the table, and a third takes of the two results what the fourth bits say.
-template <class P, int kBias>
-DCA_HOST_DEVICE void look_up(uint32_t codes, uint32_t (&bytes)[2]) {
-    using Level = LevelWords<P::kLevels, kBias>;
-#if defined(__CUDA_ARCH__)
-    const uint32_t within = codes & 0x77777777u, half = (codes >> 1 & 0x44444444u) | 0x32103210u;
-#pragma unroll
-    for (int n = 0; n < 2; ++n) {
-        const uint32_t low = __byte_perm(Level::k0, Level::k1, within >> 16 * n);
-        const uint32_t high = __byte_perm(Level::k2, Level::k3, within >> 16 * n);
-        bytes[n] = __byte_perm(low, high, half >> 16 * n);
-    }
-#else
-    constexpr uint32_t level[4] = {Level::k0, Level::k1, Level::k2, Level::k3};
-    for (int n = 0; n < 2; ++n) {
-        bytes[n] = 0;
-        for (int i = 0; i < 4; ++i) {
-            const uint32_t code = codes >> 4 * (4 * n + i) & 15;
-            bytes[n] |= (level[code / 4] >> 8 * (code % 4) & 255) << 8 * i;
-        }
-    }
-#endif
-}
-
 /// Word j of a four-bit unit as four bytes: the values of nibble n, high bits and all.
 template <class P>
 DCA_HOST_DEVICE uint32_t nibble_bytes(uint32_t low, const uint32_t* high, int j, int n) {
@@ -306,7 +261,7 @@ DCA_HOST_DEVICE void decode_eight(const Matrix& matrix, uint32_t row, uint32_t u
         bytes[0] = low[2 * c];
         bytes[1] = low[2 * c + 1];
     } else if constexpr (P::kTable) {
-        look_up<P, 0>(low[c], bytes);
+        look_up<LevelWords<P::kLevels, 0>>(low[c], bytes);
     } else {
         const uint32_t* high = static_cast<const uint32_t*>(matrix.high) + padded * P::kHighWords;
         const int j = 2 * (c % 2);
@@ -385,7 +340,7 @@ DCA_HOST_DEVICE float dot_piece(const Piece<P>& piece, const Words (&x)[Piece<P>
         DCA_UNROLL
         for (int j = 0; j < 4; ++j) {
             uint32_t bytes[2];
-            look_up<P, 0>(piece.low.w[j], bytes);
+            look_up<LevelWords<P::kLevels, 0>>(piece.low.w[j], bytes);
             DCA_UNROLL
             for (int n = 0; n < 2; ++n) {
                 sum[n] = dot_pair<0, true>(pair(4 * j + 2 * n), bytes[n], sum[n]);

@@ -62,8 +62,9 @@ public:
             const std::vector<float>& gate_bias = mixture ? layer.expert_gate_bias : layer.gate_bias;
             const std::vector<float>& up_bias = mixture ? layer.expert_up_bias : layer.up_bias;
             const std::vector<float>& down_bias = mixture ? layer.expert_down_bias : layer.down_bias;
+            const DeviceNorm attention_norm = norm(layer.attention_norm, layer.attention_norm_bias);
             out.layers_.push_back({
-                .attention_norm = norm(layer.attention_norm, layer.attention_norm_bias),
+                .attention_norm = attention_norm,
                 .qkv = fuse({{&layer.q, &layer.q_bias}, {&layer.k, &layer.k_bias}, {&layer.v, &layer.v_bias}}),
                 .q_norm = vector(layer.q_norm),
                 .k_norm = vector(layer.k_norm),
@@ -71,7 +72,7 @@ public:
                 .sinks = vector(layer.sinks),
                 .output = fuse({{&layer.output, &layer.output_bias}}),
                 .attention_post_norm = vector(layer.attention_post_norm),
-                .ffn_norm = norm(layer.ffn_norm, layer.ffn_norm_bias),
+                .ffn_norm = h.norms == Norms::Parallel ? attention_norm : norm(layer.ffn_norm, layer.ffn_norm_bias),
                 .gate_up = fuse({{&gate, &gate_bias}, {&up, &up_bias}}),
                 .down = fuse({{&down, &down_bias}}),
                 .ffn_post_norm = vector(layer.ffn_post_norm),

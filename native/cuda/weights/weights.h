@@ -41,8 +41,8 @@ struct DeviceLayer {
     float* sinks;             // (n_heads), null: none
     FusedMatrices output;
     float* attention_post_norm;  // (n_embd), null: none
-    DeviceNorm ffn_norm;
-    FusedMatrices gate_up;  // of a mixture: of expert 0, the others behind it (expert_matrix)
+    DeviceNorm ffn_norm;         // of parallel blocks the other's
+    FusedMatrices gate_up;       // of a mixture: of expert 0, the others behind it (expert_matrix)
     FusedMatrices down;
     float* ffn_post_norm;  // (n_embd), null: none
 
