@@ -131,7 +131,7 @@ void StepState::attend(uint32_t layer) {
             .rows = group->decode,
             .page_tables = input.page_tables(),
             .groups = group->groups,
-            .n_groups = variant_of(attention.traits) == Variant::Plain ? group->n_groups : 0,
+            .n_groups = variant_of(attention.traits, attention.scheme) == Variant::Plain ? group->n_groups : 0,
             .workspace = memory.decode_workspace,
             .workspace_rows = memory.slices,
         };

@@ -30,7 +30,8 @@ NOT_SUPPORTED = 801  # cudaErrorNotSupported
 
 @dataclasses.dataclass(frozen=True)
 class PositionScheme:
-    """Dual Chunk Attention's integers (s, w, c); the default is plain causal attention."""
+    """Dual Chunk Attention's integers (s, w, c), or a border that moves with the query; the default is plain
+    causal attention."""
 
     chunk_size: int = ENDLESS
     local_window: int = 0
@@ -38,6 +39,11 @@ class PositionScheme:
     intra_only: bool = False
     logit_scale: float = 0.0
     logit_scale_length: int = 0
+    border: int = (
+        0  # core/positions/scheme.h: 1 STRING, 2 StreamingLLM, 3 LM-Infinite; chunks are endless then
+    )
+    window: int = 0
+    beyond: int = 0
 
     def positions(self, context: int) -> int:
         """One more than the largest position that ``context`` tokens use."""
@@ -87,6 +93,9 @@ class _Scheme(ctypes.Structure):
         ("logit_scale", ctypes.c_float),
         ("logit_scale_length", ctypes.c_uint32),
         ("intra_only", ctypes.c_bool),
+        ("border", ctypes.c_uint32),
+        ("window", ctypes.c_uint32),
+        ("beyond", ctypes.c_uint32),
     ]
 
 
@@ -414,6 +423,9 @@ class Problem:
                 s.logit_scale,
                 s.logit_scale_length,
                 s.intra_only,
+                s.border,
+                s.window,
+                s.beyond,
             ),
             _Cache(
                 self.keys.data_ptr(), self.values.data_ptr(), *scales, self.pages, CACHES[self.cache_dtype]

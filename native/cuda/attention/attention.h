@@ -135,7 +135,8 @@ struct DecodeArgs {
     const DecodeRow* rows;        // (n_rows) in device memory
     const uint32_t* page_tables;  // device memory
     const DecodeGroup* groups;    // (n_groups) in device memory; a row is in one at most
-    uint32_t n_groups;            // at most n_rows / 2; 0: `shared` of rows is not read. With an intra_only scheme or traits 0
+    uint32_t n_groups;            // at most n_rows / 2; 0: `shared` of rows is not read. With traits, an intra_only scheme or a
+                                  // border that moves 0
     void* workspace;              // decode_workspace_bytes(workspace_rows), zeroed once; every call leaves its counters zero
     uint32_t workspace_rows;      // at most kMaxDecodeRows
 };

@@ -8,7 +8,7 @@ size_t decode_workspace_bytes(const Card& card, const AttentionShape& shape, uin
 }
 
 cudaError_t launch_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream) {
-    switch (variant_of(args.traits)) {
+    switch (variant_of(args.traits, args.scheme)) {
         case Variant::Plain: return decode::launch_variant<Variant::Plain>(card, args, stream);
         case Variant::Windowed: return decode::launch_variant<Variant::Windowed>(card, args, stream);
         case Variant::Capped: return decode::launch_variant<Variant::Capped>(card, args, stream);

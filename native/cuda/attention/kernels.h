@@ -13,8 +13,8 @@ namespace dca::cuda {
 cudaError_t launch_simple(const PrefillArgs& args, const DecodeRow* rows, cudaStream_t stream);
 
 /// Whether the fast kernels take this shape with these traits.
-inline bool fast_shape(const AttentionShape& shape, const AttentionTraits& traits = {}) {
-    return compiled(variant_of(traits), shape.head_dim) && shape.rotary_dim % 8 == 0;
+inline bool fast_shape(const AttentionShape& shape, const AttentionTraits& traits = {}, const Scheme& scheme = {}) {
+    return compiled(variant_of(traits, scheme), shape.head_dim) && shape.rotary_dim % 8 == 0;
 }
 inline bool fast_shape(const PrefillArgs& args) {
     return compiled(variant_of(args), args.shape.head_dim) && args.shape.rotary_dim % 8 == 0;

@@ -53,7 +53,7 @@ struct ListWalk {
 
 private:
     __device__ __forceinline__ void enter_range() {
-        const KeyRange keys = key_range(scheme, chunk, range(), queries_end);
+        const KeyRange keys = key_range<false>(scheme, chunk, range(), queries_end);
         range_begin = keys.begin;
         range_end = keys.end;
         entered = true;

@@ -17,8 +17,8 @@ __device__ __forceinline__ void mask_columns(float (&s)[kCount], const int (&beg
     }
 }
 
-/// Masks the keys of a walk's current tile (TileWalk, ListWalk) that lie outside of the range or the query's window or, in the
-/// intra range, after the query.
+/// Masks the keys of a walk's current tile (TileWalk, ListWalk) that lie outside of the range or, in the intra range, after the
+/// query; with kWindowed also those at distances that the range does not have (core/positions/key_ranges.h).
 template <int kTileKeys, bool kWindowed = false>
 struct TileMask {
     bool causal;
@@ -26,22 +26,29 @@ struct TileMask {
     int begin;    // these from this thread's first column
     int limit;    // of row 0
     int seen;     // where the window of row 0 begins, which may be before the first key
+    int last;     // limit of any row
 
     /// `first_query` is the index of the query in row 0. The tile's columns were loaded from `back` keys before its
-    /// first one on. With `window` 0 there is none.
+    /// first one on. With `window` 0 the layer has none.
     template <class Walk>
     __device__ __forceinline__ TileMask(const Walk& walk, int lane, uint32_t first_query, uint32_t back = 0, uint32_t window = 0) {
-        causal = walk.range() == Range::Intra;
-        const uint32_t first_limit = causal ? first_query + 1 : walk.range_end;
-        needed = walk.key + kTileKeys > first_limit || walk.key < walk.range_begin || back > 0;
         const uint32_t first_key = walk.key > walk.range_begin ? walk.key : walk.range_begin;
         const int before = static_cast<int>(back) - lane % 4 * 2;
         begin = static_cast<int>(first_key - walk.key) + before;
-        limit = static_cast<int>(first_limit - walk.key) + before;
+        causal = walk.range() == Range::Intra;
         if constexpr (kWindowed) {
-            needed = needed || walk.key < window_begin(window, walk.queries_end - 1);
-            const int64_t first_seen = window == 0 ? -int64_t{Scheme::kEndless / 2} : int64_t{first_query} + 1 - window;
-            seen = static_cast<int>(max(first_seen - walk.key, -int64_t{Scheme::kEndless / 2})) + before;
+            const Distances of_range = distances(walk.scheme, walk.range(), window);
+            const auto column = [&](int64_t key) { return static_cast<int>(max(key - walk.key, -int64_t{Scheme::kEndless / 2})) + before; };
+            causal = causal || of_range.least > 0;
+            last = column(walk.range_end);
+            limit = causal ? column(int64_t{first_query} + 1 - of_range.least) : last;
+            seen = column(int64_t{first_query} + 1 - of_range.below);
+            needed = kTileKeys + before > min(limit, last) || walk.key < walk.range_begin || back > 0 ||
+                     walk.key < window_begin(of_range.below, walk.queries_end - 1);
+        } else {
+            const uint32_t first_limit = causal ? first_query + 1 : walk.range_end;
+            needed = walk.key + kTileKeys > first_limit || walk.key < walk.range_begin || back > 0;
+            limit = static_cast<int>(first_limit - walk.key) + before;
         }
     }
 
@@ -56,14 +63,13 @@ struct TileMask {
     template <int kCount>
     __device__ __forceinline__ void apply(float (&s)[kCount], int row) const {
         if (!needed) return;
-        const int limits[2] = {limit + (causal ? row : 0), limit + (causal ? row + 8 : 0)};
+        int limits[2] = {limit + (causal ? row : 0), limit + (causal ? row + 8 : 0)};
+        int begins[2] = {begin, begin};
         if constexpr (kWindowed) {
-            const int begins[2] = {max(begin, seen + row), max(begin, seen + row + 8)};
-            mask_columns(s, begins, limits);
-        } else {
-            const int begins[2] = {begin, begin};
-            mask_columns(s, begins, limits);
+            limits[0] = min(limits[0], last), limits[1] = min(limits[1], last);
+            begins[0] = max(begin, seen + row), begins[1] = max(begin, seen + row + 8);
         }
+        mask_columns(s, begins, limits);
     }
 };
 

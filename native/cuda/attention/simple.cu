@@ -1,5 +1,5 @@
 // The oracle of the fast kernels, and the kernel for shapes that they do not cover: one warp
-// per query and head, f32 throughout, the three key ranges one after the other.
+// per query and head, f32 throughout, the key ranges one after the other.
 #include "core/positions/key_ranges.h"
 #include "cuda/attention/kernels.h"
 #include "cuda/attention/pages.cuh"
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs a
 
     float q[kMaxPerLane], acc[kMaxPerLane] = {};  // elements lane, lane + 32, ...
     float maximum = kNoMaximum, sum = 0.0f;
-    for (uint32_t range = 0; range < range_count(args.scheme, chunk); ++range) {
+    for (uint32_t range = 0; range < range_count(args.scheme, chunk, i + 1); ++range) {
         const uint32_t position = args.scheme.query_position(static_cast<Range>(range), i - chunk * args.scheme.chunk_size);
         const float2* cos_sin = args.rotary.cos_sin + static_cast<size_t>(position) * (shape.rotary_dim / 2);
         for (int n = 0; n < kMaxPerLane; ++n) {
@@ -58,7 +58,8 @@ __global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs a
         }
 
         const KeyRange keys = key_range(args.scheme, chunk, static_cast<Range>(range), i + 1);
-        for (uint32_t key = max(keys.begin, window_begin(args.traits.window, i)); key < keys.end; ++key) {
+        const uint32_t first = first_of_range(args.scheme, static_cast<Range>(range), keys, i, args.traits.window);
+        for (uint32_t key = first; key < keys.end; ++key) {
             const size_t row = cache_rows.at(key);
             float dot = 0.0f;
             for (int n = 0; n < kMaxPerLane; ++n)

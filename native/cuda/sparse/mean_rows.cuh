@@ -16,7 +16,7 @@ struct MeanRows {
     bool begins_in_page;  // the range does: its first page counts with its second side
 
     __device__ __forceinline__ MeanRows(const Scheme& scheme, const ListedBlock& block, Range range) : chunk_size(scheme.chunk_size) {
-        const KeyRange keys = key_range(scheme, block.chunk, range, block.first + block.rows);
+        const KeyRange keys = key_range<false>(scheme, block.chunk, range, block.first + block.rows);
         const uint32_t own = block.first / kPageTokens, end_page = ceil_div(keys.end, kPageTokens);
         first_page = keys.begin / kPageTokens;
         const uint32_t stop = end_page < own ? end_page : own;

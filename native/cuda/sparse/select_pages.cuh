@@ -306,7 +306,7 @@ struct Chooser {
         unsigned long long unread = 0;
         uint32_t kept = 0;  // so far
         for (uint32_t range = 0; range < range_count(args.scheme, block.chunk); ++range) {
-            const KeyRange keys = key_range(args.scheme, block.chunk, static_cast<Range>(range), block.first + block.rows);
+            const KeyRange keys = key_range<false>(args.scheme, block.chunk, static_cast<Range>(range), block.first + block.rows);
             const MeanRows rows(args.scheme, block, static_cast<Range>(range));
             const float* range_weights = weights + first_weight(range);
             const uint32_t first = keys.begin / kPageTokens, end = ceil_div(keys.end, kPageTokens);
