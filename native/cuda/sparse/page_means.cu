@@ -76,6 +76,7 @@ __global__ void __launch_bounds__(kThreads) mean_kernel(const MeanArgs args) {
 cudaError_t mean_keys(const MeanArgs& args, cudaStream_t stream) {
     if (args.shape.head_dim % 8 != 0 || args.shape.head_dim > kMaxHeadDim || args.scheme.chunk_size < kPageTokens)
         return cudaErrorInvalidValue;
+    if (args.cache.type == CacheType::F32 || args.cache.type == CacheType::Q4) return cudaErrorNotSupported;
     if (args.n_pages == 0) return cudaSuccess;
     mean_kernel<<<dim3(args.n_pages, args.shape.n_kv_heads), kThreads, 0, stream>>>(args);
     return cudaGetLastError();
