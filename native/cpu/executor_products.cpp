@@ -71,15 +71,14 @@ void CpuExecutor::multiply_packed(const Tensor& w, const std::byte* groups, RowS
 void CpuExecutor::multiply_vectors(const Tensor& w, RowSpan span, const Input& in, const Output& out) {
     const auto cols = static_cast<int>(w.cols);
     const auto tokens = static_cast<int>(in.shape.rows);
-    const std::byte* rows = packed_.rows(w) + span.first * w.row_bytes();
+    const PackedWeights::Rows rows = packed_.rows(w);
     // The kernel walks long runs of rows; several tokens read them again, from the second-level cache.
     const int longest = tokens == 1 ? kDecodeRows : kGemmRows;
     for (int row = 0; row < span.count; row += longest) {
         const int piece = std::min(longest, span.count - row);
         for (int t = 0; t < tokens; ++t) {
             float result[kDecodeRows];
-            kernels_.dot_rows(w.type, rows + row * w.row_bytes(), w.row_bytes(), piece, in.values + static_cast<size_t>(t) * cols, cols,
-                              result);
+            kernels_.dot_rows(w.type, rows.at(span.first + row), rows.step, piece, in.values + static_cast<size_t>(t) * cols, cols, result);
             float* y = out.values + static_cast<size_t>(t) * out.width + span.first + row;
             for (int r = 0; r < piece; ++r) {
                 const float value = result[r] + (out.bias != nullptr ? out.bias[span.first + row + r] : 0.0f);
@@ -93,7 +92,7 @@ void CpuExecutor::multiply_panels(const Tensor& w, RowSpan span, const Input& in
     const auto cols = static_cast<int>(w.cols);
     const int lanes = in.shape.lanes;
     const int panels = in.shape.panels();
-    const std::byte* rows = packed_.rows(w) + span.first * w.row_bytes();
+    const PackedWeights::Rows rows = packed_.rows(w);
     const size_t y_stride = static_cast<size_t>(out.width) * lanes;
     float* y = out.values + static_cast<size_t>(span.first) * lanes;
     if (out.bias != nullptr) {
@@ -109,7 +108,7 @@ void CpuExecutor::multiply_panels(const Tensor& w, RowSpan span, const Input& in
         const int width = std::min(kGemmCols, cols - col);
         const int64_t offset = int64_t{col} / info.block_size * info.block_bytes;
         for (int r = 0; r < span.count; ++r) {
-            decode_blocks(w.type, rows + r * w.row_bytes() + offset, width, worker.weights.data() + r * kGemmStride);
+            decode_blocks(w.type, rows.at(span.first + r) + offset, width, worker.weights.data() + r * kGemmStride);
         }
         kernels_.gemm({.a = worker.weights.data(),
                        .rows = span.count,

@@ -12,8 +12,10 @@ void BlockStep::feed_forward_experts(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     norm(w.ffn_norm, memory_.experts.factors);
     route(w);
+    state_.clear_partials(Partial::FeedForward);
     for (const ExpertRun& run : expert_runs({memory_.experts.counts, h_.n_experts}, memory_.block)) run_experts(w, run);
     if (h_.n_ff_shared > 0) run_shared_expert(w);
+    state_.add_partials(Partial::FeedForward);
 }
 
 void BlockStep::route(const DeviceLayer& w) {
@@ -76,7 +78,7 @@ void BlockStep::run_experts(const DeviceLayer& w, const ExpertRun& run) {
         .rows = state_.rows,
         .n_used = h_.n_experts_used,
         .width = h_.n_embd,
-        .x = state_.x(),
+        .x = state_.result(Partial::FeedForward),
     };
     check(scatter_results(scatter, state_.stream.get()), "adding experts");
 }
@@ -87,10 +89,11 @@ void BlockStep::run_shared_expert(const DeviceLayer& w) {
     check(silu_multiply(state_.device.card, memory_.gate_up, state_.rows, h_.n_ff_shared, weights_.dtype(), memory_.gated,
                         state_.stream.get()),
           "gating");
-    if (!w.shared_gated) return multiply(w.shared_down, memory_.gated, {state_.x(), h_.n_embd, true, true});
+    float* const to = state_.result(Partial::FeedForward);
+    if (!w.shared_gated) return multiply(w.shared_down, memory_.gated, {to, h_.n_embd, true, true});
     multiply(w.shared_down, memory_.gated, {m.results, h_.n_embd, true, false});
     const uint32_t stride = h_.n_experts_used + 1;
-    check(add_weighted(m.results, m.weights + h_.n_experts_used, stride, state_.rows, h_.n_embd, state_.x(), state_.stream.get()),
+    check(add_weighted(m.results, m.weights + h_.n_experts_used, stride, state_.rows, h_.n_embd, to, state_.stream.get()),
           "adding experts");
 }
 

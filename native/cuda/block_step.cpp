@@ -8,6 +8,15 @@
 
 namespace dca::cuda {
 
+namespace {
+
+// Sums over ranks of at least so many rows are cut into pieces, each of a multiple of kPieceRows rows.
+constexpr uint32_t kRowsInPieces = 1024;
+constexpr uint32_t kPieces = 4;
+constexpr uint32_t kPieceRows = 256;
+
+}  // namespace
+
 void BlockStep::norm(const float* weight, float* factors) {
     const RmsNormArgs args{state_.x(), weight, h_.rms_epsilon, state_.rows, h_.n_embd, weights_.dtype(), memory_.normed, factors};
     check(rms_norm(state_.device.card, args, state_.stream.get()), "norming");
@@ -72,6 +81,25 @@ void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, cons
     }
 }
 
+void BlockStep::add_product(const FusedMatrices& fused, const std::byte* in, Partial partial) {
+    const uint32_t rows = state_.rows;
+    if (state_.adds() || rows < kRowsInPieces) {
+        multiply(fused, in, {state_.result(partial), h_.n_embd, true, state_.adds()});
+        return state_.add_partials(partial);
+    }
+    // While the cards sum the rows of one piece, the next one is multiplied. What crosses the link is rounded as everything
+    // between products is: half the bytes.
+    const Matrix& w = fused.parts.front();
+    const uint32_t a_piece = (rows / kPieces + kPieceRows - 1) / kPieceRows * kPieceRows;
+    for (uint32_t first = 0; first < rows; first += a_piece) {
+        const uint32_t count = std::min(a_piece, rows - first);
+        std::byte* to = reinterpret_cast<std::byte*>(state_.result(partial)) + size_t{first} * h_.n_embd * 2;
+        multiply(w, in + size_t{first} * w.cols * 2, fused.bias_16, {to, h_.n_embd, false, false}, count);
+        state_.add_partials_aside(partial, first, count);
+    }
+    state_.await_partials();
+}
+
 void BlockStep::project_qkv(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     norm(w.attention_norm);
@@ -81,9 +109,7 @@ void BlockStep::project_qkv(uint32_t layer) {
 
 void BlockStep::store_keys_values(uint32_t layer) { state_.store_keys_values(layer); }
 
-void BlockStep::project_output(uint32_t layer) {
-    multiply(weights_.layers()[layer].output, memory_.attended, {state_.x(), h_.n_embd, true, true});
-}
+void BlockStep::project_output(uint32_t layer) { add_product(weights_.layers()[layer].output, memory_.attended, Partial::Attention); }
 
 void BlockStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
@@ -91,7 +117,7 @@ void BlockStep::feed_forward(uint32_t layer) {
     multiply(w.gate_up, memory_.normed, {memory_.gate_up, 2 * h_.n_ff, false, false});
     check(silu_multiply(state_.device.card, memory_.gate_up, state_.rows, h_.n_ff, weights_.dtype(), memory_.gated, state_.stream.get()),
           "gating");
-    multiply(w.down, memory_.gated, {state_.x(), h_.n_embd, true, true});
+    add_product(w.down, memory_.gated, Partial::FeedForward);
 }
 
 void BlockStep::output(uint32_t rows, const Read& read) {

@@ -33,6 +33,9 @@ private:
     void multiply(const FusedMatrices& fused, const void* in, const Output& out);
     void multiply(const Matrix& w, const void* in, const void* bias, const Output& out, uint32_t tokens);
 
+    /// x += fused · in, or among ranks the sum over them.
+    void add_product(const FusedMatrices& fused, const std::byte* in, Partial partial);
+
     // A mixture of experts (block_experts.cpp): every row's experts, and the rows sorted by expert; the experts
     // of a run; the shared one. Each adds to x.
     void route(const DeviceLayer& w);

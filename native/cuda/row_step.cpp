@@ -71,7 +71,9 @@ void RowStep::store_keys_values(uint32_t layer) {
 }
 
 void RowStep::project_output(uint32_t layer) {
-    multiply(weights_.layers()[layer].output, {memory_.attended, activation_type(), nullptr}, {state_.x(), VectorType::F32, true});
+    multiply(weights_.layers()[layer].output, {memory_.attended, activation_type(), nullptr},
+             {state_.result(Partial::Attention), VectorType::F32, state_.adds()});
+    state_.add_partials(Partial::Attention);
 }
 
 void RowStep::gate(const FusedMatrices& gate_up, const float* norm, uint32_t width) {
@@ -90,7 +92,8 @@ void RowStep::gate(const FusedMatrices& gate_up, const float* norm, uint32_t wid
 void RowStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     gate(w.gate_up, w.ffn_norm, h_.n_ff);
-    multiply(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {state_.x(), VectorType::F32, true});
+    multiply(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {state_.result(Partial::FeedForward), VectorType::F32, state_.adds()});
+    state_.add_partials(Partial::FeedForward);
 }
 
 void RowStep::multiply_chosen(const FusedMatrices& fused, const Input& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated) {
@@ -127,7 +130,11 @@ void RowStep::feed_forward_experts(uint32_t layer) {
                  {m.results + size_t{used} * h_.n_embd, VectorType::F32, false});
     }
     const uint32_t terms = used + (h_.n_ff_shared > 0 ? 1 : 0);
-    check(add_weighted_row(state_.device.card, m.results, m.weights, terms, h_.n_embd, state_.x(), state_.stream.get()), "adding experts");
+    state_.clear_partials(Partial::FeedForward);
+    check(add_weighted_row(state_.device.card, m.results, m.weights, terms, h_.n_embd, state_.result(Partial::FeedForward),
+                           state_.stream.get()),
+          "adding experts");
+    state_.add_partials(Partial::FeedForward);
 }
 
 void RowStep::issue_logits() {

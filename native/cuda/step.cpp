@@ -31,7 +31,38 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
       scheme(spec.scheme),
       memory(hparams, weights, device, shape, spec),
       input(memory.block, memory.slices, pages_for(spec.tokens), scheme, decode_group_rows(shape)),
-      stream(make_stream()) {}
+      stream(make_stream()),
+      rank(spec.link.rank),
+      exchange(static_cast<CudaExchange*>(spec.link.exchange)) {
+    if (exchange == nullptr) return;
+    sums = make_stream();
+    begun = make_event();
+    ended = make_event();
+    exchange->join(rank, {memory.ranks, {stream.get(), sums.get()}, memory.whole_logits});
+}
+
+void StepState::clear_partials(Partial partial) {
+    if (exchange == nullptr) return;
+    check(cudaMemsetAsync(result(partial), 0, sizeof(float) * rows * h.n_embd, stream.get()), "summing over the cards");
+}
+
+void StepState::add_partials(Partial partial) {
+    if (exchange != nullptr)
+        exchange->sum(device.card, rank, {x(), partial, VectorType::F32, 0, uint64_t{rows} * h.n_embd}, true, stream.get());
+}
+
+void StepState::add_partials_aside(Partial partial, uint32_t first, uint32_t count) {
+    const uint64_t at = uint64_t{first} * h.n_embd;
+    const VectorType type = weights.dtype() == Dtype::F16 ? VectorType::F16 : VectorType::BF16;
+    check(cudaEventRecord(begun.get(), stream.get()), "summing over the cards");
+    check(cudaStreamWaitEvent(sums.get(), begun.get()), "summing over the cards");
+    exchange->sum(device.card, rank, {x() + at, partial, type, at, uint64_t{count} * h.n_embd}, false, sums.get());
+}
+
+void StepState::await_partials() {
+    check(cudaEventRecord(ended.get(), sums.get()), "summing over the cards");
+    check(cudaStreamWaitEvent(stream.get(), ended.get()), "summing over the cards");
+}
 
 void StepState::keep_wanted_rows() {
     if (input.kept().rows == rows) return;

@@ -7,6 +7,7 @@
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/kv_cache.h"
+#include "cuda/ranks/exchange.h"
 #include "cuda/step_input.h"
 #include "cuda/weights/weights.h"
 #include "cuda/work_space.h"
@@ -25,6 +26,12 @@ struct StepState {
     CudaKvCache* cache = nullptr;
     StepInput input;
     Stream stream;
+
+    // Of one rank among several; alone the exchange is null.
+    uint32_t rank;
+    CudaExchange* exchange;
+    Stream sums;         // of what is summed while products go on
+    Event begun, ended;  // on either stream, for the other to wait for
 
     const RowGroup* group = nullptr;  // the rows of the step still kept
     uint32_t rows = 0;                // of them
@@ -47,6 +54,21 @@ struct StepState {
     /// memory.attended = attention of the kept rows' queries: one call for all rows that are alone in their
     /// sequence, one for each longer slice.
     void attend(uint32_t layer);
+
+    /// Where a block writes its result, row for row: alone it is added to x, among ranks it is this one's partial result,
+    /// which add_partials() adds together with the others'.
+    float* result(Partial partial) const noexcept {
+        return exchange == nullptr ? x() : reinterpret_cast<float*>(memory.ranks.partial[static_cast<uint32_t>(partial)]);
+    }
+    bool adds() const noexcept { return exchange == nullptr; }
+    /// result() = 0, for a block that adds to it piece by piece; alone it stays.
+    void clear_partials(Partial partial);
+    /// x += the ranks' partial results of all kept rows; alone there is nothing to do.
+    void add_partials(Partial partial);
+    /// The same for some rows, whose partial results are in the activations' type, beside what is launched next on `stream`,
+    /// which must leave them alone until await_partials().
+    void add_partials_aside(Partial partial, uint32_t first, uint32_t count);
+    void await_partials();
 
     /// Every kept row's experts and their weights from the router's logits, which are multiplied by `factors`
     /// (a row; null: none) first.

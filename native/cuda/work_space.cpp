@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/ranks/exchange.h"
 #include "core/text.h"
 #include "cuda/kv_cache.h"
 #include "cuda/linear/gemm.h"
@@ -43,6 +44,7 @@ struct WorkSpace::Plan {
     const AttentionShape& shape;
     const Scheme& scheme;
     uint32_t n_frequencies;  // of the rotation table
+    const RankLink& link;
 
     /// Prefill dequantizes a Q8 cache for the fastest kernel, some heads at a time.
     size_t prefill_bytes(uint32_t block, uint32_t tokens, CacheType type) const {
@@ -82,7 +84,8 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     gate_up_row = scratch.take<float>(2 * hidden.of_row);
     gated_row = scratch.take<float>(hidden.of_row);
     if (h.n_experts > 0) experts.place(scratch, h, block);
-    vocab_rows = static_cast<uint32_t>(std::clamp<uint64_t>(kLogitsBytes / (4 * uint64_t{h.n_vocab}), 1, block));
+    const uint64_t n_vocab = plan.link.exchange == nullptr ? h.n_vocab : plan.link.exchange->n_vocab();
+    vocab_rows = static_cast<uint32_t>(std::clamp<uint64_t>(kLogitsBytes / (4 * n_vocab), 1, block));
     logits = scratch.take<float>(size_t{vocab_rows} * h.n_vocab);
     dequantized_bytes = plan.weights.quantised() && block > 1 ? plan.dequantized_bytes() : 0;
     dequantized = scratch.take<std::byte>(dequantized_bytes);
@@ -91,11 +94,16 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     prefill_bytes = plan.prefill_bytes(block, tokens, type);
     prefill_workspace = scratch.take<std::byte>(prefill_bytes);
     decode_workspace = scratch.take<std::byte>(decode_workspace_bytes(plan.card, plan.shape, slices));
+    if (plan.link.exchange == nullptr) return;
+    for (std::byte*& partial : ranks.partial) partial = scratch.take<std::byte>(sizeof(float) * h.n_embd * block);
+    const uint32_t n_ranks = plan.link.exchange->ranks();
+    ranks.place_signals(scratch.take<std::byte>(RankMemory::signal_bytes(n_ranks)), n_ranks);
+    if (plan.link.rank == 0) whole_logits = scratch.take<float>(vocab_rows * n_vocab);
 }
 
 void WorkSpace::place_host(Arena& host, const Plan& plan) {
     targets = host.take<int32_t>(block);
-    nll = host.take<float>(block);
+    scores = host.take<float2>(block);
     logits_row = host.take<float>(plan.h.n_vocab);
     if (plan.h.n_experts > 0) experts.place_host(host, plan.h);
 }
@@ -103,7 +111,7 @@ void WorkSpace::place_host(Arena& host, const Plan& plan) {
 WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
                      const EngineSpec& spec) {
     const CacheType type = supported_cache(spec.cache_type);
-    const Plan plan{h, weights, device.card, shape, spec.scheme, spec.rope.n_frequencies};
+    const Plan plan{h, weights, device.card, shape, spec.scheme, spec.rope.n_frequencies, spec.link};
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
     const uint64_t available = free - std::min<uint64_t>(free, kReserve);
@@ -150,6 +158,10 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     const Stream stream = make_stream();
     check(cudaMemsetAsync(decode_workspace, 0, decode_workspace_bytes(device.card, shape, slices), stream.get()),
           "preparing the work space");
+    if (spec.link.exchange != nullptr) {
+        check(cudaMemsetAsync(ranks.pushed, 0, RankMemory::signal_bytes(spec.link.exchange->ranks()), stream.get()),
+              "preparing the work space");
+    }
     RopeTable rope = spec.rope;
     rope.fill();
     std::vector<float2> table(rope.cos.size());

@@ -9,6 +9,7 @@
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/experts/memory.h"
+#include "cuda/ranks/sum.h"
 #include "cuda/weights/weights.h"
 
 namespace dca::cuda {
@@ -45,9 +46,13 @@ struct WorkSpace {
     size_t prefill_bytes = 0;
     std::byte* decode_workspace;
 
+    // Of one rank among several (ranks/exchange.h).
+    RankMemory ranks{};
+    float* whole_logits = nullptr;  // (vocab_rows, n_vocab of all ranks); rank 0 has it
+
     // Host memory that the card reads and writes.
     int32_t* targets;   // (block)
-    float* nll;         // (block)
+    float2* scores;     // (block)
     float* logits_row;  // (n_vocab)
 
 private:

@@ -41,9 +41,8 @@ cudaError_t silu_multiply(const Card& card, const void* gate_up, uint32_t rows, 
 /// The same in f32, for the few rows of a decode step.
 cudaError_t silu_multiply_f32(const Card& card, const float* gate_up, uint32_t rows, uint32_t width, float* to, cudaStream_t stream);
 
-/// nll[r] = -log softmax(logits row r)[targets[r]]; logits (rows, n_vocab) f32. targets and nll may be
-/// host memory that the device can reach.
-cudaError_t negative_log_likelihood(const float* logits, uint32_t rows, uint32_t n_vocab, const int32_t* targets, float* nll,
-                                    cudaStream_t stream);
+/// scores[r] = the logarithm of the sum of row r's exponentials, and the logit of targets[r], minus infinity where that is
+/// negative; logits (rows, n_vocab) f32. targets and scores may be host memory that the device can reach.
+cudaError_t score_tokens(const float* logits, uint32_t rows, uint32_t n_vocab, const int32_t* targets, float2* scores, cudaStream_t stream);
 
 }  // namespace dca::cuda
