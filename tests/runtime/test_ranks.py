@@ -94,7 +94,7 @@ def test_an_engine_of_many_sequences(variant_gguf, shared):
 
 
 @pytest.mark.parametrize("shared", ["cpu/2", "cpu/2/layers"])
-@pytest.mark.parametrize("wanted", [Sampling(), Sampling(temperature=1.3, top_k=40, seed=5)])
+@pytest.mark.parametrize("wanted", [Sampling(temperature=0), Sampling(temperature=1.3, top_k=40, seed=5)])
 def test_the_same_tokens_are_chosen(variant_gguf, wanted, shared):
     path = variant_gguf()
     chosen = {}
@@ -129,7 +129,7 @@ def test_saved_sequences_do_not_depend_on_how_many_ranks_there_are(
         expected = session.eval([5])
     with Model(path, device=loaded) as model, model.session(**options) as session:
         session.load(tmp_path / "kept")
-        assert session.tokens == ids
+        assert session.length == len(ids)
         assert np.abs(session.eval([5]) - expected).max() < 3e-2
 
 
