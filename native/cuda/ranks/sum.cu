@@ -1,6 +1,5 @@
 #include "cuda/ranks/sum.h"
 
-#include <algorithm>
 #include <type_traits>
 
 #include "cuda/device/launch.h"
@@ -42,14 +41,18 @@ __device__ __forceinline__ bool given_up(const RankTable& table, uint32_t& spins
     return ++spins % kSpinsBetweenLooks == 0 && *static_cast<const volatile uint32_t*>(table.given_up) != 0;
 }
 
-/// The last block to end writes down that the sum is done; the next one starts from there.
-__device__ __forceinline__ void finish(const RankMemory& own, uint32_t epoch) {
-    __syncthreads();
-    if (threadIdx.x != 0) return;
-    if (atomicAdd(own.ended, 1u) + 1 == gridDim.x) {
-        *own.ended = 0;
-        *own.epoch = epoch;
+/// Returns when what was launched before has ended, with the number of the sum: 1, 2, ... All blocks of an earlier sum have
+/// their tickets before a later one may start.
+__device__ __forceinline__ uint32_t begin_sum(const RankTable& table) {
+    __shared__ uint32_t number;
+    if (threadIdx.x == 0) {
+        auto* tickets = reinterpret_cast<unsigned long long*>(table.of[table.rank].tickets);
+        number = static_cast<uint32_t>(atomicAdd(tickets, 1ull) / kSumBlocks) + 1;
     }
+    __syncthreads();
+    if (!table.one_card) let_next_start();
+    await_previous();
+    return number;
 }
 
 /// 16 bytes of partial values.
@@ -75,10 +78,8 @@ struct Values {
 /// Few values: every rank sends its own to all others, each with the sum's number, which tells the receiver that it has
 /// arrived. One way across the link instead of a signal and a reading.
 __global__ void __launch_bounds__(kThreads) push_kernel(const __grid_constant__ RankTable table, const SumArgs args) {
-    if (!table.one_card) let_next_start();
     const RankMemory& own = table.of[table.rank];
-    await_previous();
-    const uint32_t epoch = __ldcg(own.epoch) + 1;
+    const uint32_t epoch = begin_sum(table);
     const uint64_t pairs = args.n / 2, stride = uint64_t{gridDim.x} * kThreads, begin = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
     const float* partial = reinterpret_cast<const float*>(own.partial[static_cast<uint32_t>(args.partial)]) + args.first;
     const auto slot = [&](uint32_t of, uint32_t from, uint64_t pair) {
@@ -92,7 +93,8 @@ __global__ void __launch_bounds__(kThreads) push_kernel(const __grid_constant__ 
         }
     }
     for (uint64_t i = begin; i < pairs; i += stride) {
-        float2 total{};
+        float2* x = reinterpret_cast<float2*>(args.x) + i;
+        float2 total = __ldcg(x);
         for (uint32_t r = 0; r < table.ranks; ++r) {
             if (r == table.rank) {
                 const float2 v = load_own_pair(partial + 2 * i);
@@ -104,20 +106,15 @@ __global__ void __launch_bounds__(kThreads) push_kernel(const __grid_constant__ 
             for (uint32_t spins = 0; (packet.y != epoch || packet.w != epoch) && !given_up(table, spins);) packet = load_packet(at);
             total = {total.x + __uint_as_float(packet.x), total.y + __uint_as_float(packet.z)};
         }
-        float2* x = reinterpret_cast<float2*>(args.x) + i;
-        const float2 before = __ldcg(x);
-        *x = {before.x + total.x, before.y + total.y};
+        *x = total;
     }
-    finish(own, epoch);
 }
 
 /// Many values: the ranks tell each other that theirs are there, and each reads all.
 template <class T>
 __global__ void __launch_bounds__(kThreads) pull_kernel(const __grid_constant__ RankTable table, const SumArgs args) {
-    if (!table.one_card) let_next_start();
     const RankMemory& own = table.of[table.rank];
-    await_previous();
-    const uint32_t epoch = __ldcg(own.epoch) + 1;
+    const uint32_t epoch = begin_sum(table);
     if (threadIdx.x < table.ranks && threadIdx.x != table.rank) {
         store_release(table.of[threadIdx.x].arrived + table.rank * kSumBlocks + blockIdx.x, epoch);
         const uint32_t* other = own.arrived + threadIdx.x * kSumBlocks + blockIdx.x;
@@ -128,7 +125,17 @@ __global__ void __launch_bounds__(kThreads) pull_kernel(const __grid_constant__ 
     const uint64_t pieces = args.n / Piece::kCount, stride = uint64_t{gridDim.x} * kThreads;
     const uint32_t buffer = static_cast<uint32_t>(args.partial);
     for (uint64_t begin = uint64_t{blockIdx.x} * kThreads + threadIdx.x; begin < pieces; begin += kAtOnce * stride) {
-        float total[kAtOnce][Piece::kCount] = {};
+        // x comes first: its loads are under way with those that cross the link.
+        float total[kAtOnce][Piece::kCount];
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k) {
+            const uint64_t i = begin + k * stride;
+#pragma unroll
+            for (int n = 0; n < Piece::kCount; n += 4) {
+                const float4 x = i < pieces ? load_four(args.x + i * Piece::kCount + n) : float4{};
+                total[k][n] = x.x, total[k][n + 1] = x.y, total[k][n + 2] = x.z, total[k][n + 3] = x.w;
+            }
+        }
         for (uint32_t r = 0; r < table.ranks; ++r) {
             const T* partial = reinterpret_cast<const T*>(table.of[r].partial[buffer]) + args.first;
             Piece piece[kAtOnce];
@@ -149,17 +156,11 @@ __global__ void __launch_bounds__(kThreads) pull_kernel(const __grid_constant__ 
             if (i >= pieces) break;
 #pragma unroll
             for (int n = 0; n < Piece::kCount; n += 4) {
-                float4* x = reinterpret_cast<float4*>(args.x + i * Piece::kCount + n);
-                const float4 before = __ldcg(x);
-                *x = {before.x + total[k][n], before.y + total[k][n + 1], before.z + total[k][n + 2], before.w + total[k][n + 3]};
+                *reinterpret_cast<float4*>(args.x + i * Piece::kCount + n) = {total[k][n], total[k][n + 1], total[k][n + 2],
+                                                                              total[k][n + 3]};
             }
         }
     }
-    finish(own, epoch);
-}
-
-uint32_t blocks_for(uint64_t items) {
-    return static_cast<uint32_t>(std::clamp<uint64_t>((items + kThreads - 1) / kThreads, 1, kSumBlocks));
 }
 
 size_t pushed_bytes(uint32_t ranks) { return size_t{2} * ranks * (kPushedValues / 2) * sizeof(uint4); }
@@ -167,14 +168,13 @@ size_t arrived_bytes(uint32_t ranks) { return size_t{ranks} * kSumBlocks * sizeo
 
 }  // namespace
 
-size_t RankMemory::signal_bytes(uint32_t ranks) { return pushed_bytes(ranks) + arrived_bytes(ranks) + 2 * sizeof(uint32_t); }
+size_t RankMemory::signal_bytes(uint32_t ranks) { return pushed_bytes(ranks) + arrived_bytes(ranks) + sizeof(uint64_t); }
 
 void RankMemory::place_signals(void* memory, uint32_t ranks) {
     auto* at = static_cast<std::byte*>(memory);
     pushed = reinterpret_cast<uint4*>(at);
     arrived = reinterpret_cast<uint32_t*>(at + pushed_bytes(ranks));
-    epoch = arrived + size_t{ranks} * kSumBlocks;
-    ended = epoch + 1;
+    tickets = reinterpret_cast<uint64_t*>(arrived + size_t{ranks} * kSumBlocks);
 }
 
 cudaError_t sum_ranks(const Card& card, const RankTable& table, const SumArgs& args, bool overlapped, cudaStream_t stream) {
@@ -183,8 +183,7 @@ cudaError_t sum_ranks(const Card& card, const RankTable& table, const SumArgs& a
     auto kernel = few ? push_kernel : pull_kernel<float>;
     if (args.type == VectorType::F16) kernel = pull_kernel<__half>;
     if (args.type == VectorType::BF16) kernel = pull_kernel<__nv_bfloat16>;
-    const uint64_t items = few ? args.n / 2 : args.n / (args.type == VectorType::F32 ? 4 : 8);
-    const dim3 grid(blocks_for(items));
+    const dim3 grid(kSumBlocks);
     if (overlapped) return launch_overlapped(card, kernel, grid, kThreads, 0, stream, table, args);
     kernel<<<grid, kThreads, 0, stream>>>(table, args);
     return cudaGetLastError();

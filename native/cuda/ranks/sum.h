@@ -12,7 +12,7 @@
 namespace dca::cuda {
 
 constexpr uint32_t kMostCards = 16;
-// Blocks of threads that may wait for other cards: few enough that whatever else runs on the card finds room meanwhile.
+// Blocks of threads of every sum: few enough that whatever else runs on the card finds room while they wait for others.
 constexpr uint32_t kSumBlocks = 32;
 constexpr uint32_t kPushedValues = 1u << 16;  // of a sum that is pushed; larger ones are pulled
 
@@ -21,15 +21,14 @@ constexpr uint32_t kPushedValues = 1u << 16;  // of a sum that is pushed; larger
 enum class Partial : uint32_t { Attention = 0, FeedForward = 1 };
 constexpr uint32_t kPartials = 2;
 
-/// Device memory of a rank; all but `epoch` and `ended` is read or written by the others too.
+/// Device memory of a rank; all but `tickets` is read or written by the others too.
 struct RankMemory {
     std::byte* partial[kPartials];  // (block, n_embd), in f32 or 16 bits
     uint4* pushed;                  // (2, ranks, kPushedValues / 2): two values, each with the number of its sum
     uint32_t* arrived;              // (ranks, kSumBlocks): the number of the sum that each of the others has come to
-    uint32_t* epoch;                // the number of the last sum
-    uint32_t* ended;                // blocks that are through with the present one
+    uint64_t* tickets;              // blocks of sums so far: each takes one when it starts, which says its sum's number
 
-    /// Bytes of pushed, arrived, epoch and ended, which lie one after another and are zero at first.
+    /// Bytes of pushed, arrived and tickets, which lie one after another and are zero at first.
     static size_t signal_bytes(uint32_t ranks);
     /// Places them there.
     void place_signals(void* memory, uint32_t ranks);
