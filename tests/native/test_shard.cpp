@@ -103,7 +103,7 @@ TEST(what_cannot_be_shared_is_refused_by_name) {
         return false;
     };
     CHECK(refused(sketch(2, 2, 64, 512, BlockType::Q4_K), {1, 1}, "number of key heads (2, cut in units of 4) cannot be shared by 2"));
-    CHECK(refused(sketch(4, 4, 64, 256, BlockType::Q4_K), {1, 1}, "feed-forward width"));
+    CHECK(refused(sketch(4, 4, 256, 256, BlockType::Q4_K), {1, 1}, "feed-forward width"));
     CHECK(refused(sketch(2, 1, 64, 512), {1, 1, 1}, "number of query heads of a key head"));
     Sketch whole = sketch(8, 8, 64, 512);
     whole.h.whole_width_qk_norm = true;
