@@ -19,6 +19,7 @@ constexpr uint32_t kPieceRows = 256;
 
 void BlockStep::norm(const float* weight, float* factors) {
     const RmsNormArgs args{state_.x(), weight, h_.rms_epsilon, state_.rows, h_.n_embd, weights_.dtype(), memory_.normed, factors};
+    if (state_.pending) return state_.add_and_norm(args);
     check(rms_norm(state_.device.card, args, state_.stream.get()), "norming");
 }
 
@@ -82,22 +83,17 @@ void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, cons
 }
 
 void BlockStep::add_product(const FusedMatrices& fused, const std::byte* in, Partial partial) {
-    const uint32_t rows = state_.rows;
-    if (state_.adds() || rows < kRowsInPieces) {
-        multiply(fused, in, {state_.result(partial), h_.n_embd, true, state_.adds()});
-        return state_.add_partials(partial);
-    }
-    // While the cards sum the rows of one piece, the next one is multiplied. What crosses the link is rounded as everything
-    // between products is: half the bytes.
+    if (!state_.shared()) return multiply(fused, in, {state_.x(), h_.n_embd, true, true});
+    // While one piece crosses the link, the next one is multiplied.
     const Matrix& w = fused.parts.front();
-    const uint32_t a_piece = (rows / kPieces + kPieceRows - 1) / kPieceRows * kPieceRows;
+    const uint32_t rows = state_.rows;
+    const uint32_t a_piece = rows < kRowsInPieces ? rows : (rows / kPieces + kPieceRows - 1) / kPieceRows * kPieceRows;
     for (uint32_t first = 0; first < rows; first += a_piece) {
         const uint32_t count = std::min(a_piece, rows - first);
-        std::byte* to = reinterpret_cast<std::byte*>(state_.result(partial)) + size_t{first} * h_.n_embd * 2;
+        std::byte* to = state_.partials(partial) + size_t{first} * h_.n_embd * 2;
         multiply(w, in + size_t{first} * w.cols * 2, fused.bias_16, {to, h_.n_embd, false, false}, count);
-        state_.add_partials_aside(partial, first, count);
+        state_.send_partials(partial, first, count);
     }
-    state_.await_partials();
 }
 
 void BlockStep::project_qkv(uint32_t layer) {
@@ -120,8 +116,10 @@ void BlockStep::feed_forward(uint32_t layer) {
     add_product(w.down, memory_.gated, Partial::FeedForward);
 }
 
+void BlockStep::issue_norm() { norm(weights_.output_norm()); }
+
 void BlockStep::output(uint32_t rows, const Read& read) {
-    norm(weights_.output_norm());
+    if (!played_) issue_norm();
     for (uint32_t first = 0; first < rows; first += memory_.vocab_rows) {
         // Padding is multiplied too: products then have few sizes, and a row's bits do not depend on how many are real.
         const uint32_t count = std::min(memory_.vocab_rows, state_.rows - first);

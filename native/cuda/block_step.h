@@ -12,6 +12,11 @@ class BlockStep final : public Step {
 public:
     explicit BlockStep(StepState& state) : Step(state), gemm_(state.memory.product_workspace) {}
 
+    /// Whether the step is a recording that was played: its rows are normed for output() then.
+    void set_played(bool played) noexcept { played_ = played; }
+    /// Launches the norm that output() reads.
+    void issue_norm();
+
     void project_qkv(uint32_t layer) override;
     void store_keys_values(uint32_t layer) override;
     void project_output(uint32_t layer) override;
@@ -44,6 +49,7 @@ private:
     void run_shared_expert(const DeviceLayer& w);
 
     Gemm gemm_;
+    bool played_ = false;
 };
 
 }  // namespace dca::cuda

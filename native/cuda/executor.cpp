@@ -46,10 +46,16 @@ void CudaExecutor::prepare(const Batch& batch) {
     // Memory that is given back or taken may wait for what runs on any card, and a sum that runs waits for all ranks.
     if (state_.exchange != nullptr) state_.exchange->meet();
     keep_all_rows();
-    row_.set_played(false);
+    set_played(false);
+}
+
+void CudaExecutor::set_played(bool played) {
+    row_.set_played(played);
+    block_.set_played(played);
 }
 
 void CudaExecutor::keep_all_rows() {
+    state_.pending.reset();  // of a step that failed
     state_.group = &state_.input.all();
     state_.rows = state_.group->rows;
     state_.first_row = 0;
@@ -63,11 +69,15 @@ bool CudaExecutor::replay(const Batch& batch) {
     if (recorded_rows_ == 0 || !recordings_.warm(recording())) return false;
     const auto issue = [&] {
         forward(*this, state_.h, batch, last_);
-        if (last_ && step_ == &row_) row_.issue_logits();
+        if (!last_) return;
+        if (step_ == &row_)
+            row_.issue_logits();
+        else
+            block_.issue_norm();
     };
     const bool played = recordings_.play(recording(), issue, state_.stream.get());
     if (!played) keep_all_rows();  // from the start again: recording came as far as some operation
-    row_.set_played(played);
+    set_played(played);
     return played;
 }
 

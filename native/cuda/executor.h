@@ -44,6 +44,7 @@ public:
 private:
     void prepare(const Batch& batch);
     void keep_all_rows();
+    void set_played(bool played);
     /// The number of the step's recording.
     uint32_t recording() const noexcept { return 2 * recorded_rows_ + (state_.input.grouped() ? 1 : 0); }
     void choose_step();

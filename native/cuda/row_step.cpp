@@ -72,7 +72,7 @@ void RowStep::store_keys_values(uint32_t layer) {
 
 void RowStep::project_output(uint32_t layer) {
     multiply(weights_.layers()[layer].output, {memory_.attended, activation_type(), nullptr},
-             {state_.result(Partial::Attention), VectorType::F32, state_.adds()});
+             {state_.result(Partial::Attention), VectorType::F32, !state_.shared()});
     state_.add_partials(Partial::Attention);
 }
 
@@ -92,7 +92,8 @@ void RowStep::gate(const FusedMatrices& gate_up, const float* norm, uint32_t wid
 void RowStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     gate(w.gate_up, w.ffn_norm, h_.n_ff);
-    multiply(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {state_.result(Partial::FeedForward), VectorType::F32, state_.adds()});
+    multiply(w.down, {memory_.gated_row, VectorType::F32, nullptr},
+             {state_.result(Partial::FeedForward), VectorType::F32, !state_.shared()});
     state_.add_partials(Partial::FeedForward);
 }
 

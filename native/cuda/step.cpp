@@ -34,34 +34,37 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
       stream(make_stream()),
       rank(spec.link.rank),
       exchange(static_cast<CudaExchange*>(spec.link.exchange)) {
-    if (exchange == nullptr) return;
-    sums = make_stream();
-    begun = make_event();
-    ended = make_event();
-    exchange->join(rank, {memory.ranks, {stream.get(), sums.get()}, memory.whole_logits});
+    if (!shared()) return;
+    post = make_stream();
+    ready = make_event();
+    sent = make_event();
+    exchange->join(rank, {memory.ranks, memory.rank_sizes, {stream.get(), post.get()}, memory.whole_logits});
 }
 
 void StepState::clear_partials(Partial partial) {
-    if (exchange == nullptr) return;
-    check(cudaMemsetAsync(result(partial), 0, sizeof(float) * rows * h.n_embd, stream.get()), "summing over the cards");
+    if (!shared()) return;
+    check(cudaMemsetAsync(partials(partial), 0, sizeof(float) * rows * h.n_embd, stream.get()), "summing over the cards");
 }
 
 void StepState::add_partials(Partial partial) {
-    if (exchange != nullptr)
-        exchange->sum(device.card, rank, {x(), partial, VectorType::F32, 0, uint64_t{rows} * h.n_embd}, true, stream.get());
+    if (shared()) exchange->sum(device.card, rank, {x(), partial, uint64_t{rows} * h.n_embd}, stream.get());
 }
 
-void StepState::add_partials_aside(Partial partial, uint32_t first, uint32_t count) {
-    const uint64_t at = uint64_t{first} * h.n_embd;
-    const VectorType type = weights.dtype() == Dtype::F16 ? VectorType::F16 : VectorType::BF16;
-    check(cudaEventRecord(begun.get(), stream.get()), "summing over the cards");
-    check(cudaStreamWaitEvent(sums.get(), begun.get()), "summing over the cards");
-    exchange->sum(device.card, rank, {x() + at, partial, type, at, uint64_t{count} * h.n_embd}, false, sums.get());
+void StepState::send_partials(Partial partial, uint32_t first, uint32_t count) {
+    const bool last = first + count == rows;
+    if (last) pending = partial;
+    if (exchange->pushes(rows)) return;
+    check(cudaEventRecord(ready.get(), stream.get()), "summing over the cards");
+    check(cudaStreamWaitEvent(post.get(), ready.get()), "summing over the cards");
+    exchange->mail(rank, partial, weights.dtype(), uint64_t{first} * h.n_embd, uint64_t{count} * h.n_embd, last, post.get());
+    if (last) check(cudaEventRecord(sent.get(), post.get()), "summing over the cards");
 }
 
-void StepState::await_partials() {
-    check(cudaEventRecord(ended.get(), sums.get()), "summing over the cards");
-    check(cudaStreamWaitEvent(stream.get(), ended.get()), "summing over the cards");
+void StepState::add_and_norm(const RmsNormArgs& norm) {
+    // Not only NCCL's sums: also a step that is being recorded needs everything to come back to its stream.
+    if (!exchange->pushes(rows)) check(cudaStreamWaitEvent(stream.get(), sent.get()), "summing over the cards");
+    exchange->sum_and_norm(device.card, rank, {x(), *pending, norm}, stream.get());
+    pending.reset();
 }
 
 void StepState::keep_wanted_rows() {

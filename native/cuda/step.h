@@ -2,6 +2,7 @@
 #pragma once
 
 #include <functional>
+#include <optional>
 
 #include "core/backend/backend.h"
 #include "cuda/device/device.h"
@@ -30,8 +31,8 @@ struct StepState {
     // Of one rank among several; alone the exchange is null.
     uint32_t rank;
     CudaExchange* exchange;
-    Stream sums;         // of what is summed while products go on
-    Event begun, ended;  // on either stream, for the other to wait for
+    Stream post;        // what is sent while products go on
+    Event ready, sent;  // partials that may be sent, those that were
 
     const RowGroup* group = nullptr;  // the rows of the step still kept
     uint32_t rows = 0;                // of them
@@ -55,20 +56,23 @@ struct StepState {
     /// sequence, one for each longer slice.
     void attend(uint32_t layer);
 
-    /// Where a block writes its result, row for row: alone it is added to x, among ranks it is this one's partial result,
-    /// which add_partials() adds together with the others'.
-    float* result(Partial partial) const noexcept {
-        return exchange == nullptr ? x() : reinterpret_cast<float*>(memory.ranks.partial[static_cast<uint32_t>(partial)]);
-    }
-    bool adds() const noexcept { return exchange == nullptr; }
+    /// Whether what a block adds to x is a sum over ranks.
+    bool shared() const noexcept { return exchange != nullptr; }
+    std::byte* partials(Partial partial) const noexcept { return memory.ranks.partial[static_cast<uint32_t>(partial)]; }
+
+    /// Where a block adds its result in f32, row for row: to x, or among ranks to this one's partials, which
+    /// add_partials() adds together with the others'.
+    float* result(Partial partial) const noexcept { return shared() ? reinterpret_cast<float*>(partials(partial)) : x(); }
     /// result() = 0, for a block that adds to it piece by piece; alone it stays.
     void clear_partials(Partial partial);
-    /// x += the ranks' partial results of all kept rows; alone there is nothing to do.
+    /// x += the ranks' partials of all kept rows; alone there is nothing to do.
     void add_partials(Partial partial);
-    /// The same for some rows, whose partial results are in the activations' type, beside what is launched next on `stream`,
-    /// which must leave them alone until await_partials().
-    void add_partials_aside(Partial partial, uint32_t first, uint32_t count);
-    void await_partials();
+
+    /// Rows [first, first + count) of the kept ones have their partials, in the activations' type. Once all have, they are
+    /// `pending`: the next norm adds them to x (add_and_norm).
+    void send_partials(Partial partial, uint32_t first, uint32_t count);
+    void add_and_norm(const RmsNormArgs& norm);
+    std::optional<Partial> pending;
 
     /// Every kept row's experts and their weights from the router's logits, which are multiplied by `factors`
     /// (a row; null: none) first.

@@ -96,8 +96,9 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     decode_workspace = scratch.take<std::byte>(decode_workspace_bytes(plan.card, plan.shape, slices));
     if (plan.link.exchange == nullptr) return;
     for (std::byte*& partial : ranks.partial) partial = scratch.take<std::byte>(sizeof(float) * h.n_embd * block);
-    const uint32_t n_ranks = plan.link.exchange->ranks();
-    ranks.place_signals(scratch.take<std::byte>(RankMemory::signal_bytes(n_ranks)), n_ranks);
+    rank_sizes = {plan.link.exchange->ranks(), block, h.n_embd};
+    std::byte* inboxes = scratch.take<std::byte>(RankMemory::inbox_bytes_of(rank_sizes));
+    ranks.place(inboxes, scratch.take<std::byte>(RankMemory::signal_bytes(rank_sizes)), rank_sizes);
     if (plan.link.rank == 0) whole_logits = scratch.take<float>(vocab_rows * n_vocab);
 }
 
@@ -159,8 +160,7 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     check(cudaMemsetAsync(decode_workspace, 0, decode_workspace_bytes(device.card, shape, slices), stream.get()),
           "preparing the work space");
     if (spec.link.exchange != nullptr) {
-        check(cudaMemsetAsync(ranks.pushed, 0, RankMemory::signal_bytes(spec.link.exchange->ranks()), stream.get()),
-              "preparing the work space");
+        check(cudaMemsetAsync(ranks.pushed, 0, RankMemory::signal_bytes(rank_sizes), stream.get()), "preparing the work space");
     }
     RopeTable rope = spec.rope;
     rope.fill();

@@ -9,7 +9,7 @@
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/experts/memory.h"
-#include "cuda/ranks/sum.h"
+#include "cuda/ranks/table.h"
 #include "cuda/weights/weights.h"
 
 namespace dca::cuda {
@@ -48,6 +48,7 @@ struct WorkSpace {
 
     // Of one rank among several (ranks/exchange.h).
     RankMemory ranks{};
+    RankSizes rank_sizes{};
     float* whole_logits = nullptr;  // (vocab_rows, n_vocab of all ranks); rank 0 has it
 
     // Host memory that the card reads and writes.

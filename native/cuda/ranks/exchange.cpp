@@ -13,6 +13,7 @@ CudaExchange::CudaExchange(std::vector<uint32_t> vocabulary, std::vector<int> ca
       peers_(peers),
       parts_(ranks()),
       tables_(ranks()),
+      letters_(ranks()),
       given_up_(allocate_pinned(sizeof(uint32_t), "connecting the cards")) {
     *reinterpret_cast<uint32_t*>(given_up_.get()) = 0;
 }
@@ -38,13 +39,29 @@ void CudaExchange::connect() {
     if (!peers_) communicators_ = make_communicators(cards_);
 }
 
-void CudaExchange::sum(const Card& card, uint32_t rank, const SumArgs& args, bool overlapped, cudaStream_t stream) {
-    if (!peers_) {
-        const size_t value_bytes = args.type == VectorType::F32 ? 4 : 2;
-        std::byte* values = parts_[rank].memory.partial[static_cast<uint32_t>(args.partial)] + args.first * value_bytes;
-        sum_by_nccl(communicators_[rank], values, args.n, args.type, stream);
+void CudaExchange::sum(const Card& card, uint32_t rank, const SumArgs& args, cudaStream_t stream) {
+    if (!peers_)
+        sum_by_nccl(communicators_[rank], parts_[rank].memory.partial[static_cast<uint32_t>(args.partial)], args.n, NcclType::F32, stream);
+    check(sum_ranks(card, tables_[rank], args, stream), "summing over the cards");
+}
+
+void CudaExchange::mail(uint32_t rank, Partial partial, Dtype dtype, uint64_t first, uint64_t n, bool last, cudaStream_t stream) {
+    const auto buffer = static_cast<uint32_t>(partial);
+    std::byte* from = parts_[rank].memory.partial[buffer] + 2 * first;
+    if (!peers_) return sum_by_nccl(communicators_[rank], from, n, dtype == Dtype::F16 ? NcclType::F16 : NcclType::BF16, stream);
+    for (uint32_t other = 0; other < ranks(); ++other) {
+        if (other == rank) continue;
+        const RankMemory& there = parts_[other].memory;
+        std::byte* to = there.inbox[buffer] + inbox_place(rank, other) * there.inbox_bytes + 2 * first;
+        check(cudaMemcpyAsync(to, from, 2 * n, cudaMemcpyDefault, stream), "summing over the cards");
     }
-    check(sum_ranks(card, tables_[rank], args, overlapped && peers_, stream), "summing over the cards");
+    if (last) check(signal_mail(tables_[rank], ++letters_[rank], stream), "summing over the cards");
+}
+
+void CudaExchange::sum_and_norm(const Card& card, uint32_t rank, const SumNormArgs& args, cudaStream_t stream) {
+    if (pushes(args.norm.rows)) return check(push_and_norm(card, tables_[rank], args, stream), "summing over the cards");
+    if (peers_) check(await_mail(tables_[rank], letters_[rank], stream), "summing over the cards");
+    check(add_mail_and_norm(card, tables_[rank], args, stream), "summing over the cards");
 }
 
 void CudaExchange::abort() noexcept {
@@ -61,9 +78,11 @@ void CudaExchange::reset() {
     for (uint32_t rank = 0; rank < ranks(); ++rank) {
         check(cudaSetDevice(cards_[rank]), "selecting the card");
         const cudaStream_t stream = parts_[rank].streams.front();
-        check(cudaMemsetAsync(parts_[rank].memory.pushed, 0, RankMemory::signal_bytes(ranks()), stream), "ending a step that failed");
+        check(cudaMemsetAsync(parts_[rank].memory.pushed, 0, RankMemory::signal_bytes(parts_[rank].sizes), stream),
+              "ending a step that failed");
         check(cudaStreamSynchronize(stream), "ending a step that failed");
     }
+    letters_.assign(ranks(), 0);
     if (!peers_) communicators_ = make_communicators(cards_);
     std::atomic_ref(*reinterpret_cast<uint32_t*>(given_up_.get())).store(0);
     Exchange::reset();

@@ -9,6 +9,7 @@
 #include "cuda/device/resources.h"
 #include "cuda/ranks/nccl.h"
 #include "cuda/ranks/sum.h"
+#include "cuda/ranks/sum_norm.h"
 
 namespace dca::cuda {
 
@@ -22,6 +23,7 @@ public:
     /// that the others write to.
     struct Part {
         RankMemory memory{};
+        RankSizes sizes{};
         std::vector<cudaStream_t> streams;
         float* whole_logits = nullptr;  // (rows, n_vocab)
     };
@@ -32,7 +34,14 @@ public:
     void reset() override;
 
     /// x += the sum over the ranks, as SumArgs has it.
-    void sum(const Card& card, uint32_t rank, const SumArgs& args, bool overlapped, cudaStream_t stream);
+    void sum(const Card& card, uint32_t rank, const SumArgs& args, cudaStream_t stream);
+
+    /// Whether rows of 16-bit partials are sent by the kernel that adds them, so that nobody mails them.
+    bool pushes(uint32_t rows) const noexcept { return peers_ && rows <= kPushedRows; }
+    /// What lies ready on `stream` goes to the others: n partial values of type dtype, from `first` on. `last`: of a sum.
+    void mail(uint32_t rank, Partial partial, Dtype dtype, uint64_t first, uint64_t n, bool last, cudaStream_t stream);
+    /// As SumNormArgs has it. Where NCCL sums, `stream` waits for what partials were mailed on.
+    void sum_and_norm(const Card& card, uint32_t rank, const SumNormArgs& args, cudaStream_t stream);
 
     float* whole_logits() const noexcept { return parts_.front().whole_logits; }
 
@@ -41,6 +50,7 @@ private:
     bool peers_;
     std::vector<Part> parts_;  // by rank, as the rest
     std::vector<RankTable> tables_;
+    std::vector<uint32_t> letters_;            // how many sums have been mailed
     std::vector<Communicator> communicators_;  // where NCCL sums
     PinnedMemory given_up_;                    // a word that waiting kernels look at
 };

@@ -15,8 +15,6 @@ using Comm = void*;
 using Result = int;  // 0: success
 constexpr int kSum = 0;
 
-int type_number(VectorType type) { return type == VectorType::F32 ? 7 : type == VectorType::F16 ? 6 : 9; }
-
 struct Nccl {
     Result (*init_all)(Comm*, int, const int*);
     Result (*all_reduce)(const void*, void*, size_t, int, int, Comm, cudaStream_t);
@@ -67,8 +65,8 @@ std::vector<Communicator> make_communicators(const std::vector<int>& cards) {
     return all;
 }
 
-void sum_by_nccl(const Communicator& communicator, void* values, size_t n, VectorType type, cudaStream_t stream) {
-    check(nccl().all_reduce(values, values, n, type_number(type), kSum, communicator.get(), stream), "summing over the cards");
+void sum_by_nccl(const Communicator& communicator, void* values, size_t n, NcclType type, cudaStream_t stream) {
+    check(nccl().all_reduce(values, values, n, static_cast<int>(type), kSum, communicator.get(), stream), "summing over the cards");
 }
 
 void abort_communicator(Communicator& communicator) noexcept {

@@ -1,0 +1,63 @@
+// Accesses that other cards see or make; PTX ISA 9.0, chapter 8 (memory consistency).
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/device/launch.h"
+#include "cuda/ranks/table.h"
+
+namespace dca::cuda {
+
+constexpr uint32_t kSpinsBetweenLooks = 1024;  // at the host's memory, which is far
+
+__device__ __forceinline__ void store_release(uint32_t* to, uint32_t value) {
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ uint32_t load_acquire(const uint32_t* from) {
+    uint32_t value;
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(value) : "l"(from) : "memory");
+    return value;
+}
+
+/// Two halves of 8 bytes, either of which is seen whole.
+__device__ __forceinline__ void store_packet(uint4* to, const uint4& v) {
+    asm volatile("st.volatile.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
+__device__ __forceinline__ uint4 load_packet(const uint4* from) {
+    uint4 v;
+    asm volatile("ld.volatile.global.v4.u32 {%0, %1, %2, %3}, [%4];" : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(from) : "memory");
+    return v;
+}
+
+/// Whether to stop waiting; asks the host now and then.
+__device__ __forceinline__ bool given_up(const RankTable& table, uint32_t& spins) {
+    return ++spins % kSpinsBetweenLooks == 0 && *static_cast<const volatile uint32_t*>(table.given_up) != 0;
+}
+
+/// Returns when a number of at least `number` has come.
+__device__ __forceinline__ void await_number(const RankTable& table, const uint32_t* at, uint32_t number) {
+    for (uint32_t spins = 0; static_cast<int32_t>(load_acquire(at) - number) < 0 && !given_up(table, spins);) {}
+}
+
+/// The packet of that number, once it has come.
+__device__ __forceinline__ uint4 await_packet(const RankTable& table, const uint4* at, uint32_t number) {
+    uint4 packet = load_packet(at);
+    for (uint32_t spins = 0; (packet.y != number || packet.w != number) && !given_up(table, spins);) packet = load_packet(at);
+    return packet;
+}
+
+/// Returns when what was launched before has ended, with the number of the sum: 1, 2, ... Every sum has kBlocks blocks, and all of
+/// an earlier one have their tickets before a later one may start.
+template <uint32_t kBlocks>
+__device__ __forceinline__ uint32_t begin_sum(const RankTable& table, uint64_t* tickets) {
+    __shared__ uint32_t number;
+    if (threadIdx.x == 0) number = static_cast<uint32_t>(atomicAdd(reinterpret_cast<unsigned long long*>(tickets), 1ull) / kBlocks) + 1;
+    __syncthreads();
+    if (!table.one_card) let_next_start();
+    await_previous();
+    return number;
+}
+
+}  // namespace dca::cuda
