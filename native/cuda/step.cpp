@@ -61,7 +61,7 @@ void StepState::send_partials(Partial partial, uint32_t first, uint32_t count) {
 }
 
 void StepState::add_and_norm(const RmsNormArgs& norm) {
-    // Not only NCCL's sums: also a step that is being recorded needs everything to come back to its stream.
+    // NCCL's sums are there then, and a step that is being recorded has come back to its stream.
     if (!exchange->pushes(rows)) check(cudaStreamWaitEvent(stream.get(), sent.get()), "summing over the cards");
     exchange->sum_and_norm(device.card, rank, {x(), *pending, norm}, stream.get());
     pending.reset();
