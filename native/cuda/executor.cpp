@@ -22,7 +22,10 @@ CudaExecutor::CudaExecutor(std::unique_ptr<StepState> state, CudaKvCache& cache,
     if (!last_) handed_on_ = make_event();
 }
 
-CudaExecutor::~CudaExecutor() { static_cast<void>(cudaStreamSynchronize(state_.stream.get())); }
+CudaExecutor::~CudaExecutor() {
+    static_cast<void>(cudaStreamSynchronize(state_.stream.get()));
+    if (state_.post != nullptr) static_cast<void>(cudaStreamSynchronize(state_.post.get()));
+}
 
 void CudaExecutor::run(const Batch& batch) {
     if (previous_ != nullptr) {
