@@ -29,6 +29,9 @@ public:
     /// Returns when every rank has called it. Throws a device error once a rank has failed.
     void meet();
 
+    /// Nothing of these ranks runs any more when this returns.
+    virtual void settle() noexcept {}
+
     /// A rank has failed.
     virtual void abort() noexcept { aborted_.store(true); }
 

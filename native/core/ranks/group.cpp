@@ -1,6 +1,7 @@
 #include "core/ranks/group.h"
 
 #include <algorithm>
+#include <mutex>
 #include <optional>
 #include <utility>
 
@@ -13,11 +14,34 @@ namespace dca {
 
 namespace {
 
+/// Whose step is on the machine. Two at once could wait for each other for ever: on one card the first holds what the second
+/// needs to go on, on another the second what the first needs.
+struct Turn {
+    std::mutex mutex;
+    Exchange* of = nullptr;
+
+    void take(Exchange& exchange) {
+        if (of != nullptr && of != &exchange) of->settle();
+        of = &exchange;
+    }
+};
+
+/// Of all groups of the process: they may be on the same cards.
+Turn& turn() {
+    static Turn only;
+    return only;
+}
+
 /// A step on all ranks at once.
 class GroupExecutor final : public Executor {
 public:
     GroupExecutor(RankThreads& threads, std::unique_ptr<Exchange> exchange, std::vector<std::unique_ptr<Executor>> ranks)
         : threads_(threads), exchange_(std::move(exchange)), ranks_(std::move(ranks)) {}
+    ~GroupExecutor() override {
+        const std::lock_guard lock(turn().mutex);
+        exchange_->settle();
+        if (turn().of == exchange_.get()) turn().of = nullptr;
+    }
 
     uint32_t max_rows() const override { return least(&Executor::max_rows); }
     uint32_t max_slices() const override { return least(&Executor::max_slices); }
@@ -73,6 +97,8 @@ private:
     /// Where a rank fails, the others stop waiting for it, and the next step starts afresh, or never where the machine is lost.
     template <class Work>
     void on_all(Work&& work) {
+        const std::lock_guard lock(turn().mutex);
+        turn().take(*exchange_);
         if (broken_) fail(DCA_ERROR_DEVICE, "the engine cannot go on since a step failed: ", *broken_, "; make a new one");
         try {
             threads_.run(work, [this] { exchange_->abort(); });

@@ -64,6 +64,13 @@ void CudaExchange::sum_and_norm(const Card& card, uint32_t rank, const SumNormAr
     check(add_mail_and_norm(card, tables_[rank], args, stream), "summing over the cards");
 }
 
+void CudaExchange::settle() noexcept {
+    // What fails here is said to the engine whose step it was.
+    for (const Part& part : parts_) {
+        for (const cudaStream_t stream : part.streams) static_cast<void>(cudaStreamSynchronize(stream));
+    }
+}
+
 void CudaExchange::abort() noexcept {
     Exchange::abort();
     std::atomic_ref(*reinterpret_cast<uint32_t*>(given_up_.get())).store(1);

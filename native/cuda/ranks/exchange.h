@@ -30,6 +30,7 @@ public:
     void join(uint32_t rank, Part part);
     void connect() override;
 
+    void settle() noexcept override;
     void abort() noexcept override;
     void reset() override;
 

@@ -17,7 +17,7 @@ __device__ __forceinline__ const float* partial_of(const RankTable& table, uint3
 /// Few values: every rank sends its own to all others, each with the sum's number, which tells the receiver that it has
 /// arrived. One way across the link instead of a signal and a reading.
 __global__ void __launch_bounds__(kThreads) push_kernel(const __grid_constant__ RankTable table, const SumArgs args) {
-    const uint32_t number = begin_sum<kSumBlocks>(table, table.of[table.rank].tickets);
+    const uint32_t number = begin_sum(table, table.of[table.rank].tickets);
     const uint64_t pairs = args.n / 2, stride = uint64_t{gridDim.x} * kThreads, begin = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
     const float2* partial = reinterpret_cast<const float2*>(partial_of(table, table.rank, args.partial));
     const auto slot = [&](uint32_t of, uint32_t from, uint64_t pair) {
@@ -50,7 +50,7 @@ __device__ __forceinline__ float4 sum(const float4& a, const float4& b) { return
 /// Many values: the ranks tell each other that theirs are there, and each reads all.
 __global__ void __launch_bounds__(kThreads) pull_kernel(const __grid_constant__ RankTable table, const SumArgs args) {
     const RankMemory& own = table.of[table.rank];
-    const uint32_t number = begin_sum<kSumBlocks>(table, own.tickets);
+    const uint32_t number = begin_sum(table, own.tickets);
     if (threadIdx.x < table.ranks && threadIdx.x != table.rank) {
         store_release(table.of[threadIdx.x].arrived + table.rank * kSumBlocks + blockIdx.x, number);
         await_number(table, own.arrived + threadIdx.x * kSumBlocks + blockIdx.x, number);

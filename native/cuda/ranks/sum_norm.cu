@@ -45,40 +45,47 @@ __device__ __forceinline__ void norm_row(const RmsNormArgs& norm, const float* x
 
 __device__ __forceinline__ float squares_of(const float4& v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
 
-/// A block a row, and blocks without one, so that every sum has as many (begin_sum).
+/// Blocks of a kernel whose blocks wait for other ranks. Where those share the card some of it is left to them.
+uint32_t push_blocks(const RankTable& table) { return table.one_card ? kSumBlocks : kPushedRows; }
+
+/// A block takes a row at a time, where there are as many as blocks: one.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     push_norm_kernel(const __grid_constant__ RankTable table, const __grid_constant__ SumNormArgs args) {
     const RankMemory& own = table.of[table.rank];
-    const uint32_t number = begin_sum<kPushedRows>(table, own.row_tickets);
-    const uint32_t row = blockIdx.x, width = args.norm.width;
-    if (row >= args.norm.rows) return;
-    const T* partial = reinterpret_cast<const T*>(own.partial[static_cast<uint32_t>(args.partial)]) + uint64_t{row} * width;
-    float* x = args.x + uint64_t{row} * width;
-    const auto slot = [&](uint32_t of, uint32_t from, uint32_t i) {
+    const uint32_t number = begin_sum(table, own.row_tickets);
+    const uint32_t rows = args.norm.rows, width = args.norm.width;
+    const T* partials = reinterpret_cast<const T*>(own.partial[static_cast<uint32_t>(args.partial)]);
+    const auto slot = [&](uint32_t of, uint32_t from, uint32_t row, uint32_t i) {
         return table.of[of].pushed_rows + ((uint64_t{number % 2} * table.ranks + from) * kPushedRows + row) * (width / 4) + i / 4;
     };
-    for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads) {
-        const uint2 v = __ldcg(reinterpret_cast<const uint2*>(partial + i));
-        for (uint32_t r = 0; r < table.ranks; ++r) {
-            if (r != table.rank) store_packet(slot(r, table.rank, i), {v.x, number, v.y, number});
-        }
-    }
-    float squares = 0.0f;
-    for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads) {
-        float4 total = load_four(x + i);
-        for (uint32_t r = 0; r < table.ranks; ++r) {
-            if (r == table.rank) {
-                add(total, Four<T>{__ldcg(reinterpret_cast<const uint2*>(partial + i))});
-            } else {
-                const uint4 packet = await_packet(table, slot(table.rank, r, i), number);
-                add(total, Four<T>{{packet.x, packet.z}});
+    for (uint32_t row = blockIdx.x; row < rows; row += gridDim.x) {
+        for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads) {
+            const uint2 v = __ldcg(reinterpret_cast<const uint2*>(partials + uint64_t{row} * width + i));
+            for (uint32_t r = 0; r < table.ranks; ++r) {
+                if (r != table.rank) store_packet(slot(r, table.rank, row, i), {v.x, number, v.y, number});
             }
         }
-        *reinterpret_cast<float4*>(x + i) = total;
-        squares += squares_of(total);
     }
-    norm_row<T>(args.norm, x, squares, row);
+    for (uint32_t row = blockIdx.x; row < rows; row += gridDim.x) {
+        float* x = args.x + uint64_t{row} * width;
+        float squares = 0.0f;
+        for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads) {
+            float4 total = load_four(x + i);
+            for (uint32_t r = 0; r < table.ranks; ++r) {
+                if (r == table.rank) {
+                    add(total, Four<T>{__ldcg(reinterpret_cast<const uint2*>(partials + uint64_t{row} * width + i))});
+                } else {
+                    const uint4 packet = await_packet(table, slot(table.rank, r, row, i), number);
+                    add(total, Four<T>{{packet.x, packet.z}});
+                }
+            }
+            *reinterpret_cast<float4*>(x + i) = total;
+            squares += squares_of(total);
+        }
+        norm_row<T>(args.norm, x, squares, row);
+        __syncthreads();  // what norm_row shares between threads is used again
+    }
 }
 
 __global__ void signal_kernel(const __grid_constant__ RankTable table, uint32_t number) {
@@ -117,7 +124,7 @@ __global__ void __launch_bounds__(kThreads)
 cudaError_t push_and_norm(const Card& card, const RankTable& table, const SumNormArgs& args, cudaStream_t stream) {
     if (args.norm.rows > kPushedRows || args.norm.width % 4 != 0) return cudaErrorInvalidValue;
     const auto kernel = args.norm.dtype == Dtype::F16 ? push_norm_kernel<__half> : push_norm_kernel<__nv_bfloat16>;
-    return launch_overlapped(card, kernel, dim3(kPushedRows), kThreads, 0, stream, table, args);
+    return launch_overlapped(card, kernel, dim3(push_blocks(table)), kThreads, 0, stream, table, args);
 }
 
 cudaError_t signal_mail(const RankTable& table, uint32_t number, cudaStream_t stream) {
