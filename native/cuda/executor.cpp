@@ -171,6 +171,7 @@ void CudaExecutor::sample(std::span<SampleRequest* const> requests) {
 
 void CudaExecutor::end() {
     state_.wait();
+    if (state_.shared()) state_.exchange->check_patience();
     under_way_ = false;
     if (recorded_rows_ != 0) recordings_.set_warm(recording());
 }

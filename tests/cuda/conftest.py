@@ -1,6 +1,5 @@
 """Fixtures of the tests that compare the CUDA backend with the CPU backend."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,11 +7,6 @@ import pytest
 
 from dca_runtime import DcaError, Model
 from dca_runtime.errors import Status
-
-# Two ranks on one card wait for each other in kernels: one that is loaded only when it is first launched,
-# or launched behind another stream's, would wait for that one.
-os.environ.setdefault("CUDA_MODULE_LOADING", "EAGER")
-os.environ.setdefault("CUDA_DEVICE_MAX_CONNECTIONS", "32")
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,9 @@
 """A model shared by ranks answers as on one card: two ranks on card 0, and two cards where there are two."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from comparison import BF16_KL, F16_KL, all_logits, mean_kl, tokens
@@ -29,10 +33,13 @@ MODELS = {
 
 DEVICES = {
     "two cards": "cuda:0,1",
-    "one card twice": "cuda:0/2",
     "layers of two": "cuda:0,1/layers",
     "layers of one": "cuda:0/2/layers",
 }
+# In a process of its own (test_two_ranks_on_one_card).
+ON_ONE_CARD = "DCA_TEST_RANKS_ON_ONE_CARD"
+if ON_ONE_CARD in os.environ:
+    DEVICES = {"one card twice": "cuda:0/2"}
 
 
 @pytest.fixture(scope="module", params=DEVICES.values(), ids=DEVICES.keys())
@@ -44,6 +51,21 @@ def device(request, tiny_gguf):
         if error.status != Status.DEVICE:
             raise
         pytest.skip(f"needs two cards: {error}")
+
+
+@pytest.mark.skipif(ON_ONE_CARD in os.environ, reason="runs the others")
+def test_two_ranks_on_one_card():
+    """They wait for each other in kernels: one that is loaded only when it is first launched, or launched
+    behind another stream's, would wait for that one. So CUDA is told beforehand to do neither."""
+    told = {"CUDA_MODULE_LOADING": "EAGER", "CUDA_DEVICE_MAX_CONNECTIONS": "32", ON_ONE_CARD: "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "--tb=short", "-p", "no:cacheprovider", __file__],
+        env=os.environ | told,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
 
 
 @pytest.mark.parametrize("kind", MODELS)

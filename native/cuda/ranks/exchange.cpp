@@ -28,7 +28,7 @@ void CudaExchange::connect() {
         table.rank = rank;
         table.ranks = ranks();
         table.one_card = ranks() > 1 && cards_[0] == cards_[1];
-        table.given_up = reinterpret_cast<const uint32_t*>(given_up_.get());
+        table.given_up = reinterpret_cast<uint32_t*>(given_up_.get());
         for (uint32_t other = 0; other < ranks(); ++other) table.of[other] = parts_[other].memory;
         if (peers_) continue;
         // What NCCL has summed is added as if there was one rank.
@@ -69,6 +69,11 @@ void CudaExchange::settle() noexcept {
     for (const Part& part : parts_) {
         for (const cudaStream_t stream : part.streams) static_cast<void>(cudaStreamSynchronize(stream));
     }
+}
+
+void CudaExchange::check_patience() const {
+    if (std::atomic_ref(*reinterpret_cast<uint32_t*>(given_up_.get())).load() == kWaitedTooLong)
+        fail(DCA_ERROR_DEVICE, "a card waited in vain for another; what it computed is void");
 }
 
 void CudaExchange::abort() noexcept {

@@ -30,6 +30,9 @@ public:
     void join(uint32_t rank, Part part);
     void connect() override;
 
+    /// Throws a device error where a card gave up waiting for another in the step that has ended.
+    void check_patience() const;
+
     void settle() noexcept override;
     void abort() noexcept override;
     void reset() override;

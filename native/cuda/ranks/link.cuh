@@ -8,7 +8,8 @@
 
 namespace dca::cuda {
 
-constexpr uint32_t kSpinsBetweenLooks = 1024;  // at the host's memory, which is far
+constexpr uint32_t kSpinsBetweenLooks = 1024;      // at the host's memory, which is far
+constexpr uint64_t kLongestWait = 30'000'000'000;  // nanoseconds for which a rank may keep others waiting
 
 __device__ __forceinline__ void store_release(uint32_t* to, uint32_t value) {
     asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(value) : "memory");
@@ -31,20 +32,39 @@ __device__ __forceinline__ uint4 load_packet(const uint4* from) {
     return v;
 }
 
-/// Whether to stop waiting; asks the host now and then.
-__device__ __forceinline__ bool given_up(const RankTable& table, uint32_t& spins) {
-    return ++spins % kSpinsBetweenLooks == 0 && *static_cast<const volatile uint32_t*>(table.given_up) != 0;
-}
+/// How long a thread waits for another rank.
+class Patience {
+public:
+    explicit __device__ Patience(const RankTable& table) : table_(table) {}
+
+    /// Whether to stop waiting: a rank has failed, or it has been too long. Looks only now and then.
+    __device__ __forceinline__ bool ended() {
+        if (++spins_ % kSpinsBetweenLooks != 0) return false;
+        volatile uint32_t* given_up = table_.given_up;
+        if (*given_up != 0) return true;
+        uint64_t now;
+        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+        if (since_ == 0) since_ = now;
+        if (now - since_ < kLongestWait) return false;
+        *given_up = kWaitedTooLong;
+        return true;
+    }
+
+private:
+    const RankTable& table_;
+    uint32_t spins_ = 0;
+    uint64_t since_ = 0;  // nanoseconds
+};
 
 /// Returns when a number of at least `number` has come.
 __device__ __forceinline__ void await_number(const RankTable& table, const uint32_t* at, uint32_t number) {
-    for (uint32_t spins = 0; static_cast<int32_t>(load_acquire(at) - number) < 0 && !given_up(table, spins);) {}
+    for (Patience patience(table); static_cast<int32_t>(load_acquire(at) - number) < 0 && !patience.ended();) {}
 }
 
 /// The packet of that number, once it has come.
 __device__ __forceinline__ uint4 await_packet(const RankTable& table, const uint4* at, uint32_t number) {
     uint4 packet = load_packet(at);
-    for (uint32_t spins = 0; (packet.y != number || packet.w != number) && !given_up(table, spins);) packet = load_packet(at);
+    for (Patience patience(table); (packet.y != number || packet.w != number) && !patience.ended();) packet = load_packet(at);
     return packet;
 }
 

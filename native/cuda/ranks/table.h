@@ -21,6 +21,8 @@ constexpr uint32_t kPushedRows = 128;         // of a sum that comes with the ne
 enum class Partial : uint32_t { Attention = 0, FeedForward = 1 };
 constexpr uint32_t kPartials = 2;
 
+constexpr uint32_t kWaitedTooLong = 2;  // RankTable::given_up
+
 /// The sizes of a rank's memory.
 struct RankSizes {
     uint32_t ranks, block, width;  // width: n_embd
@@ -48,8 +50,8 @@ struct RankMemory {
 /// All ranks of an engine as one of them sees them.
 struct RankTable {
     uint32_t rank = 0, ranks = 1;
-    bool one_card = false;               // ranks share a card: a kernel that waits must not hold it
-    const uint32_t* given_up = nullptr;  // memory of the host: not 0 once a rank has failed
+    bool one_card = false;         // ranks share a card: a kernel that waits must not hold it
+    uint32_t* given_up = nullptr;  // memory of the host: not 0 once a rank has failed, or kept another waiting too long
     RankMemory of[kMostCards] = {};
 };
 
