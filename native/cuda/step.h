@@ -15,6 +15,14 @@
 
 namespace dca::cuda {
 
+/// How a layer attends.
+struct LayerAttention {
+    AttentionShape shape;
+    Scheme scheme;
+    RotaryTable rotary;
+    AttentionTraits traits;
+};
+
 struct StepState {
     StepState(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const EngineSpec& spec);
 
@@ -22,7 +30,7 @@ struct StepState {
     const DeviceWeights& weights;
     Device device;
     AttentionShape shape;
-    Scheme scheme;
+    Scheme scheme, window_scheme;
     WorkSpace memory;
     CudaKvCache* cache = nullptr;
     StepInput input;
@@ -43,6 +51,33 @@ struct StepState {
     std::byte* qkv() const noexcept { return memory.qkv + size_t{first_row} * qkv_width() * 2; }
     uint32_t qkv_width() const noexcept { return h.q_width() + 2 * h.kv_width(); }
 
+    LayerAttention attention_of(uint32_t layer) const;
+
+    /// The kept rows of x, normed, to memory.normed in the activations' type; 1 / rms(x) of each to `factors` if set. Without
+    /// weights they are only rounded.
+    void norm(const DeviceNorm& of, float* factors = nullptr);
+
+    /// Where a block's result goes: straight into x, or into memory.branch where a norm or a scale comes before it is added, or
+    /// where the other block still reads x. Among ranks it is this one's part of a sum.
+    struct Sum {
+        float* to;
+        bool add;
+    };
+    Sum attention_sum(const DeviceLayer& w) const noexcept {
+        if (shared()) return {reinterpret_cast<float*>(partials(Partial::Attention)), false};
+        return adds_directly(w.attention_post_norm) ? Sum{x(), true} : Sum{memory.branch, false};
+    }
+    Sum ffn_sum(const DeviceLayer& w) const noexcept {
+        if (shared()) return {reinterpret_cast<float*>(partials(Partial::FeedForward)), false};
+        return adds_directly(w.ffn_post_norm) ? Sum{x(), true} : Sum{memory.branch, h.norms == Norms::Parallel};
+    }
+    /// Adds to x what attention or the feed-forward left where attention_sum() or ffn_sum() said, unless it did so itself.
+    void end_attention(const DeviceLayer& w);
+    void end_ffn(const DeviceLayer& w);
+
+    /// Logits that a product left in memory.logits, scaled and capped where the model does.
+    void finish_logits(uint32_t rows);
+
     /// From here on only the input's kept rows are worked on.
     void keep_wanted_rows();
 
@@ -60,18 +95,14 @@ struct StepState {
     bool shared() const noexcept { return exchange != nullptr; }
     std::byte* partials(Partial partial) const noexcept { return memory.ranks.partial[static_cast<uint32_t>(partial)]; }
 
-    /// Where a block adds its result in f32, row for row: to x, or among ranks to this one's partials, which
-    /// add_partials() adds together with the others'.
-    float* result(Partial partial) const noexcept { return shared() ? reinterpret_cast<float*>(partials(partial)) : x(); }
-    /// result() = 0, for a block that adds to it piece by piece; alone it stays.
-    void clear_partials(Partial partial);
-    /// x += the ranks' partials of all kept rows; alone there is nothing to do.
-    void add_partials(Partial partial);
-
+    /// Whether a block's result, which this norm follows (null: none), is added to x by the norm that reads x next: then its
+    /// rows are sent (send_partials), and nothing else is to be done. So it is among ranks in most models.
+    bool sums_while_norming(const float* post_norm) const noexcept {
+        return shared() && adds_directly(post_norm) && h.norm == NormKind::Rms;
+    }
     /// Rows [first, first + count) of the kept ones have their partials, in the activations' type. Once all have, they are
-    /// `pending`: the next norm adds them to x (add_and_norm).
+    /// `pending`: the next norm adds them to x.
     void send_partials(Partial partial, uint32_t first, uint32_t count);
-    void add_and_norm(const RmsNormArgs& norm);
     std::optional<Partial> pending;
 
     /// Every kept row's experts and their weights from the router's logits, which are multiplied by `factors`
@@ -80,6 +111,16 @@ struct StepState {
 
     /// Everything launched so far has run when this returns.
     void wait() const { check(cudaStreamSynchronize(stream.get()), "running the model"); }
+
+private:
+    bool adds_directly(const float* post_norm) const noexcept {
+        return post_norm == nullptr && h.residual_scale == 1.0f && h.norms != Norms::Parallel;
+    }
+    void add_branch(const float* post_norm);
+    /// The ranks' partials are summed into x, or where something comes before that into memory.branch, which holds another
+    /// block's result already or (`fresh`) nothing.
+    void sum_partials(Partial partial, const float* post_norm, bool fresh);
+    void add_and_norm(const NormArgs& norm);
 };
 
 /// The operations of core/backend/backend.h between begin() and end(), for one kind of step.

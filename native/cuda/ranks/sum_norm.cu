@@ -30,7 +30,7 @@ __device__ __forceinline__ void add(float4& total, const Four<T>& v) {
 
 /// to = x / rms(x) · weight for a row whose values this thread has written itself: columns 4 threadIdx.x, and so on.
 template <class T>
-__device__ __forceinline__ void norm_row(const RmsNormArgs& norm, const float* x, float squares, uint32_t row) {
+__device__ __forceinline__ void norm_row(const NormArgs& norm, const float* x, float squares, uint32_t row) {
     __shared__ float scratch[kThreads / 32];
     const float scale = rsqrtf(block_sum(squares, scratch) / norm.width + norm.epsilon);
     if (norm.factors != nullptr && threadIdx.x == 0) norm.factors[row] = scale;

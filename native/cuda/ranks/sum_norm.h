@@ -18,7 +18,7 @@ namespace dca::cuda {
 struct SumNormArgs {
     float* x;
     Partial partial;
-    RmsNormArgs norm;  // of x
+    NormArgs norm;  // of x; an RMS norm without a bias
 };
 
 // All launch on `stream` and return without waiting.
