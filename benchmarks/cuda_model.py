@@ -6,6 +6,11 @@ builds the library, runs its GPU tests, writes random weights in a published sha
 the next run), and times prefill and decode of every contender in one run: medians, beside the share of the
 limit that the card's measured copy bandwidth and matrix rate set. transformers runs in bf16. The table comes
 last.
+
+    python benchmarks/cuda_model.py --shape llama-3-8b --types F16 --skip-transformers \\
+        --devices cuda:0 cuda:0,1
+
+times ours on one card and on two that share the model, whose limit is twice one card's.
 """
 
 from __future__ import annotations
@@ -48,6 +53,7 @@ class Result:
     contender: str
     weights: str
     weight_bytes: int  # that a decoded token reads
+    cards: int = 1  # that share the work
     prefill: dict[int, float] = dataclasses.field(default_factory=dict)
     decode: dict[int, float] = dataclasses.field(default_factory=dict)
 
@@ -88,19 +94,22 @@ def _seconds(run: Callable[[], object], repeats: int) -> float:
     return statistics.median(times[3:])
 
 
-def run_ours(path: Path, weights: str, arguments: argparse.Namespace) -> Iterator[Result]:
+def run_ours(path: Path, weights: str, device: str, arguments: argparse.Namespace) -> Iterator[Result]:
     import dca_runtime as dca
 
     start = time.perf_counter()
-    with dca.Model(path, device="cuda") as model:
+    with dca.Model(path, device=device) as model:
         print(
             f"ours: {path.name} loaded in {time.perf_counter() - start:.2f} s on {model.info.device}",
             flush=True,
         )
         context = max(*arguments.lengths, *(depth + 2 * DECODED for depth in arguments.depths))
         ids = np.random.default_rng(0).integers(0, model.info.n_vocab, context, np.int32)
-        for attention in ("plain", "dca"):
-            result = Result(f"ours, {attention}", weights, model.info.weight_bytes_used)
+        for attention in arguments.attentions:
+            where = f", {device}" if len(arguments.devices) > 1 else ""
+            result = Result(
+                f"ours, {attention}{where}", weights, model.info.weight_bytes_used, device.count(",") + 1
+            )
             scheme = SCHEME if attention == "dca" else None
             with model.session(context, attention, scheme, arguments.cache_type) as session:
 
@@ -253,12 +262,12 @@ def print_table(results: list[Result], shape: Shape, limits: Ceilings, arguments
     print("|---|---|" + "---|" * len(columns))
     for result in results:
         cells = [
-            f"{rate:,.0f} ({rate / prefill_limit(shape, length, limits):.0%})"
+            f"{rate:,.0f} ({rate / result.cards / prefill_limit(shape, length, limits):.0%})"
             for length, rate in result.prefill.items()
         ]
         cache_bytes = 1.016 if arguments.cache_type == "q8" and result.contender.startswith("ours") else 2
         for depth, rate in result.decode.items():
-            limit = decode_limit(shape, result.weight_bytes, depth, limits, cache_bytes)
+            limit = result.cards * decode_limit(shape, result.weight_bytes, depth, limits, cache_bytes)
             cells.append(f"{rate:,.1f} ({rate / limit:.0%})")
         print(f"| {result.contender} | {result.weights} | {' | '.join(cells)} |")
 
@@ -278,6 +287,14 @@ def main() -> None:
     )
     parser.add_argument("--depths", type=_numbers, default=[0, 32768], help="decode (default: 0,32768)")
     parser.add_argument("--cache-type", default="f16", choices=("f16", "bf16", "q8"))
+    parser.add_argument("--devices", nargs="+", default=["cuda"], help="ours on each (default: cuda)")
+    parser.add_argument(
+        "--attentions",
+        nargs="+",
+        default=["plain", "dca"],
+        choices=("plain", "dca"),
+        help="ours (default: both)",
+    )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--directory", type=Path, default=Path("/tmp"), help="for the random files")
     parser.add_argument("--build", type=Path, help="build and test the library here first")
@@ -296,7 +313,8 @@ def main() -> None:
         path = arguments.directory / f"{arguments.shape}.{name}.gguf"
         if not path.exists():
             write_random_gguf(path, shape, gguf.GGMLQuantizationType[name])
-        results += run_ours(path, name, arguments)
+        for device in arguments.devices:
+            results += run_ours(path, name, device, arguments)
         if arguments.llama_bench:
             weight_bytes = results[-1].weight_bytes
             results.append(run_llama_bench(arguments.llama_bench, path, name, weight_bytes, arguments))

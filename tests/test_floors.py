@@ -77,6 +77,7 @@ CORE = {
     "weights": ["error", "gguf", "hparams"],
     "rope": ["error", "positions", "hparams", "weights"],
     "backend": ["error", "positions", "hparams", "weights", "rope"],
+    "ranks": ["error", "hparams", "weights", "backend"],
     "model": ["error", "gguf", "hparams", "weights", "backend"],
     "engine": ["error", "gguf", "positions", "rope", "backend", "model"],
     "api": ["error", "blocks", "gguf", "tokenizer", "backend", "model", "engine"],

@@ -68,7 +68,10 @@ def density_note(session: "Session") -> None:
 def add_machine_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds --device, --threads and --no-repack: where and how ``opened`` loads the model."""
     parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:N or auto: cuda if it can be had (default: auto)"
+        "--device",
+        default="auto",
+        help="cpu, cuda, cuda:N, several cards that share the model (cuda:0,1), or auto: cuda if it can be "
+        "had (default: auto)",
     )
     parser.add_argument(
         "--threads", type=count, default=0, metavar="N", help="CPU threads (default: the physical cores)"

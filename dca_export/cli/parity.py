@@ -1,6 +1,7 @@
 """dca-parity: is the native runtime right?"""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,7 +113,8 @@ def _parity(arguments: argparse.Namespace) -> int:
 
     with opened(arguments) as model, progress_bar("comparing") as update:
         weights = weight_type(GgufFile(arguments.model))
-        device = model.info.device.split()[0]  # "cuda:0 (the card's name)"; auto has been decided
+        # "cuda:0 (the card's name)", of several cards "cuda:0,1 (...)": the first. auto has been decided.
+        device = re.split("[ ,/]", model.info.device)[0]
 
         options = {"weights": weights, "text": arguments.text, "progress": update}
         own = TorchReference(Path(arguments.model), device, weights)

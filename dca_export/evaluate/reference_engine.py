@@ -40,6 +40,8 @@ class ReferenceModel:
 
     def __init__(self, path: str, device: str = "auto", cache_type: str = "f16") -> None:
         """device: "cpu", "cuda", "cuda:N" or "auto" (cuda if it can be had). Raises InputError."""
+        if any(sign in device for sign in ",/="):
+            raise InputError(f"--device {device}: the reference runs on one device; name one, as cuda:0")
         self._text = Model(path, device="cpu", repack=False)
         self.path, self.metadata, self.tokenizer = self._text.path, self._text.metadata, self._text.tokenizer
         self.scheme = self._text.scheme

@@ -1,36 +1,25 @@
 #include "core/model.h"
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <cstring>
 #include <string_view>
 
-#include "core/gguf/checksum.h"
 #include "core/backend/cuda_library.h"
+#include "core/backend/device_name.h"
 #include "core/error.h"
+#include "core/gguf/checksum.h"
 
 namespace dca {
 
 namespace {
 
-/// N of "cuda:N", 0 for "cuda".
-int cuda_ordinal(std::string_view device) {
-    const std::string_view digits = device == "cuda" ? "0" : device.substr(std::string_view("cuda:").size());
-    int ordinal = -1;
-    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), ordinal);
-    if (error != std::errc() || end != digits.data() + digits.size() || ordinal < 0) {
-        fail(DCA_ERROR_ARGUMENT, "device is ", device, ", must be cpu, cuda, cuda:N or auto");
-    }
-    return ordinal;
-}
-
-std::unique_ptr<Backend> make_backend(std::string_view device, const BackendSource& source) {
-    if (device == "cpu") return make_cpu_backend(source);
-    if (device == "cuda" || device.starts_with("cuda:")) return make_cuda_backend(source, cuda_ordinal(device));
-    if (device != "auto") fail(DCA_ERROR_ARGUMENT, "device is ", device, ", must be cpu, cuda, cuda:N or auto");
+std::unique_ptr<Backend> make_backend(std::string_view name, const BackendSource& source) {
+    const DeviceName device = parse_device(name);
+    if (device.kind == DeviceName::Kind::Cuda) return make_cuda_backend(source, device);
+    if (device.kind == DeviceName::Kind::Cpu) return device.ranks() == 1 ? make_cpu_backend(source) : make_cpu_ranks(source, device);
     try {
-        return make_cuda_backend(source, 0);
+        return make_cuda_backend(source, {.kind = DeviceName::Kind::Cuda, .cards = {0}});
     } catch (const Error& error) {
         // No card, or not one for this model. A caller who wants to know why asks for cuda.
         if (error.status() == DCA_ERROR_CANCELLED) throw;

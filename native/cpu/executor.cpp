@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/backend/forward.h"
 #include "core/engine/page_pool.h"
 
 namespace dca::cpu {
@@ -29,6 +30,10 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
       windowed_{.scheme = spec.window_scheme, .rope = std::move(spec.window_rope), .window = hparams.window},
       max_rows_(std::min(spec.max_rows != 0 ? spec.max_rows : kDefaultRows, spec.tokens)),
       group_(static_cast<int>(hparams.n_heads / hparams.n_kv_heads)),
+      rank_(spec.link.rank),
+      exchange_(static_cast<HostExchange*>(spec.link.exchange)),
+      previous_(static_cast<CpuExecutor*>(spec.link.previous)),
+      last_(spec.link.last),
       cache_(cache),
       turned_(holds_codes(cache.type())) {
     whole_.rope.fill();
@@ -41,7 +46,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
     k_ = activation(h_.kv_width());
     v_ = activation(h_.kv_width());
     a_ = activation(h_.q_width());
-    if (needs_branch(h_)) branch_ = activation(h_.n_embd);
+    if (needs_branch(h_) || exchange_ != nullptr) branch_ = activation(h_.n_embd);
     const uint32_t n_ff = std::max({h_.n_ff, h_.n_ff_expert, h_.n_ff_shared});
     gate_ = activation(n_ff);
     up_ = activation(n_ff);
@@ -115,6 +120,8 @@ void CpuExecutor::set_slices(std::span<const SliceRows> slices) {
     if (windowed_.window != 0) plan_attention(windowed_);
 }
 
+void CpuExecutor::run(const Batch& batch) { forward(*this, h_, batch, last_); }
+
 void CpuExecutor::begin(const Batch& batch) {
     batch_ = batch.slices;
     std::vector<SliceRows> slices;
@@ -125,6 +132,11 @@ void CpuExecutor::begin(const Batch& batch) {
     }
     set_slices(slices);
     if (prefill_.sparse) prepare_means();
+    if (previous_ != nullptr) {
+        const size_t rows = static_cast<size_t>(shape_.panels()) * shape_.lanes;
+        std::memcpy(x_.memory.data(), previous_->x_.memory.data(), rows * x_.width * sizeof(float));
+        return;
+    }
     const Tensor& table = w_.token_embedding;
     const int lanes = shape_.lanes;
     pool_.run(shape_.panels(), [&](int p, int) {
@@ -246,6 +258,10 @@ void CpuExecutor::add_product(const Tensor& w, Activation& x, const std::vector<
 }
 
 void CpuExecutor::add_branch(const std::vector<float>& post_norm) {
+    if (exchange_ != nullptr) {
+        const size_t rows = static_cast<size_t>(shape_.panels()) * shape_.lanes;
+        exchange_->sum(rank_, {branch_.memory.data(), rows * branch_.width});
+    }
     if (!post_norm.empty()) norm(branch_, post_norm, {}, branch_);
     pool_.run(shape_.panels(), [&, lanes = shape_.lanes](int p, int) {
         kernels_.add_scaled(x_.panel(p, lanes), branch_.panel(p, lanes), h_.residual_scale, static_cast<size_t>(x_.width) * lanes);

@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "core/backend/backend.h"
+#include "core/ranks/host_exchange.h"
+#include "core/backend/operations.h"
 #include "cpu/buffer.h"
 #include "cpu/kernels.h"
 #include "cpu/kv_cache.h"
@@ -27,7 +29,7 @@ struct Activation {
     float* panel(int p, int lanes) noexcept { return memory.data() + static_cast<size_t>(p) * width * lanes; }
 };
 
-class CpuExecutor final : public Executor {
+class CpuExecutor final : public Executor, public Operations {
 public:
     CpuExecutor(const Hparams& hparams, const Weights& weights, const PackedWeights& packed, const Kernels& kernels, ThreadPool& pool,
                 CpuKvCache& cache, EngineSpec spec);
@@ -36,6 +38,7 @@ public:
     uint32_t max_slices() const override { return max_rows_; }
     uint64_t scratch_bytes() const override;
 
+    void run(const Batch& batch) override;
     void begin(const Batch& batch) override;
     void project_qkv(uint32_t layer) override;
     void store_keys_values(uint32_t layer) override;
@@ -45,7 +48,7 @@ public:
     void feed_forward(uint32_t layer) override;
     void feed_forward_experts(uint32_t layer) override;
     void logits(std::span<float* const> out) override;
-    void nll(std::span<const int32_t> targets, float* out) override;
+    void score(std::span<const int32_t> targets, TokenScore* out) override;
     void sample(std::span<SampleRequest* const> requests) override;
     void end() override;
     void density(std::span<float> out) const override;
@@ -81,8 +84,11 @@ private:
     Activation& normed(Activation& from, const std::vector<float>& weight, const std::vector<float>& bias);
     void norm_heads(Activation& heads, const std::vector<float>& weight);
 
-    /// Where a block's result goes: straight into x_, or into branch_ where a norm or a scale comes before it is added.
-    bool adds_directly(const std::vector<float>& post_norm) const noexcept { return post_norm.empty() && h_.residual_scale == 1.0f; }
+    /// Where a block's result goes: straight into x_, or into branch_ where the sum over ranks, a norm or a scale comes before
+    /// it is added.
+    bool adds_directly(const std::vector<float>& post_norm) const noexcept {
+        return exchange_ == nullptr && post_norm.empty() && h_.residual_scale == 1.0f;
+    }
     /// multiply(w, x) + bias as such a block's result, added to x_.
     void add_product(const Tensor& w, Activation& x, const std::vector<float>& bias, const std::vector<float>& post_norm);
     void add_branch(const std::vector<float>& post_norm);
@@ -212,6 +218,10 @@ private:
     Reach whole_, windowed_;
     uint32_t max_rows_;
     int group_;  // query heads of a key head
+    uint32_t rank_;
+    HostExchange* exchange_;  // with the other ranks; null: there are none
+    CpuExecutor* previous_;   // whose x_ this one goes on with; null: it starts with tokens
+    bool last_;               // its last layer is the model's
     CpuKvCache& cache_;
     bool turned_;  // keys and values are kept turned by Hadamard matrices, so queries are turned too and outputs turned back
     ColumnSquares* squares_ = nullptr;  // null: nobody asked

@@ -62,15 +62,24 @@ void CpuExecutor::logits(std::span<float* const> out) {
 
 void CpuExecutor::sample(std::span<SampleRequest* const> requests) {
     norm(x_, w_.output_norm, w_.output_norm_bias, normed_);
-    const size_t n_vocab = h_.n_vocab;
+    const size_t n_vocab = exchange_ == nullptr ? h_.n_vocab : exchange_->n_vocab();  // of a whole row
     std::vector<float*> rows;
     std::atomic<bool> out_of_memory = false;
     for (int first = 0; first < shape_.panels(); first += panels_at_once(shape_)) {
         const PanelShape part = output_panels(first);
-        if (sampled_.size() < part.rows * n_vocab) sampled_ = Buffer<float>(part.rows * n_vocab);
+        if (exchange_ == nullptr && sampled_.size() < part.rows * n_vocab) sampled_ = Buffer<float>(part.rows * n_vocab);
+        float* whole = exchange_ == nullptr ? sampled_.data() : exchange_->shared(rank_, part.rows * n_vocab);
         rows.resize(part.rows);
-        for (size_t row = 0; row < rows.size(); ++row) rows[row] = sampled_.data() + row * n_vocab;
-        copy_logits(part, rows);
+        for (size_t row = 0; row < rows.size(); ++row) rows[row] = whole + row * n_vocab;
+        if (exchange_ == nullptr) {
+            copy_logits(part, rows);
+        } else {
+            std::vector<float*> own(rows);
+            for (float*& row : own) row += exchange_->first_token(rank_);
+            copy_logits(part, own);
+            exchange_->meet();
+            if (rank_ != 0) continue;
+        }
         pool_.run(static_cast<int>(part.rows), [&](int row, int) {
             try {
                 dca::sample({rows[row], n_vocab}, *requests[static_cast<size_t>(first) * shape_.lanes + row]);
@@ -82,7 +91,7 @@ void CpuExecutor::sample(std::span<SampleRequest* const> requests) {
     if (out_of_memory) throw std::bad_alloc();
 }
 
-void CpuExecutor::nll(std::span<const int32_t> targets, float* out) {
+void CpuExecutor::score(std::span<const int32_t> targets, TokenScore* out) {
     norm(x_, w_.output_norm, w_.output_norm_bias, normed_);
     const int n_vocab = static_cast<int>(h_.n_vocab);
     const int pieces = (n_vocab + kVocabRows - 1) / kVocabRows;
@@ -108,10 +117,9 @@ void CpuExecutor::nll(std::span<const int32_t> targets, float* out) {
             for (int piece = 0; piece < pieces; ++piece) top = std::max(top, maximum[index(piece)]);
             double total = 0.0;
             for (int piece = 0; piece < pieces; ++piece) total += sum[index(piece)] * std::exp(double{maximum[index(piece)]} - top);
-            const float logit = vocab_[(static_cast<size_t>(p) * n_vocab + targets[row]) * lanes + lane];
-            // Infinite logits share all of the probability.
-            const bool infinite = std::isinf(top);
-            out[row] = infinite ? (top > 0 && logit == top ? 0.0f : INFINITY) : static_cast<float>(top + std::log(total) - logit);
+            const bool own = targets[row] >= 0;
+            const float logit = own ? vocab_[(static_cast<size_t>(p) * n_vocab + targets[row]) * lanes + lane] : -INFINITY;
+            out[row] = {std::isinf(top) ? top : top + std::log(total), logit};
         }
     }
 }

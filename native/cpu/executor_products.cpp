@@ -71,7 +71,7 @@ void CpuExecutor::multiply_packed(const Tensor& w, const std::byte* groups, RowS
 void CpuExecutor::multiply_vectors(const Tensor& w, RowSpan span, const Input& in, const Output& out) {
     const auto cols = static_cast<int>(w.cols);
     const auto tokens = static_cast<int>(in.shape.rows);
-    const std::byte* rows = packed_.rows(w) + span.first * w.row_bytes();
+    const PackedWeights::Rows rows = packed_.rows(w);
     const auto keep = [&](int t, int row, int count, const float* result) {
         float* y = out.values + static_cast<size_t>(t) * out.width + span.first + row;
         for (int r = 0; r < count; ++r) {
@@ -85,9 +85,9 @@ void CpuExecutor::multiply_vectors(const Tensor& w, RowSpan span, const Input& i
     const int longest = tokens == 1 ? kDecodeRows : kGemmRows;
     for (int row = 0; row < span.count; row += longest) {
         const int piece = std::min(longest, span.count - row);
-        const std::byte* first = rows + row * w.row_bytes();
+        const std::byte* first = rows.at(span.first + row);
         if (tokens == 1) {
-            kernels_.dot_rows(w.type, first, w.row_bytes(), piece, in.values, cols, result);
+            kernels_.dot_rows(w.type, first, rows.step, piece, in.values, cols, result);
             keep(0, row, piece, result);
             continue;
         }
@@ -95,7 +95,7 @@ void CpuExecutor::multiply_vectors(const Tensor& w, RowSpan span, const Input& i
             const int together = std::min(most_tokens, tokens - t);
             kernels_.dot_tokens({.type = w.type,
                                  .w = first,
-                                 .row_bytes = w.row_bytes(),
+                                 .row_bytes = rows.step,
                                  .rows = piece,
                                  .x = in.values + static_cast<size_t>(t) * cols,
                                  .x_stride = static_cast<size_t>(cols),
@@ -112,7 +112,7 @@ void CpuExecutor::multiply_panels(const Tensor& w, RowSpan span, const Input& in
     const auto cols = static_cast<int>(w.cols);
     const int lanes = in.shape.lanes;
     const int panels = in.shape.panels();
-    const std::byte* rows = packed_.rows(w) + span.first * w.row_bytes();
+    const PackedWeights::Rows rows = packed_.rows(w);
     const size_t y_stride = static_cast<size_t>(out.width) * lanes;
     float* y = out.values + static_cast<size_t>(span.first) * lanes;
     if (out.bias != nullptr) {
@@ -128,7 +128,7 @@ void CpuExecutor::multiply_panels(const Tensor& w, RowSpan span, const Input& in
         const int width = std::min(kGemmCols, cols - col);
         const int64_t offset = int64_t{col} / info.block_size * info.block_bytes;
         for (int r = 0; r < span.count; ++r) {
-            decode_blocks(w.type, rows + r * w.row_bytes() + offset, width, worker.weights.data() + r * kGemmStride);
+            decode_blocks(w.type, rows.at(span.first + r) + offset, width, worker.weights.data() + r * kGemmStride);
         }
         kernels_.gemm({.a = worker.weights.data(),
                        .rows = span.count,

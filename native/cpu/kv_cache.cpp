@@ -95,7 +95,7 @@ void CpuKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, ui
     }
 }
 
-std::string CpuKvCache::layout() const {
+std::string CpuKvCache::layout(const Hparams& whole) const {
     const auto head_dim = static_cast<int>(head_dim_);
     std::string codes;
     if (holds_codes(type_)) {
@@ -103,13 +103,10 @@ std::string CpuKvCache::layout() const {
                 std::to_string(hadamard_size(head_dim));
     }
     return std::string("cpu, ") + name_of(type_) + codes + ", keys in blocks of " + std::to_string(kPanelLanes) + ", " +
-           std::to_string(heads_) + " heads of " + std::to_string(head_dim_);
+           std::to_string(whole.n_layers * whole.n_kv_heads) + " heads of " + std::to_string(head_dim_);
 }
 
-uint64_t CpuKvCache::page_bytes() const {
-    const uint64_t head = 2 * kPageTokens * (token_bytes_ + token_affine_ * sizeof(uint16_t));
-    return heads_ * head;
-}
+uint64_t CpuKvCache::page_bytes() const { return heads_ * sections().front().head_bytes; }
 
 void CpuKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) const {
     const size_t bytes = kPageTokens * token_bytes_;

@@ -26,8 +26,11 @@ public:
                               bool with_means = false);
 
     void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override;
-    std::string layout() const override;
+    std::string layout(const Hparams& whole) const override;
     uint64_t page_bytes() const override;
+    std::vector<PageSection> sections() const override {
+        return {{1, 2 * kPageTokens * (token_bytes_ + token_affine_ * sizeof(uint16_t))}};
+    }
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;
 

@@ -50,8 +50,13 @@ size_t copied_bytes(const Tensor& matrix) {
 void copy_rows(const Tensor& matrix, int threads, std::byte* out) {
     constexpr int64_t grain = 64;  // rows of a task
     parallel_ranges(matrix.rows, grain, threads, [&](int64_t begin, int64_t end) {
-        std::memcpy(out + begin * matrix.row_bytes(), matrix.data + begin * matrix.row_bytes(),
-                    static_cast<size_t>((end - begin) * matrix.row_bytes()));
+        const auto bytes = static_cast<size_t>(matrix.row_bytes());
+        if (matrix.contiguous()) {
+            std::memcpy(out + begin * matrix.row_bytes(), matrix.data + begin * matrix.row_bytes(), (end - begin) * bytes);
+            return;
+        }
+        for (int64_t row = begin; row < end; ++row)
+            std::memcpy(out + row * matrix.row_bytes(), matrix.data + row * matrix.row_step(), bytes);
     });
 }
 
@@ -62,7 +67,7 @@ void pack(const Tensor& matrix, int threads, std::byte* out) {
         for (int64_t group = begin; group < end; ++group) {
             const int64_t first = group * kPackedRows;
             const int rows = static_cast<int>(std::min<int64_t>(kPackedRows, matrix.rows - first));
-            pack_group(matrix.type, matrix.data + first * matrix.row_bytes(), matrix.row_bytes(), rows, matrix.cols,
+            pack_group(matrix.type, matrix.data + first * matrix.row_step(), matrix.row_step(), rows, matrix.cols,
                        out + group * group_bytes);
         }
     });
@@ -95,7 +100,9 @@ PackedWeights::PackedWeights(const BackendSource& source, bool quantised) {
         else
             pack(matrix, source.threads, at);
         at += copied_bytes(matrix);
-        if (matrix.data != source.weights.token_embedding.data) release_pages({matrix.data, static_cast<size_t>(matrix.bytes())});
+        // What lies between the rows of a part is another rank's, and the embedding is still looked up.
+        if (matrix.contiguous() && matrix.data != source.weights.token_embedding.data)
+            release_pages({matrix.data, static_cast<size_t>(matrix.bytes())});
         done += static_cast<uint64_t>(matrix.bytes());
         if (source.progress != nullptr && source.progress(done, total, source.user) != 0) {
             fail(DCA_ERROR_CANCELLED, "cancelled after ", done, " of ", total, " bytes of weights");

@@ -26,10 +26,16 @@ public:
         return found == groups_.end() ? nullptr : found->second;
     }
 
-    /// The rows of a matrix that is not packed: a copy in large pages, or where they lie in the file.
-    const std::byte* rows(const Tensor& matrix) const noexcept {
+    /// Rows of a matrix, `step` bytes from one to the next.
+    struct Rows {
+        const std::byte* first;
+        int64_t step;
+        const std::byte* at(int64_t row) const noexcept { return first + row * step; }
+    };
+    /// Those of a matrix that is not packed: a copy in large pages, or where they lie in the file.
+    Rows rows(const Tensor& matrix) const noexcept {
         const auto found = rows_.find(matrix.data);
-        return found == rows_.end() ? matrix.data : found->second;
+        return found == rows_.end() ? Rows{matrix.data, matrix.row_step()} : Rows{found->second, matrix.row_bytes()};
     }
 
     uint64_t bytes() const noexcept { return memory_.bytes(); }

@@ -1,8 +1,11 @@
 // The CUDA backend, and the one symbol that libdca looks for in this library.
 #include <memory>
+#include <string>
+#include <string_view>
 #include <utility>
 
 #include "core/backend/backend.h"
+#include "core/backend/device_name.h"
 #include "core/error.h"
 #include "cuda/attention/kernels.h"
 #include "cuda/device/check.h"
@@ -10,6 +13,7 @@
 #include "cuda/executor.h"
 #include "cuda/kv_cache.h"
 #include "cuda/experts/router.h"
+#include "cuda/ranks/backend.h"
 #include "cuda/refusals.h"
 #include "cuda/weights/weights.h"
 
@@ -63,7 +67,7 @@ public:
         check(cudaSetDevice(device_.ordinal), "selecting the card");
         auto state = std::make_unique<StepState>(hparams_, weights_, device_, spec);  // checks that the cache fits beside it
         auto cache = std::make_unique<CudaKvCache>(hparams_, device_, spec.tokens, supported_cache(spec.cache_type), spec.prefill.sparse);
-        auto executor = std::make_unique<CudaExecutor>(std::move(state), *cache);
+        auto executor = std::make_unique<CudaExecutor>(std::move(state), *cache, spec.link);
         return {std::move(cache), std::move(executor)};
     }
 
@@ -80,12 +84,18 @@ private:
 };
 
 }  // namespace
+
+std::unique_ptr<Backend> make_card_backend(const BackendSource& source, int ordinal) {
+    return std::make_unique<CudaBackend>(source, ordinal);
+}
+
 }  // namespace dca::cuda
 
 extern "C" __attribute__((visibility("default"))) dca::Backend* dca_cuda_make_backend(const char* version, const dca::BackendSource& source,
-                                                                                      int ordinal) {
+                                                                                      const dca::DeviceName& device) {
     if (std::string_view(version) != DCA_VERSION) {
         dca::fail(DCA_ERROR_DEVICE, "libdca_cuda is version ", DCA_VERSION, ", libdca is ", version, "; install both from one build");
     }
-    return std::make_unique<dca::cuda::CudaBackend>(source, ordinal).release();
+    if (device.ranks() == 1) return dca::cuda::make_card_backend(source, device.cards.front()).release();
+    return dca::cuda::make_cards_backend(source, device).release();
 }

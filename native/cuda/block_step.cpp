@@ -8,6 +8,15 @@
 
 namespace dca::cuda {
 
+namespace {
+
+// Sums over ranks of at least so many rows are cut into pieces, each of a multiple of kPieceRows rows.
+constexpr uint32_t kRowsInPieces = 1024;
+constexpr uint32_t kPieces = 4;
+constexpr uint32_t kPieceRows = 256;
+
+}  // namespace
+
 void BlockStep::multiply(const FusedMatrices& fused, const void* in, const Output& out) {
     uint32_t column = 0;
     for (const Matrix& part : fused.parts) {
@@ -67,6 +76,19 @@ void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, cons
     }
 }
 
+void BlockStep::share_product(const FusedMatrices& fused, const std::byte* in, Partial partial) {
+    // While one piece crosses the link, the next one is multiplied.
+    const Matrix& w = fused.parts.front();
+    const uint32_t rows = state_.rows;
+    const uint32_t a_piece = rows < kRowsInPieces ? rows : (rows / kPieces + kPieceRows - 1) / kPieceRows * kPieceRows;
+    for (uint32_t first = 0; first < rows; first += a_piece) {
+        const uint32_t count = std::min(a_piece, rows - first);
+        std::byte* to = state_.partials(partial) + size_t{first} * h_.n_embd * 2;
+        multiply(w, in + size_t{first} * w.cols * 2, fused.bias_16, {to, h_.n_embd, false, false}, count);
+        state_.send_partials(partial, first, count);
+    }
+}
+
 void BlockStep::project_qkv(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     state_.norm(w.attention_norm);
@@ -78,6 +100,7 @@ void BlockStep::store_keys_values(uint32_t layer) { state_.store_keys_values(lay
 
 void BlockStep::project_output(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
+    if (state_.sums_while_norming(w.attention_post_norm)) return share_product(w.output, memory_.attended, Partial::Attention);
     const StepState::Sum sum = state_.attention_sum(w);
     multiply(w.output, memory_.attended, {sum.to, h_.n_embd, true, sum.add});
     state_.end_attention(w);
@@ -90,13 +113,16 @@ void BlockStep::feed_forward(uint32_t layer) {
     check(gate_multiply(state_.device.card, h_.activation, memory_.gate_up, state_.rows, h_.n_ff, weights_.dtype(), memory_.gated,
                         state_.stream.get()),
           "gating");
+    if (state_.sums_while_norming(w.ffn_post_norm)) return share_product(w.down, memory_.gated, Partial::FeedForward);
     const StepState::Sum sum = state_.ffn_sum(w);
     multiply(w.down, memory_.gated, {sum.to, h_.n_embd, true, sum.add});
     state_.end_ffn(w);
 }
 
+void BlockStep::issue_norm() { state_.norm(weights_.output_norm()); }
+
 void BlockStep::output(uint32_t rows, const Read& read) {
-    state_.norm(weights_.output_norm());
+    if (!played_) issue_norm();
     for (uint32_t first = 0; first < rows; first += memory_.vocab_rows) {
         // Padding is multiplied too: products then have few sizes, and a row's bits do not depend on how many are real.
         const uint32_t count = std::min(memory_.vocab_rows, state_.rows - first);

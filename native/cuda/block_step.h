@@ -12,6 +12,11 @@ class BlockStep final : public Step {
 public:
     explicit BlockStep(StepState& state) : Step(state), gemm_(state.memory.product_workspace) {}
 
+    /// Whether the step is a recording that was played: its rows are normed for output() then.
+    void set_played(bool played) noexcept { played_ = played; }
+    /// Launches the norm that output() reads.
+    void issue_norm();
+
     void project_qkv(uint32_t layer) override;
     void store_keys_values(uint32_t layer) override;
     void project_output(uint32_t layer) override;
@@ -30,6 +35,9 @@ private:
     void multiply(const FusedMatrices& fused, const void* in, const Output& out);
     void multiply(const Matrix& w, const void* in, const void* bias, const Output& out, uint32_t tokens);
 
+    /// fused · in, which the next norm adds to x together with the other ranks' (StepState::send_partials).
+    void share_product(const FusedMatrices& fused, const std::byte* in, Partial partial);
+
     // A mixture of experts (block_experts.cpp): every row's experts, and the rows sorted by expert; the experts
     // of a run; the shared one. Each adds to `sum`, x or what is added to it at last.
     void route(const DeviceLayer& w);
@@ -38,6 +46,7 @@ private:
     void run_shared_expert(const DeviceLayer& w, float* sum);
 
     Gemm gemm_;
+    bool played_ = false;
 };
 
 }  // namespace dca::cuda

@@ -11,12 +11,30 @@
 
 namespace dca::cuda {
 
-CudaExecutor::CudaExecutor(std::unique_ptr<StepState> state, CudaKvCache& cache)
-    : owned_(std::move(state)), state_(*owned_), block_(state_), row_(state_) {
+CudaExecutor::CudaExecutor(std::unique_ptr<StepState> state, CudaKvCache& cache, const RankLink& link)
+    : owned_(std::move(state)),
+      state_(*owned_),
+      block_(state_),
+      row_(state_),
+      previous_(static_cast<const CudaExecutor*>(link.previous)),
+      last_(link.last) {
     state_.cache = &cache;
+    if (!last_) handed_on_ = make_event();
 }
 
-CudaExecutor::~CudaExecutor() { static_cast<void>(cudaStreamSynchronize(state_.stream.get())); }
+CudaExecutor::~CudaExecutor() {
+    static_cast<void>(cudaStreamSynchronize(state_.stream.get()));
+    if (state_.post != nullptr) static_cast<void>(cudaStreamSynchronize(state_.post.get()));
+}
+
+void CudaExecutor::run(const Batch& batch) {
+    if (previous_ != nullptr) {
+        check(cudaSetDevice(state_.device.ordinal), "selecting the card");
+        check(cudaStreamWaitEvent(state_.stream.get(), previous_->handed_on_.get()), "running the model");
+    }
+    forward(*this, state_.h, batch, last_);
+    if (!last_) check(cudaEventRecord(handed_on_.get(), state_.stream.get()), "running the model");
+}
 
 void CudaExecutor::choose_step() { step_ = state_.rows == 1 ? static_cast<Step*>(&row_) : &block_; }
 
@@ -29,11 +47,19 @@ void CudaExecutor::prepare(const Batch& batch) {
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - slices;
     if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
     if (state_.sparse != nullptr) state_.sparse->begin(batch, state_.shape, *state_.cache, state_.stream.get());
+    // Memory that is given back or taken may wait for what runs on any card, and a sum that runs waits for all ranks.
+    if (state_.exchange != nullptr) state_.exchange->meet();
     keep_all_rows();
-    row_.set_played(false);
+    set_played(false);
+}
+
+void CudaExecutor::set_played(bool played) {
+    row_.set_played(played);
+    block_.set_played(played);
 }
 
 void CudaExecutor::keep_all_rows() {
+    state_.pending.reset();  // of a step that failed
     state_.group = &state_.input.all();
     state_.rows = state_.group->rows;
     state_.first_row = 0;
@@ -46,12 +72,16 @@ bool CudaExecutor::replay(const Batch& batch) {
     state_.input.upload(state_.stream.get());
     if (recorded_rows_ == 0 || !recordings_.warm(recording())) return false;
     const auto issue = [&] {
-        forward(*this, state_.h, batch);
-        if (step_ == &row_) row_.issue_logits();
+        forward(*this, state_.h, batch, last_);
+        if (!last_) return;
+        if (step_ == &row_)
+            row_.issue_logits();
+        else
+            block_.issue_norm();
     };
     const bool played = recordings_.play(recording(), issue, state_.stream.get());
     if (!played) keep_all_rows();  // from the start again: recording came as far as some operation
-    row_.set_played(played);
+    set_played(played);
     return played;
 }
 
@@ -69,7 +99,11 @@ void CudaExecutor::begin(const Batch&) {
         .words_to = input.head(),
         .n_words = one ? input.head_words() : 0,
     };
-    check(embed(args, state_.stream.get()), "embedding tokens");
+    check(embed(args, state_.stream.get()), "embedding tokens");  // one row's input comes with it, also where x does not
+    if (previous_ == nullptr) return;
+    check(cudaMemcpyAsync(state_.memory.x, previous_->state_.memory.x, sizeof(float) * state_.rows * state_.h.n_embd, cudaMemcpyDefault,
+                          state_.stream.get()),
+          "running the model");
 }
 
 void CudaExecutor::keep_wanted_rows() {
@@ -103,29 +137,43 @@ void CudaExecutor::logits(std::span<float* const> out) {
     std::memcpy(out.front(), row, state_.h.n_vocab * sizeof(float));
 }
 
-void CudaExecutor::nll(std::span<const int32_t> targets, float* out) {
+void CudaExecutor::score(std::span<const int32_t> targets, TokenScore* out) {
     const WorkSpace& memory = state_.memory;
     const std::vector<uint32_t>& order = state_.input.kept_order();
     for (size_t row = 0; row < targets.size(); ++row) memory.targets[row] = targets[order[row]];
     step_->output(static_cast<uint32_t>(targets.size()), [&](uint32_t first, uint32_t count) {
-        check(negative_log_likelihood(memory.logits, count, state_.h.n_vocab, memory.targets + first, memory.nll + first,
-                                      state_.stream.get()),
+        check(score_tokens(memory.logits, count, state_.h.n_vocab, memory.targets + first, memory.scores + first, state_.stream.get()),
               "scoring");
     });
     state_.wait();
-    for (size_t row = 0; row < targets.size(); ++row) out[order[row]] = memory.nll[row];
+    for (size_t row = 0; row < targets.size(); ++row) out[order[row]] = {memory.scores[row].x, memory.scores[row].y};
+}
+
+void CudaExecutor::send_logits(uint32_t count) {
+    const CudaExchange& exchange = *state_.exchange;
+    const size_t width = state_.h.n_vocab * sizeof(float);
+    check(cudaMemcpy2DAsync(exchange.whole_logits() + exchange.first_token(state_.rank), exchange.n_vocab() * sizeof(float),
+                            state_.memory.logits, width, width, count, cudaMemcpyDefault, state_.stream.get()),
+          "gathering logits");
+    state_.wait();
+    state_.exchange->meet();
 }
 
 void CudaExecutor::sample(std::span<SampleRequest* const> requests) {
     std::vector<SampleRequest*> in_order;
     for (const uint32_t wanted : state_.input.kept_order()) in_order.push_back(requests[wanted]);
     step_->output(static_cast<uint32_t>(requests.size()), [&](uint32_t first, uint32_t count) {
-        sampler_.sample(state_.memory.logits, state_.h.n_vocab, std::span(in_order).subspan(first, count), state_.stream.get());
+        const std::span<SampleRequest* const> of_these = std::span(in_order).subspan(first, count);
+        if (state_.exchange == nullptr) return sampler_.sample(state_.memory.logits, state_.h.n_vocab, of_these, state_.stream.get());
+        send_logits(count);
+        if (state_.rank == 0) sampler_.sample(state_.memory.whole_logits, state_.exchange->n_vocab(), of_these, state_.stream.get());
+        state_.exchange->meet();
     });
 }
 
 void CudaExecutor::end() {
     state_.wait();
+    if (state_.shared()) state_.exchange->check_patience();
     under_way_ = false;
     if (state_.sparse != nullptr) state_.sparse->end(*state_.cache);
     if (recorded_rows_ != 0) recordings_.set_warm(recording());

@@ -5,6 +5,7 @@
 #include <span>
 
 #include "core/backend/backend.h"
+#include "core/backend/operations.h"
 #include "cuda/block_step.h"
 #include "cuda/recordings.h"
 #include "cuda/row_step.h"
@@ -13,15 +14,17 @@
 
 namespace dca::cuda {
 
-class CudaExecutor final : public Executor {
+class CudaExecutor final : public Executor, public Operations {
 public:
     /// The cache outlives it; `state` names none yet.
-    CudaExecutor(std::unique_ptr<StepState> state, CudaKvCache& cache);
+    CudaExecutor(std::unique_ptr<StepState> state, CudaKvCache& cache, const RankLink& link);
     ~CudaExecutor() override;
 
     uint32_t max_rows() const override { return state_.memory.block; }
     uint32_t max_slices() const override { return state_.memory.slices; }
     uint64_t scratch_bytes() const override { return state_.memory.scratch_bytes + state_.cache->page_bytes(); }
+
+    void run(const Batch& batch) override;
 
     // Decode batches are padded to a size that has a recording, but for a mixture's of many rows: it waits for the host.
     bool replay(const Batch& batch) override;
@@ -34,7 +37,7 @@ public:
     void feed_forward(uint32_t layer) override { step_->feed_forward(layer); }
     void feed_forward_experts(uint32_t layer) override { step_->feed_forward_experts(layer); }
     void logits(std::span<float* const> out) override;
-    void nll(std::span<const int32_t> targets, float* out) override;
+    void score(std::span<const int32_t> targets, TokenScore* out) override;
     void sample(std::span<SampleRequest* const> requests) override;
     void end() override;
     void density(std::span<float> out) const override;
@@ -43,10 +46,14 @@ public:
 private:
     void prepare(const Batch& batch);
     void keep_all_rows();
+    void set_played(bool played);
     /// The number of the step's recording.
     uint32_t recording() const noexcept { return 2 * recorded_rows_ + (state_.input.grouped() ? 1 : 0); }
     void choose_step();
     void read_logits(std::span<float* const> out);
+    /// Rows of logits of this rank's part of the vocabulary to where rank 0 puts whole ones together. They are there when
+    /// this returns.
+    void send_logits(uint32_t count);
 
     std::unique_ptr<StepState> owned_;
     StepState& state_;
@@ -56,6 +63,12 @@ private:
     Recordings recordings_;
     uint32_t recorded_rows_ = 0;  // of the step if it can be recorded; 0: it cannot
     bool under_way_ = false;      // the card may still read the step's input
+
+    // Where layers are shared out.
+    const CudaExecutor* previous_;  // whose x this one goes on with; null: it starts with tokens
+    bool last_;                     // its last layer is the model's
+    Event handed_on_;               // x is what the next one goes on with; null where there is none
+
     Sampler sampler_;
 };
 

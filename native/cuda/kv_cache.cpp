@@ -69,10 +69,16 @@ void CudaKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, u
     check(cudaStreamSynchronize(stream_.get()), "copying the cache");  // the executor's stream does not wait for this one
 }
 
-std::string CudaKvCache::layout() const {
+std::string CudaKvCache::layout(const Hparams& whole) const {
     const char* type = type_ == CacheType::Q8 ? "q8 with f16 scales" : type_ == CacheType::BF16 ? "bf16" : "f16";
-    return std::string("cuda, ") + type + ", " + std::to_string(n_layers_) + " layers of " + std::to_string(n_kv_heads_) + " heads of " +
-           std::to_string(head_dim_);
+    return std::string("cuda, ") + type + ", " + std::to_string(whole.n_layers) + " layers of " + std::to_string(whole.n_kv_heads) +
+           " heads of " + std::to_string(head_dim_);
+}
+
+std::vector<PageSection> CudaKvCache::sections() const {
+    std::vector<PageSection> all;
+    for (const Tensors& of : tensors()) all.push_back({2, kPageTokens * of.token_bytes});
+    return all;
 }
 
 uint64_t CudaKvCache::page_bytes() const {

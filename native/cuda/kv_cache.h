@@ -31,7 +31,8 @@ public:
     static uint64_t bytes_for(const Hparams& hparams, uint64_t tokens, CacheType type, bool with_means = false);
 
     void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override;
-    std::string layout() const override;
+    std::string layout(const Hparams& whole) const override;
+    std::vector<PageSection> sections() const override;
     uint64_t page_bytes() const override;
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;

@@ -32,7 +32,39 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
       memory(hparams, weights, device, shape, spec),
       sparse(spec.prefill.sparse ? std::make_unique<SparsePrefill>(hparams, device, spec, memory.sparse) : nullptr),
       input(memory.block, memory.slices, pages_for(spec.tokens), scheme, decode_group_rows(shape)),
-      stream(make_stream()) {}
+      stream(make_stream()),
+      rank(spec.link.rank),
+      exchange(static_cast<CudaExchange*>(spec.link.exchange)) {
+    if (!shared()) return;
+    post = make_stream();
+    ready = make_event();
+    sent = make_event();
+    exchange->join(rank, {memory.ranks, memory.rank_sizes, {stream.get(), post.get()}, memory.whole_logits});
+}
+
+void StepState::sum_partials(Partial partial, const float* post_norm, bool fresh) {
+    const uint64_t n = uint64_t{rows} * h.n_embd;
+    const bool direct = adds_directly(post_norm);
+    if (!direct && fresh) check(cudaMemsetAsync(memory.branch, 0, sizeof(float) * n, stream.get()), "summing over the cards");
+    exchange->sum(device.card, rank, {direct ? x() : memory.branch, partial, n}, stream.get());
+}
+
+void StepState::send_partials(Partial partial, uint32_t first, uint32_t count) {
+    const bool last = first + count == rows;
+    if (last) pending = partial;
+    if (exchange->pushes(rows)) return;
+    check(cudaEventRecord(ready.get(), stream.get()), "summing over the cards");
+    check(cudaStreamWaitEvent(post.get(), ready.get()), "summing over the cards");
+    exchange->mail(rank, partial, weights.dtype(), uint64_t{first} * h.n_embd, uint64_t{count} * h.n_embd, last, post.get());
+    if (last) check(cudaEventRecord(sent.get(), post.get()), "summing over the cards");
+}
+
+void StepState::add_and_norm(const NormArgs& norm) {
+    // NCCL's sums are there then, and a step that is being recorded has come back to its stream.
+    if (!exchange->pushes(rows)) check(cudaStreamWaitEvent(stream.get(), sent.get()), "summing over the cards");
+    exchange->sum_and_norm(device.card, rank, {x(), *pending, norm}, stream.get());
+    pending.reset();
+}
 
 LayerAttention StepState::attention_of(uint32_t layer) const {
     const LayerKind kind = h.layers[layer];
@@ -47,6 +79,7 @@ LayerAttention StepState::attention_of(uint32_t layer) const {
 
 void StepState::norm(const DeviceNorm& of, float* factors) {
     const NormArgs args{x(), of.weight, of.bias, h.norm, h.rms_epsilon, rows, h.n_embd, weights.dtype(), memory.normed, factors};
+    if (pending) return add_and_norm(args);
     check(cuda::norm(device.card, args, stream.get()), "norming");
 }
 
@@ -56,11 +89,13 @@ void StepState::add_branch(const float* post_norm) {
 }
 
 void StepState::end_attention(const DeviceLayer& w) {
+    if (shared()) sum_partials(Partial::Attention, w.attention_post_norm, true);
     // Of parallel blocks the other one reads x first.
     if (h.norms != Norms::Parallel && !adds_directly(w.attention_post_norm)) add_branch(w.attention_post_norm);
 }
 
 void StepState::end_ffn(const DeviceLayer& w) {
+    if (shared()) sum_partials(Partial::FeedForward, w.ffn_post_norm, h.norms != Norms::Parallel);
     if (!adds_directly(w.ffn_post_norm)) add_branch(w.ffn_post_norm);
 }
 

@@ -3,12 +3,14 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "core/backend/backend.h"
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/kv_cache.h"
 #include "cuda/sparse_prefill.h"
+#include "cuda/ranks/exchange.h"
 #include "cuda/step_input.h"
 #include "cuda/weights/weights.h"
 #include "cuda/work_space.h"
@@ -37,6 +39,12 @@ struct StepState {
     StepInput input;
     Stream stream;
 
+    // Of one rank among several; alone the exchange is null.
+    uint32_t rank;
+    CudaExchange* exchange;
+    Stream post;        // what is sent while products go on
+    Event ready, sent;  // partials that may be sent, those that were
+
     const RowGroup* group = nullptr;  // the rows of the step still kept
     uint32_t rows = 0;                // of them
     uint32_t first_row = 0;           // of the activations that is theirs
@@ -53,18 +61,20 @@ struct StepState {
     void norm(const DeviceNorm& of, float* factors = nullptr);
 
     /// Where a block's result goes: straight into x, or into memory.branch where a norm or a scale comes before it is added, or
-    /// where the other block still reads x.
+    /// where the other block still reads x. Among ranks it is this one's part of a sum.
     struct Sum {
         float* to;
         bool add;
     };
     Sum attention_sum(const DeviceLayer& w) const noexcept {
+        if (shared()) return {reinterpret_cast<float*>(partials(Partial::Attention)), false};
         return adds_directly(w.attention_post_norm) ? Sum{x(), true} : Sum{memory.branch, false};
     }
     Sum ffn_sum(const DeviceLayer& w) const noexcept {
+        if (shared()) return {reinterpret_cast<float*>(partials(Partial::FeedForward)), false};
         return adds_directly(w.ffn_post_norm) ? Sum{x(), true} : Sum{memory.branch, h.norms == Norms::Parallel};
     }
-    /// Adds to x what attention or the feed-forward left in memory.branch.
+    /// Adds to x what attention or the feed-forward left where attention_sum() or ffn_sum() said, unless it did so itself.
     void end_attention(const DeviceLayer& w);
     void end_ffn(const DeviceLayer& w);
 
@@ -84,6 +94,20 @@ struct StepState {
     /// sequence, one for each longer slice.
     void attend(uint32_t layer);
 
+    /// Whether what a block adds to x is a sum over ranks.
+    bool shared() const noexcept { return exchange != nullptr; }
+    std::byte* partials(Partial partial) const noexcept { return memory.ranks.partial[static_cast<uint32_t>(partial)]; }
+
+    /// Whether a block's result, which this norm follows (null: none), is added to x by the norm that reads x next: then its
+    /// rows are sent (send_partials), and nothing else is to be done. So it is among ranks in most models.
+    bool sums_while_norming(const float* post_norm) const noexcept {
+        return shared() && adds_directly(post_norm) && h.norm == NormKind::Rms;
+    }
+    /// Rows [first, first + count) of the kept ones have their partials, in the activations' type. Once all have, they are
+    /// `pending`: the next norm adds them to x.
+    void send_partials(Partial partial, uint32_t first, uint32_t count);
+    std::optional<Partial> pending;
+
     /// Every kept row's experts and their weights from the router's logits, which are multiplied by `factors`
     /// (a row; null: none) first.
     void choose_experts(const DeviceLayer& w, const float* factors);
@@ -96,6 +120,10 @@ private:
         return post_norm == nullptr && h.residual_scale == 1.0f && h.norms != Norms::Parallel;
     }
     void add_branch(const float* post_norm);
+    /// The ranks' partials are summed into x, or where something comes before that into memory.branch, which holds another
+    /// block's result already or (`fresh`) nothing.
+    void sum_partials(Partial partial, const float* post_norm, bool fresh);
+    void add_and_norm(const NormArgs& norm);
 };
 
 /// The operations of core/backend/backend.h between begin() and end(), for one kind of step.

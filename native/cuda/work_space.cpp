@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/ranks/exchange.h"
 #include "core/text.h"
 #include "cuda/kv_cache.h"
 #include "cuda/linear/gemm.h"
@@ -57,6 +58,7 @@ struct WorkSpace::Plan {
     const Scheme& window_scheme;
     uint32_t n_frequencies;  // of the rotation tables
     bool sparse;             // prefill
+    const RankLink& link;
 
     RotaryTable table(Arena& scratch, const Scheme& of, uint32_t tokens) const {
         const uint32_t positions = of.table_rows(tokens);
@@ -103,7 +105,8 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     gated_row = scratch.take<float>(hidden.of_row);
     if (h.n_experts > 0) experts.place(scratch, h, block);
     if (plan.sparse) sparse.place(scratch, h, plan.card, plan.scheme, block, slices, tokens);
-    vocab_rows = static_cast<uint32_t>(std::clamp<uint64_t>(kLogitsBytes / (4 * uint64_t{h.n_vocab}), 1, block));
+    const uint64_t n_vocab = plan.link.exchange == nullptr ? h.n_vocab : plan.link.exchange->n_vocab();
+    vocab_rows = static_cast<uint32_t>(std::clamp<uint64_t>(kLogitsBytes / (4 * n_vocab), 1, block));
     logits = scratch.take<float>(size_t{vocab_rows} * h.n_vocab);
     dequantized_bytes = plan.weights.quantised() && block > 1 ? plan.dequantized_bytes() : 0;
     dequantized = scratch.take<std::byte>(dequantized_bytes);
@@ -112,11 +115,17 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     prefill_bytes = plan.prefill_bytes(block, tokens, type);
     prefill_workspace = scratch.take<std::byte>(prefill_bytes);
     decode_workspace = scratch.take<std::byte>(decode_workspace_bytes(plan.card, plan.shape, slices));
+    if (plan.link.exchange == nullptr) return;
+    for (std::byte*& partial : ranks.partial) partial = scratch.take<std::byte>(sizeof(float) * h.n_embd * block);
+    rank_sizes = {plan.link.exchange->ranks(), block, h.n_embd};
+    std::byte* inboxes = scratch.take<std::byte>(RankMemory::inbox_bytes_of(rank_sizes));
+    ranks.place(inboxes, scratch.take<std::byte>(RankMemory::signal_bytes(rank_sizes)), rank_sizes);
+    if (plan.link.rank == 0) whole_logits = scratch.take<float>(vocab_rows * n_vocab);
 }
 
 void WorkSpace::place_host(Arena& host, const Plan& plan) {
     targets = host.take<int32_t>(block);
-    nll = host.take<float>(block);
+    scores = host.take<float2>(block);
     logits_row = host.take<float>(plan.h.n_vocab);
     if (plan.h.n_experts > 0) experts.place_host(host, plan.h);
 }
@@ -124,7 +133,8 @@ void WorkSpace::place_host(Arena& host, const Plan& plan) {
 WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
                      const EngineSpec& spec) {
     const CacheType type = supported_cache(spec.cache_type);
-    const Plan plan{h, weights, device.card, shape, spec.scheme, spec.window_scheme, spec.rope.n_frequencies, spec.prefill.sparse};
+    const Plan plan{h,        weights, device.card, shape, spec.scheme, spec.window_scheme, spec.rope.n_frequencies, spec.prefill.sparse,
+                    spec.link};
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
     const uint64_t available = free - std::min<uint64_t>(free, kReserve);
@@ -174,6 +184,10 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     if (plan.sparse)
         check(cudaMemsetAsync(sparse.unread, 0, size_t{h.n_layers} * h.n_heads * sizeof(*sparse.unread), stream.get()),
               "preparing the work space");
+    if (spec.link.exchange != nullptr) {
+        check(cudaMemsetAsync(ranks.pushed, 0, RankMemory::signal_bytes(rank_sizes), stream.get()), "preparing the work space");
+        check(cudaStreamSynchronize(stream.get()), "preparing the work space");
+    }
     upload(spec.rope, rotary.cos_sin, stream.get());
     if (h.window != 0) upload(spec.window_rope, window_rotary.cos_sin, stream.get());
 }

@@ -10,6 +10,7 @@
 #include "cuda/device/resources.h"
 #include "cuda/experts/memory.h"
 #include "cuda/sparse/memory.h"
+#include "cuda/ranks/table.h"
 #include "cuda/weights/weights.h"
 
 namespace dca::cuda {
@@ -49,9 +50,14 @@ struct WorkSpace {
     size_t prefill_bytes = 0;
     std::byte* decode_workspace;
 
+    // Of one rank among several (ranks/exchange.h).
+    RankMemory ranks{};
+    RankSizes rank_sizes{};
+    float* whole_logits = nullptr;  // (vocab_rows, n_vocab of all ranks); rank 0 has it
+
     // Host memory that the card reads and writes.
     int32_t* targets;   // (block)
-    float* nll;         // (block)
+    float2* scores;     // (block)
     float* logits_row;  // (n_vocab)
 
 private:

@@ -69,7 +69,8 @@ DCA_API const char* dca_version(void);
 
 typedef struct dca_model_options {
     size_t size;           /* sizeof(dca_model_options), set by the caller */
-    const char* device;    /* "cpu", "cuda", "cuda:N" or "auto" (cuda if it can be had); NULL: "cpu" */
+    const char* device;    /* "cpu", "cuda", "cuda:N", "auto" (cuda if it can be had), or several cards of one host
+                              that share the model: "cuda:0,1"; NULL: "cpu" */
     int32_t threads;       /* CPU threads; 0: the physical cores this process may use */
     dca_progress progress; /* may be NULL; called while weights are copied, repacked or sent to a device, so not at all on
                               the CPU where they stay in the file: then loading is short */

@@ -72,7 +72,8 @@ class Model:
     ) -> None:
         """Maps and checks the file, and makes it ready on the device.
 
-        device: "cpu", "cuda", "cuda:N" or "auto" (cuda if it can be had).
+        device: "cpu", "cuda", "cuda:N", "auto" (cuda if it can be had), or several cards of one host that
+            share the model: "cuda:0,1".
         context: capacity of the sessions made without one of their own, tokens; None: 4096, or in
             ``generate`` and ``score`` what the call needs.
         threads: CPU threads; 0: the physical cores this process may use.

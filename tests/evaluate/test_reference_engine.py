@@ -180,3 +180,9 @@ def test_wrong_numbers(name):
 @pytest.mark.parametrize("name", ["rerope:40", "self-extend:4/60", "string:80/16@ntk:2", "streaming:0/60"])
 def test_names_are_read_as_they_are_written(name):
     assert parse(name).name == name
+
+
+@pytest.mark.parametrize("device", ["cuda:0,1", "cuda:0,1/layers", "cpu/2"])
+def test_several_devices_are_the_librarys_alone(path, device):
+    with pytest.raises(InputError, match="the reference runs on one device"):
+        ReferenceModel(path, device=device)

@@ -5,7 +5,9 @@
 #include <string>
 #include <sys/wait.h>
 #include <unistd.h>
+#include <vector>
 
+#include "core/backend/device_name.h"
 #include "faults/small_model.h"
 
 namespace {
@@ -42,7 +44,31 @@ bool in_child(Holds holds) {
 TEST(devices_that_are_none_are_refused_by_name) {
     const test::TemporaryFile file(test::small_model(test::llama, test::f32));
     dca_model* model = nullptr;
-    for (const char* device : {"gpu", "cuda:", "cuda:x", "cuda:-1", "cuda:99999999999", "cuda:0x", ""}) {
+    for (const char* device : {"gpu",
+                               "cuda:",
+                               "cuda:x",
+                               "cuda:-1",
+                               "cuda:99999999999",
+                               "cuda:0x",
+                               "",
+                               "cuda:0,",
+                               "cuda:,1",
+                               "cuda:0,x",
+                               "cuda:0 ,1",
+                               "cpu,1",
+                               "cpu:1",
+                               "auto/2",
+                               "cuda:0,1/2",
+                               "cpu/",
+                               "cpu/x",
+                               "cpu/-1",
+                               "cuda:0,1/",
+                               "cuda:0,1/layers/",
+                               "cuda:0,1/layers/2",
+                               "cuda:0,1/rows",
+                               "cpu/2/",
+                               "cpu/2/2",
+                               "cpu//layers"}) {
         CHECK(load_on(device, file.path(), &model) == DCA_ERROR_ARGUMENT);
         CHECK(said("must be cpu, cuda, cuda:N or auto"));
     }
@@ -80,4 +106,46 @@ TEST(devices_need_a_library_that_is_ours) {
     }
     CHECK(load_on("cuda:3", file.path(), &model) == DCA_ERROR_DEVICE);
     CHECK(said("there is no card 3"));
+}
+
+TEST(devices_are_one_or_several_cards_or_ranks_on_one) {
+    using dca::parse_device;
+    using Kind = dca::DeviceName::Kind;
+    CHECK(parse_device("cpu").kind == Kind::Cpu);
+    CHECK(parse_device("cpu").ranks() == 1u);
+    CHECK(parse_device("auto").kind == Kind::Auto);
+    CHECK((parse_device("cuda").cards == std::vector<int>{0}));
+    CHECK((parse_device("cuda:3").cards == std::vector<int>{3}));
+    CHECK(parse_device("cuda:3").ranks() == 1u);
+    CHECK((parse_device("cuda:1,0,12").cards == std::vector<int>{1, 0, 12}));
+    CHECK(parse_device("cuda:1,0,12").ranks() == 3u);
+    CHECK(!parse_device("cuda:1,0").one_card_twice());
+    CHECK(parse_device("cpu/2").ranks() == 2u);
+    CHECK((parse_device("cuda:1/2").cards == std::vector<int>{1, 1}));
+    CHECK(parse_device("cuda:1/2").one_card_twice());
+    CHECK(!parse_device("cuda:0,1").by_layers);
+    CHECK(parse_device("cuda:0,1/layers").by_layers);
+    CHECK(parse_device("cpu/3/layers").by_layers);
+    CHECK(parse_device("cpu/3/layers").ranks() == 3u);
+    CHECK((parse_device("cuda:0=3,1").shares == std::vector<float>{3.0f, 1.0f}));
+    CHECK((parse_device("cuda:0=0.5,1=2/layers").shares == std::vector<float>{0.5f, 2.0f}));
+}
+
+TEST(a_card_named_twice_and_too_many_ranks_are_refused) {
+    const test::TemporaryFile file(test::small_model(test::llama, test::f32));
+    dca_model* model = nullptr;
+    CHECK(load_on("cuda:0,1,0", file.path(), &model) == DCA_ERROR_ARGUMENT);
+    CHECK(said("names card 0 twice; name each card once"));
+    for (const char* device : {"cuda:0=,1", "cuda:0=x,1", "cuda:0=0,1", "cuda:0=-1,1", "cuda:0=inf,1", "cuda:0=nan,1"}) {
+        CHECK(load_on(device, file.path(), &model) == DCA_ERROR_ARGUMENT);
+        CHECK(said("a card's share must be a number above 0"));
+    }
+    for (const char* device : {"cuda:0/layers", "cpu/layers", "cpu/1/layers"}) {
+        CHECK(load_on(device, file.path(), &model) == DCA_ERROR_ARGUMENT);
+        CHECK(said("one device has all layers"));
+    }
+    for (const char* device : {"cpu/0", "cpu/17", "cuda:0/99"}) {
+        CHECK(load_on(device, file.path(), &model) == DCA_ERROR_ARGUMENT);
+        CHECK(said("ranks, must be 1 to 16"));
+    }
 }

@@ -367,7 +367,13 @@ def test_bad_input_is_one_line_and_exit_code_2(arguments, message, tiny_gguf, tm
 
 
 @pytest.mark.parametrize(
-    ("description", "wanted"), [("cpu (AVX2, 2 threads)", "cpu"), ("cuda:1 (NVIDIA H100)", "cuda:1")]
+    ("description", "wanted"),
+    [
+        ("cpu (AVX2, 2 threads)", "cpu"),
+        ("cuda:1 (NVIDIA H100)", "cuda:1"),
+        ("cuda:2,0 (2 x NVIDIA H100)", "cuda:2"),
+        ("cpu/2 (AVX2, 1 thread)", "cpu"),
+    ],
 )
 def test_the_reference_runs_where_the_model_came_to_run(description, wanted, tiny_gguf, monkeypatch):
     asked = []

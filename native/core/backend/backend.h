@@ -1,10 +1,5 @@
-// What a machine must be able to do to run a model. The forward pass (core/forward) is written
-// once over these operations; a backend owns all memory they work on.
-//
-// A step runs a Batch (core/backend/batch.h): begin, then for every layer the operations below in the order
-// forward() calls them, then logits, nll or sample, then end. The activations of a step, one row a token:
-//   x (n_embd) residual stream · q (n_heads·head_dim) · k, v (n_kv_heads·head_dim)
-//   a (n_heads·head_dim) attention's output
+// What runs a model: a machine, or several that share it (core/ranks). A backend owns all memory that steps work on; how a
+// machine computes one is said in operations.h.
 #pragma once
 
 #include <algorithm>
@@ -17,15 +12,24 @@
 
 #include "core/backend/batch.h"
 #include "core/backend/column_squares.h"
+#include "core/backend/device_name.h"
 #include "core/hparams.h"
 #include "core/rope.h"
+#include "core/backend/rank_link.h"
 #include "core/backend/sampling.h"
+#include "core/backend/token_score.h"
 #include "core/positions/scheme.h"
 #include "core/positions/sparse_prefill.h"
 #include "core/weights.h"
 #include "dca.h"
 
 namespace dca {
+
+/// A part of a page: for every layer `tensors` tensors, of every key head `head_bytes` in each, all one after another.
+struct PageSection {
+    uint32_t tensors;
+    size_t head_bytes;
+};
 
 /// Keys and values of all layers in pages of kPageTokens tokens (core/engine/page_pool.h). Keys are stored rotated at P_k, so
 /// a cache belongs to one scheme, one RoPE and one type.
@@ -38,15 +42,18 @@ public:
     /// one), over page `to`. Nothing that runs writes to either.
     virtual void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) = 0;
 
-    /// How a page lies in a file: caches with equal layouts, of one model, read each other's pages.
-    virtual std::string layout() const = 0;
+    /// How a page of a whole model's lies in a file: caches with equal layouts, of one model, read each other's pages.
+    virtual std::string layout(const Hparams& whole) const = 0;
     virtual uint64_t page_bytes() const = 0;
+    /// What a page consists of in a file and in save_page's memory.
+    virtual std::vector<PageSection> sections() const = 0;
     /// A page to or from host memory of page_bytes(). What lies past its first `tokens` tokens is written as zeros.
     virtual void save_page(uint32_t page, uint32_t tokens, std::byte* out) const = 0;
     virtual void load_page(uint32_t page, const std::byte* in) = 0;
 };
 
-/// The activations and the work space of steps over one cache.
+/// Steps over one cache, with their activations and work space: run a batch, then logits, score or sample where something is
+/// wanted of it, then end.
 class Executor {
 public:
     virtual ~Executor() = default;
@@ -55,47 +62,16 @@ public:
     virtual uint32_t max_slices() const = 0;  // likewise
     virtual uint64_t scratch_bytes() const = 0;
 
-    /// Runs the whole step from a recording of an earlier one, if the backend keeps such
-    /// (CUDA graphs). False: forward() issues the operations one by one.
-    virtual bool replay(const Batch& batch) {
-        static_cast<void>(batch);
-        return false;
-    }
-
-    /// x = embeddings of the batch's tokens, times embedding_scale. The batch stays as it is until end().
-    virtual void begin(const Batch& batch) = 0;
-
-    /// q, k, v = projections of norm(x), with biases and norms of q and k where the model has them.
-    virtual void project_qkv(uint32_t layer) = 0;
-
-    /// Rotates k at P_k and stores it and v in the cache at the rows' indices.
-    virtual void store_keys_values(uint32_t layer) = 0;
-
-    /// From here on only the wanted rows of every slice matter; they move together, in order.
-    virtual void keep_wanted_rows() = 0;
-
-    /// a = attention of q (rotated here, per key range) over the keys of its own sequence, as far as the layer sees, logits
-    /// scaled by logit_factor · attention_scale, then capped where the model caps them, with a sink's share of the softmax
-    /// where it has sinks.
-    virtual void attend(uint32_t layer) = 0;
-
-    /// x += residual_scale · norm(W_o a (+ bias)); most models have neither the scale nor this norm.
-    virtual void project_output(uint32_t layer) = 0;
-
-    /// x += residual_scale · norm(W_down (act(W_gate h) · W_up h)), each product plus its bias where the model has one.
-    /// h = norm(x), or what project_qkv read where the blocks are parallel.
-    virtual void feed_forward(uint32_t layer) = 0;
-
-    /// The same by a mixture of experts: the router's softmax picks n_experts_used of them.
-    virtual void feed_forward_experts(uint32_t layer) = 0;
+    /// The forward pass (forward.h) of a batch of at most max_rows() rows. Afterwards every slice's wanted rows are kept.
+    virtual void run(const Batch& batch) = 0;
 
     /// Logits of every row kept to host memory: row i's (n_vocab) f32 at out[i].
     virtual void logits(std::span<float* const> out) = 0;
 
-    /// out[i] = -log p(targets[i]) after row i of those kept, one target a row, to host memory.
-    virtual void nll(std::span<const int32_t> targets, float* out) = 0;
+    /// What the log-likelihoods of targets[i] after row i of those kept follow from, one target a row, to host memory.
+    virtual void score(std::span<const int32_t> targets, TokenScore* out) = 0;
 
-    /// Answers the requests, one a row kept (core/backend/sampling.h).
+    /// Answers the requests, one a row kept (core/backend/sampling.h). Of several ranks, rank 0 does.
     virtual void sample(std::span<SampleRequest* const> requests) = 0;
 
     /// From here on adds what flows into every matrix to `squares` (core/backend/column_squares.h), which outlives this.
@@ -128,6 +104,7 @@ struct EngineSpec {
     RopeTable window_rope;
     PrefillSpec prefill;
     const char* room = "context";  // what the caller calls `tokens`, for messages
+    RankLink link = {};            // to the other ranks, where the model is shared
 };
 
 /// A model made ready on one machine; shared by its engines.
@@ -163,5 +140,7 @@ struct BackendSource {
 };
 
 std::unique_ptr<Backend> make_cpu_backend(const BackendSource& source);
+/// Several, which share the model.
+std::unique_ptr<Backend> make_cpu_ranks(const BackendSource& source, const DeviceName& device);
 
 }  // namespace dca

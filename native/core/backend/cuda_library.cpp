@@ -11,7 +11,7 @@ namespace dca {
 
 namespace {
 
-using MakeBackend = Backend* (*)(const char* version, const BackendSource& source, int ordinal);
+using MakeBackend = Backend* (*)(const char* version, const BackendSource& source, const DeviceName& device);
 
 /// The path of libdca_cuda beside the library that this code is in.
 std::string library_path() {
@@ -43,8 +43,8 @@ MakeBackend open_library() {
 
 }  // namespace
 
-std::unique_ptr<Backend> make_cuda_backend(const BackendSource& source, int ordinal) {
-    return std::unique_ptr<Backend>(open_library()(DCA_VERSION, source, ordinal));
+std::unique_ptr<Backend> make_cuda_backend(const BackendSource& source, const DeviceName& device) {
+    return std::unique_ptr<Backend>(open_library()(DCA_VERSION, source, device));
 }
 
 }  // namespace dca

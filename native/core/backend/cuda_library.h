@@ -4,11 +4,12 @@
 #include <memory>
 
 #include "core/backend/backend.h"
+#include "core/backend/device_name.h"
 
 namespace dca {
 
-/// The CUDA backend on card `ordinal`, from libdca_cuda beside this library.
+/// The CUDA backend on the cards that `device` names, from libdca_cuda beside this library.
 /// Throws a device error that says why it is not to be had.
-std::unique_ptr<Backend> make_cuda_backend(const BackendSource& source, int ordinal);
+std::unique_ptr<Backend> make_cuda_backend(const BackendSource& source, const DeviceName& device);
 
 }  // namespace dca

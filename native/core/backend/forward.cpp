@@ -2,23 +2,22 @@
 
 namespace dca {
 
-void forward(Executor& executor, const Hparams& hparams, const Batch& batch) {
-    if (executor.replay(batch)) return;
-    executor.begin(batch);
+void forward(Operations& operations, const Hparams& hparams, const Batch& batch, bool last) {
+    if (operations.replay(batch)) return;
+    operations.begin(batch);
     for (uint32_t layer = 0; layer < hparams.n_layers; ++layer) {
-        executor.project_qkv(layer);
-        executor.store_keys_values(layer);
-        if (layer + 1 == hparams.n_layers) {
-            // The last layer's output is read only where something is wanted of it.
+        operations.project_qkv(layer);
+        operations.store_keys_values(layer);
+        if (last && layer + 1 == hparams.n_layers) {
             if (batch.wanted() == 0) break;
-            executor.keep_wanted_rows();
+            operations.keep_wanted_rows();
         }
-        executor.attend(layer);
-        executor.project_output(layer);
+        operations.attend(layer);
+        operations.project_output(layer);
         if (hparams.n_experts == 0) {
-            executor.feed_forward(layer);
+            operations.feed_forward(layer);
         } else {
-            executor.feed_forward_experts(layer);
+            operations.feed_forward_experts(layer);
         }
     }
 }

@@ -1,13 +1,14 @@
 // The forward pass of a decoder-only transformer with RoPE, RMS norm and gated feed-forward.
 #pragma once
 
-#include "core/backend/backend.h"
 #include "core/backend/batch.h"
+#include "core/backend/operations.h"
+#include "core/hparams.h"
 
 namespace dca {
 
-/// Runs a batch of at most executor.max_rows() rows. Afterwards the executor keeps every slice's wanted rows for
-/// logits(), nll() or sample(); where none is wanted, only the cache is filled.
-void forward(Executor& executor, const Hparams& hparams, const Batch& batch);
+/// Runs a batch. Where no row of it is wanted, only the cache is filled. `last`: the layers end with the model's last, whose
+/// output is read only where something is wanted of it; else all of it is what other layers go on with.
+void forward(Operations& operations, const Hparams& hparams, const Batch& batch, bool last = true);
 
 }  // namespace dca

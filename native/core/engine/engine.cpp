@@ -5,7 +5,6 @@
 
 #include "core/backend/batch.h"
 #include "core/error.h"
-#include "core/backend/forward.h"
 
 namespace dca {
 
@@ -269,7 +268,7 @@ void Engine::run(std::span<const Feed> feeds, const Wanted& wanted, const Read& 
             if (next.first == feed.tokens.size()) next = {next.feed + 1, 0, 0};
         }
         const Batch batch{slices};
-        forward(*executor_, model_.hparams(), batch);
+        executor_->run(batch);
         if (batch.wanted() != 0) read(pieces);
         executor_->end();
         if (progress_ != nullptr && progress_(done, total, user_) != 0) {
@@ -313,7 +312,7 @@ void Engine::score(std::span<const Feed> feeds) {
         }
     }
     std::vector<int32_t> targets;
-    std::vector<float> nll;
+    std::vector<TokenScore> scores;
     const auto wanted = [](const Piece& piece) { return static_cast<uint32_t>(piece.count); };
     run(feeds, wanted, [&](std::span<const Piece> pieces) {
         targets.clear();
@@ -323,14 +322,14 @@ void Engine::score(std::span<const Feed> feeds) {
                 targets.push_back(t < tokens.size() ? tokens[t] : 0);  // the last token has no successor to predict
             }
         }
-        nll.resize(targets.size());
-        executor_->nll(targets, nll.data());
-        const float* value = nll.data();
+        scores.resize(targets.size());
+        executor_->score(targets, scores.data());
+        const TokenScore* score = scores.data();
         for (const Piece& piece : pieces) {
             const Feed& feed = feeds[piece.feed];
             const size_t scored = std::min(piece.count, feed.tokens.size() - 1 - piece.first);
-            std::copy_n(value, scored, feed.out.data() + piece.first);
-            value += piece.count;
+            std::transform(score, score + scored, feed.out.data() + piece.first, negative_log_likelihood);
+            score += piece.count;
         }
     });
 }

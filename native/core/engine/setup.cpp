@@ -39,7 +39,7 @@ std::vector<std::string> setup_lines(Engine& engine) {
     } else {
         line("prefill dense");
     }
-    line("layout ", engine.cache().layout());
+    line("layout ", engine.cache().layout(engine.model().hparams()));
     line("page ", kPageTokens, " tokens ", engine.cache().page_bytes(), " bytes");
     return lines;
 }

@@ -43,28 +43,43 @@ struct GgufValue {
     std::span<const std::byte> data;  // string: its bytes; array of strings: u64 length + bytes, repeated
 };
 
-/// A tensor in the mapped file. cols is GGUF's first dimension: the length of a row.
+/// A tensor in the mapped file, or rows or columns of one. cols is GGUF's first dimension: the length of a row.
 struct Tensor {
     std::string_view name;
     BlockType type = BlockType::F32;
     int64_t cols = 0;
     int64_t rows = 0;
     int64_t depth = 1;                // experts stacked in one tensor
-    const std::byte* data = nullptr;  // depth × rows × row_bytes()
+    const std::byte* data = nullptr;  // depth × rows × row_bytes(), of a whole tensor one row after another
+    int64_t row_stride = 0;           // bytes from a row to the next; 0: row_bytes()
+    int64_t matrix_stride = 0;        // bytes from an expert to the next; 0: all of its rows
 
     explicit operator bool() const noexcept { return data != nullptr; }
-    int64_t row_bytes() const noexcept {
-        const BlockInfo& info = block_info(type);
-        return cols / info.block_size * info.block_bytes;
-    }
+    int64_t row_bytes() const noexcept { return bytes_of(cols); }
     int64_t bytes() const noexcept { return depth * rows * row_bytes(); }
     int64_t elements() const noexcept { return depth * rows * cols; }
 
-    /// Rows [first, first + count) as a tensor of their own (depth must be 1).
+    int64_t row_step() const noexcept { return row_stride != 0 ? row_stride : row_bytes(); }
+    int64_t matrix_step() const noexcept { return matrix_stride != 0 ? matrix_stride : rows * row_step(); }
+    /// Whether all of its rows follow each other without a gap.
+    bool contiguous() const noexcept { return row_step() == row_bytes() && (depth == 1 || matrix_step() == rows * row_bytes()); }
+
+    /// Rows [first, first + count), of every expert.
     Tensor row_slice(int64_t first, int64_t count) const noexcept {
         Tensor part = *this;
         part.rows = count;
-        part.data = data + first * row_bytes();
+        part.data = data + first * row_step();
+        part.matrix_stride = depth == 1 ? 0 : matrix_step();
+        return part;
+    }
+
+    /// Columns [first, first + count) of every row, both multiples of the format's block.
+    Tensor column_slice(int64_t first, int64_t count) const noexcept {
+        Tensor part = *this;
+        part.cols = count;
+        part.data = data + bytes_of(first);
+        part.row_stride = row_step();
+        part.matrix_stride = depth == 1 ? 0 : matrix_step();
         return part;
     }
 
@@ -72,8 +87,15 @@ struct Tensor {
     Tensor expert(int64_t index) const noexcept {
         Tensor part = *this;
         part.depth = 1;
-        part.data = data + index * rows * row_bytes();
+        part.matrix_stride = 0;
+        part.data = data + index * matrix_step();
         return part;
+    }
+
+private:
+    int64_t bytes_of(int64_t columns) const noexcept {
+        const BlockInfo& info = block_info(type);
+        return columns / info.block_size * info.block_bytes;
     }
 };
 

@@ -7,7 +7,7 @@ namespace dca::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kNllThreads = 1024;
+constexpr int kScoreThreads = 1024;
 constexpr int kHeadWarps = 4;
 constexpr int kMaxHeadPairs = 4;  // of neighbouring values a lane; head_dim <= 256
 
@@ -206,11 +206,12 @@ __global__ void __launch_bounds__(kThreads) scale_and_cap_kernel(float* logits, 
 }
 
 /// One pass: every thread keeps a maximum and a sum of exponentials over its logits.
-__global__ void __launch_bounds__(kNllThreads) nll_kernel(const float* logits, uint32_t n_vocab, const int32_t* targets, float* nll) {
-    __shared__ float maxima[kNllThreads / 32], scratch[kNllThreads / 32];
+__global__ void __launch_bounds__(kScoreThreads)
+    score_kernel(const float* logits, uint32_t n_vocab, const int32_t* targets, float2* scores) {
+    __shared__ float maxima[kScoreThreads / 32], scratch[kScoreThreads / 32];
     logits += uint64_t{blockIdx.x} * n_vocab;
     float maximum = -INFINITY, sum = 0.0f;
-    for (uint32_t i = threadIdx.x; i < n_vocab; i += kNllThreads) {
+    for (uint32_t i = threadIdx.x; i < n_vocab; i += kScoreThreads) {
         const float logit = logits[i];
         if (logit > maximum) {
             sum *= __expf(maximum - logit);
@@ -224,7 +225,9 @@ __global__ void __launch_bounds__(kNllThreads) nll_kernel(const float* logits, u
     __syncthreads();
     for (const float other : maxima) top = fmaxf(top, other);
     const float total = block_sum(maximum == -INFINITY ? 0.0f : sum * expf(maximum - top), scratch);
-    if (threadIdx.x == 0) nll[blockIdx.x] = top + logf(total) - logits[targets[blockIdx.x]];
+    if (threadIdx.x != 0) return;
+    const int32_t target = targets[blockIdx.x];
+    scores[blockIdx.x] = {isinf(top) ? top : top + logf(total), target < 0 ? -INFINITY : logits[target]};
 }
 
 uint32_t blocks_for(uint64_t threads) { return static_cast<uint32_t>((threads + kThreads - 1) / kThreads); }
@@ -295,9 +298,9 @@ cudaError_t gate_multiply_f32(const Card& card, Activation activation, const flo
     return launch_overlapped(card, gate_multiply_f32_kernel, grid, kThreads, 0, stream, activation, gate_up, rows, width, to);
 }
 
-cudaError_t negative_log_likelihood(const float* logits, uint32_t rows, uint32_t n_vocab, const int32_t* targets, float* nll,
-                                    cudaStream_t stream) {
-    nll_kernel<<<rows, kNllThreads, 0, stream>>>(logits, n_vocab, targets, nll);
+cudaError_t score_tokens(const float* logits, uint32_t rows, uint32_t n_vocab, const int32_t* targets, float2* scores,
+                         cudaStream_t stream) {
+    score_kernel<<<rows, kScoreThreads, 0, stream>>>(logits, n_vocab, targets, scores);
     return cudaGetLastError();
 }
 

@@ -64,9 +64,8 @@ cudaError_t add_branch(const Card& card, const AddBranchArgs& args, cudaStream_t
 /// logits become scale · logits, then cap · tanh(logits / cap) unless cap is 0.
 cudaError_t scale_and_cap(const Card& card, float* logits, uint64_t n, float scale, float cap, cudaStream_t stream);
 
-/// nll[r] = -log softmax(logits row r)[targets[r]]; logits (rows, n_vocab) f32. targets and nll may be
-/// host memory that the device can reach.
-cudaError_t negative_log_likelihood(const float* logits, uint32_t rows, uint32_t n_vocab, const int32_t* targets, float* nll,
-                                    cudaStream_t stream);
+/// scores[r] = the logarithm of the sum of row r's exponentials, and the logit of targets[r], minus infinity where that is
+/// negative; logits (rows, n_vocab) f32. targets and scores may be host memory that the device can reach.
+cudaError_t score_tokens(const float* logits, uint32_t rows, uint32_t n_vocab, const int32_t* targets, float2* scores, cudaStream_t stream);
 
 }  // namespace dca::cuda

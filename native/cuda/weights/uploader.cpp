@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "core/blocks/half.h"
 #include "core/blocks/layouts.h"
@@ -22,6 +23,28 @@ static_assert(kDecodeGrain % kSuperBlock == 0);
 /// Whether the file's bytes are the device's bytes.
 bool same_bytes(BlockType type, WeightFormat format) {
     return (type == BlockType::F16 && format == WeightFormat::F16) || (type == BlockType::BF16 && format == WeightFormat::BF16);
+}
+
+/// Blocks [first, first + count) of a tensor, counted along its rows, to `out`.
+void copy_blocks(const Tensor& tensor, uint64_t first, uint64_t count, std::byte* out) {
+    const int threads = std::min(kMostCopyThreads, usable_cores());
+    const auto block_bytes = int64_t{block_info(tensor.type).block_bytes};
+    if (tensor.contiguous()) {
+        const std::byte* from = tensor.data + static_cast<int64_t>(first) * block_bytes;
+        parallel_ranges(static_cast<int64_t>(count) * block_bytes, kCopyGrain, threads,
+                        [&](int64_t begin, int64_t end) { std::memcpy(out + begin, from + begin, static_cast<size_t>(end - begin)); });
+        return;
+    }
+    const int64_t of_row = tensor.row_bytes() / block_bytes;
+    parallel_ranges(static_cast<int64_t>(count), std::max<int64_t>(kCopyGrain / block_bytes, 1), threads, [&](int64_t begin, int64_t end) {
+        for (int64_t at = begin; at < end;) {
+            const int64_t block = static_cast<int64_t>(first) + at, row = block / of_row, column = block % of_row;
+            const int64_t run = std::min(of_row - column, end - at);
+            const std::byte* from = tensor.data + row / tensor.rows * tensor.matrix_step() + row % tensor.rows * tensor.row_step();
+            std::memcpy(out + at * block_bytes, from + column * block_bytes, static_cast<size_t>(run * block_bytes));
+            at += run;
+        }
+    });
 }
 
 /// Formats whose values are points of grids, which the card does not have: they go over as 16-bit floats.
@@ -70,19 +93,22 @@ void Uploader::matrix(const Tensor& tensor, const Matrix& to, uint64_t first_row
     for (uint64_t first = 0; first < n_blocks; first += blocks_a_piece) {
         const uint64_t count = std::min(blocks_a_piece, n_blocks - first);
         const uint64_t bytes = count * info.block_bytes;
-        const std::byte* from = tensor.data + first * info.block_bytes;
         const uint64_t first_value = first_row * to.cols + first * info.block_size;
 
         Slot& slot = slots_[next_++ % slots_.size()];
         check(cudaEventSynchronize(slot.free.get()), "loading weights");
-        const int threads = std::min(kMostCopyThreads, usable_cores());
         const uint64_t values = count * info.block_size;
         if (decoded) {
+            const std::byte* from = tensor.data + first * info.block_bytes;
+            std::vector<std::byte> gathered;
+            if (!tensor.contiguous()) {
+                gathered.resize(bytes);
+                copy_blocks(tensor, first, count, gathered.data());
+                from = gathered.data();
+            }
             decode_to_16_bits(tensor, from, static_cast<int64_t>(values), to.format, reinterpret_cast<uint16_t*>(slot.host.get()));
         } else {
-            parallel_ranges(static_cast<int64_t>(bytes), kCopyGrain, threads, [&](int64_t begin, int64_t end) {
-                std::memcpy(slot.host.get() + begin, from + begin, static_cast<size_t>(end - begin));
-            });
+            copy_blocks(tensor, first, count, slot.host.get());
         }
         if (decoded || same_bytes(tensor.type, to.format)) {
             std::byte* target = static_cast<std::byte*>(to.low) + 2 * first_value;

@@ -45,10 +45,10 @@ public:
     WeightPlacement(const BackendSource& source, DeviceWeights& out, std::byte* base) : out_(out), arena_(base) {
         const Hparams& h = source.hparams;
         const Weights& w = source.weights;
-        out.token_embedding_ = matrix(w.token_embedding.type, h.n_vocab, h.n_embd);
+        out.token_embedding_ = matrix(w.token_embedding.type, static_cast<uint32_t>(w.token_embedding.rows), h.n_embd);
         transfers.push_back({w.token_embedding, out.token_embedding_, 0});
         out.output_norm_ = norm(w.output_norm, w.output_norm_bias);
-        if (w.output.data == w.token_embedding.data) {
+        if (w.output.data == w.token_embedding.data && w.output.rows == w.token_embedding.rows) {
             out.output_ = {{out.token_embedding_}, h.n_vocab, nullptr, nullptr};
         } else {
             out.output_ = fuse({{&w.output, nullptr}});

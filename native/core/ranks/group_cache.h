@@ -1,0 +1,40 @@
+// The caches of several ranks as one: a page of it is that page of every rank's, each with the layers or the key heads that are its own.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/backend/backend.h"
+#include "core/ranks/shard.h"
+
+namespace dca {
+
+/// In files a page is that of the whole model on one rank, so that sequences are loaded by any number of ranks.
+class GroupCache final : public KvCache {
+public:
+    /// A rank's cache, and the layers and key heads that it is of.
+    struct Part {
+        std::unique_ptr<KvCache> cache;
+        Run layers, heads;
+    };
+    GroupCache(const Hparams& hparams, std::vector<Part> parts);
+
+    uint64_t bytes() const override;
+    void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override;
+    std::string layout(const Hparams& whole) const override { return parts_.front().cache->layout(whole); }
+    uint64_t page_bytes() const override;
+    std::vector<PageSection> sections() const override { return parts_.front().cache->sections(); }
+    void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
+    void load_page(uint32_t page, const std::byte* in) override;
+
+private:
+    /// Calls visit(where in the whole page, where in the part's, how many bytes) for every run of bytes that both have.
+    template <class Visit>
+    void each_run(const Part& part, Visit&& visit) const;
+
+    uint32_t n_layers_, n_kv_heads_;
+    std::vector<Part> parts_;  // by rank
+};
+
+}  // namespace dca

@@ -1,0 +1,71 @@
+#include "cuda/ranks/backend.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/ranks/group.h"
+#include "core/error.h"
+#include "cuda/device/device.h"
+#include "cuda/ranks/exchange.h"
+
+namespace dca::cuda {
+
+namespace {
+
+/// The card's name in a description: "cuda:0 (NVIDIA ...)".
+std::string name_of(const Device& device) {
+    const size_t begin = device.description.find('(') + 1;
+    return device.description.substr(begin, device.description.size() - begin - 1);
+}
+
+/// All cards are there, and alike unless it is said how much each gets: the slowest would hold up the others.
+std::string open_alike(const DeviceName& device) {
+    const bool weighted = std::ranges::adjacent_find(device.shares, std::not_equal_to()) != device.shares.end();
+    std::string name;
+    for (const int card : device.cards) {
+        const std::string of_this = name_of(open_device(card));
+        if (name.empty()) name = of_this;
+        if (of_this != name && !weighted) {
+            fail(DCA_ERROR_DEVICE, "cuda:", device.cards.front(), " is a ", name, ", cuda:", card, " is a ", of_this,
+                 "; say how much each gets, as cuda:0=3,1=1, or take cards of one kind");
+        }
+    }
+    return name;
+}
+
+/// For tests of NCCL where cards reach each other: DCA_CARDS_SUM=nccl.
+bool asked_for_nccl() {
+    const char* asked = std::getenv("DCA_CARDS_SUM");
+    return asked != nullptr && std::string_view(asked) == "nccl";
+}
+
+std::string description_of(const DeviceName& device, const std::string& name) {
+    std::string list = "cuda:" + std::to_string(device.cards.front());
+    if (device.one_card_twice()) {
+        list += "/" + std::to_string(device.ranks());
+    } else {
+        for (size_t rank = 1; rank < device.cards.size(); ++rank) list += "," + std::to_string(device.cards[rank]);
+    }
+    return list + (device.by_layers ? "/layers" : "") + " (" + std::to_string(device.ranks()) + " x " + name + ")";
+}
+
+}  // namespace
+
+std::unique_ptr<Backend> make_cards_backend(const BackendSource& source, const DeviceName& device) {
+    const std::string name = open_alike(device);
+    const bool peers = !asked_for_nccl() && let_peers_reach(device.cards);
+    const auto make_rank = [cards = device.cards](uint32_t rank, const BackendSource& own) { return make_card_backend(own, cards[rank]); };
+    const auto make_exchange = [cards = device.cards, peers](std::vector<uint32_t> vocabulary) -> std::unique_ptr<Exchange> {
+        return std::make_unique<CudaExchange>(std::move(vocabulary), cards, peers);
+    };
+    const auto describe = [text = description_of(device, name)](const std::string&) { return text; };
+    GroupMachine machine{make_rank, make_exchange, device.shares, describe};
+    return device.by_layers ? make_chain_backend(source, std::move(machine)) : make_group_backend(source, std::move(machine));
+}
+
+}  // namespace dca::cuda

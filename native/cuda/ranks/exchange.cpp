@@ -1,0 +1,119 @@
+#include "cuda/ranks/exchange.h"
+
+#include <atomic>
+#include <utility>
+
+#include "core/error.h"
+
+namespace dca::cuda {
+
+CudaExchange::CudaExchange(std::vector<uint32_t> vocabulary, std::vector<int> cards, bool peers)
+    : Exchange(std::move(vocabulary)),
+      cards_(std::move(cards)),
+      peers_(peers),
+      parts_(ranks()),
+      tables_(ranks()),
+      letters_(ranks()),
+      given_up_(allocate_pinned(sizeof(uint32_t), "connecting the cards")) {
+    *reinterpret_cast<uint32_t*>(given_up_.get()) = 0;
+}
+
+CudaExchange::~CudaExchange() = default;
+
+void CudaExchange::join(uint32_t rank, Part part) { parts_[rank] = std::move(part); }
+
+void CudaExchange::connect() {
+    for (uint32_t rank = 0; rank < ranks(); ++rank) {
+        RankTable& table = tables_[rank];
+        table.rank = rank;
+        table.ranks = ranks();
+        table.one_card = ranks() > 1 && cards_[0] == cards_[1];
+        table.given_up = reinterpret_cast<uint32_t*>(given_up_.get());
+        for (uint32_t other = 0; other < ranks(); ++other) table.of[other] = parts_[other].memory;
+        if (peers_) continue;
+        // What NCCL has summed is added as if there was one rank.
+        table.rank = 0;
+        table.ranks = 1;
+        table.of[0] = parts_[rank].memory;
+    }
+    if (!peers_) communicators_ = make_communicators(cards_);
+}
+
+void CudaExchange::sum(const Card& card, uint32_t rank, const SumArgs& args, cudaStream_t stream) {
+    if (!peers_)
+        sum_by_nccl(communicators_[rank], parts_[rank].memory.partial[static_cast<uint32_t>(args.partial)], args.n, NcclType::F32, stream);
+    check(sum_ranks(card, tables_[rank], args, stream), "summing over the cards");
+}
+
+void CudaExchange::mail(uint32_t rank, Partial partial, Dtype dtype, uint64_t first, uint64_t n, bool last, cudaStream_t stream) {
+    const auto buffer = static_cast<uint32_t>(partial);
+    std::byte* from = parts_[rank].memory.partial[buffer] + 2 * first;
+    if (!peers_) return sum_by_nccl(communicators_[rank], from, n, dtype == Dtype::F16 ? NcclType::F16 : NcclType::BF16, stream);
+    for (uint32_t other = 0; other < ranks(); ++other) {
+        if (other == rank) continue;
+        const RankMemory& there = parts_[other].memory;
+        std::byte* to = there.inbox[buffer] + inbox_place(rank, other) * there.inbox_bytes + 2 * first;
+        check(cudaMemcpyAsync(to, from, 2 * n, cudaMemcpyDefault, stream), "summing over the cards");
+    }
+    if (last) check(signal_mail(tables_[rank], ++letters_[rank], stream), "summing over the cards");
+}
+
+void CudaExchange::sum_and_norm(const Card& card, uint32_t rank, const SumNormArgs& args, cudaStream_t stream) {
+    if (pushes(args.norm.rows)) return check(push_and_norm(card, tables_[rank], args, stream), "summing over the cards");
+    if (peers_) check(await_mail(tables_[rank], letters_[rank], stream), "summing over the cards");
+    check(add_mail_and_norm(card, tables_[rank], args, stream), "summing over the cards");
+}
+
+void CudaExchange::settle() noexcept {
+    // What fails here is said to the engine whose step it was.
+    for (const Part& part : parts_) {
+        for (const cudaStream_t stream : part.streams) static_cast<void>(cudaStreamSynchronize(stream));
+    }
+}
+
+void CudaExchange::check_patience() const {
+    if (std::atomic_ref(*reinterpret_cast<uint32_t*>(given_up_.get())).load() == kWaitedTooLong)
+        fail(DCA_ERROR_DEVICE, "a card waited in vain for another; what it computed is void");
+}
+
+void CudaExchange::abort() noexcept {
+    Exchange::abort();
+    std::atomic_ref(*reinterpret_cast<uint32_t*>(given_up_.get())).store(1);
+    for (Communicator& communicator : communicators_) abort_communicator(communicator);
+}
+
+void CudaExchange::reset() {
+    for (uint32_t rank = 0; rank < ranks(); ++rank) {
+        check(cudaSetDevice(cards_[rank]), "selecting the card");
+        for (const cudaStream_t stream : parts_[rank].streams) check(cudaStreamSynchronize(stream), "ending a step that failed");
+    }
+    for (uint32_t rank = 0; rank < ranks(); ++rank) {
+        check(cudaSetDevice(cards_[rank]), "selecting the card");
+        const cudaStream_t stream = parts_[rank].streams.front();
+        check(cudaMemsetAsync(parts_[rank].memory.pushed, 0, RankMemory::signal_bytes(parts_[rank].sizes), stream),
+              "ending a step that failed");
+        check(cudaStreamSynchronize(stream), "ending a step that failed");
+    }
+    letters_.assign(ranks(), 0);
+    if (!peers_) communicators_ = make_communicators(cards_);
+    std::atomic_ref(*reinterpret_cast<uint32_t*>(given_up_.get())).store(0);
+    Exchange::reset();
+}
+
+bool let_peers_reach(const std::vector<int>& cards) {
+    for (const int card : cards) {
+        for (const int other : cards) {
+            if (other == card) continue;
+            int reaches = 0;
+            check(cudaDeviceCanAccessPeer(&reaches, card, other), "asking whether cards reach each other");
+            if (reaches == 0) return false;
+            check(cudaSetDevice(card), "selecting the card");
+            const cudaError_t status = cudaDeviceEnablePeerAccess(other, 0);
+            static_cast<void>(cudaGetLastError());  // another model of the process may have done it before
+            if (status != cudaErrorPeerAccessAlreadyEnabled) check(status, "letting cards reach each other");
+        }
+    }
+    return true;
+}
+
+}  // namespace dca::cuda

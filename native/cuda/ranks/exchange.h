@@ -1,0 +1,65 @@
+// The exchange of ranks that are cards, or of several on one card (tests).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/ranks/exchange.h"
+#include "cuda/device/card.h"
+#include "cuda/device/resources.h"
+#include "cuda/ranks/nccl.h"
+#include "cuda/ranks/sum.h"
+#include "cuda/ranks/sum_norm.h"
+
+namespace dca::cuda {
+
+class CudaExchange final : public Exchange {
+public:
+    /// The cards, by rank; `peers`: they reach each other's memory (let_peers_reach). Otherwise NCCL sums.
+    CudaExchange(std::vector<uint32_t> vocabulary, std::vector<int> cards, bool peers);
+    ~CudaExchange() override;
+
+    /// A rank's part, before connect(): its memory, the streams that its sums run on, and of rank 0 the whole rows of logits
+    /// that the others write to.
+    struct Part {
+        RankMemory memory{};
+        RankSizes sizes{};
+        std::vector<cudaStream_t> streams;
+        float* whole_logits = nullptr;  // (rows, n_vocab)
+    };
+    void join(uint32_t rank, Part part);
+    void connect() override;
+
+    /// Throws a device error where a card gave up waiting for another in the step that has ended.
+    void check_patience() const;
+
+    void settle() noexcept override;
+    void abort() noexcept override;
+    void reset() override;
+
+    /// x += the sum over the ranks, as SumArgs has it.
+    void sum(const Card& card, uint32_t rank, const SumArgs& args, cudaStream_t stream);
+
+    /// Whether rows of 16-bit partials are sent by the kernel that adds them, so that nobody mails them.
+    bool pushes(uint32_t rows) const noexcept { return peers_ && rows <= kPushedRows; }
+    /// What lies ready on `stream` goes to the others: n partial values of type dtype, from `first` on. `last`: of a sum.
+    void mail(uint32_t rank, Partial partial, Dtype dtype, uint64_t first, uint64_t n, bool last, cudaStream_t stream);
+    /// As SumNormArgs has it. Where NCCL sums, `stream` waits for what partials were mailed on.
+    void sum_and_norm(const Card& card, uint32_t rank, const SumNormArgs& args, cudaStream_t stream);
+
+    float* whole_logits() const noexcept { return parts_.front().whole_logits; }
+
+private:
+    std::vector<int> cards_;
+    bool peers_;
+    std::vector<Part> parts_;  // by rank, as the rest
+    std::vector<RankTable> tables_;
+    std::vector<uint32_t> letters_;            // how many sums have been mailed
+    std::vector<Communicator> communicators_;  // where NCCL sums
+    PinnedMemory given_up_;                    // a word that waiting kernels look at
+};
+
+/// Lets each of the cards read and write the others' memory. False: some cannot.
+bool let_peers_reach(const std::vector<int>& cards);
+
+}  // namespace dca::cuda
