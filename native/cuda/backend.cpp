@@ -57,7 +57,7 @@ public:
 private:
     static const Hparams& checked(const BackendSource& source) {
         check_model(source.hparams);
-        check_supported(source.hparams, source.weights);
+        check_supported(source.hparams);
         return source.hparams;
     }
 
