@@ -28,8 +28,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=prefill,
         default="dense",
         metavar="MODE",
-        help="how the tokens of a prompt attend: dense, or on the CPU sparse or sparse:ALPHA, to the pages "
-        "of keys that matter; a larger ALPHA (0 to 1) reads fewer (default: dense)",
+        help="how the tokens of a prompt attend: dense, or sparse or sparse:ALPHA, to the pages of "
+        "keys that matter; a larger ALPHA (0 to 1) reads fewer (default: dense)",
     )
 
 

@@ -28,6 +28,7 @@ void CudaExecutor::prepare(const Batch& batch) {
     recorded_rows_ = batch.decode() && (slices == 1 || state_.h.n_experts == 0) ? Recordings::rows_for(slices, max_slices()) : 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - slices;
     if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
+    if (state_.sparse != nullptr) state_.sparse->begin(batch, state_.shape, *state_.cache, state_.stream.get());
     keep_all_rows();
     row_.set_played(false);
 }
@@ -126,7 +127,17 @@ void CudaExecutor::sample(std::span<SampleRequest* const> requests) {
 void CudaExecutor::end() {
     state_.wait();
     under_way_ = false;
+    if (state_.sparse != nullptr) state_.sparse->end(*state_.cache);
     if (recorded_rows_ != 0) recordings_.set_warm(recording());
+}
+
+void CudaExecutor::density(std::span<float> out) const {
+    if (state_.sparse == nullptr) return Executor::density(out);
+    state_.sparse->density(out);
+}
+
+std::vector<uint32_t> CudaExecutor::selection() const {
+    return state_.sparse == nullptr ? std::vector<uint32_t>{} : state_.sparse->selection();
 }
 
 }  // namespace dca::cuda

@@ -30,6 +30,7 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
       scheme(spec.scheme),
       window_scheme(spec.window_scheme),
       memory(hparams, weights, device, shape, spec),
+      sparse(spec.prefill.sparse ? std::make_unique<SparsePrefill>(hparams, device, spec, memory.sparse) : nullptr),
       input(memory.block, memory.slices, pages_for(spec.tokens), scheme, decode_group_rows(shape)),
       stream(make_stream()) {}
 
@@ -108,6 +109,7 @@ void StepState::store_keys_values(uint32_t layer) {
         .places = input.places(),
     };
     check(cuda::store_keys_values(args, stream.get()), "storing keys and values");
+    if (sparse != nullptr) sparse->store_means(layer, shape, *cache, stream.get());
 }
 
 void StepState::attend(uint32_t layer) {
@@ -153,8 +155,13 @@ void StepState::attend(uint32_t layer) {
             .workspace = memory.prefill_workspace,
             .workspace_bytes = memory.prefill_bytes,
             .kernel = PrefillKernel::Auto,
+            .lists = {},
         };
-        check(attention_prefill(device.card, args, stream.get()), "attending");
+        const auto attend_part = [&](const PrefillArgs& part) { check(attention_prefill(device.card, part, stream.get()), "attending"); };
+        if (sparse == nullptr)
+            attend_part(args);
+        else
+            sparse->attend(layer, args, slice.sparse_end, *cache, stream.get(), attend_part);
     }
 }
 

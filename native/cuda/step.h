@@ -2,11 +2,13 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 
 #include "core/backend/backend.h"
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/kv_cache.h"
+#include "cuda/sparse_prefill.h"
 #include "cuda/step_input.h"
 #include "cuda/weights/weights.h"
 #include "cuda/work_space.h"
@@ -30,6 +32,7 @@ struct StepState {
     AttentionShape shape;
     Scheme scheme, window_scheme;
     WorkSpace memory;
+    std::unique_ptr<SparsePrefill> sparse;  // null: prefill is dense
     CudaKvCache* cache = nullptr;
     StepInput input;
     Stream stream;

@@ -56,6 +56,7 @@ struct WorkSpace::Plan {
     const Scheme& scheme;
     const Scheme& window_scheme;
     uint32_t n_frequencies;  // of the rotation tables
+    bool sparse;             // prefill
 
     RotaryTable table(Arena& scratch, const Scheme& of, uint32_t tokens) const {
         const uint32_t positions = of.table_rows(tokens);
@@ -101,6 +102,7 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     gate_up_row = scratch.take<float>(2 * hidden.of_row);
     gated_row = scratch.take<float>(hidden.of_row);
     if (h.n_experts > 0) experts.place(scratch, h, block);
+    if (plan.sparse) sparse.place(scratch, h, plan.card, plan.scheme, block, slices, tokens);
     vocab_rows = static_cast<uint32_t>(std::clamp<uint64_t>(kLogitsBytes / (4 * uint64_t{h.n_vocab}), 1, block));
     logits = scratch.take<float>(size_t{vocab_rows} * h.n_vocab);
     dequantized_bytes = plan.weights.quantised() && block > 1 ? plan.dequantized_bytes() : 0;
@@ -122,7 +124,7 @@ void WorkSpace::place_host(Arena& host, const Plan& plan) {
 WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
                      const EngineSpec& spec) {
     const CacheType type = supported_cache(spec.cache_type);
-    const Plan plan{h, weights, device.card, shape, spec.scheme, spec.window_scheme, spec.rope.n_frequencies};
+    const Plan plan{h, weights, device.card, shape, spec.scheme, spec.window_scheme, spec.rope.n_frequencies, spec.prefill.sparse};
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
     const uint64_t available = free - std::min<uint64_t>(free, kReserve);
@@ -133,9 +135,9 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
         place(scratch, plan, tokens, of_type);
         return scratch.bytes();
     };
+    const auto cache_bytes = [&](uint32_t tokens, CacheType of_type) { return CudaKvCache::bytes_for(h, tokens, of_type, plan.sparse); };
     const auto fits = [&](uint32_t tokens, CacheType of_type) {
-        return CudaKvCache::bytes_for(h, tokens, of_type) + CudaKvCache::bytes_for(h, kPageTokens, of_type) + measure(tokens, of_type) <=
-               available;
+        return cache_bytes(tokens, of_type) + cache_bytes(kPageTokens, of_type) + measure(tokens, of_type) <= available;
     };
     block = std::min(spec.max_rows != 0 ? spec.max_rows : weights.quantised() ? kQuantisedBlock : kDenseBlock, spec.tokens);
     while (!fits(spec.tokens, type) && spec.max_rows == 0 && block > kShortestBlock) block /= 2;
@@ -151,9 +153,9 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
             return some * kPageTokens;
         };
         const uint32_t most = most_tokens(type);
-        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ",
-             gigabytes(CudaKvCache::bytes_for(h, spec.tokens, type)), " of cache and ", gigabytes(scratch_bytes), " of work space, ",
-             device.description, " has ", gigabytes(available), " free: room for ", most, " tokens",
+        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache_bytes(spec.tokens, type)),
+             " of cache and ", gigabytes(scratch_bytes), " of work space, ", device.description, " has ", gigabytes(available),
+             " free: room for ", most, " tokens",
              type == CacheType::Q8 ? "" : ", or " + std::to_string(most_tokens(CacheType::Q8)) + " with cache_type q8");
     }
 
@@ -169,6 +171,9 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     const Stream stream = make_stream();
     check(cudaMemsetAsync(decode_workspace, 0, decode_workspace_bytes(device.card, shape, slices), stream.get()),
           "preparing the work space");
+    if (plan.sparse)
+        check(cudaMemsetAsync(sparse.unread, 0, size_t{h.n_layers} * h.n_heads * sizeof(*sparse.unread), stream.get()),
+              "preparing the work space");
     upload(spec.rope, rotary.cos_sin, stream.get());
     if (h.window != 0) upload(spec.window_rope, window_rotary.cos_sin, stream.get());
 }

@@ -9,6 +9,7 @@
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/experts/memory.h"
+#include "cuda/sparse/memory.h"
 #include "cuda/weights/weights.h"
 
 namespace dca::cuda {
@@ -38,6 +39,7 @@ struct WorkSpace {
     float* gate_up_row;      // of one row (2 n_ff); of a mixture (n_experts_used, 2 n_ff_expert) and (2 n_ff_shared)
     float* gated_row;        // half as wide
     ExpertMemory experts{};  // of a mixture
+    SparseMemory sparse{};   // where prefill is sparse
     float* logits;           // (vocab_rows, n_vocab)
     uint32_t vocab_rows = 0;
     std::byte* dequantized;  // a quantised matrix, or as many of its rows as fit, in 16 bits

@@ -179,8 +179,8 @@ class Model:
             (NTK-aware base) or "yarn:F" (from the trained context), F at least 1; "dynamic:F" is ntk with
             the factor F n / L - (F - 1), n being the positions that ``context`` uses, L the trained context.
             Keys are rotated once, when they are stored, so n does not follow the text.
-        prefill: how a prompt's tokens attend: "dense", to all keys; "sparse" or "sparse:ALPHA", on the CPU,
-            each block to the pages of keys whose weight is at least ALPHA of the heaviest page's
+        prefill: how a prompt's tokens attend: "dense", to all keys; "sparse" or "sparse:ALPHA", each
+            block to the pages of keys whose weight is at least ALPHA of the heaviest page's
             (docs/sparse.md); "sparse:ALPHA:FROM", from token FROM on instead of 4,096. ``info.density`` says
             what it came to.
         record_selection: keep what sparse prefill chooses, for ``Session.selection``.

@@ -64,14 +64,21 @@ def rotate(x: torch.Tensor, positions: torch.Tensor, problem: Problem) -> torch.
     return torch.cat((rotated, rest), dim=-1)
 
 
-def reference(problem: Problem, indices: torch.Tensor, sequence: int = 0) -> torch.Tensor:
-    """Attention in float64 of a sequence's queries at ``indices`` over the cache: (n, n_heads, head_dim)."""
+def reference(
+    problem: Problem, indices: torch.Tensor, sequence: int = 0, read: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Attention in float64 of a sequence's queries at ``indices`` over the cache: (n, n_heads, head_dim).
+
+    ``read`` (n_heads, n, tokens of the sequence), bool: which keys each query reads of those that it sees;
+    None: all.
+    """
     scheme, shape = problem.scheme, problem.shape
     n_tokens = problem.lengths[sequence]
     keys, values = problem.cache_as_float64(sequence)
     group = shape.n_heads // shape.n_kv_heads
     outs = []
-    for i in indices.split(512):
+    reads = [None] * len(indices.split(512)) if read is None else read.split(512, dim=1)
+    for i, own_read in zip(indices.split(512), reads, strict=True):
         s, c, w = scheme.chunk_size, scheme.pretraining_length, scheme.local_window
         r = i % s
         q = problem.q[sequence][i].double()
@@ -102,6 +109,8 @@ def reference(problem: Problem, indices: torch.Tensor, sequence: int = 0) -> tor
             logits *= (m * m)[:, None, None] / shape.head_dim**0.5
             if cap := problem.traits.cap:
                 logits = torch.where(logits.isinf(), logits, cap * torch.tanh(logits / cap))
+            if own_read is not None:
+                logits.masked_fill_(~own_read[heads].transpose(0, 1), -torch.inf)
             if problem.traits.sinks:  # a logit of its own, whose value is nothing
                 sinks = problem.sinks[heads].double()[None, :, None].expand(len(i), -1, 1)
                 weights = torch.softmax(torch.cat((logits, sinks), dim=-1), dim=-1)[..., :-1]

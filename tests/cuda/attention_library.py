@@ -115,6 +115,13 @@ class _Traits(ctypes.Structure):
 _COMMON = [("shape", _Shape), ("scheme", _Scheme), ("cache", _Cache), ("rotary", _Rotary)]
 
 
+class Lists(ctypes.Structure):
+    """PageLists; all zero: none."""
+
+    _fields_ = [("blocks", ctypes.c_void_p), ("pages", ctypes.c_void_p)]
+    _fields_ += [("n_blocks", ctypes.c_uint32), ("most_pages", ctypes.c_uint32)]
+
+
 class _Prefill(ctypes.Structure):
     _fields_ = [
         *_COMMON,
@@ -130,6 +137,7 @@ class _Prefill(ctypes.Structure):
         ("workspace", ctypes.c_void_p),
         ("workspace_bytes", ctypes.c_size_t),
         ("kernel", ctypes.c_int32),
+        ("lists", Lists),
     ]
 
 
@@ -290,10 +298,16 @@ class Problem:
         self.library.call("dca_store_keys_values", args)
 
     def prefill(
-        self, start: int, n_queries: int, out: torch.Tensor, kernel: str = "auto", sequence: int = 0
+        self,
+        start: int,
+        n_queries: int,
+        out: torch.Tensor,
+        kernel: str = "auto",
+        sequence: int = 0,
+        lists: Lists | None = None,
     ) -> bool:
-        """Attention of a sequence's queries from ``start`` on into ``out``; False if the kernel does not take
-        this."""
+        """Attention of a sequence's queries from ``start`` on into ``out``, to the pages of ``lists`` if
+        given (sparse_library.py); False if the kernel does not take this."""
         q = self.q[sequence][start : start + n_queries]
         args = _Prefill(
             *self._common(),
@@ -309,6 +323,7 @@ class Problem:
             self.prefill_workspace.data_ptr(),
             self.prefill_workspace.numel(),
             KERNELS[kernel],
+            lists or Lists(),
         )
         return self.library.call("dca_attention_prefill", args)
 
@@ -445,6 +460,7 @@ class AttentionLibrary:
         cuda = ROOT / "native/cuda"
         sources = [
             *sorted((cuda / "attention").glob("*.cu")),
+            *sorted((cuda / "sparse").glob("*.cu")),
             cuda / "device/allow_shared.cpp",
             cuda / "device/card.cu",
             cuda / "device/tensor_map.cpp",

@@ -61,7 +61,7 @@ def test_pkg_config_moves_with_the_tree(installed, tmp_path):
     assert pkg_config(installed, "--modversion") == dca_runtime.__version__
 
 
-@pytest.mark.parametrize(("wanted", "found"), [("0.1", True), ("1.0", False), ("9.0", False)])
+@pytest.mark.parametrize(("wanted", "found"), [("0.1", True), ("0.2", True), ("1.0", False), ("9.0", False)])
 def test_find_package_knows_the_version(installed, tmp_path, wanted, found):
     (tmp_path / "CMakeLists.txt").write_text(
         "cmake_minimum_required(VERSION 3.22)\nproject(user LANGUAGES NONE)\n"

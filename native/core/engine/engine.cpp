@@ -156,7 +156,9 @@ Engine::Engine(Model& model, const EngineOptions& options)
     }
     if (const std::string why = model.backend().refuses(prefill_, cache_type_); !why.empty()) fail(DCA_ERROR_UNSUPPORTED, why);
     const Hparams scaled = with_rope(model.hparams(), options.rope, options.rope_factor, scheme_.position_count(tokens_));
-    RopeTable rope = plan_rope_table(scaled, model.weights(), scheme_, tokens_);
+    const Weights without_factors;  // those in the file are its own scaling, which another one replaces
+    const Weights& factors = options.rope == DCA_ROPE_MODEL ? model.weights() : without_factors;
+    RopeTable rope = plan_rope_table(scaled, factors, scheme_, tokens_);
     rope_ = rope.frequencies;
     const uint32_t window = model.hparams().window;
     Backend::Parts parts = model.backend().make_engine({

@@ -37,13 +37,13 @@ bool valid_cache(const LayerCache& c, const AttentionShape& shape) {
 
 }  // namespace
 
-WorkOrder make_work_order(const Card& card, const PrefillArgs& args, const QueryBlocks& blocks) {
+WorkOrder make_work_order(const Card& card, const PrefillArgs& args, uint32_t n_blocks) {
     const uint64_t element_bytes = args.cache.type == CacheType::Q8 ? 1 : 2;
     const uint64_t head_bytes = 2 * (uint64_t{args.start} + args.n_queries) * args.shape.head_dim * element_bytes;
     // Half the cache: it also holds queries and output, and Hopper's two halves may hold copies.
     const uint64_t kv_heads = std::clamp<uint64_t>(card.l2_bytes / 2 / head_bytes, 1, args.shape.n_kv_heads);
     const uint32_t group = args.shape.n_heads / args.shape.n_kv_heads;
-    return {blocks.count, static_cast<uint32_t>(args.shape.n_heads), static_cast<uint32_t>(kv_heads) * group};
+    return {n_blocks, static_cast<uint32_t>(args.shape.n_heads), static_cast<uint32_t>(kv_heads) * group};
 }
 
 size_t prefill_workspace_bytes() { return kDequantizedOffset; }
@@ -60,14 +60,18 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
         !aligned_16(args.workspace) || args.workspace_bytes < prefill_workspace_bytes())
         return cudaErrorInvalidValue;
 
+    if (args.lists.blocks && (!args.lists.pages || args.scheme.chunk_size < kPageTokens || args.scheme.moves()))
+        return cudaErrorInvalidValue;
+
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
-    const bool sm80 = vectors && card.compute_capability >= 80 && fast_shape(args.shape, args.traits, args.scheme);
+    const bool sm80 = vectors && card.compute_capability >= 80 && fast_shape(args);
     const bool sm90 = sm80 && prefill_sm90_takes(card, args);
     switch (args.kernel) {
         case PrefillKernel::Auto:
             if (sm90) return launch_prefill_sm90(card, args, stream);
-            return sm80 ? launch_prefill_sm80(card, args, stream) : launch_simple(args, nullptr, stream);
-        case PrefillKernel::Simple: return launch_simple(args, nullptr, stream);
+            if (sm80) return launch_prefill_sm80(card, args, stream);
+            [[fallthrough]];
+        case PrefillKernel::Simple: return args.lists.blocks ? cudaErrorNotSupported : launch_simple(args, nullptr, stream);
         case PrefillKernel::Sm80: return sm80 ? launch_prefill_sm80(card, args, stream) : cudaErrorNotSupported;
         case PrefillKernel::Sm90: return sm90 ? launch_prefill_sm90(card, args, stream) : cudaErrorNotSupported;
     }

@@ -20,6 +20,7 @@
 #include "core/backend/cache_type.h"
 #include "core/engine/page_pool.h"
 #include "core/positions/scheme.h"
+#include "cuda/attention/page_lists.h"
 #include "cuda/device/card.h"
 #include "cuda/device/dtype.h"
 
@@ -84,6 +85,7 @@ struct PrefillArgs {
     void* workspace;         // 16-byte aligned
     size_t workspace_bytes;  // at least prefill_workspace_bytes()
     PrefillKernel kernel;
+    PageLists lists;  // of sparse prefill, for these very queries; Simple takes none
 };
 
 /// Causal attention of n_queries tokens of one sequence over a cache that already holds their keys.

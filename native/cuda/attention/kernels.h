@@ -16,6 +16,9 @@ cudaError_t launch_simple(const PrefillArgs& args, const DecodeRow* rows, cudaSt
 inline bool fast_shape(const AttentionShape& shape, const AttentionTraits& traits = {}, const Scheme& scheme = {}) {
     return compiled(variant_of(traits, scheme), shape.head_dim) && shape.rotary_dim % 8 == 0;
 }
+inline bool fast_shape(const PrefillArgs& args) {
+    return compiled(variant_of(args), args.shape.head_dim) && args.shape.rotary_dim % 8 == 0;
+}
 
 cudaError_t launch_prefill_sm80(const Card& card, const PrefillArgs& args, cudaStream_t stream);
 
@@ -31,7 +34,7 @@ constexpr uint32_t decode_columns(int head_dim) { return head_dim <= 128 ? 16 : 
 
 cudaError_t launch_store(const StoreArgs& args, cudaStream_t stream);
 
-/// The order of work for these blocks of queries, the sections sized to the card's L2 cache.
-WorkOrder make_work_order(const Card& card, const PrefillArgs& args, const QueryBlocks& blocks);
+/// The order of work for so many blocks of queries, the sections sized to the card's L2 cache.
+WorkOrder make_work_order(const Card& card, const PrefillArgs& args, uint32_t n_blocks);
 
 }  // namespace dca::cuda

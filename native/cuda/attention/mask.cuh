@@ -17,8 +17,8 @@ __device__ __forceinline__ void mask_columns(float (&s)[kCount], const int (&beg
     }
 }
 
-/// Masks the keys of a walk's current tile that lie outside of the range or, in the intra range, after the query; with
-/// kWindowed also those at distances that the range does not have (core/positions/key_ranges.h).
+/// Masks the keys of a walk's current tile (TileWalk, ListWalk) that lie outside of the range or, in the intra range, after the
+/// query; with kWindowed also those at distances that the range does not have (core/positions/key_ranges.h).
 template <int kTileKeys, bool kWindowed = false>
 struct TileMask {
     bool causal;
@@ -30,8 +30,8 @@ struct TileMask {
 
     /// `first_query` is the index of the query in row 0. The tile's columns were loaded from `back` keys before its
     /// first one on. With `window` 0 the layer has none.
-    __device__ __forceinline__ TileMask(const TileWalk<kTileKeys, kWindowed>& walk, int lane, uint32_t first_query, uint32_t back = 0,
-                                        uint32_t window = 0) {
+    template <class Walk>
+    __device__ __forceinline__ TileMask(const Walk& walk, int lane, uint32_t first_query, uint32_t back = 0, uint32_t window = 0) {
         const uint32_t first_key = walk.key > walk.range_begin ? walk.key : walk.range_begin;
         const int before = static_cast<int>(back) - lane % 4 * 2;
         begin = static_cast<int>(first_key - walk.key) + before;
@@ -50,6 +50,13 @@ struct TileMask {
             needed = walk.key + kTileKeys > first_limit || walk.key < walk.range_begin || back > 0;
             limit = static_cast<int>(first_limit - walk.key) + before;
         }
+    }
+
+    /// Masks the whole tile.
+    __device__ __forceinline__ void hide() {
+        causal = false;
+        needed = true;
+        limit = -1;
     }
 
     /// s holds this thread's rows `row` and row + 8.

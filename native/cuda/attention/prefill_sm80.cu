@@ -3,10 +3,11 @@
 namespace dca::cuda {
 
 cudaError_t launch_prefill_sm80(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
-    switch (variant_of(args.traits, args.scheme)) {
+    switch (variant_of(args)) {
         case Variant::Plain: return sm80::launch_variant<Variant::Plain>(card, args, stream);
         case Variant::Windowed: return sm80::launch_variant<Variant::Windowed>(card, args, stream);
         case Variant::Capped: return sm80::launch_variant<Variant::Capped>(card, args, stream);
+        case Variant::Listed: return sm80::launch_variant<Variant::Listed>(card, args, stream);
     }
     return cudaErrorInvalidValue;
 }

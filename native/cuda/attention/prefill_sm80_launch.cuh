@@ -14,7 +14,7 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
     params.args = args;
     params.blocks = QueryBlocks(args.start, args.n_queries, args.scheme.chunk_size, C::kRows);
     params.scale = LogitScale(args.shape.scale, args.traits);
-    params.order = make_work_order(card, args, params.blocks);
+    params.order = make_work_order(card, args, C::kListed ? args.lists.n_blocks * C::kPageParts : params.blocks.count);
 
     constexpr int kSharedBytes = sizeof(Shared<C>);
     const auto kernel = prefill_kernel<C>;
@@ -54,5 +54,6 @@ cudaError_t launch_variant(const Card& card, const PrefillArgs& args, cudaStream
 
 extern template cudaError_t launch_variant<Variant::Windowed>(const Card&, const PrefillArgs&, cudaStream_t);
 extern template cudaError_t launch_variant<Variant::Capped>(const Card&, const PrefillArgs&, cudaStream_t);
+extern template cudaError_t launch_variant<Variant::Listed>(const Card&, const PrefillArgs&, cudaStream_t);
 
 }  // namespace dca::cuda::sm80

@@ -5,8 +5,8 @@ namespace dca::cuda {
 
 bool prefill_sm90_takes(const Card& card, const PrefillArgs& args) {
 #if defined(DCA_CUDA_SM90A)
-    return card.compute_capability == 90 && fast_shape(args.shape, args.traits, args.scheme) && args.shape.head_dim <= 128 &&
-           (args.cache.type != CacheType::Q8 || dequantizing_pays(args));
+    return card.compute_capability == 90 && fast_shape(args) && args.shape.head_dim <= 128 &&
+           (args.cache.type != CacheType::Q8 || dequantizing_pays(card, args));
 #else
     static_cast<void>(card), static_cast<void>(args);
     return false;  // built without machine code for sm_90a
@@ -15,10 +15,11 @@ bool prefill_sm90_takes(const Card& card, const PrefillArgs& args) {
 
 cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
     if (args.cache.type == CacheType::Q8) return launch_prefill_dequantized(card, args, stream);
-    switch (variant_of(args.traits, args.scheme)) {
+    switch (variant_of(args)) {
         case Variant::Plain: return sm90::launch_variant<Variant::Plain>(card, args, stream);
         case Variant::Windowed: return sm90::launch_variant<Variant::Windowed>(card, args, stream);
         case Variant::Capped: return sm90::launch_variant<Variant::Capped>(card, args, stream);
+        case Variant::Listed: return sm90::launch_variant<Variant::Listed>(card, args, stream);
     }
     return cudaErrorInvalidValue;
 }

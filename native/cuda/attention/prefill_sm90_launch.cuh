@@ -45,7 +45,8 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
     params.traits = args.traits;
     params.scale = LogitScale(shape.scale, args.traits);
     params.next_item = static_cast<int32_t*>(args.workspace);
-    params.order = make_work_order(card, args, params.blocks);
+    params.order = make_work_order(card, args, C::kListed ? args.lists.n_blocks : params.blocks.count);
+    params.lists = args.lists;
 
     constexpr int kSharedBytes = sizeof(Shared<C>) + 1023;  // room to align
     const auto kernel = prefill_kernel<C>;
@@ -80,5 +81,6 @@ cudaError_t launch_variant(const Card& card, const PrefillArgs& args, cudaStream
 
 extern template cudaError_t launch_variant<Variant::Windowed>(const Card&, const PrefillArgs&, cudaStream_t);
 extern template cudaError_t launch_variant<Variant::Capped>(const Card&, const PrefillArgs&, cudaStream_t);
+extern template cudaError_t launch_variant<Variant::Listed>(const Card&, const PrefillArgs&, cudaStream_t);
 
 }  // namespace dca::cuda::sm90

@@ -19,6 +19,14 @@ __device__ __forceinline__ void cap_logits(float (&s)[kCount], const LogitScale&
     for (float& logit : s) logit = cap_logit(logit, scale);
 }
 
+/// The same where a variant's kernel does so.
+template <Variant kVariant, int kCount>
+__device__ __forceinline__ void cap_if(float (&s)[kCount], const LogitScale& scale, const AttentionTraits& traits) {
+    if constexpr (kVariant == Variant::Capped) cap_logits(s, scale);
+    if constexpr (kVariant == Variant::Listed)
+        if (traits.cap != 0.0f) cap_logits(s, scale);
+}
+
 /// What a head's sink adds to the sum of a softmax whose largest logit is `maximum`, before scale_log2; 0 where there is none.
 __device__ __forceinline__ float sink_share(const AttentionTraits& traits, uint32_t head, float maximum, float scale_log2) {
     return traits.sinks == nullptr ? 0.0f : ptx::exp2(__ldg(traits.sinks + head) * kLog2E - maximum * scale_log2);
