@@ -70,6 +70,7 @@ class _Args(ctypes.Structure):
         ("add", ctypes.c_bool),
         ("bias", ctypes.c_void_p),
         ("workspace", ctypes.c_void_p),
+        ("tickets", ctypes.c_void_p),
     ]
 
 
@@ -154,6 +155,8 @@ class SmallBatchLibrary:
         self._library.dca_small_batch_args_bytes.restype = ctypes.c_size_t
         self._library.dca_small_batch_workspace_bytes.restype = ctypes.c_size_t
         self._library.dca_small_batch_takes.restype = ctypes.c_bool
+        self._library.dca_small_batch_tickets.restype = ctypes.c_size_t
+        self.tickets = torch.zeros(self._library.dca_small_batch_tickets(), device="cuda", dtype=torch.int32)
         expected = self._library.dca_small_batch_args_bytes()
         if ctypes.sizeof(_Args) != expected:
             raise RuntimeError(f"{path}: the arguments have {expected} bytes, here {ctypes.sizeof(_Args)}")
@@ -169,11 +172,13 @@ class SmallBatchLibrary:
             *sorted((cuda / "linear").glob("small_batch*.cu")),
             cuda / "device/allow_shared.cpp",
             cuda / "device/card.cu",
+            cuda / "device/tensor_map.cpp",
             Path(__file__).with_name("small_batch_exports.cpp"),
         ]
         flags = [nvcc, "-std=c++20", "-O3", "-Xcompiler", "-fPIC"]
         flags += [f"-I{ROOT / 'native'}", f"-I{ROOT / 'native/include'}"]
         flags += [f"-gencode=arch=compute_{t},code=sm_{t}" for t in targets]
+        flags += ["-DDCA_CUDA_SM90A"] if "90a" in targets else []
         objects = [directory / f"{source.name}.o" for source in sources]
         commands = [[*flags, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects, strict=True)]
         with ThreadPoolExecutor(jobs) as pool:
@@ -217,6 +222,7 @@ class SmallBatchLibrary:
             add,
             None if bias is None else bias.data_ptr(),
             workspace.data_ptr(),
+            self.tickets.data_ptr(),
         )
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
         if status := self._library.dca_small_batch(ctypes.byref(args), stream):

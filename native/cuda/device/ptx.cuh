@@ -29,6 +29,10 @@ __device__ __forceinline__ T load_shared(uint32_t at) {
     return value;
 }
 
+__device__ __forceinline__ void store_shared(uint32_t at, const uint4& v) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
 /// 2^x, flushing denormals.
 __device__ __forceinline__ float exp2(float x) {
     float y;

@@ -1,6 +1,9 @@
 #include "cuda/linear/small_batch.cuh"
 
 #include <algorithm>
+#include <cstdlib>
+
+#include "cuda/linear/small_batch_sm90.h"
 
 namespace dca::cuda {
 namespace {
@@ -36,7 +39,8 @@ bool small_batch_takes(const Card& card, const Matrix& w, uint32_t rows) {
 /// Llama 3 8B's on an H100 (benchmarks/cuda_small_batch.py).
 bool small_batch_preferred(const Card& card, const Matrix& w, uint32_t rows) {
     const bool dense = w.format == WeightFormat::F16 || w.format == WeightFormat::BF16;
-    return !dense && small_batch_takes(card, w, rows);
+    static const char* const tried = std::getenv("DCA_TRY_DENSE");  // for one measurement
+    return (!dense || (tried != nullptr && rows <= 64)) && small_batch_takes(card, w, rows);
 }
 
 size_t small_batch_workspace_bytes(const Card& card, uint32_t rows) {
@@ -44,10 +48,17 @@ size_t small_batch_workspace_bytes(const Card& card, uint32_t rows) {
     return size_t{2} * card.multiprocessors * few::kTileRows * padded * sizeof(float);
 }
 
+size_t small_batch_tickets(const Card& card) { return size_t{kSmallBatchRows / 64} * card.multiprocessors; }
+
 cudaError_t small_batch(const Card& card, const SmallBatchArgs& args, cudaStream_t stream) {
     if (!small_batch_takes(card, args.w, args.rows)) return cudaErrorInvalidValue;
     const bool dense = args.w.format == WeightFormat::F16 || args.w.format == WeightFormat::BF16;
     if (dense && (args.w.format == WeightFormat::F16) != (args.dtype == Dtype::F16)) return cudaErrorInvalidValue;
+    if (few::sm90::takes(card, args.w)) {
+        if (args.rows <= 16) return few::sm90::launch<16>(card, args, stream);
+        if (args.rows <= 32) return few::sm90::launch<32>(card, args, stream);
+        return few::sm90::launch<64>(card, args, stream);
+    }
     switch (pass_tiles(card, args.w, args.rows)) {
         case 2: return few::launch<2>(card, args, stream);
         case 4: return few::launch<4>(card, args, stream);
