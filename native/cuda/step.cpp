@@ -30,7 +30,7 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
       shape(attention_shape(hparams)),
       scheme(spec.scheme),
       memory(hparams, weights, device, shape, spec),
-      input(memory.block, memory.slices, pages_for(spec.tokens), scheme, decode_group_rows(shape)),
+      input(memory.block, memory.slices, pages_for(spec.tokens), scheme, decode_group_rows(device.card, shape)),
       stream(make_stream()) {}
 
 void StepState::keep_wanted_rows() {

@@ -74,8 +74,11 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
     return cudaErrorInvalidValue;
 }
 
-uint32_t decode_group_rows(const AttentionShape& shape) {
-    return fast_shape(shape) ? decode_columns(shape.head_dim) / (shape.n_heads / shape.n_kv_heads) : 0;
+uint32_t decode_group_rows(const Card& card, const AttentionShape& shape) {
+    const uint32_t heads = shape.n_heads / shape.n_kv_heads;
+    if (!fast_shape(shape) || heads > 8) return 0;
+    const uint32_t columns = decode_columns(shape.head_dim) * (card.shared_bytes < kStagedGroupBytes ? 1 : 4);
+    return std::min(columns / heads, kMostGroupRows);
 }
 
 cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream) {

@@ -107,7 +107,7 @@ struct DecodeGroup {
 };
 
 /// How many rows a group may have; fewer than 2: there are no groups for this shape.
-uint32_t decode_group_rows(const AttentionShape& shape);
+uint32_t decode_group_rows(const Card& card, const AttentionShape& shape);
 
 struct DecodeArgs {
     AttentionShape shape;

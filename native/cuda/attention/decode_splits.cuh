@@ -41,11 +41,12 @@ __device__ __forceinline__ uint32_t length_of(const DecodeArgs& args, uint32_t r
 
 /// Parts that the keys of `shared` tokens are cut into, whole pages each.
 struct SharedParts {
+    static constexpr uint32_t kLeastPages = 4;  // of a part: one of fewer costs more to begin and to merge than it spreads
     uint32_t pages, each, count;
 
     __device__ __forceinline__ SharedParts(const Params& params, uint32_t shared) : pages(shared / kPageTokens), each(1), count(0) {
         if (pages == 0) return;
-        each = ceil_div(pages, min(params.most_shared, ceil_div(pages, ceil_div(params.least_keys, kPageTokens))));
+        each = ceil_div(pages, min(params.most_shared, ceil_div(pages, kLeastPages)));
         count = ceil_div(pages, each);
     }
 };
