@@ -37,7 +37,6 @@ void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, cons
             .add = out.add,
             .bias = bias,
             .workspace = memory_.product_workspace,
-            .tickets = memory_.product_tickets,
         };
         check(small_batch(state_.device.card, few, state_.stream.get()), "multiplying rows");
         return;

@@ -88,7 +88,6 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     dequantized = scratch.take<std::byte>(dequantized_bytes);
     const size_t few_rows = small_batch_workspace_bytes(plan.card, std::min(block, kSmallBatchRows));
     product_workspace = scratch.take<std::byte>(std::max(Gemm::kWorkspaceBytes, block > 1 ? few_rows : 0));
-    product_tickets = scratch.take<uint32_t>(small_batch_tickets(plan.card));
     prefill_bytes = plan.prefill_bytes(block, tokens, type);
     prefill_workspace = scratch.take<std::byte>(prefill_bytes);
     decode_workspace = scratch.take<std::byte>(decode_workspace_bytes(plan.card, plan.shape, slices));
@@ -150,8 +149,6 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
 
     const Stream stream = make_stream();
     check(cudaMemsetAsync(decode_workspace, 0, decode_workspace_bytes(device.card, shape, slices), stream.get()),
-          "preparing the work space");
-    check(cudaMemsetAsync(product_tickets, 0, small_batch_tickets(device.card) * sizeof(uint32_t), stream.get()),
           "preparing the work space");
     RopeTable rope = spec.rope;
     rope.fill();

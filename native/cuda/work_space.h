@@ -41,7 +41,6 @@ struct WorkSpace {
     std::byte* dequantized;  // a quantised matrix, or as many of its rows as fit, in 16 bits
     uint64_t dequantized_bytes = 0;
     std::byte* product_workspace;  // of cuBLASLt and of small_batch(), one after the other
-    uint32_t* product_tickets;     // of small_batch()
     std::byte* prefill_workspace;
     size_t prefill_bytes = 0;
     std::byte* decode_workspace;

@@ -70,7 +70,6 @@ class _Args(ctypes.Structure):
         ("add", ctypes.c_bool),
         ("bias", ctypes.c_void_p),
         ("workspace", ctypes.c_void_p),
-        ("tickets", ctypes.c_void_p),
     ]
 
 
@@ -155,8 +154,6 @@ class SmallBatchLibrary:
         self._library.dca_small_batch_args_bytes.restype = ctypes.c_size_t
         self._library.dca_small_batch_workspace_bytes.restype = ctypes.c_size_t
         self._library.dca_small_batch_takes.restype = ctypes.c_bool
-        self._library.dca_small_batch_tickets.restype = ctypes.c_size_t
-        self.tickets = torch.zeros(self._library.dca_small_batch_tickets(), device="cuda", dtype=torch.int32)
         expected = self._library.dca_small_batch_args_bytes()
         if ctypes.sizeof(_Args) != expected:
             raise RuntimeError(f"{path}: the arguments have {expected} bytes, here {ctypes.sizeof(_Args)}")
@@ -172,6 +169,7 @@ class SmallBatchLibrary:
             *sorted((cuda / "linear").glob("small_batch*.cu")),
             cuda / "device/allow_shared.cpp",
             cuda / "device/card.cu",
+            cuda / "device/cluster_launch.cpp",
             cuda / "device/tensor_map.cpp",
             Path(__file__).with_name("small_batch_exports.cpp"),
         ]
@@ -222,7 +220,6 @@ class SmallBatchLibrary:
             add,
             None if bias is None else bias.data_ptr(),
             workspace.data_ptr(),
-            self.tickets.data_ptr(),
         )
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
         if status := self._library.dca_small_batch(ctypes.byref(args), stream):

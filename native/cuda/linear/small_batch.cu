@@ -48,8 +48,6 @@ size_t small_batch_workspace_bytes(const Card& card, uint32_t rows) {
     return size_t{2} * card.multiprocessors * few::kTileRows * padded * sizeof(float);
 }
 
-size_t small_batch_tickets(const Card& card) { return size_t{kSmallBatchRows / 64} * card.multiprocessors; }
-
 cudaError_t small_batch(const Card& card, const SmallBatchArgs& args, cudaStream_t stream) {
     if (!small_batch_takes(card, args.w, args.rows)) return cudaErrorInvalidValue;
     const bool dense = args.w.format == WeightFormat::F16 || args.w.format == WeightFormat::BF16;

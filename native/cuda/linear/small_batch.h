@@ -25,7 +25,6 @@ struct SmallBatchArgs {
     bool add;           // y += ...
     const void* bias;   // (w.rows) of y's type, added to every row; null: none
     void* workspace;    // small_batch_workspace_bytes(); used by one stream at a time; need not be cleared
-    uint32_t* tickets;  // small_batch_tickets(), likewise; zeroed once, every call leaves them zero
 };
 
 constexpr uint32_t kSmallBatchRows = 128;  // at most
@@ -39,9 +38,6 @@ bool small_batch_preferred(const Card& card, const Matrix& w, uint32_t rows);
 
 /// Device memory for the sums that several blocks share; enough for every matrix and up to `rows` rows.
 size_t small_batch_workspace_bytes(const Card& card, uint32_t rows);
-
-/// How many counters: of the blocks that have ended with a tile that they share.
-size_t small_batch_tickets(const Card& card);
 
 /// Launches on `stream`, returns without waiting and allocates nothing. The order in which a value of y is summed depends on
 /// the matrix's shape, its format and the card, not on the number of rows nor on what is in them: a row's result is the same

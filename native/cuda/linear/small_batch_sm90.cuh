@@ -4,7 +4,8 @@
 //                  the ring holds is there when x comes
 //   three warps    bring x, in the order in which wgmma reads it (small_batch_layout.h)
 //   16 warps       unpack 16 rows of weights each in registers, which are wgmma's left operand; x is the right one
-// The last of the blocks that share a tile to end with it adds up their parts, in the blocks' order.
+// Blocks stay for the whole product. A matrix of few tiles is cut along its columns as well: a cluster of blocks has a tile, and
+// each of them adds up a part of its rows from the shared memory of all.
 #pragma once
 
 #include <algorithm>
@@ -24,14 +25,17 @@ struct Config {
 
     // A stage: low plane, x, high plane, scales. The copy engine moves 16 bytes of a row at least.
     static constexpr uint32_t kScaleBox = S::kScaleRow == 0 ? 0 : std::max(16u, S::kScaleRow);
+    /// Where the box with a step's scales begins in a row, in halves: at a multiple of 16 bytes, which some steps share.
+    static __device__ __forceinline__ uint32_t scale_box(uint32_t k) { return k * S::kScaleRow / kScaleBox * (kScaleBox / 2); }
     static constexpr uint32_t kXAt = kTileRows * kStepBytes, kHighAt = kXAt + kN * S::kCols * 2;
     static constexpr uint32_t kScalesAt = kHighAt + kTileRows * S::kHighRow, kStageBytes = kScalesAt + kTileRows * kScaleBox;
     static constexpr uint32_t kCopiedBytes = kTileRows * (kStepBytes + S::kHighRow + kScaleBox);
     static_assert(kHighAt % 1024 == 0 && kStageBytes % 1024 == 0, "tiles that are swizzled start at multiples of 1024 bytes");
-    static constexpr uint32_t kPartVectors = kTileRows * kN / 4;  // float4 of a tile's sums
+    static constexpr uint32_t kVectors = kConsumers * kN / 8;  // float4 of a tile's sums
 };
 
 constexpr uint32_t kMostStages = 8;
+constexpr uint32_t kMostTogether = 8;  // blocks of a cluster: what every card has
 constexpr uint32_t kAlignment = 1024;
 
 /// The matrix's planes for the copy engine: boxes of a tile's rows and a step's columns.
@@ -41,48 +45,64 @@ struct Maps {
 
 struct Barriers {
     alignas(8) uint64_t full[kMostStages], empty[kMostStages];
-    uint32_t last;  // whether the block is the last one of a tile that it shares
 };
 
-/// A step of a block's run, the stage of the ring that holds it, and how often the ring has gone round (its parity).
-struct Cursor {
-    uint32_t tile, k, stage = 0, phase = 0;
-
-    __device__ Cursor(const Split& split, uint32_t step) : tile(step / split.steps), k(step % split.steps) {}
-
-    __device__ __forceinline__ void advance(const Work& work) {
-        if (++k == work.split.steps) k = 0, ++tile;
-        if (++stage == work.stages) stage = 0, phase ^= 1;
-    }
+struct Job {
+    SmallBatchArgs args;
+    uint32_t tiles, steps;  // of a tile
+    uint32_t together;      // blocks of a cluster: they share the steps of a tile
+    uint32_t stages;        // of the ring
 };
 
-/// Where a block's steps and what it shares with its threads are.
+/// A block's part of the job: every so manieth tile, and of its steps those in [begin, end).
 struct Place {
-    const Work& work;
+    const Job& job;
     Barriers& barriers;
     uint32_t ring;  // shared memory
-    uint32_t begin, end;
-    uint32_t pass;
+    uint32_t pass, first_tile, tiles_apart, rank, begin, end;
 
-    __device__ __forceinline__ uint32_t full(const Cursor& at) const { return ptx::shared_address(&barriers.full[at.stage]); }
-    __device__ __forceinline__ uint32_t empty(const Cursor& at) const { return ptx::shared_address(&barriers.empty[at.stage]); }
+    __device__ __forceinline__ Place(const Job& job_, Barriers& barriers_, uint32_t ring_)
+        : job(job_),
+          barriers(barriers_),
+          ring(ring_),
+          pass(blockIdx.x),
+          first_tile(blockIdx.y / job_.together),
+          tiles_apart(gridDim.y / job_.together),
+          rank(blockIdx.y % job_.together),
+          begin(rank * job_.steps / job_.together),
+          end((rank + 1) * job_.steps / job_.together) {}
+};
+
+/// A step of a block's part, the stage of the ring that holds it, and how often the ring has gone round (its parity).
+struct Cursor {
+    const Place& place;
+    uint32_t tile, k, stage = 0, phase = 0;
+
+    __device__ __forceinline__ explicit Cursor(const Place& place_) : place(place_), tile(place_.first_tile), k(place_.begin) {}
+
+    __device__ __forceinline__ bool valid() const { return tile < place.job.tiles; }
+    __device__ __forceinline__ void advance() {
+        if (++k == place.end) k = place.begin, tile += place.tiles_apart;
+        if (++stage == place.job.stages) stage = 0, phase ^= 1;
+    }
+    __device__ __forceinline__ uint32_t full() const { return ptx::shared_address(&place.barriers.full[stage]); }
+    __device__ __forceinline__ uint32_t empty() const { return ptx::shared_address(&place.barriers.empty[stage]); }
 };
 
 /// One thread: all weights of the block.
 template <class F, int kN>
 __device__ __forceinline__ void copy_weights(const Place& place, const Maps& maps) {
     using C = Config<F, kN>;
-    Cursor at(place.work.split, place.begin);
-    for (uint32_t step = place.begin; step < place.end; ++step, at.advance(place.work)) {
-        const uint32_t stage = place.ring + at.stage * C::kStageBytes, full = place.full(at);
+    for (Cursor at(place); at.valid(); at.advance()) {
+        const uint32_t stage = place.ring + at.stage * C::kStageBytes, full = at.full();
         const auto row = static_cast<int32_t>(at.tile * kTileRows), k = static_cast<int32_t>(at.k);
-        ptx::barrier_wait(place.empty(at), at.phase ^ 1);
+        ptx::barrier_wait(at.empty(), at.phase ^ 1);
         ptx::barrier_arrive_expect(full, C::kCopiedBytes);
         ptx::copy_box(stage, &maps.low, full, k * static_cast<int32_t>(kStepBytes / 2), row, 0);
         if constexpr (C::S::kHighRow > 0)
             ptx::copy_box(stage + C::kHighAt, &maps.high, full, k * static_cast<int32_t>(C::S::kHighRow / 2), row, 0);
         if constexpr (C::S::kScaleRow > 0)
-            ptx::copy_box(stage + C::kScalesAt, &maps.scales, full, k * static_cast<int32_t>(C::S::kScaleRow / 2), row, 0);
+            ptx::copy_box(stage + C::kScalesAt, &maps.scales, full, static_cast<int32_t>(C::scale_box(at.k)), row, 0);
     }
 }
 
@@ -95,13 +115,13 @@ __device__ __forceinline__ void copy_x(const Place& place, uint32_t warp) {
     constexpr uint32_t kOfLane = kN * 2 * S::kEights / 32;  // items: four eights of a row, one of each t
     constexpr uint32_t kMost = kN > 16 ? 4 : 2;             // as registers allow: with few rows small kernels fit beside this one
     constexpr uint32_t kTogether = kOfLane < kMost ? kOfLane : kMost;
-    const SmallBatchArgs& args = place.work.args;
+    const SmallBatchArgs& args = place.job.args;
     const uint32_t lane = threadIdx.x % 32;
-    Cursor at(place.work.split, place.begin);
-    for (uint32_t n = 0; n < warp; ++n) at.advance(place.work);
-    for (uint32_t step = place.begin + warp; step < place.end; step += C::kXWarps) {
+    Cursor at(place);
+    for (uint32_t n = 0; n < warp; ++n) at.advance();
+    while (at.valid()) {
         const uint32_t to = place.ring + at.stage * C::kStageBytes + C::kXAt;
-        ptx::barrier_wait(place.empty(at), at.phase ^ 1);
+        ptx::barrier_wait(at.empty(), at.phase ^ 1);
 #pragma unroll
         for (uint32_t first = 0; first < kOfLane; first += kTogether) {
             uint4 own[kTogether][4];
@@ -131,14 +151,14 @@ __device__ __forceinline__ void copy_x(const Place& place, uint32_t warp) {
         }
         ptx::fence_async_proxy();
         __syncwarp();
-        if (lane == 0) ptx::barrier_arrive(place.full(at));
-        for (uint32_t n = 0; n < C::kXWarps; ++n) at.advance(place.work);
+        if (lane == 0) ptx::barrier_arrive(at.full());
+        for (uint32_t n = 0; n < C::kXWarps; ++n) at.advance();
     }
 }
 
 /// Issues the products of a stage, added to the sums; they have ended when this returns.
 template <class F, class T, int kN>
-__device__ __forceinline__ void multiply_stage(uint32_t stage, float (&sums)[kN / 2]) {
+__device__ __forceinline__ void multiply_stage(uint32_t stage, [[maybe_unused]] uint32_t k, float (&sums)[kN / 2]) {
     using C = Config<F, kN>;
     using S = Step<F>;
     using Product = wgmma::Product<kN, T>;
@@ -147,10 +167,12 @@ __device__ __forceinline__ void multiply_stage(uint32_t stage, float (&sums)[kN 
     const uint64_t x = wgmma::descriptor<64>(stage + C::kXAt, 16);
 
     Extras<F> extras[2];
+    uint32_t scales_at = stage + C::kScalesAt;
+    if constexpr (S::kScaleRow < C::kScaleBox) scales_at += k * S::kScaleRow % C::kScaleBox;
 #pragma unroll
     for (uint32_t h = 0; h < 2; ++h) {
         const uint32_t own = row + 8 * h;
-        extras[h].load_from(stage + C::kHighAt + own * S::kHighRow, stage + C::kScalesAt + own * C::kScaleBox, t);
+        extras[h].load_from(stage + C::kHighAt + own * S::kHighRow, scales_at + own * C::kScaleBox, t);
     }
     Words low[2];
     uint32_t w[2][2][4];  // of this eight and of the one before, whose products are under way
@@ -188,49 +210,39 @@ __device__ __forceinline__ void multiply_stage(uint32_t stage, float (&sums)[kN 
     wgmma::pin(sums);
 }
 
-/// The sums of a tile to y, or to the workspace where blocks share it; whoever is last then takes all.
+/// Float4 number `vector` of a tile's sums (of a thread's eight columns of x, all threads; then of its next eight) to y.
 template <class F, class T, int kN>
-__device__ __forceinline__ void finish_tile(const Place& place, uint32_t tile, const float (&sums)[kN / 2]) {
+__device__ __forceinline__ void write_vector(const Place& place, uint32_t tile, uint32_t vector, const float (&sums)[4]) {
     using C = Config<F, kN>;
-    const Split& split = place.work.split;
-    const uint32_t lane = threadIdx.x % 32, block = blockIdx.y;
-    const uint32_t row = tile * kTileRows + threadIdx.x / 32 * 16 + lane / 4, n = place.pass * kN + lane % 4 * 2;
-    const uint32_t first = split.block_of(tile * split.steps), last = split.block_of((tile + 1) * split.steps - 1);
-    if (first == last) {
-#pragma unroll
-        for (int i = 0; i < kN / 8; ++i)
-            write_sums<T>(place.work.args, row, n + 8 * i, {sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]});
-        return;
-    }
-    const auto part = [&](uint32_t of_block, int i) {
-        const uint64_t slot = uint64_t{place.pass} * 2 * split.blocks + split.slot(of_block, tile);
-        return static_cast<float4*>(place.work.args.workspace) + slot * C::kPartVectors + i * C::kConsumers + threadIdx.x;
-    };
-#pragma unroll
-    for (int i = 0; i < kN / 8; ++i) *part(block, i) = {sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]};
-    ptx::named_sync(1, C::kConsumers);
-    if (threadIdx.x == 0) {
-        // A tile that is shared is the last one of the block that begins it.
-        uint32_t* ticket = place.work.args.tickets + place.pass * split.blocks + first;
-        __threadfence();  // after the barrier it stands for all threads' writes, and before the next for their reads
-        place.barriers.last = atomicInc(ticket, last - first) == last - first;  // the last one leaves zero
-        __threadfence();
-    }
-    ptx::named_sync(1, C::kConsumers);
-    if (place.barriers.last == 0) return;
+    const uint32_t i = vector / C::kConsumers, thread = vector % C::kConsumers, lane = thread % 32;
+    write_sums<T>(place.job.args, tile * kTileRows + thread / 32 * 16 + lane / 4, place.pass * kN + 8 * i + lane % 4 * 2, sums);
+}
+
+/// Adds up the sums of a cluster's blocks, in their order, each block a part of them.
+template <class F, class T, int kN>
+__device__ __forceinline__ void add_up(const Place& place, uint32_t tile, const float (&sums)[kN / 2]) {
+    using C = Config<F, kN>;
+    ptx::named_sync(1, C::kConsumers);  // nobody reads the ring any more
 #pragma unroll
     for (int i = 0; i < kN / 8; ++i) {
+        const float4 own = {sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]};
+        ptx::store_shared(place.ring + (i * C::kConsumers + threadIdx.x) * 16, reinterpret_cast<const uint4&>(own));
+    }
+    ptx::cluster_sync();
+    const uint32_t end = (place.rank + 1) * C::kVectors / place.job.together;
+    for (uint32_t vector = place.rank * C::kVectors / place.job.together + threadIdx.x; vector < end; vector += C::kConsumers) {
         float all[4] = {};
-#pragma unroll 4
-        for (uint32_t other = first; other <= last; ++other) {
-            const float4 more = __ldcg(part(other, i));
+#pragma unroll 8
+        for (uint32_t rank = 0; rank < place.job.together; ++rank) {
+            const float4 more = ptx::load_of_cluster(place.ring + vector * 16, rank);
             all[0] += more.x;
             all[1] += more.y;
             all[2] += more.z;
             all[3] += more.w;
         }
-        write_sums<T>(place.work.args, row, n + 8 * i, all);
+        write_vector<F, T, kN>(place, tile, vector, all);
     }
+    ptx::cluster_sync();  // the others may still read
 }
 
 /// 16 warps.
@@ -238,32 +250,35 @@ template <class F, class T, int kN>
 __device__ __forceinline__ void multiply(const Place& place) {
     using C = Config<F, kN>;
     float sums[kN / 2] = {};
-    Cursor at(place.work.split, place.begin);
-    for (uint32_t step = place.begin; step < place.end; ++step, at.advance(place.work)) {
-        ptx::barrier_wait(place.full(at), at.phase);
-        multiply_stage<F, T, kN>(place.ring + at.stage * C::kStageBytes, sums);
-        if (threadIdx.x % 32 == 0) ptx::barrier_arrive(place.empty(at));
-        if (step + 1 != place.end && at.k + 1 != place.work.split.steps) continue;
-        finish_tile<F, T, kN>(place, at.tile, sums);
+    for (Cursor at(place); at.valid(); at.advance()) {
+        ptx::barrier_wait(at.full(), at.phase);
+        multiply_stage<F, T, kN>(place.ring + at.stage * C::kStageBytes, at.k, sums);
+        if (threadIdx.x % 32 == 0) ptx::barrier_arrive(at.empty());
+        if (at.k + 1 != place.end) continue;
+        if (place.job.together > 1) return add_up<F, T, kN>(place, at.tile, sums);  // a cluster has one tile
+#pragma unroll
+        for (int i = 0; i < kN / 8; ++i) {
+            write_vector<F, T, kN>(place, at.tile, i * C::kConsumers + threadIdx.x,
+                                   {sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]});
+        }
 #pragma unroll
         for (float& sum : sums) sum = 0.0f;
     }
 }
 
-/// Grid as small_batch.cuh's.
+/// Grid: (passes over the rows of x, blocks), in clusters of `together` blocks.
 template <class F, class T, int kN>
 __global__ void __launch_bounds__(Config<F, kN>::kThreads, 1)
-    multiply_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Work work) {
+    multiply_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Job job) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     using C = Config<F, kN>;
     extern __shared__ uint8_t memory[];
     __shared__ Barriers barriers;
     let_next_start();
-    const Split& split = work.split;
     const uint32_t ring = (ptx::shared_address(memory) + kAlignment - 1) / kAlignment * kAlignment;
-    const Place place{work, barriers, ring, split.begin(blockIdx.y), split.begin(blockIdx.y + 1), blockIdx.x};
+    const Place place(job, barriers, ring);
     if (threadIdx.x == 0) {
-        for (uint32_t stage = 0; stage < work.stages; ++stage) {
+        for (uint32_t stage = 0; stage < job.stages; ++stage) {
             ptx::barrier_init(ptx::shared_address(&barriers.full[stage]), 2);
             ptx::barrier_init(ptx::shared_address(&barriers.empty[stage]), C::kWarps);
         }

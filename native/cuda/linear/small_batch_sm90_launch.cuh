@@ -1,7 +1,9 @@
 // From a product with few rows to its kernel on Hopper and its launch.
 #pragma once
 
+#include "core/positions/key_ranges.h"
 #include "cuda/device/allow_shared.h"
+#include "cuda/device/cluster_launch.h"
 #include "cuda/device/tensor_map.h"
 #include "cuda/linear/small_batch_sm90.cuh"
 #include "cuda/linear/small_batch_sm90.h"
@@ -19,8 +21,7 @@ cudaError_t launch_kernel(const Card& card, const SmallBatchArgs& args, cudaStre
     using S = Step<F>;
     const Matrix& w = args.w;
     const uint32_t tiles = (w.rows + kTileRows - 1) / kTileRows, steps = (w.cols + S::kCols - 1) / S::kCols;
-    const uint32_t passes = (args.rows + kN - 1) / kN, total = tiles * steps;
-    const uint32_t blocks = std::min(static_cast<uint32_t>(card.multiprocessors), total);
+    const uint32_t passes = (args.rows + kN - 1) / kN;
     const uint32_t room = static_cast<uint32_t>(card.shared_bytes) - kAlignment - sizeof(Barriers);
     const uint32_t stages = std::min(kMostStages, room / C::kStageBytes);
     if (stages < kFewestStages) return cudaErrorNotSupported;
@@ -33,12 +34,18 @@ cudaError_t launch_kernel(const Card& card, const SmallBatchArgs& args, cudaStre
     if constexpr (F::kScaleBytes > 0)
         if (status == cudaSuccess) status = map_plane(w.scales, w.rows, units * F::kScaleBytes, C::kScaleBox, 0, maps.scales);
 
-    const Work work{args, {steps, total, blocks}, stages};
     const auto kernel = multiply_kernel<F, T, kN>;
     const size_t bytes = size_t{stages} * C::kStageBytes + kAlignment;
     if (status == cudaSuccess) status = allow_shared_bytes(kernel, bytes);
     if (status != cudaSuccess) return status;
-    return launch_overlapped(card, kernel, dim3(passes, blocks), C::kThreads, bytes, stream, maps, work);
+
+    const ClusterLaunch clusters{reinterpret_cast<const void*>(kernel), C::kThreads, bytes};
+    uint32_t together = std::clamp(static_cast<uint32_t>(card.multiprocessors) / tiles, 1u, std::min(steps, kMostTogether));
+    while (together > 1 && tiles > clusters.most(together)) --together;
+    together = ceil_div(steps, ceil_div(steps, together));  // as few as have as few steps each
+    const uint32_t blocks = together > 1 ? tiles * together : std::min(static_cast<uint32_t>(card.multiprocessors), tiles);
+    const Job job{args, tiles, steps, together, stages};
+    return clusters.launch(card, kernel, dim3(passes, blocks), together, stream, maps, job);
 }
 
 template <int kN>
