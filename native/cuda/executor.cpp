@@ -24,9 +24,10 @@ void CudaExecutor::prepare(const Batch& batch) {
     check(cudaSetDevice(state_.device.ordinal), "selecting the card");
     if (under_way_) state_.wait();  // a step that failed half-way may still read its input
     under_way_ = true;
-    const auto slices = static_cast<uint32_t>(batch.slices.size());
-    recorded_rows_ = batch.decode() && (slices == 1 || state_.h.n_experts == 0) ? Recordings::rows_for(slices, max_slices()) : 0;
-    const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - slices;
+    const uint32_t rows = batch.rows(), most = state_.memory.decode_rows;
+    const bool recordable = rows <= most && batch.decode(kMostGuessedRows) && (rows == 1 || state_.h.n_experts == 0);
+    recorded_rows_ = recordable ? Recordings::rows_for(rows, most) : 0;
+    const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - rows;
     if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
     keep_all_rows();
     row_.set_played(false);

@@ -30,7 +30,7 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
       shape(attention_shape(hparams)),
       scheme(spec.scheme),
       memory(hparams, weights, device, shape, spec),
-      input(memory.block, memory.slices, pages_for(spec.tokens), scheme, decode_group_rows(device.card, shape)),
+      input(memory.block, memory.decode_rows, pages_for(spec.tokens), scheme, decode_group_rows(device.card, shape)),
       stream(make_stream()) {}
 
 void StepState::keep_wanted_rows() {
@@ -91,7 +91,7 @@ void StepState::attend(uint32_t layer) {
             .groups = group->groups,
             .n_groups = group->n_groups,
             .workspace = memory.decode_workspace,
-            .workspace_rows = memory.slices,
+            .workspace_rows = memory.decode_rows,
         };
         check(attention_decode(device.card, args, stream.get()), "attending");
     }

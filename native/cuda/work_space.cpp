@@ -6,6 +6,7 @@
 #include "cuda/kv_cache.h"
 #include "cuda/linear/gemm.h"
 #include "cuda/linear/small_batch.h"
+#include "cuda/step_input.h"
 
 namespace dca::cuda {
 
@@ -90,7 +91,7 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     product_workspace = scratch.take<std::byte>(std::max(Gemm::kWorkspaceBytes, block > 1 ? few_rows : 0));
     prefill_bytes = plan.prefill_bytes(block, tokens, type);
     prefill_workspace = scratch.take<std::byte>(prefill_bytes);
-    decode_workspace = scratch.take<std::byte>(decode_workspace_bytes(plan.card, plan.shape, slices));
+    decode_workspace = scratch.take<std::byte>(decode_workspace_bytes(plan.card, plan.shape, decode_rows));
 }
 
 void WorkSpace::place_host(Arena& host, const Plan& plan) {
@@ -111,6 +112,7 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     const auto measure = [&](uint32_t tokens, CacheType of_type) {
         Arena scratch;
         slices = std::min({kMostSlices, block, spec.max_slices != 0 ? spec.max_slices : kMostSlices});
+        decode_rows = std::min(block, std::max(slices, kMostGuessedRows));
         place(scratch, plan, tokens, of_type);
         return scratch.bytes();
     };
@@ -148,7 +150,7 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     place_host(host, plan);
 
     const Stream stream = make_stream();
-    check(cudaMemsetAsync(decode_workspace, 0, decode_workspace_bytes(device.card, shape, slices), stream.get()),
+    check(cudaMemsetAsync(decode_workspace, 0, decode_workspace_bytes(device.card, shape, decode_rows), stream.get()),
           "preparing the work space");
     RopeTable rope = spec.rope;
     rope.fill();

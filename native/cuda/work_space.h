@@ -21,8 +21,9 @@ struct WorkSpace {
     WorkSpace(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
               const EngineSpec& spec);
 
-    uint32_t block = 0;   // rows of a step at most
-    uint32_t slices = 0;  // likewise
+    uint32_t block = 0;        // rows of a step at most
+    uint32_t slices = 0;       // likewise
+    uint32_t decode_rows = 0;  // likewise, that attend alone
     uint64_t scratch_bytes = 0;
 
     RotaryTable rotary{};
