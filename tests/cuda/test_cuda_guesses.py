@@ -1,9 +1,9 @@
-"""Steps of a few rows whose logits are all wanted, as guessing ahead takes them, and forks beyond one warp's columns: what
-each row alone would get, as the CPU has it."""
+"""Steps of a few rows whose logits are all wanted, as guessing ahead takes them, and more forks than one warp's
+columns hold: each row gets what it would get alone."""
 
 import numpy as np
 import pytest
-from comparison import F16_KL, mean_kl
+from comparison import BF16_KL, F16_KL, mean_kl
 
 from dca_runtime import Model
 
@@ -68,8 +68,8 @@ def test_guesses_taken_back_leave_no_trace(variant_gguf):
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("cache_type", ["f16", "bf16", "q8"])
 def test_many_forks_of_a_long_prompt_read_it_together(variant_gguf, kind, cache_type):
-    """Eighteen in one chunk: more than one group, and more columns than one warp has. The pool's other pages held
-    another sequence before; some forks get several rows, one is far ahead."""
+    """Eighteen: more than one group, and more columns than one warp has; one is in the next chunk. The pool's
+    other pages held another sequence before."""
     path = variant_gguf(**MODELS[kind])
     prompt = ids_of(1, 1290)  # ten pages and a bit, its chunk ends at 1,320
     with (
@@ -90,4 +90,4 @@ def test_many_forks_of_a_long_prompt_read_it_together(variant_gguf, kind, cache_
                     alone += engine.eval([(twin, [id_])])
             found = engine.eval([(fork, [id_]) for fork, id_ in zip(forks, new, strict=True)])
             for n, (one, other) in enumerate(zip(alone, found, strict=True)):
-                assert mean_kl(one, other) < 5 * F16_KL, (step, n)
+                assert mean_kl(one, other) < (BF16_KL if cache_type == "bf16" else 5 * F16_KL), (step, n)
