@@ -69,7 +69,7 @@ void StepState::store_keys_values(uint32_t layer) {
         .indices = input.indices(),
         .places = input.places(),
     };
-    check(cuda::store_keys_values(args, stream.get()), "storing keys and values");
+    check(cuda::store_keys_values(device.card, args, stream.get()), "storing keys and values");
 }
 
 void StepState::attend(uint32_t layer) {

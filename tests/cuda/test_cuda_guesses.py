@@ -1,5 +1,5 @@
-"""Steps of a few rows whose logits are all wanted, as guessing ahead takes them, and more forks than one warp's
-columns hold: each row gets what it would get alone."""
+"""Steps of a few rows whose logits are all wanted, as guessing ahead takes them, and more forks than
+a warp has columns for: each row gets what it would get alone."""
 
 import numpy as np
 import pytest

@@ -105,11 +105,11 @@ cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStrea
     return launch_simple(simple, args.rows, stream);
 }
 
-cudaError_t store_keys_values(const StoreArgs& args, cudaStream_t stream) {
+cudaError_t store_keys_values(const Card& card, const StoreArgs& args, cudaStream_t stream) {
     if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || args.n_rows == 0 ||
         !valid_positions(args.scheme, args.rotary, args.shape, 1) || !args.k || !args.v || !args.indices || !args.places)
         return cudaErrorInvalidValue;
-    return launch_store(args, stream);
+    return launch_store(card, args, stream);
 }
 
 }  // namespace dca::cuda

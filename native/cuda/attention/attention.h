@@ -155,6 +155,6 @@ struct StoreArgs {
 
 /// Rotates keys at P_k and writes them and the values into the cache, rounding to its dtype. The rotary table must
 /// reach as far as the indices will.
-cudaError_t store_keys_values(const StoreArgs& args, cudaStream_t stream);
+cudaError_t store_keys_values(const Card& card, const StoreArgs& args, cudaStream_t stream);
 
 }  // namespace dca::cuda

@@ -52,7 +52,7 @@ __device__ __forceinline__ void rotate_queries(uint16_t (&queries)[3][kColumns][
         const Column at = column(own);
         const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (at.row * args.q_stride + at.head * C::kHeadDim);
         QueryRotation::Loaded loaded;
-        rotation.load(loaded, source, n % kPieces, static_cast<Range>(range), at.i % args.scheme.chunk_size);
+        rotation.load<true>(loaded, source, n % kPieces, static_cast<Range>(range), at.i % args.scheme.chunk_size);
         rotation.finish<typename C::T>(loaded, n % kPieces, args.scheme.logit_factor(at.i),
                                        [&](int e, uint2 values) { *reinterpret_cast<uint2*>(to + e) = values; });
     }
@@ -197,8 +197,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     Split split;
     const auto enter = [&](uint32_t n) {
         split = find_split<C, Items>(shared.first_split, params, n);
-        warp.rows = {args.page_tables + args.rows[Items::row(args, split.item)].first_page, static_cast<uint32_t>(args.shape.n_kv_heads),
-                     split.pair / params.groups};
+        warp.rows = {args.page_tables + __ldcg(&args.rows[Items::row(args, split.item)].first_page),
+                     static_cast<uint32_t>(args.shape.n_kv_heads), split.pair / params.groups};
     };
     const auto load_first = [&] {
         const KeyTiles<C::kKeys> tiles(args.scheme, length_of(args, Items::row(args, split.item)));

@@ -184,7 +184,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
         const bool works = stream < division.streams;
 
         const KeyTiles<G::kKeys> tiles(args.scheme, length_of(args, group.row[0]));
-        const HeadRows rows{args.page_tables + args.rows[group.row[0]].first_page, static_cast<uint32_t>(args.shape.n_kv_heads),
+        const HeadRows rows{args.page_tables + __ldcg(&args.rows[group.row[0]].first_page), static_cast<uint32_t>(args.shape.n_kv_heads),
                             split.pair};
         const uint32_t ring = ptx::shared_address(rings) + stream * division.stages * G::kTileBytes;
         const int peers = 32 * division.quads;  // threads of a stream

@@ -36,7 +36,7 @@ struct Split {
 };
 
 __device__ __forceinline__ uint32_t length_of(const DecodeArgs& args, uint32_t row) {
-    return min(args.rows[row].length, args.cache.pages * kPageTokens);
+    return min(__ldcg(&args.rows[row].length), args.cache.pages * kPageTokens);
 }
 
 /// Parts that the keys of `shared` tokens are cut into, whole pages each.
@@ -59,7 +59,7 @@ struct OwnKeys {
 
     /// Tokens of the row that its group reads.
     static __device__ __forceinline__ uint32_t shared(const DecodeArgs& args, uint32_t row) {
-        return args.n_groups == 0 ? 0 : args.rows[row].shared;
+        return args.n_groups == 0 ? 0 : __ldcg(&args.rows[row].shared);
     }
 
     /// Splits are as equal as they can be, by the row's own length.

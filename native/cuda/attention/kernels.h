@@ -32,7 +32,7 @@ constexpr uint32_t decode_columns(int head_dim) { return head_dim <= 128 ? 16 : 
 /// Shared memory of a block with which four times as many meet a tile of keys that all rows share.
 constexpr size_t kStagedGroupBytes = size_t{128} << 10;
 
-cudaError_t launch_store(const StoreArgs& args, cudaStream_t stream);
+cudaError_t launch_store(const Card& card, const StoreArgs& args, cudaStream_t stream);
 
 /// The order of work for these blocks of queries, the sections sized to the card's L2 cache.
 WorkOrder make_work_order(const Card& card, const PrefillArgs& args, const QueryBlocks& blocks);
