@@ -2,7 +2,7 @@
 // role has its own warps, so that neither copies nor barriers cost those that multiply any instructions:
 //   one thread     has the copy engine fill a ring of stages with weights, from before the previous kernel's end on: as much as
 //                  the ring holds is there when x comes
-//   three warps    bring x, in the order in which wgmma reads it (small_batch_layout.h)
+//   six warps      bring x, in the order in which wgmma reads it (small_batch_layout.h)
 //   16 warps       unpack 16 rows of weights each in registers, which are wgmma's left operand; x is the right one
 // Blocks stay for the whole product. A matrix of few tiles is cut along its columns as well: a cluster of blocks has a tile, and
 // each of them adds up a part of its rows from the shared memory of all.
@@ -20,7 +20,7 @@ template <class F, int kN>
 struct Config {
     using S = Step<F>;
     static constexpr uint32_t kWarps = kTileRows / 16, kConsumers = 32 * kWarps;
-    static constexpr uint32_t kXWarps = 3;
+    static constexpr uint32_t kXPair = 2, kXWarps = 3 * kXPair;  // warps of a step, of all steps under way
     static constexpr uint32_t kThreads = kConsumers + 32 * (kXWarps + 1);
 
     // A stage: low plane, x, high plane, scales. The copy engine moves 16 bytes of a row at least.
@@ -106,28 +106,28 @@ __device__ __forceinline__ void copy_weights(const Place& place, const Maps& map
     }
 }
 
-/// One of kXWarps warps: x for every so manieth step, so that several steps' are on their way at a time. Rows beyond the last and
+/// One of kXWarps warps: half of x for every third step, so that several steps' are on their way at a time. Rows beyond the last and
 /// columns beyond the last become zeros.
 template <class F, int kN>
 __device__ __forceinline__ void copy_x(const Place& place, uint32_t warp) {
     using C = Config<F, kN>;
     using S = Step<F>;
-    constexpr uint32_t kOfLane = kN * 2 * S::kEights / 32;  // items: four eights of a row, one of each t
-    constexpr uint32_t kMost = kN > 16 ? 4 : 2;             // as registers allow: with few rows small kernels fit beside this one
-    constexpr uint32_t kTogether = kOfLane < kMost ? kOfLane : kMost;
+    constexpr uint32_t kItems = kN * 2 * S::kEights;  // of a step: four eights of a row, one of each t
+    constexpr uint32_t kWorkers = kItems < 32 * C::kXPair ? kItems : 32 * C::kXPair, kOfLane = kItems / kWorkers;
+    constexpr uint32_t kTogether = kOfLane < 2 ? kOfLane : 2;  // as registers allow
     const SmallBatchArgs& args = place.job.args;
-    const uint32_t lane = threadIdx.x % 32;
+    const uint32_t lane = threadIdx.x % 32, worker = warp % C::kXPair * 32 + lane;
     Cursor at(place);
-    for (uint32_t n = 0; n < warp; ++n) at.advance();
+    for (uint32_t n = 0; n < warp / C::kXPair; ++n) at.advance();
     while (at.valid()) {
         const uint32_t to = place.ring + at.stage * C::kStageBytes + C::kXAt;
         ptx::barrier_wait(at.empty(), at.phase ^ 1);
 #pragma unroll
-        for (uint32_t first = 0; first < kOfLane; first += kTogether) {
+        for (uint32_t first = worker < kWorkers ? 0 : kOfLane; first < kOfLane; first += kTogether) {
             uint4 own[kTogether][4];
             // Two eights that are neighbours, then the next row: whole sectors are read, and no bank is written twice.
-            const auto eight_of = [&](uint32_t m) { return ((first + m) * 32 + lane) / 2 / kN * 2 + lane % 2; };
-            const auto row_of = [&](uint32_t m) { return ((first + m) * 32 + lane) / 2 % kN; };
+            const auto eight_of = [&](uint32_t m) { return ((first + m) * kWorkers + worker) / 2 / kN * 2 + worker % 2; };
+            const auto row_of = [&](uint32_t m) { return ((first + m) * kWorkers + worker) / 2 % kN; };
 #pragma unroll
             for (uint32_t m = 0; m < kTogether; ++m) {
 #pragma unroll
@@ -152,7 +152,7 @@ __device__ __forceinline__ void copy_x(const Place& place, uint32_t warp) {
         ptx::fence_async_proxy();
         __syncwarp();
         if (lane == 0) ptx::barrier_arrive(at.full());
-        for (uint32_t n = 0; n < C::kXWarps; ++n) at.advance();
+        for (uint32_t n = 0; n < C::kXWarps / C::kXPair; ++n) at.advance();
     }
 }
 
@@ -279,7 +279,7 @@ __global__ void __launch_bounds__(Config<F, kN>::kThreads, 1)
     const Place place(job, barriers, ring);
     if (threadIdx.x == 0) {
         for (uint32_t stage = 0; stage < job.stages; ++stage) {
-            ptx::barrier_init(ptx::shared_address(&barriers.full[stage]), 2);
+            ptx::barrier_init(ptx::shared_address(&barriers.full[stage]), 1 + C::kXPair);
             ptx::barrier_init(ptx::shared_address(&barriers.empty[stage]), C::kWarps);
         }
         ptx::barrier_init_fence();
