@@ -128,11 +128,13 @@ async def beside(client: Client, words: dict[int, int]) -> str:
         await asyncio.sleep(0.05)
     quiet = statistics.median(gap for stream in seen for gap in stream.gaps)
     start = time.perf_counter()
-    long = await client.ask(document(30, words[19000]), 1)
-    end = time.perf_counter()
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    try:
+        long = await client.ask(document(30, words[19000]), 1)
+    finally:
+        end = time.perf_counter()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
     gaps = []
     for stream in seen:
         times = [start, *(at for at in stream.tokens if start < at < end), end]
