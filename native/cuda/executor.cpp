@@ -95,11 +95,13 @@ void CudaExecutor::read_logits(std::span<float* const> out) {
 }
 
 void CudaExecutor::logits(std::span<float* const> out) {
-    if (out.size() > 1) return read_logits(out);
-    // Copying one row to memory that the card reaches, and from there, is quicker than letting the driver do it.
-    float* row = state_.memory.logits_row;
-    read_logits({&row, 1});
-    std::memcpy(out.front(), row, state_.h.n_vocab * sizeof(float));
+    const size_t n_vocab = state_.h.n_vocab;
+    if (out.size() > state_.memory.host_logits_rows) return read_logits(out);
+    // Copying a few rows to memory that the card reaches, and from there, is quicker than letting the driver do it.
+    std::vector<float*> rows(out.size());
+    for (size_t row = 0; row < rows.size(); ++row) rows[row] = state_.memory.host_logits + row * n_vocab;
+    read_logits(rows);
+    for (size_t row = 0; row < rows.size(); ++row) std::memcpy(out[row], rows[row], n_vocab * sizeof(float));
 }
 
 void CudaExecutor::nll(std::span<const int32_t> targets, float* out) {

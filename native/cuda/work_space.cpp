@@ -97,7 +97,8 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
 void WorkSpace::place_host(Arena& host, const Plan& plan) {
     targets = host.take<int32_t>(block);
     nll = host.take<float>(block);
-    logits_row = host.take<float>(plan.h.n_vocab);
+    host_logits_rows = std::min(block, kMostGuessedRows);
+    host_logits = host.take<float>(size_t{host_logits_rows} * plan.h.n_vocab);
     if (plan.h.n_experts > 0) experts.place_host(host, plan.h);
 }
 

@@ -47,9 +47,10 @@ struct WorkSpace {
     std::byte* decode_workspace;
 
     // Host memory that the card reads and writes.
-    int32_t* targets;   // (block)
-    float* nll;         // (block)
-    float* logits_row;  // (n_vocab)
+    int32_t* targets;    // (block)
+    float* nll;          // (block)
+    float* host_logits;  // (host_logits_rows, n_vocab)
+    uint32_t host_logits_rows = 0;
 
 private:
     struct Plan;
