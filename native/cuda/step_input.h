@@ -11,10 +11,6 @@
 
 namespace dca::cuda {
 
-/// A sequence's rows of a step up to which they are as if each was alone in its sequence, where all are wanted: a token and the
-/// guesses at those that follow. Such steps are recorded like those of single rows.
-constexpr uint32_t kMostGuessedRows = 8;
-
 /// Rows of one sequence that attend together.
 struct SliceRows {
     uint32_t first_row, rows;
@@ -91,7 +87,8 @@ private:
     void write(const Batch& batch);
     void pad(uint32_t padding, uint32_t padding_page);
     void group(const Batch& batch);
-    /// Whether the step's slices are cut into rows that attend alone.
+    /// Whether the step's slices are cut into rows that attend alone: so few of each sequence, all of them wanted. Such steps
+    /// are recorded like those of single rows.
     bool cut(const Batch& batch) const { return batch.rows() <= decode_rows_ && batch.decode(kMostGuessedRows); }
 
     Scheme scheme_;

@@ -96,6 +96,7 @@ struct DecodeRow {
 };
 
 constexpr uint32_t kMaxDecodeRows = 1024;
+constexpr uint32_t kMostGuessedRows = 8;  // of one sequence in a step: a token and the guesses at those that follow
 constexpr uint32_t kMostGroupRows = 16;
 
 /// Rows whose page tables begin with the same pages and whose newest tokens are in one chunk, so that their key ranges have the
@@ -128,8 +129,9 @@ struct DecodeArgs {
     uint32_t workspace_rows;      // at most kMaxDecodeRows
 };
 
-/// Attention of the newest token of each of n_rows sequences. The rotary table must reach as far as the lengths
-/// will. The launch depends on n_rows and n_groups alone, so a CUDA graph that holds it serves every step of as many. A
+/// Attention of the newest token of each of n_rows sequences, or of up to kMostGuessedRows newest ones of some. Pages that
+/// hold none of them, and where n_rows is above 1 the rows, groups and page tables, are there before the kernel that comes before
+/// in the stream. The rotary table must reach as far as the lengths will. The launch depends on n_rows and n_groups alone, so a CUDA graph that holds it serves every step of as many. A
 /// row's result depends on its own sequence, on how much of it is shared, on n_rows and on whether n_groups is 0, to the last
 /// bit, not on the other rows.
 cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream);

@@ -187,7 +187,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     const int own = threadIdx.x / 32;
     constexpr uint32_t kAhead = C::kStages * C::kWarps;
     let_next_start();
-    await_previous();
+    const bool early = args.n_rows > 1;  // the step's input is there
+    if (!early) await_previous();
 
     count_splits<C, Items>(shared.first_split, params);
     const uint32_t count = shared.first_split[Items::count(args)] * params.pairs;
@@ -213,9 +214,23 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     };
 
     uint32_t next = blockIdx.x;
-    if (next >= count) return;
+    if (next >= count) {
+        if (early) await_previous();  // who waits for this kernel waits for all before it
+        return;
+    }
     enter(next);
-    load_first();
+    if (early) {
+        // Pages that no row of the step is written to are there, too, all of the cache lines that they are in.
+        const uint32_t length = length_of(args, Items::row(args, split.item));
+        const KeyTiles<C::kKeys> tiles(args.scheme, length);
+        const uint32_t first_written = (max(length, kMostGuessedRows) - kMostGuessedRows) / kPageTokens;
+        const bool old = tiles.at(split.end - 1).key / kPageTokens < first_written;
+        if (old) load_first();
+        await_previous();
+        if (!old) load_first();
+    } else {
+        load_first();
+    }
     while (true) {
         const uint32_t length = length_of(args, Items::row(args, split.item));
         const KeyTiles<C::kKeys> tiles(args.scheme, length);
