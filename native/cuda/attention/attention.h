@@ -129,11 +129,11 @@ struct DecodeArgs {
     uint32_t workspace_rows;      // at most kMaxDecodeRows
 };
 
-/// Attention of the newest token of each of n_rows sequences, or of up to kMostGuessedRows newest ones of some. Pages that
-/// hold none of them, and where n_rows is above 1 the rows, groups and page tables, are there before the kernel that comes before
-/// in the stream. The rotary table must reach as far as the lengths will. The launch depends on n_rows and n_groups alone, so a CUDA graph that holds it serves every step of as many. A
-/// row's result depends on its own sequence, on how much of it is shared, on n_rows and on whether n_groups is 0, to the last
-/// bit, not on the other rows.
+/// Attention of the newest token of each of n_rows sequences, or of up to kMostGuessedRows newest ones of some. What the kernel
+/// that comes before in the stream must not write: pages that hold none of these tokens, and where n_rows is above 1 the rows,
+/// groups and page tables. The rotary table must reach as far as the lengths will. The launch depends on n_rows and n_groups
+/// alone, so a CUDA graph that holds it serves every step of as many. A row's result depends on its own sequence, on how much of
+/// it is shared, on n_rows and on whether n_groups is 0, to the last bit, not on the other rows.
 cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream);
 
 /// Device bytes for attention_decode of up to `rows` rows.
