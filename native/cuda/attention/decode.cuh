@@ -66,6 +66,7 @@ __device__ __forceinline__ void merge(int heads, int head_dim, int count, float 
     for (int n = threadIdx.x; n < heads * quads; n += kThreads) {
         const int head = n / quads, e = n % quads * 4;
         float maximum = kNoMaximum, sum = 0.0f;
+#pragma unroll 8
         for (int part = 0; part < count; ++part) maximum = fmaxf(maximum, softmax(part, head).x);
         float4 merged = {};
 #pragma unroll 8

@@ -1,7 +1,6 @@
 #include "cuda/linear/small_batch.cuh"
 
 #include <algorithm>
-#include <cstdlib>
 
 #include "cuda/linear/small_batch_sm90.h"
 
@@ -35,12 +34,11 @@ bool small_batch_takes(const Card& card, const Matrix& w, uint32_t rows) {
 }
 
 /// A quantised matrix would have to be expanded to 16 bits for cuBLASLt: written and read again, nine times the bytes of a
-/// four-bit one. 16-bit matrices stay with cuBLASLt, whose kernels take 0.36 to 0.61 of this one's time for 2 to 16 rows of
-/// Llama 3 8B's on an H100 (benchmarks/cuda_small_batch.py).
+/// four-bit one. 16-bit matrices stay with cuBLASLt: on an H100 the two take about as long for 4 and 16 rows of Llama 3 8B's, and
+/// with 64 this one takes up to 1.4 times as long (benchmarks/cuda_small_batch.py); steps of decoding are no faster with it.
 bool small_batch_preferred(const Card& card, const Matrix& w, uint32_t rows) {
     const bool dense = w.format == WeightFormat::F16 || w.format == WeightFormat::BF16;
-    static const char* const tried = std::getenv("DCA_TRY_DENSE");  // for one measurement
-    return (!dense || (tried != nullptr && rows <= 64)) && small_batch_takes(card, w, rows);
+    return !dense && small_batch_takes(card, w, rows);
 }
 
 size_t small_batch_workspace_bytes(const Card& card, uint32_t rows) {

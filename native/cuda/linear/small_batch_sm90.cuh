@@ -2,7 +2,7 @@
 // role has its own warps, so that neither copies nor barriers cost those that multiply any instructions:
 //   one thread     has the copy engine fill a ring of stages with weights, from before the previous kernel's end on: as much as
 //                  the ring holds is there when x comes
-//   six warps      bring x, in the order in which wgmma reads it (small_batch_layout.h)
+//   some warps     bring x, in the order in which wgmma reads it (small_batch_layout.h)
 //   16 warps       unpack 16 rows of weights each in registers, which are wgmma's left operand; x is the right one
 // Blocks stay for the whole product. A matrix of few tiles is cut along its columns as well: a cluster of blocks has a tile, and
 // each of them adds up a part of its rows from the shared memory of all.
@@ -20,7 +20,8 @@ template <class F, int kN>
 struct Config {
     using S = Step<F>;
     static constexpr uint32_t kWarps = kTileRows / 16, kConsumers = 32 * kWarps;
-    static constexpr uint32_t kXPair = 2, kXWarps = 3 * kXPair;  // warps of a step, of all steps under way
+    // Warps that bring x: of a step, of all steps under way. The sums of many rows leave no registers for more.
+    static constexpr uint32_t kXPair = kN > 32 ? 1 : 2, kXSteps = 3, kXWarps = kXSteps * kXPair;
     static constexpr uint32_t kThreads = kConsumers + 32 * (kXWarps + 1);
 
     // A stage: low plane, x, high plane, scales. The copy engine moves 16 bytes of a row at least.
@@ -106,7 +107,7 @@ __device__ __forceinline__ void copy_weights(const Place& place, const Maps& map
     }
 }
 
-/// One of kXWarps warps: half of x for every third step, so that several steps' are on their way at a time. Rows beyond the last and
+/// One of kXWarps warps: x, or half of it, for every third step, so that several steps' are on their way at a time. Rows beyond the last and
 /// columns beyond the last become zeros.
 template <class F, int kN>
 __device__ __forceinline__ void copy_x(const Place& place, uint32_t warp) {
@@ -114,7 +115,10 @@ __device__ __forceinline__ void copy_x(const Place& place, uint32_t warp) {
     using S = Step<F>;
     constexpr uint32_t kItems = kN * 2 * S::kEights;  // of a step: four eights of a row, one of each t
     constexpr uint32_t kWorkers = kItems < 32 * C::kXPair ? kItems : 32 * C::kXPair, kOfLane = kItems / kWorkers;
-    constexpr uint32_t kTogether = kOfLane < 2 ? kOfLane : 2;  // as registers allow
+    constexpr uint32_t kMost = kN > 32 ? 4 : 2, kTogether = kOfLane < kMost ? kOfLane : kMost;  // as registers allow
+    // Not more steps than the ring has stages: who waits for a stage must not be more than one round behind.
+    const uint32_t under_way = min(C::kXSteps, place.job.stages);
+    if (warp / C::kXPair >= under_way) return;
     const SmallBatchArgs& args = place.job.args;
     const uint32_t lane = threadIdx.x % 32, worker = warp % C::kXPair * 32 + lane;
     Cursor at(place);
@@ -152,7 +156,7 @@ __device__ __forceinline__ void copy_x(const Place& place, uint32_t warp) {
         ptx::fence_async_proxy();
         __syncwarp();
         if (lane == 0) ptx::barrier_arrive(at.full());
-        for (uint32_t n = 0; n < C::kXWarps / C::kXPair; ++n) at.advance();
+        for (uint32_t n = 0; n < under_way; ++n) at.advance();
     }
 }
 
