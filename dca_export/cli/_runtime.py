@@ -28,9 +28,20 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         type=prefill,
         default="dense",
         metavar="MODE",
-        help="how the tokens of a prompt attend: dense, or on the CPU sparse or sparse:ALPHA, to the pages "
-        "of keys that matter; a larger ALPHA (0 to 1) reads fewer (default: dense)",
+        help="how the tokens of a prompt attend: dense, or sparse or sparse:ALPHA, to the pages of "
+        "keys that matter; a larger ALPHA (0 to 1) reads fewer (default: dense)",
     )
+
+
+def attention(text: str) -> str:
+    """An argument that ``Model.session`` takes as attention."""
+    from dca_runtime.attention import parse
+    from dca_runtime.errors import DcaError
+
+    try:
+        return parse(text).name
+    except DcaError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def prefill(text: str) -> str:
@@ -95,7 +106,9 @@ def opened(arguments: argparse.Namespace) -> Iterator["Model"]:
 def note_active(model: "Model", session: "Session") -> None:
     """Says on a terminal which attention, scheme and context a session has."""
     info, trained = session.info, model.info.context_length
-    if info.scheme is None:
+    if info.border is not None:
+        attention = f"attention {info.border}"
+    elif info.scheme is None:
         attention = "plain attention"
     else:
         s, w, c, *_ = info.scheme

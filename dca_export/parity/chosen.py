@@ -8,6 +8,10 @@ from dataclasses import dataclass
 # |log2| of their ratio. With a cache in f32 weights and activations differ by the order of sums alone; in
 # the runs of tests/parity both sides chose the same throughout.
 TIE = 1e-3
+# On a card activations are rounded to 16 bits, and so are the queries and means that choose. Random models
+# of six layers, 2,600 tokens, on an H100 (2026-11-26): up to 0.03 with weights in f16 and Q8_0, 0.10 in bf16,
+# 0.24 with a cache in q8; at most 122 of 14,544 pages differed. Twice that.
+TIE_ON_CARDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -23,12 +27,13 @@ class Chosen:
     density: float
     """share of the pairs of query and key that the runtime computed"""
 
-    def failures(self, judged: bool) -> list[str]:
+    def failures(self, tie: float | None) -> list[str]:
+        """`tie`: how far from the threshold a tie may be; None: choices are not judged."""
         if not self.pages:
             return ["nothing was chosen: no block of queries was sparse"]
-        if judged and not self.largest_margin <= TIE:
+        if tie is not None and not self.largest_margin <= tie:
             return [
                 f"{self.disagreements} of {self.pages} pages are read by one side only, the farthest "
-                f"{self.largest_margin:.2g} from the threshold in log2, ties are up to {TIE:g}"
+                f"{self.largest_margin:.2g} from the threshold in log2, ties are up to {tie:g}"
             ]
         return []

@@ -11,7 +11,7 @@ import numpy as np
 
 from dca_export.errors import InputError
 from dca_export.parity.check import Part, Progress, Report, run_group
-from dca_export.parity.chosen import Chosen
+from dca_export.parity.chosen import TIE, TIE_ON_CARDS, Chosen
 from dca_export.parity.plan import Group, plan
 from dca_export.parity.tokens import token_ids
 from dca_export.parity.tolerance import tolerance_for
@@ -40,7 +40,8 @@ def check_sparse(
     """As ``check`` with ``prefill`` ("sparse:0.1", "sparse:0.1:512"), against the file's own weights.
 
     Every way of feeding has a pass of the reference of its own, which reads what the runtime read there. What
-    was chosen is judged with a cache in f32. Raises InputError, and DcaError from the runtime.
+    was chosen is judged with a cache in f32; on a card, which has none, with the one given. Raises
+    InputError, and DcaError from the runtime.
     """
     from dca_runtime import prefill as modes
 
@@ -52,7 +53,10 @@ def check_sparse(
             f"token {start} and leaves the last {DENSE_TAIL} dense; --prefill sparse:ALPHA:FROM sets in "
             "earlier"
         )
-    caches = list(dict.fromkeys(("f32", cache_type or ("f32" if weights == "f32" else "f16"))))
+    gpu = model.info.device.startswith("cuda")
+    least = "f16" if gpu else "f32"
+    cache_type = cache_type or (least if weights == "f32" else "f16")
+    caches = [cache_type] if gpu else list(dict.fromkeys((least, cache_type)))
     ids, source = token_ids(model, length, text)
     scheme = None if model.info.scheme is None else Scheme(*model.info.scheme)
     groups = [
@@ -77,7 +81,8 @@ def check_sparse(
             (part,) = run_group(model, _Given(reference, sparse), group, ids, tolerances, advance)
             margin = max((each.margin for each in sparse.disagreements), default=0.0)
             chosen = Chosen(sparse.compared, len(sparse.disagreements), margin, density)
-            failures = part.failures + chosen.failures(judged=cache == "f32")
+            tie = TIE_ON_CARDS if gpu else TIE if cache == "f32" else None
+            failures = part.failures + chosen.failures(tie)
             parts.append(replace(part, failures=failures, chosen=chosen))
     return Report(
         file=str(model.path),

@@ -178,8 +178,8 @@ private:
     /// sink counts in one of its pieces.)
     void start_softmax(uint32_t layer, uint32_t kv_head, int lanes, float* maximum, float* sum, bool sink) const;
     void attend_panel(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
-    void attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift, const uint8_t* heads,
-                     Worker& worker);
+    void attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift, Distances seen,
+                     const uint8_t* heads, Worker& worker);
     void attend_piece(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
     void merge_pieces(const AttentionBlock& first);
 

@@ -4,6 +4,7 @@
 
 #include "core/backend/backend.h"
 #include "core/error.h"
+#include "cuda/attention/kernels.h"
 #include "cuda/device/check.h"
 #include "cuda/device/device.h"
 #include "cuda/executor.h"
@@ -46,10 +47,22 @@ public:
 
     std::string description() const override { return device_.description; }
 
+    std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const override {
+        AttentionShape shape{};
+        shape.head_dim = static_cast<int32_t>(hparams_.head_dim);
+        shape.rotary_dim = static_cast<int32_t>(hparams_.rotary_dim);
+        if (prefill.sparse && !fast_shape(shape))
+            return "sparse prefill on a CUDA device takes head sizes of 64, 80, 96, 128 and 256 of which a multiple of 8 is rotated, this "
+                   "model's is " +
+                   std::to_string(hparams_.head_dim) + " with " + std::to_string(hparams_.rotary_dim) +
+                   " rotated; use prefill dense, or the device cpu";
+        return Backend::refuses({}, cache);
+    }
+
     Parts make_engine(EngineSpec spec) override {
         check(cudaSetDevice(device_.ordinal), "selecting the card");
         auto state = std::make_unique<StepState>(hparams_, weights_, device_, spec);  // checks that the cache fits beside it
-        auto cache = std::make_unique<CudaKvCache>(hparams_, device_, spec.tokens, supported_cache(spec.cache_type));
+        auto cache = std::make_unique<CudaKvCache>(hparams_, device_, spec.tokens, supported_cache(spec.cache_type), spec.prefill.sparse);
         auto executor = std::make_unique<CudaExecutor>(std::move(state), *cache);
         return {std::move(cache), std::move(executor)};
     }
@@ -57,7 +70,7 @@ public:
 private:
     static const Hparams& checked(const BackendSource& source) {
         check_model(source.hparams);
-        check_supported(source.hparams, source.weights);
+        check_supported(source.hparams);
         return source.hparams;
     }
 

@@ -29,6 +29,7 @@ void CudaExecutor::prepare(const Batch& batch) {
     recorded_rows_ = recordable ? Recordings::rows_for(rows, most) : 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - rows;
     if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
+    if (state_.sparse != nullptr) state_.sparse->begin(batch, state_.shape, *state_.cache, state_.stream.get());
     keep_all_rows();
     row_.set_played(false);
 }
@@ -63,6 +64,7 @@ void CudaExecutor::begin(const Batch&) {
         .table = state_.weights.token_embedding(),
         .tokens = one ? reinterpret_cast<const int32_t*>(input.head_on_host()) : input.tokens(),
         .n_tokens = state_.rows,
+        .scale = state_.h.embedding_scale,
         .x = state_.memory.x,
         .words_from = input.head_on_host(),
         .words_to = input.head(),
@@ -128,7 +130,17 @@ void CudaExecutor::sample(std::span<SampleRequest* const> requests) {
 void CudaExecutor::end() {
     state_.wait();
     under_way_ = false;
+    if (state_.sparse != nullptr) state_.sparse->end(*state_.cache);
     if (recorded_rows_ != 0) recordings_.set_warm(recording());
+}
+
+void CudaExecutor::density(std::span<float> out) const {
+    if (state_.sparse == nullptr) return Executor::density(out);
+    state_.sparse->density(out);
+}
+
+std::vector<uint32_t> CudaExecutor::selection() const {
+    return state_.sparse == nullptr ? std::vector<uint32_t>{} : state_.sparse->selection();
 }
 
 }  // namespace dca::cuda

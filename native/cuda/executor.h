@@ -37,6 +37,8 @@ public:
     void nll(std::span<const int32_t> targets, float* out) override;
     void sample(std::span<SampleRequest* const> requests) override;
     void end() override;
+    void density(std::span<float> out) const override;
+    std::vector<uint32_t> selection() const override;
 
 private:
     void prepare(const Batch& batch);

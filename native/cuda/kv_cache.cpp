@@ -17,12 +17,13 @@ CacheType supported_cache(dca_cache_type type) {
     return static_cast<CacheType>(type);
 }
 
-uint64_t CudaKvCache::bytes_for(const Hparams& h, uint64_t tokens, CacheType type) {
+uint64_t CudaKvCache::bytes_for(const Hparams& h, uint64_t tokens, CacheType type, bool with_means) {
     const uint64_t token = h.head_dim * value_bytes(type) + (type == CacheType::Q8 ? sizeof(uint16_t) : 0);
-    return uint64_t{pages_for(tokens)} * kPageTokens * 2 * h.n_layers * h.n_kv_heads * token;
+    const uint64_t page = kPageTokens * 2 * h.n_layers * h.n_kv_heads * token;
+    return pages_for(tokens) * (page + (with_means ? PageMeans::page_bytes(h) : 0));
 }
 
-CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens, CacheType type)
+CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens, CacheType type, bool with_means)
     : device_(device),
       n_layers_(h.n_layers),
       n_kv_heads_(h.n_kv_heads),
@@ -30,6 +31,7 @@ CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens
       pages_(pages_for(tokens) + 1),
       type_(type),
       memory_(allocate_device(bytes_for(h, tokens, type) + bytes_for(h, 1, type), "allocating the cache")),
+      means_(with_means ? std::make_unique<PageMeans>(h, pages_) : nullptr),
       stream_(make_stream()) {
     const std::vector<Tensors> all = tensors();
     for (uint32_t layer = 0; layer < n_layers_; ++layer) {
@@ -54,6 +56,7 @@ std::vector<CudaKvCache::Tensors> CudaKvCache::tensors() const {
 // A page is copied whole: what lies past its tokens is not read before it is written.
 void CudaKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t) {
     const auto& other = static_cast<const CudaKvCache&>(source);
+    if (means_ != nullptr) means_->set_current(to, false);
     check(cudaSetDevice(device_.ordinal), "selecting the card");
     const std::vector<Tensors> here = tensors(), there = other.tensors();
     for (size_t kind = 0; kind < here.size(); ++kind) {
@@ -96,6 +99,7 @@ void CudaKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) cons
 }
 
 void CudaKvCache::load_page(uint32_t page, const std::byte* in) {
+    if (means_ != nullptr) means_->set_current(page, false);
     check(cudaSetDevice(device_.ordinal), "selecting the card");
     for (const Tensors& of : tensors()) {
         for (size_t number = 0; number < of.count; ++number, in += of.page_bytes) {

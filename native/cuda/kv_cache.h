@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "cuda/attention/attention.h"
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
+#include "cuda/sparse/page_means.h"
 
 namespace dca::cuda {
 
@@ -22,11 +24,11 @@ CacheType supported_cache(dca_cache_type type);
 
 class CudaKvCache final : public KvCache {
 public:
-    CudaKvCache(const Hparams& hparams, const Device& device, uint32_t tokens, CacheType type);
+    CudaKvCache(const Hparams& hparams, const Device& device, uint32_t tokens, CacheType type, bool with_means);
 
-    uint64_t bytes() const override { return padding_page() * page_bytes(); }
+    uint64_t bytes() const override { return padding_page() * (page_bytes() + (means_ == nullptr ? 0 : means_->page_bytes())); }
     /// What the pages of so many tokens take; the one more is as large as those of one token.
-    static uint64_t bytes_for(const Hparams& hparams, uint64_t tokens, CacheType type);
+    static uint64_t bytes_for(const Hparams& hparams, uint64_t tokens, CacheType type, bool with_means = false);
 
     void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override;
     std::string layout() const override;
@@ -37,6 +39,8 @@ public:
     const std::vector<LayerCache>& layers() const noexcept { return layers_; }
     CacheType type() const noexcept { return type_; }
     uint32_t padding_page() const noexcept { return pages_ - 1; }
+    /// Null unless prefill is sparse.
+    PageMeans* means() const noexcept { return means_.get(); }
 
 private:
     /// Tensors of one element size that follow each other in memory.
@@ -57,6 +61,7 @@ private:
     uint32_t pages_;
     CacheType type_;
     DeviceMemory memory_;
+    std::unique_ptr<PageMeans> means_;
     Stream stream_;  // of copies; no step runs meanwhile
     std::vector<LayerCache> layers_;
 };

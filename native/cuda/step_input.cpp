@@ -100,14 +100,14 @@ void StepInput::write(const Batch& batch) {
         if (slice.rows() == 1 || cut_rows) {
             for (uint32_t i = 1; i <= slice.rows(); ++i) on_host(decode_)[all_.single++] = {slice.start + i, table, 0};
         } else {
-            all_.longer.push_back({all_.rows, slice.rows(), slice.start, page_table});
+            all_.longer.push_back({all_.rows, slice.rows(), slice.start, page_table, slice.sparse_end});
         }
         const uint32_t dropped = slice.rows() - slice.wanted;
         if (slice.wanted == 1) {
             if (!all_kept) on_host(kept_decode_)[kept_.single] = newest;
             ++kept_.single;
         } else if (slice.wanted > 1) {
-            kept_.longer.push_back({kept_.rows, slice.wanted, slice.start + dropped, page_table});
+            kept_.longer.push_back({kept_.rows, slice.wanted, slice.start + dropped, page_table, slice.sparse_end});
         }
         for (uint32_t i = 0; i < slice.wanted; ++i) {
             const uint32_t row = all_.rows + dropped + i;

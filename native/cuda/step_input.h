@@ -16,6 +16,7 @@ struct SliceRows {
     uint32_t first_row, rows;
     uint32_t start;              // index of the first one's token
     const uint32_t* page_table;  // device memory
+    uint32_t sparse_end = 0;     // queries at indices below may be attended sparsely
 };
 
 /// Some of a step's rows: first those that are alone in their sequence, then the longer slices.

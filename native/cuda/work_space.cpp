@@ -37,13 +37,32 @@ HiddenValues hidden_values(const Hparams& h, uint32_t block) {
 
 }  // namespace
 
+bool needs_branch(const Hparams& h) { return h.norms != Norms::Before || h.residual_scale != 1.0f; }
+
+/// The table of cos and sin in the device memory at `to`, which has room for it.
+void upload(RopeTable rope, const float2* to, cudaStream_t stream) {
+    rope.fill();
+    std::vector<float2> table(rope.cos.size());
+    for (size_t i = 0; i < table.size(); ++i) table[i] = {rope.cos[i], rope.sin[i]};
+    check(cudaMemcpyAsync(const_cast<float2*>(to), table.data(), table.size() * sizeof(float2), cudaMemcpyHostToDevice, stream),
+          "preparing the work space");
+    check(cudaStreamSynchronize(stream), "preparing the work space");  // the executor's stream does not wait for this one
+}
+
 struct WorkSpace::Plan {
     const Hparams& h;
     const DeviceWeights& weights;
     const Card& card;
     const AttentionShape& shape;
     const Scheme& scheme;
-    uint32_t n_frequencies;  // of the rotation table
+    const Scheme& window_scheme;
+    uint32_t n_frequencies;  // of the rotation tables
+    bool sparse;             // prefill
+
+    RotaryTable table(Arena& scratch, const Scheme& of, uint32_t tokens) const {
+        const uint32_t positions = of.table_rows(tokens);
+        return {scratch.take<float2>(size_t{positions} * n_frequencies), positions};
+    }
 
     /// Prefill dequantizes a Q8 cache for the fastest kernel, some heads at a time.
     size_t prefill_bytes(uint32_t block, uint32_t tokens, CacheType type) const {
@@ -70,10 +89,11 @@ struct WorkSpace::Plan {
 
 void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheType type) {
     const Hparams& h = plan.h;
-    const uint32_t positions = plan.scheme.table_rows(tokens);
-    rotary = {scratch.take<float2>(size_t{positions} * plan.n_frequencies), positions};
+    rotary = plan.table(scratch, plan.scheme, tokens);
+    if (h.window != 0) window_rotary = plan.table(scratch, plan.window_scheme, tokens);
     const auto activation = [&](size_t width) { return scratch.take<std::byte>(2 * width * block); };
     x = scratch.take<float>(size_t{h.n_embd} * block);
+    branch = scratch.take<float>(needs_branch(h) ? size_t{h.n_embd} * block : 0);
     normed = activation(h.n_embd);
     qkv = activation(size_t{h.q_width()} + 2 * h.kv_width());
     attended = activation(h.q_width());
@@ -83,6 +103,7 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     gate_up_row = scratch.take<float>(2 * hidden.of_row);
     gated_row = scratch.take<float>(hidden.of_row);
     if (h.n_experts > 0) experts.place(scratch, h, block);
+    if (plan.sparse) sparse.place(scratch, h, plan.card, plan.scheme, block, slices, tokens);
     vocab_rows = static_cast<uint32_t>(std::clamp<uint64_t>(kLogitsBytes / (4 * uint64_t{h.n_vocab}), 1, block));
     logits = scratch.take<float>(size_t{vocab_rows} * h.n_vocab);
     dequantized_bytes = plan.weights.quantised() && block > 1 ? plan.dequantized_bytes() : 0;
@@ -105,7 +126,7 @@ void WorkSpace::place_host(Arena& host, const Plan& plan) {
 WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
                      const EngineSpec& spec) {
     const CacheType type = supported_cache(spec.cache_type);
-    const Plan plan{h, weights, device.card, shape, spec.scheme, spec.rope.n_frequencies};
+    const Plan plan{h, weights, device.card, shape, spec.scheme, spec.window_scheme, spec.rope.n_frequencies, spec.prefill.sparse};
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
     const uint64_t available = free - std::min<uint64_t>(free, kReserve);
@@ -117,9 +138,9 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
         place(scratch, plan, tokens, of_type);
         return scratch.bytes();
     };
+    const auto cache_bytes = [&](uint32_t tokens, CacheType of_type) { return CudaKvCache::bytes_for(h, tokens, of_type, plan.sparse); };
     const auto fits = [&](uint32_t tokens, CacheType of_type) {
-        return CudaKvCache::bytes_for(h, tokens, of_type) + CudaKvCache::bytes_for(h, kPageTokens, of_type) + measure(tokens, of_type) <=
-               available;
+        return cache_bytes(tokens, of_type) + cache_bytes(kPageTokens, of_type) + measure(tokens, of_type) <= available;
     };
     block = std::min(spec.max_rows != 0 ? spec.max_rows : weights.quantised() ? kQuantisedBlock : kDenseBlock, spec.tokens);
     while (!fits(spec.tokens, type) && spec.max_rows == 0 && block > kShortestBlock) block /= 2;
@@ -135,9 +156,9 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
             return some * kPageTokens;
         };
         const uint32_t most = most_tokens(type);
-        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ",
-             gigabytes(CudaKvCache::bytes_for(h, spec.tokens, type)), " of cache and ", gigabytes(scratch_bytes), " of work space, ",
-             device.description, " has ", gigabytes(available), " free: room for ", most, " tokens",
+        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache_bytes(spec.tokens, type)),
+             " of cache and ", gigabytes(scratch_bytes), " of work space, ", device.description, " has ", gigabytes(available),
+             " free: room for ", most, " tokens",
              type == CacheType::Q8 ? "" : ", or " + std::to_string(most_tokens(CacheType::Q8)) + " with cache_type q8");
     }
 
@@ -153,14 +174,11 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     const Stream stream = make_stream();
     check(cudaMemsetAsync(decode_workspace, 0, decode_workspace_bytes(device.card, shape, decode_rows), stream.get()),
           "preparing the work space");
-    RopeTable rope = spec.rope;
-    rope.fill();
-    std::vector<float2> table(rope.cos.size());
-    for (size_t i = 0; i < table.size(); ++i) table[i] = {rope.cos[i], rope.sin[i]};
-    check(cudaMemcpyAsync(const_cast<float2*>(rotary.cos_sin), table.data(), table.size() * sizeof(float2), cudaMemcpyHostToDevice,
-                          stream.get()),
-          "preparing the work space");
-    check(cudaStreamSynchronize(stream.get()), "preparing the work space");  // the executor's stream does not wait for this one
+    if (plan.sparse)
+        check(cudaMemsetAsync(sparse.unread, 0, size_t{h.n_layers} * h.n_heads * sizeof(*sparse.unread), stream.get()),
+              "preparing the work space");
+    upload(spec.rope, rotary.cos_sin, stream.get());
+    if (h.window != 0) upload(spec.window_rope, window_rotary.cos_sin, stream.get());
 }
 
 }  // namespace dca::cuda

@@ -9,6 +9,7 @@
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/experts/memory.h"
+#include "cuda/sparse/memory.h"
 #include "cuda/weights/weights.h"
 
 namespace dca::cuda {
@@ -27,8 +28,10 @@ struct WorkSpace {
     uint64_t scratch_bytes = 0;
 
     RotaryTable rotary{};
+    RotaryTable window_rotary{};  // of layers with a window
 
     float* x;                // (block, n_embd) residual stream
+    float* branch;           // (block, n_embd) a block's result where it is not added to x as it is; else of no size
     std::byte* normed;       // (block, n_embd)              these in the activations' 16-bit type
     std::byte* qkv;          // (block, q_width + 2 kv_width)
     std::byte* attended;     // (block, q_width)
@@ -37,6 +40,7 @@ struct WorkSpace {
     float* gate_up_row;      // of one row (2 n_ff); of a mixture (n_experts_used, 2 n_ff_expert) and (2 n_ff_shared)
     float* gated_row;        // half as wide
     ExpertMemory experts{};  // of a mixture
+    SparseMemory sparse{};   // where prefill is sparse
     float* logits;           // (vocab_rows, n_vocab)
     uint32_t vocab_rows = 0;
     std::byte* dequantized;  // a quantised matrix, or as many of its rows as fit, in 16 bits

@@ -1,5 +1,6 @@
 // The attention kernels under C names, for the Python beside this file.
 #include "cuda/attention/attention.h"
+#include "cuda/sparse/select_pages.h"
 
 using namespace dca::cuda;
 
@@ -29,6 +30,15 @@ size_t dca_prefill_workspace_bytes(const AttentionShape* shape, uint32_t context
 uint32_t dca_decode_group_rows(const AttentionShape* shape) { return decode_group_rows(card(), *shape); }
 size_t dca_decode_workspace_bytes(const AttentionShape* shape, uint32_t rows) { return decode_workspace_bytes(card(), *shape, rows); }
 
-/// Sizes of the three argument structs, so that the caller can check its own declarations.
-size_t dca_struct_bytes(int which) { return which == 0 ? sizeof(PrefillArgs) : which == 1 ? sizeof(DecodeArgs) : sizeof(StoreArgs); }
+int dca_mean_keys(const MeanArgs* args, cudaStream_t stream) { return mean_keys(*args, stream); }
+int dca_select_pages(const SelectArgs* args, cudaStream_t stream) { return select_pages(card(), *args, stream); }
+uint32_t dca_select_blocks(uint32_t start, uint32_t n_queries, uint32_t chunk_size) { return select_blocks(start, n_queries, chunk_size); }
+uint32_t dca_select_most_pages(uint32_t context) { return select_most_pages(context); }
+size_t dca_select_workspace_bytes(const dca::Scheme* scheme, uint32_t context) { return select_workspace_bytes(card(), *scheme, context); }
+
+/// Sizes of the argument structs, so that the caller can check its own declarations.
+size_t dca_struct_bytes(int which) {
+    constexpr size_t kBytes[] = {sizeof(PrefillArgs), sizeof(DecodeArgs), sizeof(StoreArgs), sizeof(MeanArgs), sizeof(SelectArgs)};
+    return kBytes[which];
+}
 }

@@ -10,7 +10,8 @@ from dca_runtime import Model
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
 SCHEME = (40, 24, 64)  # s divides no page
-Q8_KL = 6e-3  # of single positions after 1,300 tokens of a random model; a wrong position costs more than 1e-2
+# Of single positions after 1,300 tokens of a random model; a wrong position costs more than 1e-2.
+Q8_KL = 6e-3
 MODELS = {
     "f16": {},
     "quantised": {"types": (("", "Q4_0"), ("attn_v", "Q8_0"))},

@@ -19,7 +19,7 @@ bool valid_shape(const AttentionShape& s) {
 /// Whether the scheme makes sense and the table has every position that `context` tokens use.
 bool valid_positions(const Scheme& s, const RotaryTable& rotary, const AttentionShape& shape, uint32_t context) {
     if (s.chunk_size == 0 || s.chunk_size > Scheme::kEndless || context > Scheme::kEndless ||
-        (s.logit_scale != 0.0f && s.logit_scale_length == 0))
+        (s.logit_scale != 0.0f && s.logit_scale_length == 0) || (s.moves() && (!s.endless() || s.window == 0)))
         return false;
     uint32_t positions = std::min(s.chunk_size, context);
     if (context > s.chunk_size && !s.intra_only) {
@@ -37,13 +37,13 @@ bool valid_cache(const LayerCache& c, const AttentionShape& shape) {
 
 }  // namespace
 
-WorkOrder make_work_order(const Card& card, const PrefillArgs& args, const QueryBlocks& blocks) {
+WorkOrder make_work_order(const Card& card, const PrefillArgs& args, uint32_t n_blocks) {
     const uint64_t element_bytes = args.cache.type == CacheType::Q8 ? 1 : 2;
     const uint64_t head_bytes = 2 * (uint64_t{args.start} + args.n_queries) * args.shape.head_dim * element_bytes;
     // Half the cache: it also holds queries and output, and Hopper's two halves may hold copies.
     const uint64_t kv_heads = std::clamp<uint64_t>(card.l2_bytes / 2 / head_bytes, 1, args.shape.n_kv_heads);
     const uint32_t group = args.shape.n_heads / args.shape.n_kv_heads;
-    return {blocks.count, static_cast<uint32_t>(args.shape.n_heads), static_cast<uint32_t>(kv_heads) * group};
+    return {n_blocks, static_cast<uint32_t>(args.shape.n_heads), static_cast<uint32_t>(kv_heads) * group};
 }
 
 size_t prefill_workspace_bytes() { return kDequantizedOffset; }
@@ -60,14 +60,18 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
         !aligned_16(args.workspace) || args.workspace_bytes < prefill_workspace_bytes())
         return cudaErrorInvalidValue;
 
+    if (args.lists.blocks && (!args.lists.pages || args.scheme.chunk_size < kPageTokens || args.scheme.moves()))
+        return cudaErrorInvalidValue;
+
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
-    const bool sm80 = vectors && card.compute_capability >= 80 && fast_shape(args.shape);
+    const bool sm80 = vectors && card.compute_capability >= 80 && fast_shape(args);
     const bool sm90 = sm80 && prefill_sm90_takes(card, args);
     switch (args.kernel) {
         case PrefillKernel::Auto:
             if (sm90) return launch_prefill_sm90(card, args, stream);
-            return sm80 ? launch_prefill_sm80(card, args, stream) : launch_simple(args, nullptr, stream);
-        case PrefillKernel::Simple: return launch_simple(args, nullptr, stream);
+            if (sm80) return launch_prefill_sm80(card, args, stream);
+            [[fallthrough]];
+        case PrefillKernel::Simple: return args.lists.blocks ? cudaErrorNotSupported : launch_simple(args, nullptr, stream);
         case PrefillKernel::Sm80: return sm80 ? launch_prefill_sm80(card, args, stream) : cudaErrorNotSupported;
         case PrefillKernel::Sm90: return sm90 ? launch_prefill_sm90(card, args, stream) : cudaErrorNotSupported;
     }
@@ -85,10 +89,12 @@ cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStrea
     if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || !valid_positions(args.scheme, args.rotary, args.shape, 1) ||
         !aligned_16(args.q) || !aligned_16(args.out) || !args.rows || !args.page_tables || !args.workspace || args.n_rows == 0 ||
         args.n_rows > args.workspace_rows || args.workspace_rows > kMaxDecodeRows || args.n_groups > args.n_rows / 2 ||
-        (args.n_groups != 0 && (!args.groups || args.scheme.intra_only)))
+        (args.n_groups != 0 && (!args.groups || args.scheme.intra_only || variant_of(args.traits, args.scheme) != Variant::Plain)))
         return cudaErrorInvalidValue;
-    const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
-    if (vectors && card.compute_capability >= 80 && fast_shape(args.shape)) return launch_decode(card, args, stream);
+    // A range for each of LM-Infinite's far keys is more than the fast kernel has room for; few keys are seen there.
+    const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0 && args.scheme.border != Border::LmInfinite;
+    if (vectors && card.compute_capability >= 80 && fast_shape(args.shape, args.traits, args.scheme))
+        return launch_decode(card, args, stream);
 
     PrefillArgs simple{};
     simple.shape = args.shape;
@@ -101,6 +107,7 @@ cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStrea
     simple.q_stride = args.q_stride;
     simple.out_stride = args.out_stride;
     simple.dtype = args.dtype;
+    simple.traits = args.traits;
     simple.n_queries = args.n_rows;
     return launch_simple(simple, args.rows, stream);
 }

@@ -148,7 +148,7 @@ __device__ __forceinline__ void merge_group(const GroupShared<C>& shared, const 
     const uint32_t heads = params.part_heads;
     const auto warp_of = [&](int stream, int n) { return stream * division.quads + n / C::kHeads; };
     merge<C::kThreads>(
-        group.rows * heads, C::kHeadDim, division.streams, params.scale_log2,
+        group.rows * heads, C::kHeadDim, division.streams, params.scale.scale_log2,
         [&](int stream, int n) { return shared.softmax[warp_of(stream, n)][n % C::kHeads]; },
         [&](int stream, int n, int e) {
             const float* row = results + (warp_of(stream, n) * C::kHeads + n % C::kHeads) * C::kHeadDim;
@@ -183,7 +183,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
         const int quad = own % division.quads, stream = own / division.quads;
         const bool works = stream < division.streams;
 
-        const KeyTiles<G::kKeys> tiles(args.scheme, length_of(args, group.row[0]));
+        const typename C::Tiles tiles(args.scheme, length_of(args, group.row[0]));
         const HeadRows rows{args.page_tables + __ldcg(&args.rows[group.row[0]].first_page), static_cast<uint32_t>(args.shape.n_kv_heads),
                             split.pair};
         const uint32_t ring = ptx::shared_address(rings) + stream * division.stages * G::kTileBytes;
@@ -230,7 +230,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
                 tile.load_keys(raw, warp.g, warp.t, warp.lane);
                 warp.multiply_keys(raw, s);
                 tile.load_values(raw, warp.g, warp.t, warp.lane);
-                warp.absorb(s, p, keys, params.scale_log2);
+                warp.absorb(s, p, keys, params.scale);
                 warp.multiply_values(raw, p);
             }
         }

@@ -14,15 +14,18 @@
 #include "cuda/attention/pages.cuh"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/softmax.cuh"
+#include "cuda/attention/traits.cuh"
 #include "cuda/device/ptx.cuh"
 
 namespace dca::cuda::decode {
 
-template <int kHeadDim_, class T_, bool kQ8_, int kHeadTiles_>
+template <int kHeadDim_, class T_, bool kQ8_, int kHeadTiles_, Variant kVariant_>
 struct Config {
     using T = T_;  // of the products
     static constexpr int kHeadDim = kHeadDim_;
     static constexpr bool kQ8 = kQ8_;
+    static constexpr Variant kVariant = kVariant_;
+    static constexpr bool kWindowed = kVariant != Variant::Plain;
     static constexpr int kHeadTiles = kHeadTiles_;  // of 8 query heads
     static constexpr int kHeads = 8 * kHeadTiles;
     static constexpr int kWarps = 8;
@@ -35,6 +38,7 @@ struct Config {
     static constexpr int kValueRuns = (kHeadDim + 8 * kValueRun - 1) / (8 * kValueRun);
     static constexpr int kQueryStride = 4 * kKeyRun * kKeyRuns + 8;  // padded with zeros; 16 bytes against bank conflicts
     static_assert(kPageTokens % kKeys == 0, "a tile lies in one page");
+    using Tiles = KeyTiles<kKeys, kWindowed>;
 };
 
 /// One tile's bytes as they came from the cache.
@@ -158,9 +162,14 @@ struct Warp {
 
     /// The online softmax step: s becomes weights, as second operands for V^T P^T; o is rescaled.
     __device__ __forceinline__ void absorb(float (&s)[C::kHeadTiles][C::kKeys / 16][4], uint2 (&p)[C::kHeadTiles][C::kKeys / 16],
-                                           const KeyTile& tile, float scale_log2) {
+                                           const KeyTile& tile, const LogitScale& scale) {
+        const float scale_log2 = scale.scale_log2;
 #pragma unroll
         for (int h = 0; h < C::kHeadTiles; ++h) {
+            if constexpr (C::kVariant == Variant::Capped) {
+#pragma unroll
+                for (auto& logits : s[h]) cap_logits(logits, scale);
+            }
             float raised[2] = {maximum[h][0], maximum[h][1]}, keep[2];
 #pragma unroll
             for (int n = 0; n < C::kKeys / 16; ++n)

@@ -23,9 +23,10 @@ __device__ __forceinline__ void stage_output(uint8_t* tile, int lane, int row, c
 struct OutputRows {
     void* out;       // (n_queries, n_heads, head_dim) of 16-bit values
     int64_t stride;  // elements between tokens
-    uint32_t first;  // row of `out` of the block's first one
-    uint32_t count;  // of the block
+    uint32_t first;  // row of `out` of the tile's first one
+    uint32_t end;    // the block's rows of the tile are those before
     uint32_t head;
+    uint32_t begin = 0;  // and from here on; `first` is of the tile's row 0 all the same
 };
 
 /// One warp writes rows [first_row, first_row + kWarpRows) of a shared tile of kTileRows rows, those that exist.
@@ -35,7 +36,8 @@ __device__ __forceinline__ void write_output(const uint8_t* tile, int lane, uint
 #pragma unroll
     for (int n = lane; n < kWarpRows * kVectors; n += 32) {
         const uint32_t row = first_row + n / kVectors;
-        if (row >= rows.count) break;
+        if (row >= rows.end) break;
+        if (row < rows.begin) continue;
         uint8_t* to = static_cast<uint8_t*>(rows.out) + 2 * ((rows.first + row) * rows.stride + rows.head * kHeadDim + n % kVectors * 8);
         *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(tile + Panels<kHeadDim>::offset(kTileRows, row, n % kVectors * 8));
     }

@@ -3,6 +3,7 @@
 
 #include "core/positions/key_ranges.h"
 #include "cuda/attention/attention.h"
+#include "cuda/attention/variants.h"
 #include "cuda/attention/work_order.h"
 
 namespace dca::cuda {
@@ -11,10 +12,12 @@ namespace dca::cuda {
 /// args.page_table + rows[n].first_page, and args.start is not read.
 cudaError_t launch_simple(const PrefillArgs& args, const DecodeRow* rows, cudaStream_t stream);
 
-/// Whether the fast kernels take this shape.
-inline bool fast_shape(const AttentionShape& shape) {
-    const int d = shape.head_dim;
-    return (d == 64 || d == 80 || d == 96 || d == 128 || d == 256) && shape.rotary_dim % 8 == 0;
+/// Whether the fast kernels take this shape with these traits.
+inline bool fast_shape(const AttentionShape& shape, const AttentionTraits& traits = {}, const Scheme& scheme = {}) {
+    return compiled(variant_of(traits, scheme), shape.head_dim) && shape.rotary_dim % 8 == 0;
+}
+inline bool fast_shape(const PrefillArgs& args) {
+    return compiled(variant_of(args), args.shape.head_dim) && args.shape.rotary_dim % 8 == 0;
 }
 
 cudaError_t launch_prefill_sm80(const Card& card, const PrefillArgs& args, cudaStream_t stream);
@@ -34,7 +37,7 @@ constexpr size_t kStagedGroupBytes = size_t{128} << 10;
 
 cudaError_t launch_store(const Card& card, const StoreArgs& args, cudaStream_t stream);
 
-/// The order of work for these blocks of queries, the sections sized to the card's L2 cache.
-WorkOrder make_work_order(const Card& card, const PrefillArgs& args, const QueryBlocks& blocks);
+/// The order of work for so many blocks of queries, the sections sized to the card's L2 cache.
+WorkOrder make_work_order(const Card& card, const PrefillArgs& args, uint32_t n_blocks);
 
 }  // namespace dca::cuda

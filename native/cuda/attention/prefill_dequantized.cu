@@ -29,23 +29,39 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const LayerCache c
     reinterpret_cast<uint4*>(out)[to * vectors + vector] = values;
 }
 
+/// Key heads that the workspace holds at a time, and in how many passes that is all of them.
+struct Passes {
+    uint32_t heads, count;
+
+    explicit Passes(const PrefillArgs& args) {
+        const uint32_t kv_heads = args.shape.n_kv_heads;
+        const size_t room = (args.workspace_bytes - kDequantizedOffset) / dequantized_head_bytes(args.shape, args.start + args.n_queries);
+        count = ceil_div(kv_heads, static_cast<uint32_t>(std::min<size_t>(kv_heads, room)));
+        heads = ceil_div(kv_heads, count);
+    }
+};
+
 }  // namespace
 
-bool dequantizing_pays(const PrefillArgs& args) {
+bool dequantizing_pays(const Card& card, const PrefillArgs& args) {
+    if (args.traits.window != 0) return false;  // most of the keys are seen by nobody
     // Dequantizing moves 10 bytes a value and the sm_80 kernel runs at half the speed: even at about 270
     // queries a key head, counting the query heads that share it.
     constexpr uint64_t kLeastQueries = 512;
     const uint64_t context = uint64_t{args.start} + args.n_queries;
     const uint64_t queries = uint64_t{args.n_queries} * (args.shape.n_heads / args.shape.n_kv_heads);
-    return queries >= kLeastQueries && args.workspace_bytes >= kDequantizedOffset + dequantized_head_bytes(args.shape, context);
+    if (queries < kLeastQueries || args.workspace_bytes < kDequantizedOffset + dequantized_head_bytes(args.shape, context)) return false;
+    // A pass of a few heads over few queries leaves multiprocessors idle, the last tokens of a prompt of a million for instance.
+    const Passes passes(args);
+    const uint32_t group = args.shape.n_heads / args.shape.n_kv_heads, blocks = ceil_div(args.n_queries, kPageTokens);
+    const auto rounds = [&](uint32_t heads) { return ceil_div(heads * blocks, card.multiprocessors); };
+    return passes.count * rounds(passes.heads * group) <= 2 * rounds(args.shape.n_heads);
 }
 
 cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
     const uint32_t n_keys = args.start + args.n_queries;
     const uint32_t kv_heads = args.shape.n_kv_heads, group = args.shape.n_heads / args.shape.n_kv_heads;
-    const uint32_t room = static_cast<uint32_t>(
-        std::min<size_t>(kv_heads, (args.workspace_bytes - kDequantizedOffset) / dequantized_head_bytes(args.shape, n_keys)));
-    const uint32_t passes = ceil_div(kv_heads, room), heads_at_once = ceil_div(kv_heads, passes);
+    const uint32_t heads_at_once = Passes(args).heads;
     __half* dequantized = reinterpret_cast<__half*>(static_cast<uint8_t*>(args.workspace) + kDequantizedOffset);
 
     for (uint32_t first = 0; first < kv_heads; first += heads_at_once) {
@@ -64,8 +80,10 @@ cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args
         const size_t half = size_t{pages_for(n_keys)} * heads * kPageTokens * args.shape.head_dim;
         part.cache = {dequantized, dequantized + half, nullptr, nullptr, pages_for(n_keys), CacheType::F16};
         part.page_table = nullptr;
+        if (args.traits.sinks) part.traits.sinks = args.traits.sinks + size_t{first} * group;
         part.q = static_cast<const uint16_t*>(args.q) + first_value;
         part.out = static_cast<uint16_t*>(args.out) + first_value;
+        part.lists = args.lists.from_head(first * group);
         error = launch_prefill_sm90(card, part, stream);
         if (error != cudaSuccess) return error;
     }

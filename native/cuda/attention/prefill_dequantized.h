@@ -14,7 +14,7 @@ inline size_t dequantized_head_bytes(const AttentionShape& shape, uint64_t conte
 }
 
 /// Whether there is room for at least one key head and enough work to pay for dequantizing it.
-bool dequantizing_pays(const PrefillArgs& args);
+bool dequantizing_pays(const Card& card, const PrefillArgs& args);
 
 /// Key heads in as few groups as the workspace holds, each dequantized to f16 and then attended to.
 cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args, cudaStream_t stream);

@@ -6,12 +6,16 @@
 // Where the walk over the keys enters another range, each warp rotates its own queries anew.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/attention/epilogue.cuh"
+#include "cuda/attention/list_walk.cuh"
 #include "cuda/attention/mask.cuh"
 #include "cuda/attention/pages.cuh"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
+#include "cuda/attention/traits.cuh"
 #include "cuda/attention/work_order.h"
 #include "cuda/device/panels.cuh"
 
@@ -21,14 +25,17 @@ struct Params {
     PrefillArgs args;
     QueryBlocks blocks;
     WorkOrder order;
-    float scale_log2;
+    LogitScale scale;
 };
 
-template <int kHeadDim_, class T_, bool kQ8_>
+template <int kHeadDim_, class T_, bool kQ8_, Variant kVariant_>
 struct Config {
     using T = T_;  // of the products
     static constexpr int kHeadDim = kHeadDim_;
     static constexpr bool kQ8 = kQ8_;
+    static constexpr Variant kVariant = kVariant_;
+    static constexpr bool kListed = kVariant == Variant::Listed;
+    static constexpr bool kWindowed = windows(kVariant);
     static constexpr int kWarps = 4;
     static constexpr int kThreads = 32 * kWarps;
     static constexpr int kRowTiles = kHeadDim <= 128 ? 2 : 1;  // of 16 queries, per warp
@@ -37,6 +44,41 @@ struct Config {
     static constexpr int kKeys = kHeadDim <= 128 ? 64 : 32;
     static constexpr int kTileBytes = kKeys * kHeadDim * 2;
     static_assert(kPageTokens % kKeys == 0, "a tile lies in one page");
+    static constexpr uint32_t kPageParts = kPageTokens / kRows;  // with lists, that a page's queries are worked on in
+    static_assert(kPageTokens % kRows == 0);
+    using Walk = std::conditional_t<kListed, ListWalk<kKeys>, TileWalk<kKeys, kWindowed>>;
+};
+
+/// Queries of one chunk: row r of the tile is the one at index first + r, if r is in [begin, end).
+struct Rows {
+    uint32_t first, begin, end, chunk;
+
+    /// Rows that are none repeat the first or the last.
+    __device__ __forceinline__ uint32_t index_of(uint32_t row) const { return first + min(max(row, begin), end - 1); }
+};
+
+/// An item's queries, and the walk over what they read. Without rows (a part of a page with lists) there is nothing to do.
+template <class C>
+struct Task {
+    Rows rows;
+    typename C::Walk walk;
+
+    static __device__ __forceinline__ Task of(const Params& params, const WorkOrder::Item& work) {
+        if constexpr (C::kListed) {
+            const PageLists& lists = params.args.lists;
+            const size_t number = size_t{work.head} * lists.n_blocks + work.block / C::kPageParts;
+            const uint4 from = __ldg(reinterpret_cast<const uint4*>(lists.blocks + number));
+            const ListedBlock listed{from.x, from.y, from.z, from.w};
+            const uint32_t first = listed.first / kPageTokens * kPageTokens + work.block % C::kPageParts * C::kRows;
+            const uint32_t stop = listed.first + listed.rows;
+            return {{first, listed.first > first ? min(listed.first - first, uint32_t{C::kRows}) : 0,
+                     stop > first ? min(stop - first, uint32_t{C::kRows}) : 0, listed.chunk},
+                    {params.args.scheme, listed, lists.pages + number * lists.most_pages}};
+        } else {
+            const QueryBlock block = params.blocks.at(work.block);
+            return {{block.first, 0, block.rows, block.chunk}, {params.args.scheme, block, params.args.traits.window}};
+        }
+    }
 };
 
 template <class C>
@@ -100,7 +142,7 @@ struct Warp {
 
     Shared<C>& shared;
     const Params& params;
-    const QueryBlock block;
+    const Rows rows;
     const uint32_t head;
     const int lane = threadIdx.x % 32;
     const int first_row = threadIdx.x / 32 * C::kWarpRows;
@@ -117,10 +159,10 @@ struct Warp {
 #pragma unroll 1
         for (int n = lane; n < C::kWarpRows * kPieces; n += 32) {
             const int row = first_row + n / kPieces;
-            const uint32_t i = block.first + min(static_cast<uint32_t>(row), block.rows - 1);
+            const uint32_t i = rows.index_of(row);
             const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * ((i - args.start) * args.q_stride + head * C::kHeadDim);
             QueryRotation::Loaded loaded;
-            rotation.load(loaded, source, n % kPieces, range, i - block.chunk * args.scheme.chunk_size);
+            rotation.load(loaded, source, n % kPieces, range, i - rows.chunk * args.scheme.chunk_size);
             rotation.finish<T>(loaded, n % kPieces, args.scheme.logit_factor(i), [&](int e, uint2 values) {
                 *reinterpret_cast<uint2*>(shared.queries + P::offset(C::kRows, row, e)) = values;
             });
@@ -176,13 +218,16 @@ struct Warp {
 
     /// Takes the logits of the walk's current tile into the softmax, leaving operands for P V.
     __device__ __forceinline__ void absorb(float (&s)[C::kRowTiles][C::kKeys / 2], uint32_t (&p)[C::kRowTiles][C::kKeys / 4],
-                                           const TileWalk<C::kKeys>& walk) {
-        const TileMask<C::kKeys> mask(walk, lane, block.first + first_row);
+                                           const typename C::Walk& walk) {
+        TileMask<C::kKeys, C::kWindowed> mask(walk, lane, rows.first + first_row, 0, params.args.traits.window);
+        if constexpr (C::kListed)
+            if ((walk.quarters >> (rows.first % kPageTokens + first_row) / kQuarter & 1) == 0) mask.hide();
 #pragma unroll
         for (int tile = 0; tile < C::kRowTiles; ++tile) {
+            cap_if<C::kVariant>(s[tile], params.scale, params.args.traits);
             mask.apply(s[tile], 16 * tile + lane / 4);
             float keep[2];
-            softmax[tile].step(s[tile], params.scale_log2, keep);
+            softmax[tile].step(s[tile], params.scale.scale_log2, keep);
             to_operands<T>(s[tile], p[tile]);
             rescale(o[tile], keep);
         }
@@ -195,12 +240,17 @@ struct Warp {
 #pragma unroll
         for (int tile = 0; tile < C::kRowTiles; ++tile) {
             float inverse[2];
-            softmax[tile].inverse_sums(inverse);
+            if constexpr (C::kVariant == Variant::Plain) {
+                softmax[tile].inverse_sums(inverse);
+            } else {
+                softmax[tile].inverse_sums(inverse,
+                                           [&](float maximum) { return sink_share(args.traits, head, maximum, params.scale.scale_log2); });
+            }
             stage_output<C::kHeadDim, C::kRows>(shared.queries, lane, first_row + 16 * tile + lane / 4, o[tile], inverse, args.dtype);
         }
         __syncwarp();
         write_output<C::kHeadDim, C::kRows, C::kWarpRows>(shared.queries, lane, first_row,
-                                                          {args.out, args.out_stride, block.first - args.start, block.rows, head});
+                                                          {args.out, args.out_stride, rows.first - args.start, rows.end, head, rows.begin});
     }
 
 private:
@@ -217,7 +267,9 @@ __global__ void __launch_bounds__(C::kThreads) prefill_kernel(const __grid_const
     Shared<C>& shared = *reinterpret_cast<Shared<C>*>(memory);
     const PrefillArgs& args = params.args;
     const WorkOrder::Item work = params.order.at(blockIdx.x);
-    Warp<C> warp{shared, params, params.blocks.at(work.block), work.head};
+    auto [own, walk] = Task<C>::of(params, work);
+    if (own.begin >= own.end) return;
+    Warp<C> warp{shared, params, own, work.head};
 
     const HeadRows rows{args.page_table, static_cast<uint32_t>(args.shape.n_kv_heads),
                         work.head / (args.shape.n_heads / args.shape.n_kv_heads)};
@@ -235,7 +287,6 @@ __global__ void __launch_bounds__(C::kThreads) prefill_kernel(const __grid_const
                                rows,
                                n_keys};
 
-    TileWalk<C::kKeys> walk(args.scheme, warp.block);
     keys.start(walk.key);
     bool more = true;
     while (more) {

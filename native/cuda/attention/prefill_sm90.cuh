@@ -8,13 +8,20 @@
 // rotates its 16 queries anew, from the un-rotated copy in shared memory, to where the products read
 // them: registers if there is room (3 % faster: shared memory is the busier), else shared memory.
 // After the last range the un-rotated copy is free for the next block's queries.
+//
+// With lists of pages (sparse prefill) the walk goes over those, the rows of a block are the tokens of a page, and a
+// warp masks the pages that others of the block read and its own queries do not.
 #pragma once
 
+#include <type_traits>
+
 #include "cuda/attention/epilogue.cuh"
+#include "cuda/attention/list_walk.cuh"
 #include "cuda/attention/mask.cuh"
 #include "cuda/attention/pages.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
+#include "cuda/attention/traits.cuh"
 #include "cuda/attention/work_order.h"
 #include "cuda/device/wgmma.cuh"
 
@@ -29,18 +36,25 @@ struct Params {
     const uint32_t* page_table;  // null: pages 0, 1, 2, ...
     void* out;
     int64_t out_stride;
-    Dtype dtype;         // of queries and output
-    float scale_log2;    // scale * log2(e)
+    Dtype dtype;  // of queries and output
+    AttentionTraits traits;
+    LogitScale scale;
     int32_t* next_item;  // counter of items drawn beyond the first of each thread block
+    PageLists lists;     // if kListed
 };
 
-template <int kHeadDim_, class T_>
+template <int kHeadDim_, class T_, Variant kVariant_>
 struct Config {
     using T = T_;
     static constexpr int kHeadDim = kHeadDim_;
-    static constexpr int kConsumers = kHeadDim <= 64 ? 3 : 2;
+    static constexpr Variant kVariant = kVariant_;
+    static constexpr bool kListed = kVariant == Variant::Listed;
+    static constexpr bool kWindowed = windows(kVariant);
+    static constexpr int kConsumers = kHeadDim <= 64 && !kListed ? 3 : 2;
     static constexpr int kRows = 64 * kConsumers;
     static constexpr int kKeys = kPageTokens;
+    using Walk = std::conditional_t<kListed, ListWalk<kKeys>, TileWalk<kKeys, kWindowed>>;
+    static_assert(!kListed || kRows == kPageTokens);
     static constexpr int kStages = 2;
     static constexpr int kThreads = 128 * (kConsumers + 1);
     static constexpr bool kQueriesInRegisters = kConsumers == 2;
@@ -81,11 +95,37 @@ struct Ring {
     }
 };
 
+/// An item's queries, and the walk over what they read.
+template <class C>
+struct Task {
+    QueryBlock block;
+    typename C::Walk walk;
+
+    static __device__ __forceinline__ Task of(const Params& params, const WorkOrder::Item& work) {
+        if constexpr (C::kListed) {
+            const size_t number = size_t{work.head} * params.lists.n_blocks + work.block;
+            const uint4 from = __ldg(reinterpret_cast<const uint4*>(params.lists.blocks + number));
+            const ListedBlock listed{from.x, from.y, from.z, from.w};
+            return {{listed.first, listed.rows, listed.chunk},
+                    {params.scheme, listed, params.lists.pages + number * params.lists.most_pages}};
+        } else {
+            const QueryBlock block = params.blocks.at(work.block);
+            return {block, {params.scheme, block, params.traits.window}};
+        }
+    }
+};
+
+/// The index of the query in a block's row 0, which with lists may be another block's.
+template <class C>
+__device__ __forceinline__ uint32_t first_index(const QueryBlock& block) {
+    return C::kListed ? block.first / kPageTokens * kPageTokens : block.first;
+}
+
 /// How many keys before its first one a tile is loaded from: as many as its page has slots past the last of
 /// n_keys. These may hold NaN, which a weight of zero does not cancel; instead the copy engine fills as many rows
 /// before the page's first with zeros.
 template <class C>
-__device__ __forceinline__ uint32_t keys_back(const TileWalk<C::kKeys>& walk, uint32_t n_keys) {
+__device__ __forceinline__ uint32_t keys_back(const typename C::Walk& walk, uint32_t n_keys) {
     return walk.key + C::kKeys > n_keys ? walk.key + C::kKeys - n_keys : 0;
 }
 
@@ -115,14 +155,13 @@ __device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_
             return;
         }
         const WorkOrder::Item work = params.order.at(item);
-        const QueryBlock block = params.blocks.at(work.block);
+        auto [block, walk] = Task<C>::of(params, work);
         shared.item = item;
         ptx::barrier_arrive_expect(q_full, C::kQueryBytes);
-        ptx::copy_box(ptx::shared_address(shared.queries), q_map, q_full, 0, work.head, block.first - params.blocks.start);
+        ptx::copy_box(ptx::shared_address(shared.queries), q_map, q_full, 0, work.head, first_index<C>(block) - params.blocks.start);
         item = gridDim.x + atomicAdd(params.next_item, 1);
 
         const HeadRows rows{params.page_table, static_cast<uint32_t>(params.shape.n_kv_heads), work.head / group};
-        TileWalk<C::kKeys> walk(params.scheme, block);
         do {
             const uint32_t page = rows.page_of(walk.key) * rows.n_kv_heads + rows.head;
             const int32_t row = -static_cast<int32_t>(keys_back<C>(walk, params.blocks.end));
@@ -174,9 +213,10 @@ struct Consumer {
     __device__ __forceinline__ void await_turn() const { ptx::named_sync(turn_barrier(index), 256); }
     __device__ __forceinline__ void pass_turn() const { ptx::named_arrive(turn_barrier(index + 1 == C::kConsumers ? 0 : index + 1), 256); }
 
-    /// Index of the query in `row` of the block; rows past the block repeat its last.
+    /// Index of the query in `row` of the block; rows outside of the block repeat its first or last.
     static __device__ __forceinline__ uint32_t index_of(const QueryBlock& block, int row) {
-        return block.first + min(static_cast<uint32_t>(row), block.rows - 1);
+        const uint32_t index = first_index<C>(block) + row;
+        return min(C::kListed ? max(index, block.first) : index, block.first + block.rows - 1);
     }
 
     /// Rotates this warp's queries for the keys of `range`. No product may be under way.
@@ -236,19 +276,25 @@ struct Consumer {
             wgmma::Product<C::kHeadDim, T>::template registers<true>(o, p + key / 4, wgmma::advance(v, key * P::kRowBytes), 1);
     }
 
-    __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const TileWalk<C::kKeys>& walk) const {
+    __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const typename C::Walk& walk) const {
+        cap_if<C::kVariant>(s, params.scale, params.traits);
         const uint32_t back = keys_back<C>(walk, params.blocks.end);
-        TileMask<C::kKeys>(walk, lane, block.first + first_row, back).apply(s, thread / 32 * 16 + lane / 4);
+        TileMask<C::kKeys, C::kWindowed> mask(walk, lane, first_index<C>(block) + first_row, back, params.traits.window);
+        if constexpr (C::kListed)
+            if ((walk.quarters >> warp_row / kQuarter & 1) == 0) mask.hide();
+        mask.apply(s, thread / 32 * 16 + lane / 4);
     }
 
     /// Divides by the sums and writes the block's rows out, through the shared tile of the queries.
     __device__ __forceinline__ void write(const float (&o)[C::kHeadDim / 2], const float (&inverse)[2], const QueryBlock& block,
                                           uint32_t head) const {
+        const uint32_t first = first_index<C>(block);
         join();
         stage_output<C::kHeadDim, C::kRows>(shared.rotated, lane, warp_row + lane / 4, o, inverse, params.dtype);
         join();
-        write_output<C::kHeadDim, C::kRows, 16>(shared.rotated, lane, warp_row,
-                                                {params.out, params.out_stride, block.first - params.blocks.start, block.rows, head});
+        write_output<C::kHeadDim, C::kRows, 16>(
+            shared.rotated, lane, warp_row,
+            {params.out, params.out_stride, first - params.blocks.start, block.first + block.rows - first, head, block.first - first});
     }
 
     __device__ __forceinline__ void run() const {
@@ -258,8 +304,7 @@ struct Consumer {
             ptx::barrier_wait(ptx::shared_address(&shared.queries_full), q_phase);
             if (shared.item < 0) return;
             const WorkOrder::Item work = params.order.at(shared.item);
-            const QueryBlock block = params.blocks.at(work.block);
-            TileWalk<C::kKeys> walk(params.scheme, block);
+            auto [block, walk] = Task<C>::of(params, work);
             OnlineSoftmax softmax;
             float s[C::kKeys / 2], o[C::kHeadDim / 2], keep[2];
             uint32_t p[C::kKeys / 4], q[C::kHeadDim / 4];  // operands; q if the queries are in registers
@@ -273,7 +318,7 @@ struct Consumer {
             wgmma::pin(s);
             release(shared.keys_empty[ring.stage]);
             mask(s, block, walk);
-            softmax.step(s, params.scale_log2, keep);
+            softmax.step(s, params.scale.scale_log2, keep);
             to_operands<T>(s, p);
 #pragma unroll
             for (int n = 0; n < C::kHeadDim / 2; ++n) o[n] = 0.0f;
@@ -301,7 +346,7 @@ struct Consumer {
                 wgmma::pin(s);
                 release(shared.keys_empty[ring.stage]);
                 mask(s, block, walk);
-                softmax.step(s, params.scale_log2, keep);
+                softmax.step(s, params.scale.scale_log2, keep);
                 // The assembler takes waits to be free to move and would put the next one in front of the
                 // softmax, which then overlaps with nothing. Asking again for values that are here stops it.
                 // With three warpgroups the others fill the gap, and the question costs more than it saves.
@@ -320,7 +365,12 @@ struct Consumer {
             multiply_values(o, p, ring.stage);
             wgmma::commit();
             float inverse[2];
-            softmax.inverse_sums(inverse);
+            if constexpr (C::kVariant == Variant::Plain) {
+                softmax.inverse_sums(inverse);
+            } else {
+                softmax.inverse_sums(inverse,
+                                     [&](float maximum) { return sink_share(params.traits, work.head, maximum, params.scale.scale_log2); });
+            }
             wgmma::wait<0>();
             wgmma::pin(o);
             release(shared.values_empty[ring.stage]);

@@ -1,0 +1,85 @@
+// The mean keys of full pages: one block of threads a page and key head.
+#include "cuda/attention/q8_cache.cuh"
+#include "cuda/device/halves.cuh"
+#include "cuda/device/vectors.cuh"
+#include "cuda/sparse/select_pages.h"
+
+namespace dca::cuda {
+namespace {
+
+constexpr int kThreads = 128;
+constexpr int kMaxHeadDim = 256;
+
+/// Eight values of a key, those from 8 `vector` on.
+__device__ __forceinline__ void load_eight(const LayerCache& cache, size_t row, int head_dim, int vector, float (&values)[8]) {
+    const size_t at = row * head_dim + vector * 8;
+    if (cache.type == CacheType::Q8) {
+        const uint2 bytes = *reinterpret_cast<const uint2*>(static_cast<const uint8_t*>(cache.keys) + at);
+        const __half scale = static_cast<const __half*>(cache.key_scales)[row];
+#pragma unroll
+        for (int n = 0; n < 8; ++n) values[n] = q8_value((n < 4 ? bytes.x : bytes.y) >> n % 4 * 8 & 255, scale);
+        return;
+    }
+    const uint4 pairs = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(cache.keys) + at);
+    const uint32_t words[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
+#pragma unroll
+    for (int n = 0; n < 4; ++n) {
+        const float2 two = unpack(words[n], cache.type == CacheType::F16 ? Dtype::F16 : Dtype::BF16);
+        values[2 * n] = two.x, values[2 * n + 1] = two.y;
+    }
+}
+
+__global__ void __launch_bounds__(kThreads) mean_kernel(const MeanArgs args) {
+    __shared__ float sums[kPageSides][kThreads * 8];  // (groups, head_dim)
+    const int head_dim = args.shape.head_dim, vectors = head_dim / 8;
+    const int groups = kThreads / vectors, group = threadIdx.x / vectors, vector = threadIdx.x % vectors;
+    const FilledPage page = args.pages[blockIdx.x];
+    const uint32_t head = blockIdx.y, n_kv_heads = args.shape.n_kv_heads;
+    const size_t first_row = (size_t{page.page} * n_kv_heads + head) * kPageTokens;
+    // The chunk border inside the page; its end where there is none.
+    const uint64_t begin = uint64_t{page.index} * kPageTokens;
+    const uint64_t next_chunk = (begin / args.scheme.chunk_size + 1) * args.scheme.chunk_size - begin;
+    const uint32_t border = next_chunk < kPageTokens ? static_cast<uint32_t>(next_chunk) : kPageTokens;
+
+    if (group < groups) {
+        float sum[kPageSides][8] = {};
+        for (uint32_t token = group; token < kPageTokens; token += groups) {
+            float values[8];
+            load_eight(args.cache, first_row + token, head_dim, vector, values);
+#pragma unroll
+            for (int n = 0; n < 8; ++n) {
+                if (token < border)
+                    sum[0][n] += values[n];
+                else
+                    sum[1][n] += values[n];
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < 8; ++n) {
+            sums[0][group * head_dim + vector * 8 + n] = sum[0][n];
+            sums[1][group * head_dim + vector * 8 + n] = sum[1][n];
+        }
+    }
+    __syncthreads();
+    __half* means = args.means + (size_t{page.page} * n_kv_heads + head) * kPageSides * head_dim;
+    for (int at = threadIdx.x; at < static_cast<int>(kPageSides) * head_dim; at += kThreads) {
+        const int side = at / head_dim, e = at % head_dim;
+        const uint32_t tokens = side == 0 ? border : kPageTokens - border;
+        float sum = 0.0f;
+        for (int n = 0; n < groups; ++n) sum += sums[side][n * head_dim + e];
+        means[at] = rounded<__half>(tokens == 0 ? 0.0f : sum / static_cast<float>(tokens));
+    }
+}
+
+}  // namespace
+
+cudaError_t mean_keys(const MeanArgs& args, cudaStream_t stream) {
+    if (args.shape.head_dim % 8 != 0 || args.shape.head_dim > kMaxHeadDim || args.scheme.chunk_size < kPageTokens)
+        return cudaErrorInvalidValue;
+    if (args.cache.type == CacheType::F32 || args.cache.type == CacheType::Q4) return cudaErrorNotSupported;
+    if (args.n_pages == 0) return cudaSuccess;
+    mean_kernel<<<dim3(args.n_pages, args.shape.n_kv_heads), kThreads, 0, stream>>>(args);
+    return cudaGetLastError();
+}
+
+}  // namespace dca::cuda
