@@ -376,8 +376,9 @@ std::string streamed(const OpenTokenizer& tokenizer, const Ids& after, const Ids
         (all += '|').append(piece, bytes);
     }
     CHECK(dca_text_stream_flush(stream, &piece, nullptr) == DCA_OK);
+    (all += '|') += piece;
     dca_text_stream_free(stream);
-    return (all += '|') += piece;
+    return all;
 }
 
 }  // namespace
