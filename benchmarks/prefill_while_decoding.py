@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 import dca_runtime as dca
-from dca_runtime.bench import random_tokens
+from dca_runtime.measuring.bench import random_tokens
 from dca_runtime.engine import Engine, TokenSequence
 from dca_runtime.options import PAGE_TOKENS
 

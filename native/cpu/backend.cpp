@@ -8,10 +8,10 @@
 #include "core/engine/page_pool.h"
 #include "core/machine/parallel.h"
 #include "core/text.h"
-#include "cpu/executor.h"
-#include "cpu/kernels.h"
+#include "cpu/executor/executor.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/kv_cache.h"
-#include "cpu/packed_weights.h"
+#include "cpu/weights/packed_weights.h"
 #include "cpu/thread_pool.h"
 
 namespace dca {

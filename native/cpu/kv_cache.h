@@ -9,7 +9,7 @@
 #include "core/backend/backend.h"
 #include "core/engine/page_pool.h"
 #include "cpu/buffer.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "dca.h"
 
 namespace dca::cpu {

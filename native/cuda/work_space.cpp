@@ -6,8 +6,8 @@
 #include "core/text.h"
 #include "cuda/kv_cache.h"
 #include "cuda/linear/gemm.h"
-#include "cuda/linear/small_batch.h"
-#include "cuda/step_input.h"
+#include "cuda/linear/small_batch/small_batch.h"
+#include "cuda/step/step_input.h"
 
 namespace dca::cuda {
 

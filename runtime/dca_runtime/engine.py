@@ -15,7 +15,7 @@ from dca_runtime._convert import LOGITS_LAST, LOGITS_NONE, c_path, fill_cache_op
 from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.options import EngineOptions, Scheme, TokenIds
-from dca_runtime.sampling import Sampling, drawn_seed, sampling_struct
+from dca_runtime.generation.sampling import Sampling, drawn_seed, sampling_struct
 
 _MOST_CONVERTED = 1024  # samplings whose native form is kept
 

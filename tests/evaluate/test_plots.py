@@ -6,7 +6,7 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.collections import LineCollection, PathCollection  # noqa: E402
 
-from dca_export.evaluate import plots  # noqa: E402
+from dca_export.evaluate.output import plots# noqa: E402
 from dca_export.evaluate.methods import parse  # noqa: E402
 
 

@@ -3,7 +3,8 @@
 import pytest
 
 import dca_runtime as dca
-from dca_export.evaluate import needle, passkey, retrieval
+from dca_export.evaluate.tasks import needle, passkey
+from dca_export.evaluate import retrieval
 from dca_export.evaluate.methods import Method, pairs, parse
 
 CHUNK = 480

@@ -10,7 +10,7 @@ from dca_export.evaluate import retrieval
 from dca_export.evaluate.methods import Method, pairs
 from dca_export.evaluate.results import Cell, CellProgress, Results, Table
 from dca_export.evaluate.retrieval import Answerer
-from dca_export.evaluate.sentences import between_sentences
+from dca_export.evaluate.tasks.sentences import between_sentences
 from dca_export.evaluate.text import Text
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ import numpy as np
 from dca_export.errors import InputError
 from dca_export.evaluate import intervals
 from dca_export.evaluate.methods import Method, pairs
-from dca_export.evaluate.recall_tasks import TASKS, Made
+from dca_export.evaluate.tasks.recall_tasks import TASKS, Made
 from dca_export.evaluate.results import Cell, CellProgress, Results, Table
 from dca_export.evaluate.retrieval import Answerer, mean_found
 
@@ -124,7 +124,7 @@ def figures(results: Results) -> list[dict[str, Any]]:
 
 def draw(results: Results) -> "Figure":
     """Mean share against length, a line a method and task."""
-    from dca_export.evaluate import plots
+    from dca_export.evaluate.output import plots
 
     curves = {
         f"{results.label(method)}, {task}": [

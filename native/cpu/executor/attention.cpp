@@ -9,7 +9,7 @@
 #include <cstring>
 
 #include "core/engine/page_pool.h"
-#include "cpu/executor.h"
+#include "cpu/executor/executor.h"
 
 namespace dca::cpu {
 

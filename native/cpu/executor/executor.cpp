@@ -1,4 +1,4 @@
-#include "cpu/executor.h"
+#include "cpu/executor/executor.h"
 
 #include <algorithm>
 #include <cstring>

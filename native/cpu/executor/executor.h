@@ -10,11 +10,11 @@
 #include "core/ranks/host_exchange.h"
 #include "core/backend/operations.h"
 #include "cpu/buffer.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/kv_cache.h"
-#include "cpu/packed_weights.h"
+#include "cpu/weights/packed_weights.h"
 #include "cpu/page_selection.h"
-#include "cpu/panel_shape.h"
+#include "cpu/weights/panel_shape.h"
 #include "cpu/thread_pool.h"
 
 namespace dca::cpu {
@@ -189,7 +189,7 @@ private:
     void attend_piece(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
     void merge_pieces(const AttentionBlock& first);
 
-    // Sparse prefill (executor_sparse.cpp).
+    // Sparse prefill (sparse.cpp).
     /// The step's keys are about to be written: what pages know of their means is settled for it.
     void prepare_means();
     /// The means of pages that the step filled.

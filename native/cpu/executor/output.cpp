@@ -4,7 +4,7 @@
 #include <cmath>
 #include <new>
 
-#include "cpu/executor.h"
+#include "cpu/executor/executor.h"
 
 namespace dca::cpu {
 

@@ -1,7 +1,7 @@
 // Products of a matrix and rows in panels: how they are split over threads, and which kernels run them.
 #include <algorithm>
 
-#include "cpu/executor.h"
+#include "cpu/executor/executor.h"
 
 namespace dca::cpu {
 

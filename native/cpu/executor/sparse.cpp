@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "core/engine/page_pool.h"
-#include "cpu/executor.h"
+#include "cpu/executor/executor.h"
 
 namespace dca::cpu {
 

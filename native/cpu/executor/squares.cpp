@@ -1,7 +1,7 @@
 // Sums of squares of what matrices are multiplied with (core/backend/column_squares.h).
 #include <algorithm>
 
-#include "cpu/executor.h"
+#include "cpu/executor/executor.h"
 
 namespace dca::cpu {
 

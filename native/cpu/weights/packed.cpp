@@ -1,4 +1,4 @@
-#include "cpu/packed.h"
+#include "cpu/weights/packed.h"
 
 #include <algorithm>
 #include <bit>

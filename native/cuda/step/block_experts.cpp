@@ -1,6 +1,6 @@
 // A mixture of experts over many tokens: they are sorted by expert, and each expert's matrices are read,
 // or dequantized, once for all of its tokens.
-#include "cuda/block_step.h"
+#include "cuda/step/block_step.h"
 #include "cuda/experts/gather_scatter.h"
 #include "cuda/experts/order.h"
 #include "cuda/experts/router.h"

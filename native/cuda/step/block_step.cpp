@@ -1,9 +1,9 @@
-#include "cuda/block_step.h"
+#include "cuda/step/block_step.h"
 
 #include <algorithm>
 
 #include "cuda/linear/elementwise.h"
-#include "cuda/linear/small_batch.h"
+#include "cuda/linear/small_batch/small_batch.h"
 #include "cuda/weights/kernels.h"
 
 namespace dca::cuda {

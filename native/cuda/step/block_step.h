@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/linear/gemm.h"
-#include "cuda/step.h"
+#include "cuda/step/step.h"
 
 namespace dca::cuda {
 

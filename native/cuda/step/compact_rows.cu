@@ -1,4 +1,4 @@
-#include "cuda/compact_rows.h"
+#include "cuda/step/compact_rows.h"
 
 namespace dca::cuda {
 namespace {

@@ -1,4 +1,4 @@
-#include "cuda/recordings.h"
+#include "cuda/step/recordings.h"
 
 #include <algorithm>
 #include <array>

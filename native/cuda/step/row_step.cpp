@@ -1,4 +1,4 @@
-#include "cuda/row_step.h"
+#include "cuda/step/row_step.h"
 
 #include "cuda/experts/gather_scatter.h"
 #include "cuda/experts/router.h"

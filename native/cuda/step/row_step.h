@@ -6,7 +6,7 @@
 #pragma once
 
 #include "cuda/linear/matvec.h"
-#include "cuda/step.h"
+#include "cuda/step/step.h"
 
 namespace dca::cuda {
 

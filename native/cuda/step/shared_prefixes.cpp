@@ -1,4 +1,4 @@
-#include "cuda/shared_prefixes.h"
+#include "cuda/step/shared_prefixes.h"
 
 #include <algorithm>
 

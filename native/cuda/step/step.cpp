@@ -1,7 +1,7 @@
-#include "cuda/step.h"
+#include "cuda/step/step.h"
 
 #include "cuda/attention/variants.h"
-#include "cuda/compact_rows.h"
+#include "cuda/step/compact_rows.h"
 #include "cuda/experts/router.h"
 #include "cuda/linear/elementwise.h"
 

@@ -9,9 +9,9 @@
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/kv_cache.h"
-#include "cuda/sparse_prefill.h"
+#include "cuda/sparse/sparse_prefill.h"
 #include "cuda/ranks/exchange.h"
-#include "cuda/step_input.h"
+#include "cuda/step/step_input.h"
 #include "cuda/weights/weights.h"
 #include "cuda/work_space.h"
 

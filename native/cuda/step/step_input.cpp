@@ -1,10 +1,10 @@
-#include "cuda/step_input.h"
+#include "cuda/step/step_input.h"
 
 #include <algorithm>
 #include <numeric>
 
 #include "core/engine/page_pool.h"
-#include "cuda/shared_prefixes.h"
+#include "cuda/step/shared_prefixes.h"
 
 namespace dca::cuda {
 

@@ -13,7 +13,7 @@ from dca_runtime.server.page_routes import add_page
 from dca_runtime.server.protocols import chat, completions, messages, responses, status, tokens
 from dca_runtime.server.reference_page import add_reference
 from dca_runtime.server.settings import Settings
-from dca_runtime.server.streaming import JsonAnswer
+from dca_runtime.server.answering.streaming import JsonAnswer
 from dca_runtime.version import __version__
 
 

@@ -8,9 +8,9 @@
 #include <cstddef>
 
 #include "core/blocks/layouts.h"
-#include "core/blocks/fit_affine.h"
-#include "core/blocks/fit_grid.h"
-#include "core/blocks/fit_symmetric.h"
+#include "core/blocks/encode/fit_affine.h"
+#include "core/blocks/encode/fit_grid.h"
+#include "core/blocks/encode/fit_symmetric.h"
 
 namespace dca {
 namespace {

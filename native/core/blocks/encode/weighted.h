@@ -1,14 +1,14 @@
 // Encoders of the formats of 32 values where an error at each value counts what somebody says: Q4_0, Q4_1, Q5_0 and Q5_1.
-// Those whose scales are always searched for take such weights in encode_k.h.
+// Those whose scales are always searched for take such weights in k.h.
 //
 // Internal linkage on purpose: each block_kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
 
 #include <algorithm>
 
-#include "core/blocks/encode.h"
-#include "core/blocks/encode_k.h"
-#include "core/blocks/fit_block.h"
+#include "core/blocks/encode/encode.h"
+#include "core/blocks/encode/k.h"
+#include "core/blocks/encode/fit_block.h"
 #include "core/blocks/formats.h"
 
 namespace dca {

@@ -1,4 +1,4 @@
-#include "cuda/attention/decode_launch.cuh"
+#include "cuda/attention/decode/launch.cuh"
 
 namespace dca::cuda {
 

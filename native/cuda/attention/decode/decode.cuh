@@ -1,5 +1,5 @@
 // Decode attention: one query per row and head, split over the keys. Reading the cache once is the cost,
-// so loads go straight from global memory to tensor core operands, a tile ahead of their use (decode_warp.cuh).
+// so loads go straight from global memory to tensor core operands, a tile ahead of their use (warp.cuh).
 //
 // Blocks of threads persist and take the splits of all rows in turn. A block merges its warps while the
 // first tiles of its next split are on their way; the last block to finish with a row's key head merges
@@ -7,12 +7,12 @@
 //
 // Where rows share their first pages (DecodeGroup), another kernel goes before: its products have the queries of
 // several rows as columns, each rotated at its own position, and what it finds for each row's shared keys are parts
-// which the row's other splits are merged with. It is the one of decode_shared.cuh, or on a card whose shared memory does not
+// which the row's other splits are merged with. It is the one of shared.cuh, or on a card whose shared memory does not
 // hold that one's tiles this one, with fewer rows.
 #pragma once
 
-#include "cuda/attention/decode_splits.cuh"
-#include "cuda/attention/decode_warp.cuh"
+#include "cuda/attention/decode/splits.cuh"
+#include "cuda/attention/decode/warp.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/device/launch.h"
 

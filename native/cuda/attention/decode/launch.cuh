@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "cuda/attention/decode.cuh"
-#include "cuda/attention/decode_shared.cuh"
+#include "cuda/attention/decode/decode.cuh"
+#include "cuda/attention/decode/shared.cuh"
 #include "cuda/attention/kernels.h"
 #include "cuda/device/allow_shared.h"
 

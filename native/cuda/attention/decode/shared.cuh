@@ -8,7 +8,7 @@
 // A shared page is full and older than the step: its tiles are asked for before the previous kernel ends.
 #pragma once
 
-#include "cuda/attention/decode.cuh"
+#include "cuda/attention/decode/decode.cuh"
 #include "cuda/device/launch.h"
 
 namespace dca::cuda::decode {

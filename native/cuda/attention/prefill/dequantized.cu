@@ -1,4 +1,4 @@
-#include "cuda/attention/prefill_dequantized.h"
+#include "cuda/attention/prefill/dequantized.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "cuda/attention/prefill_sm80_launch.cuh"
+#include "cuda/attention/prefill/sm80_launch.cuh"
 
 namespace dca::cuda {
 

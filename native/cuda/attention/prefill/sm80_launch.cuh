@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/attention/kernels.h"
-#include "cuda/attention/prefill_sm80.cuh"
+#include "cuda/attention/prefill/sm80.cuh"
 #include "cuda/device/allow_shared.h"
 
 namespace dca::cuda::sm80 {

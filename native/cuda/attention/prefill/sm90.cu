@@ -1,5 +1,5 @@
-#include "cuda/attention/prefill_dequantized.h"
-#include "cuda/attention/prefill_sm90_launch.cuh"
+#include "cuda/attention/prefill/dequantized.h"
+#include "cuda/attention/prefill/sm90_launch.cuh"
 
 namespace dca::cuda {
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "cuda/attention/kernels.h"
-#include "cuda/attention/prefill_sm90.cuh"
+#include "cuda/attention/prefill/sm90.cuh"
 #include "cuda/device/allow_shared.h"
 #include "cuda/device/tensor_map.h"
 

@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "cuda/device/allow_shared.h"
-#include "cuda/linear/small_batch.cuh"
+#include "cuda/linear/small_batch/small_batch.cuh"
 
 namespace dca::cuda::few {
 

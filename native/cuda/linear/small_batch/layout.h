@@ -65,7 +65,7 @@ constexpr DCA_HOST_DEVICE uint32_t x_slot(uint32_t n, uint32_t c) {
     return n * kXChunks + (c ^ (c / 8 | (n & 1) * (kXChunks / 8)));
 }
 
-// On Hopper (small_batch_sm90.cuh) w is wgmma's left operand, in registers: a warp's rows and columns as above. x, its right
+// On Hopper (sm90.cuh) w is wgmma's left operand, in registers: a warp's rows and columns as above. x, its right
 // one, is read by the instruction itself, 16 columns after 16 of what a row has in shared memory, so there they lie in its order:
 // the four eights i of t = 0 ... 3 become 64 bytes, of which 16-byte piece j has pair j of each.
 

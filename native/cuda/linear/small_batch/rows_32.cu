@@ -1,3 +1,3 @@
-#include "cuda/linear/small_batch_launch.cuh"
+#include "cuda/linear/small_batch/launch.cuh"
 
 template cudaError_t dca::cuda::few::launch<4>(const Card&, const SmallBatchArgs&, cudaStream_t);

@@ -1,6 +1,6 @@
-#include "cuda/linear/small_batch_sm90.h"
+#include "cuda/linear/small_batch/sm90.h"
 
-#include "cuda/linear/small_batch_layout.h"
+#include "cuda/linear/small_batch/layout.h"
 
 namespace dca::cuda::few::sm90 {
 

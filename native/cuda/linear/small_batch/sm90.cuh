@@ -2,7 +2,7 @@
 // role has its own warps, so that neither copies nor barriers cost those that multiply any instructions:
 //   one thread     has the copy engine fill a ring of stages with weights, from before the previous kernel's end on: as much as
 //                  the ring holds is there when x comes
-//   some warps     bring x, in the order in which wgmma reads it (small_batch_layout.h)
+//   some warps     bring x, in the order in which wgmma reads it (layout.h)
 //   16 warps       unpack 16 rows of weights each in registers, which are wgmma's left operand; x is the right one
 // Blocks stay for the whole product. A matrix of few tiles is cut along its columns as well: a cluster of blocks has a tile, and
 // each of them adds up a part of its rows from the shared memory of all.
@@ -11,7 +11,7 @@
 #include <algorithm>
 
 #include "cuda/device/wgmma.cuh"
-#include "cuda/linear/small_batch.cuh"
+#include "cuda/linear/small_batch/small_batch.cuh"
 
 namespace dca::cuda::few::sm90 {
 

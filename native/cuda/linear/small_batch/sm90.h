@@ -1,7 +1,7 @@
-// The products with few rows on Hopper (small_batch_sm90.cuh): which matrices they take, and their launch.
+// The products with few rows on Hopper (sm90.cuh): which matrices they take, and their launch.
 #pragma once
 
-#include "cuda/linear/small_batch.h"
+#include "cuda/linear/small_batch/small_batch.h"
 
 namespace dca::cuda::few::sm90 {
 

@@ -5,8 +5,8 @@
 #include "cuda/device/allow_shared.h"
 #include "cuda/device/cluster_launch.h"
 #include "cuda/device/tensor_map.h"
-#include "cuda/linear/small_batch_sm90.cuh"
-#include "cuda/linear/small_batch_sm90.h"
+#include "cuda/linear/small_batch/sm90.cuh"
+#include "cuda/linear/small_batch/sm90.h"
 
 namespace dca::cuda::few::sm90 {
 

@@ -1,8 +1,8 @@
-#include "cuda/linear/small_batch.cuh"
+#include "cuda/linear/small_batch/small_batch.cuh"
 
 #include <algorithm>
 
-#include "cuda/linear/small_batch_sm90.h"
+#include "cuda/linear/small_batch/sm90.h"
 
 namespace dca::cuda {
 namespace {

@@ -2,7 +2,7 @@
 //
 // w is mma's left operand (16 rows of it), x the right one (8 rows of it). A ring of stages in shared memory, each the next
 // step's weights and x, is filled by asynchronous copies that run on from one tile to the next: memory never waits for the
-// arithmetic. Blocks stay for the whole product, one a multiprocessor; small_batch_layout.h says who has which part.
+// arithmetic. Blocks stay for the whole product, one a multiprocessor; layout.h says who has which part.
 //
 // What it should cost on an H100, on paper: a multiprocessor gets 4,096 four-bit weights in 173 cycles from memory. Unpacking
 // them to f16 takes about 250 of the 692 instructions that could be issued meanwhile (to bf16 440); the products of 16, 32 and
@@ -12,9 +12,9 @@
 #include "cuda/device/launch.h"
 #include "cuda/device/ptx.cuh"
 #include "cuda/device/vectors.cuh"
-#include "cuda/linear/small_batch.h"
-#include "cuda/linear/small_batch_layout.h"
-#include "cuda/linear/small_batch_unpack.cuh"
+#include "cuda/linear/small_batch/small_batch.h"
+#include "cuda/linear/small_batch/layout.h"
+#include "cuda/linear/small_batch/unpack.cuh"
 
 namespace dca::cuda::few {
 

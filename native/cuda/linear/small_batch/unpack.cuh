@@ -6,7 +6,7 @@
 
 #include "cuda/device/halves.cuh"
 #include "cuda/device/ptx.cuh"
-#include "cuda/linear/small_batch_layout.h"
+#include "cuda/linear/small_batch/layout.h"
 
 namespace dca::cuda::few {
 

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from dca_runtime.server.answer import Answer, Whole, collected
+from dca_runtime.server.answering.answer import Answer, Whole, collected
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.exchange import Left
 from dca_runtime.server.settings import Settings

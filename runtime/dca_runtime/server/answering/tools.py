@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dca_runtime.server.structured import json_lark
+from dca_runtime.server.answering.structured import json_lark
 
 _SPACED = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # as models learnt it
 

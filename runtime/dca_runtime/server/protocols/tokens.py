@@ -8,7 +8,7 @@ from dca_runtime.server.protocols.chat import chat_messages
 from dca_runtime.server.protocols.chat_prompt import Chat, prepare
 from dca_runtime.server.protocols.documented import JSON, service_of
 from dca_runtime.server.schema import DetokenizeRequest, TokenizeRequest
-from dca_runtime.server.streaming import JsonAnswer
+from dca_runtime.server.answering.streaming import JsonAnswer
 
 router = APIRouter()
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from dca_runtime.engine import Choice, Engine
 from dca_runtime.errors import DcaError, Status
-from dca_runtime.sampling import Sampling
+from dca_runtime.generation.sampling import Sampling
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import (
@@ -24,9 +24,9 @@ from dca_runtime.server.requests import (
     Started,
     Token,
 )
-from dca_runtime.server.scheduler import Plan, Scheduler
+from dca_runtime.server.stepping.scheduler import Plan, Scheduler
 from dca_runtime.server.settings import Settings
-from dca_runtime.server.stored import Stored
+from dca_runtime.server.stepping.stored import Stored
 
 Delivery = list[tuple[Job, Event]]
 _Item = tuple[Job, list[int], Sampling, np.ndarray | None]
