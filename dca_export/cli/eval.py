@@ -97,8 +97,8 @@ def _add_passkey(experiments: Any) -> None:
 
 
 def _passkey(arguments: argparse.Namespace) -> int:
-    from dca_export.evaluate.tasks import passkey
     from dca_export.evaluate import retrieval
+    from dca_export.evaluate.tasks import passkey
 
     with _eval_shared.engine(arguments) as model:
         methods = _eval_shared.methods_of(arguments, model)
@@ -135,8 +135,8 @@ def _add_needle(experiments: Any) -> None:
 
 
 def _needle(arguments: argparse.Namespace) -> int:
-    from dca_export.evaluate.tasks import needle
     from dca_export.evaluate import retrieval, text
+    from dca_export.evaluate.tasks import needle
 
     source = text.Text(arguments.text)
     keywords = arguments.keyword or list(needle.KEYWORDS)
@@ -188,8 +188,8 @@ def _add_recall(experiments: Any) -> None:
 
 
 def _recall(arguments: argparse.Namespace) -> int:
-    from dca_export.evaluate.tasks import recall
     from dca_export.evaluate import retrieval
+    from dca_export.evaluate.tasks import recall
 
     with _eval_shared.engine(arguments) as model:
         methods = _eval_shared.methods_of(arguments, model)
@@ -317,8 +317,8 @@ def _add_report(experiments: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from dca_export.evaluate.output import report
     from dca_export.evaluate import results
+    from dca_export.evaluate.output import report
 
     inputs = {f"RESULTS {path}": path for path in arguments.results}
     _common.check_outputs({"--output": arguments.output}, inputs)
@@ -364,9 +364,9 @@ def _run_combined(arguments: argparse.Namespace, model: "Model", methods: "list[
 def _runner(
     arguments: argparse.Namespace, model: "Model", ids: Any, key_lengths: list[int]
 ) -> "Iterator[Runner]":
-    from dca_export.evaluate.tasks import passkey
     from dca_export.evaluate import retrieval
     from dca_export.evaluate.combined import Runner
+    from dca_export.evaluate.tasks import passkey
 
     context = max(key_lengths) + passkey.ANSWER_TOKENS
     with retrieval.Answerer(model, context, arguments.cache_type) as answerer:

@@ -7,9 +7,9 @@ attention the model finds it, at the price of locality; successive-chunk attenti
 from typing import TYPE_CHECKING, Any
 
 from dca_export.evaluate import combined, perplexity, retrieval
-from dca_export.evaluate.tasks import passkey
 from dca_export.evaluate.methods import Method
 from dca_export.evaluate.results import Results, Table
+from dca_export.evaluate.tasks import passkey
 from dca_export.scheme import Scheme
 
 if TYPE_CHECKING:

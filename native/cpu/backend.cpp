@@ -11,7 +11,7 @@
 #include "cpu/executor/executor.h"
 #include "cpu/kernels/kernels.h"
 #include "cpu/kv_cache.h"
-#include "cpu/weights/packed_weights.h"
+#include "cpu/packed_weights.h"
 #include "cpu/thread_pool.h"
 
 namespace dca {

@@ -7,10 +7,10 @@ import pytest
 
 import dca_runtime as dca
 from dca_export.errors import InputError
-from dca_export.evaluate.tasks import passkey
 from dca_export.evaluate import retrieval
 from dca_export.evaluate.methods import Method
 from dca_export.evaluate.results import Results, measure_cells
+from dca_export.evaluate.tasks import passkey
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ import pytest
 
 import dca_runtime as dca
 from dca_export.errors import InputError
-from dca_export.evaluate.tasks import recall
 from dca_export.evaluate import results
 from dca_export.evaluate.methods import Method
+from dca_export.evaluate.tasks import recall
 from dca_export.evaluate.tasks.recall_tasks import FILLER, HIDDEN_KEYS, HOPS, TASKS
 
 

@@ -5,8 +5,8 @@ import re
 import pytest
 
 from dca_export.evaluate.output import report
-from dca_export.evaluate.results import Results
 from dca_export.evaluate.output.verdict import verdict
+from dca_export.evaluate.results import Results
 
 TRAINED = 1000
 

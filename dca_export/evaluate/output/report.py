@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from dca_export.evaluate import experiments
-from dca_export.evaluate.results import Results, Table
 from dca_export.evaluate.output.verdict import verdict
+from dca_export.evaluate.results import Results, Table
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }

@@ -9,9 +9,9 @@ import numpy as np
 from dca_export.errors import InputError
 from dca_export.evaluate import intervals
 from dca_export.evaluate.methods import Method, pairs
-from dca_export.evaluate.tasks.recall_tasks import TASKS, Made
 from dca_export.evaluate.results import Cell, CellProgress, Results, Table
 from dca_export.evaluate.retrieval import Answerer, mean_found
+from dca_export.evaluate.tasks.recall_tasks import TASKS, Made
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

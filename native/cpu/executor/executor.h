@@ -12,9 +12,9 @@
 #include "cpu/buffer.h"
 #include "cpu/kernels/kernels.h"
 #include "cpu/kv_cache.h"
-#include "cpu/weights/packed_weights.h"
+#include "cpu/packed_weights.h"
 #include "cpu/page_selection.h"
-#include "cpu/weights/panel_shape.h"
+#include "cpu/panel_shape.h"
 #include "cpu/thread_pool.h"
 
 namespace dca::cpu {

@@ -15,7 +15,7 @@
 #include "core/machine/isa.h"
 #include "core/positions/key_ranges.h"
 #include "core/rope.h"
-#include "cpu/weights/packed.h"
+#include "cpu/packed.h"
 
 namespace dca::cpu {
 

@@ -18,7 +18,7 @@
 
 #include "core/blocks/simd.h"
 #include "cpu/kernels/kernels.h"
-#include "cpu/weights/packed.h"
+#include "cpu/packed.h"
 
 namespace dca::cpu {
 namespace {

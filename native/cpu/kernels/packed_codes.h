@@ -9,7 +9,7 @@
 #include <immintrin.h>
 
 #include "core/blocks/simd.h"
-#include "cpu/weights/packed.h"
+#include "cpu/packed.h"
 
 namespace dca::cpu {
 namespace {

@@ -12,7 +12,7 @@
 #include "cpu/kernels/kernels.h"
 #include "cpu/kernels/packed_activations.h"
 #include "cpu/kernels/packed_codes.h"
-#include "cpu/weights/packed.h"
+#include "cpu/packed.h"
 
 namespace dca::cpu {
 namespace {

@@ -9,11 +9,11 @@
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/kv_cache.h"
-#include "cuda/sparse/sparse_prefill.h"
+#include "cuda/step/sparse_prefill.h"
 #include "cuda/ranks/exchange.h"
 #include "cuda/step/step_input.h"
 #include "cuda/weights/weights.h"
-#include "cuda/work_space.h"
+#include "cuda/step/work_space.h"
 
 namespace dca::cuda {
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dca_runtime.errors import DcaError, Status
-from dca_runtime.options import TokenIds
 from dca_runtime.generation.sampling import Sampler, Sampling, TokenLogprob, token_logprob
-from dca_runtime.session import Session
 from dca_runtime.generation.speculation import Guesses, Speculator, speculates
+from dca_runtime.options import TokenIds
+from dca_runtime.session import Session
 from dca_runtime.text.stop import StopTexts
 from dca_runtime.text.tokenizer import Tokenizer
 

@@ -18,7 +18,7 @@ from dca_runtime.options import SPECULATIONS
 SHORTEST_MATCH = 2  # tokens: one alone occurs before almost always, and says little about the next
 LONGEST_MATCH = 32  # tokens: beyond it a longer match says nothing more
 # A step of this many guesses and the token before them: up to eight rows the CPU gives each row the bits of a
-# step of its own (native/cpu/weights/panel_shape.h), and weights are read once for all of them.
+# step of its own (native/cpu/panel_shape.h), and weights are read once for all of them.
 MOST_GUESSES = 7
 
 

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "core/blocks/kernels.h"
-#include "cpu/weights/packed.h"
+#include "cpu/packed.h"
 #include "fuzz/promises.h"
 #include "fuzz/target.h"
 

@@ -4,10 +4,10 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
-from dca_runtime.server.exchange import Exchange
-from dca_runtime.server.requests import Failed, Finished, Loaded, Read, Started, Token
 from dca_runtime.server.answering.thinking import ThoughtReader
 from dca_runtime.server.answering.tools import CallFormat, CallReader
+from dca_runtime.server.exchange import Exchange
+from dca_runtime.server.requests import Failed, Finished, Loaded, Read, Started, Token
 from dca_runtime.text.stop import StopTexts
 from dca_runtime.text.tokenizer import Tokenizer
 

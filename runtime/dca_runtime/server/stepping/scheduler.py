@@ -7,8 +7,8 @@ from typing import cast
 
 from dca_runtime.engine import Engine, TokenSequence
 from dca_runtime.options import PAGE_TOKENS
-from dca_runtime.server.stepping.prefix_tree import PrefixTree
 from dca_runtime.server.requests import Job, Stage
+from dca_runtime.server.stepping.prefix_tree import PrefixTree
 from dca_runtime.server.stepping.stored import MOST_LOADING, Stored
 
 # Of reading in a step: the longest gap in other people's streams, and the wait until a stop is heard.

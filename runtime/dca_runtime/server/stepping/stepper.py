@@ -24,8 +24,8 @@ from dca_runtime.server.requests import (
     Started,
     Token,
 )
-from dca_runtime.server.stepping.scheduler import Plan, Scheduler
 from dca_runtime.server.settings import Settings
+from dca_runtime.server.stepping.scheduler import Plan, Scheduler
 from dca_runtime.server.stepping.stored import Stored
 
 Delivery = list[tuple[Job, Event]]

@@ -13,8 +13,8 @@ from dca_runtime.prompt_store import Prompts
 from dca_runtime.prompt_store.loading import chunk_pages
 from dca_runtime.prompt_store.speed import Sample
 from dca_runtime.server.incoming import Incoming, warn
-from dca_runtime.server.stepping.prefix_tree import PrefixTree
 from dca_runtime.server.requests import Job
+from dca_runtime.server.stepping.prefix_tree import PrefixTree
 
 MOST_LOADING = 2  # prompts at once; each has some 64 MB that were read ahead
 _MOST_UNSAVED = 256  # prompts; of more the oldest are not kept

@@ -1,4 +1,4 @@
-#include "cuda/sparse/sparse_prefill.h"
+#include "cuda/step/sparse_prefill.h"
 
 #include <algorithm>
 #include <atomic>

@@ -1,4 +1,4 @@
-#include "cuda/work_space.h"
+#include "cuda/step/work_space.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "cpu/weights/packed_weights.h"
+#include "cpu/packed_weights.h"
 
 #include <algorithm>
 #include <cstring>
@@ -9,7 +9,7 @@
 #include "core/error.h"
 #include "core/gguf/mapped_file.h"
 #include "core/machine/parallel.h"
-#include "cpu/weights/packed.h"
+#include "cpu/packed.h"
 
 namespace dca::cpu {
 

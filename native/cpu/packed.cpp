@@ -1,4 +1,4 @@
-#include "cpu/weights/packed.h"
+#include "cpu/packed.h"
 
 #include <algorithm>
 #include <bit>
