@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find native -type f) CMakeLists.txt
 FORMATTED := $(shell find native tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 SECONDS ?= 600
+JOBS ?= 1
 EXAMPLES ?= 1000
 ROUNDS ?= 500
 WORKERS ?= 2
@@ -29,7 +30,7 @@ CMAKE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
 NATIVE_BUILD := build/native
 CLANG := $(shell command -v clang++)
 
-.PHONY: demo test test-vllm lint native-test sanitize thread-sanitize fuzz fuzz-python kill-test soak coverage cuda cuda-compile clean
+.PHONY: demo test test-vllm lint native-test sanitize thread-sanitize fuzz fuzz-binaries fuzz-python kill-test soak coverage cuda cuda-compile clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(TEXT),--text "$(TEXT)")
@@ -109,7 +110,19 @@ thread-sanitize: $(VENV)/ready
 fuzz: $(VENV)/ready
 	$(CMAKE) -B build/fuzz -DDCA_TESTS=ON -DDCA_SANITIZE=ON -DDCA_CUDA=OFF $(if $(CLANG),-DCMAKE_CXX_COMPILER=$(CLANG) -DDCA_FUZZ=ON)
 	$(BIN)/cmake --build build/fuzz --target fuzzers
-	$(BIN)/python tests/native/fuzz/run.py build/fuzz $(SECONDS)
+	$(BIN)/python tests/native/fuzz/run.py build/fuzz $(SECONDS) --jobs $(JOBS)
+
+# The drivers of the fuzz targets in build/fuzz-binaries, with sanitizers and without: programs that need nothing but glibc, to be
+# run where there are many cores, by `python3 run.py sanitized SECONDS --jobs N --out FOLDER` in that folder.
+fuzz-binaries: $(VENV)/ready
+	$(CMAKE) -B build/fuzz-sanitized -DDCA_TESTS=ON -DDCA_CUDA=OFF -DDCA_SANITIZE=ON \
+		-DCMAKE_EXE_LINKER_FLAGS='-static-libasan -static-libubsan -static-libstdc++ -static-libgcc'
+	$(CMAKE) -B build/fuzz-fast -DDCA_TESTS=ON -DDCA_CUDA=OFF -DCMAKE_EXE_LINKER_FLAGS='-static-libstdc++ -static-libgcc'
+	for kind in sanitized fast; do \
+		$(BIN)/cmake --build build/fuzz-$$kind --target fuzz_drivers && mkdir -p build/fuzz-binaries/$$kind && \
+		strip --strip-debug build/fuzz-$$kind/tests/native/fuzz_*_driver && \
+		mv build/fuzz-$$kind/tests/native/fuzz_*_driver build/fuzz-binaries/$$kind || exit 1; done
+	cp tests/native/fuzz/run.py build/fuzz-binaries
 
 # The same for what Python reads: EXAMPLES damaged files or bodies of each kind, others each time.
 fuzz-python: $(VENV)/ready
