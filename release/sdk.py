@@ -1,4 +1,4 @@
-"""The library for programs in C and C++ as archives: what `cmake --install` puts below a prefix, and examples.
+"""The library for programs in C and C++ as archives: what `cmake --install` puts below a prefix.
 
     python release/sdk.py dist [--model MODEL.gguf]
 
