@@ -1,4 +1,4 @@
-"""Processes that share a card do not disturb each other, and one that is killed takes nothing from the others."""
+"""Processes that share a card do not disturb each other, and one that is killed harms no other."""
 
 import signal
 import subprocess
@@ -25,7 +25,11 @@ with Model(sys.argv[1], device={DEVICE!r}) as model, model.session(context=256, 
     session.eval({IDS})
     print("ready", flush=True)
     sys.stdin.readline()
-    rows = [session.eval([i % 515]) for i in range(int(sys.argv[3]))]
+    rows = []
+    for i in range(int(sys.argv[3])):
+        rows.append(session.eval([i % 515]))
+        if session.length == 256:
+            session.truncate(150)
 np.save(sys.argv[2], np.stack(rows))
 """
 
