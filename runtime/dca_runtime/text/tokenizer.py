@@ -10,6 +10,7 @@ from tokenizers import models
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.generation.prompt import Prompt, encode_marked
 from dca_runtime.options import TokenIds
+from dca_runtime.text.byte_stream import ByteStream
 from dca_runtime.text.decoding import Decoder
 from dca_runtime.text.stream import TextStream
 from dca_runtime.text.tokenizer_json import build_from_json
@@ -102,9 +103,10 @@ class Tokenizer:
         """
         return self._decoder.text(self._decoder.spellings(ids, skip_special))
 
-    def stream(self, after: TokenIds = (), skip_special: bool = True) -> TextStream:
+    def stream(self, after: TokenIds = (), skip_special: bool = True) -> TextStream | ByteStream:
         """Decodes ids that come one by one after the ids ``after``; see TextStream."""
-        return TextStream(self._decoder, after, skip_special)
+        kind = ByteStream if self._decoder.byte_level else TextStream
+        return kind(self._decoder, after, skip_special)
 
     @property
     def special_spellings(self) -> frozenset[str]:

@@ -1,8 +1,9 @@
 """Answers over HTTP: streams of server-sent events and whole ones, ended when their client leaves."""
 
 import asyncio
+import contextlib
 import json
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -16,17 +17,33 @@ from dca_runtime.server.settings import Settings
 
 _Result = TypeVar("_Result")
 _PING = b": still here\n\n"  # a comment, which clients pass over
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_LOOKS = 4  # at a client that takes nothing, before it is let go
 
 
 def dumps(value: Any) -> bytes:
     """JSON without white space; what is no Unicode (half a surrogate pair) becomes "?"."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+    return _ENCODER.encode(value).encode("utf-8", "replace")
 
 
 def event(value: Any, name: str | None = None) -> bytes:
     """A server-sent event."""
     head = b"" if name is None else b"event: " + name.encode() + b"\n"
     return head + b"data: " + dumps(value) + b"\n\n"
+
+
+class TextEvent:
+    """Events that differ in one text alone: the rest is made into JSON once, not for every token."""
+
+    _MARK = "\u241f text goes here \u241f"
+
+    def __init__(self, value: Callable[[str], Any]) -> None:
+        """value: the event's value for a text."""
+        self._before, self._after = event(value(self._MARK)).split(dumps(self._MARK))
+
+    def of(self, text: str) -> bytes:
+        """The event."""
+        return self._before + dumps(text) + self._after
 
 
 class JsonAnswer(Response):
@@ -42,7 +59,7 @@ class JsonAnswer(Response):
 class EventStream(Response):
     """A stream of events, which ends its answer when the client leaves or takes nothing for too long.
 
-    It costs no task and no second wait a piece: all readers get theirs while the next step runs.
+    It costs no task, no second wait and no timer a piece: all readers get theirs while the next step runs.
     """
 
     media_type = "text/event-stream"
@@ -55,24 +72,47 @@ class EventStream(Response):
         self._events = events
         self._answer = answer
         self._slow_seconds = settings.slow_reader_seconds
+        self._sending: float | None = None  # since when the client has not taken a piece
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it."""
         leaving = asyncio.ensure_future(self._leave(receive))
+        time = asyncio.get_running_loop().time
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            async for piece in self._events:
-                if leaving.done():
-                    return
-                async with asyncio.timeout(self._slow_seconds):
-                    await send({"type": "http.response.body", "body": piece or _PING, "more_body": True})
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            async with asyncio.timeout(None) as patience:
+                with self._looked_at(patience):
+                    await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                    async for piece in self._events:
+                        if leaving.done():
+                            return
+                        self._sending = time()
+                        await send({"type": "http.response.body", "body": piece or _PING, "more_body": True})
+                        self._sending = None
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
         except (Left, TimeoutError):
             return  # the server closes the connection of an answer that is not whole
         finally:
             self._answer.exchange.cancel()
             leaving.cancel()
             await self._events.aclose()
+
+    @contextlib.contextmanager
+    def _looked_at(self, patience: asyncio.Timeout) -> Iterator[None]:
+        """Ends ``patience`` with a client that takes nothing, within a quarter more than its time."""
+        loop = asyncio.get_running_loop()
+
+        def look() -> None:
+            nonlocal timer
+            if self._sending is not None and loop.time() - self._sending >= self._slow_seconds:
+                patience.reschedule(loop.time())
+            else:
+                timer = loop.call_later(self._slow_seconds / _LOOKS, look)
+
+        timer = loop.call_later(self._slow_seconds / _LOOKS, look)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     async def _leave(self, receive: Receive) -> None:
         await _disconnected(receive)
