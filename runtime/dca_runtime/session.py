@@ -114,8 +114,8 @@ class Session:
         """Appends tokens, then chooses the token that follows the last, or with ``every`` each of them.
 
         The choices are those of a Sampler that has seen the session's tokens and ``ids``, made where the
-        logits are. A sampling without a seed has one drawn for the call. Raises DcaError as ``eval`` does, and
-        where no token may be chosen; the session is then as long as before.
+        logits are. A sampling without a seed has one drawn for the call. Raises DcaError as ``eval`` does,
+        and where no token may be chosen; the session is then as long as before.
         """
         tokens = token_array(ids, self.n_vocab)
         drawn = sampling.seed is None and sampling.temperature > 0

@@ -75,7 +75,7 @@ class Lookup:
                 longest, place = length, end + 1
         return longest, place
 
-    def _sifted(self, ends: "array.array[int]") -> tuple[int, list[int]]:
+    def _sifted(self, ends: "array.array[int]") -> tuple[int, "array.array[int]"]:
         """(least, a few of ``ends``): all match in ``least`` tokens, and the longest match is among them."""
         text, places = np.frombuffer(self._tokens, np.int32), np.frombuffer(ends, np.int32)
         least = SHORTEST_MATCH
@@ -85,7 +85,7 @@ class Lookup:
             if not len(longer):
                 break
             places, least = longer, least + 1
-        return least, places[-_FEW:].tolist()
+        return least, array.array("i", places[-_FEW:].tolist())
 
     def guesses(self, place: int, count: int) -> list[int]:
         """``count`` tokens from ``place`` on. What reaches the end of the text goes on with itself."""

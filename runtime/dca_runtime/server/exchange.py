@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
+from dca_runtime.server.looks import Looks
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import Event, Failed, Finished, Job, Token
 
@@ -70,32 +71,21 @@ class Exchange:
             self._wake()
         return events
 
-    @contextlib.contextmanager
-    def broken(self, seconds: float | None) -> Iterator[None]:
-        """Within the block ``next`` comes back without events after so long a silence; None: it does not.
-
-        One timer that is set anew when it fires, since almost none ever has to.
-        """
+    def broken(self, seconds: float | None) -> contextlib.AbstractContextManager[object]:
+        """Within the block ``next`` comes back without events after so long a silence; None: it does not."""
         if seconds is None:
-            yield
-            return
-        loop = asyncio.get_running_loop()
+            return contextlib.nullcontext()
 
-        def look() -> None:
-            nonlocal timer
+        def look() -> float:
             left = seconds - (time.monotonic() - self._heard)
-            if left <= 0:
-                self._arrived.set()
-                self._heard = time.monotonic()
-                left = seconds
-            timer = loop.call_later(left, look)
+            if left > 0:
+                return left
+            self._heard = time.monotonic()
+            self._arrived.set()
+            return seconds
 
         self._heard = time.monotonic()
-        timer = loop.call_later(seconds, look)
-        try:
-            yield
-        finally:
-            timer.cancel()
+        return Looks(seconds, look)
 
     def leave(self) -> None:
         """Nobody waits for events any more: ``next`` raises Left, and what still runs ends."""

@@ -1,9 +1,9 @@
 """Answers over HTTP: streams of server-sent events and whole ones, ended when their client leaves."""
 
 import asyncio
-import contextlib
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -13,6 +13,7 @@ from starlette.types import Receive, Scope, Send
 from dca_runtime.server.answering.answer import Answer, Whole, collected
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.exchange import Left
+from dca_runtime.server.looks import Looks
 from dca_runtime.server.settings import Settings
 
 _Result = TypeVar("_Result")
@@ -32,18 +33,22 @@ def event(value: Any, name: str | None = None) -> bytes:
     return head + b"data: " + dumps(value) + b"\n\n"
 
 
-class TextEvent:
-    """Events that differ in one text alone: the rest is made into JSON once, not for every token."""
+class TextEvents:
+    """Events that differ in their text alone: the rest is made into JSON once an answer, not once a token."""
 
-    _MARK = "\u241f text goes here \u241f"
+    _MARK = "\u241f the text \u241f"
 
-    def __init__(self, value: Callable[[str], Any]) -> None:
-        """value: the event's value for a text."""
-        self._before, self._after = event(value(self._MARK)).split(dumps(self._MARK))
+    def __init__(self, value: Callable[[int, str], Any]) -> None:
+        """value: of an event, for an answer's index and a text."""
+        self._value = value
+        self._around: dict[int, list[bytes]] = {}  # by index
 
-    def of(self, text: str) -> bytes:
+    def of(self, index: int, text: str) -> bytes:
         """The event."""
-        return self._before + dumps(text) + self._after
+        around = self._around.get(index)
+        if around is None:
+            around = self._around[index] = event(self._value(index, self._MARK)).split(dumps(self._MARK))
+        return dumps(text).join(around)
 
 
 class JsonAnswer(Response):
@@ -77,15 +82,14 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it."""
         leaving = asyncio.ensure_future(self._leave(receive))
-        time = asyncio.get_running_loop().time
         try:
             async with asyncio.timeout(None) as patience:
-                with self._looked_at(patience):
+                with Looks(self._slow_seconds / _LOOKS, lambda: self._look(patience)):
                     await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
                     async for piece in self._events:
                         if leaving.done():
                             return
-                        self._sending = time()
+                        self._sending = time.monotonic()
                         await send({"type": "http.response.body", "body": piece or _PING, "more_body": True})
                         self._sending = None
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -96,23 +100,13 @@ class EventStream(Response):
             leaving.cancel()
             await self._events.aclose()
 
-    @contextlib.contextmanager
-    def _looked_at(self, patience: asyncio.Timeout) -> Iterator[None]:
+    def _look(self, patience: asyncio.Timeout) -> float | None:
         """Ends ``patience`` with a client that takes nothing, within a quarter more than its time."""
-        loop = asyncio.get_running_loop()
-
-        def look() -> None:
-            nonlocal timer
-            if self._sending is not None and loop.time() - self._sending >= self._slow_seconds:
-                patience.reschedule(loop.time())
-            else:
-                timer = loop.call_later(self._slow_seconds / _LOOKS, look)
-
-        timer = loop.call_later(self._slow_seconds / _LOOKS, look)
-        try:
-            yield
-        finally:
-            timer.cancel()
+        now = time.monotonic()
+        if self._sending is not None and now - self._sending >= self._slow_seconds:
+            patience.reschedule(asyncio.get_running_loop().time())
+            return None
+        return self._slow_seconds / _LOOKS
 
     async def _leave(self, receive: Receive) -> None:
         await _disconnected(receive)

@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from dca_runtime.server.answering.answer import Answer, Delta, Whole
-from dca_runtime.server.answering.streaming import EventStream, JsonAnswer, TextEvent, begun, event, whole
+from dca_runtime.server.answering.streaming import EventStream, JsonAnswer, TextEvents, begun, event, whole
 from dca_runtime.server.answering.structured import ANY_OBJECT
 from dca_runtime.server.answering.tools import Tool
 from dca_runtime.server.errors import ApiError, refuse
@@ -199,16 +199,15 @@ class _Reply:
         head = self._head("chat.completion.chunk")
         for index in range(len(answer.exchange.jobs)):
             yield event(head | {"choices": [self._choice(index, {"role": "assistant", "content": ""})]})
-        texts = [
-            TextEvent(lambda text, index=index: head | self._chunk(Delta(index, text=text), answer))
-            for index in range(len(answer.exchange.jobs))
-        ]
+
+        def chunk(delta: Delta) -> dict[str, Any]:
+            return head | self._chunk(delta, answer)
+
+        texts = TextEvents(lambda index, text: chunk(Delta(index, text=text)))
         try:
             async for deltas in answer.deltas():
                 yield b"".join(
-                    texts[delta.index].of(delta.text)
-                    if delta.only_text
-                    else event(head | self._chunk(delta, answer))
+                    texts.of(delta.index, delta.text) if delta.only_text else event(chunk(delta))
                     for delta in deltas
                 )
         except ApiError as error:
