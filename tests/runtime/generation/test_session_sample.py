@@ -1,4 +1,4 @@
-"""Choices that the library makes where a session's logits are: those of a Sampler that sees the same logits."""
+"""Choices that the library makes where a session has its logits: those of a Sampler that sees the same ones."""
 
 import numpy as np
 import pytest
