@@ -1,4 +1,4 @@
-"""Choices that the library makes where a session has its logits: those of a Sampler that sees the same ones."""
+"""Choices that the library makes where a session has its logits are those of a Sampler that sees them."""
 
 import numpy as np
 import pytest
