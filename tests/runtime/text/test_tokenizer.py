@@ -237,8 +237,8 @@ def test_stream_survives_bytes_that_are_no_text(smollm2):
     begin_of_three_bytes = smollm2._metadata["tokenizer.ggml.tokens"].index("å")
     stream = smollm2.stream()
     pieces = [stream.push(begin_of_three_bytes) for _ in range(10)]
-    assert "".join(pieces) == "\ufffd" * 7  # three may still become a character
-    assert stream.flush() == "\ufffd" * 3
+    assert "".join(pieces) == "\ufffd" * 9  # the last may still become a character
+    assert stream.flush() == "\ufffd"
     assert "".join(map(stream.push, smollm2.encode("hi"))) == "hi"
 
 
