@@ -1,5 +1,8 @@
 """Behind nginx, configured as docs/server.md says: pieces come as they are made, and who leaves has left."""
 
+import grp
+import os
+import pwd
 import re
 import shutil
 import socket
@@ -16,7 +19,7 @@ NGINX = shutil.which("nginx", path="/usr/sbin:/usr/local/sbin:/usr/bin:/usr/loca
 )
 PAGE = Path(__file__).parents[2] / "docs" / "server.md"
 CONFIGURATION = """
-daemon off; pid {folder}/pid; error_log {folder}/error.log;
+daemon off; pid {folder}/pid; error_log {folder}/error.log; user {user} {group};
 events {{}}
 http {{
     access_log off;
@@ -47,7 +50,9 @@ def proxied(server, tmp_path_factory):
     location = block.replace("http://127.0.0.1:8080", server.url)
     assert location != block
     file = folder / "nginx.conf"
-    file.write_text(CONFIGURATION.format(folder=folder, port=port, location=location), encoding="utf-8")
+    user, group = pwd.getpwuid(os.getuid()).pw_name, grp.getgrgid(os.getgid()).gr_name  # whose folder it is
+    text = CONFIGURATION.format(folder=folder, port=port, location=location, user=user, group=group)
+    file.write_text(text, encoding="utf-8")
     process = subprocess.Popen(
         [str(NGINX), "-p", str(folder), "-c", str(file), "-e", str(folder / "error.log")]
     )
