@@ -195,9 +195,10 @@ class Abuse:
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         self.done["vanished"] += 1
 
-    async def refused(self) -> None:
+    async def refused(self, name: str | None = None) -> None:
         """Something that no client sends, and what it must be told."""
-        name, (data, wanted) = self.random.choice(list(REFUSED.items()))
+        name = name or self.random.choice(list(REFUSED))
+        data, wanted = REFUSED[name]
         status = await told(self.server.url, data())
         if status not in wanted:
             self.faults[f"{name}: told {status}"] += 1
@@ -249,13 +250,14 @@ class Abuse:
             self.faults[f"the server counted {theirs} tokens and answers, its clients {ours}"] += 1
 
     async def rest(self) -> None:
-        """Waits until nothing is asked any more."""
+        """Waits until nothing is asked any more, and connections are closed on both sides."""
         end = time.monotonic() + 120
         while not self.server.idle():
             if time.monotonic() > end:
                 self.faults["pages or places are not given back within two minutes"] += 1
                 return
             await asyncio.sleep(0.2)
+        await asyncio.sleep(2)
 
 
 def request(body: object, key: str = KEY, path: str = "/v1/completions") -> bytes:
@@ -327,12 +329,13 @@ async def told(url: str, data: bytes) -> int:
 
 
 async def run(arguments: argparse.Namespace, server: Server) -> Counter:
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=CLIENTS)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # files are the server's own
     async with httpx.AsyncClient(base_url=server.url, headers=HEADERS, timeout=300, limits=limits) as http:
         abuse = Abuse(server, http, random.Random(arguments.seed))
         await abuse.learn()
+        await asyncio.gather(*(abuse.refused(name) for name in REFUSED for _ in range(8)))
         await abuse.mixture(arguments.requests // 10)
-        await abuse.slow(arguments.slow // 10)
+        await abuse.slow(arguments.slow)
         await abuse.rest()
         first = server.held()
         print(f"after warming up: {first}", flush=True)
