@@ -65,9 +65,9 @@ class Generation(Iterator[str]):
         processors: see Processor; called in order.
         logprobs: keep the log-probability of each generated token and of that many of the likeliest in
             ``logprobs``; those of the model itself, before processors, penalties and temperature.
-        speculate: "lookup": guess tokens ahead where the text repeats itself; the text is the same, up to the
-            rounding of steps of several rows. "off": one token a step. "auto": "lookup" on the CPU, where
-            steps of several rows round as those of one, so that the text is the very same.
+        speculate: "auto" and "lookup": guess tokens ahead where the text repeats itself; the text is the same
+            on the CPU, and on a card up to the rounding of steps of several rows, but every time the same.
+            "off": one token a step.
         own_session: ``close`` frees the session too.
         prompts: a store that the prompt is read through and the text kept in; of the session's setup. What
             was read of the prompt when an exception came stays in the session, and the next piece goes on.
@@ -103,7 +103,7 @@ class Generation(Iterator[str]):
         self._rows: list[int] | list[np.ndarray] = []
         self._guesses: list[int] = []  # one for each row but the last
         self._sees_logits = bool(self._processors) or self._top is not None
-        self._speculator = Speculator(session.device) if speculates(speculate, session.device) else None
+        self._speculator = Speculator(session.device) if speculates(speculate) else None
         self._own_session = own_session
         self._prompts = prompts
         self._on_read = on_read

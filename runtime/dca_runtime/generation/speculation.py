@@ -23,13 +23,12 @@ _FEW = 8  # places that are looked at one by one; more of them are sifted togeth
 MOST_GUESSES = 7
 
 
-def speculates(speculate: str, device: str) -> bool:
-    """Whether to guess ahead, for one of SPECULATIONS and a ModelInfo.device. DcaError for another."""
+def speculates(speculate: str) -> bool:
+    """Whether to guess ahead, for one of SPECULATIONS. DcaError for another."""
     if speculate not in SPECULATIONS:
         names = ", ".join(SPECULATIONS)
         raise DcaError(f"speculate must be one of {names}, got {speculate!r}")
-    # Elsewhere steps of several rows round otherwise than steps of one, which may turn a near tie.
-    return speculate == "lookup" or (speculate == "auto" and device.startswith("cpu"))
+    return speculate != "off"
 
 
 class Lookup:
@@ -129,7 +128,9 @@ class Pace:
     """How many tokens to guess: as many as promise the most tokens a second.
 
     It learns from what guesses were right, by how much of the text before them had occurred before, and from
-    the time that steps of several rows take.
+    the time that steps of several rows take. On a card steps of several rows round otherwise than steps of
+    one, which may turn a near tie; so that the same call gives the same text every time, the clock has no say
+    there unless those steps take much longer than they should.
     """
 
     # What a step of several rows takes beyond one of a single row, in such steps: at all, and for each guess.
@@ -137,12 +138,15 @@ class Pace:
     _BEYOND = {"cpu": (0.0, 0.15), "card": (0.65, 0.05)}
     _WEIGHT = 1 / 8  # of a step's time in the averages
     _FORGET = 0.995  # a step: what was bad is tried again some hundred steps later
+    _MUCH = 1.5  # times as long as they should
 
     def __init__(self, device: str = "cpu") -> None:
         """device: as ModelInfo has it."""
         self._shares = [_Share(expected) for _, expected in _EXPECTED]
         self._single: float | None = None  # seconds of a step without guesses
-        self._fixed, self._each = self._BEYOND["cpu" if device.startswith("cpu") else "card"]
+        kind = "cpu" if device.startswith("cpu") else "card"
+        self._fixed, self._each = self._BEYOND[kind]
+        self._trusted = 0.0 if kind == "cpu" else self._MUCH  # up to this scale the clock has no say
         self._scale = 1.0  # of both, as steps have shown
 
     def guesses(self, matched: int, most: int) -> int:
@@ -150,10 +154,11 @@ class Pace:
         best, best_rate = 0, 1.0
         tokens = reached = 1.0  # expected of the step; the chance that all guesses so far are right
         shares = [share.value() for share in self._shares]
+        scale = self._scale if self._scale > self._trusted else 1.0
         for count in range(1, most + 1):
             reached *= shares[self._index(matched + count - 1)]
             tokens += reached
-            rate = tokens / (1.0 + self._scale * self._beyond(count))
+            rate = tokens / (1.0 + scale * self._beyond(count))
             if rate > best_rate:
                 best, best_rate = count, rate
         if best == 0:
