@@ -387,6 +387,12 @@ typedef struct dca_choice {
 DCA_API dca_status dca_engine_sample(dca_engine* engine, const dca_feed* feeds, const dca_sampling* const* samplings, size_t n,
                                      dca_choice* choices);
 
+/* The same for a session: what follows the last token (`which` DCA_LOGITS_LAST: one choice), or each of them
+ * (DCA_LOGITS_ALL: n choices, and room for n * top_logprobs at sampling->top). With guesses at what follows the first token
+ * the choices are those of steps of one token, up to the first guess that is not the choice before it. */
+DCA_API dca_status dca_session_sample(dca_session* session, const int32_t* tokens, size_t n, int32_t which, const dca_sampling* sampling,
+                                      dca_choice* choices);
+
 /* The same choice from logits (n_vocab) that the caller has, perhaps changed; `history` are the tokens before it, which
  * penalties look at and whose number is the token's index. */
 DCA_API dca_status dca_sample(const float* logits, size_t n_vocab, const int32_t* history, size_t n_history, const dca_sampling* sampling,

@@ -337,14 +337,16 @@ void Engine::score(std::span<const Feed> feeds) {
 void Engine::sample(std::span<const Feed> feeds, std::span<SampleRequest> requests) {
     check(feeds, 1);
     const auto wanted = [&](const Piece& piece) -> uint32_t {
-        return piece.first + piece.count == feeds[piece.feed].tokens.size() ? 1 : 0;
+        const Feed& feed = feeds[piece.feed];
+        if (feed.which == DCA_LOGITS_ALL) return static_cast<uint32_t>(piece.count);
+        return piece.first + piece.count == feed.tokens.size() ? 1 : 0;
     };
-    for (size_t i = 0; i < feeds.size(); ++i) requests[i].position = uint64_t{feeds[i].sequence->length()} + feeds[i].tokens.size();
     std::vector<SampleRequest*> rows;
+    SampleRequest* next = requests.data();  // pieces come in the order of feeds and their tokens
     run(feeds, wanted, [&](std::span<const Piece> pieces) {
         rows.clear();
         for (const Piece& piece : pieces) {
-            if (wanted(piece) != 0) rows.push_back(&requests[piece.feed]);
+            for (uint32_t row = 0; row < wanted(piece); ++row) rows.push_back(next++);
         }
         executor_->sample(rows);
     });

@@ -96,7 +96,8 @@ public:
     /// out[i] of every feed = -log p(tokens[i + 1] | everything up to tokens[i]); at least two tokens each.
     void score(std::span<const Feed> feeds);
 
-    /// Appends like eval, then chooses the token that follows each (core/backend/sampling.h); `requests` matches `feeds`.
+    /// Appends like eval, then chooses what follows (core/backend/sampling.h): each feed's last token, or every token of one
+    /// with DCA_LOGITS_ALL. `requests` are those of the first feed, then of the next.
     void sample(std::span<const Feed> feeds, std::span<SampleRequest> requests);
 
     /// Counts what flows into every matrix from here on; throws where the backend cannot.

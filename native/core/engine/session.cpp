@@ -38,6 +38,11 @@ void Session::score(std::span<const int32_t> tokens, std::span<float> nll) {
     engine_.score({&feed, 1});
 }
 
+void Session::sample(std::span<const int32_t> tokens, std::span<SampleRequest> requests) {
+    const Feed feed{&sequence_, tokens, requests.size() == tokens.size() ? DCA_LOGITS_ALL : DCA_LOGITS_LAST, {}};
+    engine_.sample({&feed, 1}, requests);
+}
+
 void Session::load(const std::string& path) {
     // A session has room for one sequence only.
     sequence_.truncate(0);

@@ -101,6 +101,7 @@ class Stepper(threading.Thread):
                 busy = False
             self._report()
             if not busy:
+                self._flush()
                 with self._news:
                     if not (self._inbox or self._stopping):
                         disk = self._scheduler.loading or self._scheduler.saving
@@ -110,6 +111,8 @@ class Stepper(threading.Thread):
     def _next_jobs(self) -> bool:
         """Takes new jobs, waiting where there is nothing to do; False: the end."""
         scheduler = self._scheduler
+        if not scheduler.active:
+            self._flush()
         with self._news:
             while not (
                 self._inbox or self._stopping or scheduler.active or scheduler.waiting or scheduler.saving
@@ -140,10 +143,8 @@ class Stepper(threading.Thread):
         pieces = [read for read in plan.reads if read[1] < read[0].left]
         if chosen:
             self._choose(chosen)
-            self._flush()
         if pieces:
             self._read(pieces)
-        self._flush()
         self._scheduler.save()
         return bool(chosen or pieces or loaded)
 
@@ -194,6 +195,7 @@ class Stepper(threading.Thread):
             return [Choice(token, 0.0, []) for token in self._engine.sample(feeds)]  # type: ignore[arg-type]
 
         alone = chosen[0][0].read if len(chosen) == 1 and chosen[0][1] > 1 else None
+        self._flush()
         start = time.perf_counter()
         results = self._each(call, items)
         seconds = time.perf_counter() - start
@@ -213,6 +215,7 @@ class Stepper(threading.Thread):
             return [True] * len(some)
 
         alone = pieces[0][0].read if len(pieces) == 1 else None
+        self._flush()
         start = time.perf_counter()
         results = self._each(call, items)
         seconds = time.perf_counter() - start
@@ -282,12 +285,13 @@ class Stepper(threading.Thread):
         self._scheduler.end(job)
 
     def _flush(self) -> None:
+        """Hands over what came out: just before the engine runs, so that what the event loop makes of it and
+        what this thread does between steps do not take Python's lock from each other."""
         if self._out:
             out, self._out = self._out, []
             self._hand_over(out)
 
     def _report(self) -> None:
-        self._flush()
         scheduler = self._scheduler
         self.wait = scheduler.wait
         with self._news:
