@@ -74,11 +74,12 @@ double row_product(const Packed& packed, const std::vector<float>& x) {
     for (int first = 0; first < kValues; first += kUnit) {
         float largest = 0.0f;
         for (int i = 0; i < kUnit; ++i) largest = std::max(largest, std::fabs(x[first + i]));
-        ActivationBlock block{largest / 32767.0f, {0, 0}, 0};
+        const float scale = largest / 32767.0f;
+        int32_t sum[2] = {};
         Words words[4] = {};
         for (int i = 0; i < kUnit; ++i) {
-            const auto q = static_cast<int16_t>(std::lround(x[first + i] / block.scale));
-            block.sum[i / 16] += q;
+            const auto q = static_cast<int16_t>(std::lround(x[first + i] / scale));
+            sum[i / 16] += q;
             words[i / 8].w[i / 2 % 4] |= uint32_t{static_cast<uint16_t>(q)} << 16 * (i % 2);
         }
         for (int at = 0; at < kUnit; at += weights) {
@@ -89,7 +90,7 @@ double row_product(const Packed& packed, const std::vector<float>& x) {
             for (int i = 0; i < P::kScaleHalves; ++i) piece.scales[i] = packed.scales[u * P::kScaleHalves + i];
             Words chunks[Piece<P>::kChunks];
             for (int c = 0; c < Piece<P>::kChunks; ++c) chunks[c] = words[at / 8 + c];
-            total += dot_piece<P>(piece, chunks, block);
+            total += dot_piece<P>(piece, chunks, activation_block<P>(scale, sum[0], sum[1]));
         }
     }
     return total;

@@ -288,12 +288,25 @@ struct alignas(16) Words {
     uint32_t w[4];
 };
 
-/// A block of 32 activations: their scale and the sum of the integers, by halves of 16.
+/// A block of 32 activations: their scale, and what else products with a format want of it.
 struct alignas(16) ActivationBlock {
     float scale;
-    int32_t sum[2];
-    int32_t unused;
+    int32_t sum[2];  // of the integers, by halves of 16; for codes that are looked up, of all and a word of the table
+    uint32_t table;  // a second word: read from memory both stay in registers, where the compiler copies a constant for every look-up
 };
+
+/// The table that dot_piece looks up: every level plus kBias, which makes FP4's negative (look_up).
+template <class P>
+struct DotLevels : LevelWords<P::kLevels, P::kLevels == Levels::FP4 ? -13 : 0> {
+    static constexpr int kBias = P::kLevels == Levels::FP4 ? -13 : 0;
+};
+
+/// `first` and `second` are sums of 16 integers.
+template <class P>
+DCA_HOST_DEVICE ActivationBlock activation_block(float scale, int32_t first, int32_t second) {
+    if constexpr (P::kTable) return {scale, {first + second, static_cast<int32_t>(DotLevels<P>::k0)}, DotLevels<P>::k2};
+    return {scale, {first, second}, 0};
+}
 
 /// c + a's two signed 16-bit values times b's bytes 2 half and 2 half + 1, signed or unsigned.
 template <int kHalf, bool kSigned>
@@ -340,14 +353,15 @@ DCA_HOST_DEVICE float dot_piece(const Piece<P>& piece, const Words (&x)[Piece<P>
         DCA_UNROLL
         for (int j = 0; j < 4; ++j) {
             uint32_t bytes[2];
-            look_up<LevelWords<P::kLevels, 0>>(piece.low.w[j], bytes);
+            look_up<DotLevels<P>>(piece.low.w[j], static_cast<uint32_t>(block.sum[1]), block.table, bytes);
             DCA_UNROLL
             for (int n = 0; n < 2; ++n) {
                 sum[n] = dot_pair<0, true>(pair(4 * j + 2 * n), bytes[n], sum[n]);
                 sum[n] = dot_pair<1, true>(pair(4 * j + 2 * n + 1), bytes[n], sum[n]);
             }
         }
-        return group_scale<P>(piece.scales, 0) * block.scale * static_cast<float>(sum[0] + sum[1]);
+        const int32_t products = sum[0] + sum[1] - DotLevels<P>::kBias * block.sum[0];
+        return group_scale<P>(piece.scales, 0) * block.scale * static_cast<float>(products);
     } else {
         DCA_UNROLL
         for (int j = 0; j < 4; ++j) {
