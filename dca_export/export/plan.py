@@ -136,7 +136,7 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
             check_readable(piece.tensor)
     positions = choice.scheme.pretraining_length if choice.scheme else trained.tokens
     rope = read_rope(config, dimensions.head_dim, options.scheme.pretraining_length or positions)
-    recipe = _recipe(options.outtype, stored)
+    recipe = _recipe(options.outtype, stored).heeding(options.imatrix is not None)
     generated = [generated_tensor(name, values, checkpoint) for name, values in rope.tensors.items()]
     tied = all(planned.name != "output.weight" for planned in stored)
     tensors, fallen = _typed(recipe, Model(architecture.name, dimensions, tied), generated + stored)
@@ -257,9 +257,8 @@ def _plan_copy(source: Path, options: ExportOptions) -> CopyPlan:
     notes = beyond_training(choice, reach_of_gguf(file))
     copy = Copy(entries, tuple((part, tensor) for part in parts for tensor in part.tensors), alignment)
     if options.outtype != AUTO:
-        copy, more = requantised(
-            copy, file, _known(options.outtype), Weighting.of(options.imatrix), options.requantize
-        )
+        recipe = _known(options.outtype).heeding(options.imatrix is not None)
+        copy, more = requantised(copy, file, recipe, Weighting.of(options.imatrix), options.requantize)
         notes += more
     summary = Summary(
         architecture,
