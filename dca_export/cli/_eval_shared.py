@@ -130,6 +130,26 @@ def add_trials(parser: argparse.ArgumentParser, depths: list[int], trials: int) 
     parser.add_argument("--seed", type=_common.count, default=0, metavar="N", help="default: 0")
 
 
+def add_tasks(parser: argparse.ArgumentParser, trials: int) -> None:
+    """Adds --tasks, --trials and --seed, of recall's prompts."""
+    parser.add_argument(
+        "--tasks",
+        type=lambda text: text.split(","),
+        default=["keys", "value", "chain", "count"],
+        metavar="TASK,…",
+        help="of keys (one of several hidden ones), value (one of as many as fit), chain (variables assigned "
+        "to each other), count (the commonest words) (default: all)",
+    )
+    parser.add_argument(
+        "--trials",
+        type=_common.positive_int,
+        default=trials,
+        metavar="N",
+        help=f"of each task and length (default: {trials})",
+    )
+    parser.add_argument("--seed", type=_common.count, default=0, metavar="N", help="default: 0")
+
+
 def methods_of(arguments: argparse.Namespace, model: "Model") -> list["Method"]:
     """The methods that --attention names. Raises InputError."""
     from dca_export.evaluate import methods
