@@ -181,7 +181,7 @@ typedef enum dca_rope {
 
 /* How the tokens of a prompt attend; those that are generated one by one always read everything. */
 typedef enum dca_prefill {
-    DCA_PREFILL_DENSE = 0, /* all keys */
+    DCA_PREFILL_DENSE = 0,  /* all keys */
     DCA_PREFILL_SPARSE = 1, /* each block of queries the pages that matter to it; docs/sparse.md says which */
     DCA_PREFILL_STATED = 2  /* as many columns and diagonals as the file states for each head (docs/sparse.md) */
 } dca_prefill;

@@ -24,9 +24,9 @@ struct StatedBudgets {
 /// How the tokens of a prompt attend. Tokens generated one at a time always read everything.
 struct PrefillSpec {
     bool sparse = false;
-    float alpha = 0.0f;   // a page is kept whose weight is at least this share of the heaviest page's; 0: all are
-    uint32_t from = 0;    // queries at indices below are dense
-    bool record = false;  // keep what was chosen, to be read (Executor::selection)
+    float alpha = 0.0f;                     // a page is kept whose weight is at least this share of the heaviest page's; 0: all are
+    uint32_t from = 0;                      // queries at indices below are dense
+    bool record = false;                    // keep what was chosen, to be read (Executor::selection)
     const StatedBudgets* stated = nullptr;  // the model's, if queries read what those let them; `sparse` and `alpha` are not used then
 
     /// Whether some queries read less than everything.

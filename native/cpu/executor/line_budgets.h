@@ -21,7 +21,7 @@ struct ChosenLines {
 
 /// What of it a block of queries reads before its own end.
 struct BlockKeys {
-    std::vector<KeyRange> runs;    // ascending, disjoint
+    std::vector<KeyRange> runs;     // ascending, disjoint
     std::vector<uint32_t> singles;  // keys outside of them, ascending
 };
 

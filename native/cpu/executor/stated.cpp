@@ -130,8 +130,8 @@ void CpuExecutor::choose_lines(uint32_t layer, uint32_t head, BudgetUnit& unit, 
     lines.diagonals.assign(size_t{lanes} + keys + kPanelLanes, 0.0f);
     float* at_zero = lines.diagonals.data() + lanes;  // the distance 0
     score_keys(layer, head, unit, worker, [&](uint32_t key, uint32_t count, uint32_t lane, float* scores) {
-        kernels_.fold_lines(scores, static_cast<int>(count), lines.maximum.data() + lane, inverse + lane, lines.columns.data() + (key - begin),
-                            at_zero + (int64_t{first_query} + lane - key));
+        kernels_.fold_lines(scores, static_cast<int>(count), lines.maximum.data() + lane, inverse + lane,
+                            lines.columns.data() + (key - begin), at_zero + (int64_t{first_query} + lane - key));
     });
     const LineBudget& budget = prefill_.stated->heads[size_t{layer} * h_.n_heads + head];
     ChosenLines& chosen = unit.heads[head];

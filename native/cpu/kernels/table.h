@@ -57,8 +57,7 @@ constexpr Kernels kernels_here(const char* name) {
         .score_means = score_means,
         .weigh_pages = weigh_pages,
         .load_keys = {load_keys<CacheF16>, load_keys<CacheF32>, load_keys<CacheBF16>, load_keys<CacheQ8>, load_keys<CacheQ4>},
-        .gather_rows = {gather_rows<CacheF16>, gather_rows<CacheF32>, gather_rows<CacheBF16>, gather_rows<CacheQ8>,
-                        gather_rows<CacheQ4>},
+        .gather_rows = {gather_rows<CacheF16>, gather_rows<CacheF32>, gather_rows<CacheBF16>, gather_rows<CacheQ8>, gather_rows<CacheQ4>},
         .fold_lines = fold_lines,
         .fold_exp_sum = fold_exp_sum,
 #if defined(__AVX512VNNI__) || defined(__ARM_FEATURE_DOTPROD)
