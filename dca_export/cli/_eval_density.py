@@ -30,7 +30,9 @@ def _density(arguments: argparse.Namespace) -> int:
     with opened(arguments) as model:
         if arguments.attention is None:
             own = "dca" if model.scheme is not None else "plain"
-            arguments.attention = [",".join([own, *(f"{own}@{prefill}" for prefill in density.PREFILLS)])]
+            stated = f"{model.info.architecture}.attention.budget.columns" in model.metadata
+            prefills = (*density.PREFILLS, *["stated"] * stated)
+            arguments.attention = [",".join([own, *(f"{own}@{prefill}" for prefill in prefills)])]
         methods = _eval_shared.methods_of(arguments, model)
         cells = density.plan(methods, arguments.lengths, arguments.tasks, arguments.trials)
         ids = source.ids(model, max(arguments.lengths))

@@ -76,9 +76,9 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
         "dca:3072/1024/4096; string:BORDER/LOCAL, streaming:SINKS/WINDOW, lm-infinite:SINKS/WINDOW, whose "
         "border moves with the query; @linear:F, @ntk:F, @yarn:F or @dynamic:F (dynamic NTK, by each length "
         "measured) behind any of them replaces the model's RoPE scaling, as in plain@yarn:4; @sparse:ALPHA "
-        "or @stated prefills sparsely, and @q4, @q8, … names the cache, as in dca@sparse:0.1@q4. With --engine "
-        "reference also rerope:WINDOW and self-extend:GROUP/WINDOW (default: plain, and what the file "
-        "states, dca or string)",
+        "or @stated prefills sparsely, and @q4, @q8, … names the cache, as in dca@sparse:0.1@q4. With "
+        "--engine reference also rerope:WINDOW and self-extend:GROUP/WINDOW (default: plain, and what the "
+        "file states, dca or string)",
     )
 
 

@@ -8,7 +8,7 @@ what the others are held against.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -74,10 +74,11 @@ class Runner:
 
 
 def _mean_density(found: dict[str, Any]) -> float:
-    """Over layers and heads that have one; 1 where prefill is dense."""
+    """Over layers and heads that have one (NaN: none has); 1 where prefill is dense."""
     if "density" not in found:
         return 1.0
-    return float(np.nanmean(np.array(found["density"], np.float64)))
+    known = [value for layer in found["density"] for value in layer if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,11 @@ def points(results: Results) -> list[Point]:
 
 
 def _point(text: Results, prompts: Results, method: str, first: str, length: int) -> Point:
-    passes = [found for cell, found in text.cells(method=method, lengths=[length])]
+    passes = [figures_ for _, figures_ in text.cells(method=method, lengths=[length])]
     of_text = Results(text.header)
-    for cell, found in text.cells(lengths=[length]):
-        of_text.add(cell, found)
-    asked = [found for _, found in prompts.cells(method=method, length=length)]
+    for cell, figures_ in text.cells(lengths=[length]):
+        of_text.add(cell, figures_)
+    asked = [figures_ for _, figures_ in prompts.cells(method=method, length=length)]
     found = float(np.mean([each["found"] for each in asked])) if asked else None
     return Point(
         method=method,
@@ -184,7 +185,7 @@ def _row(results: Results, point: Point, tasks: Sequence[str]) -> list[str]:
 
 
 def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
+    return "" if share is None or math.isnan(share) else f"{share:.1%}"
 
 
 def _share(share: float | None, interval: Interval | None) -> str:
@@ -222,6 +223,16 @@ def figures(results: Results) -> list[dict[str, Any]]:
     ]
 
 
+class Mark(NamedTuple):
+    """A point of the picture."""
+
+    density: float
+    value: float  # percent
+    low: float
+    high: float
+    name: str
+
+
 def draw(results: Results) -> "Figure":
     """What perplexity rises by on the left and what is found on the right, each against the density."""
     from dca_export.evaluate.output import plots
@@ -231,14 +242,16 @@ def draw(results: Results) -> "Figure":
     for length in dict.fromkeys(point.length for point in found):
         of_length = [point for point in found if point.length == length]
         rises = [
-            (point.density, *_rise(point), _prefill(point.method))
+            Mark(point.density, *_rise(point), _prefill(point.method))
             for point in of_length
             if point.density is not None and (point.ratio is not None or point.method == of_length[0].method)
         ]
         shares = [
-            (
+            Mark(
                 point.prompts_density,
-                *(100 * share for share in (point.found, *bounds)),
+                100 * point.found,
+                100 * bounds.low,
+                100 * bounds.high,
                 _prefill(point.method),
             )
             for point in of_length
@@ -246,8 +259,8 @@ def draw(results: Results) -> "Figure":
             and point.prompts_density is not None
             and (bounds := point.found_interval) is not None
         ]
-        for axes, curve in ((left, rises), (right, shares)):
-            _draw_curve(axes, curve, f"{length:,} tokens")
+        for axes, marks in ((left, rises), (right, shares)):
+            _draw_marks(axes, marks, f"{length:,} tokens")
     left.axhline(100 * MOST_RISE, color="grey", linestyle="--", linewidth=1, label=f"+{MOST_RISE:.1%}")
     left.set_ylabel(f"perplexity against {results.values('method')[0]}, %")
     right.set_ylabel("answers found, %")
@@ -264,21 +277,23 @@ def _rise(point: Point) -> tuple[float, float, float]:
     """In percent, with its interval; of the first method 0."""
     if point.ratio is None:
         return 0.0, 0.0, 0.0
-    return tuple(100 * (value - 1) for value in (point.ratio.value, *point.ratio.interval))  # type: ignore[return-value]
+    low, high = point.ratio.interval
+    return 100 * (point.ratio.value - 1), 100 * (low - 1), 100 * (high - 1)
 
 
 def _prefill(method: str) -> str:
     return parse(method).prefill or "dense"
 
 
-def _draw_curve(axes: "Axes", curve: Sequence[tuple[float, float, float, float, str]], label: str) -> None:
-    """(density, value, low, high, name) as points with their intervals, along the density."""
-    curve = sorted(each for each in curve if math.isfinite(each[1]))
-    if not curve:
+def _draw_marks(axes: "Axes", marks: Sequence[Mark], label: str) -> None:
+    """Points with their names and intervals, along the density."""
+    finite = sorted(mark for mark in marks if math.isfinite(mark.value) and math.isfinite(mark.density))
+    if not finite:
         return
-    x, y, low, high, names = zip(*curve, strict=True)
-    x = tuple(100 * each for each in x)
-    (line,) = axes.plot(x, y, marker="o", label=label)
-    axes.vlines(x, low, high, color=line.get_color(), alpha=0.5)
-    for at, value, name in zip(x, y, names, strict=True):
-        axes.annotate(name, (at, value), xytext=(4, 5), textcoords="offset points", fontsize=7)
+    at = [100 * mark.density for mark in finite]
+    (line,) = axes.plot(at, [mark.value for mark in finite], marker="o", label=label)
+    axes.vlines(
+        at, [mark.low for mark in finite], [mark.high for mark in finite], color=line.get_color(), alpha=0.5
+    )
+    for x, mark in zip(at, finite, strict=True):
+        axes.annotate(mark.name, (x, mark.value), xytext=(4, 5), textcoords="offset points", fontsize=7)
