@@ -5,8 +5,9 @@ a query and a key before it that were computed. The first method, which is dense
 what the others are held against.
 """
 
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 PREDICTION, RETRIEVAL = "perplexity", "recall"  # the cells' field "part"
 PREFILLS = ("sparse:0.01", "sparse:0.03", "sparse:0.1", "sparse:0.3", "sparse:1")  # compared unless told
+_SHAPES = ("o", "s", "^", "D", "v", "P", "X", "*")  # of the picture's points, a method each
 MOST_RISE = 0.005  # of the perplexity, at which a method still counts as keeping it
 
 
@@ -239,6 +241,8 @@ def draw(results: Results) -> "Figure":
 
     figure, (left, right) = plots.panels(2, results.header["model"]["file"])
     found = points(results)
+    names = dict.fromkeys(_prefill(point.method) for point in found)
+    shapes = dict(zip(names, itertools.cycle(_SHAPES), strict=False))
     for length in dict.fromkeys(point.length for point in found):
         of_length = [point for point in found if point.length == length]
         rises = [
@@ -260,7 +264,7 @@ def draw(results: Results) -> "Figure":
             and (bounds := point.found_interval) is not None
         ]
         for axes, marks in ((left, rises), (right, shares)):
-            _draw_marks(axes, marks, f"{length:,} tokens")
+            _draw_marks(axes, marks, f"{length:,} tokens", shapes)
     left.axhline(100 * MOST_RISE, color="grey", linestyle="--", linewidth=1, label=f"+{MOST_RISE:.1%}")
     left.set_ylabel(f"perplexity against {results.values('method')[0]}, %")
     right.set_ylabel("answers found, %")
@@ -268,8 +272,9 @@ def draw(results: Results) -> "Figure":
     for axes in (left, right):
         axes.set_xlabel("density: pairs of query and key computed, %")
         axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
-            axes.legend(fontsize="small", framealpha=0.6)
+    for name, shape in shapes.items():
+        left.plot([], [], color="grey", marker=shape, linestyle="", label=name)
+    left.legend(fontsize="small", framealpha=0.6)
     return figure
 
 
@@ -285,15 +290,14 @@ def _prefill(method: str) -> str:
     return parse(method).prefill or "dense"
 
 
-def _draw_marks(axes: "Axes", marks: Sequence[Mark], label: str) -> None:
-    """Points with their names and intervals, along the density."""
+def _draw_marks(axes: "Axes", marks: Sequence[Mark], label: str, shapes: Mapping[str, str]) -> None:
+    """A line through the points along the density, each in its method's shape, and their intervals."""
     finite = sorted(mark for mark in marks if math.isfinite(mark.value) and math.isfinite(mark.density))
     if not finite:
         return
     at = [100 * mark.density for mark in finite]
-    (line,) = axes.plot(at, [mark.value for mark in finite], marker="o", label=label)
-    axes.vlines(
-        at, [mark.low for mark in finite], [mark.high for mark in finite], color=line.get_color(), alpha=0.5
-    )
+    (line,) = axes.plot(at, [mark.value for mark in finite], label=label)
+    colour = line.get_color()
+    axes.vlines(at, [mark.low for mark in finite], [mark.high for mark in finite], color=colour, alpha=0.5)
     for x, mark in zip(at, finite, strict=True):
-        axes.annotate(mark.name, (x, mark.value), xytext=(4, 5), textcoords="offset points", fontsize=7)
+        axes.plot([x], [mark.value], color=colour, marker=shapes[mark.name], linestyle="")

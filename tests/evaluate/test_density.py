@@ -86,11 +86,13 @@ def test_half_done_results_have_a_table_and_a_picture(tmp_path):
         assert (tmp_path / "p.png").stat().st_size > 1000
 
 
-def test_points_of_the_picture_are_named_by_their_prefill():
+def test_the_picture_has_a_line_a_length_and_a_shape_a_method():
     left, right = density.draw(made(FIGURES)).axes
-    assert [text.get_text() for text in left.texts] == ["sparse:0.3", "sparse:0.03", "dense"]
-    (line,) = [each for each in right.lines]
+    labels = left.get_legend_handles_labels()[1]
+    assert labels == [f"{LENGTH:,} tokens", "+0.5%", "dense", "sparse:0.03", "sparse:0.3"]
+    line, *marks = right.lines
     assert list(line.get_xdata()) == [12.5, 25, 50] and list(line.get_ydata()) == [0, 100, 100]
+    assert len({mark.get_marker() for mark in marks}) == len(marks) == 3
 
 
 def test_trials_come_one_after_another():
