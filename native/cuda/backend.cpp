@@ -55,6 +55,7 @@ public:
         AttentionShape shape{};
         shape.head_dim = static_cast<int32_t>(hparams_.head_dim);
         shape.rotary_dim = static_cast<int32_t>(hparams_.rotary_dim);
+        if (prefill.stated != nullptr) return "stated budgets run on the CPU only so far; use prefill dense or sparse, or the device cpu";
         if (prefill.sparse && !fast_shape(shape))
             return "sparse prefill on a CUDA device takes head sizes of 64, 80, 96, 128 and 256 of which a multiple of 8 is rotated, this "
                    "model's is " +

@@ -181,8 +181,9 @@ typedef enum dca_rope {
 
 /* How the tokens of a prompt attend; those that are generated one by one always read everything. */
 typedef enum dca_prefill {
-    DCA_PREFILL_DENSE = 0, /* all keys */
-    DCA_PREFILL_SPARSE = 1 /* each block of queries the pages that matter to it; docs/sparse.md says which */
+    DCA_PREFILL_DENSE = 0,  /* all keys */
+    DCA_PREFILL_SPARSE = 1, /* each block of queries the pages that matter to it; docs/sparse.md says which */
+    DCA_PREFILL_STATED = 2  /* as many columns and diagonals as the file states for each head (docs/sparse.md) */
 } dca_prefill;
 
 typedef struct dca_session_options {
@@ -199,7 +200,7 @@ typedef struct dca_session_options {
     int32_t prefill;          /* dca_prefill; default DENSE */
     float alpha;              /* of SPARSE, 0 (all pages are read) to 1: a page is read whose weight is this share of the heaviest's */
     uint32_t sparse_from;     /* of SPARSE: tokens at indices below attend densely; default 4096 */
-    int32_t record_selection; /* of SPARSE: not 0: keep what was chosen for dca_session_selection; grows with the tokens */
+    int32_t record_selection; /* of SPARSE and STATED: not 0: keep what was chosen for dca_session_selection; grows with the tokens */
     dca_border border;        /* of the attentions with a border; window 0 (the default): the file's */
 } dca_session_options;
 
@@ -230,7 +231,9 @@ DCA_API dca_status dca_session_density(const dca_session* session, float* densit
 
 /* What sparse prefill has chosen so far, of a session that records it. For each layer, query head and block of queries, in
  * this order: the five words layer, head, first query, one past the last, number of pages that follow; then the pages read,
- * ascending, each as page * 4 + range (0: intra, 1: successive, 2: inter). Blocks that read everything are not listed. The
+ * ascending, each as page * 4 + range (0: intra, 1: successive, 2: inter). Blocks that read everything are not listed. With
+ * stated budgets, for each unit of queries that reads what the last of them chose: layer, head, first query, one past the last,
+ * number of words that follow; then the columns, ascending, each as key * 2, and the diagonals, each as distance * 2 + 1. The
  * words are valid until the next such call or the session is freed. */
 DCA_API dca_status dca_session_selection(dca_session* session, const uint32_t** words, size_t* n);
 

@@ -66,7 +66,7 @@ dca_status dca_engine_create(dca_model* model, const dca_engine_options* options
                                         .rope_factor = all.rope_factor,
                                         .one_sequence = false,
                                         .room = "pool",
-                                        .prefill = dca::checked_prefill(all.prefill, all.alpha, all.sparse_from, false)};
+                                        .prefill = dca::checked_prefill(*shared, all.prefill, all.alpha, all.sparse_from, false)};
         *engine = new dca_engine{std::shared_ptr<dca::OwnedEngine>(new dca::OwnedEngine{shared, dca::Engine(*shared, wanted)})};
     });
 }

@@ -122,6 +122,7 @@ public:
     /// Why this machine cannot run an engine with these, in one line; empty if it can.
     virtual std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const {
         if (prefill.sparse) return "sparse prefill runs on the CPU only so far; use prefill dense, or the device cpu";
+        if (prefill.stated != nullptr) return "stated budgets run on the CPU only so far; use prefill dense, or the device cpu";
         if (cache == DCA_CACHE_Q4) return "a q4 cache is for the CPU only so far; use cache_type q8, or the device cpu";
         return {};
     }

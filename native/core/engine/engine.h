@@ -82,8 +82,8 @@ struct EngineOptions {
     PrefillSpec prefill;
 };
 
-/// What the options of sessions and engines say of prefill, checked.
-PrefillSpec checked_prefill(int32_t prefill, float alpha, uint32_t from, bool record);
+/// What the options of sessions and engines say of prefill, checked; it refers to budgets that are the model's.
+PrefillSpec checked_prefill(const Model& model, int32_t prefill, float alpha, uint32_t from, bool record);
 
 class Engine {
 public:

@@ -10,30 +10,15 @@
 
 #include "core/engine/page_pool.h"
 #include "cpu/executor/executor.h"
+#include "cpu/executor/page_runs.h"
 
 namespace dca::cpu {
 
 namespace {
 
-// Scores are kept times log2(e), so that the softmax is in powers of two.
-constexpr float kLog2E = 1.4426950408889634f;
-
 constexpr uint32_t kKeysAPiece = 256;  // decode: fewer keys are not worth a piece of their own
 
-/// Calls visit(span, shift) for runs of pages that follow each other in memory: keys of `span` are at index + shift there.
-template <class Visit>
-void for_page_runs(std::span<const uint32_t> pages, KeyRange span, Visit visit) {
-    while (span.begin < span.end) {
-        const uint32_t first = span.begin / kPageTokens;
-        uint32_t next = first + 1;
-        while (uint64_t{next} * kPageTokens < span.end && pages[next] == pages[next - 1] + 1) ++next;
-        const auto end = static_cast<uint32_t>(std::min<uint64_t>(span.end, uint64_t{next} * kPageTokens));
-        visit(KeyRange{span.begin, end}, (int64_t{pages[first]} - first) * kPageTokens);
-        span.begin = end;
-    }
-}
-
-/// The same for the pages of `range` that some head of the group reads; heads (group) says which heads do.
+/// As for_page_runs for the pages of `range` that some head of the group reads; heads (group) says which heads do.
 template <class Visit>
 void for_chosen_runs(std::span<const uint32_t> pages, const PageChoice& choice, Range range, int group, Visit visit) {
     const auto heads = [&](size_t i) { return std::span(choice.kept).subspan(i * group, group); };
@@ -68,7 +53,7 @@ void CpuExecutor::plan_attention(Reach& reach) {
     for (const SliceRows& slice : slices_) {
         if (slice.rows >= kFewestForPanels) {
             // Blocks that choose pages begin at the same indices however the tokens are fed, and lie in one page.
-            const bool chooses = prefill_.sparse && reach.window == 0;
+            const bool chooses = prefill_.chooses() && reach.window == 0;
             for (uint32_t row = 0, count; row < slice.rows; row += count) {
                 const uint32_t first = slice.start + row;
                 count = std::min(chooses ? kPanelLanes - first % kPanelLanes : kPanelLanes, slice.rows - row);
@@ -209,6 +194,7 @@ void CpuExecutor::start_softmax(uint32_t layer, uint32_t kv_head, int lanes, flo
 void CpuExecutor::attend(uint32_t layer) {
     const auto heads = static_cast<int>(h_.n_kv_heads);
     const Reach& reach = reach_of(layer);
+    choose_lines(layer);
     pool_.run(static_cast<int>(reach.blocks.size()) * heads, [&](int task, int worker) {
         const AttentionBlock& block = reach.blocks[task / heads];
         const auto head = static_cast<uint32_t>(task % heads);
@@ -239,8 +225,13 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
         const uint32_t end = std::min<uint64_t>(last_query, (uint64_t{chunk} + 1) * scheme.chunk_size - 1) + 1;
         std::fill_n(worker.out.data(), head_values * group_, 0.0f);
         start_softmax(layer, kv_head, kPanelLanes, worker.maximum.data(), worker.sum.data(), true);
-        if (block.sparse) choose_pages(layer, kv_head, block, q, begin, end, worker);
-        if (prefill_.sparse && reach.window == 0) note_choice(layer, kv_head, block.sparse, begin, end, worker);
+        const bool lines = block.sparse && prefill_.stated != nullptr;
+        if (lines) {
+            find_lines(layer, kv_head, block, begin, end, worker);
+        } else if (block.sparse) {
+            choose_pages(layer, kv_head, block, q, begin, end, worker);
+        }
+        if (prefill_.chooses() && reach.window == 0 && !lines) note_choice(layer, kv_head, block.sparse, begin, end, worker);
         for (uint32_t range = range_count(scheme, chunk, end); range-- > 0;) {
             const auto which = static_cast<Range>(range);
             KeyRange keys = key_range(scheme, chunk, which, end);
@@ -250,7 +241,9 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
             const auto attend_run = [&](KeyRange span, int64_t shift, const uint8_t* heads) {
                 attend_keys(layer, kv_head, block, span, shift, distances(scheme, which), heads, worker);
             };
-            if (block.sparse) {
+            if (lines) {
+                attend_lines(layer, kv_head, block, which, keys, worker);
+            } else if (block.sparse) {
                 for_chosen_runs(slice.pages, worker.choice, which, group_, attend_run);
             } else {
                 for_page_runs(slice.pages, keys, [&](KeyRange span, int64_t shift) { attend_run(span, shift, nullptr); });

@@ -76,7 +76,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
         worker.cos = Buffer<float>(size_t{h_.rotary_dim} / 2 * kPanelLanes);
         worker.sin = Buffer<float>(size_t{h_.rotary_dim} / 2 * kPanelLanes);
         worker.factor = Buffer<float>(kPanelLanes);
-        if (prefill_.sparse) worker.pairs.resize(size_t{h_.n_layers} * h_.n_heads);
+        if (prefill_.chooses()) worker.pairs.resize(size_t{h_.n_layers} * h_.n_heads);
     }
 }
 
@@ -118,6 +118,7 @@ void CpuExecutor::set_slices(std::span<const SliceRows> slices) {
     shape_ = shape_of(static_cast<uint32_t>(indices_.size()));
     plan_attention(whole_);
     if (windowed_.window != 0) plan_attention(windowed_);
+    if (prefill_.stated != nullptr) plan_units();
 }
 
 void CpuExecutor::run(const Batch& batch) { forward(*this, h_, batch, last_); }

@@ -171,6 +171,16 @@ struct Kernels {
     /// weights[row] = the sum over lanes [first, last) of 2^(score - the lane's largest); scores are overwritten.
     void (*weigh_pages)(float* scores, int rows, int first, int last, float* weights);
 
+    /// Key blocks [block, block + blocks) as f32, (head_dim, kPanelLanes) each.
+    void (*load_keys[kCacheTypes])(const CacheView& cache, uint32_t block, int blocks, int head_dim, float* keys);
+
+    /// `count` keys and values from anywhere in the view, as f32 in the order and layout of a cache that holds just them.
+    void (*gather_rows[kCacheTypes])(const CacheView& cache, const uint32_t* places, int count, int head_dim, float* keys, float* values);
+
+    /// With weight = exp(score - top[lane]) · inverse[lane] of scores (rows × kPanelLanes): columns[row] gains the sum over
+    /// lanes, diagonals[lane - row] each one.
+    void (*fold_lines)(const float* scores, int rows, const float* top, const float* inverse, float* columns, float* diagonals);
+
     /// log of the sum of exp over `rows` values of each lane, folded into a running (maximum, sum).
     void (*fold_exp_sum)(const float* x, int rows, int lanes, float* maximum, float* sum);
 
