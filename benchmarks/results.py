@@ -49,8 +49,7 @@ ROTATED_TWICE = "rerope:4096,self-extend:16/1024"
 # longer c that this gives (c = 16k and 32k; STRING's border is a third of that too).
 STRETCHED = (
     "dca:12288/4096/16384@linear:2,dca:12288/4096/16384@ntk:2,dca:12288/4096/16384@yarn:2,"
-    "dca:24576/8192/32768@linear:4,dca:24576/8192/32768@ntk:4,dca:24576/8192/32768@yarn:4,"
-    "string:5461/128@ntk:2,string:10923/128@ntk:4,string:10923/128@yarn:4"
+    "dca:24576/8192/32768@ntk:4,dca:24576/8192/32768@yarn:4,string:10923/128@ntk:4,string:10923/128@yarn:4"
 )
 # The softmax sharpened as the prompt grows, as Qwen does it: by (0.1 ln(n / 8192) + 1)².
 SHARPENED = f"{PREDICTOR}/0.1/8192,{BETWEEN}/0.1/8192,{RETRIEVER}/0.1/8192"
