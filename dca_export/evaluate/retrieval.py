@@ -188,23 +188,28 @@ def difference(results: Results, method: str, other: str, **wanted: Any) -> Diff
     return Difference(_mean(first) - _mean(second), interval, len(common))
 
 
-def _found_by_prompt(results: Results, method: str, **wanted: Any) -> dict[tuple[int, int, int], float]:
+def _found_by_prompt(results: Results, method: str, **wanted: Any) -> dict[tuple[Any, ...], float]:
+    """By what identifies a prompt: all of a cell but its method."""
     return {
-        (cell["length"], cell["depth"], cell["trial"]): figures_["found"]
+        tuple(value for name, value in sorted(cell.items()) if name != "method"): figures_["found"]
         for cell, figures_ in results.cells(method=method, **wanted)
     }
+
+
+def shown_difference(found: Difference | None) -> str:
+    """In percent, as tables show it."""
+    if found is None:
+        return ""
+    low, high = found.interval
+    mark = "" if found.differs else "≈ "
+    return f"{mark}{100 * found.value:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]"
 
 
 def _comparison(results: Results, title: str, methods: Sequence[str], lengths: Sequence[int]) -> list[Table]:
     """Every method against the first, on the same prompts."""
 
     def shown(method: str, **wanted: Any) -> str:
-        found = difference(results, method, methods[0], **wanted)
-        if found is None:
-            return ""
-        low, high = found.interval
-        mark = "" if found.differs else "≈ "
-        return f"{mark}{100 * found.value:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]"
+        return shown_difference(difference(results, method, methods[0], **wanted))
 
     rows = [
         [method, *(shown(method, length=length) for length in lengths), shown(method)]
@@ -258,7 +263,7 @@ def figures(results: Results) -> list[dict[str, Any]]:
         | (
             {}
             if method == methods[0]
-            else {"against": _against(results, method, methods[0], length=length, depth=depth)}
+            else {"against": against(results, method, methods[0], length=length, depth=depth)}
         )
         for method in methods
         for length in sorted(results.values("length"))
@@ -280,13 +285,14 @@ def totals(results: Results) -> list[dict[str, Any]]:
             "found": mean_found(results, method=method, length=length),
             "interval": interval(results, method=method, length=length),
         }
-        | ({} if method == methods[0] else {"against": _against(results, method, methods[0], length=length)})
+        | ({} if method == methods[0] else {"against": against(results, method, methods[0], length=length)})
         for method in methods
         for length in sorted(results.values("length", method=method))
     ]
 
 
-def _against(results: Results, method: str, other: str, **wanted: Any) -> dict[str, Any] | None:
+def against(results: Results, method: str, other: str, **wanted: Any) -> dict[str, Any] | None:
+    """``difference``, for JSON."""
     found = difference(results, method, other, **wanted)
     if found is None:
         return None

@@ -91,7 +91,7 @@ cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStrea
         args.n_rows > args.workspace_rows || args.workspace_rows > kMaxDecodeRows || args.n_groups > args.n_rows / 2 ||
         (args.n_groups != 0 && (!args.groups || args.scheme.intra_only || variant_of(args.traits, args.scheme) != Variant::Plain)))
         return cudaErrorInvalidValue;
-    // A range for each of LM-Infinite's far keys is more than the fast kernel has room for; few keys are seen there.
+    // A range for each of LM-Infinite's far keys is more than the fast kernel has room for.
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0 && args.scheme.border != Border::LmInfinite;
     if (vectors && card.compute_capability >= 80 && fast_shape(args.shape, args.traits, args.scheme))
         return launch_decode(card, args, stream);

@@ -1,5 +1,5 @@
-// The oracle of the fast kernels, and the kernel for shapes that they do not cover: one warp
-// per query and head, f32 throughout, the key ranges one after the other.
+// The oracle of the fast kernels, and the kernel for what they do not cover: one warp per query and head, f32
+// throughout, the key ranges one after the other. In decode, where queries are few, many warps share a query's keys.
 #include "core/positions/key_ranges.h"
 #include "cuda/attention/kernels.h"
 #include "cuda/attention/pages.cuh"
@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kMaxPerLane = 8;  // head_dim <= 256
 constexpr int kWarps = 4;
+constexpr int kDecodeWarps = 32;  // a key's loads wait for each other, so one warp takes microseconds for each
 
 struct CacheReader {
     LayerCache cache;
@@ -30,10 +31,12 @@ private:
     }
 };
 
-__global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs args, const DecodeRow* rows) {
+/// kShared: all warps of a block share the keys of one query; else each has a query of its own.
+template <int kBlockWarps, bool kShared>
+__global__ void __launch_bounds__(32 * kBlockWarps) simple_kernel(const PrefillArgs args, const DecodeRow* rows) {
     const AttentionShape& shape = args.shape;
-    const int lane = threadIdx.x % 32;
-    const uint32_t query = blockIdx.x * kWarps + threadIdx.x / 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const uint32_t query = kShared ? blockIdx.x : blockIdx.x * kBlockWarps + warp;
     const int head = blockIdx.y;
     if (query >= args.n_queries || (rows && rows[query].length == 0)) return;
 
@@ -59,7 +62,7 @@ __global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs a
 
         const KeyRange keys = key_range(args.scheme, chunk, static_cast<Range>(range), i + 1);
         const uint32_t first = first_of_range(args.scheme, static_cast<Range>(range), keys, i, args.traits.window);
-        for (uint32_t key = first; key < keys.end; ++key) {
+        for (uint32_t key = first + (kShared ? warp : 0); key < keys.end; key += kShared ? kBlockWarps : 1) {
             const size_t row = cache_rows.at(key);
             float dot = 0.0f;
             for (int n = 0; n < kMaxPerLane; ++n)
@@ -75,6 +78,21 @@ __global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs a
                 if (lane + 32 * n < shape.head_dim) acc[n] = acc[n] * keep + weight * cache.value(row, lane + 32 * n);
         }
     }
+    if constexpr (kShared) {
+        __shared__ float parts[kBlockWarps][32 * kMaxPerLane], softmax[kBlockWarps][2];  // of each warp: acc; maximum, sum
+        for (int n = 0; n < kMaxPerLane; ++n) parts[warp][lane + 32 * n] = acc[n];
+        if (lane == 0) softmax[warp][0] = maximum, softmax[warp][1] = sum;
+        __syncthreads();
+        if (warp != 0) return;
+        for (int part = 1; part < kBlockWarps; ++part) maximum = fmaxf(maximum, softmax[part][0]);
+        sum = 0.0f;
+        for (float& value : acc) value = 0.0f;
+        for (int part = 0; part < kBlockWarps; ++part) {
+            const float weight = expf(softmax[part][0] - maximum);
+            sum += weight * softmax[part][1];
+            for (int n = 0; n < kMaxPerLane; ++n) acc[n] += weight * parts[part][lane + 32 * n];
+        }
+    }
     if (args.traits.sinks) sum += expf(args.traits.sinks[head] - maximum);
     const size_t out_row = static_cast<size_t>(query) * args.out_stride + static_cast<size_t>(head) * shape.head_dim;
     for (int n = 0; n < kMaxPerLane; ++n)
@@ -84,8 +102,11 @@ __global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs a
 }  // namespace
 
 cudaError_t launch_simple(const PrefillArgs& args, const DecodeRow* rows, cudaStream_t stream) {
-    const dim3 grid(ceil_div(args.n_queries, kWarps), args.shape.n_heads);
-    simple_kernel<<<grid, 32 * kWarps, 0, stream>>>(args, rows);
+    const auto heads = static_cast<unsigned>(args.shape.n_heads);
+    if (rows)
+        simple_kernel<kDecodeWarps, true><<<dim3(args.n_queries, heads), 32 * kDecodeWarps, 0, stream>>>(args, rows);
+    else
+        simple_kernel<kWarps, false><<<dim3(ceil_div(args.n_queries, kWarps), heads), 32 * kWarps, 0, stream>>>(args, rows);
     return cudaGetLastError();
 }
 
