@@ -61,7 +61,7 @@ def test_weights_that_stay_in_the_file_are_shared_too(variant_gguf):
 def test_rounded_caches(variant_gguf, cache_type):
     path, ids = variant_gguf(), ids_of(1, 150)
     expected = logits_of(path, "cpu", ids, cache_type)
-#A rounded cache rounds what differs by 1e-6 to neighbours now and then.
+    # A rounded cache rounds what differs by 1e-6 to neighbours now and then.
     assert np.abs(logits_of(path, "cpu/2", ids, cache_type) - expected).max() < 3e-2
 
 

@@ -1,4 +1,4 @@
-"""Sparse prefill of a model that ranks share: each chooses for its own heads or layers what one alone does."""
+"""Sparse prefill of a model that ranks share: each chooses for its heads or layers what one alone does."""
 
 import numpy as np
 import pytest
