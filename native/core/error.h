@@ -48,7 +48,7 @@ decltype(auto) message_part(const Part& part) {
 
 /// A message of these parts.
 template <class... Parts>
-std::string message_of(const Parts&... parts) {
+std::string message_from(const Parts&... parts) {
     std::ostringstream message;
     message.exceptions(std::ios::badbit);  // memory that runs out is an error of its own, not a shorter message
     (message << ... << message_part(parts));
@@ -58,7 +58,7 @@ std::string message_of(const Parts&... parts) {
 /// Throws an Error whose message is the parts put together.
 template <class... Parts>
 [[noreturn]] void fail(dca_status status, const Parts&... parts) {
-    throw Error(status, message_of(parts...));
+    throw Error(status, message_from(parts...));
 }
 
 /// Remembers the calling thread's message for dca_last_error(), made printable.

@@ -15,7 +15,7 @@ class Full final : public dca::Backend {
 public:
     explicit Full(uint64_t tokens) : tokens_(tokens) {}
     std::string description() const override { return "full"; }
-    Parts make_engine(dca::EngineSpec) override { throw dca::RoomError(tokens_, dca::message_of("room for ", tokens_, " tokens")); }
+    Parts make_engine(dca::EngineSpec) override { throw dca::RoomError(tokens_, dca::message_from("room for ", tokens_, " tokens")); }
 
 private:
     uint64_t tokens_;
