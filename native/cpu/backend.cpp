@@ -71,11 +71,11 @@ private:
         const auto fitting = [&](dca_cache_type type) { return room / (cache_bytes(kPageTokens, type) + table_page) * kPageTokens; };
         const uint64_t most = fitting(spec.cache_type);
         throw RoomError(most, message_from("a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ",
-                                         gigabytes(work + table), " of work space, ", gigabytes(available), " are available: room for ",
-                                         most, " tokens",
-                                         holds_codes(static_cast<CacheType>(spec.cache_type))
-                                             ? ""
-                                             : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8"));
+                                           gigabytes(work + table), " of work space, ", gigabytes(available), " are available: room for ",
+                                           most, " tokens",
+                                           holds_codes(static_cast<CacheType>(spec.cache_type))
+                                               ? ""
+                                               : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8"));
     }
 
     const Hparams& hparams_;

@@ -59,7 +59,8 @@ def device(request, tiny_gguf):
 def test_two_ranks_on_one_card():
     """They wait for each other in kernels: one that is loaded only when it is first launched, or launched
     behind another stream's, would wait for that one. So CUDA is told beforehand to do neither; cuBLASLt loads
-    its own late all the same, so the ranks are alike and load the same ones at once. Beside other processes a card runs each of them for a while only, and every sum waits for all of these: it is alone."""
+    its own late all the same, so the ranks are alike and load the same ones at once. Beside other processes a
+    card runs each of them for a while only, and every sum waits for all of these: it is alone."""
     told = {"CUDA_MODULE_LOADING": "EAGER", "CUDA_DEVICE_MAX_CONNECTIONS": "32", ON_ONE_CARD: "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "--tb=short", "-p", "no:cacheprovider", __file__],

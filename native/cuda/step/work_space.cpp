@@ -171,9 +171,9 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
         const uint32_t most = most_tokens(type);
         throw RoomError(
             most, message_from("a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache_bytes(spec.tokens, type)),
-                             " of cache and ", gigabytes(scratch_bytes), " of work space, ", device.description, " has ",
-                             gigabytes(available), " free: room for ", most, " tokens",
-                             type == CacheType::Q8 ? "" : ", or " + std::to_string(most_tokens(CacheType::Q8)) + " with cache_type q8"));
+                               " of cache and ", gigabytes(scratch_bytes), " of work space, ", device.description, " has ",
+                               gigabytes(available), " free: room for ", most, " tokens",
+                               type == CacheType::Q8 ? "" : ", or " + std::to_string(most_tokens(CacheType::Q8)) + " with cache_type q8"));
     }
 
     device_ = allocate_device(scratch_bytes, "allocating the work space");
