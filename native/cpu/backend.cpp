@@ -69,12 +69,13 @@ private:
         const uint64_t table_page = spec.scheme.endless() ? table / spec.tokens * kPageTokens : 0;
         const uint64_t room = available - std::min(available, fixed);
         const auto fitting = [&](dca_cache_type type) { return room / (cache_bytes(kPageTokens, type) + table_page) * kPageTokens; };
-        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ",
-             gigabytes(work + table), " of work space, ", gigabytes(available), " are available: room for ", fitting(spec.cache_type),
-             " tokens",
-             holds_codes(static_cast<CacheType>(spec.cache_type))
-                 ? ""
-                 : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8");
+        const uint64_t most = fitting(spec.cache_type);
+        throw RoomError(most, message_from("a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ",
+                                           gigabytes(work + table), " of work space, ", gigabytes(available), " are available: room for ",
+                                           most, " tokens",
+                                           holds_codes(static_cast<CacheType>(spec.cache_type))
+                                               ? ""
+                                               : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8"));
     }
 
     const Hparams& hparams_;

@@ -71,7 +71,7 @@ public:
     /// What the log-likelihoods of targets[i] after row i of those kept follow from, one target a row, to host memory.
     virtual void score(std::span<const int32_t> targets, TokenScore* out) = 0;
 
-    /// Answers the requests, one a row kept (core/backend/sampling.h). Of several ranks, rank 0 does.
+    /// Answers the requests, one a row kept (core/backend/sampling.h). Of several ranks each does some.
     virtual void sample(std::span<SampleRequest* const> requests) = 0;
 
     /// From here on adds what flows into every matrix to `squares` (core/backend/column_squares.h), which outlives this.

@@ -39,7 +39,8 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
     post = make_stream();
     ready = make_event();
     sent = make_event();
-    exchange->join(rank, {memory.ranks, memory.rank_sizes, {stream.get(), post.get()}, memory.whole_logits});
+    logits_sent = make_event();
+    exchange->join(rank, {memory.ranks, memory.rank_sizes, {stream.get(), post.get()}, memory.whole_logits, logits_sent.get()});
 }
 
 void StepState::sum_partials(Partial partial, const float* post_norm, bool fresh) {

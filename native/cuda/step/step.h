@@ -44,6 +44,7 @@ struct StepState {
     CudaExchange* exchange;
     Stream post;        // what is sent while products go on
     Event ready, sent;  // partials that may be sent, those that were
+    Event logits_sent;  // to the ranks that choose tokens
 
     const RowGroup* group = nullptr;  // the rows of the step still kept
     uint32_t rows = 0;                // of them
