@@ -27,14 +27,14 @@ size_t element_bytes(CacheType type) noexcept { return type == CacheType::Q4 ? 1
 
 /// f16 numbers beside them: a scale and an offset for each group of features.
 size_t affine_of(CacheType type, uint32_t head_dim) noexcept {
-    return holds_codes(type) ? size_t{2} * code_groups(static_cast<int>(head_dim)) : 0;
+    return holds_codes(type) ? size_t{2} * code_groups(type, static_cast<int>(head_dim)) : 0;
 }
 
 /// Of a page in blocks of (rows, kPanelLanes) elements, the lanes of keys from `tokens` on, value by value.
-void clear_lanes(std::byte* page, uint32_t tokens, size_t rows, size_t element) noexcept {
+void clear_lanes(std::byte* page, uint32_t tokens, size_t rows, size_t element, int to = 0) noexcept {
     for (uint32_t lane = tokens; lane < kPageTokens; ++lane) {
         std::byte* block = page + (lane / kPanelLanes * rows * kPanelLanes + lane % kPanelLanes) * element;
-        for (size_t row = 0; row < rows; ++row) std::memset(block + row * kPanelLanes * element, 0, element);
+        for (size_t row = 0; row < rows; ++row) std::memset(block + row * kPanelLanes * element, to, element);
     }
 }
 
@@ -51,7 +51,8 @@ const char* name_of(CacheType type) noexcept {
 
 }  // namespace
 
-CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type, bool with_means)
+CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type, bool with_means,
+                       uint32_t rows)
     : type_(static_cast<CacheType>(type)),
       n_kv_heads_(n_kv_heads),
       head_dim_(head_dim),
@@ -68,6 +69,11 @@ CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim
         means_ = Buffer<float>(heads_ * (capacity_ / kPageTokens) * 2 * head_dim_);
         mean_is_current_.resize(capacity_ / kPageTokens);
     }
+    if (type_ == CacheType::Q4 && rows != 0) {
+        const uint32_t slots = FreshPages::slots_for(pages_for(tokens), rows, rows);
+        fresh_ = FreshPages(pages_for(tokens), slots);
+        fine_codes_.resize(slots);
+    }
 }
 
 uint64_t CpuKvCache::bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint64_t tokens, dca_cache_type type,
@@ -81,6 +87,13 @@ uint64_t CpuKvCache::bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t 
 void CpuKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) {
     const auto& other = static_cast<const CpuKvCache&>(source);
     set_means(to, false);
+    fresh_.drop(to);
+    if (const uint32_t slot = other.fresh_.of(from); slot != FreshPages::kNone && tokens < kPageTokens && has_fresh_pages()) {
+        fresh_.adopt(to, [&](uint32_t taken) {
+            // Perhaps from itself: the slot that was used longest ago may be the one.
+            std::memmove(open_slot(taken), other.fine_codes_[slot].data(), fine_slot_bytes());
+        });
+    }
     // Keys lie in whole blocks; what the last one holds beyond `tokens` is not read before it is written.
     const size_t keys = (size_t{tokens} + kPanelLanes - 1) / kPanelLanes * kPanelLanes;
     for (size_t head = 0; head < heads_; ++head) {
@@ -99,7 +112,7 @@ std::string CpuKvCache::layout() const {
     const auto head_dim = static_cast<int>(head_dim_);
     std::string codes;
     if (holds_codes(type_)) {
-        codes = " in groups of " + std::to_string(code_group(head_dim)) + " with f16 scale and offset, turned by Hadamard matrices of " +
+        codes = " in groups of " + std::to_string(code_group(type_, head_dim)) + " with f16 scale and offset, turned by Hadamard matrices of " +
                 std::to_string(hadamard_size(head_dim));
     }
     return std::string("cpu, ") + name_of(type_) + codes + ", keys in blocks of " + std::to_string(kPanelLanes) + ", " +
@@ -134,8 +147,41 @@ void CpuKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) const
     }
 }
 
+uint64_t CpuKvCache::fine_bytes() const noexcept {
+    uint64_t bytes = 0;
+    for (const Buffer<std::byte>& slot : fine_codes_) bytes += slot.bytes();
+    return bytes;
+}
+
+std::byte* CpuKvCache::open_slot(uint32_t slot) {
+    if (fine_codes_[slot].data() == nullptr) fine_codes_[slot] = Buffer<std::byte>(fine_slot_bytes());
+    return fine_codes_[slot].data();
+}
+
+void CpuKvCache::begin(const Batch& batch) {
+    if (!has_fresh_pages()) return;
+    fresh_.begin(batch, [&](uint32_t slot) { std::memset(open_slot(slot), kNoFineCodes, fine_slot_bytes()); });
+}
+
+void CpuKvCache::save_tail(uint32_t page, uint32_t tokens, std::byte* out) const {
+    std::memset(out, kNoFineCodes, fine_slot_bytes());
+    const uint32_t slot = fresh_.of(page);
+    if (slot == FreshPages::kNone) return;
+    std::memcpy(out, fine_codes_[slot].data(), fine_slot_bytes());
+    const size_t page_bytes = kPageTokens * token_bytes_;
+    for (size_t head = 0; head < heads_; ++head, out += 2 * page_bytes) {
+        clear_lanes(out, tokens, token_bytes_, 1, kNoFineCodes);
+        std::memset(out + page_bytes + tokens * token_bytes_, kNoFineCodes, (kPageTokens - tokens) * token_bytes_);
+    }
+}
+
+void CpuKvCache::load_tail(uint32_t page, const std::byte* in) {
+    fresh_.adopt(page, [&](uint32_t slot) { std::memcpy(open_slot(slot), in, fine_slot_bytes()); });
+}
+
 void CpuKvCache::load_page(uint32_t page, const std::byte* in) {
     set_means(page, false);
+    fresh_.drop(page);
     const auto read = [&](void* to, size_t bytes) {
         std::memcpy(to, in, bytes);
         in += bytes;

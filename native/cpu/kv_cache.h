@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "core/backend/backend.h"
+#include "core/backend/batch.h"
+#include "core/backend/fresh_pages.h"
 #include "core/engine/page_pool.h"
 #include "cpu/buffer.h"
 #include "cpu/kernels.h"
@@ -16,10 +18,12 @@ namespace dca::cpu {
 
 class CpuKvCache final : public KvCache {
 public:
-    CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type, bool with_means = false);
+    /// For steps of so many rows, which read Q4's fresh pages more finely; 0: none are.
+    CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint32_t tokens, dca_cache_type type, bool with_means = false,
+               uint32_t rows = 0);
 
     uint64_t bytes() const override {
-        return keys_.bytes() + values_.bytes() + key_affine_.bytes() + value_affine_.bytes() + means_.bytes();
+        return keys_.bytes() + values_.bytes() + key_affine_.bytes() + value_affine_.bytes() + means_.bytes() + fine_bytes();
     }
     /// What a cache of so many tokens takes.
     static uint64_t bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint64_t tokens, dca_cache_type type,
@@ -30,6 +34,16 @@ public:
     uint64_t page_bytes() const override;
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;
+    uint64_t tail_bytes() const override { return fine_codes_.empty() ? 0 : fine_slot_bytes(); }
+    void save_tail(uint32_t page, uint32_t tokens, std::byte* out) const override;
+    void load_tail(uint32_t page, const std::byte* in) override;
+
+    /// Makes slots of fine codes (core/backend/fresh_pages.h) ready for the pages that a step writes to.
+    void begin(const Batch& batch);
+    bool has_fresh_pages() const noexcept { return !fine_codes_.empty(); }
+    /// Where a page's fine codes are; null: it has none.
+    std::byte* fine_keys(uint32_t layer, uint32_t kv_head, uint32_t page) const noexcept { return fine_codes(layer, kv_head, page, 0); }
+    std::byte* fine_values(uint32_t layer, uint32_t kv_head, uint32_t page) const noexcept { return fine_codes(layer, kv_head, page, 1); }
 
     /// The mean key of a page on one side of the chunk border that cuts it (0: before, or of the whole page): (head_dim).
     float* mean(uint32_t layer, uint32_t kv_head, uint32_t page, uint32_t side) noexcept {
@@ -61,6 +75,16 @@ private:
         return of.data() == nullptr ? nullptr : of.data() + head * capacity_ * token_affine_;
     }
 
+    size_t fine_slot_bytes() const noexcept { return heads_ * 2 * kPageTokens * token_bytes_; }
+    uint64_t fine_bytes() const noexcept;
+    std::byte* fine_codes(uint32_t layer, uint32_t kv_head, uint32_t page, size_t kind) const noexcept {
+        const uint32_t slot = fresh_.of(page);
+        if (slot == FreshPages::kNone) return nullptr;
+        return const_cast<std::byte*>(fine_codes_[slot].data()) + ((size_t{layer} * n_kv_heads_ + kv_head) * 2 + kind) * kPageTokens * token_bytes_;
+    }
+    /// The slot's memory, which is there from its first use on.
+    std::byte* open_slot(uint32_t slot);
+
     CacheType type_;
     uint32_t n_kv_heads_;
     uint32_t head_dim_;
@@ -73,6 +97,8 @@ private:
     Buffer<uint16_t> key_affine_, value_affine_;  // of caches of codes
     Buffer<float> means_;                         // (heads, pages, 2, head_dim); empty unless prefill is sparse
     std::vector<uint8_t> mean_is_current_;
+    FreshPages fresh_;
+    std::vector<Buffer<std::byte>> fine_codes_;  // by slot: (heads, keys and values, kPageTokens tokens); Q4 only
 };
 
 }  // namespace dca::cpu

@@ -46,10 +46,16 @@ public:
 
     std::string description() const override { return device_.description; }
 
+    std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const override {
+        if (cache == DCA_CACHE_Q4) return refuses_q4(hparams_.head_dim);
+        return Backend::refuses(prefill, cache);
+    }
+
     Parts make_engine(EngineSpec spec) override {
         check(cudaSetDevice(device_.ordinal), "selecting the card");
         auto state = std::make_unique<StepState>(hparams_, weights_, device_, spec);  // checks that the cache fits beside it
-        auto cache = std::make_unique<CudaKvCache>(hparams_, device_, spec.tokens, supported_cache(spec.cache_type));
+        auto cache = std::make_unique<CudaKvCache>(hparams_, device_, spec.tokens, supported_cache(spec.cache_type), state->memory.block,
+                                                   state->memory.slices);
         auto executor = std::make_unique<CudaExecutor>(std::move(state), *cache);
         return {std::move(cache), std::move(executor)};
     }

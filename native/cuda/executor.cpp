@@ -28,6 +28,7 @@ void CudaExecutor::prepare(const Batch& batch) {
     recorded_rows_ = batch.decode() && (slices == 1 || state_.h.n_experts == 0) ? Recordings::rows_for(slices, max_slices()) : 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - slices;
     if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
+    state_.cache->begin(batch, state_.stream.get());
     keep_all_rows();
     row_.set_played(false);
 }

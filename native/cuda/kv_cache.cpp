@@ -8,21 +8,39 @@ namespace dca::cuda {
 
 namespace {
 
-size_t value_bytes(CacheType type) noexcept { return type == CacheType::Q8 ? 1 : 2; }
+/// Of a token's keys or values of one head.
+size_t codes_bytes(CacheType type, uint32_t head_dim) noexcept {
+    return type == CacheType::Q4 ? head_dim / 2 : type == CacheType::Q8 ? head_dim : size_t{2} * head_dim;
+}
+
+/// What goes with them.
+size_t scales_bytes(CacheType type) noexcept { return type == CacheType::Q4 ? 8 : type == CacheType::Q8 ? 2 : 0; }
+
+uint64_t fine_slot_bytes(const Hparams& h) noexcept { return uint64_t{2} * h.n_layers * h.n_kv_heads * kPageTokens * (h.head_dim / 2); }
+
+uint32_t fine_slots(uint64_t tokens, uint32_t rows, uint32_t slices) noexcept {
+    return FreshPages::slots_for(pages_for(tokens), rows, slices);
+}
+
+constexpr int kNoFineCodes = 0x88;  // cuda/attention/q4_cache.cuh
 
 }  // namespace
 
 CacheType supported_cache(dca_cache_type type) {
-    if (type == DCA_CACHE_F32) fail(DCA_ERROR_UNSUPPORTED, "cache_type is f32, must be f16, bf16 or q8 on a CUDA device");
+    if (type == DCA_CACHE_F32) fail(DCA_ERROR_UNSUPPORTED, "cache_type is f32, must be f16, bf16, q8 or q4 on a CUDA device");
     return static_cast<CacheType>(type);
 }
 
 uint64_t CudaKvCache::bytes_for(const Hparams& h, uint64_t tokens, CacheType type) {
-    const uint64_t token = h.head_dim * value_bytes(type) + (type == CacheType::Q8 ? sizeof(uint16_t) : 0);
+    const uint64_t token = codes_bytes(type, h.head_dim) + scales_bytes(type);
     return uint64_t{pages_for(tokens)} * kPageTokens * 2 * h.n_layers * h.n_kv_heads * token;
 }
 
-CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens, CacheType type)
+uint64_t CudaKvCache::fine_bytes_for(const Hparams& h, uint64_t tokens, CacheType type, uint32_t rows, uint32_t slices) {
+    return type == CacheType::Q4 ? fine_slots(tokens, rows, slices) * fine_slot_bytes(h) : 0;
+}
+
+CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens, CacheType type, uint32_t rows, uint32_t slices)
     : device_(device),
       n_layers_(h.n_layers),
       n_kv_heads_(h.n_kv_heads),
@@ -31,28 +49,42 @@ CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens
       type_(type),
       memory_(allocate_device(bytes_for(h, tokens, type) + bytes_for(h, 1, type), "allocating the cache")),
       stream_(make_stream()) {
+    if (type == CacheType::Q4) {
+        fine_.slot_bytes = fine_slot_bytes(h);
+        fine_.bytes = fine_bytes_for(h, tokens, type, rows, slices);
+        fine_.pages = FreshPages(pages_, fine_slots(tokens, rows, slices));
+        fine_.memory = allocate_device(fine_.bytes, "allocating the cache");
+        fine_.slots = allocate_device(pages_ * sizeof(uint32_t), "allocating the cache");
+    }
     const std::vector<Tensors> all = tensors();
     for (uint32_t layer = 0; layer < n_layers_; ++layer) {
         const auto tensor = [&](size_t kind, size_t number) { return kind < all.size() ? at(all[kind], 2 * layer + number, 0) : nullptr; };
+        const auto fine = [&](size_t number) {
+            return fine_.bytes == 0 ? nullptr : fine_slot(0) + (2 * layer + number) * (fine_.slot_bytes / (2 * n_layers_));
+        };
         layers_.push_back({.keys = tensor(0, 0),
                            .values = tensor(0, 1),
                            .key_scales = tensor(1, 0),
                            .value_scales = tensor(1, 1),
                            .pages = pages_,
-                           .type = type_});
+                           .type = type_,
+                           .fine_slots = reinterpret_cast<const uint32_t*>(fine_.slots.get()),
+                           .fine_keys = fine(0),
+                           .fine_values = fine(1),
+                           .fine_stride = fine_.slot_bytes});
     }
 }
 
 std::vector<CudaKvCache::Tensors> CudaKvCache::tensors() const {
     const size_t rows = size_t{n_kv_heads_} * kPageTokens, count = size_t{2} * n_layers_;
-    const size_t token_bytes = head_dim_ * value_bytes(type_);
+    const size_t token_bytes = codes_bytes(type_, head_dim_), scale_bytes = scales_bytes(type_);
     std::vector<Tensors> all{{0, count, token_bytes, rows * token_bytes}};
-    if (type_ == CacheType::Q8) all.push_back({count * pages_ * all.front().page_bytes, count, sizeof(uint16_t), rows * sizeof(uint16_t)});
+    if (scale_bytes != 0) all.push_back({count * pages_ * all.front().page_bytes, count, scale_bytes, rows * scale_bytes});
     return all;
 }
 
 // A page is copied whole: what lies past its tokens is not read before it is written.
-void CudaKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t) {
+void CudaKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) {
     const auto& other = static_cast<const CudaKvCache&>(source);
     check(cudaSetDevice(device_.ordinal), "selecting the card");
     const std::vector<Tensors> here = tensors(), there = other.tensors();
@@ -63,12 +95,25 @@ void CudaKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, u
                   "copying the cache");
         }
     }
+    fine_.pages.drop(to);
+    if (const uint32_t slot = other.fine_.pages.of(from); slot != FreshPages::kNone && tokens < kPageTokens) {
+        fine_.moved = true;
+        fine_.pages.adopt(to, [&](uint32_t taken) {
+            // Perhaps from itself: the slot that was used longest ago may be the one.
+            if (fine_slot(taken) == other.fine_slot(slot)) return;
+            check(cudaMemcpyAsync(fine_slot(taken), other.fine_slot(slot), fine_.slot_bytes, cudaMemcpyDeviceToDevice, stream_.get()),
+                  "copying the cache");
+        });
+    }
     check(cudaStreamSynchronize(stream_.get()), "copying the cache");  // the executor's stream does not wait for this one
 }
 
 std::string CudaKvCache::layout() const {
-    const char* type = type_ == CacheType::Q8 ? "q8 with f16 scales" : type_ == CacheType::BF16 ? "bf16" : "f16";
-    return std::string("cuda, ") + type + ", " + std::to_string(n_layers_) + " layers of " + std::to_string(n_kv_heads_) + " heads of " +
+    std::string type = type_ == CacheType::BF16 ? "bf16" : "f16";
+    if (type_ == CacheType::Q8) type = "q8 with an f16 scale a head";
+    if (type_ == CacheType::Q4) type = "q4 with an f16 scale and offset for each half of a head";
+    if (holds_codes(type_)) type += ", turned by Hadamard matrices of " + std::to_string(hadamard_size(static_cast<int>(head_dim_)));
+    return "cuda, " + type + ", " + std::to_string(n_layers_) + " layers of " + std::to_string(n_kv_heads_) + " heads of " +
            std::to_string(head_dim_);
 }
 
@@ -95,8 +140,45 @@ void CudaKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) cons
     }
 }
 
+void CudaKvCache::clear_slot(uint32_t slot, cudaStream_t stream) {
+    fine_.moved = true;
+    check(cudaMemsetAsync(fine_slot(slot), kNoFineCodes, fine_.slot_bytes, stream), "preparing the cache");
+}
+
+void CudaKvCache::begin(const Batch& batch, cudaStream_t stream) {
+    if (fine_.bytes == 0) return;
+    fine_.pages.begin(batch, [&](uint32_t slot) { clear_slot(slot, stream); });
+    if (!fine_.moved) return;
+    const std::vector<uint32_t>& slots = fine_.pages.by_page();
+    // From memory that is not pinned: it has been read when this returns.
+    check(cudaMemcpyAsync(fine_.slots.get(), slots.data(), slots.size() * sizeof(uint32_t), cudaMemcpyHostToDevice, stream),
+          "preparing the cache");
+    fine_.moved = false;
+}
+
+void CudaKvCache::save_tail(uint32_t page, uint32_t tokens, std::byte* out) const {
+    std::memset(out, kNoFineCodes, fine_.slot_bytes);
+    const uint32_t slot = fine_.pages.of(page);
+    if (slot == FreshPages::kNone) return;
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    check(cudaMemcpyAsync(out, fine_slot(slot), fine_.slot_bytes, cudaMemcpyDeviceToHost, stream_.get()), "reading the cache");
+    check(cudaStreamSynchronize(stream_.get()), "reading the cache");
+    const size_t head = size_t{kPageTokens} * (head_dim_ / 2), held = size_t{tokens} * (head_dim_ / 2);
+    for (uint64_t at = 0; at < fine_.slot_bytes; at += head) std::memset(out + at + held, kNoFineCodes, head - held);
+}
+
+void CudaKvCache::load_tail(uint32_t page, const std::byte* in) {
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    fine_.moved = true;
+    fine_.pages.adopt(page, [&](uint32_t slot) {
+        check(cudaMemcpyAsync(fine_slot(slot), in, fine_.slot_bytes, cudaMemcpyHostToDevice, stream_.get()), "writing the cache");
+    });
+    check(cudaStreamSynchronize(stream_.get()), "writing the cache");
+}
+
 void CudaKvCache::load_page(uint32_t page, const std::byte* in) {
     check(cudaSetDevice(device_.ordinal), "selecting the card");
+    fine_.pages.drop(page);
     for (const Tensors& of : tensors()) {
         for (size_t number = 0; number < of.count; ++number, in += of.page_bytes) {
             check(cudaMemcpyAsync(at(of, number, page), in, of.page_bytes, cudaMemcpyHostToDevice, stream_.get()), "writing the cache");

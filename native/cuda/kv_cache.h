@@ -2,7 +2,8 @@
 // gets, for rows of padding to write to.
 //
 // Tensors are layer 0's keys, layer 0's values, layer 1's keys, ..., each (pages, n_kv_heads, kPageTokens, head_dim);
-// behind them those of their scales, if the type has such, each (pages, n_kv_heads, kPageTokens).
+// behind them those of their scales, if the type has such, each (pages, n_kv_heads, kPageTokens). A Q4 cache has slots of fine
+// codes besides (core/backend/fresh_pages.h), each of as many tensors, (n_kv_heads, kPageTokens, head_dim / 2).
 #pragma once
 
 #include <cstdint>
@@ -10,6 +11,8 @@
 #include <vector>
 
 #include "core/backend/backend.h"
+#include "core/backend/batch.h"
+#include "core/backend/fresh_pages.h"
 #include "core/engine/page_pool.h"
 #include "cuda/attention/attention.h"
 #include "cuda/device/device.h"
@@ -22,17 +25,26 @@ CacheType supported_cache(dca_cache_type type);
 
 class CudaKvCache final : public KvCache {
 public:
-    CudaKvCache(const Hparams& hparams, const Device& device, uint32_t tokens, CacheType type);
+    /// For steps of so many rows and slices.
+    CudaKvCache(const Hparams& hparams, const Device& device, uint32_t tokens, CacheType type, uint32_t rows, uint32_t slices);
 
-    uint64_t bytes() const override { return padding_page() * page_bytes(); }
+    uint64_t bytes() const override { return padding_page() * page_bytes() + fine_.bytes; }
     /// What the pages of so many tokens take; the one more is as large as those of one token.
     static uint64_t bytes_for(const Hparams& hparams, uint64_t tokens, CacheType type);
+    /// What the slots of fine codes take.
+    static uint64_t fine_bytes_for(const Hparams& hparams, uint64_t tokens, CacheType type, uint32_t rows, uint32_t slices);
+
+    /// Makes slots of fine codes ready for the pages that a step writes to, before what `stream` does next.
+    void begin(const Batch& batch, cudaStream_t stream);
 
     void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override;
     std::string layout() const override;
     uint64_t page_bytes() const override;
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;
+    uint64_t tail_bytes() const override { return fine_.slot_bytes; }
+    void save_tail(uint32_t page, uint32_t tokens, std::byte* out) const override;
+    void load_tail(uint32_t page, const std::byte* in) override;
 
     const std::vector<LayerCache>& layers() const noexcept { return layers_; }
     CacheType type() const noexcept { return type_; }
@@ -47,6 +59,15 @@ private:
         size_t page_bytes;   // of one tensor
     };
     std::vector<Tensors> tensors() const;
+
+    struct Fine {
+        uint64_t bytes = 0, slot_bytes = 0;
+        FreshPages pages;
+        DeviceMemory memory, slots;  // slots (pages): FreshPages::by_page
+        bool moved = true;           // since the card's copy of it
+    };
+    std::byte* fine_slot(uint32_t slot) const noexcept { return fine_.memory.get() + slot * fine_.slot_bytes; }
+    void clear_slot(uint32_t slot, cudaStream_t stream);
     /// Where a page of one of them begins.
     std::byte* at(const Tensors& of, size_t number, uint32_t page) const noexcept {
         return memory_.get() + of.offset + (number * pages_ + page) * of.page_bytes;
@@ -58,6 +79,7 @@ private:
     CacheType type_;
     DeviceMemory memory_;
     Stream stream_;  // of copies; no step runs meanwhile
+    Fine fine_;
     std::vector<LayerCache> layers_;
 };
 

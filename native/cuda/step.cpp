@@ -112,6 +112,7 @@ void StepState::attend(uint32_t layer) {
             .workspace = memory.prefill_workspace,
             .workspace_bytes = memory.prefill_bytes,
             .kernel = PrefillKernel::Auto,
+            .fresh_page = slice.fresh_page,
         };
         check(attention_prefill(device.card, args, stream.get()), "attending");
     }

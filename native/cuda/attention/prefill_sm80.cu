@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "cuda/attention/kernels.h"
+#include "cuda/attention/prefill_dequantized.h"
 #include "cuda/attention/prefill_sm80.cuh"
 #include "cuda/device/allow_shared.h"
 
@@ -21,6 +22,8 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
     const cudaError_t error = allow_shared_bytes(kernel, kSharedBytes);
     if (error != cudaSuccess) return error;
     kernel<<<params.order.count(), C::kThreads, kSharedBytes, stream>>>(params);
+    if (kQ8 && cudaPeekAtLastError() == cudaSuccess)
+        return launch_turn_back({args.shape, args.out, args.out_stride, args.n_queries, args.dtype, nullptr}, stream);
     return cudaGetLastError();
 }
 
@@ -39,6 +42,7 @@ cudaError_t launch_dtype(const Card& card, const PrefillArgs& args, cudaStream_t
 }  // namespace
 
 cudaError_t launch_prefill_sm80(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
+    if (args.cache.type == CacheType::Q4) return launch_prefill_dequantized(card, args, launch_prefill_sm80, stream);
     switch (args.shape.head_dim) {
         case 64: return launch_dtype<64>(card, args, stream);
         case 80: return launch_dtype<80>(card, args, stream);

@@ -7,6 +7,7 @@
 #pragma once
 
 #include "cuda/attention/epilogue.cuh"
+#include "cuda/attention/hadamard.cuh"
 #include "cuda/attention/mask.cuh"
 #include "cuda/attention/pages.cuh"
 #include "cuda/attention/q8_cache.cuh"
@@ -126,6 +127,12 @@ struct Warp {
             });
         }
         __syncwarp();
+        if constexpr (C::kQ8) {
+#pragma unroll 1
+            for (int row = first_row; row < first_row + C::kWarpRows; ++row)
+                turn_row<T, C::kHeadDim>([&](int e) { return reinterpret_cast<uint32_t*>(shared.queries + P::offset(C::kRows, row, e)); });
+            __syncwarp();
+        }
     }
 
     /// s = Q K^T.

@@ -72,7 +72,7 @@ cudaError_t launch_head_dim(const Card& card, const PrefillArgs& args, cudaStrea
 bool prefill_sm90_takes(const Card& card, const PrefillArgs& args) {
 #if defined(DCA_CUDA_SM90A)
     return card.compute_capability == 90 && fast_shape(args.shape) && args.shape.head_dim <= 128 &&
-           (args.cache.type != CacheType::Q8 || dequantizing_pays(args));
+           (args.cache.type != CacheType::Q8 || dequantizing_pays(args)) && (args.cache.type != CacheType::Q4 || has_room_to_dequantize(args));
 #else
     static_cast<void>(card), static_cast<void>(args);
     return false;  // built without machine code for sm_90a
@@ -83,9 +83,9 @@ cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaS
     switch (args.cache.type) {
         case CacheType::F16: return launch_head_dim<__half>(card, args, stream);
         case CacheType::BF16: return launch_head_dim<__nv_bfloat16>(card, args, stream);
-        case CacheType::Q8: return launch_prefill_dequantized(card, args, stream);
-        case CacheType::F32:
-        case CacheType::Q4: break;
+        case CacheType::Q8:
+        case CacheType::Q4: return launch_prefill_dequantized(card, args, launch_prefill_sm90, stream);
+        case CacheType::F32: break;
     }
     return cudaErrorInvalidValue;
 }
