@@ -57,9 +57,9 @@ TEST(codes_are_within_half_a_step) {
                     float maximum = -INFINITY, sum = 0.0f;
                     kernels->attend_row[t]({q.data(), out.data(), &maximum, &sum, 1, head_dim, cache.view(0, 0), {j, j + 1}});
                     for (int d = 0; d < head_dim; ++d) {
-                        const int group = d / code_group(head_dim) * code_group(head_dim);
+                        const int size = code_group(cache.type(), head_dim), group = d / size * size;
                         const float* x = k.data() + size_t{j} * head_dim;
-                        const auto [low, high] = std::minmax_element(x + group, x + group + code_group(head_dim));
+                        const auto [low, high] = std::minmax_element(x + group, x + group + size);
                         const float bound = 0.51f * (*high - *low) / static_cast<float>(levels) + 1e-3f * std::fabs(*high);
                         right &= std::fabs(mean[d] - x[d]) <= bound;
                         right &= std::fabs(out[d] / sum - x[d]) <= bound;
