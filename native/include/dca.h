@@ -152,7 +152,7 @@ typedef enum dca_cache_type {
     DCA_CACHE_F32 = 1,
     DCA_CACHE_BF16 = 2,
     DCA_CACHE_Q8 = 3, /* 8 bits a value with scales; see docs/architecture.md for the layout per device */
-    DCA_CACHE_Q4 = 4  /* 4 bits a value with scales; on the CPU only so far, for head sizes that are multiples of 32 */
+    DCA_CACHE_Q4 = 4  /* 4 bits a value with scales (docs/caches.md), for head sizes that are multiples of 32 */
 } dca_cache_type;
 
 typedef enum dca_rope {
