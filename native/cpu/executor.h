@@ -181,6 +181,8 @@ private:
     /// The softmax of `lanes` queries before any key: empty, or with the sink's share where the layer has sinks. (A row's
     /// sink counts in one of its pieces.)
     void start_softmax(uint32_t layer, uint32_t kv_head, int lanes, float* maximum, float* sum, bool sink) const;
+    /// Codes the keys of pages that the step has filled anew, where the cache wants that.
+    void settle_pages();
     /// The cache as a slice's keys from index `first` on are read, up to the end of the page where that is a fresh one.
     CacheView view_of(const SliceRows& slice, uint32_t first, uint32_t layer, uint32_t kv_head) const noexcept;
     void attend_panel(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);

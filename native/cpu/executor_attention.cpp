@@ -162,13 +162,24 @@ void CpuExecutor::store_keys_values(uint32_t layer) {
                 const auto follows = [&](int i) { return places[i] == places[i - 1] + 1 && places[i] / kPageTokens == page; };
                 for (next = lane + 1; next < count && follows(next);) ++next;
                 kernels_.store_keys[type](rotated + lane, head_dim, lanes, next - lane, cache_.keys(layer, head),
-                                          cache_.key_affine(layer, head), places[lane], cache_.fine_keys(layer, head, page));
+                                          cache_.key_affine(layer, head), places[lane], cache_.fine_keys(layer, head, page),
+                                          cache_.view(layer, head).centres);
                 kernels_.store_values[type](values + lane, head_dim, lanes, next - lane, cache_.values(layer, head),
                                             cache_.value_affine(layer, head), places[lane], cache_.fine_values(layer, head, page));
             }
         }
     });
     if (!filled_.empty()) store_means(layer);
+}
+
+void CpuExecutor::settle_pages() {
+    const auto heads = static_cast<int>(h_.n_kv_heads);
+    for (const uint32_t page : cache_.filled()) {
+        pool_.run(static_cast<int>(h_.n_layers) * heads, [&](int task, int) {
+            const CacheView view = cache_.view_to_settle(static_cast<uint32_t>(task / heads), static_cast<uint32_t>(task % heads), page);
+            kernels_.settle_keys(view, page * kPageTokens, static_cast<int>(h_.head_dim));
+        });
+    }
 }
 
 const float* CpuExecutor::query_heads(uint32_t kv_head, uint32_t row, int count, int lanes, Worker& worker) {

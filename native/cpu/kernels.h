@@ -63,6 +63,8 @@ struct CacheView {
     // Q4, of a view that one page is read of: its fine codes, from its first token on; else null.
     const std::byte* fine_keys = nullptr;
     const std::byte* fine_values = nullptr;
+    // Q4: f16, (pages, head_dim): what is added to every key of a page.
+    const uint16_t* centres = nullptr;
 };
 
 /// A byte of fine codes that add nothing.
@@ -134,11 +136,15 @@ struct Kernels {
                    const float* sin, const float* factor);
 
     /// Stores `count` keys (or values) of one head, lanes of a panel, from index `first` on. `fine` is where their page's fine
-    /// codes go, which they must not leave; null: nowhere.
+    /// codes go, which they must not leave; null: nowhere. `centres` is CacheView's.
     void (*store_keys[kCacheTypes])(const float* x, int head_dim, int lanes, int count, std::byte* keys, uint16_t* affine, uint32_t first,
-                                    std::byte* fine);
+                                    std::byte* fine, const uint16_t* centres);
     void (*store_values[kCacheTypes])(const float* x, int head_dim, int lanes, int count, std::byte* values, uint16_t* affine,
                                       uint32_t first, std::byte* fine);
+
+    /// Codes the keys of a full page of a Q4 cache, from index `first` on, anew: less their mean, which becomes the page's centre.
+    /// `view` is of the page's fine codes too.
+    void (*settle_keys)(const CacheView& view, uint32_t first, int head_dim);
 
     void (*attend_panel[kCacheTypes])(const AttendPanelArgs& args);  // indexed by CacheType
     void (*attend_row[kCacheTypes])(const AttendRowArgs& args);

@@ -25,6 +25,9 @@ size_t bytes_of(CacheType type, uint32_t head_dim) noexcept {
 /// Of an element, which is two values in Q4.
 size_t element_bytes(CacheType type) noexcept { return type == CacheType::Q4 ? 1 : bytes_of(type, 1); }
 
+/// f16 numbers beside the keys of a page.
+size_t centre_of(CacheType type, uint32_t head_dim) noexcept { return type == CacheType::Q4 ? head_dim : 0; }
+
 /// f16 numbers beside them: a scale and an offset for each group of features.
 size_t affine_of(CacheType type, uint32_t head_dim) noexcept {
     return holds_codes(type) ? size_t{2} * code_groups(type, static_cast<int>(head_dim)) : 0;
@@ -65,6 +68,8 @@ CpuKvCache::CpuKvCache(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim
     values_ = Buffer<std::byte>(heads_ * head_bytes_);
     key_affine_ = Buffer<uint16_t>(heads_ * capacity_ * token_affine_);
     value_affine_ = Buffer<uint16_t>(heads_ * capacity_ * token_affine_);
+    centres_ = Buffer<uint16_t>(heads_ * (capacity_ / kPageTokens) * centre_of(type_, head_dim));
+    if (centres_.data() != nullptr) std::memset(centres_.data(), 0, centres_.bytes());
     if (with_means) {
         means_ = Buffer<float>(heads_ * (capacity_ / kPageTokens) * 2 * head_dim_);
         mean_is_current_.resize(capacity_ / kPageTokens);
@@ -80,8 +85,8 @@ uint64_t CpuKvCache::bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t 
                                bool with_means) {
     const auto kind = static_cast<CacheType>(type);
     const uint64_t token = bytes_of(kind, head_dim) + affine_of(kind, head_dim) * sizeof(uint16_t);
-    const uint64_t page = token * kPageTokens + (with_means ? head_dim * sizeof(float) : 0);
-    return uint64_t{2} * n_layers * n_kv_heads * page * pages_for(tokens);
+    const uint64_t page = 2 * token * kPageTokens + (with_means ? 2 * head_dim * sizeof(float) : 0) + centre_of(kind, head_dim) * sizeof(uint16_t);
+    return uint64_t{n_layers} * n_kv_heads * page * pages_for(tokens);
 }
 
 void CpuKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) {
@@ -101,6 +106,7 @@ void CpuKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, ui
         const size_t from_token = head * other.capacity_ + size_t{from} * kPageTokens;
         std::memcpy(keys_.data() + to_token * token_bytes_, other.keys_.data() + from_token * token_bytes_, keys * token_bytes_);
         std::memcpy(values_.data() + to_token * token_bytes_, other.values_.data() + from_token * token_bytes_, tokens * token_bytes_);
+        if (centres_.data() != nullptr) std::memcpy(centres(head, to), other.centres(head, from), head_dim_ * sizeof(uint16_t));
         if (token_affine_ == 0) continue;
         const size_t a = token_affine_, width = a * sizeof(uint16_t);
         std::memcpy(key_affine_.data() + to_token * a, other.key_affine_.data() + from_token * a, keys * width);
@@ -112,7 +118,8 @@ std::string CpuKvCache::layout() const {
     const auto head_dim = static_cast<int>(head_dim_);
     std::string codes;
     if (holds_codes(type_)) {
-        codes = " in groups of " + std::to_string(code_group(type_, head_dim)) + " with f16 scale and offset, turned by Hadamard matrices of " +
+        codes = " in groups of " + std::to_string(code_group(type_, head_dim)) + " with f16 scale and offset" + (type_ == CacheType::Q4 ? ", keys about their page's mean" : "") +
+                ", turned by Hadamard matrices of " +
                 std::to_string(hadamard_size(head_dim));
     }
     return std::string("cpu, ") + name_of(type_) + codes + ", keys in blocks of " + std::to_string(kPanelLanes) + ", " +
@@ -120,7 +127,7 @@ std::string CpuKvCache::layout() const {
 }
 
 uint64_t CpuKvCache::page_bytes() const {
-    const uint64_t head = 2 * kPageTokens * (token_bytes_ + token_affine_ * sizeof(uint16_t));
+    const uint64_t head = 2 * kPageTokens * (token_bytes_ + token_affine_ * sizeof(uint16_t)) + centre_of(type_, head_dim_) * sizeof(uint16_t);
     return heads_ * head;
 }
 
@@ -139,6 +146,8 @@ void CpuKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) const
         write(keys_.data() + token * token_bytes_, bytes, bytes);
         clear_lanes(keys, tokens, token_bytes_ / element, element);
         write(values_.data() + token * token_bytes_, tokens * token_bytes_, bytes);
+        const size_t centre_bytes = centre_of(type_, head_dim_) * sizeof(uint16_t);
+        if (centre_bytes != 0) write(centres(head, page), centre_bytes, centre_bytes);
         if (token_affine_ == 0) continue;
         std::byte* affine = out;
         write(key_affine_.data() + token * token_affine_, affine_bytes, affine_bytes);
@@ -160,7 +169,17 @@ std::byte* CpuKvCache::open_slot(uint32_t slot) {
 
 void CpuKvCache::begin(const Batch& batch) {
     if (!has_fresh_pages()) return;
-    fresh_.begin(batch, [&](uint32_t slot) { std::memset(open_slot(slot), kNoFineCodes, fine_slot_bytes()); });
+    fresh_.begin(
+        batch, [&](uint32_t slot) { std::memset(open_slot(slot), kNoFineCodes, fine_slot_bytes()); },
+        [&](uint32_t page) {
+            for (size_t head = 0; head < heads_; ++head) std::memset(centres(head, page), 0, head_dim_ * sizeof(uint16_t));
+        });
+}
+
+std::vector<uint32_t> CpuKvCache::filled() const {
+    std::vector<uint32_t> pages;
+    fresh_.end([&](uint32_t page, uint32_t) { pages.push_back(page); });
+    return pages;
 }
 
 void CpuKvCache::save_tail(uint32_t page, uint32_t tokens, std::byte* out) const {
@@ -190,6 +209,7 @@ void CpuKvCache::load_page(uint32_t page, const std::byte* in) {
         const size_t token = head * capacity_ + size_t{page} * kPageTokens;
         read(keys_.data() + token * token_bytes_, kPageTokens * token_bytes_);
         read(values_.data() + token * token_bytes_, kPageTokens * token_bytes_);
+        if (centres_.data() != nullptr) read(centres(head, page), head_dim_ * sizeof(uint16_t));
         if (token_affine_ == 0) continue;
         read(key_affine_.data() + token * token_affine_, kPageTokens * token_affine_ * sizeof(uint16_t));
         read(value_affine_.data() + token * token_affine_, kPageTokens * token_affine_ * sizeof(uint16_t));

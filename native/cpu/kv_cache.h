@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/backend/backend.h"
@@ -23,7 +24,7 @@ public:
                uint32_t rows = 0);
 
     uint64_t bytes() const override {
-        return keys_.bytes() + values_.bytes() + key_affine_.bytes() + value_affine_.bytes() + means_.bytes() + fine_bytes();
+        return keys_.bytes() + values_.bytes() + key_affine_.bytes() + value_affine_.bytes() + means_.bytes() + centres_.bytes() + fine_bytes();
     }
     /// What a cache of so many tokens takes.
     static uint64_t bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint64_t tokens, dca_cache_type type,
@@ -38,8 +39,15 @@ public:
     void save_tail(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_tail(uint32_t page, const std::byte* in) override;
 
-    /// Makes slots of fine codes (core/backend/fresh_pages.h) ready for the pages that a step writes to.
+    /// Makes the pages that a step writes to ready for it (core/backend/fresh_pages.h).
     void begin(const Batch& batch);
+    /// Pages that the step has filled, which are to be settled in every layer and head: by settle(view_to_settle()).
+    std::vector<uint32_t> filled() const;
+    CacheView view_to_settle(uint32_t layer, uint32_t kv_head, uint32_t page) const noexcept {
+        CacheView settled = view(layer, kv_head);
+        settled.fine_keys = fine_keys(layer, kv_head, page);
+        return settled;
+    }
     bool has_fresh_pages() const noexcept { return !fine_codes_.empty(); }
     /// Where a page's fine codes are; null: it has none.
     std::byte* fine_keys(uint32_t layer, uint32_t kv_head, uint32_t page) const noexcept { return fine_codes(layer, kv_head, page, 0); }
@@ -62,7 +70,7 @@ public:
     CacheView view(uint32_t layer, uint32_t kv_head) const noexcept {
         const size_t head = size_t{layer} * n_kv_heads_ + kv_head;
         return {keys_.data() + head * head_bytes_, values_.data() + head * head_bytes_, affine(key_affine_, head),
-                affine(value_affine_, head)};
+                affine(value_affine_, head), nullptr, nullptr, centres(head, 0)};
     }
 
     std::byte* keys(uint32_t layer, uint32_t kv_head) noexcept { return const_cast<std::byte*>(view(layer, kv_head).keys); }
@@ -71,6 +79,11 @@ public:
     uint16_t* value_affine(uint32_t layer, uint32_t kv_head) noexcept { return const_cast<uint16_t*>(view(layer, kv_head).value_affine); }
 
 private:
+    /// Of a layer's head: (pages, head_dim).
+    const uint16_t* centres(size_t head, uint32_t page) const noexcept {
+        return centres_.data() == nullptr ? nullptr : centres_.data() + (head * (capacity_ / kPageTokens) + page) * head_dim_;
+    }
+    uint16_t* centres(size_t head, uint32_t page) noexcept { return const_cast<uint16_t*>(std::as_const(*this).centres(head, page)); }
     const uint16_t* affine(const Buffer<uint16_t>& of, size_t head) const noexcept {
         return of.data() == nullptr ? nullptr : of.data() + head * capacity_ * token_affine_;
     }
@@ -95,6 +108,7 @@ private:
     size_t head_bytes_;    // of one layer and head, keys or values
     Buffer<std::byte> keys_, values_;
     Buffer<uint16_t> key_affine_, value_affine_;  // of caches of codes
+    Buffer<uint16_t> centres_;                    // Q4: (heads, pages, head_dim), f16
     Buffer<float> means_;                         // (heads, pages, 2, head_dim); empty unless prefill is sparse
     std::vector<uint8_t> mean_is_current_;
     FreshPages fresh_;

@@ -124,6 +124,7 @@ void CudaExecutor::sample(std::span<SampleRequest* const> requests) {
 }
 
 void CudaExecutor::end() {
+    state_.settle_pages();
     state_.wait();
     under_way_ = false;
     if (recorded_rows_ != 0) recordings_.set_warm(recording());

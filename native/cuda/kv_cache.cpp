@@ -16,6 +16,9 @@ size_t codes_bytes(CacheType type, uint32_t head_dim) noexcept {
 /// What goes with them.
 size_t scales_bytes(CacheType type) noexcept { return type == CacheType::Q4 ? 8 : type == CacheType::Q8 ? 2 : 0; }
 
+/// Of a page's head.
+size_t centre_bytes(CacheType type, uint32_t head_dim) noexcept { return type == CacheType::Q4 ? size_t{2} * head_dim : 0; }
+
 uint64_t fine_slot_bytes(const Hparams& h) noexcept { return uint64_t{2} * h.n_layers * h.n_kv_heads * kPageTokens * (h.head_dim / 2); }
 
 uint32_t fine_slots(uint64_t tokens, uint32_t rows, uint32_t slices) noexcept {
@@ -33,7 +36,8 @@ CacheType supported_cache(dca_cache_type type) {
 
 uint64_t CudaKvCache::bytes_for(const Hparams& h, uint64_t tokens, CacheType type) {
     const uint64_t token = codes_bytes(type, h.head_dim) + scales_bytes(type);
-    return uint64_t{pages_for(tokens)} * kPageTokens * 2 * h.n_layers * h.n_kv_heads * token;
+    const uint64_t head = kPageTokens * 2 * token + centre_bytes(type, h.head_dim);
+    return uint64_t{pages_for(tokens)} * h.n_layers * h.n_kv_heads * head;
 }
 
 uint64_t CudaKvCache::fine_bytes_for(const Hparams& h, uint64_t tokens, CacheType type, uint32_t rows, uint32_t slices) {
@@ -57,6 +61,8 @@ CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens
         fine_.slots = allocate_device(pages_ * sizeof(uint32_t), "allocating the cache");
     }
     const std::vector<Tensors> all = tensors();
+    std::byte* centres = type == CacheType::Q4 ? at(all.back(), 0, 0) : nullptr;
+    const size_t centre_values = size_t{h.n_kv_heads} * h.head_dim;  // of a layer
     for (uint32_t layer = 0; layer < n_layers_; ++layer) {
         const auto tensor = [&](size_t kind, size_t number) { return kind < all.size() ? at(all[kind], 2 * layer + number, 0) : nullptr; };
         const auto fine = [&](size_t number) {
@@ -71,7 +77,9 @@ CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens
                            .fine_slots = reinterpret_cast<const uint32_t*>(fine_.slots.get()),
                            .fine_keys = fine(0),
                            .fine_values = fine(1),
-                           .fine_stride = fine_.slot_bytes});
+                           .fine_stride = fine_.slot_bytes,
+                           .key_centres = centres == nullptr ? nullptr : centres + layer * centre_values * sizeof(uint16_t),
+                           .centre_stride = n_layers_ * centre_values});
     }
 }
 
@@ -80,6 +88,8 @@ std::vector<CudaKvCache::Tensors> CudaKvCache::tensors() const {
     const size_t token_bytes = codes_bytes(type_, head_dim_), scale_bytes = scales_bytes(type_);
     std::vector<Tensors> all{{0, count, token_bytes, rows * token_bytes}};
     if (scale_bytes != 0) all.push_back({count * pages_ * all.front().page_bytes, count, scale_bytes, rows * scale_bytes});
+    if (const size_t bytes = n_layers_ * n_kv_heads_ * centre_bytes(type_, head_dim_); bytes != 0)
+        all.push_back({all.back().offset + count * pages_ * all.back().page_bytes, 1, 0, bytes});  // of a page, not of its tokens
     return all;
 }
 
@@ -111,7 +121,7 @@ void CudaKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, u
 std::string CudaKvCache::layout() const {
     std::string type = type_ == CacheType::BF16 ? "bf16" : "f16";
     if (type_ == CacheType::Q8) type = "q8 with an f16 scale a head";
-    if (type_ == CacheType::Q4) type = "q4 with an f16 scale and offset for each half of a head";
+    if (type_ == CacheType::Q4) type = "q4 with an f16 scale and offset for each half of a head, keys about their page's mean";
     if (holds_codes(type_)) type += ", turned by Hadamard matrices of " + std::to_string(hadamard_size(static_cast<int>(head_dim_)));
     return "cuda, " + type + ", " + std::to_string(n_layers_) + " layers of " + std::to_string(n_kv_heads_) + " heads of " +
            std::to_string(head_dim_);
@@ -147,13 +157,23 @@ void CudaKvCache::clear_slot(uint32_t slot, cudaStream_t stream) {
 
 void CudaKvCache::begin(const Batch& batch, cudaStream_t stream) {
     if (fine_.bytes == 0) return;
-    fine_.pages.begin(batch, [&](uint32_t slot) { clear_slot(slot, stream); });
+    const Tensors centres = tensors().back();
+    const auto open = [&](uint32_t page) {
+        check(cudaMemsetAsync(at(centres, 0, page), 0, centres.page_bytes, stream), "preparing the cache");
+    };
+    fine_.pages.begin(batch, [&](uint32_t slot) { clear_slot(slot, stream); }, open);
     if (!fine_.moved) return;
     const std::vector<uint32_t>& slots = fine_.pages.by_page();
     // From memory that is not pinned: it has been read when this returns.
     check(cudaMemcpyAsync(fine_.slots.get(), slots.data(), slots.size() * sizeof(uint32_t), cudaMemcpyHostToDevice, stream),
           "preparing the cache");
     fine_.moved = false;
+}
+
+std::vector<uint32_t> CudaKvCache::filled() const {
+    std::vector<uint32_t> pages;
+    fine_.pages.end([&](uint32_t page, uint32_t) { pages.push_back(page); });
+    return pages;
 }
 
 void CudaKvCache::save_tail(uint32_t page, uint32_t tokens, std::byte* out) const {

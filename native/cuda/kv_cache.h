@@ -3,7 +3,8 @@
 //
 // Tensors are layer 0's keys, layer 0's values, layer 1's keys, ..., each (pages, n_kv_heads, kPageTokens, head_dim);
 // behind them those of their scales, if the type has such, each (pages, n_kv_heads, kPageTokens). A Q4 cache has slots of fine
-// codes besides (core/backend/fresh_pages.h), each of as many tensors, (n_kv_heads, kPageTokens, head_dim / 2).
+// codes besides (core/backend/fresh_pages.h), each of as many tensors, (n_kv_heads, kPageTokens, head_dim / 2), and last of all the
+// centres of its pages' keys, (pages, layers, n_kv_heads, head_dim).
 #pragma once
 
 #include <cstdint>
@@ -36,6 +37,8 @@ public:
 
     /// Makes slots of fine codes ready for the pages that a step writes to, before what `stream` does next.
     void begin(const Batch& batch, cudaStream_t stream);
+    /// Pages that the step has filled, which are to be settled in every layer (settle_keys).
+    std::vector<uint32_t> filled() const;
 
     void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override;
     std::string layout() const override;

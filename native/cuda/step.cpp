@@ -1,6 +1,8 @@
 #include "cuda/step.h"
 
+#include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "cuda/compact_rows.h"
 #include "cuda/experts/router.h"
@@ -70,6 +72,16 @@ void StepState::store_keys_values(uint32_t layer) {
         .places = input.places(),
     };
     check(cuda::store_keys_values(args, stream.get()), "storing keys and values");
+}
+
+void StepState::settle_pages() {
+    const std::vector<uint32_t> filled = cache->filled();
+    for (size_t first = 0; first < filled.size(); first += FilledPages::kMost) {
+        FilledPages pages{};
+        pages.count = static_cast<uint32_t>(std::min<size_t>(FilledPages::kMost, filled.size() - first));
+        std::copy_n(filled.begin() + static_cast<ptrdiff_t>(first), pages.count, pages.page);
+        for (const LayerCache& layer : cache->layers()) check(settle_keys(shape, layer, pages, stream.get()), "settling keys");
+    }
 }
 
 void StepState::attend(uint32_t layer) {

@@ -81,7 +81,8 @@ class _Cache(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("keys", "values", "key_scales", "value_scales")]
     _fields_ += [("pages", ctypes.c_uint32), ("type", ctypes.c_int32)]
     _fields_ += [(name, ctypes.c_void_p) for name in ("fine_slots", "fine_keys", "fine_values")]
-    _fields_ += [("fine_stride", ctypes.c_size_t)]
+    _fields_ += [("fine_stride", ctypes.c_size_t), ("key_centres", ctypes.c_void_p)]
+    _fields_ += [("centre_stride", ctypes.c_size_t)]
 
 
 class _Rotary(ctypes.Structure):
@@ -225,6 +226,10 @@ class Problem:
             device="cuda",
             dtype=torch.uint8,
         )
+        # As of settled pages, whatever keys are.
+        self.centres = torch.randn(
+            (self.pages, shape.n_kv_heads, shape.head_dim), device="cuda", generator=generator
+        ).half()
         if cache == "q4":
             self.keys = torch.full((*rows, half), 77, device="cuda", dtype=torch.uint8)
             self.key_scales = torch.full((*rows, 2, 2), math.nan, device="cuda", dtype=torch.float16)
@@ -392,6 +397,7 @@ class Problem:
                     (values, fine[1], value_scales),
                 )
             )
+            keys += self.gathered(self.centres[:, :, None].expand(-1, -1, PAGE_TOKENS, -1), sequence).double()
         turn = hadamard(self.shape.head_dim).to(keys)
         return keys @ turn, values @ turn
 
@@ -453,6 +459,8 @@ class Problem:
                 self.fine.data_ptr(),
                 self.fine.data_ptr() + fine[0].numel(),
                 fine.numel(),
+                self.centres.data_ptr(),
+                self.centres[0].numel(),
             ),
             _Rotary(self.cos_sin.data_ptr(), self.cos_sin.shape[0]),
         )

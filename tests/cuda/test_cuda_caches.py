@@ -43,14 +43,14 @@ def test_a_step_reads_its_own_pages_finely(variant_gguf):
 
 
 def test_bytes_of_a_token(variant_gguf):
-    """4 bits a value, and 64 bits for each head's key and value; the slots of fresh pages besides."""
+    """4 bits a value, 64 for each head's key and value, a mean key a page; the slots of fresh pages besides."""
     with Model(variant_gguf(head_dim=128, heads=8, kv_heads=2), device="cuda") as model:
         sizes = []
         for tokens_ in (2**17, 2**18):
             with model.engine(tokens=tokens_, cache_type="q4", max_rows=128) as engine:
                 sizes.append(engine.info.bytes)
         layers = model.info.n_layers
-    assert sizes[1] - sizes[0] == 2**17 * layers * 2 * 2 * (128 // 2 + 8)
+    assert sizes[1] - sizes[0] == 2**17 * layers * 2 * (2 * (128 // 2 + 8) + 2 * 128 // 128)
 
 
 def test_two_sequences_and_a_fork_of_a_page_in_the_middle(variant_gguf):

@@ -23,7 +23,8 @@ struct Step {
 
 std::vector<uint32_t> prepared(FreshPages& pages, const Step& step) {
     std::vector<uint32_t> slots;
-    pages.begin(step.batch(), [&](uint32_t slot) { slots.push_back(slot); });
+    pages.begin(
+        step.batch(), [&](uint32_t slot) { slots.push_back(slot); }, [](uint32_t) {});
     return slots;
 }
 
@@ -68,6 +69,22 @@ TEST(what_was_written_from_elsewhere_has_no_slot) {
     CHECK(pages.of(3) == FreshPages::kNone);
     CHECK(prepared(pages, Step{{a, {5, 6}}}).size() == 1);
     FreshPages().drop(3);  // of a cache of another type
+}
+
+TEST(pages_are_opened_at_their_first_token_and_settled_when_full) {
+    FreshPages pages(10, 6);
+    const std::vector<uint32_t> a{3, 8, 5}, b{1};
+    std::vector<uint32_t> opened, settled;
+    for (const auto& [first, last] : {std::pair{0u, 100u}, {100u, 256u}, {256u, 300u}}) {
+        const Step step{{a, {first, last}}, {b, {first % 128, first % 128 + 1}}};
+        pages.begin(step.batch(), [](uint32_t) {}, [&](uint32_t page) { opened.push_back(page); });
+        pages.end([&](uint32_t page, uint32_t slot) {
+            settled.push_back(page);
+            CHECK(pages.of(page) == slot);
+        });
+    }
+    CHECK(opened == std::vector<uint32_t>({3, 1, 8, 5, 1}));
+    CHECK(settled.size() == 2 && settled[0] + settled[1] == 3 + 8);
 }
 
 TEST(slots_suffice_for_any_step) {

@@ -1,6 +1,6 @@
 // Which pages of a Q4 cache have, for now, a second plane of codes that makes theirs 8 bits: those that are being filled.
-// A step reads the pages that it writes to with both planes, all others with the first alone; so a page that was full before the
-// step needs none any more.
+// A step reads the pages that it writes to with both planes, all others with the first alone. A page that is full when a step
+// ends is settled then: its keys are coded anew, less their mean, which is known now and kept in 16 bits beside them.
 #pragma once
 
 #include <algorithm>
@@ -26,14 +26,24 @@ public:
         return static_cast<uint32_t>(std::min<uint64_t>(pages, std::min<uint64_t>(rows, rows / kPageTokens + 2 * slices) + pausing));
     }
 
-    /// Calls prepare(slot) for every page that the step writes to and that has had no slot: nothing is in it yet.
-    template <class Prepare>
-    void begin(const Batch& batch, Prepare prepare) {
+    /// Calls prepare(slot) for every page that the step writes to and that has had no slot: nothing is in it yet; and
+    /// open(page) for every page that it writes from its first token on: it has no mean yet.
+    template <class Prepare, class Open>
+    void begin(const Batch& batch, Prepare prepare, Open open) {
         next_step();
         for (const Slice& slice : batch.slices) {
-            for (uint32_t page = slice.start / kPageTokens; page < pages_for(slice.end()); ++page)
+            for (uint32_t page = slice.start / kPageTokens; page < pages_for(slice.end()); ++page) {
+                if (slice.start <= page * kPageTokens) open(slice.pages[page]);
                 take(slice.pages[page], (page + 1) * kPageTokens <= slice.end(), prepare);
+            }
         }
+    }
+
+    /// Calls settle(page, slot) for every page that the step has filled.
+    template <class Settle>
+    void end(Settle settle) const {
+        for (uint32_t slot = 0; slot < slots_.size(); ++slot)
+            if (slots_[slot].full && slots_[slot].used == step_) settle(slots_[slot].page, slot);
     }
 
     /// Gives `page` the slot of what was copied or loaded into it.

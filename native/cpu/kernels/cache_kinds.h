@@ -102,6 +102,10 @@ public:
     /// The block of `first`, a multiple of kPanelLanes.
     [[gnu::always_inline]] void enter(uint32_t first) {
         block_ = reinterpret_cast<const typename Cache::Element*>(cache_.keys) + size_t{first} * element_rows<Cache>(head_dim_);
+        if constexpr (Cache::code_bits == 4) {
+            const uint16_t* centre = cache_.centres + size_t{first / kKeyTile} * head_dim_;
+            for (int d = 0; d < head_dim_; d += kVectorWidth) store(centre_ + d, load_f16(centre + d));
+        }
         if constexpr (codes) {
             if (cache_.fine_keys != nullptr) fine_ = fine_row<Cache>(cache_.fine_keys, first, head_dim_);
             const int values = head_dim_ / group_ * 2 * kPanelLanes;
@@ -116,7 +120,9 @@ public:
             const int row = high ? d - element_rows<Cache>(head_dim_) : d;
             const float* affine = affine_ + d / group_ * 2 * kPanelLanes + lane;
             const uint8_t* fine = fine_ != nullptr ? fine_ + row * kPanelLanes + lane : nullptr;
-            return load_codes<Cache>(block_ + row * kPanelLanes + lane, fine, high) * load(affine) + load(affine + kPanelLanes);
+            F offset = load(affine + kPanelLanes);
+            if constexpr (Cache::code_bits == 4) offset += splat(centre_[d]);
+            return load_codes<Cache>(block_ + row * kPanelLanes + lane, fine, high) * load(affine) + offset;
         } else {
             return Cache::load_vector(block_ + d * kPanelLanes + lane);
         }
@@ -128,6 +134,7 @@ private:
     const typename Cache::Element* block_ = nullptr;
     const uint8_t* fine_ = nullptr;
     alignas(64) float affine_[codes ? kMaxCodeGroups * 2 * kPanelLanes : kPanelLanes];
+    alignas(64) float centre_[Cache::code_bits == 4 ? kMaxHeadDim : 1];
 };
 
 /// Reads up to `most` values from `first` on, as vectors over features.
@@ -242,7 +249,7 @@ inline void store_codes(const float* x, int head_dim, int lanes, uint8_t* out, u
 
 template <class Cache>
 void store_keys(const float* x, int head_dim, int lanes, int count, std::byte* keys, uint16_t* affine, uint32_t first,
-                [[maybe_unused]] std::byte* fine) {
+                [[maybe_unused]] std::byte* fine, [[maybe_unused]] const uint16_t* centres) {
     auto* cache = reinterpret_cast<typename Cache::Element*>(keys);
     if constexpr (Cache::code_bits == 0) {
         if (lanes == kPanelLanes && count == kPanelLanes && first % kPanelLanes == 0) {
@@ -259,13 +266,48 @@ void store_keys(const float* x, int head_dim, int lanes, int count, std::byte* k
         } else {
             constexpr uint32_t lanes_mask = kPanelLanes - 1;
             uint8_t* fine_at = fine == nullptr ? nullptr : const_cast<uint8_t*>(fine_row<Cache>(fine, j & ~lanes_mask, head_dim)) + (j & lanes_mask);
-            store_codes<Cache>(x + t, head_dim, lanes, at, fine_at, kPanelLanes, [&](int group, const Affine& of_group) {
+            const float* key = x + t;
+            int stride = lanes;
+            [[maybe_unused]] float centred[Cache::code_bits == 4 ? kMaxHeadDim : 1];
+            if constexpr (Cache::code_bits == 4) {
+                const uint16_t* centre = centres + size_t{j / kKeyTile} * head_dim;
+                for (int d = 0; d < head_dim; ++d) centred[d] = x[d * lanes + t] - half_to_float(centre[d]);
+                key = centred;
+                stride = 1;
+            }
+            store_codes<Cache>(key, head_dim, stride, at, fine_at, kPanelLanes, [&](int group, const Affine& of_group) {
                 const size_t groups = code_groups(Cache::type, head_dim);
                 uint16_t* to = affine + (size_t{j / kPanelLanes} * groups + group) * 2 * kPanelLanes + j % kPanelLanes;
                 to[0] = of_group.scale;
                 to[kPanelLanes] = of_group.offset;
             });
         }
+    }
+}
+
+inline void settle_keys(const CacheView& view, uint32_t first, int head_dim) {
+    constexpr int blocks = kKeyTile / kPanelLanes;
+    alignas(64) float keys[blocks][kMaxHeadDim * kPanelLanes];
+    KeyReader<CacheQ4> reader(view, head_dim);
+    for (int b = 0; b < blocks; ++b) {
+        reader.enter(first + b * kPanelLanes);
+        for (int d = 0; d < head_dim; ++d) {
+            for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) store(keys[b] + d * kPanelLanes + lane, reader.at(d, lane));
+        }
+    }
+    auto* centre = const_cast<uint16_t*>(view.centres) + size_t{first / kKeyTile} * head_dim;
+    for (int d = 0; d < head_dim; ++d) {
+        F sum{};
+        for (const auto& block : keys) {
+            for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) sum += load(block + d * kPanelLanes + lane);
+        }
+        const float mean = sum_of(sum) * (1.0f / kKeyTile);
+        centre[d] = CacheF16::encode(mean > -65504.0f && mean < 65504.0f ? mean : 0.0f);
+    }
+    for (uint32_t b = 0; b < blocks; ++b) {
+        store_keys<CacheQ4>(keys[b], head_dim, kPanelLanes, kPanelLanes, const_cast<std::byte*>(view.keys),
+                            const_cast<uint16_t*>(view.key_affine), first + b * kPanelLanes, const_cast<std::byte*>(view.fine_keys),
+                            view.centres);
     }
 }
 

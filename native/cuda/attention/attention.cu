@@ -31,7 +31,8 @@ bool valid_positions(const Scheme& s, const RotaryTable& rotary, const Attention
 
 bool valid_cache(const LayerCache& c, const AttentionShape& shape) {
     const bool scales = !holds_codes(c.type) || (c.key_scales && c.value_scales);
-    const bool fine = c.type != CacheType::Q4 || (c.fine_slots && aligned_16(c.fine_keys) && aligned_16(c.fine_values));
+    const bool fine = c.type != CacheType::Q4 || (c.fine_slots && aligned_16(c.fine_keys) && aligned_16(c.fine_values) &&
+                                                  aligned_16(c.key_centres) && c.centre_stride % 8 == 0);
     const int features = c.type == CacheType::Q4 ? 32 : c.type == CacheType::Q8 ? 8 : 1;
     return c.type != CacheType::F32 && aligned_16(c.keys) && aligned_16(c.values) && scales && fine && c.pages > 0 &&
            c.pages <= Scheme::kEndless / kPageTokens && shape.head_dim % features == 0;
@@ -107,6 +108,12 @@ cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStrea
     simple.dtype = args.dtype;
     simple.n_queries = args.n_rows;
     return launch_simple(simple, args.rows, stream);
+}
+
+cudaError_t settle_keys(const AttentionShape& shape, const LayerCache& cache, const FilledPages& pages, cudaStream_t stream) {
+    if (!valid_shape(shape) || !valid_cache(cache, shape) || cache.type != CacheType::Q4 || pages.count > FilledPages::kMost)
+        return cudaErrorInvalidValue;
+    return pages.count == 0 ? cudaSuccess : launch_settle(shape, cache, pages, stream);
 }
 
 cudaError_t store_keys_values(const StoreArgs& args, cudaStream_t stream) {

@@ -45,7 +45,8 @@ struct AttentionShape {
 ///
 /// Q4: a byte holds features d (low) and d + head_dim / 2 (high) in the place of d. With each half of the key and of the value of
 /// each head and token go a scale and an offset in f16: a value is code * scale + offset. Some pages have a slot of as many fine codes: where
-/// they are read too, a value is (code + (fine - 8) / 16) * scale + offset (core/backend/fresh_pages.h).
+/// they are read too, a value is (code + (fine - 8) / 16) * scale + offset (core/backend/fresh_pages.h). To keys a centre is added,
+/// the same for a page's tokens: zeros until the page is settled.
 struct LayerCache {
     void* keys;          // (pages, n_kv_heads, kPageTokens, head_dim), rotated; Q4: rows of head_dim / 2 bytes
     void* values;        // likewise
@@ -58,6 +59,8 @@ struct LayerCache {
     void* fine_keys = nullptr;             // of slot 0, (n_kv_heads, kPageTokens, head_dim / 2)
     void* fine_values = nullptr;           // likewise
     size_t fine_stride = 0;                // bytes from a slot to the next
+    void* key_centres = nullptr;           // f16, of page 0, (n_kv_heads, head_dim)
+    size_t centre_stride = 0;              // values from a page to the next
 };
 constexpr uint32_t kNoFineSlot = ~uint32_t{0};
 
@@ -166,6 +169,16 @@ struct StoreArgs {
     const uint32_t* places;   // (n_rows) in device memory: page * kPageTokens + offset in the page; others than those
                               // of the cache are skipped
 };
+
+/// Some full pages of a Q4 cache.
+struct FilledPages {
+    static constexpr uint32_t kMost = 64;
+    uint32_t count;
+    uint32_t page[kMost];
+};
+
+/// Codes the keys of these pages anew, less their mean, which becomes their centre.
+cudaError_t settle_keys(const AttentionShape& shape, const LayerCache& cache, const FilledPages& pages, cudaStream_t stream);
 
 /// Rotates keys at P_k and writes them and the values into the cache, rounding to its dtype. The rotary table must
 /// reach as far as the indices will.

@@ -27,6 +27,7 @@ struct Q4Tile {
     Q4Keys<C> keys;
     Q4Values<C> values;
     Q4Affine key_affine, value_affine;
+    uint2 centre[(C::kHeadDim + 127) / 128];  // features 4 (lane + 32 n) ... of the page's centre
 };
 
 template <class C>
@@ -55,6 +56,13 @@ struct Q4Warp : Warp<C> {
         const size_t first = this->rows.at(tile.key);
         read_keys(raw.keys, static_cast<const uint8_t*>(this->cache.keys) + first * kRowBytes, tile);
         raw.key_affine = read_affine(this->cache.key_scales, first, tile);
+        const __half* centre =
+            centre_of(this->cache, first / kPageTokens / this->rows.n_kv_heads, static_cast<int>(this->rows.head), C::kHeadDim);
+#pragma unroll
+        for (int n = 0; n < (C::kHeadDim + 127) / 128; ++n) {
+            const int e = 4 * (this->lane + 32 * n);
+            raw.centre[n] = e < C::kHeadDim ? __ldg(reinterpret_cast<const uint2*>(centre + e)) : uint2{};
+        }
     }
 
     __device__ __forceinline__ void load_values(Q4Tile<C>& raw, const KeyTile& tile) const {
@@ -65,10 +73,31 @@ struct Q4Warp : Warp<C> {
 
     /// s = K Q^T.
     __device__ __forceinline__ void multiply_keys(const Q4Tile<C>& raw, float (&s)[C::kHeadTiles][C::kKeys / 16][4]) const {
+        // The centre with every query, the same for all keys.
+#pragma unroll
+        for (auto& tiles : s) tiles[0][0] = tiles[0][1] = tiles[0][2] = tiles[0][3] = 0.0f;
+#pragma unroll
+        for (int run = 0; run < C::kKeyRuns; ++run)
+#pragma unroll
+            for (int w = 0; w < C::kKeyRun / 4; ++w) {
+                const int within = (4 * (run % kKeyRuns) + this->t) * C::kKeyRun + 4 * w;
+                const int quad = (run / kKeyRuns * C::kPlane + within) / 4;
+                uint2 own{};
+#pragma unroll
+                for (int n = 0; n < (C::kHeadDim + 127) / 128; ++n) {
+                    const uint2 of_lane = {__shfl_sync(~0u, raw.centre[n].x, quad % 32), __shfl_sync(~0u, raw.centre[n].y, quad % 32)};
+                    if (quad / 32 == n) own = of_lane;
+                }
+                const uint32_t a[4] = {own.x, own.x, own.y, own.y};
+#pragma unroll
+                for (int h = 0; h < C::kHeadTiles; ++h) ptx::mma_16x8x16<T>(s[h][0], a, this->q[h][run][w].x, this->q[h][run][w].y);
+            }
 #pragma unroll
         for (auto& tiles : s)
 #pragma unroll
-            for (auto& tile : tiles) tile[0] = tile[1] = tile[2] = tile[3] = 0.0f;
+            for (int n = 1; n < C::kKeys / 16; ++n)
+#pragma unroll
+                for (int c = 0; c < 4; ++c) tiles[n][c] = tiles[0][c];
         add_keys(raw.keys, raw.key_affine, s);
     }
 

@@ -30,6 +30,7 @@ cudaError_t launch_decode(const Card& card, const DecodeArgs& args, cudaStream_t
 constexpr uint32_t decode_columns(int head_dim) { return head_dim <= 128 ? 16 : 8; }
 
 cudaError_t launch_store(const StoreArgs& args, cudaStream_t stream);
+cudaError_t launch_settle(const AttentionShape& shape, const LayerCache& cache, const FilledPages& pages, cudaStream_t stream);
 
 /// Turns every head of `out` (n_rows, n_heads, head_dim) by its Hadamard matrices, in place.
 struct TurnArgs {

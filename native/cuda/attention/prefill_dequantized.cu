@@ -59,6 +59,11 @@ __global__ void __launch_bounds__(kThreads) dequantize_kernel(const LayerCache c
         const void* fine = of_keys ? cache.fine_keys : cache.fine_values;
         const uint8_t* fine_codes = token / kPageTokens >= fresh_page ? fine_row(cache, fine, from, n_kv_heads, head_dim) : nullptr;
         read_q4(data + from * (head_dim / 2), fine_codes, static_cast<const __half2*>(scales) + 2 * from, vector, vectors, v);
+        if (of_keys) {
+            const __half* centre = centre_of(cache, from / kPageTokens / n_kv_heads, first_head + blockIdx.y, head_dim) + vector * 8;
+#pragma unroll
+            for (int n = 0; n < 8; ++n) v[n] += __half2float(centre[n]);
+        }
     }
     turn_eights(v, head_dim);
     if (at >= static_cast<size_t>(n_keys) * vectors) return;

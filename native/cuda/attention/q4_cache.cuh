@@ -58,6 +58,11 @@ __device__ __forceinline__ const uint8_t* fine_row(const LayerCache& cache, cons
     return static_cast<const uint8_t*>(fine) + slot * cache.fine_stride + within * (head_dim / 2);
 }
 
+/// What is added to the keys of a page and head.
+__device__ __forceinline__ const __half* centre_of(const LayerCache& cache, size_t page, int head, int head_dim) {
+    return static_cast<const __half*>(cache.key_centres) + page * cache.centre_stride + head * head_dim;
+}
+
 /// The low and the high codes in bytes 0 and 2 of `bytes`, as two pairs of f16.
 __device__ __forceinline__ void codes_of_bytes(uint32_t bytes, __half2& low, __half2& high) {
     // The f16 with bits 0x6400 + n is 1024 + n.

@@ -21,7 +21,10 @@ struct CacheReader {
 
     /// `fresh`: fine codes are read.
     __device__ float key(size_t row, int e, bool fresh) const {
-        return read(cache.keys, cache.key_scales, fresh ? cache.fine_keys : nullptr, row, e);
+        const float value = read(cache.keys, cache.key_scales, fresh ? cache.fine_keys : nullptr, row, e);
+        if (cache.type != CacheType::Q4) return value;
+        const size_t head_row = row / kPageTokens;
+        return value + __half2float(centre_of(cache, head_row / n_kv_heads, head_row % n_kv_heads, head_dim)[e]);
     }
     __device__ float value(size_t row, int e, bool fresh) const {
         return read(cache.values, cache.value_scales, fresh ? cache.fine_values : nullptr, row, e);

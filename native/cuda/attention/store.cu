@@ -107,6 +107,11 @@ __global__ void __launch_bounds__(32 * kWarps) store_kernel(const StoreArgs args
     }
     if (args.cache.type == CacheType::Q4) {
         __shared__ CodeRow codes[kWarps];
+        const __half* centre = centre_of(args.cache, page, head, shape.head_dim);
+        for (int n = 0; n < kMaxPairs && 2 * (lane + 32 * n) < shape.head_dim; ++n) {
+            const float2 of_pair = __half22float2(*reinterpret_cast<const __half2*>(centre + 2 * (lane + 32 * n)));
+            keys[n] = {keys[n].x - of_pair.x, keys[n].y - of_pair.y};
+        }
         const auto fine = [&](void* of) { return const_cast<uint8_t*>(fine_row(args.cache, of, row, shape.n_kv_heads, shape.head_dim)); };
         CodeRow& own = codes[threadIdx.x / 32];
         write_q4_row(args.cache.keys, args.cache.key_scales, fine(args.cache.fine_keys), row, shape.head_dim, keys, own);
@@ -115,6 +120,47 @@ __global__ void __launch_bounds__(32 * kWarps) store_kernel(const StoreArgs args
     }
     write_row(args.cache.keys, args.cache.key_scales, args.cache.type, row, shape.head_dim, keys);
     write_row(args.cache.values, args.cache.value_scales, args.cache.type, row, shape.head_dim, values);
+}
+
+/// A page's keys of one head, a warp a row at a time.
+__global__ void __launch_bounds__(32 * kWarps) settle_kernel(const AttentionShape shape, const LayerCache cache, const FilledPages pages) {
+    __shared__ float before[256], centre[256];
+    __shared__ CodeRow codes[kWarps];
+    const int head_dim = shape.head_dim, half = head_dim / 2, head = blockIdx.y;
+    const uint32_t page = pages.page[blockIdx.x];
+    const size_t first = (static_cast<size_t>(page) * shape.n_kv_heads + head) * kPageTokens;
+    const auto* data = static_cast<const uint8_t*>(cache.keys);
+    const auto* affine = static_cast<const __half2*>(cache.key_scales);
+    uint8_t* fine = const_cast<uint8_t*>(fine_row(cache, cache.fine_keys, first, shape.n_kv_heads, head_dim));
+    __half* kept = const_cast<__half*>(centre_of(cache, page, head, head_dim));
+    // As it is coded now.
+    const auto value = [&](int row, int e) {
+        const __half2 by = affine[2 * (first + row) + (e < half ? 0 : 1)];
+        float code = static_cast<float>(q4_code(data + (first + row) * half, e, head_dim));
+        if (fine) code += (static_cast<float>(q4_code(fine + static_cast<size_t>(row) * half, e, head_dim)) - 8.0f) / 16.0f;
+        return code * __low2float(by) + __high2float(by) + before[e];
+    };
+    for (int e = threadIdx.x; e < head_dim; e += 32 * kWarps) {
+        before[e] = __half2float(kept[e]);
+        float sum = 0.0f;
+        for (int row = 0; row < static_cast<int>(kPageTokens); ++row) sum += value(row, e);
+        const float mean = sum / kPageTokens;
+        const __half rounded = __float2half_rn(fabsf(mean) < 65504.0f ? mean : 0.0f);
+        centre[e] = __half2float(rounded);
+        kept[e] = rounded;
+    }
+    __syncthreads();
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    for (int row = warp; row < static_cast<int>(kPageTokens); row += kWarps) {
+        float2 values[kMaxPairs] = {};
+        for (int n = 0; n < kMaxPairs && 2 * (lane + 32 * n) < head_dim; ++n) {
+            const int e = 2 * (lane + 32 * n);
+            values[n] = {value(row, e) - centre[e], value(row, e + 1) - centre[e + 1]};
+        }
+        uint8_t* fine_at = fine ? fine + static_cast<size_t>(row) * half : nullptr;
+        __syncwarp();  // all of the row is read
+        write_q4_row(cache.keys, cache.key_scales, fine_at, first + row, head_dim, values, codes[warp]);
+    }
 }
 
 __global__ void __launch_bounds__(32 * kWarps) turn_kernel(const TurnArgs args) {
@@ -135,6 +181,12 @@ __global__ void __launch_bounds__(32 * kWarps) turn_kernel(const TurnArgs args) 
 
 cudaError_t launch_turn_back(const TurnArgs& args, cudaStream_t stream) {
     turn_kernel<<<ceil_div(args.n_rows * args.shape.n_heads, kWarps), 32 * kWarps, 0, stream>>>(args);
+    return cudaGetLastError();
+}
+
+cudaError_t launch_settle(const AttentionShape& shape, const LayerCache& cache, const FilledPages& pages, cudaStream_t stream) {
+    const dim3 grid(pages.count, shape.n_kv_heads);
+    settle_kernel<<<grid, 32 * kWarps, 0, stream>>>(shape, cache, pages);
     return cudaGetLastError();
 }
 
