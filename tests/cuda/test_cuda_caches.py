@@ -43,7 +43,7 @@ def test_a_step_reads_its_own_pages_finely(variant_gguf):
 
 
 def test_bytes_of_a_token(variant_gguf):
-    """4 bits a value, 64 for each head's key and value, a mean key a page; the slots of fresh pages besides."""
+    """4 bits a value, 64 for each head's key and value, a mean key a page; slots of fresh pages besides."""
     with Model(variant_gguf(head_dim=128, heads=8, kv_heads=2), device="cuda") as model:
         sizes = []
         for tokens_ in (2**17, 2**18):
