@@ -52,7 +52,8 @@ CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens
       pages_(pages_for(tokens) + 1),
       type_(type),
       memory_(allocate_device(bytes_for(h, tokens, type) + bytes_for(h, 1, type), "allocating the cache")),
-      stream_(make_stream()) {
+      stream_(make_stream()),
+      transfer_(make_stream()) {
     if (type == CacheType::Q4) {
         fine_.slot_bytes = fine_slot_bytes(h);
         fine_.bytes = fine_bytes_for(h, tokens, type, rows, slices);
@@ -148,6 +149,63 @@ void CudaKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) cons
             std::memset(to + tokens * of.token_bytes, 0, (kPageTokens - tokens) * of.token_bytes);
         }
     }
+}
+
+std::shared_ptr<std::byte> CudaKvCache::host_memory(uint64_t bytes) const { return allocate_pinned(bytes, "letting a sequence sleep"); }
+
+template <class Copy>
+void CudaKvCache::for_runs(std::span<const uint32_t> pages, Copy copy) const {
+    const size_t host_stride = page_bytes();
+    for (size_t first = 0, next; first < pages.size(); first = next) {
+        next = first + 1;
+        while (next < pages.size() && pages[next] == pages[next - 1] + 1) ++next;
+        size_t host = first * host_stride;
+        for (const Tensors& of : tensors()) {
+            for (size_t number = 0; number < of.count; ++number, host += of.page_bytes)
+                copy(at(of, number, pages[first]), host, of.page_bytes, host_stride, next - first);
+        }
+    }
+}
+
+uint64_t CudaKvCache::number_copy() {
+    Event event = make_event();
+    check(cudaEventRecord(event.get(), transfer_.get()), "moving the cache");
+    under_way_.emplace_back(++copies_, std::move(event));
+    return copies_;
+}
+
+uint64_t CudaKvCache::start_saving(std::span<const uint32_t> pages, std::byte* memory) {
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    for_runs(pages, [&](const std::byte* device, size_t host, size_t width, size_t host_stride, size_t count) {
+        check(cudaMemcpy2DAsync(memory + host, host_stride, device, width, width, count, cudaMemcpyDeviceToHost, transfer_.get()),
+              "letting a sequence sleep");
+    });
+    return number_copy();
+}
+
+uint64_t CudaKvCache::start_loading(std::span<const uint32_t> pages, const std::byte* memory) {
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    for (const uint32_t page : pages) fine_.pages.drop(page);
+    for_runs(pages, [&](std::byte* device, size_t host, size_t width, size_t host_stride, size_t count) {
+        check(cudaMemcpy2DAsync(device, width, memory + host, host_stride, width, count, cudaMemcpyHostToDevice, transfer_.get()),
+              "waking a sequence");
+    });
+    return number_copy();
+}
+
+bool CudaKvCache::copied(uint64_t number, bool waits) {
+    while (!under_way_.empty() && under_way_.front().first <= number) {
+        const cudaEvent_t event = under_way_.front().second.get();
+        if (waits) {
+            check(cudaEventSynchronize(event), "moving the cache");
+        } else {
+            const cudaError_t state = cudaEventQuery(event);
+            if (state == cudaErrorNotReady) return false;
+            check(state, "moving the cache");
+        }
+        under_way_.pop_front();
+    }
+    return true;
 }
 
 void CudaKvCache::clear_slot(uint32_t slot, cudaStream_t stream) {

@@ -8,7 +8,11 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/backend/backend.h"
@@ -45,6 +49,10 @@ public:
     uint64_t page_bytes() const override;
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;
+    std::shared_ptr<std::byte> host_memory(uint64_t bytes) const override;
+    uint64_t start_saving(std::span<const uint32_t> pages, std::byte* memory) override;
+    uint64_t start_loading(std::span<const uint32_t> pages, const std::byte* memory) override;
+    bool copied(uint64_t number, bool waits) override;
     uint64_t tail_bytes() const override { return fine_.slot_bytes; }
     void save_tail(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_tail(uint32_t page, const std::byte* in) override;
@@ -81,7 +89,16 @@ private:
     uint32_t pages_;
     CacheType type_;
     DeviceMemory memory_;
-    Stream stream_;  // of copies; no step runs meanwhile
+    /// Calls copy(device, host, device stride, host stride, width, count) for every tensor of every run of pages that follow each
+    /// other, of host memory of page_bytes() a page.
+    template <class Copy>
+    void for_runs(std::span<const uint32_t> pages, Copy copy) const;
+    uint64_t number_copy();
+
+    Stream stream_;    // of copies; no step runs meanwhile
+    Stream transfer_;  // of those to and from host memory; steps do
+    std::deque<std::pair<uint64_t, Event>> under_way_;  // there
+    uint64_t copies_ = 0;
     Fine fine_;
     std::vector<LayerCache> layers_;
 };

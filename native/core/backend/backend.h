@@ -17,6 +17,7 @@
 
 #include "core/backend/batch.h"
 #include "core/backend/column_squares.h"
+#include "core/engine/page_pool.h"
 #include "core/hparams.h"
 #include "core/rope.h"
 #include "core/backend/sampling.h"
@@ -45,6 +46,18 @@ public:
     virtual void save_page(uint32_t page, uint32_t tokens, std::byte* out) const = 0;
     virtual void load_page(uint32_t page, const std::byte* in) = 0;
 
+    /// Pages that leave for host memory and come back, while steps go on with others (core/engine/sleep.h): memory that is
+    /// quick to copy to, and copies of page_bytes() a page, in an order of their own, that have a number each. They come to pass
+    /// in the order of their numbers; `memory` and the pages are theirs until then.
+    virtual std::shared_ptr<std::byte> host_memory(uint64_t bytes) const;
+    virtual uint64_t start_saving(std::span<const uint32_t> pages, std::byte* memory);
+    virtual uint64_t start_loading(std::span<const uint32_t> pages, const std::byte* memory);
+    /// Whether that copy and those before it have come to pass; they have if it `waits`.
+    virtual bool copied(uint64_t number, bool waits) {
+        static_cast<void>(number), static_cast<void>(waits);
+        return true;
+    }
+
     /// What else a page that is not full takes in a file, behind it: what the step that goes on with it reads more finely.
     virtual uint64_t tail_bytes() const { return 0; }
     virtual void save_tail(uint32_t page, uint32_t tokens, std::byte* out) const {
@@ -52,6 +65,21 @@ public:
     }
     virtual void load_tail(uint32_t page, const std::byte* in) { static_cast<void>(page), static_cast<void>(in); }
 };
+
+inline std::shared_ptr<std::byte> KvCache::host_memory(uint64_t bytes) const {
+    const std::shared_ptr<std::byte[]> memory(new std::byte[bytes]);
+    return {memory, memory.get()};
+}
+
+inline uint64_t KvCache::start_saving(std::span<const uint32_t> pages, std::byte* memory) {
+    for (size_t i = 0; i < pages.size(); ++i) save_page(pages[i], kPageTokens, memory + i * page_bytes());
+    return 0;
+}
+
+inline uint64_t KvCache::start_loading(std::span<const uint32_t> pages, const std::byte* memory) {
+    for (size_t i = 0; i < pages.size(); ++i) load_page(pages[i], memory + i * page_bytes());
+    return 0;
+}
 
 /// The activations and the work space of steps over one cache.
 class Executor {
