@@ -3,13 +3,14 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "core/backend/backend.h"
 #include "core/backend/batch.h"
-#include "core/backend/fresh_pages.h"
+#include "core/engine/fresh_pages.h"
 #include "core/engine/page_pool.h"
 #include "cpu/buffer.h"
 #include "cpu/kernels.h"
@@ -35,11 +36,13 @@ public:
     uint64_t page_bytes() const override;
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;
+    uint64_t start_saving(std::span<const uint32_t> pages, std::byte* memory) override;
+    uint64_t start_loading(std::span<const uint32_t> pages, const std::byte* memory) override;
     uint64_t tail_bytes() const override { return fine_codes_.empty() ? 0 : fine_slot_bytes(); }
     void save_tail(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_tail(uint32_t page, const std::byte* in) override;
 
-    /// Makes the pages that a step writes to ready for it (core/backend/fresh_pages.h).
+    /// Makes the pages that a step writes to ready for it (core/engine/fresh_pages.h).
     void begin(const Batch& batch);
     /// Pages that the step has filled, which are to be settled in every layer and head: by settle(view_to_settle()).
     std::vector<uint32_t> filled() const;

@@ -3,7 +3,7 @@
 //
 // Tensors are layer 0's keys, layer 0's values, layer 1's keys, ..., each (pages, n_kv_heads, kPageTokens, head_dim);
 // behind them those of their scales, if the type has such, each (pages, n_kv_heads, kPageTokens). A Q4 cache has slots of fine
-// codes besides (core/backend/fresh_pages.h), each of as many tensors, (n_kv_heads, kPageTokens, head_dim / 2), and last of all the
+// codes besides (core/engine/fresh_pages.h), each of as many tensors, (n_kv_heads, kPageTokens, head_dim / 2), and last of all the
 // centres of its pages' keys, (pages, layers, n_kv_heads, head_dim).
 #pragma once
 
@@ -17,7 +17,7 @@
 
 #include "core/backend/backend.h"
 #include "core/backend/batch.h"
-#include "core/backend/fresh_pages.h"
+#include "core/engine/fresh_pages.h"
 #include "core/engine/page_pool.h"
 #include "cuda/attention/attention.h"
 #include "cuda/device/device.h"

@@ -1,8 +1,8 @@
-// Which pages have a slot of fine codes (core/backend/fresh_pages.h).
+// Which pages have a slot of fine codes (core/engine/fresh_pages.h).
 #include <vector>
 
 #include "check.h"
-#include "core/backend/fresh_pages.h"
+#include "core/engine/fresh_pages.h"
 
 using dca::FreshPages;
 

@@ -17,7 +17,6 @@
 
 #include "core/backend/batch.h"
 #include "core/backend/column_squares.h"
-#include "core/engine/page_pool.h"
 #include "core/hparams.h"
 #include "core/rope.h"
 #include "core/backend/sampling.h"
@@ -50,8 +49,8 @@ public:
     /// quick to copy to, and copies of page_bytes() a page, in an order of their own, that have a number each. They come to pass
     /// in the order of their numbers; `memory` and the pages are theirs until then.
     virtual std::shared_ptr<std::byte> host_memory(uint64_t bytes) const;
-    virtual uint64_t start_saving(std::span<const uint32_t> pages, std::byte* memory);
-    virtual uint64_t start_loading(std::span<const uint32_t> pages, const std::byte* memory);
+    virtual uint64_t start_saving(std::span<const uint32_t> pages, std::byte* memory) = 0;
+    virtual uint64_t start_loading(std::span<const uint32_t> pages, const std::byte* memory) = 0;
     /// Whether that copy and those before it have come to pass; they have if it `waits`.
     virtual bool copied(uint64_t number, bool waits) {
         static_cast<void>(number), static_cast<void>(waits);
@@ -71,15 +70,6 @@ inline std::shared_ptr<std::byte> KvCache::host_memory(uint64_t bytes) const {
     return {memory, memory.get()};
 }
 
-inline uint64_t KvCache::start_saving(std::span<const uint32_t> pages, std::byte* memory) {
-    for (size_t i = 0; i < pages.size(); ++i) save_page(pages[i], kPageTokens, memory + i * page_bytes());
-    return 0;
-}
-
-inline uint64_t KvCache::start_loading(std::span<const uint32_t> pages, const std::byte* memory) {
-    for (size_t i = 0; i < pages.size(); ++i) load_page(pages[i], memory + i * page_bytes());
-    return 0;
-}
 
 /// The activations and the work space of steps over one cache.
 class Executor {

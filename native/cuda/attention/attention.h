@@ -45,7 +45,7 @@ struct AttentionShape {
 ///
 /// Q4: a byte holds features d (low) and d + head_dim / 2 (high) in the place of d. With each half of the key and of the value of
 /// each head and token go a scale and an offset in f16: a value is code * scale + offset. Some pages have a slot of as many fine codes: where
-/// they are read too, a value is (code + (fine - 8) / 16) * scale + offset (core/backend/fresh_pages.h). To keys a centre is added,
+/// they are read too, a value is (code + (fine - 8) / 16) * scale + offset (core/engine/fresh_pages.h). To keys a centre is added,
 /// the same for a page's tokens: zeros until the page is settled.
 struct LayerCache {
     void* keys;          // (pages, n_kv_heads, kPageTokens, head_dim), rotated; Q4: rows of head_dim / 2 bytes
