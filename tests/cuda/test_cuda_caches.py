@@ -48,7 +48,7 @@ def test_bytes_of_a_token(variant_gguf):
         sizes = []
         for tokens_ in (2**17, 2**18):
             with model.engine(tokens=tokens_, cache_type="q4", max_rows=128) as engine:
-                sizes.append(engine.info.bytes)
+                sizes.append(engine.info.cache_bytes)
         layers = model.info.n_layers
     assert sizes[1] - sizes[0] == 2**17 * layers * 2 * (2 * (128 // 2 + 8) + 2 * 128 // 128)
 
