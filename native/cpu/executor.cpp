@@ -171,7 +171,8 @@ void CpuExecutor::keep_wanted_rows() {
         const SliceRows& whole = slices_[i];
         if (wanted == 0) continue;
         const uint32_t dropped = whole.rows - wanted;
-        slices.push_back({whole.pages, whole.start + dropped, static_cast<uint32_t>(kept.size()), wanted, whole.sparse_end, whole.fresh_page});
+        slices.push_back(
+            {whole.pages, whole.start + dropped, static_cast<uint32_t>(kept.size()), wanted, whole.sparse_end, whole.fresh_page});
         for (uint32_t row = 0; row < wanted; ++row) kept.push_back(whole.first_row + dropped + row);
     }
     if (kept.size() == shape_.rows) return;

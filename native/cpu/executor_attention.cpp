@@ -264,8 +264,7 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
             if (block.sparse) {
                 for_chosen_runs(slice.pages, worker.choice, which, group_, slice.fresh_page, attend_run);
             } else {
-                for_page_runs(slice.pages, keys, slice.fresh_page,
-                              [&](KeyRange span, int64_t shift) { attend_run(span, shift, nullptr); });
+                for_page_runs(slice.pages, keys, slice.fresh_page, [&](KeyRange span, int64_t shift) { attend_run(span, shift, nullptr); });
             }
         }
 

@@ -85,7 +85,8 @@ uint64_t CpuKvCache::bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t 
                                bool with_means) {
     const auto kind = static_cast<CacheType>(type);
     const uint64_t token = bytes_of(kind, head_dim) + affine_of(kind, head_dim) * sizeof(uint16_t);
-    const uint64_t page = 2 * token * kPageTokens + (with_means ? 2 * head_dim * sizeof(float) : 0) + centre_of(kind, head_dim) * sizeof(uint16_t);
+    const uint64_t page =
+        2 * token * kPageTokens + (with_means ? 2 * head_dim * sizeof(float) : 0) + centre_of(kind, head_dim) * sizeof(uint16_t);
     return uint64_t{n_layers} * n_kv_heads * page * pages_for(tokens);
 }
 
@@ -118,8 +119,8 @@ std::string CpuKvCache::layout() const {
     const auto head_dim = static_cast<int>(head_dim_);
     std::string codes;
     if (holds_codes(type_)) {
-        codes = " in groups of " + std::to_string(code_group(type_, head_dim)) + " with f16 scale and offset" + (type_ == CacheType::Q4 ? ", keys about their page's mean" : "") +
-                ", turned by Hadamard matrices of " +
+        codes = " in groups of " + std::to_string(code_group(type_, head_dim)) + " with f16 scale and offset" +
+                (type_ == CacheType::Q4 ? ", keys about their page's mean" : "") + ", turned by Hadamard matrices of " +
                 std::to_string(hadamard_size(head_dim));
     }
     return std::string("cpu, ") + name_of(type_) + codes + ", keys in blocks of " + std::to_string(kPanelLanes) + ", " +
@@ -127,7 +128,8 @@ std::string CpuKvCache::layout() const {
 }
 
 uint64_t CpuKvCache::page_bytes() const {
-    const uint64_t head = 2 * kPageTokens * (token_bytes_ + token_affine_ * sizeof(uint16_t)) + centre_of(type_, head_dim_) * sizeof(uint16_t);
+    const uint64_t head =
+        2 * kPageTokens * (token_bytes_ + token_affine_ * sizeof(uint16_t)) + centre_of(type_, head_dim_) * sizeof(uint16_t);
     return heads_ * head;
 }
 

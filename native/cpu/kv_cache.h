@@ -25,7 +25,8 @@ public:
                uint32_t rows = 0);
 
     uint64_t bytes() const override {
-        return keys_.bytes() + values_.bytes() + key_affine_.bytes() + value_affine_.bytes() + means_.bytes() + centres_.bytes() + fine_bytes();
+        return keys_.bytes() + values_.bytes() + key_affine_.bytes() + value_affine_.bytes() + means_.bytes() + centres_.bytes() +
+               fine_bytes();
     }
     /// What a cache of so many tokens takes.
     static uint64_t bytes_for(uint32_t n_layers, uint32_t n_kv_heads, uint32_t head_dim, uint64_t tokens, dca_cache_type type,
@@ -72,8 +73,13 @@ public:
     /// Counted from the first token of page 0.
     CacheView view(uint32_t layer, uint32_t kv_head) const noexcept {
         const size_t head = size_t{layer} * n_kv_heads_ + kv_head;
-        return {keys_.data() + head * head_bytes_, values_.data() + head * head_bytes_, affine(key_affine_, head),
-                affine(value_affine_, head), nullptr, nullptr, centres(head, 0)};
+        return {keys_.data() + head * head_bytes_,
+                values_.data() + head * head_bytes_,
+                affine(key_affine_, head),
+                affine(value_affine_, head),
+                nullptr,
+                nullptr,
+                centres(head, 0)};
     }
 
     std::byte* keys(uint32_t layer, uint32_t kv_head) noexcept { return const_cast<std::byte*>(view(layer, kv_head).keys); }
@@ -96,7 +102,8 @@ private:
     std::byte* fine_codes(uint32_t layer, uint32_t kv_head, uint32_t page, size_t kind) const noexcept {
         const uint32_t slot = fresh_.of(page);
         if (slot == FreshPages::kNone) return nullptr;
-        return const_cast<std::byte*>(fine_codes_[slot].data()) + ((size_t{layer} * n_kv_heads_ + kv_head) * 2 + kind) * kPageTokens * token_bytes_;
+        return const_cast<std::byte*>(fine_codes_[slot].data()) +
+               ((size_t{layer} * n_kv_heads_ + kv_head) * 2 + kind) * kPageTokens * token_bytes_;
     }
     /// The slot's memory, which is there from its first use on.
     std::byte* open_slot(uint32_t slot);

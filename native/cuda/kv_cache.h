@@ -95,8 +95,8 @@ private:
     void for_runs(std::span<const uint32_t> pages, Copy copy) const;
     uint64_t number_copy();
 
-    Stream stream_;    // of copies; no step runs meanwhile
-    Stream transfer_;  // of those to and from host memory; steps do
+    Stream stream_;                                     // of copies; no step runs meanwhile
+    Stream transfer_;                                   // of those to and from host memory; steps do
     std::deque<std::pair<uint64_t, Event>> under_way_;  // there
     uint64_t copies_ = 0;
     Fine fine_;

@@ -26,7 +26,7 @@ TEST(sparse_prefill_is_refused_by_one_line_where_a_backend_lacks_it) {
 TEST(q4_is_refused_for_heads_of_other_than_whole_32s) {
     for (const uint32_t size : {32u, 64u, 96u, 128u, 256u}) CHECK(dca::refuses_q4(size).empty());
     for (const uint32_t size : {16u, 48u, 80u}) {
-        CHECK(dca::refuses_q4(size) == "a q4 cache takes head sizes that are multiples of 32, this model's is " + std::to_string(size) +
-                                           "; use cache_type q8");
+        CHECK(dca::refuses_q4(size) ==
+              "a q4 cache takes head sizes that are multiples of 32, this model's is " + std::to_string(size) + "; use cache_type q8");
     }
 }

@@ -16,15 +16,15 @@ struct Step {
     Step(std::initializer_list<std::pair<std::span<const uint32_t>, std::pair<uint32_t, uint32_t>>> feeds) {
         for (const auto& [pages, range] : feeds) tokens.emplace_back(range.second - range.first);
         size_t n = 0;
-        for (const auto& [pages, range] : feeds) slices.push_back({.pages = pages, .start = range.first, .tokens = tokens[n++], .wanted = 0});
+        for (const auto& [pages, range] : feeds)
+            slices.push_back({.pages = pages, .start = range.first, .tokens = tokens[n++], .wanted = 0});
     }
     dca::Batch batch() const { return {slices}; }
 };
 
 std::vector<uint32_t> prepared(FreshPages& pages, const Step& step) {
     std::vector<uint32_t> slots;
-    pages.begin(
-        step.batch(), [&](uint32_t slot) { slots.push_back(slot); }, [](uint32_t) {});
+    pages.begin(step.batch(), [&](uint32_t slot) { slots.push_back(slot); }, [](uint32_t) {});
     return slots;
 }
 

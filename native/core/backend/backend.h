@@ -70,7 +70,6 @@ inline std::shared_ptr<std::byte> KvCache::host_memory(uint64_t bytes) const {
     return {memory, memory.get()};
 }
 
-
 /// The activations and the work space of steps over one cache.
 class Executor {
 public:

@@ -171,7 +171,7 @@ private:
     const char* room_;
     PagePool pool_;
     std::unique_ptr<KvCache> cache_;
-    std::deque<Leaving> leaving_;  // in the order of their copies
+    std::deque<Leaving> leaving_;                                                 // in the order of their copies
     std::unique_ptr<ColumnSquares> squares_ = std::make_unique<ColumnSquares>();  // outlives the executor
     std::unique_ptr<Executor> executor_;
 };

@@ -138,8 +138,8 @@ std::unique_ptr<Sequence> load_sequence(Engine& engine, const std::string& path)
     const uint32_t tokens = read_header(engine, reader, path);
     const uint64_t pages = pages_for(tokens);
     const uint64_t tail = tail_bytes(engine, tokens);
-    const uint64_t rest = uint64_t{tokens} * sizeof(int32_t) + sizeof(uint64_t) +
-                          pages * (engine.cache().page_bytes() + sizeof(uint64_t)) + (tail != 0 ? tail + sizeof(uint64_t) : 0);
+    const uint64_t rest = uint64_t{tokens} * sizeof(int32_t) + sizeof(uint64_t) + pages * (engine.cache().page_bytes() + sizeof(uint64_t)) +
+                          (tail != 0 ? tail + sizeof(uint64_t) : 0);
     const off_t here = ::lseek(file.get(), 0, SEEK_CUR);
     if (static_cast<uint64_t>(status.st_size - here) != rest) {
         fail(DCA_ERROR_FORMAT, path, ": damaged: ", tokens, " tokens take ", rest, " bytes after the header, the file has ",

@@ -265,7 +265,8 @@ void store_keys(const float* x, int head_dim, int lanes, int count, std::byte* k
             for (int d = 0; d < head_dim; ++d) at[d * kPanelLanes] = Cache::encode(x[d * lanes + t]);
         } else {
             constexpr uint32_t lanes_mask = kPanelLanes - 1;
-            uint8_t* fine_at = fine == nullptr ? nullptr : const_cast<uint8_t*>(fine_row<Cache>(fine, j & ~lanes_mask, head_dim)) + (j & lanes_mask);
+            uint8_t* fine_at =
+                fine == nullptr ? nullptr : const_cast<uint8_t*>(fine_row<Cache>(fine, j & ~lanes_mask, head_dim)) + (j & lanes_mask);
             const float* key = x + t;
             int stride = lanes;
             [[maybe_unused]] float centred[Cache::code_bits == 4 ? kMaxHeadDim : 1];

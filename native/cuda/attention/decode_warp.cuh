@@ -29,13 +29,13 @@ struct Config {
     using T = std::conditional_t<kQ4, __half, T_>;  // of the products
     static constexpr int kHeadDim = kHeadDim_;
     static constexpr bool kQ8 = kQ8_;
-    static constexpr bool kCodes = kQ8 || kQ4;  // queries are turned (hadamard.cuh)
+    static constexpr bool kCodes = kQ8 || kQ4;      // queries are turned (hadamard.cuh)
     static constexpr int kHeadTiles = kHeadTiles_;  // of 8 query heads
     static constexpr int kHeads = 8 * kHeadTiles;
     static constexpr int kWarps = 8;
     static constexpr int kThreads = 32 * kWarps;
     static constexpr int kKeys = kHeadDim > 128 || kHeadTiles > 1 || !kCodes ? 16 : 32;  // of a warp's tile
-    static constexpr int kStages = kHeadDim > 128 || kHeadTiles > 1 ? 1 : 2;          // tiles in flight, as registers allow
+    static constexpr int kStages = kHeadDim > 128 || kHeadTiles > 1 ? 1 : 2;             // tiles in flight, as registers allow
     // Features of a plane of values, one a byte of a row: Q4's bytes hold two planes.
     static constexpr int kPlanes = kQ4 ? 2 : 1, kPlane = kHeadDim / kPlanes;
     static constexpr int kKeyRun = kQ8 || (kQ4 && kHeadDim > 64) ? 16 : 8;  // values of one load of 16 bytes, or 8 of Q4

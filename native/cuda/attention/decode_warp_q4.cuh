@@ -180,7 +180,8 @@ private:
         return *reinterpret_cast<const uint32_t*>(&value);
     }
 
-    __device__ __forceinline__ void add_keys(const Q4Keys<C>& keys, const Q4Affine& affine, float (&s)[C::kHeadTiles][C::kKeys / 16][4]) const {
+    __device__ __forceinline__ void add_keys(const Q4Keys<C>& keys, const Q4Affine& affine,
+                                             float (&s)[C::kHeadTiles][C::kKeys / 16][4]) const {
 #pragma unroll
         for (int n = 0; n < C::kKeys / 16; ++n) {
             __half2 scale[2][2], offset[2][2];  // by plane, of keys g and g + 8
@@ -216,7 +217,8 @@ private:
         }
     }
 
-    __device__ __forceinline__ void add_values(const Q4Values<C>& values, const Q4Affine& affine, const uint2 (&p)[C::kHeadTiles][C::kKeys / 16]) {
+    __device__ __forceinline__ void add_values(const Q4Values<C>& values, const Q4Affine& affine,
+                                               const uint2 (&p)[C::kHeadTiles][C::kKeys / 16]) {
 #pragma unroll
         for (int n = 0; n < C::kKeys / 16; ++n) {
             __half2 scale[2][2], offset[2][2];  // by plane, of keys 2t, 2t + 1 and of 2t + 8, 2t + 9

@@ -41,9 +41,9 @@ __device__ __forceinline__ void read_q4(const uint8_t* row, const uint8_t* fine,
 /// Tokens [0, n_keys) of heads [first_head, first_head + gridDim.y) to f16: keys where blockIdx.z is 0, values
 /// where it is 1. `out` is (2, pages, gridDim.y, kPageTokens, head_dim), the pages in order; past n_keys it stays
 /// as it is. A thread dequantizes 8 values. Fine codes of a Q4 cache are read from page `fresh_page` on.
-__global__ void __launch_bounds__(kThreads) dequantize_kernel(const LayerCache cache, const uint32_t* page_table, int n_kv_heads,
-                                                              int head_dim, uint32_t first_head, uint32_t n_keys, uint32_t fresh_page,
-                                                              __half* out) {
+__global__ void __launch_bounds__(kThreads)
+    dequantize_kernel(const LayerCache cache, const uint32_t* page_table, int n_kv_heads, int head_dim, uint32_t first_head,
+                      uint32_t n_keys, uint32_t fresh_page, __half* out) {
     const size_t at = static_cast<size_t>(blockIdx.x) * kThreads + threadIdx.x;
     const uint32_t vectors = head_dim / 8;
     const uint32_t vector = at % vectors;

@@ -72,7 +72,8 @@ cudaError_t launch_head_dim(const Card& card, const PrefillArgs& args, cudaStrea
 bool prefill_sm90_takes(const Card& card, const PrefillArgs& args) {
 #if defined(DCA_CUDA_SM90A)
     return card.compute_capability == 90 && fast_shape(args.shape) && args.shape.head_dim <= 128 &&
-           (args.cache.type != CacheType::Q8 || dequantizing_pays(args)) && (args.cache.type != CacheType::Q4 || has_room_to_dequantize(args));
+           (args.cache.type != CacheType::Q8 || dequantizing_pays(args)) &&
+           (args.cache.type != CacheType::Q4 || has_room_to_dequantize(args));
 #else
     static_cast<void>(card), static_cast<void>(args);
     return false;  // built without machine code for sm_90a
