@@ -57,10 +57,12 @@ def write_random_gguf(
     dtype: gguf.GGMLQuantizationType,
     scheme: tuple[int, int, int] | None = None,
     seed: int = 0,
+    tokenizer: Path | None = None,
 ) -> None:
     """A file with all matrices in ``dtype``, but routers in F32.
 
-    ``scheme`` is (chunk_size, local_window, pretraining_length).
+    ``scheme`` is (chunk_size, local_window, pretraining_length). ``tokenizer`` is a GGUF file with a
+    vocabulary no larger than the shape's: it is taken over and filled up with unused tokens.
     """
     random = np.random.default_rng(seed)
     values = random.standard_normal((POOL_VALUES // 4096, 4096), np.float32) * STANDARD_DEVIATION
@@ -69,6 +71,10 @@ def write_random_gguf(
 
     writer = gguf.GGUFWriter(path, shape.architecture)
     _hyperparameters(writer, shape, scheme)
+    if tokenizer is None:
+        writer.add_tokenizer_model("no_vocab")
+    else:
+        _take_tokenizer(writer, gguf.GGUFReader(tokenizer), shape.vocab)
     tensors = list(_tensors(shape))
     for name, size in tensors:
         if _in_f32(name, size):
@@ -152,10 +158,23 @@ def _hyperparameters(writer: gguf.GGUFWriter, shape: Shape, scheme: tuple[int, i
     writer.add_rope_freq_base(shape.rope_base)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_vocab_size(shape.vocab)
-    writer.add_tokenizer_model("no_vocab")
     if scheme is not None:
         for key, value in zip(("chunk_size", "local_window", "pretraining_length"), scheme, strict=True):
             writer.add_uint32(f"{shape.architecture}.attention.dca.{key}", value)
+
+
+def _take_tokenizer(writer: gguf.GGUFWriter, source: gguf.GGUFReader, vocab: int) -> None:
+    """Every ``tokenizer.*`` key of ``source``, its token lists filled up to ``vocab`` entries."""
+    for name, field in source.fields.items():
+        if not name.startswith("tokenizer."):
+            continue
+        value = field.contents()
+        if name == "tokenizer.ggml.tokens":
+            value = value + [f"<|unused_{index}|>" for index in range(len(value), vocab)]
+        elif name in ("tokenizer.ggml.token_type", "tokenizer.ggml.scores"):
+            value = value + [type(value[0])(gguf.TokenType.NORMAL)] * (vocab - len(value))
+        subtype = field.types[-1] if field.types[0] == gguf.GGUFValueType.ARRAY else None
+        writer.add_key_value(name, value, field.types[0], sub_type=subtype)
 
 
 def main() -> None:
@@ -168,9 +187,14 @@ def main() -> None:
     )
     parser.add_argument("path", type=Path)
     parser.add_argument("--scheme", help="chunk_size,local_window,pretraining_length to write as well")
+    parser.add_argument(
+        "--tokenizer", type=Path, metavar="GGUF", help="take over its tokenizer (for servers and texts)"
+    )
     arguments = parser.parse_args()
     integers = arguments.scheme and tuple(int(text) for text in arguments.scheme.split(","))
-    write_random_gguf(arguments.path, SHAPES[arguments.shape], arguments.dtype, integers)
+    write_random_gguf(
+        arguments.path, SHAPES[arguments.shape], arguments.dtype, integers, tokenizer=arguments.tokenizer
+    )
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
     dca-serve model.gguf --port 8080 &
     python benchmarks/serve_load.py http://127.0.0.1:8080
 
-Four loads: many questions on one document that was just read, as many documents that nobody has read yet, a
-long document beside people who are being answered, and a question after many clients left while their
-prompts were read. Times include the network, which is this machine's own unless the address is another's.
-Prompts are made of numbers, so their lengths in tokens are measured by a request before the loads.
+Loads: many questions on one document that was just read, as many documents that nobody has read yet, a
+long document beside people who are being answered, a question after many clients left while their prompts
+were read, and, only where it is named (``--load many``), as many clients as fill a card. Times include the
+network, which is this machine's own unless the address is another's. Prompts are made of numbers, so their
+lengths in tokens are measured by a request before the loads.
 """
 
 import argparse
@@ -30,6 +31,7 @@ class Stream:
     tokens: list[float] = field(default_factory=list)  # when each came
     prompt_tokens: int = 0
     cached_tokens: int = 0
+    completion_tokens: int = 0  # more than came as text where tokens are pieces of characters
 
     @property
     def first(self) -> float:
@@ -71,6 +73,7 @@ class Client:
                 chunk = json.loads(line.removeprefix("data: "))
                 if usage := chunk.get("usage"):
                     seen.prompt_tokens = usage["prompt_tokens"]
+                    seen.completion_tokens = usage["completion_tokens"]
                     details = usage.get("prompt_tokens_details") or {}
                     seen.cached_tokens = details.get("cached_tokens") or 0
                 if chunk.get("choices") and chunk["choices"][0].get("text"):
@@ -125,11 +128,13 @@ async def beside(client: Client, words: dict[int, int]) -> str:
         await asyncio.sleep(0.05)
     quiet = statistics.median(gap for stream in seen for gap in stream.gaps)
     start = time.perf_counter()
-    long = await client.ask(document(30, words[19000]), 1)
-    end = time.perf_counter()
-    for task in running:
-        task.cancel()
-    await asyncio.gather(*running, return_exceptions=True)
+    try:
+        long = await client.ask(document(30, words[19000]), 1)
+    finally:
+        end = time.perf_counter()
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
     gaps = []
     for stream in seen:
         times = [start, *(at for at in stream.tokens if start < at < end), end]
@@ -152,7 +157,26 @@ async def gone(client: Client, words: dict[int, int]) -> str:
     return f"first token after {after.first:.3f} s ({idle.first:.3f} s idle)"
 
 
-LOADS = {"questions": questions, "cold": cold, "beside": beside, "gone": gone}
+async def many(client: Client, words: dict[int, int]) -> str:
+    """64 clients, prompts of 1,024 tokens that nobody has read, 128 tokens each."""
+    start = time.perf_counter()
+    streams = await asyncio.gather(*(client.ask(document(200 + n, words[1024]), 128) for n in range(64)))
+    end = time.perf_counter()
+    read = start + max(stream.first for stream in streams)
+    # Tokens that end inside a character come without a text: scaled to the server's own count.
+    whole = sum(stream.completion_tokens for stream in streams) / sum(
+        len(stream.tokens) for stream in streams
+    )
+    after = whole * sum(at > read for stream in streams for at in stream.tokens)
+    tokens = sum(stream.prompt_tokens + stream.completion_tokens for stream in streams)
+    return (
+        f"{tokens / (end - start):.0f} tokens/s in all, read and written; last first token after "
+        f"{read - start:.2f} s, from then on {after / (end - read):.0f} tokens/s written"
+    )
+
+
+LOADS = {"questions": questions, "cold": cold, "beside": beside, "gone": gone, "many": many}
+SMALL = ("questions", "cold", "beside", "gone")
 
 
 async def words_for(client: Client, lengths: list[int]) -> dict[int, int]:
@@ -168,9 +192,9 @@ async def run(arguments: argparse.Namespace) -> None:
         base_url=arguments.url, headers=headers, timeout=None, limits=limits
     ) as http:
         client = Client(http, arguments.model)
-        words = await words_for(client, [2000, 4055, 19000])
+        words = await words_for(client, [1024, 2000, 4055, 19000])
         rows = []
-        for name in arguments.load or LOADS:
+        for name in arguments.load or SMALL:
             rows.append([" ".join((LOADS[name].__doc__ or "").split()), await LOADS[name](client, words)])
             print_table(["load", arguments.url], rows[-1:])
     print_table(["load", arguments.url], rows)

@@ -72,19 +72,38 @@ void CpuExecutor::multiply_vectors(const Tensor& w, RowSpan span, const Input& i
     const auto cols = static_cast<int>(w.cols);
     const auto tokens = static_cast<int>(in.shape.rows);
     const std::byte* rows = packed_.rows(w) + span.first * w.row_bytes();
-    // The kernel walks long runs of rows; several tokens read them again, from the second-level cache.
+    const auto keep = [&](int t, int row, int count, const float* result) {
+        float* y = out.values + static_cast<size_t>(t) * out.width + span.first + row;
+        for (int r = 0; r < count; ++r) {
+            const float value = result[r] + (out.bias != nullptr ? out.bias[span.first + row + r] : 0.0f);
+            y[r] = out.accumulate ? y[r] + value : value;
+        }
+    };
+    // The kernel walks long runs of rows; for several tokens it keeps to what the first-level cache holds of results.
+    constexpr int most_tokens = kDecodeRows / kGemmRows;
+    float result[kDecodeRows];
     const int longest = tokens == 1 ? kDecodeRows : kGemmRows;
     for (int row = 0; row < span.count; row += longest) {
         const int piece = std::min(longest, span.count - row);
-        for (int t = 0; t < tokens; ++t) {
-            float result[kDecodeRows];
-            kernels_.dot_rows(w.type, rows + row * w.row_bytes(), w.row_bytes(), piece, in.values + static_cast<size_t>(t) * cols, cols,
-                              result);
-            float* y = out.values + static_cast<size_t>(t) * out.width + span.first + row;
-            for (int r = 0; r < piece; ++r) {
-                const float value = result[r] + (out.bias != nullptr ? out.bias[span.first + row + r] : 0.0f);
-                y[r] = out.accumulate ? y[r] + value : value;
-            }
+        const std::byte* first = rows + row * w.row_bytes();
+        if (tokens == 1) {
+            kernels_.dot_rows(w.type, first, w.row_bytes(), piece, in.values, cols, result);
+            keep(0, row, piece, result);
+            continue;
+        }
+        for (int t = 0; t < tokens; t += most_tokens) {
+            const int together = std::min(most_tokens, tokens - t);
+            kernels_.dot_tokens({.type = w.type,
+                                 .w = first,
+                                 .row_bytes = w.row_bytes(),
+                                 .rows = piece,
+                                 .x = in.values + static_cast<size_t>(t) * cols,
+                                 .x_stride = static_cast<size_t>(cols),
+                                 .tokens = together,
+                                 .cols = cols,
+                                 .y = result,
+                                 .y_stride = kGemmRows});
+            for (int i = 0; i < together; ++i) keep(t + i, row, piece, result + i * kGemmRows);
         }
     }
 }
@@ -119,7 +138,8 @@ void CpuExecutor::multiply_panels(const Tensor& w, RowSpan span, const Input& in
                        .c = y,
                        .c_panel_stride = y_stride,
                        .panels = panels,
-                       .accumulate = out.accumulate || out.bias != nullptr || col != 0});
+                       .accumulate = out.accumulate || out.bias != nullptr || col != 0,
+                       .last_lanes = in.shape.rows_of(panels - 1)});
     }
 }
 

@@ -28,7 +28,8 @@ constexpr int kKeyTile = 128;                    // keys converted to f32 at a t
 constexpr int64_t kNoWindow = int64_t{1} << 40;  // more keys than any sequence has
 
 /// c += a b (or c = a b) for every panel: a is `rows` × `cols` weights dequantized to f32 with
-/// kGemmStride, b's panels are (cols, kPanelLanes), c's are (rows, kPanelLanes).
+/// kGemmStride, b's panels are (cols, kPanelLanes), c's are (rows, kPanelLanes). Lanes of the last panel beyond
+/// `last_lanes` hold no token: what c has there is nobody's.
 struct GemmArgs {
     const float* a;
     int rows;
@@ -39,6 +40,21 @@ struct GemmArgs {
     size_t c_panel_stride;  // floats
     int panels;
     bool accumulate;
+    int last_lanes = kPanelLanes;
+};
+
+/// y[t · y_stride + r] = w[r] · x[t · x_stride …] for `rows` rows of `cols` values and a few tokens.
+struct DotTokensArgs {
+    BlockType type;
+    const std::byte* w;
+    int64_t row_bytes;
+    int rows;
+    const float* x;
+    size_t x_stride;
+    int tokens;
+    int cols;
+    float* y;
+    size_t y_stride;
 };
 
 /// Caches of codes keep, for each token and this many of its features, a scale and an offset: value = code · scale + offset.
@@ -114,6 +130,9 @@ struct Kernels {
 
     /// y[r] = w[r] · x for `rows` rows of `cols` values.
     void (*dot_rows)(BlockType type, const std::byte* w, int64_t row_bytes, int rows, const float* x, int cols, float* y);
+
+    /// The same for several tokens, each with dot_rows' bits.
+    void (*dot_tokens)(const DotTokensArgs& args);
 
     /// y = x / rms(x) · weight over `width` features of one panel.
     void (*rms_norm)(const float* x, const float* weight, float* y, int width, int lanes, float epsilon);

@@ -13,9 +13,11 @@ import numpy as np
 from dca_runtime import _ffi, _pages, prefill, process
 from dca_runtime._convert import LOGITS_LAST, LOGITS_NONE, c_path, fill_cache_options, scheme_of, token_array
 from dca_runtime._ffi import ffi
-from dca_runtime.errors import DcaError
+from dca_runtime.errors import DcaError, Status
 from dca_runtime.options import EngineOptions, Scheme, TokenIds
 from dca_runtime.sampling import Sampling, drawn_seed, sampling_struct
+
+_MOST_CONVERTED = 1024  # samplings whose native form is kept
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,7 @@ class Engine:
         self._home = process.Home()
         self._keep = _Keep(lib, native[0], native_model, self._home)
         self._sequences: weakref.WeakSet[TokenSequence] = weakref.WeakSet()
+        self._converted: dict[int, tuple[Sampling, Any]] = {}  # by id
         self._open = True
 
     def close(self) -> None:
@@ -310,18 +313,21 @@ class Engine:
     def _samplings(
         self, items: Sequence[Item], top_logprobs: int, logprobs: bool
     ) -> list[tuple[Any, Any, Any]]:
-        """``_sampling`` of every item; what several items share is converted once."""
-        shared: dict[int, tuple[Any, Any, Any]] = {}  # by the id of a Sampling that the items keep alive
+        """``_sampling`` of every item; what comes again, in this step or the next, is converted once."""
         converted = []
         for item in items:
             sampling = item[2]
             drawn = sampling.seed is None and sampling.temperature > 0  # a seed for each item
-            if drawn or top_logprobs or len(item) == 4:
+            if drawn or top_logprobs or logprobs or len(item) == 4 or sampling.logit_bias:
                 converted.append(self._sampling(item, top_logprobs, logprobs))
                 continue
-            if id(sampling) not in shared:
-                shared[id(sampling)] = self._sampling(item, top_logprobs, logprobs)
-            converted.append(shared[id(sampling)])
+            known = self._converted.get(id(sampling))
+            if known is None:
+                if len(self._converted) >= _MOST_CONVERTED:
+                    self._converted.clear()
+                known = sampling, self._sampling(item, 0, False)  # holds the object: its id stays its own
+                self._converted[id(sampling)] = known
+            converted.append(known[1])
         return converted
 
     def _sampling(self, item: Item, top_logprobs: int, logprobs: bool) -> tuple[Any, Any, Any]:
@@ -358,8 +364,7 @@ class Engine:
         return feeds, kept
 
     def _call(self, call: Any, feeds: Any, kept: list[tuple[Any, np.ndarray]], *more: Any) -> None:
-        lib = _ffi.lib()
-        before = [lib.dca_sequence_length(handle) for handle, _ in kept]
+        # One call of the library a step: each lets go of Python's lock, which others then keep for a while.
         if more:
             status = call(self._native, feeds, more[0], len(kept), more[1])
         else:
@@ -368,8 +373,11 @@ class Engine:
             self._callback.reraise()
         except BaseException:
             # The exception may come too late to cancel; the caller still sees nothing appended.
-            for (handle, _), length in zip(kept, before, strict=True):
-                _ffi.check(lib.dca_sequence_truncate(handle, length))
+            if status == Status.OK:
+                lib = _ffi.lib()
+                for handle, tokens in kept:
+                    length = lib.dca_sequence_length(handle) - len(tokens)
+                    _ffi.check(lib.dca_sequence_truncate(handle, length))
             raise
         _ffi.check(status)
 

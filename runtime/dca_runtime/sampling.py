@@ -23,6 +23,7 @@ _KEYS = {
     "repeat_penalty": "general.sampling.penalty_repeat",
     "repeat_window": "general.sampling.penalty_last_n",
 }
+_LEAST, _MOST = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 _ALL = 2**31 - 1  # tokens: more than any text has
 
 
@@ -172,8 +173,7 @@ def sampling_struct(sampling: Sampling, seed: int, n_vocab: int) -> tuple[Any, A
 
 def _as_float32(value: float) -> float:
     """The nearest number that C's float holds, never 0 for what is not and never infinite."""
-    limits = np.finfo(np.float32)
-    magnitude = min(max(abs(value), float(limits.tiny)), float(limits.max)) if value else 0.0
+    magnitude = min(max(abs(value), _LEAST), _MOST) if value else 0.0
     return math.copysign(magnitude, value)
 
 

@@ -7,6 +7,7 @@
 #include "check.h"
 #include "core/blocks/formats.h"
 #include "cpu/thread_pool.h"
+
 #include "cpu_kernel_cases.h"
 
 using namespace dca::cpu;
@@ -32,6 +33,58 @@ TEST(gemm_multiplies_panels) {
                 }
             }
             CHECK(right);
+        }
+    }
+}
+
+TEST(gemm_leaves_out_lanes_without_a_token) {
+    for (const Kernels* kernels : tables()) {
+        for (const int lanes : {1, 9, 16, 17}) {
+            const int rows = 29, cols = 37;
+            const auto a = random_values(size_t{kGemmRows} * kGemmStride, 1);
+            const auto b = random_values(static_cast<size_t>(2) * cols * kPanelLanes, 2);
+            std::vector<float> all(static_cast<size_t>(2) * rows * kPanelLanes), some = all;
+            GemmArgs args{a.data(),
+                          rows,
+                          cols,
+                          b.data(),
+                          static_cast<size_t>(cols) * kPanelLanes,
+                          all.data(),
+                          static_cast<size_t>(rows) * kPanelLanes,
+                          2,
+                          false};
+            kernels->gemm(args);
+            args.c = some.data();
+            args.last_lanes = lanes;
+            kernels->gemm(args);
+            bool same = true;
+            for (size_t i = 0; i < all.size(); ++i) {
+                const bool token = i / kPanelLanes < static_cast<size_t>(rows) || i % kPanelLanes < static_cast<size_t>(lanes);
+                same &= !token || some[i] == all[i];
+            }
+            CHECK(same);
+        }
+    }
+}
+
+TEST(tokens_together_have_the_bits_they_have_alone) {
+    using dca::BlockType;
+    for (const auto type : {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::Q8_0}) {
+        const dca::BlockInfo& info = dca::block_info(type);
+        const int rows = 7, tokens = 7, cols = info.block_size == 1 ? 171 : 160;
+        const auto values = random_values(static_cast<size_t>(rows) * cols, 3);
+        const auto x = random_values(static_cast<size_t>(tokens) * cols, 4);
+        const int64_t row_bytes = int64_t{cols} / info.block_size * info.block_bytes;
+        std::vector<std::byte> blocks(static_cast<size_t>(rows * row_bytes));
+        dca::encode_blocks(type, values.data(), int64_t{rows} * cols, blocks.data());
+        for (const Kernels* kernels : tables()) {
+            float y[tokens][rows];
+            kernels->dot_tokens({type, blocks.data(), row_bytes, rows, x.data(), static_cast<size_t>(cols), tokens, cols, y[0], rows});
+            for (int t = 0; t < tokens; ++t) {
+                float alone[rows];
+                kernels->dot_rows(type, blocks.data(), row_bytes, rows, x.data() + static_cast<size_t>(t) * cols, cols, alone);
+                CHECK(std::ranges::equal(alone, y[t]));
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ import pytest
 
 from dca_runtime import Model, Sampling
 from dca_runtime.server.answer import Answer, Reading, collected
-from dca_runtime.server.exchange import Exchange
+from dca_runtime.server.exchange import Exchange, Left
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import Finished, Job, Token
 from dca_runtime.server.tools import HERMES
@@ -69,3 +69,51 @@ def test_thoughts_then_a_call(read):
 def test_a_call_that_a_limit_cut_says_so(read):
     _, whole, _ = read('<tool_call>\n{"name": "f", "arguments": {"a"', calls=HERMES, reason="length")
     assert whole.finish == "length"
+
+
+@pytest.fixture
+def open_answer(tokenizer):
+    """``open_answer()``: (its exchange, an answer that nothing came of yet); for use on an event loop."""
+
+    def make():
+        exchange = Exchange(Metrics("tiny"), lambda: None)
+        exchange.add(Job([1], 100, Sampling(), lambda event: None))
+        return exchange, Answer(exchange, tokenizer, Reading())
+
+    return make
+
+
+def test_text_that_waited_for_its_reader_comes_in_one_piece(open_answer, tokenizer):
+    async def run():
+        exchange, answer = open_answer()
+        for id_ in tokenizer.encode("many tokens", add_special=False):
+            exchange.deliver(0, Token(id_, None, []))
+        deltas = await anext(answer.deltas())
+        return [delta.text for delta in deltas], answer.completion_tokens
+
+    assert asyncio.run(run()) == (["many tokens"], len("many tokens"))
+
+
+def test_a_silent_answer_says_so(open_answer):
+    async def run():
+        exchange, answer = open_answer()
+        answer.ping_seconds = 0.05
+        deltas = answer.deltas()
+        silent = [await anext(deltas), await anext(deltas)]
+        exchange.deliver(0, Finished("stop"))
+        return silent, [delta.finish for delta in await anext(deltas)]
+
+    assert asyncio.run(run()) == ([[], []], ["stop"])
+
+
+def test_a_client_that_leaves_ends_the_waiting(open_answer):
+    async def run():
+        exchange, answer = open_answer()
+        waiting = asyncio.ensure_future(anext(answer.deltas()))
+        await asyncio.sleep(0)
+        exchange.leave()
+        with pytest.raises(Left):
+            await waiting
+        return exchange.jobs[0].cancelled
+
+    assert asyncio.run(run())

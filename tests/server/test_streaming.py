@@ -21,6 +21,8 @@ class Answer:
     def cancel(self):
         self.cancelled = True
 
+    leave = cancel
+
 
 async def never():
     await asyncio.Event().wait()
@@ -65,11 +67,10 @@ def test_a_stream_comes_whole():
     assert cancelled  # which does nothing to what is over
 
 
-def test_a_silent_stream_gets_comments():
-    sent, _ = stream(some(b"late", pause=0.5), ping_seconds=0.1)
-    bodies = [message["body"] for message in sent[1:]]
-    assert bodies[-2:] == [b"late", b""]
-    assert len(bodies) >= 4 and all(body.startswith(b":") for body in bodies[:-2])
+def test_an_empty_piece_becomes_a_comment():
+    sent, _ = stream(some(b"", b"late"))
+    comment, *rest = [message["body"] for message in sent[1:]]
+    assert comment.startswith(b":") and comment.endswith(b"\n\n") and rest == [b"late", b""]
 
 
 def test_a_client_that_leaves_ends_it():

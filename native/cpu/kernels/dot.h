@@ -308,5 +308,85 @@ void dot_rows(BlockType type, const std::byte* w, int64_t row_bytes, int rows, c
     }
 }
 
+#if defined(__AVX512F__)
+constexpr int kDotTokens = 4;  // 2 rows × 4 tokens × 2 sums of 32 registers
+#else
+constexpr int kDotTokens = 2;
+#endif
+
+/// Two rows, `stride` bytes apart, · x of each token, each with dot_floats<Weights, 2>'s sums.
+template <class Weights, int Tokens>
+[[gnu::always_inline]] inline void dot_pair(const std::byte* w, int64_t stride, const DotTokensArgs& args, const float* x, float* first,
+                                            float* second) {
+    const auto row = [=](int r) __attribute__((always_inline)) { return reinterpret_cast<const typename Weights::Value*>(w + r * stride); };
+    const int cols = args.cols;
+    F sums[2][Tokens][2] = {};
+    int i = 0;
+    for (; i + 2 * kVectorWidth <= cols; i += 2 * kVectorWidth) {
+#pragma GCC unroll 2
+        for (int u = 0; u < 2; ++u) {
+            const int at = i + u * kVectorWidth;
+            const F weights[2] = {Weights::read(row(0) + at), Weights::read(row(1) + at)};
+#pragma GCC unroll 4
+            for (int t = 0; t < Tokens; ++t) {
+                const F value = load(x + t * args.x_stride + at);
+                sums[0][t][u] += weights[0] * value;
+                sums[1][t][u] += weights[1] * value;
+            }
+        }
+    }
+#pragma GCC unroll 4
+    for (int t = 0; t < Tokens; ++t) {
+        const float* token = x + t * args.x_stride;
+#pragma GCC unroll 2
+        for (int r = 0; r < 2; ++r) {
+            F sum = sums[r][t][0];
+            sum += sums[r][t][1];
+            int left = i;
+            for (; left + kVectorWidth <= cols; left += kVectorWidth) sum += Weights::read(row(r) + left) * load(token + left);
+            float total = sum_of(sum);
+            for (; left < cols; ++left) total += Weights::one(row(r)[left]) * token[left];
+            (r == 0 ? first : second)[t * args.y_stride] = total;
+        }
+    }
+}
+
+template <class Weights>
+[[gnu::noinline]] void dot_float_tokens(const DotTokensArgs& args) {
+    const int half = args.rows / 2;
+    const int64_t stride = half * args.row_bytes;
+    for (int r = 0; r < half; ++r) {
+        const std::byte* w = args.w + r * args.row_bytes;
+        const float* x = args.x;
+        float* y = args.y + r;
+        int left = args.tokens;
+        const auto step = [&]<int Tokens>() __attribute__((always_inline)) {
+            for (; left >= Tokens; left -= Tokens, x += Tokens * args.x_stride, y += Tokens * args.y_stride) {
+                dot_pair<Weights, Tokens>(w, stride, args, x, y, y + half);
+            }
+        };
+        step.template operator()<kDotTokens>();
+        if constexpr (kDotTokens > 2) step.template operator()<2>();
+        step.template operator()<1>();
+    }
+    if (args.rows % 2 == 0) return;
+    const std::byte* last = args.w + (args.rows - 1) * args.row_bytes;
+    for (int t = 0; t < args.tokens; ++t) {
+        dot_floats<Weights, 1>(last, 0, args.x + t * args.x_stride, args.cols, args.y + t * args.y_stride + args.rows - 1);
+    }
+}
+
+void dot_tokens(const DotTokensArgs& args) {
+    switch (args.type) {
+        case BlockType::F32: return dot_float_tokens<WeightsF32>(args);
+        case BlockType::F16: return dot_float_tokens<WeightsF16>(args);
+        case BlockType::BF16: return dot_float_tokens<WeightsBF16>(args);
+        default: break;
+    }
+    for (int t = 0; t < args.tokens; ++t) {
+        dot_rows(args.type, args.w, args.row_bytes, args.rows, args.x + t * args.x_stride, args.cols, args.y + t * args.y_stride);
+    }
+}
+
 }  // namespace
 }  // namespace dca::cpu

@@ -31,6 +31,7 @@ constexpr Kernels kernels_here(const char* name) {
         .name = name,
         .gemm = gemm,
         .dot_rows = dot_rows,
+        .dot_tokens = dot_tokens,
         .rms_norm = rms_norm,
         .layer_norm = layer_norm,
         .gate_multiply = {gate_multiply<Silu>, gate_multiply<Gelu>, gate_multiply<ClampedSwiglu>},

@@ -19,8 +19,9 @@ struct FreeDevice {
 struct FreeHost {
     void operator()(std::byte* memory) const noexcept { static_cast<void>(cudaFreeHost(memory)); }
 };
-struct DestroyStream {
-    void operator()(cudaStream_t stream) const noexcept { static_cast<void>(cudaStreamDestroy(stream)); }
+struct KeepStream {
+    int ordinal;  // of its card
+    void operator()(cudaStream_t stream) const noexcept;
 };
 struct DestroyEvent {
     void operator()(cudaEvent_t event) const noexcept { static_cast<void>(cudaEventDestroy(event)); }
@@ -36,7 +37,7 @@ struct DestroyGraphExec {
 
 using DeviceMemory = std::unique_ptr<std::byte, detail::FreeDevice>;
 using PinnedMemory = std::unique_ptr<std::byte, detail::FreeHost>;
-using Stream = std::unique_ptr<CUstream_st, detail::DestroyStream>;
+using Stream = std::unique_ptr<CUstream_st, detail::KeepStream>;
 using Event = std::unique_ptr<CUevent_st, detail::DestroyEvent>;
 using Graph = std::unique_ptr<CUgraph_st, detail::DestroyGraph>;
 using GraphExec = std::unique_ptr<CUgraphExec_st, detail::DestroyGraphExec>;
@@ -54,11 +55,12 @@ inline PinnedMemory allocate_pinned(size_t bytes, const char* what) {
     return PinnedMemory(static_cast<std::byte*>(memory));
 }
 
-inline Stream make_stream() {
-    cudaStream_t stream = nullptr;
-    check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "making a stream");
-    return Stream(stream);
-}
+/// A stream of the current card that nobody uses, old or new.
+///
+/// Streams are kept for the next to come instead of being destroyed: a thread that waits for the whole card, as
+/// PyTorch's torch.cuda.synchronize does, walks over those that record, and dies within the driver (580.159) when
+/// one of them goes at that moment.
+Stream make_stream();
 
 inline Event make_event() {
     cudaEvent_t event = nullptr;

@@ -1,5 +1,6 @@
 """From tokens to what a client is told: text, thoughts, calls of tools, and the counts."""
 
+import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -23,6 +24,12 @@ class Delta:
     tokens: list[Token] = field(default_factory=list)  # where log-probabilities were asked for
     finish: str | None = None  # "stop", "length" or "tool_calls": it was the last
     read: Read | None = None  # progress of reading
+
+    @property
+    def only_text(self) -> bool:
+        """Text is all there is."""
+        others = self.thought or self.arguments or self.tokens or self.finish
+        return bool(self.text) and not others and self.call is None and self.read is None
 
 
 @dataclass(frozen=True)
@@ -117,6 +124,7 @@ class Answer:
         self.prompt_tokens = len(exchange.jobs[0].prompt)
         self.cached_tokens = 0
         self.completion_tokens = 0
+        self.ping_seconds: float | None = None  # so long ``deltas`` may be silent
         self.stop_texts: dict[int, str] = {}  # the stop text that ended an answer
         self._choices = [
             _Choice(index, tokenizer, job.prompt, reading) for index, job in enumerate(exchange.jobs)
@@ -134,12 +142,19 @@ class Answer:
         self._held = self._take(await self.exchange.next())
 
     async def deltas(self) -> AsyncIterator[list[Delta]]:
-        """What the answers grow by, as often as the engine steps. Raises ApiError."""
+        """What the answers grow by, as often as the engine steps, or nothing after ``ping_seconds`` without.
+
+        Raises ApiError, and Left: the client did.
+        """
         if self._held:
             held, self._held = self._held, []
             yield held
+        shown = time.monotonic()
         while self._open:
-            if deltas := self._take(await self.exchange.next()):
+            deltas = self._take(await self.exchange.next(self.ping_seconds))
+            now = time.monotonic()
+            if deltas or (self.ping_seconds is not None and now - shown >= self.ping_seconds):
+                shown = now
                 yield deltas
 
     def _take(self, events: list) -> list[Delta]:
@@ -168,7 +183,7 @@ class Answer:
                 deltas.append(Delta(index, read=Read(event.tokens, event.seconds)))
             elif isinstance(event, Read):
                 deltas.append(Delta(index, read=event))
-        return deltas
+        return _merged(deltas)
 
     def _finish(self, choice: _Choice, reason: str) -> list[Delta]:
         self._open.discard(choice.index)
@@ -176,6 +191,18 @@ class Answer:
         if choice.stop_text is not None:
             self.stop_texts[choice.index] = choice.stop_text
         return deltas
+
+
+def _merged(deltas: list[Delta]) -> list[Delta]:
+    """Pieces of text that came together, because the reader is slower than the steps, in one."""
+    merged = deltas[:1]
+    for delta in deltas[1:]:
+        last = merged[-1]
+        if delta.only_text and last.only_text and delta.index == last.index:
+            last.text += delta.text
+        else:
+            merged.append(delta)
+    return merged
 
 
 @dataclass

@@ -11,6 +11,10 @@ from dca_runtime.server.requests import Event, Failed, Finished, Job, Token
 _PAUSE_AT = 256  # events that wait for their reader
 
 
+class Left(Exception):
+    """The client left."""
+
+
 class Exchange:
     """The events of a request's jobs, in the order they came."""
 
@@ -23,6 +27,7 @@ class Exchange:
         self._arrived = asyncio.Event()
         self._last: dict[int, float] = {}  # when a job's last token came
         self._running: set[int] = set()
+        self._left = False
 
     def add(self, job: Job) -> None:
         """Takes a job before it is submitted."""
@@ -48,9 +53,15 @@ class Exchange:
             for other in self.jobs:
                 other.paused = True
 
-    async def next(self) -> list[tuple[int, Event]]:
-        """Waits for events; all that are there."""
-        await self._arrived.wait()
+    async def next(self, seconds: float | None = None) -> list[tuple[int, Event]]:
+        """Waits for events; all that are there, none if there are none within ``seconds``. Raises Left."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._arrived.wait()
+        except TimeoutError:
+            return []
+        if self._left:
+            raise Left
         self._arrived.clear()
         events = list(self._events)
         self._events.clear()
@@ -59,6 +70,12 @@ class Exchange:
                 job.paused = False
             self._wake()
         return events
+
+    def leave(self) -> None:
+        """Nobody waits for events any more: ``next`` raises Left, and what still runs ends."""
+        self._left = True
+        self._arrived.set()
+        self.cancel()
 
     def end(self, index: int, reason: str) -> None:
         """The job ``index`` is to write no more: its answer is whole ("stop") or unwanted ("abort")."""

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -194,7 +194,7 @@ class _Reply:
             )
         return self._head("chat.completion") | {"choices": choices, "usage": usage(answer)}
 
-    async def stream(self, answer: Answer) -> AsyncIterator[bytes]:
+    async def stream(self, answer: Answer) -> AsyncGenerator[bytes]:
         with_usage = self._body.stream_options is not None and self._body.stream_options.include_usage
         head = self._head("chat.completion.chunk")
         for index in range(len(answer.exchange.jobs)):

@@ -1,7 +1,7 @@
 """POST /v1/completions: OpenAI's continuation of a text."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -106,7 +106,7 @@ class _Reply:
         ]
         return self._head | {"choices": choices, "usage": usage(answer)}
 
-    async def stream(self, answer: Answer) -> AsyncIterator[bytes]:
+    async def stream(self, answer: Answer) -> AsyncGenerator[bytes]:
         with_usage = self._body.stream_options is not None and self._body.stream_options.include_usage
         if before := self._echo(answer):
             for index in range(len(answer.exchange.jobs)):

@@ -1,7 +1,7 @@
 """POST /v1/messages and /v1/messages/count_tokens: Anthropic's protocol, text and tools."""
 
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -138,7 +138,7 @@ class _Reply:
             content.append(_tool_use(call.name) | {"input": _object(call.arguments)})
         return self._head | {"content": content} | _stop(answer, one.finish) | {"usage": _usage(answer)}
 
-    async def stream(self, answer: Answer) -> AsyncIterator[bytes]:
+    async def stream(self, answer: Answer) -> AsyncGenerator[bytes]:
         usage = _usage(answer) | {"output_tokens": 0}
         yield _event("message_start", message=self._head | {"usage": usage})
         blocks = _Blocks()
@@ -146,7 +146,7 @@ class _Reply:
         try:
             async for deltas in answer.deltas():
                 yield b"".join(piece for delta in deltas for piece in blocks.delta(delta))
-                finish = deltas[-1].finish or finish
+                finish = (deltas[-1].finish if deltas else None) or finish
         except ApiError as error:
             yield event(error.body() | {"type": "error"}, "error")
             return

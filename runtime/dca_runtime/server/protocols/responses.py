@@ -1,7 +1,7 @@
 """POST /v1/responses: OpenAI's newer protocol, text in and out. Nothing is stored."""
 
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -171,7 +171,7 @@ class _Reply:
             },
         }
 
-    async def stream(self, answer: Answer) -> AsyncIterator[bytes]:
+    async def stream(self, answer: Answer) -> AsyncGenerator[bytes]:
         events = _Events()
         yield events.one("response.created", response=self._base)
         yield events.one("response.in_progress", response=self._base)
@@ -179,7 +179,7 @@ class _Reply:
         try:
             async for deltas in answer.deltas():
                 yield b"".join(piece for delta in deltas for piece in events.delta(delta))
-                finish = deltas[-1].finish or finish
+                finish = (deltas[-1].finish if deltas else None) or finish
         except ApiError as error:
             code = error.code or "server_error"
             failed = self._base | {"status": "failed", "error": {"code": code, "message": error.message}}
