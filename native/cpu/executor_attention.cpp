@@ -174,10 +174,10 @@ void CpuExecutor::store_keys_values(uint32_t layer) {
 
 void CpuExecutor::settle_pages() {
     const auto heads = static_cast<int>(h_.n_kv_heads);
-    for (const uint32_t page : cache_.filled()) {
+    for (const auto& [page, first] : cache_.filled()) {
         pool_.run(static_cast<int>(h_.n_layers) * heads, [&](int task, int) {
             const CacheView view = cache_.view_to_settle(static_cast<uint32_t>(task / heads), static_cast<uint32_t>(task % heads), page);
-            kernels_.settle_keys(view, page * kPageTokens, static_cast<int>(h_.head_dim));
+            kernels_.settle_keys(view, page * kPageTokens, static_cast<int>(h_.head_dim), first);
         });
     }
 }

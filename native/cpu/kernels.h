@@ -161,9 +161,10 @@ struct Kernels {
     void (*store_values[kCacheTypes])(const float* x, int head_dim, int lanes, int count, std::byte* values, uint16_t* affine,
                                       uint32_t first, std::byte* fine);
 
-    /// Codes the keys of a full page of a Q4 cache, from index `first` on, anew: less their mean, which becomes the page's centre.
+    /// Codes the keys of a full page of a Q4 cache, from index `first` on, anew: less their mean, or their first, which becomes the page's
+    /// centre.
     /// `view` is of the page's fine codes too.
-    void (*settle_keys)(const CacheView& view, uint32_t first, int head_dim);
+    void (*settle_keys)(const CacheView& view, uint32_t first, int head_dim, bool about_first_key);
 
     void (*attend_panel[kCacheTypes])(const AttendPanelArgs& args);  // indexed by CacheType
     void (*attend_row[kCacheTypes])(const AttendRowArgs& args);

@@ -188,9 +188,9 @@ void CpuKvCache::begin(const Batch& batch) {
         });
 }
 
-std::vector<uint32_t> CpuKvCache::filled() const {
-    std::vector<uint32_t> pages;
-    fresh_.end([&](uint32_t page, uint32_t) { pages.push_back(page); });
+std::vector<FreshPages::Filled> CpuKvCache::filled() const {
+    std::vector<FreshPages::Filled> pages;
+    fresh_.end([&](FreshPages::Filled filled) { pages.push_back(filled); });
     return pages;
 }
 

@@ -46,7 +46,7 @@ public:
     /// Makes the pages that a step writes to ready for it (core/engine/fresh_pages.h).
     void begin(const Batch& batch);
     /// Pages that the step has filled, which are to be settled in every layer and head: by settle(view_to_settle()).
-    std::vector<uint32_t> filled() const;
+    std::vector<FreshPages::Filled> filled() const;
     CacheView view_to_settle(uint32_t layer, uint32_t kv_head, uint32_t page) const noexcept {
         CacheView settled = view(layer, kv_head);
         settled.fine_keys = fine_keys(layer, kv_head, page);

@@ -228,9 +228,9 @@ void CudaKvCache::begin(const Batch& batch, cudaStream_t stream) {
     fine_.moved = false;
 }
 
-std::vector<uint32_t> CudaKvCache::filled() const {
-    std::vector<uint32_t> pages;
-    fine_.pages.end([&](uint32_t page, uint32_t) { pages.push_back(page); });
+std::vector<FreshPages::Filled> CudaKvCache::filled() const {
+    std::vector<FreshPages::Filled> pages;
+    fine_.pages.end([&](FreshPages::Filled filled) { pages.push_back(filled); });
     return pages;
 }
 

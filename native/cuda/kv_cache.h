@@ -42,7 +42,7 @@ public:
     /// Makes slots of fine codes ready for the pages that a step writes to, before what `stream` does next.
     void begin(const Batch& batch, cudaStream_t stream);
     /// Pages that the step has filled, which are to be settled in every layer (settle_keys).
-    std::vector<uint32_t> filled() const;
+    std::vector<FreshPages::Filled> filled() const;
 
     void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override;
     std::string layout() const override;

@@ -75,11 +75,11 @@ void StepState::store_keys_values(uint32_t layer) {
 }
 
 void StepState::settle_pages() {
-    const std::vector<uint32_t> filled = cache->filled();
+    const std::vector<FreshPages::Filled> filled = cache->filled();
     for (size_t first = 0; first < filled.size(); first += FilledPages::kMost) {
         FilledPages pages{};
         pages.count = static_cast<uint32_t>(std::min<size_t>(FilledPages::kMost, filled.size() - first));
-        std::copy_n(filled.begin() + static_cast<ptrdiff_t>(first), pages.count, pages.page);
+        for (uint32_t i = 0; i < pages.count; ++i) pages.page[i] = filled[first + i].page, pages.first[i] = filled[first + i].first;
         for (const LayerCache& layer : cache->layers()) check(settle_keys(shape, layer, pages, stream.get()), "settling keys");
     }
 }

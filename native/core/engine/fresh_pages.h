@@ -1,7 +1,8 @@
 // Which pages of a Q4 cache have, for now, a second plane of codes that makes theirs 8 bits: those that are being filled.
 // A step reads the pages that it writes to with both planes, all others with the first alone. A page that is full when a step
-// ends is settled then: its keys are coded anew, less their mean, which is known now and kept in 16 bits beside them. Not so a
-// sequence's first page: its first key, on which attention rests where nothing else matters, is far from the others.
+// ends is settled then: its keys are coded anew, less their mean, which is known now and kept in 16 bits beside them. A
+// sequence's first page is settled about its first key instead, which so loses nothing: attention rests on it where nothing else
+// matters, and it is far from the others.
 #pragma once
 
 #include <algorithm>
@@ -36,16 +37,20 @@ public:
             for (uint32_t page = slice.start / kPageTokens; page < pages_for(slice.end()); ++page) {
                 if (slice.start <= page * kPageTokens) open(slice.pages[page]);
                 const bool full = (page + 1) * kPageTokens <= slice.end();
-                take(slice.pages[page], full, full && page != 0, prepare);
+                take(slice.pages[page], full, page == 0, prepare);
             }
         }
     }
 
-    /// Calls settle(page, slot) for every page that is to be settled now.
+    struct Filled {
+        uint32_t page;
+        bool first;  // of its sequence
+    };
+    /// Calls settle(Filled) for every page that the step has filled.
     template <class Settle>
     void end(Settle settle) const {
-        for (uint32_t slot = 0; slot < slots_.size(); ++slot)
-            if (slots_[slot].settles && slots_[slot].used == step_) settle(slots_[slot].page, slot);
+        for (const Slot& slot : slots_)
+            if (slot.full && slot.used == step_) settle(Filled{slot.page, slot.first});
     }
 
     /// Gives `page` the slot of what was copied or loaded into it.
@@ -70,7 +75,7 @@ private:
     struct Slot {
         uint32_t page = kNone;
         bool full = false;  // the page, at the end of the step that used it last
-        bool settles = false;
+        bool first = false;
         uint64_t used = 0;  // that step
     };
 
@@ -80,7 +85,7 @@ private:
     static uint64_t order(const Slot& slot) noexcept { return slot.page == kNone || slot.full ? 0 : slot.used; }
 
     template <class Prepare>
-    void take(uint32_t page, bool full, bool settles, Prepare& prepare) {
+    void take(uint32_t page, bool full, bool first, Prepare& prepare) {
         uint32_t number = slot_[page];
         if (number == kNone) {
             uint32_t best = kNone;
@@ -93,7 +98,7 @@ private:
             slot_[page] = number = best;
             prepare(number);
         }
-        slots_[number] = {page, full, settles, step_};
+        slots_[number] = {page, full, first, step_};
     }
 
     std::vector<uint32_t> slot_;  // by page

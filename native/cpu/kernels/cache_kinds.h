@@ -286,7 +286,7 @@ void store_keys(const float* x, int head_dim, int lanes, int count, std::byte* k
     }
 }
 
-inline void settle_keys(const CacheView& view, uint32_t first, int head_dim) {
+inline void settle_keys(const CacheView& view, uint32_t first, int head_dim, bool about_first_key) {
     constexpr int blocks = kKeyTile / kPanelLanes;
     alignas(64) float keys[blocks][kMaxHeadDim * kPanelLanes];
     KeyReader<CacheQ4> reader(view, head_dim);
@@ -302,7 +302,7 @@ inline void settle_keys(const CacheView& view, uint32_t first, int head_dim) {
         for (const auto& block : keys) {
             for (int lane = 0; lane < kPanelLanes; lane += kVectorWidth) sum += load(block + d * kPanelLanes + lane);
         }
-        const float mean = sum_of(sum) * (1.0f / kKeyTile);
+        const float mean = about_first_key ? keys[0][d * kPanelLanes] : sum_of(sum) * (1.0f / kKeyTile);
         centre[d] = CacheF16::encode(mean > -65504.0f && mean < 65504.0f ? mean : 0.0f);
     }
     for (uint32_t b = 0; b < blocks; ++b) {

@@ -175,9 +175,10 @@ struct FilledPages {
     static constexpr uint32_t kMost = 64;
     uint32_t count;
     uint32_t page[kMost];
+    bool first[kMost];  // of its sequence
 };
 
-/// Codes the keys of these pages anew, less their mean, which becomes their centre.
+/// Codes the keys of these pages anew, less their mean, or of a first page less its first key: that becomes their centre.
 cudaError_t settle_keys(const AttentionShape& shape, const LayerCache& cache, const FilledPages& pages, cudaStream_t stream);
 
 /// Rotates keys at P_k and writes them and the values into the cache, rounding to its dtype. The rotary table must

@@ -144,7 +144,7 @@ __global__ void __launch_bounds__(32 * kWarps) settle_kernel(const AttentionShap
         before[e] = __half2float(kept[e]);
         float sum = 0.0f;
         for (int row = 0; row < static_cast<int>(kPageTokens); ++row) sum += value(row, e);
-        const float mean = sum / kPageTokens;
+        const float mean = pages.first[blockIdx.x] ? value(0, e) : sum / kPageTokens;
         const __half rounded = __float2half_rn(fabsf(mean) < 65504.0f ? mean : 0.0f);
         centre[e] = __half2float(rounded);
         kept[e] = rounded;
