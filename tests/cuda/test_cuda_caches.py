@@ -67,8 +67,8 @@ def test_two_sequences_and_a_fork_of_a_page_in_the_middle(variant_gguf):
             c = a.fork()
             engine.eval([(a, [5])], logits=False)  # writes to the shared page: a copy
             found[device] = np.stack(engine.eval([(a, [7]), (b, [7]), (c, [7])]))
-    for row in range(3):
-        assert mean_kl(found["cpu"][row], found["cuda"][row]) < 1e-3
+    for row in range(3):  # four bits lose 0.04 here, a wrong page costs 1
+        assert mean_kl(found["cpu"][row], found["cuda"][row]) < 1e-2
 
 
 @pytest.mark.parametrize("size", [16, 80])
