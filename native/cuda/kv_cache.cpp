@@ -1,6 +1,8 @@
 #include "cuda/kv_cache.h"
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "core/error.h"
 
@@ -151,7 +153,22 @@ void CudaKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) cons
     }
 }
 
-std::shared_ptr<std::byte> CudaKvCache::host_memory(uint64_t bytes) const { return allocate_pinned(bytes, "letting a sequence sleep"); }
+std::shared_ptr<std::byte> CudaKvCache::host_memory(uint64_t bytes) const {
+    HostBlocks& blocks = *host_blocks_;
+    const auto fits = [&](const auto& block) { return block.first >= bytes && block.first / 2 <= bytes; };
+    auto found = std::ranges::find_if(blocks.free, fits);
+    if (found == blocks.free.end()) {
+        blocks.free.reserve(blocks.made + 1);  // so that giving one back allocates nothing
+        blocks.free.emplace_back(bytes, allocate_pinned(bytes, "letting a sequence sleep"));
+        ++blocks.made;
+        found = std::prev(blocks.free.end());
+    }
+    const uint64_t size = found->first;
+    std::byte* memory = found->second.release();
+    blocks.free.erase(found);
+    const auto give_back = [kept = host_blocks_, size](std::byte* block) { kept->free.emplace_back(size, PinnedMemory(block)); };
+    return {memory, give_back};
+}
 
 template <class Copy>
 void CudaKvCache::for_runs(std::span<const uint32_t> pages, Copy copy) const {

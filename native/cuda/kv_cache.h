@@ -95,10 +95,17 @@ private:
     void for_runs(std::span<const uint32_t> pages, Copy copy) const;
     uint64_t number_copy();
 
+    /// Pinned memory that sequences slept in: making and freeing it takes longer than the copies.
+    struct HostBlocks {
+        std::vector<std::pair<uint64_t, PinnedMemory>> free;  // (bytes, memory)
+        size_t made = 0;
+    };
+
     Stream stream_;                                     // of copies; no step runs meanwhile
     Stream transfer_;                                   // of those to and from host memory; steps do
     std::deque<std::pair<uint64_t, Event>> under_way_;  // there
     uint64_t copies_ = 0;
+    std::shared_ptr<HostBlocks> host_blocks_ = std::make_shared<HostBlocks>();
     Fine fine_;
     std::vector<LayerCache> layers_;
 };
