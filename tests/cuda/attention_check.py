@@ -237,8 +237,8 @@ def check_store(library: AttentionLibrary, case: Case) -> float:
     problem = make_problem(library, case)
     # Q8: steps of max / 127, so an error of up to half a step each; rows of n values have norm >= max.
     # Scales are rounded up to seven bits, which the factor 2 below covers.
-    # Q4: steps of a fifteenth of a range of up to 6 standard deviations, which the centre makes 1.4 times as large:
-    # an error of up to 0.28.
+    # Q4: steps of a fifteenth of a range of up to 6 standard deviations, 1.4 times as large by the centre: an
+    # error of up to 0.28.
     roundoff = 0.5 / 127 * case.shape.head_dim**0.5 if case.cache == "q8" else ROUNDOFF.get(case.cache, 0.15)
     worst = 0.0
     for sequence, length in enumerate(problem.lengths):
