@@ -129,3 +129,5 @@ soak: $(VENV)/ready
 
 clean:
 	rm -rf build demo $(VENV)
+
+include release/targets.mk

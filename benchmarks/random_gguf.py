@@ -15,6 +15,8 @@ from pathlib import Path
 import gguf
 import numpy as np
 
+from dca_runtime.blocks import encode
+
 POOL_VALUES = 1 << 24
 STANDARD_DEVIATION = 0.02  # of the weights: keeps activations of random models of these widths near 1
 
@@ -66,7 +68,7 @@ def write_random_gguf(
     """
     random = np.random.default_rng(seed)
     values = random.standard_normal((POOL_VALUES // 4096, 4096), np.float32) * STANDARD_DEVIATION
-    pool = gguf.quants.quantize(values, dtype).reshape(-1).view(np.uint8)
+    pool = encode(int(dtype), values).reshape(-1)
     block_values, block_bytes = gguf.GGML_QUANT_SIZES[dtype]
 
     writer = gguf.GGUFWriter(path, shape.architecture)

@@ -197,6 +197,25 @@ class Scheme:
         return np.where(np.tri(n, dtype=bool), query - self.key_positions(n)[None, :], -1)
 
 
+@dataclass(frozen=True)
+class StringBorder:
+    """STRING (An et al. 2025, arXiv 2410.18745) in place of a scheme; lengths are in tokens.
+
+    Distances m of query and key below ``border`` S are kept, from there on they are m - S + W, W being
+    ``local_window``. Raises SchemeError unless 0 < S <= 2^30 and 0 <= W <= S.
+    """
+
+    border: int
+    local_window: int
+
+    def __post_init__(self) -> None:
+        most = 2**30
+        for name, lowest, highest in (("border", 1, most), ("local_window", 0, self.border)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not lowest <= value <= highest:
+                raise SchemeError(f"{name} is {value!r}, must be an integer from {lowest} to {highest}")
+
+
 def _check_trained_length(length: int) -> None:
     if isinstance(length, bool) or not isinstance(length, int) or not 2 <= length <= MAX_LENGTH:
         raise SchemeError(f"pretraining_length is {length!r}, must be an integer from 2 to {MAX_LENGTH}")

@@ -49,11 +49,6 @@ MODELS = {
     "InternLM3ForCausalLM": "InternLM3",
     "MiniCPMForCausalLM": "MiniCPM 1 and 2",
 }
-# Architectures that native/cuda/refusals.cpp turns away; the others run on both devices.
-CPU_ONLY = {
-    *("gemma2", "gemma3", "gpt-oss", "smollm3", "olmo2", "granite", "granitemoe", "glm4"),
-    *("command-r", "cohere2", "stablelm", "minicpm"),
-}
 # Whose checkpoints name a class that transformers runs as another.
 OWN_CLASSES = {"internlm3": "InternLM3ForCausalLM"}
 # Classes that transformers lacks, and what stands in for them in tests/export/test_families_of_others.py.
@@ -71,15 +66,15 @@ For each family small random models of transformers {version}'s own class, with 
 class has, were exported in f32 and run by the piece and by the token over five chunks: plain attention is
 transformers' own to 2e-3 in logits, Dual Chunk Attention with the reference. "names" says that tensors
 called and laid out as the package gguf and llama.cpp's converter have them gave the same, in the runtime and
-in the reference. All of them run on the CPU; on a card those run of which the last column says so, the others
-are refused there by one line.
+in the reference. On a card "names"' models gave what the CPU gives, with weights and activations in 16 bits,
+by the piece and by the token, plain and under Dual Chunk Attention (`tests/cuda/test_cuda_families.py`).
 
 Layers with a window keep it and attend at their ordinary distances, in a text of any length; layers without
 RoPE see everything; Dual Chunk Attention is for the rest. Windows of Mistral, Phi-3 and Qwen are not used, as
 in llama.cpp: every layer sees everything, and the window is the distance that the model was trained for.
 
-| `general.architecture` | class | models | checked | names | card |
-|---|---|---|---|---|---|
+| `general.architecture` | class | models | checked | names |
+|---|---|---|---|---|
 """
 
 
@@ -100,8 +95,7 @@ def rows(architecture: Architecture) -> list[str]:
         exported = [case for case in EXPORTED if of_class(case) == name]
         named = any(of_class(family) == name for family, *_ in GGUF_CASES.values())
         checked = STANDING_IN.get(name) or variants(exported) or "as the class above"
-        card = "no" if architecture.name in CPU_ONLY else "yes"
-        cells = (architecture.name, f"`{name}`", MODELS.get(name, ""), checked, "yes" if named else "", card)
+        cells = (architecture.name, f"`{name}`", MODELS.get(name, ""), checked, "yes" if named else "")
         found.append(f"| {' | '.join(cells)} |")
     return found
 

@@ -18,6 +18,7 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)")
         "CONTRIBUTING.md",
         "docs/architecture.md",
         "docs/ask-a-book.md",
+        "docs/c-api.md",
         "docs/results.md",
         "docs/reliability.md",
         "SECURITY.md",

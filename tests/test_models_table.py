@@ -1,8 +1,5 @@
 """docs/models.md is what its script makes, and what the script says by hand is so."""
 
-import re
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("torch")
@@ -30,14 +27,3 @@ def test_every_class_has_models_and_a_check():
         assert any("as the class above" not in row for row in models_table.rows(architecture)), (
             architecture.name
         )
-
-
-def test_a_card_refuses_the_architectures_that_need_more_than_rotation_and_mixtures():
-    source = (Path(__file__).parents[1] / "native/core/hparams.cpp").read_text(encoding="utf-8")
-    table = source[source.index("kArchitectures{") : source.index("const Architecture& find_architecture")]
-    needs_more = set()
-    for entry in table.split("Architecture{")[1:]:
-        traits = set(re.findall(r"\.(\w+) = ", entry)) - {"name", "rope_layout", "expert_weights_norm"}
-        if traits:
-            needs_more.add(re.findall(r'\.name = "([^"]+)"', entry)[0])
-    assert needs_more == models_table.CPU_ONLY

@@ -9,6 +9,8 @@ import numpy as np
 
 from dca_runtime.blocks import encode
 
+GRIDS = ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S")  # read, but not written, by this library
+
 
 @dataclass(frozen=True)
 class Variant:
@@ -64,12 +66,24 @@ def write_variant(path: Path, variant: Variant) -> None:
             writer.add_tensor(name, values)
             continue
         dtype = gguf.GGMLQuantizationType[_type_of(name, variant)]
-        blocks = encode(int(dtype), values.reshape(-1, values.shape[-1]))
+        rows = values.reshape(-1, values.shape[-1])
+        blocks = random_blocks(rows, dtype) if dtype.name in GRIDS else encode(int(dtype), rows)
         writer.add_tensor(name, blocks.reshape(*values.shape[:-1], -1), raw_dtype=dtype)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def random_blocks(values: np.ndarray, dtype: gguf.GGMLQuantizationType) -> np.ndarray:
+    """Blocks of random bytes in one of GRIDS, of the shape and the standard deviation of ``values``."""
+    size, in_bytes = gguf.GGML_QUANT_SIZES[dtype]
+    shape = (len(values), values.shape[1] // size, in_bytes)
+    blocks = np.random.default_rng(values.shape[0]).integers(0, 256, shape, np.uint8)
+    blocks[..., :2] = np.float16([1]).view(np.uint8)  # all begin with their scale
+    spread = gguf.quants.dequantize(blocks.reshape(len(values), -1), dtype).std()
+    blocks[..., :2] = np.float16([values.std() / spread]).view(np.uint8)
+    return blocks.reshape(len(values), -1)
 
 
 def _expert_keys(writer: gguf.GGUFWriter, variant: Variant) -> None:

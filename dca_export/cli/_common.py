@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, NoReturn, Protocol, TextIO
 
 from dca_export import strict_json
+from dca_export.cli._completion import SHELLS, PrintCompletion
 from dca_export.cli._streams import discard_output, prepare_streams
 from dca_export.errors import InputError
 from dca_export.export.output_file import write_file
@@ -67,8 +68,9 @@ class _Version(argparse.Action):
 def command_parser(
     prog: str, description: str, example: str, last: str | None = None
 ) -> argparse.ArgumentParser:
-    """The command ``prog``'s parser, with --version; help ends with ``example`` (one command a line).
+    """The command ``prog``'s parser, with --version and --print-completion.
 
+    Help ends with ``example`` (one command a line).
     last: the optional positional argument, if there is one that may also stand behind options.
     """
     lines = "\n".join(f"  {line}" for line in example.strip().splitlines())
@@ -80,6 +82,12 @@ def command_parser(
     )
     parser.last = last
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        choices=SHELLS,
+        help="print what makes the shell complete this command's arguments (docs/install.md), and exit",
+    )
     return parser
 
 

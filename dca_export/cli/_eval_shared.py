@@ -73,11 +73,12 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
         action="append",
         metavar="METHOD,…",
         help="plain, dca, intra, intra+inter; the last three may name a scheme, CHUNK/WINDOW/LENGTH, as in "
-        "dca:3072/1024/4096; @linear:F, @ntk:F or @yarn:F behind any of them replaces the model's RoPE "
-        "scaling, as in plain@yarn:4; @sparse:ALPHA prefills sparsely, and @q4, @q8, … names the cache, as "
-        "in dca@sparse:0.1@q4. With --engine reference also rerope:WINDOW, self-extend:GROUP/WINDOW, "
-        "string:BORDER/LOCAL, streaming:SINKS/WINDOW, lm-infinite:SINKS/WINDOW, and @dynamic:F (dynamic NTK) "
-        "(default: plain, and dca if the file has a scheme)",
+        "dca:3072/1024/4096; string:BORDER/LOCAL, streaming:SINKS/WINDOW, lm-infinite:SINKS/WINDOW, whose "
+        "border moves with the query; @linear:F, @ntk:F, @yarn:F or @dynamic:F (dynamic NTK, by each length "
+        "measured) behind any of them replaces the model's RoPE scaling, as in plain@yarn:4; @sparse:ALPHA "
+        "prefills sparsely, and @q4, @q8, … names the cache, as in dca@sparse:0.1@q4. With --engine "
+        "reference also rerope:WINDOW and self-extend:GROUP/WINDOW (default: plain, and what the file "
+        "states, dca or string)",
     )
 
 
@@ -133,7 +134,8 @@ def methods_of(arguments: argparse.Namespace, model: "Model") -> list["Method"]:
     """The methods that --attention names. Raises InputError."""
     from dca_export.evaluate import methods
 
-    names = ",".join(arguments.attention or ["plain" if model.scheme is None else "plain,dca"])
+    own = "dca" if model.scheme is not None else model.info.border
+    names = ",".join(arguments.attention or ["plain" if own is None else f"plain,{own}"])
     parsed = [methods.parse(name) for name in dict.fromkeys(names.split(","))]
     parsed = prefilled(arguments, parsed)
     methods.check(parsed, model, reference=arguments.engine == "reference")

@@ -33,6 +33,17 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def attention(text: str) -> str:
+    """An argument that ``Model.session`` takes as attention."""
+    from dca_runtime.attention import parse
+    from dca_runtime.errors import DcaError
+
+    try:
+        return parse(text).name
+    except DcaError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def prefill(text: str) -> str:
     """An argument that ``Model.session`` takes as prefill."""
     from dca_runtime.errors import DcaError
@@ -95,7 +106,9 @@ def opened(arguments: argparse.Namespace) -> Iterator["Model"]:
 def note_active(model: "Model", session: "Session") -> None:
     """Says on a terminal which attention, scheme and context a session has."""
     info, trained = session.info, model.info.context_length
-    if info.scheme is None:
+    if info.border is not None:
+        attention = f"attention {info.border}"
+    elif info.scheme is None:
         attention = "plain attention"
     else:
         s, w, c, *_ = info.scheme

@@ -49,6 +49,7 @@ def check_tune(arguments: argparse.Namespace) -> None:
         "--no-dca": arguments.no_dca,
         "--chunk-size": arguments.chunk_size is not None,
         "--local-window": arguments.local_window is not None,
+        "--string": arguments.string is not None,
         "--format hf": arguments.format == "hf",
         "--dry-run": arguments.dry_run,
         "--verify": arguments.verify is not None,

@@ -21,9 +21,8 @@ from dca_export.cli._common import (
     run,
     write_json,
 )
-from dca_export.cli._runtime import add_model_arguments, opened
+from dca_export.cli._runtime import add_model_arguments, attention, opened
 from dca_export.errors import InputError
-from dca_runtime.options import ATTENTIONS
 
 if TYPE_CHECKING:
     from dca_runtime import Model
@@ -79,9 +78,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("-r", "--repeats", type=positive_int, help="of each test (default: 5, with -B 1)")
     parser.add_argument(
         "--attention",
-        choices=ATTENTIONS,
+        type=attention,
         action="append",
-        help="may be given several times (default: auto, the file's own)",
+        metavar="NAME",
+        help="plain, dca, string:BORDER/LOCAL, streaming:SINKS/WINDOW, lm-infinite:SINKS/WINDOW or an "
+        "ablation, intra or intra+inter; may be given several times (default: auto, the file's own)",
     )
     add_json_argument(parser)
     return run(parser, _bench, argv)

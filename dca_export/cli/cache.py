@@ -18,6 +18,7 @@ from dca_export.cli._common import (
 from dca_export.cli._store import add_directory_argument
 from dca_export.errors import InputError
 from dca_export.export.summary import size
+from dca_runtime.attention import Attention
 
 if TYPE_CHECKING:
     from dca_runtime.prompt_store.contents import SetupContents
@@ -238,7 +239,9 @@ def _kind(setup: "SetupContents") -> str:
     lines = dict(line.partition(" ")[::2] for line in setup.lines)
     attention = lines.get("attention", "")
     words = attention.split()
-    if len(words) >= 6:
+    if words[1:4:2] == ["window", "beyond"]:
+        attention = Attention(words[0], int(words[2]), int(words[4])).name
+    elif len(words) >= 6:
         attention = f"DCA {words[1]}/{words[3]}/{words[5]}"
     return f"{attention}, {', '.join(lines.get('layout', '').split(', ')[:2])}"
 

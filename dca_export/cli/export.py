@@ -17,7 +17,7 @@ from dca_export.export.hf_format import export_directory, plan_directory
 from dca_export.export.output_file import check_apart, check_output, check_report
 from dca_export.export.plan import AUTO, CopyPlan, ExportOptions, plan_export
 from dca_export.export.recipes import RECIPES
-from dca_export.export.scheme_choice import SchemeOptions
+from dca_export.export.scheme_choice import SchemeOptions, StringBorder, string_border
 from dca_export.export.summary import short_count, size
 from dca_export.export.verify import scheme_text, verify
 from dca_export.export.write import export_model
@@ -122,6 +122,19 @@ def _add_scheme_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens after a chunk border that see the chunk before at exact distances (default: C - S)",
     )
     parser.add_argument("--no-dca", action="store_true", help="write no scheme: plain attention")
+    parser.add_argument(
+        "--string",
+        type=_string,
+        metavar="S/W",
+        help="write STRING in place of a scheme: distances m from S on become m - S + W",
+    )
+
+
+def _string(text: str) -> StringBorder:
+    try:
+        return string_border(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _adapter(text: str) -> AdapterOption:
@@ -148,8 +161,19 @@ def _body(arguments: argparse.Namespace) -> int:
     _check_report(arguments)
     check_tune(arguments)
     scheme = SchemeOptions(
-        not arguments.no_dca, arguments.pretraining_length, arguments.chunk_size, arguments.local_window
+        not arguments.no_dca,
+        arguments.pretraining_length,
+        arguments.chunk_size,
+        arguments.local_window,
+        arguments.string,
     )
+    if scheme.string is not None:
+        if scheme != SchemeOptions(pretraining_length=scheme.pretraining_length, string=scheme.string):
+            raise InputError(
+                "--string stands in place of a scheme: leave --no-dca, --chunk-size and --local-window out"
+            )
+        if arguments.format == "hf":
+            raise InputError("--string does not go with --format hf: config.json has no key for it")
     if not scheme.dca and scheme != SchemeOptions(dca=False, pretraining_length=scheme.pretraining_length):
         raise InputError("--no-dca does not go with --chunk-size or --local-window")
     if is_hub_name(arguments.model) and arguments.output is not None and arguments.format == "gguf":
@@ -263,14 +287,15 @@ def _verify(arguments: argparse.Namespace, expected: SchemeOptions | None) -> in
         _common.print_table(["type", "tensors", "largest relative error"], rows)
     verdict = "FAILED" if report.problems else "as the source"
     counted = f"{report.tensors} tensors, {short_count(report.values)} values"
-    lines = [f"scheme   {scheme_text(report.scheme)}"]
+    lines = [f"scheme   {scheme_text(report.scheme, report.border)}"]
     lines += [f"note     {note}" for note in report.notes]
     _report(arguments, [*lines, *report.problems, f"{arguments.verify}: {counted}: {verdict}"])
     if arguments.json:
         types = {name: vars(found) for name, found in report.types.items()}
         figures = {"tensors": report.tensors, "values": report.values, "types": types}
         scheme = None if report.scheme is None else vars(report.scheme)
-        found = {"scheme": scheme, "problems": report.problems, "notes": report.notes}
+        string = None if report.border is None else vars(report.border)
+        found = {"scheme": scheme, "string": string, "problems": report.problems, "notes": report.notes}
         _common.write_json(figures | found, arguments.json)
     return _common.EXIT_CHECK_FAILED if report.problems else _common.EXIT_OK
 

@@ -71,6 +71,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "the pages that the runtime chose, and its choices (default: dense)",
     )
     parser.add_argument(
+        "--attention",
+        metavar="METHOD,…",
+        help="checks these instead of what the file states: plain, dca, string:BORDER/LOCAL, "
+        "streaming:SINKS/WINDOW, lm-infinite:SINKS/WINDOW, with @linear:F, @ntk:F, @yarn:F or @dynamic:F "
+        "behind one for another RoPE scaling",
+    )
+    parser.add_argument(
         "--text", metavar="FILE", type=Path, help="text to take the tokens from (default: one in Python)"
     )
     add_json_argument(parser)
@@ -83,8 +90,12 @@ def _parity(arguments: argparse.Namespace) -> int:
     if arguments.reference is not None:
         if arguments.prefill != "dense":
             raise InputError("--prefill judges the runtime, --reference the export: leave one of them out")
+        if arguments.attention is not None:
+            raise InputError("--attention judges the runtime, --reference the export: leave one of them out")
         arguments.reference = source_of(arguments.reference).path
         check_source(arguments.reference)
+    if arguments.attention is not None and arguments.prefill != "dense":
+        raise InputError("--attention names methods of dense prefill: leave --prefill out")
     try:
         with progress_bar("importing PyTorch"):
             import transformers
@@ -107,7 +118,8 @@ def _parity(arguments: argparse.Namespace) -> int:
         own = TorchReference(Path(arguments.model), device, weights)
         options_of_runtime = options | {"cache_type": arguments.cache_type}
         if arguments.prefill == "dense":
-            runtime = check(model, own, arguments.length, **options_of_runtime)
+            methods = None if arguments.attention is None else arguments.attention.split(",")
+            runtime = check(model, own, arguments.length, methods=methods, **options_of_runtime)
         else:
             runtime = check_sparse(model, own, arguments.length, arguments.prefill, **options_of_runtime)
         export, facts = None, Facts()

@@ -16,10 +16,10 @@ from dca_export.cli._common import (
 )
 from dca_export.cli._documents import Group, documents_at, ordered
 from dca_export.cli._reading import Reading, text_of
-from dca_export.cli._runtime import add_model_arguments, density_note, note_active, opened
+from dca_export.cli._runtime import add_model_arguments, attention, density_note, note_active, opened
 from dca_export.cli._store import add_store_arguments, opened_store
 from dca_export.errors import InputError
-from dca_runtime.options import ATTENTIONS, SPECULATIONS
+from dca_runtime.options import SPECULATIONS
 
 if TYPE_CHECKING:
     from dca_runtime import Document, Model, Sampling, Session
@@ -78,7 +78,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"{CHAT_CONTEXT} and the documents)",
     )
     parser.add_argument(
-        "--attention", choices=ATTENTIONS, default="auto", help="default: auto, the file's own"
+        "--attention",
+        type=attention,
+        default="auto",
+        metavar="NAME",
+        help="plain, dca, intra, intra+inter, string:BORDER/LOCAL, streaming:SINKS/WINDOW or "
+        "lm-infinite:SINKS/WINDOW (default: auto, the file's own)",
     )
     add_store_arguments(parser)
     parser.add_argument(

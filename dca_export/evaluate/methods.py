@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # An experiment says what it compares.
 ATTENTIONS = [*(name for name in options.ATTENTIONS if name != "auto"), *borders.RULES]
-ROPES = [*options.ROPES, "dynamic"]  # dynamic NTK: the base depends on the length
+ROPES = list(options.ROPES)
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Method:
 
     attention: str  # one of ATTENTIONS
     scheme: Scheme | None = None
-    rope: str | None = None  # "linear:F", "ntk:F" or "yarn:F", as ``Model.session`` takes it; "dynamic:F"
+    rope: str | None = None  # "linear:F", "ntk:F", "yarn:F" or "dynamic:F", as ``Model.session`` takes it
     border: borders.Border | None = None  # of the attentions in borders.RULES
     prefill: str | None = None  # as ``Model.session`` takes it; None: dense
     cache: str | None = None  # of options.CACHE_TYPES; None: the experiment's
@@ -35,7 +35,7 @@ class Method:
         """As ``parse`` reads it: "plain", "dca", "dca:3072/1024/4096", "plain@yarn:4", "string:680/128"."""
         rope = (f"@{self.rope}" if self.rope else "") + running.suffix(self.prefill, self.cache)
         if self.border is not None:
-            return f"{self.attention}:{'/'.join(map(str, borders.numbers(self.border)))}{rope}"
+            return borders.name(self.border) + rope
         if self.scheme is None:
             return self.attention + rope
         s = self.scheme
@@ -55,7 +55,7 @@ class Method:
     @property
     def only_reference(self) -> bool:
         """Whether only the reference runs it."""
-        return self.border is not None or self.by_length
+        return self.border is not None and self.attention not in options.BORDERS
 
     def label(self, own: Sequence[float] | None) -> str:
         """The name for people, with the numbers of the scheme also where they are the file's own ("dca" and
@@ -70,7 +70,7 @@ class Method:
     def options(self) -> dict[str, Any]:
         """For ``Model.session``."""
         scheme = None if self.scheme is None else dataclasses.astuple(self.scheme)
-        attention = self.attention if self.border is None else self.border
+        attention = self.attention if self.border is None else borders.name(self.border)
         run = {} if self.prefill is None else {"prefill": self.prefill}
         run |= {} if self.cache is None else {"cache_type": self.cache}
         return {"attention": attention, "scheme": scheme, "rope": self.rope} | run
@@ -81,7 +81,7 @@ class Method:
 
 
 def parse(text: str) -> Method:
-    """Reads "ATTENTION[:S/W/C[/A/N]][@ROPE:F][@PREFILL][@CACHE]": scheme, logit scale and its length, RoPE
+    """Reads ``ATTENTION[:S/W/C[/A/N]][@ROPE:F][@PREFILL][@CACHE]``: scheme, logit scale and its length, RoPE
     scaling, "sparse:0.1", "q4"; or "RULE:NUMBERS" with the same behind it, a rule of borders.RULES.
 
     Raises InputError.
@@ -100,7 +100,10 @@ def parse(text: str) -> Method:
     if attention not in ATTENTIONS:
         raise InputError(f"attention {attention!r} is none of {', '.join(ATTENTIONS)}")
     if attention in borders.RULES:
-        return Method(attention, border=_border(attention, numbers, text))
+        try:
+            return Method(attention, border=borders.named(text))
+        except ValueError as error:
+            raise InputError(f"{text!r}: {error}") from error
     if not colon:
         return Method(attention)
     if attention == "plain":
@@ -115,17 +118,6 @@ def parse(text: str) -> Method:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{text!r}: expected numbers after the colon, as in dca:3072/1024/4096") from error
-
-
-def _border(attention: str, numbers: str, text: str) -> borders.Border:
-    kind, names = borders.RULES[attention]
-    parts = numbers.split("/")
-    if len(parts) != len(names) or not all(part.isdecimal() for part in parts):
-        raise InputError(f"{text!r}: expected {attention}:{'/'.join(names)}, whole numbers of tokens")
-    try:
-        return kind(*map(int, parts))
-    except ValueError as error:
-        raise InputError(f"{text!r}: {error}") from error
 
 
 def shares_prefill(first: Method, second: Method) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dca_export.errors import InputError, MissingPackage
-from dca_export.reference.borders import Border
+from dca_export.reference.borders import RULES, Border, named
 from dca_export.scheme import Scheme
 from dca_runtime import DcaError, Model, Status
 from dca_runtime.options import Progress, TokenIds
@@ -70,6 +70,8 @@ class ReferenceModel:
     ) -> "ReferenceSession":
         """A new, empty session; the arguments are those of ``Model.session``, and ``attention`` may be a rule
         of borders.py. cache_type is what the model was loaded with."""
+        if isinstance(attention, str) and attention.partition(":")[0] in RULES:
+            attention = named(attention)
         if scheme is None and attention != "plain" and not isinstance(attention, Border):
             scheme = self.scheme
         chosen = None if scheme is None else Scheme(*scheme)  # type: ignore[arg-type]

@@ -35,7 +35,13 @@ from dca_export.export.weighting import Weighting
 from dca_export.gguf.copy import Copy
 from dca_export.gguf.file import GgufFile, is_gguf, open_parts, packed_value
 from dca_export.gguf.packing import check_packable
-from dca_export.gguf.scheme_keys import read_scheme, scheme_entries, scheme_keys
+from dca_export.gguf.scheme_keys import (
+    border_entries,
+    read_border,
+    read_scheme,
+    scheme_entries,
+    scheme_keys,
+)
 from dca_export.gguf.tune_keys import TUNE_KEYS
 from dca_export.importance.file import Sums
 from dca_export.model.architectures import find_architecture, known_gguf_names
@@ -141,6 +147,7 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     entries = model_entries(config, architecture, dimensions, _context(checkpoint, stated))
     entries |= {f"{architecture.name}.{key}": value for key, value in rope.entries.items()}
     entries |= scheme_entries(architecture.name, choice.scheme)
+    entries |= border_entries(architecture.name, choice.border)
     entries |= importance.entries() | options.extra
     for key, (kind, value) in entries.items():
         check_packable(config.where, key, kind, value)
@@ -233,15 +240,16 @@ def _plan_copy(source: Path, options: ExportOptions) -> CopyPlan:
         known = ", ".join(known_gguf_names())
         raise InputError(f"{source}: architecture {architecture} is not supported; supported are {known}")
     check_runnable(parts)
-    stated = read_scheme(file, str(source))
+    stated, border = read_scheme(file, str(source)), read_border(file, str(source))
     trained = trained_length_of_gguf(file)
-    kept = SchemeChoice(stated, "as the file had it") if stated else None
+    kept = SchemeChoice(stated, "as the file had it", border) if stated or border else None
     choice = choose_scheme(options.scheme, trained, kept)
     dropped = (*scheme_keys(architecture), *SPLIT_KEYS)
-    if choice.scheme != stated:
+    if (choice.scheme, choice.border) != (stated, border):
         dropped = (*dropped, *TUNE_KEYS)  # evidence for another scheme
     entries = {key: file.value_bytes(key) for key in file if key not in dropped}
-    for key, (kind, value) in (scheme_entries(architecture, choice.scheme) | options.extra).items():
+    chosen = scheme_entries(architecture, choice.scheme) | border_entries(architecture, choice.border)
+    for key, (kind, value) in (chosen | options.extra).items():
         entries[key] = packed_value(kind, value)
     if file.alignment < LEAST_ALIGNMENT:
         entries["general.alignment"] = packed_value(GGUFValueType.UINT32, LEAST_ALIGNMENT)

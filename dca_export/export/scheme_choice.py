@@ -18,27 +18,38 @@ from dca_export.model.rope import (
     trained_length,
 )
 from dca_export.model.windows import ARCHITECTURES as WINDOWED
-from dca_export.scheme import Scheme, SchemeError
+from dca_export.scheme import Scheme, SchemeError, StringBorder
 
 OTHER_CONFIG = "config_1m.json"  # beside config.json in Qwen3-2507's directories, with a scheme
 
 
 @dataclass(frozen=True)
 class SchemeOptions:
-    """What the user said of the scheme; None: nothing. `dca` False: plain attention."""
+    """What the user said of the scheme; None: nothing. `dca` False: plain attention. `string`: STRING's
+    border in place of a scheme."""
 
     dca: bool = True
     pretraining_length: int | None = None
     chunk_size: int | None = None
     local_window: int | None = None
+    string: StringBorder | None = None
+
+
+def string_border(text: str) -> StringBorder:
+    """Reads "S/W". Raises InputError."""
+    border, _, local_window = text.partition("/")
+    if not (border.isdecimal() and local_window.isdecimal()):
+        raise InputError(f"expected S/W in tokens, got {text!r}")
+    return StringBorder(int(border), int(local_window))
 
 
 @dataclass(frozen=True)
 class SchemeChoice:
-    """A scheme (None: plain attention) and one phrase on where it comes from."""
+    """A scheme, STRING's border, or neither (plain attention), and one phrase on where it comes from."""
 
     scheme: Scheme | None
     source: str
+    border: StringBorder | None = None
 
 
 def choose_scheme(
@@ -48,10 +59,12 @@ def choose_scheme(
 
     Options override; what depends on one follows it by the paper's rule (s = ¾·c, w = c - s).
     """
+    if options.string is not None:
+        return SchemeChoice(None, "as asked for", options.string)
     if not options.dca:
         return SchemeChoice(None, "not wanted")
     asked = [options.pretraining_length, options.chunk_size, options.local_window]
-    if stated is not None and stated.scheme is not None and asked == [None] * 3:
+    if stated is not None and (stated.scheme or stated.border) and asked == [None] * 3:
         return stated
     base = stated.scheme if stated is not None else None
     c = options.pretraining_length or (base.pretraining_length if base else trained.tokens)

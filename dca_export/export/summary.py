@@ -25,7 +25,13 @@ class SchemeFacts:
         """The facts for a person."""
         lines = [f"trained  {self.trained.tokens:,} tokens ({self.trained.source})"]
         scheme, source = self.choice.scheme, self.choice.source
-        if scheme is None:
+        if (string := self.choice.border) is not None:
+            lines.append(
+                f"scheme   STRING: border {string.border:,}, local_window {string.local_window:,} ({source})"
+            )
+            reach = self.trained.tokens + string.border - string.local_window
+            lines.append(f"context  {reach:,} tokens without a distance that is new to the model")
+        elif scheme is None:
             lines.append(f"scheme   plain attention ({source})")
             lines.append(f"context  {self.trained.tokens:,} tokens")
         else:
@@ -53,6 +59,7 @@ class SchemeFacts:
             "trained_length": self.trained.tokens,
             "trained_length_source": self.trained.source,
             "scheme": None if scheme is None else {name: getattr(scheme, name) for name in fields},
+            "string": None if self.choice.border is None else vars(self.choice.border),
             "scheme_source": self.choice.source,
             "notes": self.notes,
         }

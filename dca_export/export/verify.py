@@ -21,9 +21,9 @@ from dca_export.export.verify_entries import compare_entries, entries_of
 from dca_export.export.verify_values import TYPES, compare_values
 from dca_export.export.weighting import FILE_KEY
 from dca_export.gguf.file import GgufFile, TensorInfo, open_parts
-from dca_export.gguf.scheme_keys import read_scheme
+from dca_export.gguf.scheme_keys import read_border, read_scheme
 from dca_export.model.layout import PlannedTensor
-from dca_export.scheme import Scheme
+from dca_export.scheme import Scheme, StringBorder
 
 COMPARED_BYTES = 16 << 20  # of a copied tensor at a time
 
@@ -44,6 +44,8 @@ class Report:
 
     scheme: Scheme | None = None
     """the file's own; None: it states none"""
+    border: StringBorder | None = None
+    """STRING's, in place of a scheme"""
     tensors: int = 0
     values: int = 0
     types: dict[str, TypeReport] = field(default_factory=dict)
@@ -79,10 +81,11 @@ def verify(
     """
     parts = open_parts(output)
     scheme = read_scheme(parts[0], str(output))
-    plan = plan_export(source, ExportOptions(scheme=expected or _options(scheme), adapters=adapters))
+    border = read_border(parts[0], str(output))
+    plan = plan_export(source, ExportOptions(scheme=expected or _options(scheme, border), adapters=adapters))
     found = {tensor.name: _Found(part, tensor) for part in parts for tensor in part.tensors}
     total = sum(entry.info.nbytes for entry in found.values())
-    report, done = Report(scheme, weighted=FILE_KEY in parts[0]), 0
+    report, done = Report(scheme, border, weighted=FILE_KEY in parts[0]), 0
     for name, shape, compare in _expected(plan):
         if name not in found:
             report.problems.append(f"tensor {name} is missing")
@@ -97,8 +100,9 @@ def verify(
             progress(done, total)
     report.problems += [f"tensor {name} is in no source" for name in found]
     chosen = plan.summary.scheme.choice
-    if expected is not None and chosen.scheme != scheme:
-        report.problems.append(f"the scheme is {scheme_text(scheme)}, expected {scheme_text(chosen.scheme)}")
+    if expected is not None and (chosen.scheme, chosen.border) != (scheme, border):
+        wanted = scheme_text(chosen.scheme, chosen.border)
+        report.problems.append(f"the scheme is {scheme_text(scheme, border)}, expected {wanted}")
     if isinstance(plan, DirectoryPlan):
         planned = [tensor.planned for tensor in plan.tensors]
         tensors = open_checkpoint(source).tensors
@@ -113,8 +117,10 @@ def verify(
     return report
 
 
-def scheme_text(scheme: Scheme | None) -> str:
-    """The numbers of a scheme as people read them, "none" if there is none."""
+def scheme_text(scheme: Scheme | None, border: StringBorder | None = None) -> str:
+    """The numbers of a scheme or of STRING as people read them, "none" if there is neither."""
+    if border is not None:
+        return f"STRING: border {border.border:,}, local_window {border.local_window:,}"
     if scheme is None:
         return "none (plain attention)"
     scaled = f", logit_scale {scheme.logit_scale:g} beyond {scheme.logit_scale_length:,}"
@@ -124,8 +130,10 @@ def scheme_text(scheme: Scheme | None) -> str:
     )
 
 
-def _options(scheme: Scheme | None) -> SchemeOptions:
-    """Options of an export that chooses this scheme."""
+def _options(scheme: Scheme | None, border: StringBorder | None) -> SchemeOptions:
+    """Options of an export that chooses this scheme or border."""
+    if border is not None:
+        return SchemeOptions(string=border)
     if scheme is None:
         return SchemeOptions(dca=False)
     return SchemeOptions(True, scheme.pretraining_length, scheme.chunk_size, scheme.local_window)

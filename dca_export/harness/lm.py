@@ -5,7 +5,8 @@ from typing import Any
 
 from dca_export.errors import InputError, MissingPackage
 from dca_export.harness.runner import Continued, Runner, Scored
-from dca_runtime import Model, Sampling
+from dca_runtime import Model, ModelInfo, Sampling
+from dca_runtime.attention import parse
 
 try:
     from lm_eval import utils
@@ -57,9 +58,7 @@ class DcaLM(TemplateLM):
         if path is None:
             raise InputError("--model dca needs --model_args path=MODEL.gguf")
         self.model = Model(path, device=device or "auto", threads=int(threads))
-        trained = self.model.info.context_length
-        scaled = attention != "plain" and (scheme is not None or self.model.scheme is not None)
-        self._max_length = int(max_length) if max_length else trained * (_REACH if scaled else 1)
+        self._max_length = int(max_length) if max_length else _reach(self.model.info, attention, scheme)
         self._max_gen_toks = int(max_gen_toks)
         self._seed = int(seed)
         self._device = self.model.info.device
@@ -208,6 +207,16 @@ def _batch(batch_size: int | str | None, most: int | None) -> int:
     text = str(batch_size or "auto")
     chosen = BATCH if text.startswith("auto") or text == "1" else int(text)
     return min(chosen, int(most)) if most else chosen
+
+
+def _reach(info: ModelInfo, attention: str, scheme: str | None) -> int:
+    """Tokens of a context where nobody says: the trained length, as far as the attention takes it."""
+    rule = parse(info.border or "plain" if attention in ("auto", "string") else attention)
+    trained = info.context_length
+    if rule.kind == "string":  # distances above the border are so much smaller
+        return trained + rule.window - rule.beyond
+    chunks = attention != "plain" and (scheme is not None or info.scheme is not None)
+    return trained * (_REACH if chunks or rule.window else 1)
 
 
 def _numbers(scheme: str) -> tuple[int, ...]:

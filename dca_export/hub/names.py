@@ -1,4 +1,4 @@
-"""Models on the Hugging Face Hub as commands are told them: hf:ORGANISATION/NAME[/FILE.gguf][@REVISION]."""
+"""Models on the Hub as commands name them: ``hf:ORGANISATION/NAME[/FILE.gguf][@REVISION]``."""
 
 from __future__ import annotations
 

@@ -15,9 +15,10 @@ from dca_export.gguf.file import GgufFile
 from dca_export.parity.agreement import Agreement, Comparison
 from dca_export.parity.chosen import Chosen
 from dca_export.parity.feeding import Feeder, chunk_borders
-from dca_export.parity.plan import Group, plan
+from dca_export.parity.plan import Group, plan, plan_methods
 from dca_export.parity.tokens import token_ids
 from dca_export.parity.tolerance import Tolerance, export_tolerance, tolerance_for
+from dca_export.reference import borders
 from dca_export.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -105,6 +106,7 @@ def check(
     rounded: bool = True,
     cache_type: str | None = None,
     text: Path | None = None,
+    methods: Sequence[str] | None = None,
     progress: Progress = lambda done, total, what: None,
 ) -> Report:
     """Compares an open model of dca_runtime with the reference over `length` tokens.
@@ -112,6 +114,8 @@ def check(
     `weights` is weight_type of the file. `cache_type` is by default f32 for f32 files on a CPU, else f16. A
     cache of 16 or 8 bits rounds by more than a rotation that is wrong in one place changes: on a CPU all is
     run with a cache in f32 too, where only the order of sums differs.
+
+    `methods`: these instead of what the file states and plain attention, as plan_methods reads them.
 
     `against_original`: the reference is the original checkpoint, not the file's own weights: this judges what
     the export did to them, in one way of feeding only and with the cache that rounds least, and not the
@@ -129,7 +133,12 @@ def check(
         tolerances = {cache: tolerance_for(weights, device, cache, _experts(model)) for cache in caches}
     ids, source = token_ids(model, length, text)
     scheme = None if model.info.scheme is None else Scheme(*model.info.scheme)
-    groups = plan(length, scheme, model.info.n_vocab, gpu, reference.flash)
+    string = None if model.info.border is None else borders.named(model.info.border)
+    if methods:
+        groups = plan_methods(length, methods, scheme, model.info.n_vocab, gpu)
+    else:
+        assert string is None or isinstance(string, borders.String)
+        groups = plan(length, scheme, model.info.n_vocab, gpu, reference.flash, string)
     if against_original:  # how tokens are fed is the runtime's affair, judged against the file's own weights
         groups = [replace(group, feeds=dict([next(iter(group.feeds.items()))])) for group in groups]
     total, done = sum(group.length for group in groups), 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from dca_export.reference.borders import Border
 from dca_export.reference.load import load_reference
 from dca_export.reference.stream import stream_logits
 
@@ -45,8 +46,10 @@ class TorchReference:
         """Logits (rows, n_vocab) float32, block by block. Raises InputError if the model cannot be had."""
         self._load(group.precision)
         kernel: Literal["eager", "flash"] = "eager" if group.precision == "exact" else "flash"
-        attention: Literal["plain", "dca"] = "plain" if group.scheme is None else "dca"
-        return stream_logits(self._model, ids, group.scheme, attention, kernel, sparse)
+        attention: Literal["plain", "dca"] | Border = "plain" if group.scheme is None else "dca"
+        if group.border is not None:
+            attention = group.border
+        return stream_logits(self._model, ids, group.scheme, attention, kernel, sparse, group.rope)
 
     def fits(self, weights: str) -> bool:
         """Whether the type `weights` ("f16") holds the values of its matrices, but for differences below the

@@ -172,6 +172,24 @@ RULES: dict[str, tuple[type[Border], tuple[str, ...]]] = {
 }
 
 
+def named(text: str) -> Border:
+    """The rule of "NAME:NUMBERS", as "string:680/128". Raises ValueError."""
+    name, _, written = text.partition(":")
+    if name not in RULES:
+        raise ValueError(f"{name!r} is none of {', '.join(RULES)}")
+    kind, words = RULES[name]
+    parts = written.split("/")
+    if len(parts) != len(words) or not all(part.isdecimal() for part in parts):
+        raise ValueError(f"expected {name}:{'/'.join(words)}, whole numbers of tokens")
+    return kind(*map(int, parts))
+
+
+def name(rule: Border) -> str:
+    """As ``named`` reads it."""
+    kind = next(each for each, (border, _) in RULES.items() if isinstance(rule, border))
+    return f"{kind}:{'/'.join(map(str, numbers(rule)))}"
+
+
 def numbers(rule: Border) -> tuple[int, ...]:
     """The numbers of a rule in the order of ``RULES``."""
     return astuple(rule)

@@ -10,6 +10,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from dca_export.reference.attention import Attention
+from dca_export.reference.borders import Border
 from dca_export.reference.hf import Kernel, patch
 from dca_export.reference.sparse import BLOCK, SparsePrefill
 
@@ -26,25 +27,34 @@ def stream_logits(
     model: PreTrainedModel,
     ids: Sequence[int],
     scheme: Scheme | None,
-    attention: Attention = "dca",
+    attention: Attention | Border = "dca",
     kernel: Kernel = "eager",
     sparse: SparsePrefill | None = None,
+    rope: str | None = None,
 ) -> Iterator[np.ndarray]:
     """Float32 (rows, n_vocab) blocks, in order: row i of all of them together predicts ids[i + 1].
 
     The model is patched meanwhile, sliding windows ignored where its family's files do not state them, and
     given back when the iterator ends or is closed. Frequencies that depend on the length are those for c, or
-    for plain attention len(ids). `sparse`: as patch takes it; a block of queries is never cut then.
+    where there are no chunks len(ids). `sparse`, `rope`: as patch takes them; with the first a block of
+    queries is never cut.
     """
     rows = max(1, min(LONGEST_BLOCK, BLOCK_VALUES // model.config.get_text_config().vocab_size))
     if sparse is not None:
         rows = max(rows // BLOCK, 1) * BLOCK
     tokens = torch.tensor([list(ids)], device=model.device)
-    length = len(ids) if attention == "plain" else None
+    length = len(ids) if attention == "plain" or isinstance(attention, Border) else None
     cache = DynamicCache()
     ignore = model.config.get_text_config().model_type not in FAMILIES_OF_WINDOWS
     with patch(
-        model, scheme, attention, kernel, ignore_sliding_window=ignore, rope_length=length, sparse=sparse
+        model,
+        scheme,
+        attention,
+        kernel,
+        ignore_sliding_window=ignore,
+        rope_length=length,
+        rope=rope,
+        sparse=sparse,
     ):
         for block in tokens.split(rows, dim=1):
             with torch.inference_mode():

@@ -238,6 +238,17 @@ void read_experts(const GgufFile& file, const Keys& keys, const Architecture& ar
     }
 }
 
+void read_border(const GgufFile& file, const Keys& keys, Hparams& h) {
+    const auto border = keys.u32("attention.string.border");
+    if (!border) return;
+    h.border.window = keys.checked("attention.string.border", *border, 1, 1u << 30);
+    h.border.beyond = keys.required("attention.string.local_window", 0, h.border.window);
+    if (h.scheme.chunk_size != 0) {
+        fail(DCA_ERROR_FORMAT, file.path(), ": states both ", keys.name("attention.dca.chunk_size"), " and ",
+             keys.name("attention.string.border"), "; a file has one of them");
+    }
+}
+
 void read_scheme(const GgufFile& file, const Keys& keys, Hparams& h) {
     const auto chunk_size = keys.u32("attention.dca.chunk_size");
     if (!chunk_size) return;
@@ -282,6 +293,7 @@ Hparams read_hparams(const GgufFile& file) {
     read_scales(keys, architecture, h);
     read_experts(file, keys, architecture, h);
     read_scheme(file, keys, h);
+    read_border(file, keys, h);
     const Tensor* embedding = file.find_tensor("token_embd.weight");
     if (embedding == nullptr) fail(DCA_ERROR_FORMAT, file.path(), ": tensor token_embd.weight is missing");
     h.n_vocab = static_cast<uint32_t>(embedding->rows);

@@ -77,7 +77,8 @@ struct Hparams {
     bool expert_weights_norm = false;  // chosen experts' weights are made to sum to 1
     float expert_weights_scale = 1.0f;
 
-    dca_scheme scheme{};  // chunk_size 0: plain attention
+    dca_scheme scheme{};  // chunk_size 0: none
+    dca_border border{};  // of STRING; window 0: none
 
     uint32_t q_width() const noexcept { return n_heads * head_dim; }
     uint32_t kv_width() const noexcept { return n_kv_heads * head_dim; }

@@ -73,6 +73,7 @@ void Model::fill_info(dca_model_info& info) const {
     info.n_experts_used = h.n_experts_used;
     info.context_length = h.context_length;
     info.scheme = h.scheme;
+    info.border = h.border;
     info.repacked_bytes = backend_->repacked_bytes();
     info.n_params = info.n_params_used = info.weight_bytes = info.weight_bytes_used = 0;
     for (const Tensor& tensor : file_.tensors()) {

@@ -25,9 +25,9 @@ double yarn_interpolated_share(const Hparams& h, uint32_t j) {
 
 }  // namespace
 
-Hparams with_rope(const Hparams& hparams, int32_t rope, float factor) {
-    if (rope < DCA_ROPE_MODEL || rope > DCA_ROPE_YARN) {
-        fail(DCA_ERROR_ARGUMENT, "rope is ", rope, ", must be one of dca_rope (0 to 3)");
+Hparams with_rope(const Hparams& hparams, int32_t rope, float factor, uint32_t positions) {
+    if (rope < DCA_ROPE_MODEL || rope > DCA_ROPE_DYNAMIC) {
+        fail(DCA_ERROR_ARGUMENT, "rope is ", rope, ", must be one of dca_rope (0 to 4)");
     }
     Hparams h = hparams;
     if (rope == DCA_ROPE_MODEL) return h;
@@ -41,10 +41,12 @@ Hparams with_rope(const Hparams& hparams, int32_t rope, float factor) {
     h.yarn_beta_fast = 32.0f;
     h.yarn_beta_slow = 1.0f;
     h.rope_scaling = rope == DCA_ROPE_LINEAR ? RopeScaling::Linear : rope == DCA_ROPE_YARN ? RopeScaling::Yarn : RopeScaling::None;
-    if (rope == DCA_ROPE_NTK) {
+    if (rope == DCA_ROPE_NTK || rope == DCA_ROPE_DYNAMIC) {
         const double d = h.rotary_dim;
         if (d <= 2) fail(DCA_ERROR_UNSUPPORTED, "NTK-aware RoPE needs a rotary dimension above 2, this model has ", h.rotary_dim);
-        h.rope_base = static_cast<float>(h.rope_base * std::pow(static_cast<double>(factor), d / (d - 2.0)));
+        double grown = factor;  // the published code of dynamic NTK: only beyond the trained context, and there by the length
+        if (rope == DCA_ROPE_DYNAMIC) grown = std::max(1.0, factor * (static_cast<double>(positions) / h.context_length) - (factor - 1.0));
+        h.rope_base = static_cast<float>(h.rope_base * std::pow(grown, d / (d - 2.0)));
     }
     return h;
 }

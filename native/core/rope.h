@@ -37,9 +37,9 @@ struct RopeTable {
     const float* sin_row(uint32_t row) const noexcept { return sin.data() + size_t{row} * n_frequencies; }
 };
 
-/// The hparams with another RoPE scaling in place of the file's: a dca_rope and its factor.
+/// The hparams with another RoPE scaling in place of the file's: a dca_rope and its factor, for `positions` positions.
 /// Throws an argument error if there is no such kind or the factor is below 1.
-Hparams with_rope(const Hparams& hparams, int32_t rope, float factor);
+Hparams with_rope(const Hparams& hparams, int32_t rope, float factor, uint32_t positions);
 
 /// The table for sequences of up to `context` tokens under `scheme`, not yet computed.
 RopeTable plan_rope_table(const Hparams& hparams, const Weights& weights, const Scheme& scheme, uint32_t context);

@@ -8,21 +8,6 @@ namespace {
 
 bool continues(char byte) noexcept { return (static_cast<unsigned char>(byte) & 0xc0) == 0x80; }
 
-/// Bytes of the UTF-8 character that `text` starts with; 0 where it is none (RFC 3629).
-size_t character_bytes(std::string_view text, uint32_t& code) noexcept {
-    const auto first = static_cast<unsigned char>(text[0]);
-    const size_t count = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
-    if (count == 0 || count > text.size()) return 0;
-    code = count == 1 ? first : first & (0x7fu >> count);
-    for (size_t i = 1; i < count; ++i) {
-        if (!continues(text[i])) return 0;
-        code = code << 6 | (static_cast<unsigned char>(text[i]) & 0x3f);
-    }
-    constexpr uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};  // longer forms of a character are none
-    const bool surrogate = code >= 0xd800 && code < 0xe000;
-    return code < least[count] || surrogate || code > 0x10ffff ? 0 : count;
-}
-
 /// What a terminal acts on rather than shows.
 bool commands(uint32_t code) noexcept {
     const bool control = code < 0x20 || (code >= 0x7f && code < 0xa0);
@@ -47,6 +32,20 @@ void append_escaped(std::string& out, std::string_view text) {
 }
 
 }  // namespace
+
+size_t character_bytes(std::string_view text, uint32_t& code) noexcept {
+    const auto first = static_cast<unsigned char>(text[0]);
+    const size_t count = first < 0x80 ? 1 : first < 0xc2 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : first < 0xf5 ? 4 : 0;
+    if (count == 0 || count > text.size()) return 0;
+    code = count == 1 ? first : first & (0x7fu >> count);
+    for (size_t i = 1; i < count; ++i) {
+        if (!continues(text[i])) return 0;
+        code = code << 6 | (static_cast<unsigned char>(text[i]) & 0x3f);
+    }
+    constexpr uint32_t least[] = {0, 0, 0x80, 0x800, 0x10000};  // longer forms of a character are none
+    const bool surrogate = code >= 0xd800 && code < 0xe000;
+    return code < least[count] || surrogate || code > 0x10ffff ? 0 : count;
+}
 
 std::string printable(std::string_view text, size_t most) {
     std::string out;

@@ -16,6 +16,9 @@ inline std::string gigabytes(uint64_t bytes) {
     return text;
 }
 
+/// Bytes of the UTF-8 character that `text`, not empty, starts with, and its code point; 0 where it is none (RFC 3629).
+size_t character_bytes(std::string_view text, uint32_t& code) noexcept;
+
 /// `text`, wherever it comes from, as it may stand in a line on a terminal: control characters, marks that turn the
 /// writing direction and bytes that are not UTF-8 as \xNN, and the middle left out beyond about `most` bytes.
 std::string printable(std::string_view text, size_t most);

@@ -62,9 +62,9 @@ private:
         const uint64_t table = spec.rope.bytes();
         const uint64_t available = available_memory();
         if (cache + work + table <= available) return;
-        // Plain attention has a rotation for every token; the positions of a scheme are few and stay the same.
-        const uint64_t fixed = work + (spec.scheme.plain() ? 0 : table);
-        const uint64_t table_page = spec.scheme.plain() ? table / spec.tokens * kPageTokens : 0;
+        // Without chunks there is a rotation for every token; the positions of a scheme are few and stay the same.
+        const uint64_t fixed = work + (spec.scheme.endless() ? 0 : table);
+        const uint64_t table_page = spec.scheme.endless() ? table / spec.tokens * kPageTokens : 0;
         const uint64_t room = available - std::min(available, fixed);
         const auto fitting = [&](dca_cache_type type) { return room / (cache_bytes(kPageTokens, type) + table_page) * kPageTokens; };
         fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ",

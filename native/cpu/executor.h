@@ -186,8 +186,8 @@ private:
     /// The cache as a slice's keys from index `first` on are read, up to the end of the page where that is a fresh one.
     CacheView view_of(const SliceRows& slice, uint32_t first, uint32_t layer, uint32_t kv_head) const noexcept;
     void attend_panel(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
-    void attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift, const uint8_t* heads,
-                     Worker& worker);
+    void attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift, Distances seen,
+                     const uint8_t* heads, Worker& worker);
     void attend_piece(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
     void merge_pieces(const AttentionBlock& first);
 

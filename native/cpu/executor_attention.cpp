@@ -85,11 +85,14 @@ void CpuExecutor::plan_attention(Reach& reach) {
         for (uint32_t row = 0; row < slice.rows; ++row) {
             const uint32_t query = slice.start + row;
             const uint32_t begin = std::max(first_key(scheme, query / scheme.chunk_size), window_begin(reach.window, query));
-            const uint64_t seen = query + 1 - begin;
-            const uint32_t most = query + 1 - window_begin(reach.window, query);
+            const KeyRange unseen = unseen_keys(scheme, query);
+            const uint32_t gap = unseen.end - unseen.begin;
+            const uint64_t seen = query + 1 - gap - begin;
+            const uint32_t most = query + 1 - gap - window_begin(reach.window, query);
             const int pieces = std::clamp(static_cast<int>(most / kKeysAPiece), 1, enough);
             const auto border = [&](int p) {
-                const uint32_t at = begin + static_cast<uint32_t>(seen * p / pieces);
+                uint32_t at = begin + static_cast<uint32_t>(seen * p / pieces);
+                if (at > unseen.begin) at += gap;
                 return p == 0 || p == pieces ? at : std::max(begin, at / kPanelLanes * kPanelLanes);
             };
             for (int piece = 0; piece < pieces; ++piece) {
@@ -252,14 +255,14 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
         start_softmax(layer, kv_head, kPanelLanes, worker.maximum.data(), worker.sum.data(), true);
         if (block.sparse) choose_pages(layer, kv_head, block, q, begin, end, worker);
         if (prefill_.sparse && reach.window == 0) note_choice(layer, kv_head, block.sparse, begin, end, worker);
-        for (uint32_t range = range_count(scheme, chunk); range-- > 0;) {
+        for (uint32_t range = range_count(scheme, chunk, end); range-- > 0;) {
             const auto which = static_cast<Range>(range);
             KeyRange keys = key_range(scheme, chunk, which, end);
-            keys.begin = std::max(keys.begin, window_begin(reach.window, begin));
+            keys.begin = std::max(first_of_range(scheme, which, keys, begin), window_begin(reach.window, begin));
             if (keys.begin >= keys.end) continue;
             rotate_queries(q, layer, indices_.data() + row, count, kPanelLanes, which, worker);
             const auto attend_run = [&](KeyRange span, int64_t shift, const uint8_t* heads) {
-                attend_keys(layer, kv_head, block, span, shift, heads, worker);
+                attend_keys(layer, kv_head, block, span, shift, distances(scheme, which), heads, worker);
             };
             if (block.sparse) {
                 for_chosen_runs(slice.pages, worker.choice, which, group_, slice.fresh_page, attend_run);
@@ -300,10 +303,11 @@ CacheView CpuExecutor::view_of(const SliceRows& slice, uint32_t first, uint32_t 
 }
 
 /// The block's queries, in worker.q, against keys at span + shift of the head's cache.
-void CpuExecutor::attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift,
+void CpuExecutor::attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift, Distances seen,
                               const uint8_t* heads, Worker& worker) {
     const auto kernels = h_.attention_cap != 0.0f ? kernels_.attend_panel_capped : kernels_.attend_panel;
-    const uint32_t window = reach_of(layer).window;
+    if (const uint32_t window = reach_of(layer).window; window != 0) seen.below = std::min(seen.below, window);
+    // A query that sees what lies `least` keys before it and earlier is to the kernel one that stands there.
     kernels[static_cast<size_t>(cache_.type())]({.q = worker.q.data(),
                                                  .out = worker.out.data(),
                                                  .maximum = worker.maximum.data(),
@@ -312,9 +316,9 @@ void CpuExecutor::attend_keys(uint32_t layer, uint32_t kv_head, const AttentionB
                                                  .head_dim = static_cast<int>(h_.head_dim),
                                                  .cache = view_of(*block.slice, span.begin, layer, kv_head),
                                                  .span = shifted(span, shift),
-                                                 .first_query = block.slice->start + block.first_row + shift,
+                                                 .first_query = int64_t{block.slice->start} + block.first_row + shift - seen.least,
                                                  .scratch = worker.attention.data(),
-                                                 .window = window != 0 ? int64_t{window} : kNoWindow,
+                                                 .window = seen.below < Scheme::kEndless ? int64_t{seen.below} - seen.least : kNoWindow,
                                                  .cap = h_.attention_cap * kLog2E,
                                                  .heads = heads});
 }
@@ -335,9 +339,10 @@ void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, const Attention
     std::fill_n(partial, static_cast<size_t>(group_) * h_.head_dim, 0.0f);
     start_softmax(layer, kv_head, 1, maximum, sum, block.piece == 0);
     const float* q = query_heads(kv_head, row, 1, 1, worker);
-    for (uint32_t range = range_count(scheme, chunk); range-- > 0;) {
+    for (uint32_t range = range_count(scheme, chunk, query + 1); range-- > 0;) {
         const KeyRange keys = key_range(scheme, chunk, static_cast<Range>(range), query + 1);
-        const KeyRange seen{std::max(keys.begin, block.span.begin), std::min(keys.end, block.span.end)};
+        const uint32_t first = first_of_range(scheme, static_cast<Range>(range), keys, query);
+        const KeyRange seen{std::max(first, block.span.begin), std::min(keys.end, block.span.end)};
         if (seen.begin >= seen.end) continue;
         rotate_queries(q, layer, &query, 1, 1, static_cast<Range>(range), worker);
         for_page_runs(slice.pages, seen, slice.fresh_page, [&](KeyRange span, int64_t shift) {

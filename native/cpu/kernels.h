@@ -200,6 +200,9 @@ const Kernels& generic_kernels() noexcept;
 #if defined(__x86_64__)
 const Kernels& avx2_kernels() noexcept;
 const Kernels& avx512_kernels() noexcept;
+#elif defined(__aarch64__)
+const Kernels& dotprod_kernels() noexcept;
+const Kernels& i8mm_kernels() noexcept;
 #endif
 
 }  // namespace dca::cpu

@@ -81,8 +81,10 @@ PackedWeights::PackedWeights(const BackendSource& source, bool quantised) {
     }
     if (bytes == 0 || bytes > available_memory() / 4 * 3) return;
     memory_ = Buffer<std::byte>(bytes);
+#if defined(MADV_HUGEPAGE)
     // Weights are read from end to end: large pages, where the system gives them, save most of the address lookups.
     static_cast<void>(::madvise(memory_.data(), memory_.bytes(), MADV_HUGEPAGE));
+#endif
 
     std::byte* at = memory_.data();
     uint64_t done = 0;

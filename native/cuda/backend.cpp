@@ -47,8 +47,8 @@ public:
     std::string description() const override { return device_.description; }
 
     std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const override {
-        if (cache == DCA_CACHE_Q4) return refuses_q4(hparams_.head_dim);
-        return Backend::refuses(prefill, cache);
+        const std::string why = cache == DCA_CACHE_Q4 ? refuses_q4(hparams_.head_dim) : "";
+        return why.empty() ? Backend::refuses(prefill, cache) : why;
     }
 
     Parts make_engine(EngineSpec spec) override {
@@ -63,7 +63,7 @@ public:
 private:
     static const Hparams& checked(const BackendSource& source) {
         check_model(source.hparams);
-        check_supported(source.hparams, source.weights);
+        check_supported(source.hparams);
         return source.hparams;
     }
 

@@ -8,11 +8,6 @@
 
 namespace dca::cuda {
 
-void BlockStep::norm(const float* weight, float* factors) {
-    const RmsNormArgs args{state_.x(), weight, h_.rms_epsilon, state_.rows, h_.n_embd, weights_.dtype(), memory_.normed, factors};
-    check(rms_norm(state_.device.card, args, state_.stream.get()), "norming");
-}
-
 void BlockStep::multiply(const FusedMatrices& fused, const void* in, const Output& out) {
     uint32_t column = 0;
     for (const Matrix& part : fused.parts) {
@@ -74,7 +69,7 @@ void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, cons
 
 void BlockStep::project_qkv(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    norm(w.attention_norm);
+    state_.norm(w.attention_norm);
     multiply(w.qkv, memory_.normed, {state_.qkv(), state_.qkv_width(), false, false});
     state_.norm_heads(w);
 }
@@ -82,25 +77,32 @@ void BlockStep::project_qkv(uint32_t layer) {
 void BlockStep::store_keys_values(uint32_t layer) { state_.store_keys_values(layer); }
 
 void BlockStep::project_output(uint32_t layer) {
-    multiply(weights_.layers()[layer].output, memory_.attended, {state_.x(), h_.n_embd, true, true});
+    const DeviceLayer& w = weights_.layers()[layer];
+    const StepState::Sum sum = state_.attention_sum(w);
+    multiply(w.output, memory_.attended, {sum.to, h_.n_embd, true, sum.add});
+    state_.end_attention(w);
 }
 
 void BlockStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    norm(w.ffn_norm);
+    state_.norm(w.ffn_norm);
     multiply(w.gate_up, memory_.normed, {memory_.gate_up, 2 * h_.n_ff, false, false});
-    check(silu_multiply(state_.device.card, memory_.gate_up, state_.rows, h_.n_ff, weights_.dtype(), memory_.gated, state_.stream.get()),
+    check(gate_multiply(state_.device.card, h_.activation, memory_.gate_up, state_.rows, h_.n_ff, weights_.dtype(), memory_.gated,
+                        state_.stream.get()),
           "gating");
-    multiply(w.down, memory_.gated, {state_.x(), h_.n_embd, true, true});
+    const StepState::Sum sum = state_.ffn_sum(w);
+    multiply(w.down, memory_.gated, {sum.to, h_.n_embd, true, sum.add});
+    state_.end_ffn(w);
 }
 
 void BlockStep::output(uint32_t rows, const Read& read) {
-    norm(weights_.output_norm());
+    state_.norm(weights_.output_norm());
     for (uint32_t first = 0; first < rows; first += memory_.vocab_rows) {
         // Padding is multiplied too: products then have few sizes, and a row's bits do not depend on how many are real.
         const uint32_t count = std::min(memory_.vocab_rows, state_.rows - first);
         multiply(weights_.output().parts.front(), memory_.normed + size_t{first} * h_.n_embd * 2, nullptr,
                  {memory_.logits, h_.n_vocab, true, false}, count);
+        state_.finish_logits(count);
         read(first, std::min(count, rows - first));
     }
 }

@@ -20,9 +20,6 @@ public:
     void output(uint32_t rows, const Read& read) override;
 
 private:
-    /// Rows of x, normed, to memory_.normed in the activations' type; the factors of the norm to `factors` if set.
-    void norm(const float* weight, float* factors = nullptr);
-
     struct Output {
         void* to;
         uint32_t stride;  // elements
@@ -34,11 +31,11 @@ private:
     void multiply(const Matrix& w, const void* in, const void* bias, const Output& out, uint32_t tokens);
 
     // A mixture of experts (block_experts.cpp): every row's experts, and the rows sorted by expert; the experts
-    // of a run; the shared one. Each adds to x.
+    // of a run; the shared one. Each adds to `sum`, x or what is added to it at last.
     void route(const DeviceLayer& w);
     void multiply_experts(const FusedMatrices& fused, const ExpertRun& run, const std::byte* in, const Output& out);
-    void run_experts(const DeviceLayer& w, const ExpertRun& run);
-    void run_shared_expert(const DeviceLayer& w);
+    void run_experts(const DeviceLayer& w, const ExpertRun& run, float* sum);
+    void run_shared_expert(const DeviceLayer& w, float* sum);
 
     Gemm gemm_;
 };

@@ -63,6 +63,7 @@ void CudaExecutor::begin(const Batch&) {
         .table = state_.weights.token_embedding(),
         .tokens = one ? reinterpret_cast<const int32_t*>(input.head_on_host()) : input.tokens(),
         .n_tokens = state_.rows,
+        .scale = state_.h.embedding_scale,
         .x = state_.memory.x,
         .words_from = input.head_on_host(),
         .words_to = input.head(),

@@ -2,11 +2,10 @@
 #pragma once
 
 #include "core/hparams.h"
-#include "core/weights.h"
 
 namespace dca::cuda {
 
-/// Throws an unsupported error that names the first thing the model needs and this backend lacks.
-void check_supported(const Hparams& hparams, const Weights& weights);
+/// Throws an unsupported error that names what the model needs and this backend lacks.
+void check_supported(const Hparams& hparams);
 
 }  // namespace dca::cuda

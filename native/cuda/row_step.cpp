@@ -6,6 +6,12 @@
 
 namespace dca::cuda {
 
+RowStep::Input RowStep::normed(const DeviceNorm& norm) {
+    if (norm.weight == nullptr || h_.norm == NormKind::Rms) return {state_.x(), VectorType::F32, norm.weight};
+    state_.norm(norm);
+    return {memory_.normed, activation_type(), nullptr};
+}
+
 MatvecArgs RowStep::product(const Matrix& w, const Input& in, const Output& out) const noexcept {
     MatvecArgs args{};
     args.w = w;
@@ -13,6 +19,7 @@ MatvecArgs RowStep::product(const Matrix& w, const Input& in, const Output& out)
     args.x_type = in.type;
     args.norm = in.norm;
     args.epsilon = h_.rms_epsilon;
+    args.activation = h_.activation;
     args.y = out.to;
     args.y_type = out.type;
     args.add = out.add;
@@ -39,19 +46,19 @@ bool RowStep::stores_while_projecting(const DeviceLayer& w) const noexcept {
 void RowStep::project_and_store(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     const LayerCache& cache = state_.cache->layers()[layer];
-    MatvecArgs args =
-        product(w.qkv.parts.front(), {state_.x(), VectorType::F32, w.attention_norm}, {state_.qkv(), activation_type(), false});
+    const LayerAttention attention = state_.attention_of(layer);
+    MatvecArgs args = product(w.qkv.parts.front(), normed(w.attention_norm), {state_.qkv(), activation_type(), false});
     args.bias = w.qkv.bias;
     args.kv = {
         .keys = cache.keys,
         .values = cache.values,
         .type = cache.type == CacheType::F16 ? VectorType::F16 : VectorType::BF16,
         .head_dim = h_.head_dim,
-        .rotary_dim = h_.rotary_dim,
+        .rotary_dim = static_cast<uint32_t>(attention.shape.rotary_dim),
         .q_rows = h_.q_width(),
         .kv_rows = h_.kv_width(),
-        .chunk_size = state_.scheme.chunk_size,
-        .cos_sin = memory_.rotary.cos_sin,
+        .chunk_size = attention.scheme.chunk_size,
+        .cos_sin = attention.rotary.cos_sin,
         .index = state_.input.indices(),
         .place = state_.input.places(),
     };
@@ -62,7 +69,7 @@ void RowStep::project_and_store(uint32_t layer) {
 void RowStep::project_qkv(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     if (stores_while_projecting(w)) return project_and_store(layer);
-    multiply(w.qkv, {state_.x(), VectorType::F32, w.attention_norm}, {state_.qkv(), activation_type(), false});
+    multiply(w.qkv, normed(w.attention_norm), {state_.qkv(), activation_type(), false});
     state_.norm_heads(w);
 }
 
@@ -71,26 +78,32 @@ void RowStep::store_keys_values(uint32_t layer) {
 }
 
 void RowStep::project_output(uint32_t layer) {
-    multiply(weights_.layers()[layer].output, {memory_.attended, activation_type(), nullptr}, {state_.x(), VectorType::F32, true});
+    const DeviceLayer& w = weights_.layers()[layer];
+    const StepState::Sum sum = state_.attention_sum(w);
+    multiply(w.output, {memory_.attended, activation_type(), nullptr}, {sum.to, VectorType::F32, sum.add});
+    state_.end_attention(w);
 }
 
-void RowStep::gate(const FusedMatrices& gate_up, const float* norm, uint32_t width) {
-    const Input in{state_.x(), VectorType::F32, norm};
+void RowStep::gate(const FusedMatrices& gate_up, const Input& in, uint32_t width) {
     if (gate_up.merged()) {
         MatvecArgs args = product(gate_up.parts.front(), in, {memory_.gated_row, VectorType::F32, false});
+        args.bias = gate_up.bias;
         args.gated = true;
         args.rows_apart = width;
         check(matvec(state_.device.card, args, state_.stream.get()), "multiplying a row");
     } else {
         multiply(gate_up, in, {memory_.gate_up_row, VectorType::F32, false});
-        check(silu_multiply_f32(state_.device.card, memory_.gate_up_row, 1, width, memory_.gated_row, state_.stream.get()), "gating");
+        check(gate_multiply_f32(state_.device.card, h_.activation, memory_.gate_up_row, 1, width, memory_.gated_row, state_.stream.get()),
+              "gating");
     }
 }
 
 void RowStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    gate(w.gate_up, w.ffn_norm, h_.n_ff);
-    multiply(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {state_.x(), VectorType::F32, true});
+    gate(w.gate_up, normed(w.ffn_norm), h_.n_ff);
+    const StepState::Sum sum = state_.ffn_sum(w);
+    multiply(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {sum.to, VectorType::F32, sum.add});
+    state_.end_ffn(w);
 }
 
 void RowStep::multiply_chosen(const FusedMatrices& fused, const Input& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated) {
@@ -99,7 +112,8 @@ void RowStep::multiply_chosen(const FusedMatrices& fused, const Input& in, uint3
         MatvecArgs first = product(part, in, {out + row, VectorType::F32, false});
         first.gated = gated;
         if (gated) first.rows_apart = part.rows / 2;
-        const ExpertMatvecArgs args{first, memory_.experts.chosen, h_.n_experts_used, in_apart, out_apart};
+        first.bias = fused.bias == nullptr ? nullptr : fused.bias + row;
+        const ExpertMatvecArgs args{first, fused.rows, memory_.experts.chosen, h_.n_experts_used, in_apart, out_apart};
         check(matvec_experts(state_.device.card, args, state_.stream.get()), "multiplying a row");
         row += part.rows;
     }
@@ -113,25 +127,31 @@ void RowStep::feed_forward_experts(uint32_t layer) {
           "routing");
     state_.choose_experts(w, nullptr);
 
-    const Input in{state_.x(), VectorType::F32, w.ffn_norm};
+    const Input in = normed(w.ffn_norm);
     if (w.gate_up.merged()) {
         multiply_chosen(w.gate_up, in, 0, memory_.gated_row, width, true);
     } else {
         multiply_chosen(w.gate_up, in, 0, memory_.gate_up_row, 2 * width, false);
-        check(silu_multiply_f32(state_.device.card, memory_.gate_up_row, used, width, memory_.gated_row, state_.stream.get()), "gating");
+        check(
+            gate_multiply_f32(state_.device.card, h_.activation, memory_.gate_up_row, used, width, memory_.gated_row, state_.stream.get()),
+            "gating");
     }
     multiply_chosen(w.down, {memory_.gated_row, VectorType::F32, nullptr}, width, m.results, h_.n_embd, false);
     if (h_.n_ff_shared > 0) {
-        gate(w.shared_gate_up, w.ffn_norm, h_.n_ff_shared);
+        gate(w.shared_gate_up, in, h_.n_ff_shared);
         multiply(w.shared_down, {memory_.gated_row, VectorType::F32, nullptr},
                  {m.results + size_t{used} * h_.n_embd, VectorType::F32, false});
     }
     const uint32_t terms = used + (h_.n_ff_shared > 0 ? 1 : 0);
-    check(add_weighted_row(state_.device.card, m.results, m.weights, terms, h_.n_embd, state_.x(), state_.stream.get()), "adding experts");
+    const StepState::Sum sum = state_.ffn_sum(w);
+    check(add_weighted_row(state_.device.card, m.results, m.weights, terms, h_.n_embd, sum.add, sum.to, state_.stream.get()),
+          "adding experts");
+    state_.end_ffn(w);
 }
 
 void RowStep::issue_logits() {
-    multiply(weights_.output(), {state_.x(), VectorType::F32, weights_.output_norm()}, {memory_.logits, VectorType::F32, false});
+    multiply(weights_.output(), normed(weights_.output_norm()), {memory_.logits, VectorType::F32, false});
+    state_.finish_logits(1);
 }
 
 void RowStep::output(uint32_t rows, const Read& read) {

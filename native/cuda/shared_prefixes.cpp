@@ -21,7 +21,7 @@ uint32_t common_pages(const LoneRow& a, const LoneRow& b) {
 
 std::vector<DecodeGroup> find_groups(std::span<const LoneRow> rows, const Scheme& scheme, uint32_t most_rows) {
     std::vector<DecodeGroup> groups;
-    if (most_rows < 2 || scheme.intra_only) return groups;
+    if (most_rows < 2 || scheme.intra_only || scheme.moves()) return groups;
     most_rows = std::min(most_rows, kMostGroupRows);
     std::vector<bool> taken(rows.size(), false);
     for (uint32_t first = 0; first < rows.size(); ++first) {

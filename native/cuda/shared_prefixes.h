@@ -16,7 +16,7 @@ struct LoneRow {
     uint32_t length;
 };
 
-/// Groups of 2 to `most_rows` rows, by their numbers; with most_rows below 2 none. Rows whose other tokens are more than the
+/// Groups of 2 to `most_rows` rows, by their numbers; with most_rows below 2 none, nor where every row has a border of its own. Rows whose other tokens are more than the
 /// shared ones are left alone: cutting their keys into fewer splits would cost more than it saves.
 std::vector<DecodeGroup> find_groups(std::span<const LoneRow> rows, const Scheme& scheme, uint32_t most_rows);
 

@@ -1,9 +1,9 @@
 #include "cuda/step.h"
 
 #include <algorithm>
-#include <cmath>
 #include <vector>
 
+#include "cuda/attention/variants.h"
 #include "cuda/compact_rows.h"
 #include "cuda/experts/router.h"
 #include "cuda/linear/elementwise.h"
@@ -19,7 +19,7 @@ AttentionShape attention_shape(const Hparams& h) {
         .head_dim = static_cast<int32_t>(h.head_dim),
         .rotary_dim = static_cast<int32_t>(h.rotary_dim),
         .rope_interleaved = h.rope_layout == RopeLayout::Interleaved,
-        .scale = 1.0f / std::sqrt(static_cast<float>(h.head_dim)),
+        .scale = h.attention_scale,
     };
 }
 
@@ -31,9 +31,46 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
       device(card),
       shape(attention_shape(hparams)),
       scheme(spec.scheme),
+      window_scheme(spec.window_scheme),
       memory(hparams, weights, device, shape, spec),
       input(memory.block, memory.slices, pages_for(spec.tokens), scheme, decode_group_rows(shape)),
       stream(make_stream()) {}
+
+LayerAttention StepState::attention_of(uint32_t layer) const {
+    const LayerKind kind = h.layers[layer];
+    LayerAttention attention{
+        .shape = shape,
+        .scheme = kind.windowed ? window_scheme : scheme,
+        .rotary = kind.windowed ? memory.window_rotary : memory.rotary,
+        .traits = {.window = kind.windowed ? h.window : 0, .cap = h.attention_cap, .sinks = weights.layers()[layer].sinks}};
+    if (!kind.rotated) attention.shape.rotary_dim = 0;
+    return attention;
+}
+
+void StepState::norm(const DeviceNorm& of, float* factors) {
+    const NormArgs args{x(), of.weight, of.bias, h.norm, h.rms_epsilon, rows, h.n_embd, weights.dtype(), memory.normed, factors};
+    check(cuda::norm(device.card, args, stream.get()), "norming");
+}
+
+void StepState::add_branch(const float* post_norm) {
+    const AddBranchArgs args{memory.branch, post_norm, h.rms_epsilon, h.residual_scale, rows, h.n_embd, x()};
+    check(cuda::add_branch(device.card, args, stream.get()), "adding a block's result");
+}
+
+void StepState::end_attention(const DeviceLayer& w) {
+    // Of parallel blocks the other one reads x first.
+    if (h.norms != Norms::Parallel && !adds_directly(w.attention_post_norm)) add_branch(w.attention_post_norm);
+}
+
+void StepState::end_ffn(const DeviceLayer& w) {
+    if (!adds_directly(w.ffn_post_norm)) add_branch(w.ffn_post_norm);
+}
+
+void StepState::finish_logits(uint32_t n_rows) {
+    if (h.logit_scale == 1.0f && h.logit_cap == 0.0f) return;
+    check(scale_and_cap(device.card, memory.logits, uint64_t{n_rows} * h.n_vocab, h.logit_scale, h.logit_cap, stream.get()),
+          "scaling logits");
+}
 
 void StepState::keep_wanted_rows() {
     if (input.kept().rows == rows) return;
@@ -50,18 +87,20 @@ void StepState::keep_wanted_rows() {
 
 void StepState::norm_heads(const DeviceLayer& w) {
     if (w.q_norm == nullptr) return;
-    const HeadNormArgs args{qkv(),        weights.dtype(), rows,     qkv_width(), h.n_heads,
-                            h.n_kv_heads, h.head_dim,      w.q_norm, w.k_norm,    h.rms_epsilon};
-    check(head_norm(device.card, args, stream.get()), "norming heads");
+    const HeadNormArgs args{qkv(),      weights.dtype(), rows,     qkv_width(),      h.n_heads, h.n_kv_heads,
+                            h.head_dim, w.q_norm,        w.k_norm, w.head_norm_step, h.norm,    h.rms_epsilon};
+    check(h.whole_width_qk_norm ? whole_head_norm(device.card, args, stream.get()) : head_norm(device.card, args, stream.get()),
+          "norming heads");
 }
 
 void StepState::store_keys_values(uint32_t layer) {
     const std::byte* keys = memory.qkv + size_t{2} * h.q_width();
+    const LayerAttention attention = attention_of(layer);
     const StoreArgs args{
-        .shape = shape,
-        .scheme = scheme,
+        .shape = attention.shape,
+        .scheme = attention.scheme,
         .cache = cache->layers()[layer],
-        .rotary = memory.rotary,
+        .rotary = attention.rotary,
         .k = keys,
         .v = keys + size_t{2} * h.kv_width(),
         .k_stride = qkv_width(),
@@ -86,22 +125,24 @@ void StepState::settle_pages() {
 
 void StepState::attend(uint32_t layer) {
     const LayerCache& keys_values = cache->layers()[layer];
+    const LayerAttention attention = attention_of(layer);
     if (group->single != 0) {
         const DecodeArgs args{
-            .shape = shape,
-            .scheme = scheme,
+            .shape = attention.shape,
+            .scheme = attention.scheme,
             .cache = keys_values,
-            .rotary = memory.rotary,
+            .rotary = attention.rotary,
             .q = qkv(),
             .out = memory.attended,
             .q_stride = qkv_width(),
             .out_stride = h.q_width(),
             .dtype = weights.dtype(),
+            .traits = attention.traits,
             .n_rows = group->single,
             .rows = group->decode,
             .page_tables = input.page_tables(),
             .groups = group->groups,
-            .n_groups = group->n_groups,
+            .n_groups = variant_of(attention.traits, attention.scheme) == Variant::Plain ? group->n_groups : 0,
             .workspace = memory.decode_workspace,
             .workspace_rows = memory.slices,
         };
@@ -109,16 +150,17 @@ void StepState::attend(uint32_t layer) {
     }
     for (const SliceRows& slice : group->longer) {
         const PrefillArgs args{
-            .shape = shape,
-            .scheme = scheme,
+            .shape = attention.shape,
+            .scheme = attention.scheme,
             .cache = keys_values,
-            .rotary = memory.rotary,
+            .rotary = attention.rotary,
             .page_table = slice.page_table,
             .q = qkv() + size_t{slice.first_row} * qkv_width() * 2,
             .out = memory.attended + size_t{slice.first_row} * h.q_width() * 2,
             .q_stride = qkv_width(),
             .out_stride = h.q_width(),
             .dtype = weights.dtype(),
+            .traits = attention.traits,
             .start = slice.start,
             .n_queries = slice.rows,
             .workspace = memory.prefill_workspace,
@@ -137,6 +179,7 @@ void StepState::choose_experts(const DeviceLayer& w, const float* factors) {
         .rows = rows,
         .stride = router_rows(h.n_experts),
         .factors = factors,
+        .bias = w.router_bias,
         .n_experts = h.n_experts,
         .n_used = h.n_experts_used,
         .normalised = h.expert_weights_norm,

@@ -13,6 +13,14 @@
 
 namespace dca::cuda {
 
+/// How a layer attends.
+struct LayerAttention {
+    AttentionShape shape;
+    Scheme scheme;
+    RotaryTable rotary;
+    AttentionTraits traits;
+};
+
 struct StepState {
     StepState(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const EngineSpec& spec);
 
@@ -20,7 +28,7 @@ struct StepState {
     const DeviceWeights& weights;
     Device device;
     AttentionShape shape;
-    Scheme scheme;
+    Scheme scheme, window_scheme;
     WorkSpace memory;
     CudaKvCache* cache = nullptr;
     StepInput input;
@@ -34,6 +42,31 @@ struct StepState {
     float* x() const noexcept { return memory.x + size_t{first_row} * h.n_embd; }
     std::byte* qkv() const noexcept { return memory.qkv + size_t{first_row} * qkv_width() * 2; }
     uint32_t qkv_width() const noexcept { return h.q_width() + 2 * h.kv_width(); }
+
+    LayerAttention attention_of(uint32_t layer) const;
+
+    /// The kept rows of x, normed, to memory.normed in the activations' type; 1 / rms(x) of each to `factors` if set. Without
+    /// weights they are only rounded.
+    void norm(const DeviceNorm& of, float* factors = nullptr);
+
+    /// Where a block's result goes: straight into x, or into memory.branch where a norm or a scale comes before it is added, or
+    /// where the other block still reads x.
+    struct Sum {
+        float* to;
+        bool add;
+    };
+    Sum attention_sum(const DeviceLayer& w) const noexcept {
+        return adds_directly(w.attention_post_norm) ? Sum{x(), true} : Sum{memory.branch, false};
+    }
+    Sum ffn_sum(const DeviceLayer& w) const noexcept {
+        return adds_directly(w.ffn_post_norm) ? Sum{x(), true} : Sum{memory.branch, h.norms == Norms::Parallel};
+    }
+    /// Adds to x what attention or the feed-forward left in memory.branch.
+    void end_attention(const DeviceLayer& w);
+    void end_ffn(const DeviceLayer& w);
+
+    /// Logits that a product left in memory.logits, scaled and capped where the model does.
+    void finish_logits(uint32_t rows);
 
     /// From here on only the input's kept rows are worked on.
     void keep_wanted_rows();
@@ -57,6 +90,12 @@ struct StepState {
 
     /// Everything launched so far has run when this returns.
     void wait() const { check(cudaStreamSynchronize(stream.get()), "running the model"); }
+
+private:
+    bool adds_directly(const float* post_norm) const noexcept {
+        return post_norm == nullptr && h.residual_scale == 1.0f && h.norms != Norms::Parallel;
+    }
+    void add_branch(const float* post_norm);
 };
 
 /// The operations of core/backend/backend.h between begin() and end(), for one kind of step.

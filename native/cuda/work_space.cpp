@@ -36,13 +36,31 @@ HiddenValues hidden_values(const Hparams& h, uint32_t block) {
 
 }  // namespace
 
+bool needs_branch(const Hparams& h) { return h.norms != Norms::Before || h.residual_scale != 1.0f; }
+
+/// The table of cos and sin in the device memory at `to`, which has room for it.
+void upload(RopeTable rope, const float2* to, cudaStream_t stream) {
+    rope.fill();
+    std::vector<float2> table(rope.cos.size());
+    for (size_t i = 0; i < table.size(); ++i) table[i] = {rope.cos[i], rope.sin[i]};
+    check(cudaMemcpyAsync(const_cast<float2*>(to), table.data(), table.size() * sizeof(float2), cudaMemcpyHostToDevice, stream),
+          "preparing the work space");
+    check(cudaStreamSynchronize(stream), "preparing the work space");  // the executor's stream does not wait for this one
+}
+
 struct WorkSpace::Plan {
     const Hparams& h;
     const DeviceWeights& weights;
     const Card& card;
     const AttentionShape& shape;
     const Scheme& scheme;
-    uint32_t n_frequencies;  // of the rotation table
+    const Scheme& window_scheme;
+    uint32_t n_frequencies;  // of the rotation tables
+
+    RotaryTable table(Arena& scratch, const Scheme& of, uint32_t tokens) const {
+        const uint32_t positions = of.table_rows(tokens);
+        return {scratch.take<float2>(size_t{positions} * n_frequencies), positions};
+    }
 
     /// Prefill dequantizes a cache of codes for the fastest kernel, some heads at a time.
     size_t prefill_bytes(uint32_t block, uint32_t tokens, CacheType type) const {
@@ -69,10 +87,11 @@ struct WorkSpace::Plan {
 
 void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheType type) {
     const Hparams& h = plan.h;
-    const uint32_t positions = plan.scheme.table_rows(tokens);
-    rotary = {scratch.take<float2>(size_t{positions} * plan.n_frequencies), positions};
+    rotary = plan.table(scratch, plan.scheme, tokens);
+    if (h.window != 0) window_rotary = plan.table(scratch, plan.window_scheme, tokens);
     const auto activation = [&](size_t width) { return scratch.take<std::byte>(2 * width * block); };
     x = scratch.take<float>(size_t{h.n_embd} * block);
+    branch = scratch.take<float>(needs_branch(h) ? size_t{h.n_embd} * block : 0);
     normed = activation(h.n_embd);
     qkv = activation(size_t{h.q_width()} + 2 * h.kv_width());
     attended = activation(h.q_width());
@@ -103,7 +122,7 @@ void WorkSpace::place_host(Arena& host, const Plan& plan) {
 WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
                      const EngineSpec& spec) {
     const CacheType type = supported_cache(spec.cache_type);
-    const Plan plan{h, weights, device.card, shape, spec.scheme, spec.rope.n_frequencies};
+    const Plan plan{h, weights, device.card, shape, spec.scheme, spec.window_scheme, spec.rope.n_frequencies};
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
     const uint64_t available = free - std::min<uint64_t>(free, kReserve);
@@ -152,14 +171,8 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     const Stream stream = make_stream();
     check(cudaMemsetAsync(decode_workspace, 0, decode_workspace_bytes(device.card, shape, slices), stream.get()),
           "preparing the work space");
-    RopeTable rope = spec.rope;
-    rope.fill();
-    std::vector<float2> table(rope.cos.size());
-    for (size_t i = 0; i < table.size(); ++i) table[i] = {rope.cos[i], rope.sin[i]};
-    check(cudaMemcpyAsync(const_cast<float2*>(rotary.cos_sin), table.data(), table.size() * sizeof(float2), cudaMemcpyHostToDevice,
-                          stream.get()),
-          "preparing the work space");
-    check(cudaStreamSynchronize(stream.get()), "preparing the work space");  // the executor's stream does not wait for this one
+    upload(spec.rope, rotary.cos_sin, stream.get());
+    if (h.window != 0) upload(spec.window_rope, window_rotary.cos_sin, stream.get());
 }
 
 }  // namespace dca::cuda

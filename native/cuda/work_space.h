@@ -26,8 +26,10 @@ struct WorkSpace {
     uint64_t scratch_bytes = 0;
 
     RotaryTable rotary{};
+    RotaryTable window_rotary{};  // of layers with a window
 
     float* x;                // (block, n_embd) residual stream
+    float* branch;           // (block, n_embd) a block's result where it is not added to x as it is; else of no size
     std::byte* normed;       // (block, n_embd)              these in the activations' 16-bit type
     std::byte* qkv;          // (block, q_width + 2 kv_width)
     std::byte* attended;     // (block, q_width)

@@ -1,4 +1,5 @@
-/* dca.h - the whole C API of libdca: run a GGUF model with Dual Chunk Attention.
+/* dca.h - the C API of libdca: run a GGUF model with Dual Chunk Attention. dca_text.h has its tokenizer and generation;
+ * docs/c-api.md is a tour of both.
  *
  * Rules that hold everywhere:
  *  - Handles are opaque. Every call that can fail returns a dca_status; DCA_OK is 0.
@@ -99,6 +100,14 @@ typedef struct dca_scheme {
     uint32_t logit_scale_length; /* n0, tokens */
 } dca_scheme;
 
+/* A border that moves with the query, of the attentions that have one: keys at distances below `window` are near and keep
+ * them. DCA_ATTENTION_STRING gives a key at distance m beyond it m - window + beyond (beyond <= window);
+ * DCA_ATTENTION_STREAMING and DCA_ATTENTION_LM_INFINITE show beyond it the first `beyond` keys of the text alone. */
+typedef struct dca_border {
+    uint32_t window; /* tokens; 0: none */
+    uint32_t beyond; /* tokens */
+} dca_border;
+
 typedef struct dca_model_info {
     size_t size;           /* set to sizeof(dca_model_info) by the caller */
     char architecture[64]; /* general.architecture */
@@ -119,6 +128,7 @@ typedef struct dca_model_info {
     uint64_t weight_bytes_used; /* bytes of weights that one decoded token reads */
     dca_scheme scheme;          /* the file's; chunk_size 0 where the file has none */
     uint64_t repacked_bytes;    /* memory that copied and repacked weights take on the CPU; 0: all are read from the file */
+    dca_border border;          /* the file's, of DCA_ATTENTION_STRING; window 0 where the file has none */
 } dca_model_info;
 
 DCA_API dca_status dca_model_get_info(const dca_model* model, dca_model_info* info);
@@ -140,11 +150,14 @@ DCA_API dca_status dca_model_metadata_at(const dca_model* model, uint64_t index,
 /* ---- Session ----------------------------------------------------------------- */
 
 typedef enum dca_attention {
-    DCA_ATTENTION_AUTO = 0,       /* the scheme given in the options, else the file's, else plain */
-    DCA_ATTENTION_PLAIN = 1,      /* ordinary causal attention, whatever the file says */
-    DCA_ATTENTION_DUAL_CHUNK = 2, /* all three of intra, successive and inter; needs a scheme */
-    DCA_ATTENTION_INTRA = 3,      /* only the query's own chunk (ablation) */
-    DCA_ATTENTION_INTRA_INTER = 4 /* every earlier chunk at P_inter (ablation) */
+    DCA_ATTENTION_AUTO = 0,        /* the scheme given in the options, else the file's scheme or border, else plain */
+    DCA_ATTENTION_PLAIN = 1,       /* ordinary causal attention, whatever the file says */
+    DCA_ATTENTION_DUAL_CHUNK = 2,  /* all three of intra, successive and inter; needs a scheme */
+    DCA_ATTENTION_INTRA = 3,       /* only the query's own chunk (ablation) */
+    DCA_ATTENTION_INTRA_INTER = 4, /* every earlier chunk at P_inter (ablation) */
+    DCA_ATTENTION_STRING = 5,      /* STRING: far keys at smaller distances; needs a border, as the next two do */
+    DCA_ATTENTION_STREAMING = 6,   /* StreamingLLM: the first keys and the last, as if they were all */
+    DCA_ATTENTION_LM_INFINITE = 7  /* LM-Infinite: the same keys, the first ones at distance `window` */
 } dca_attention;
 
 typedef enum dca_cache_type {
@@ -159,7 +172,10 @@ typedef enum dca_rope {
     DCA_ROPE_MODEL = 0,  /* as the file says */
     DCA_ROPE_LINEAR = 1, /* position interpolation: every frequency divided by the factor */
     DCA_ROPE_NTK = 2,    /* NTK-aware: the base times factor^(d / (d - 2)), d the rotary dimension */
-    DCA_ROPE_YARN = 3    /* YaRN from the trained context, with its attention factor */
+    DCA_ROPE_YARN = 3,   /* YaRN from the trained context, with its attention factor */
+    DCA_ROPE_DYNAMIC = 4 /* dynamic NTK: the same as NTK with the factor F n / L - (F - 1) (at least 1), F the factor, L the trained
+                            context and n how many positions the session's context uses. Keys are rotated once, so n is what a
+                            session is made for, not how full it is; an engine of many sequences has no n and is refused */
 } dca_rope;
 
 /* How the tokens of a prompt attend; those that are generated one by one always read everything. */
@@ -183,6 +199,7 @@ typedef struct dca_session_options {
     float alpha;              /* of SPARSE, 0 (all pages are read) to 1: a page is read whose weight is this share of the heaviest's */
     uint32_t sparse_from;     /* of SPARSE: tokens at indices below attend densely; default 4096 */
     int32_t record_selection; /* of SPARSE: not 0: keep what was chosen for dca_session_selection; grows with the tokens */
+    dca_border border;        /* of the attentions with a border; window 0 (the default): the file's */
 } dca_session_options;
 
 /* Fills the struct up to options->size, which the caller has set. */
@@ -199,7 +216,9 @@ typedef struct dca_session_info {
     uint32_t context; /* capacity, tokens */
     uint64_t cache_bytes;
     uint64_t scratch_bytes; /* activations and work space */
-    dca_scheme scheme;      /* in force, local_window 0 in the ablations; chunk_size 0: plain attention */
+    dca_scheme scheme;      /* in force, local_window 0 in the ablations; chunk_size 0: none */
+    int32_t attention;      /* dca_attention in force: DUAL_CHUNK (the ablations too) with a scheme, one with a border, or PLAIN */
+    dca_border border;      /* in force; window 0: none */
 } dca_session_info;
 
 DCA_API dca_status dca_session_get_info(const dca_session* session, dca_session_info* info);
@@ -233,8 +252,8 @@ DCA_API dca_status dca_session_score(dca_session* session, const int32_t* tokens
 DCA_API dca_status dca_session_truncate(dca_session* session, uint32_t length);
 
 /* How many tokens from the start of a sequence two sessions give the very same keys and values: the
- * smaller chunk size where only the attention differs (inside the first chunk every attention is the
- * ordinary one; where logit scales differ, no further than the smallest logit_scale_length of those in
+ * smaller chunk size or window where only the attention differs (inside the first chunk or window every attention is
+ * the ordinary one; where logit scales differ, no further than the smallest logit_scale_length of those in
  * force), 2^31 where nothing differs, 0 where the model, cache type or RoPE does. */
 DCA_API dca_status dca_session_exact_prefix(const dca_session* a, const dca_session* b, uint32_t* length);
 
@@ -265,6 +284,7 @@ typedef struct dca_engine_options {
     int32_t prefill;       /* dca_prefill; default DENSE */
     float alpha;           /* of SPARSE, as in dca_session_options */
     uint32_t sparse_from;  /* likewise */
+    dca_border border;     /* as in dca_session_options */
 } dca_engine_options;
 
 /* Fills the struct up to options->size, which the caller has set. */
@@ -284,7 +304,9 @@ typedef struct dca_engine_info {
     uint32_t max_rows;    /* tokens of a step at most */
     uint64_t cache_bytes;
     uint64_t scratch_bytes; /* activations and work space */
-    dca_scheme scheme;      /* in force; chunk_size 0: plain attention */
+    dca_scheme scheme;      /* in force; chunk_size 0: none */
+    int32_t attention;      /* as in dca_session_info */
+    dca_border border;      /* likewise */
 } dca_engine_info;
 
 DCA_API dca_status dca_engine_get_info(const dca_engine* engine, dca_engine_info* info);

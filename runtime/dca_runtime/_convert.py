@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from dca_runtime import _ffi, prefill
+from dca_runtime import _ffi, attention, prefill
 from dca_runtime.errors import DcaError
 from dca_runtime.options import (
-    ATTENTIONS,
+    BORDERS,
     CACHE_TYPES,
     ROPES,
     EngineOptions,
@@ -60,11 +60,14 @@ def scheme_of(native: Any) -> Scheme | None:
 
 def fill_cache_options(native: Any, options: SessionOptions | EngineOptions, callback: _ffi.Callback) -> None:
     """Sets what ``dca_session_options`` and ``dca_engine_options`` have in common."""
-    native.attention = _choice(options.attention, ATTENTIONS, "attention")
+    named = attention.parse(options.attention)
+    attention.fill(native, named)
     native.cache_type = _choice(options.cache_type, CACHE_TYPES, "cache_type")
     prefill.fill(native, options.prefill)
     native.progress = callback.function
     if options.scheme is not None:
+        if named.kind in BORDERS:
+            raise DcaError(f"attention {named.name} has no scheme: leave scheme out")
         _set_scheme(native.scheme, options.scheme)
     if options.rope is not None:
         native.rope, native.rope_factor = _rope(options.rope)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dca_runtime.attention import parse
 from dca_runtime.model import Model, ModelInfo
 from dca_runtime.options import PAGE_TOKENS
 from dca_runtime.session import Session
@@ -40,7 +41,7 @@ class Result:
     stdev: float  # of tokens_per_s; 0 for a single repeat
     gflop_per_s: float | None  # prefill: matrix products and attention, 10^9 operations a second
     gb_per_s: float | None  # decode: weights and cache read, 10^9 bytes a second
-    attention: str  # "plain", "dca", "intra", "intra+inter"
+    attention: str  # as ``Model.session`` takes it, but for "auto"
     cache_type: str
     device: str
     threads: int  # as asked for; 0: the library's choice, which `device` names
@@ -138,7 +139,17 @@ def attention_name(session: Session) -> str:
     """What "auto" came to."""
     if session.attention != "auto":
         return session.attention
-    return "plain" if session.info.scheme is None else "dca"
+    return session.info.border or ("plain" if session.info.scheme is None else "dca")
+
+
+def keys_seen(session: Session, test: Test) -> float:
+    """Keys that the test's tokens attend to, summed over them."""
+    state, lengths = session.info, np.arange(test.depth, test.depth + test.tokens) + 1
+    if session.attention == "intra" and state.scheme is not None:
+        lengths = (lengths - 1) % state.scheme.chunk_size + 1  # no further than its own chunk
+    if state.border is not None and (rule := parse(state.border)).kind != "string":
+        lengths = np.minimum(lengths, rule.window) + np.clip(lengths - rule.window, 0, rule.beyond)
+    return float(lengths.sum())
 
 
 def prefill_flop(info: ModelInfo, session: Session, test: Test) -> float:
@@ -147,17 +158,14 @@ def prefill_flop(info: ModelInfo, session: Session, test: Test) -> float:
     attention_weights = info.n_embd * (2 * queries + 2 * keys)
     feed_forward_weights = 3 * info.n_embd * info.n_ff * max(info.n_experts_used, 1)
     matrices = 2.0 * info.n_layers * (attention_weights + feed_forward_weights) * test.tokens
-    indices = np.arange(test.depth, test.depth + test.tokens)
-    if session.attention == "intra" and (scheme := session.info.scheme) is not None:
-        indices %= scheme.chunk_size  # a query sees no further than its own chunk
-    attended = 4.0 * info.n_layers * queries * float((indices + 1).sum())
+    attended = 4.0 * info.n_layers * queries * keys_seen(session, test)
     return matrices + attended + 2.0 * info.n_embd * info.n_vocab
 
 
 def decode_bytes(info: ModelInfo, session: Session, test: Test) -> float:
     """Bytes that decoding reads: all weights for every token, and the cache filled so far."""
     state = session.info
-    cached = (test.depth + (test.tokens + 1) / 2) * test.tokens  # tokens read, summed over the steps
+    cached = keys_seen(session, test)
     capacity = -(-state.context // PAGE_TOKENS) * PAGE_TOKENS
     return float(info.weight_bytes_used) * test.tokens + state.cache_bytes / capacity * cached
 

@@ -59,7 +59,7 @@ def measure_batches(
     with model.engine(tokens=room, attention=attention, cache_type=cache_type, prefill=prefill) as engine:
         with engine.sequence() as warm:
             engine.eval([(warm, random_tokens(model, min(WARM_UP_TOKENS, prompt)))])
-        scheme = engine.info.scheme
+        scheme, border = engine.info.scheme, engine.info.border
         for size in sizes:
             runs = [_run(engine, model, size, prompt, generate, shared_prompt) for _ in range(repeats)]
             read = decode_bytes(model.info, engine, size, prompt, generate, shared_prompt)
@@ -78,7 +78,9 @@ def measure_batches(
                 decode_stdev=statistics.stdev(rates) if repeats > 1 else 0.0,
                 gb_per_s=speed,
                 share=None if bandwidth is None or speed is None else speed / bandwidth,
-                attention=attention if attention != "auto" else "plain" if scheme is None else "dca",
+                attention=engine.attention
+                if engine.attention != "auto"
+                else border or ("plain" if scheme is None else "dca"),
                 cache_type=cache_type,
                 device=model.info.device,
                 repeats=repeats,

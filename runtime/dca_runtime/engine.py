@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from dca_runtime import _ffi, _pages, prefill, process
+from dca_runtime import _ffi, _pages, attention, prefill, process
 from dca_runtime._convert import LOGITS_LAST, LOGITS_NONE, c_path, fill_cache_options, scheme_of, token_array
 from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError, Status
@@ -30,8 +30,9 @@ class EngineInfo:
     max_rows: int  # tokens of one step at most
     cache_bytes: int
     scratch_bytes: int
-    scheme: Scheme | None  # in force: local_window 0 in the ablations; None: plain attention
+    scheme: Scheme | None  # in force: local_window 0 in the ablations; None: plain attention, or a border
     density: tuple[tuple[float, ...], ...] | None = None  # as in SessionInfo, over all sequences
+    border: str | None = None  # as in SessionInfo
 
 
 class Choice(NamedTuple):
@@ -170,7 +171,7 @@ class Engine:
         self.n_vocab = n_vocab
         self.prefill = prefill.parse(options.prefill).name
         self._heads = heads
-        self.attention = options.attention
+        self.attention = attention.parse(options.attention).name
         self.cache_type = options.cache_type
         self._callback = _ffi.Callback(options.progress)
         self._busy = threading.Lock()
@@ -282,6 +283,7 @@ class Engine:
             if self.prefill != "dense":
                 density = prefill.density(_ffi.lib().dca_engine_density, self._native, self._heads)
             fields: dict[str, Any] = {"scheme": scheme_of(info.scheme), "density": density}
+            fields["border"] = attention.in_force(info)
             for name in EngineInfo.__dataclass_fields__:
                 if name not in fields:
                     fields[name] = getattr(info, name)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dca_runtime import _ffi, process
+from dca_runtime import attention as attentions
 from dca_runtime._convert import c_path, scheme_of
 from dca_runtime._ffi import ffi
 from dca_runtime.engine import Engine
@@ -21,7 +22,7 @@ from dca_runtime.model_path import check_path
 from dca_runtime.options import DEFAULT_CONTEXT, EngineOptions, Progress, Scheme, SessionOptions, TokenIds
 from dca_runtime.prompt import Marks, Prompt
 from dca_runtime.session import Session
-from dca_runtime.trained import reach, warn_of_length, warn_of_scheme
+from dca_runtime.trained import reach, warn_of_border, warn_of_length, warn_of_scheme
 
 if TYPE_CHECKING:
     from dca_runtime.generate import Generation, Processor
@@ -49,8 +50,9 @@ class ModelInfo:
     n_params_used: int  # parameters that one token touches
     weight_bytes: int  # all tensors as stored
     weight_bytes_used: int  # what one decoded token reads
-    scheme: Scheme | None  # the file's, with its logit scale; None: plain attention
+    scheme: Scheme | None  # the file's, with its logit scale; None: it has none
     repacked_bytes: int  # memory that copied and repacked weights take on the CPU; 0: all stay in the file
+    border: str | None = None  # the file's in place of a scheme, "string:680/128"; None: it has none
 
 
 class Model:
@@ -163,16 +165,20 @@ class Model:
         """A new, empty session.
 
         context: capacity of its KV cache, tokens; None: the model's ``context``, else 4096.
-        attention: "auto" (the scheme given here, else the file's, else plain), "plain", "dca", or for
-            ablations "intra" (only the query's own chunk) and "intra+inter" (every earlier chunk at
-            the inter-chunk position).
+        attention: "auto" (the scheme given here, else the file's scheme or border, else plain), "plain",
+            "dca", or for ablations "intra" (only the query's own chunk) and "intra+inter" (every earlier
+            chunk at the inter-chunk position); with a border that moves with the query "string:S/W" (STRING:
+            distances m from S on become m - S + W; "string": the file's), and of methods that see the first
+            tokens and the last only "streaming:SINKS/WINDOW" (StreamingLLM) and "lm-infinite:SINKS/WINDOW".
         scheme: (chunk_size, local_window, pretraining_length[, logit_scale, logit_scale_length]) to use
             instead of the file's.
         cache_type: what keys and values are kept in: "f16", "f32", "bf16", "q8" or "q4".
         prefill_block: tokens evaluated together in prefill; 0: the backend's choice.
         progress: called with (tokens done, tokens in all) during long calls; to cancel a call, raise.
         rope: another RoPE scaling in place of the model's: "linear:F" (position interpolation), "ntk:F"
-            (NTK-aware base) or "yarn:F" (from the trained context), F at least 1.
+            (NTK-aware base) or "yarn:F" (from the trained context), F at least 1; "dynamic:F" is ntk with
+            the factor F n / L - (F - 1), n being the positions that ``context`` uses, L the trained context.
+            Keys are rotated once, when they are stored, so n does not follow the text.
         prefill: how a prompt's tokens attend: "dense", to all keys; "sparse" or "sparse:ALPHA", on the CPU,
             each block to the pages of keys whose weight is at least ALPHA of the heaviest page's
             (docs/sparse.md); "sparse:ALPHA:FROM", from token FROM on instead of 4,096. ``info.density`` says
@@ -214,7 +220,7 @@ class Model:
 
         tokens: room of the pool, all sequences together. max_rows: tokens of one step at most, 0 for the
         library's choice; a smaller step bounds how long the others wait for a long prompt's next piece. The
-        rest is as in ``session``.
+        rest is as in ``session``; its sequences have no length that rope "dynamic:F" could go by.
         """
         options = EngineOptions(
             tokens=tokens,
@@ -360,9 +366,12 @@ class Model:
         return self.generate(rest, max_tokens, session, **options)
 
     def warn_if_untrained(self, session: Session, tokens: int) -> None:
-        """DcaWarning where ``session`` has plain attention and that many tokens are too many for it."""
-        if session.info.scheme is None:
-            warn_of_length(tokens, self._reach(session.rope), self.info.scheme is not None)
+        """DcaWarning where that many tokens are too many for the attention of ``session``."""
+        info, known = session.info, self._reach(session.rope)
+        if info.border is not None:
+            warn_of_border(info.border, tokens, attentions.parse(info.border).distances(tokens), known)
+        elif info.scheme is None:
+            warn_of_length(tokens, known, self.info.scheme is not None or self.info.border is not None)
 
     @property
     def _heads(self) -> tuple[int, int]:
@@ -390,7 +399,10 @@ def _model_info(native: Any) -> ModelInfo:
     info = ffi.new("dca_model_info *")
     info.size = ffi.sizeof("dca_model_info")
     _ffi.check(_ffi.lib().dca_model_get_info(native, info))
-    fields = {name: getattr(info, name) for name in ModelInfo.__dataclass_fields__}
+    names = [name for name in ModelInfo.__dataclass_fields__ if name != "border"]
+    fields = {name: getattr(info, name) for name in names}
     fields |= {"architecture": _ffi.text(info.architecture), "device": _ffi.text(info.device)}
     fields["scheme"] = scheme_of(info.scheme)
+    if info.border.window:
+        fields["border"] = attentions.Attention("string", info.border.window, info.border.beyond).name
     return ModelInfo(**fields)

@@ -18,9 +18,15 @@ Progress: TypeAlias = Callable[[int, int], Any]
 
 # Names, and the numbers that dca.h gives them.
 ATTENTIONS = {"auto": 0, "plain": 1, "dca": 2, "intra": 3, "intra+inter": 4}  # dca_attention
+# The attentions whose border moves with the query, in dca.h's order, and their numbers (attention.py).
+BORDERS = {
+    "string": ("BORDER", "LOCAL"),
+    "streaming": ("SINKS", "WINDOW"),
+    "lm-infinite": ("SINKS", "WINDOW"),
+}
 CACHE_TYPES = {"f16": 0, "f32": 1, "bf16": 2, "q8": 3, "q4": 4}  # dca_cache_type
 PREFILLS = {"dense": 0, "sparse": 1}  # dca_prefill
-ROPES = {"linear": 1, "ntk": 2, "yarn": 3}  # dca_rope
+ROPES = {"linear": 1, "ntk": 2, "yarn": 3, "dynamic": 4}  # dca_rope
 
 SPECULATIONS = ("auto", "off", "lookup")  # whether tokens are guessed ahead (speculation.py)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dca_runtime import _ffi, _pages, prefill, process
+from dca_runtime import _ffi, _pages, attention, prefill, process
 from dca_runtime._convert import (
     LOGITS_ALL,
     LOGITS_LAST,
@@ -33,10 +33,12 @@ class SessionInfo:
     context: int
     cache_bytes: int
     scratch_bytes: int
-    scheme: Scheme | None  # in force: local_window 0 in the ablations; None: plain attention
+    scheme: Scheme | None  # in force: local_window 0 in the ablations; None: plain attention, or a border
     density: tuple[tuple[float, ...], ...] | None = None
     """of sparse prefill, by layer and query head: the share of the pairs of a query and a key that was
     computed, over all tokens not evaluated alone; NaN where there were none. None: prefill is dense"""
+    border: str | None = None
+    """in force, as ``Model.session`` takes it ("string:680/128"); None: attention has none that moves"""
 
 
 class Session:
@@ -54,7 +56,7 @@ class Session:
         self.device = device  # as ModelInfo.device
         self.prefill = prefill.parse(options.prefill).name
         self._heads = heads
-        self.attention = options.attention
+        self.attention = attention.parse(options.attention).name
         self.cache_type = options.cache_type
         self.rope = options.rope
         self._callback = _ffi.Callback(options.progress)
@@ -238,6 +240,7 @@ class Session:
                 info.scratch_bytes,
                 scheme_of(info.scheme),
                 density,
+                attention.in_force(info),
             )
 
     def selection(self) -> list[prefill.Selection]:

@@ -14,6 +14,8 @@ def reach(trained: int, architecture: str, metadata: Mapping[str, Any], rope: st
     trained: the file's context_length.
     rope: a scaling in place of the file's, as ``Model.session`` takes it.
     """
+    if rope is not None and rope.startswith("dynamic"):
+        return 2**31  # the base grows with the positions
     if rope is not None:
         return int(trained * float(rope.partition(":")[2]))
     prefix = f"{architecture}.rope.scaling."
@@ -48,6 +50,16 @@ def warn_of_length(tokens: int, known: int, scheme_in_file: bool) -> None:
         _warn(
             f"the prompt has {tokens:,} tokens, and plain attention is good to the {known:,} the model was "
             f"trained on: {cure}",
+            calls=2,
+        )
+
+
+def warn_of_border(border: str, tokens: int, distances: int, known: int) -> None:
+    """Warns where a prompt of that many tokens has more ``distances`` under ``border`` than are ``known``."""
+    if distances > known > 0:
+        _warn(
+            f"the prompt has {tokens:,} tokens, and attention {border} puts them up to {distances - 1:,} "
+            f"apart, beyond the {known:,} tokens the model was trained on: it will meet distances new to it",
             calls=2,
         )
 

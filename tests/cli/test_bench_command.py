@@ -26,6 +26,18 @@ def test_json_is_a_list_of_results(path, capsys):
         assert result[figure] > 0
 
 
+def test_a_window_counts_the_keys_it_reads(path, capsys):
+    """Each of 16 tokens behind 20 others reads 12 keys, under plain attention and STRING all before it."""
+    names = ["plain", "string:8/2", "streaming:4/8"]
+    options = [word for name in names for word in ("--attention", name)]
+    assert main([path, "-p", "16", "-n", "0", "-d", "20", "-r", "1", "--json", *options]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [result["attention"] for result in results] == names
+    plain, string, streaming = (result["gflop_per_s"] / result["tokens_per_s"] for result in results)
+    assert string == pytest.approx(plain)
+    assert streaming < 0.999 * plain
+
+
 def test_json_to_a_file_leaves_the_table(path, capsys, tmp_path):
     file = tmp_path / "speed.json"
     assert main([path, "-p", "8", "-n", "0", "-r", "1", "--json", str(file)]) == 0
@@ -47,6 +59,7 @@ def test_table_names_the_tests(path, capsys):
         (["-p", "many"], "--prompt"),
         (["-r", "0"], "--repeats"),
         (["--attention", "dual"], "--attention"),
+        (["--attention", "string:4/9"], "LOCAL is 9, must be at most 4"),
     ],
 )
 def test_bad_usage_is_one_line_and_2(path, capsys, arguments, says):

@@ -37,6 +37,29 @@ def test_plain_attention(model, tmp_path, capsys):
     assert "scheme   plain attention (not wanted)\ncontext  64 tokens\n" in capsys.readouterr().out
 
 
+def test_string_in_place_of_a_scheme(model, tmp_path, capsys):
+    assert run(model, tmp_path / "out.gguf", "--string", "40/8") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "scheme   STRING: border 40, local_window 8 (as asked for)" in lines
+    assert "context  96 tokens without a distance that is new to the model" in lines
+    assert run(model, "--verify", tmp_path / "out.gguf", "--string", "40/8") == 0
+    assert run(model, "--verify", tmp_path / "out.gguf", "--string", "40/9") == 1
+    assert "expected STRING: border 40, local_window 9" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("more", [["--no-dca"], ["--chunk-size", 40], ["--format", "hf"]])
+def test_string_goes_with_no_scheme(model, tmp_path, capsys, more):
+    assert run(model, tmp_path / "out", "--string", "40/8", *more) == 2
+    assert "--string" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["40", "8/40", "0/0", "a/b", "40/8/1"])
+def test_a_string_that_cannot_be(model, tmp_path, capsys, text):
+    assert run(model, tmp_path / "out", "--string", text) == 2
+    error = capsys.readouterr().err
+    assert "argument --string: " in error and error.count("\n") == 1
+
+
 def test_a_pipe_gets_no_progress(model, tmp_path, capfd):
     run(model, tmp_path / "out.gguf")
     assert capfd.readouterr().err == ""

@@ -39,6 +39,15 @@ def test_options_reach_the_session(path, capsys):
     assert plain != greedy_text(path, prompt, 12) + "\n"
 
 
+@pytest.mark.parametrize("attention", ["string:8/2", "streaming:2/8", "lm-infinite:2/8"])
+def test_a_border_reaches_the_session(path, capsys, attention):
+    prompt = "the cat and the hat and the cat "
+    options = ["--attention", attention, "--cache-type", "f32", "--temp", "0", "--device", "cpu"]
+    assert main([path, "-p", prompt, "-n", "12", *options]) == 0
+    found = capsys.readouterr().out
+    assert found == greedy_text(path, prompt, 12, attention=attention, cache_type="f32") + "\n"
+
+
 def test_no_repack_leaves_the_weights_in_the_file(path, monkeypatch, capsys):
     import dca_runtime as dca
 

@@ -11,12 +11,22 @@ import random
 from collections.abc import Iterator
 
 import torch
-from attention_library import PAGE_TOKENS, AttentionLibrary, DecodeRows, PositionScheme, Problem, Shape
+from attention_library import (
+    PAGE_TOKENS,
+    AttentionLibrary,
+    DecodeRows,
+    PositionScheme,
+    Problem,
+    Shape,
+    Traits,
+)
 
 # Unit roundoffs. Queries, softmax weights and outputs each round once, by about 0.4 of these in the mean
 # square; ROOM covers the worst of thousands of rows. Errors are relative to the norm of a head's output row.
 ROUNDOFF = {"f16": 2.0**-11, "bf16": 2.0**-8}
 ROOM = 4
+
+STRING, STREAMING, LM_INFINITE = 1, 2, 3  # Border of core/positions/scheme.h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +39,7 @@ class Case:
     dtype: str
     cache: str
     seed: int
+    traits: Traits = Traits()
 
     @property
     def tolerance(self) -> float:
@@ -74,9 +85,13 @@ def reference(
         gap = i[:, None] // s - torch.arange(n_tokens, device=i.device) // s
         successive = torch.where(r < w, torch.clamp(s + r, max=c - 1), torch.full_like(r, c - 1))
         by_gap = [r, successive, torch.full_like(r, c - 1)]
-        visible = (torch.arange(n_tokens, device=i.device) <= i[:, None]) & (
-            (gap == 0) | (not scheme.intra_only)
-        )
+        j = torch.arange(n_tokens, device=i.device)
+        visible = (j <= i[:, None]) & ((gap == 0) | (not scheme.intra_only))
+        if scheme.border:
+            by_gap, gap, seen = moving_border(scheme, i, j)
+            visible &= seen
+        if problem.traits.window:
+            visible &= i[:, None] - j < problem.traits.window
         length = i.double() + 1
         m = torch.ones_like(length)
         if scheme.logit_scale:
@@ -86,15 +101,39 @@ def reference(
             heads = slice(kv_head * group, (kv_head + 1) * group)
             logits = torch.full((len(i), group, n_tokens), -torch.inf, device=i.device, dtype=torch.float64)
             for kind, positions in enumerate(by_gap):
-                chosen = visible & (gap == kind if kind < 2 else gap >= 2)
+                chosen = visible & (gap == kind if kind < 2 or scheme.border else gap >= 2)
                 if not chosen.any():
                     continue
                 own = torch.einsum("nhd,kd->nhk", rotate(q[:, heads], positions, problem), keys[kv_head])
                 logits = torch.where(chosen[:, None], own, logits)
             logits *= (m * m)[:, None, None] / shape.head_dim**0.5
-            out[:, heads] = torch.softmax(logits, dim=-1) @ values[kv_head]
+            if cap := problem.traits.cap:
+                logits = torch.where(logits.isinf(), logits, cap * torch.tanh(logits / cap))
+            if problem.traits.sinks:  # a logit of its own, whose value is nothing
+                sinks = problem.sinks[heads].double()[None, :, None].expand(len(i), -1, 1)
+                weights = torch.softmax(torch.cat((logits, sinks), dim=-1), dim=-1)[..., :-1]
+            else:
+                weights = torch.softmax(logits, dim=-1)
+            out[:, heads] = weights @ values[kv_head]
         outs.append(out)
     return torch.cat(outs)
+
+
+def moving_border(
+    scheme: PositionScheme, i: torch.Tensor, j: torch.Tensor
+) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Positions of the queries i for each kind of keys, the kind of each key j (n, m), and which are seen.
+    Kind 0 is near, what the papers (STRING, StreamingLLM, LM-Infinite) leave as it is."""
+    window, beyond = scheme.window, scheme.beyond
+    near = i[:, None] - j < window
+    if scheme.border == STRING:
+        return [i, i - window + beyond], (~near).int(), torch.ones_like(near)
+    seen = near | (j < beyond)
+    if scheme.border == STREAMING:
+        return [i, i.clamp(max=window + beyond - 1)], (~near).int(), seen
+    # Keys carry their own index: one that is to be `window` away wants the query as much further on.
+    kinds = torch.where(near, 0, 1 + j)
+    return [i, *(torch.full_like(i, window + k) for k in range(beyond))], kinds, seen
 
 
 def row_errors(out: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
@@ -164,9 +203,10 @@ def check_shared_decode(library: AttentionLibrary, case: Case) -> float | None:
         seed=case.seed,
         decode_rows=len(lengths) + 3,
         shared_pages=shared,
+        traits=case.traits,
     )
     most = problem.most_group_rows()
-    if most < 2 or case.scheme.intra_only:
+    if most < 2 or case.scheme.intra_only or case.scheme.border or not case.traits.plain:
         return None
     tokens: list[tuple[int, int] | None] = [(n, length - 1) for n, length in enumerate(lengths)]
     tokens += [None] * draw.choice((0, 1, 3))
@@ -292,6 +332,7 @@ def make_problem(library: AttentionLibrary, case: Case) -> Problem:
         seed=case.seed,
         dequantized_kv_heads=1 + case.seed % case.shape.n_kv_heads,
         decode_rows=len(case.others) + 8,
+        traits=case.traits,
     )
 
 
@@ -334,6 +375,36 @@ def random_cases(seed: int, count: int, longest: int = 3000) -> Iterator[Case]:
             draw.choice((1, 127, 128, 129, border, draw.randrange(1, longest))) for _ in range(n_others)
         )
         yield Case(shape, scheme, start, max(1, length), others, dtype, cache, 1000 * seed + n)
+
+
+def cases_with_borders(seed: int, count: int) -> Iterator[Case]:
+    """Random cases of schemes whose border moves with the query."""
+    draw = random.Random(seed)
+    for case in random_cases(seed, count):
+        border = draw.choice((STRING, STRING, STREAMING, LM_INFINITE))
+        window = draw.choice((1, 10, 64, 100, 127, 128, 129, 300, 1024))
+        beyond = draw.choice((0, 1, 4, 9, 130 if border != LM_INFINITE else 3))
+        scheme = PositionScheme(
+            border=border, window=window, beyond=min(beyond, window) if border == STRING else beyond
+        )
+        yield dataclasses.replace(case, scheme=scheme)
+
+
+def cases_with_traits(seed: int, count: int) -> Iterator[Case]:
+    """Random cases with a window, a cap, sinks or several of these, mostly of head sizes with fast kernels.
+
+    A layer with a window has chunks as long as it, and ordinary distances; others have any scheme.
+    """
+    draw = random.Random(seed)
+    for case in random_cases(seed, count):
+        head_dim = draw.choice((64, 128, 128, 256, 48))
+        window = draw.choice((0, 1, 10, 64, 100, 128, 300, 1024))
+        shape = dataclasses.replace(
+            case.shape, head_dim=head_dim, rotary_dim=draw.choice((None, 0, head_dim // 2 // 8 * 8))
+        )
+        traits = Traits(window, draw.choice((0.0, 0.0, 0.5, 3.0)), draw.random() < 0.4)
+        scheme = PositionScheme(window, window, 2 * window) if window else case.scheme
+        yield dataclasses.replace(case, shape=shape, scheme=scheme, traits=traits)
 
 
 def check_all(

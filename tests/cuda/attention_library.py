@@ -30,7 +30,8 @@ NOT_SUPPORTED = 801  # cudaErrorNotSupported
 
 @dataclasses.dataclass(frozen=True)
 class PositionScheme:
-    """Dual Chunk Attention's integers (s, w, c); the default is plain causal attention."""
+    """Dual Chunk Attention's integers (s, w, c), or a border that moves with the query; the default is plain
+    causal attention."""
 
     chunk_size: int = ENDLESS
     local_window: int = 0
@@ -38,6 +39,11 @@ class PositionScheme:
     intra_only: bool = False
     logit_scale: float = 0.0
     logit_scale_length: int = 0
+    border: int = (
+        0  # core/positions/scheme.h: 1 STRING, 2 StreamingLLM, 3 LM-Infinite; chunks are endless then
+    )
+    window: int = 0
+    beyond: int = 0
 
     def positions(self, context: int) -> int:
         """One more than the largest position that ``context`` tokens use."""
@@ -58,6 +64,19 @@ class Shape:
         return self.head_dim if self.rotary_dim is None else self.rotary_dim
 
 
+@dataclasses.dataclass(frozen=True)
+class Traits:
+    """What a layer's attention has beside the plain one: a window (tokens), a cap on logits, sinks."""
+
+    window: int = 0
+    cap: float = 0.0
+    sinks: bool = False
+
+    @property
+    def plain(self) -> bool:
+        return self == Traits()
+
+
 class _Shape(ctypes.Structure):
     _fields_ = [
         (name, ctypes.c_int32)
@@ -74,6 +93,9 @@ class _Scheme(ctypes.Structure):
         ("logit_scale", ctypes.c_float),
         ("logit_scale_length", ctypes.c_uint32),
         ("intra_only", ctypes.c_bool),
+        ("border", ctypes.c_uint32),
+        ("window", ctypes.c_uint32),
+        ("beyond", ctypes.c_uint32),
     ]
 
 
@@ -89,6 +111,10 @@ class _Rotary(ctypes.Structure):
     _fields_ = [("cos_sin", ctypes.c_void_p), ("n_positions", ctypes.c_uint32)]
 
 
+class _Traits(ctypes.Structure):
+    _fields_ = [("window", ctypes.c_uint32), ("cap", ctypes.c_float), ("sinks", ctypes.c_void_p)]
+
+
 _COMMON = [("shape", _Shape), ("scheme", _Scheme), ("cache", _Cache), ("rotary", _Rotary)]
 
 
@@ -101,6 +127,7 @@ class _Prefill(ctypes.Structure):
         ("q_stride", ctypes.c_int64),
         ("out_stride", ctypes.c_int64),
         ("dtype", ctypes.c_int32),
+        ("traits", _Traits),
         ("start", ctypes.c_uint32),
         ("n_queries", ctypes.c_uint32),
         ("workspace", ctypes.c_void_p),
@@ -118,6 +145,7 @@ class _Decode(ctypes.Structure):
         ("q_stride", ctypes.c_int64),
         ("out_stride", ctypes.c_int64),
         ("dtype", ctypes.c_int32),
+        ("traits", _Traits),
         ("n_rows", ctypes.c_uint32),
         ("rows", ctypes.c_void_p),
         ("page_tables", ctypes.c_void_p),
@@ -191,9 +219,10 @@ class Problem:
         dequantized_kv_heads: int = 0,
         decode_rows: int = 1,
         shared_pages: int = 0,
+        traits: Traits = Traits(),
     ):
         self.library, self.shape, self.scheme = library, shape, scheme
-        self.dtype, self.cache_dtype = dtype, cache
+        self.dtype, self.cache_dtype, self.traits = dtype, cache, traits
         self.lengths = (lengths,) if isinstance(lengths, int) else lengths
         generator = torch.Generator("cuda").manual_seed(seed)
 
@@ -202,6 +231,7 @@ class Problem:
             rows = torch.randn(size, device="cuda", generator=generator, dtype=TORCH_DTYPES[dtype])
             return list(rows.split(self.lengths))
 
+        self.sinks = 2 * torch.randn(shape.n_heads, device="cuda", generator=generator)
         self.q, self.k, self.v = random(shape.n_heads), random(shape.n_kv_heads), random(shape.n_kv_heads)
         for k, v in zip(self.k[1:], self.v[1:], strict=True):
             k[: shared_pages * PAGE_TOKENS] = self.k[0][: shared_pages * PAGE_TOKENS]
@@ -310,6 +340,7 @@ class Problem:
             q.stride(0),
             out.stride(0),
             DTYPES[self.dtype],
+            self._traits(),
             start,
             n_queries,
             self.prefill_workspace.data_ptr(),
@@ -353,6 +384,7 @@ class Problem:
             rows.q.stride(0),
             out.stride(0),
             DTYPES[self.dtype],
+            self._traits(),
             len(rows.q),
             rows.rows.data_ptr(),
             self.page_tables.data_ptr(),
@@ -429,6 +461,10 @@ class Problem:
         """How many rows may read their shared pages together; less than 2: none for this shape."""
         return min(MOST_GROUP_ROWS, self.library.decode_group_rows(self._shape()))
 
+    def _traits(self) -> _Traits:
+        t = self.traits
+        return _Traits(t.window, t.cap, self.sinks.data_ptr() if t.sinks else None)
+
     def _shape(self) -> _Shape:
         s = self.shape
         return _Shape(
@@ -448,6 +484,9 @@ class Problem:
                 s.logit_scale,
                 s.logit_scale_length,
                 s.intra_only,
+                s.border,
+                s.window,
+                s.beyond,
             ),
             _Cache(
                 self.keys.data_ptr(),

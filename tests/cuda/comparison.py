@@ -19,7 +19,13 @@ def tokens(path, count: int, seed: int = 0) -> np.ndarray:
 
 def all_logits(path, device: str, ids: np.ndarray, pieces=None, **options) -> np.ndarray:
     """Logits after every token, fed in pieces of these lengths (None: all at once)."""
-    with Model(path, device=device) as model, model.session(context=len(ids), **options) as session:
+    with Model(path, device=device) as model:
+        return in_pieces(model, ids, pieces, **options)
+
+
+def in_pieces(model: Model, ids: np.ndarray, pieces=None, **options) -> np.ndarray:
+    """The same of an open model."""
+    with model.session(context=len(ids), **options) as session:
         if pieces is None:
             return session.eval(ids, all_logits=True)
         parts, first = [], 0

@@ -33,16 +33,24 @@ class Format:
     groups: int = 1  # with a scale each
     offset: int = 0
     minimum: bool = False
+    levels: tuple[int, ...] = ()  # what codes stand for, where they are no numbers
+    power: bool = (
+        False  # whether the scale is a power of two in bf16, else f16 or, of levels, two f16 to be multiplied
+    )
 
     @property
     def scale_halves(self) -> int:
-        return self.groups * (2 if self.minimum else 1)
+        return self.groups * (2 if self.minimum or (self.levels and not self.power) else 1)
+
+
+IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+FP4_LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)
 
 
 FORMATS = {
     "F16": Format(0, "F16", 16),
     "BF16": Format(1, "BF16", 16),
-    "Q8": Format(2, "Q8_0, IQ4_NL", 8),
+    "Q8": Format(2, "Q8_0", 8),
     "Q4": Format(3, "Q4_0", 4, offset=8),
     "Q4M": Format(4, "Q4_1, Q4_K", 4, minimum=True),
     "Q5": Format(5, "Q5_0", 4, 1, offset=16),
@@ -50,6 +58,8 @@ FORMATS = {
     "Q6": Format(7, "Q6_K", 4, 2, groups=2, offset=32),
     "Q3": Format(8, "Q3_K", 4, groups=2, offset=4),
     "Q2M": Format(9, "Q2_K", 4, groups=2, minimum=True),
+    "IQ4": Format(10, "IQ4_NL, IQ4_XS", 4, levels=IQ4_LEVELS),
+    "FP4": Format(11, "MXFP4", 4, levels=FP4_LEVELS, power=True),
 }
 
 
@@ -99,8 +109,13 @@ class Weights:
         scales = step * (0.5 + torch.rand(shape, device="cuda", generator=generator))
         if self.format.minimum:
             scales[..., 1::2] *= -7.5
+        if self.format.power:
+            scales = 2.0 ** torch.randint(-9, -6, shape, device="cuda", generator=generator)
+        elif self.format.levels:
+            scales[..., 1] = torch.randint(-32, 32, shape[:2], device="cuda", generator=generator)
+            scales[..., 0] *= 0.01
         scales[:, units:] = 0
-        self.scales = scales.half()
+        self.scales = scales.to(torch.bfloat16 if self.format.power else torch.float16)
 
     @property
     def bytes(self) -> int:
@@ -120,6 +135,9 @@ class Weights:
         low = self.low[first:last]
         if f.low_bits == 8:
             q = low.view(torch.int8).to(torch.int32)
+        elif f.levels:
+            codes = torch.stack((low & 15, low >> 4), dim=-1).flatten(-2).long()
+            q = torch.tensor(f.levels, device="cuda", dtype=torch.int32)[codes]
         else:
             q = torch.cat((low & 15, low >> 4), dim=-1).to(torch.int32)
         if self.high is not None:
@@ -132,6 +150,8 @@ class Weights:
             bits = words[:, :, place // 8, k] >> (place % 8)
             q = q | (bits & (2**f.high_bits - 1)) << 4
         scales = self.scales[first:last, :units].double().unflatten(-1, (f.groups, -1))
+        if scales.shape[-1] == 2 and f.levels:
+            scales = scales.prod(-1, keepdim=True).half().double()
         values = (q - f.offset).double().unflatten(-1, (f.groups, -1)) * scales[..., :1]
         if f.minimum:
             values = values + scales[..., 1:]

@@ -8,6 +8,8 @@ torch = pytest.importorskip("torch")
 
 from attention_check import (  # noqa: E402
     Case,
+    cases_with_borders,
+    cases_with_traits,
     check_decode,
     check_prefill,
     check_shared_decode,
@@ -24,7 +26,11 @@ pytestmark = [
     ),
 ]
 
-CASES = list(random_cases(seed=3, count=40))
+CASES = [
+    *random_cases(seed=3, count=40),
+    *cases_with_traits(seed=4, count=40),
+    *cases_with_borders(seed=6, count=40),
+]
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 from comparison import BF16_KL, F16_KL, all_logits, check, mean_kl, tokens
+from variants import GRIDS
 
 from dca_runtime import DcaError, Model
 from dca_runtime.errors import Status
@@ -32,7 +33,7 @@ MIXED = (("", "Q4_K"), ("attn_v", "Q6_K"), ("ffn_down", "Q6_K"), ("ffn_up", "Q5_
 SCHEME = (48, 16, 64)
 
 
-@pytest.mark.parametrize("dtype", ["F32", "F16", *QUANTISED])
+@pytest.mark.parametrize("dtype", ["F32", "F16", *QUANTISED, *GRIDS])
 def test_formats(variant_gguf, dtype):
     check(variant_gguf(types=(("", dtype),), scheme=SCHEME), F16_KL)
 

@@ -33,7 +33,9 @@ def ids():
 
 
 @pytest.mark.parametrize(
-    "name", ["plain", "dca", "intra", "dca:24/8/32", "plain@linear:4", "plain@ntk:4", "dca@yarn:4"]
+    "name",
+    ["plain", "dca", "intra", "dca:24/8/32", "plain@linear:4", "plain@ntk:4", "dca@yarn:4", "plain@dynamic:2"]
+    + ["string:40/8", "string:80/16@yarn:2", "streaming:4/40", "lm-infinite:4/40", "string:90/0@dynamic:2"],
 )
 def test_it_scores_as_the_library_does(models, ids, name):
     method = parse(name)
@@ -134,11 +136,37 @@ def test_the_command_runs_any_method(path, capsys, tmp_path, arguments, lengths)
     assert main(["report", str(tmp_path / "r.jsonl"), "-o", str(tmp_path / "page.html")]) == 0
 
 
+def test_the_library_gives_the_references_table(path, capsys, tmp_path):
+    text = tmp_path / "t.txt"
+    text.write_text("".join(f"This is sentence {n} of the book.\n" for n in range(99)))
+    names = "plain,string:80/16,streaming:4/60,lm-infinite:4/60,plain@dynamic:2,string:80/16@yarn:2"
+    command = [
+        "perplexity",
+        path,
+        "--lengths",
+        "150,300",
+        "--window",
+        "100",
+        "--text",
+        str(text),
+        "--json",
+        "-",
+    ]
+    found = []
+    for more in ([], ["--engine", "reference"]):
+        assert main([*command, "--device", "cpu", "--cache-type", "f32", "--attention", names, *more]) == 0
+        found.append(json.loads(capsys.readouterr().out)["results"])
+    assert [entry["method"] for entry in found[0]] == [entry["method"] for entry in found[1]]
+    for native, reference in zip(*found, strict=True):
+        for one, other in zip(native["lengths"], reference["lengths"], strict=True):
+            assert one["length"] == other["length"]
+            assert one["perplexity"] == pytest.approx(other["perplexity"], rel=1e-3)
+
+
 def test_the_library_lacks_them_and_says_so(path, capsys):
-    assert main(["passkey", path, "--attention", "rerope:40"]) == 2
-    assert "--engine reference" in capsys.readouterr().err
-    assert main(["passkey", path, "--attention", "plain@dynamic:2"]) == 2
-    assert "--engine reference" in capsys.readouterr().err
+    for name in ("rerope:40", "self-extend:4/60"):
+        assert main(["passkey", path, "--attention", name]) == 2
+        assert "--engine reference" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

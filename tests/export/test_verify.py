@@ -16,7 +16,7 @@ from dca_export.export.verify_values import MOST_ERROR
 from dca_export.export.write import export_model
 from dca_export.gguf.copy import Copy
 from dca_export.gguf.file import GgufFile, packed_value
-from dca_export.scheme import Scheme
+from dca_export.scheme import Scheme, StringBorder
 from dca_runtime import blocks
 
 
@@ -324,3 +324,24 @@ def test_the_scheme_is_told_and_compared_with_the_expected_one(tmp_path):
     assert "the scheme is chunk_size 40, local_window 24" in problem and "expected chunk_size 48" in problem
     (problem,) = verify(tmp_path / "o.gguf", tmp_path / "m", expected=SchemeOptions(False)).problems
     assert problem.endswith("expected none (plain attention)")
+
+
+def test_string_is_told_kept_and_compared_with_the_expected_one(tmp_path):
+    write_tiny_model(tmp_path / "m")
+    wanted = SchemeOptions(string=StringBorder(40, 8))
+    export_model(tmp_path / "m", tmp_path / "o.gguf", ExportOptions("f16", wanted))
+    report = verify(tmp_path / "o.gguf", tmp_path / "m")
+    assert (report.scheme, report.border, report.problems) == (None, StringBorder(40, 8), [])
+    assert verify(tmp_path / "o.gguf", tmp_path / "m", expected=wanted).problems == []
+    (problem,) = verify(tmp_path / "o.gguf", tmp_path / "m", expected=SchemeOptions(dca=False)).problems
+    assert problem == "the scheme is STRING: border 40, local_window 8, expected none (plain attention)"
+    # A copy keeps it where nothing is asked for, and loses it to a scheme or to --no-dca.
+    for options, scheme, border in (
+        (SchemeOptions(), None, StringBorder(40, 8)),
+        (SchemeOptions(dca=False), None, None),
+        (SchemeOptions(chunk_size=48), Scheme(48, 16, 64), None),
+    ):
+        copy = tmp_path / f"{scheme}{border}.gguf"
+        export_model(tmp_path / "o.gguf", copy, ExportOptions(scheme=options))
+        report = verify(copy, tmp_path / "o.gguf")
+        assert (report.scheme, report.border, report.problems) == (scheme, border, [])

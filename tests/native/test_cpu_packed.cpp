@@ -19,8 +19,8 @@ using dca::BlockType;
 constexpr BlockType kPackedTypes[] = {BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_0, BlockType::Q5_1,
                                       BlockType::Q8_0, BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K};
 
-/// The packed kernels of this machine; null if it has none.
-const PackedKernels* packed_kernels() { return cpu_kernels(dca::choose_isa("")).packed; }
+/// The packed kernels that the backend would take; null if there are none.
+const PackedKernels* packed_kernels() { return cpu_kernels(dca::chosen_isa()).packed; }
 
 struct Matrix {
     BlockType type;

@@ -117,8 +117,36 @@ TEST(cuda_planes_decode_as_the_blocks_do) {
     }
 }
 
+/// Blocks of random bytes, whose f16 scale, if they begin with one, is finite.
+std::vector<std::byte> random_blocks(BlockType type, uint32_t seed) {
+    std::mt19937 random(seed);
+    const BlockInfo& info = block_info(type);
+    std::vector<std::byte> blocks(kValues / info.block_size * info.block_bytes);
+    for (std::byte& byte : blocks) byte = static_cast<std::byte>(random());
+    if (type == BlockType::MXFP4) return blocks;
+    for (size_t at = 1; at < blocks.size(); at += info.block_bytes) blocks[at] &= std::byte{0xbf};
+    return blocks;
+}
+
+TEST(cuda_planes_of_levels_decode_to_the_bit) {
+    for (const BlockType type : {BlockType::IQ4_NL, BlockType::IQ4_XS, BlockType::MXFP4}) {
+        for (uint32_t seed = 0; seed < 50; ++seed) {
+            const auto blocks = random_blocks(type, seed);
+            std::vector<float> expected(kValues);
+            decode_blocks(type, blocks.data(), kValues, expected.data());
+            visit_blocks(type, [&](auto block, auto planes) {
+                using P = decltype(planes);
+                Packed packed;
+                pack<decltype(block), P>(blocks, packed);
+                CHECK(decoded<P>(packed.matrix) == expected);
+            });
+        }
+    }
+}
+
 TEST(cuda_planes_keep_file_scales_exact) {
-    for (const BlockType type : {BlockType::Q4_0, BlockType::Q5_0, BlockType::Q8_0, BlockType::IQ4_NL, BlockType::MXFP4}) {
+    for (const BlockType type :
+         {BlockType::Q4_0, BlockType::Q5_0, BlockType::Q8_0, BlockType::IQ4_NL, BlockType::IQ4_XS, BlockType::MXFP4}) {
         const auto blocks = encoded(type, random_values(2));
         std::vector<float> expected(kValues);
         decode_blocks(type, blocks.data(), kValues, expected.data());

@@ -141,3 +141,17 @@ TEST(hparams_of_a_mixture_are_checked_together) {
     CHECK(!hparams_of({mixture[0], mixture[1], normalised}).expert_weights_norm);
     refused({mixture[0], mixture[1], u32("expert_weights_norm", 1)}, DCA_ERROR_FORMAT, "expert_weights_norm must be a bool");
 }
+
+TEST(hparams_hold_strings_border_in_place_of_a_scheme) {
+    const dca::Hparams h = hparams_of({u32("attention.string.border", 40), u32("attention.string.local_window", 8)});
+    CHECK(h.border.window == 40u);
+    CHECK(h.border.beyond == 8u);
+    CHECK(h.scheme.chunk_size == 0u);
+    CHECK(hparams_of({}).border.window == 0u);
+    refused({u32("attention.string.border", 40)}, DCA_ERROR_FORMAT, "llama.attention.string.local_window is missing");
+    refused({u32("attention.string.border", 0), u32("attention.string.local_window", 0)}, DCA_ERROR_FORMAT, "string.border is 0");
+    refused({u32("attention.string.border", 40), u32("attention.string.local_window", 41)}, DCA_ERROR_FORMAT, "must be 0 to 40");
+    refused({u32("attention.string.border", 40), u32("attention.string.local_window", 8), u32("attention.dca.chunk_size", 12),
+             u32("attention.dca.local_window", 4), u32("attention.dca.pretraining_length", 16)},
+            DCA_ERROR_FORMAT, "states both");
+}

@@ -37,18 +37,27 @@ TEST(rope_turns_dimension_2j_by_base_to_the_minus_2j_over_d) {
 }
 
 TEST(rope_linear_divides_every_frequency) {
-    const dca::RopeFrequencies f = frequencies(dca::with_rope(hparams(), DCA_ROPE_LINEAR, 4.0f));
+    const dca::RopeFrequencies f = frequencies(dca::with_rope(hparams(), DCA_ROPE_LINEAR, 4.0f, context));
     for (uint32_t j = 0; j < d / 2; ++j) near(f.radians[j], plain(j) / 4.0);
 }
 
 TEST(rope_ntk_keeps_the_fastest_and_stretches_the_slowest_by_the_factor) {
-    const dca::RopeFrequencies f = frequencies(dca::with_rope(hparams(), DCA_ROPE_NTK, 4.0f));
+    const dca::RopeFrequencies f = frequencies(dca::with_rope(hparams(), DCA_ROPE_NTK, 4.0f, context));
     near(f.radians[0], 1.0);
     near(f.radians[d / 2 - 1], plain(d / 2 - 1) / 4.0);
 }
 
+TEST(rope_dynamic_ntk_stretches_by_how_far_the_positions_are_beyond_the_trained_context) {
+    const auto slowest = [](uint32_t positions) {
+        return frequencies(dca::with_rope(hparams(), DCA_ROPE_DYNAMIC, 2.0f, positions)).radians[d / 2 - 1];
+    };
+    near(slowest(100), plain(d / 2 - 1));
+    near(slowest(context), plain(d / 2 - 1));
+    near(slowest(3 * context), plain(d / 2 - 1) / 5.0);  // 2 * 3 - (2 - 1)
+}
+
 TEST(rope_yarn_keeps_what_turns_often_and_interpolates_what_does_not) {
-    const dca::RopeFrequencies f = frequencies(dca::with_rope(hparams(), DCA_ROPE_YARN, 4.0f));
+    const dca::RopeFrequencies f = frequencies(dca::with_rope(hparams(), DCA_ROPE_YARN, 4.0f, context));
     near(f.magnitude, 0.1 * std::log(4.0) + 1.0);
     for (uint32_t j = 0; j < d / 2; ++j) {
         const double turns = context * plain(j) / (2 * 3.14159265358979);
@@ -68,7 +77,7 @@ TEST(rope_factors_divide_and_long_texts_take_the_long_ones) {
     weights.rope_factors_long.assign(d / 2, 8.0f);
     near(frequencies(h, weights).radians[3], plain(3) / 2.0);
     near(frequencies(h, weights, context + 1).radians[3], plain(3) / 8.0);
-    CHECK_ERROR(dca::with_rope(h, DCA_ROPE_LINEAR, 2.0f), DCA_ERROR_UNSUPPORTED);
+    CHECK_ERROR(dca::with_rope(h, DCA_ROPE_LINEAR, 2.0f, context), DCA_ERROR_UNSUPPORTED);
     for (const float bad : {0.0f, -1.0f, NAN}) {
         weights.rope_factors[5] = bad;
         CHECK_ERROR(frequencies(h, weights), DCA_ERROR_FORMAT);
@@ -76,10 +85,10 @@ TEST(rope_factors_divide_and_long_texts_take_the_long_ones) {
 }
 
 TEST(rope_is_refused_where_it_makes_no_sense) {
-    for (const int32_t kind : {-1, 4}) CHECK_ERROR(dca::with_rope(hparams(), kind, 2.0f), DCA_ERROR_ARGUMENT);
+    for (const int32_t kind : {-1, 5}) CHECK_ERROR(dca::with_rope(hparams(), kind, 2.0f, context), DCA_ERROR_ARGUMENT);
     for (const float factor : {0.5f, -1.0f, INFINITY, NAN})
-        CHECK_ERROR(dca::with_rope(hparams(), DCA_ROPE_YARN, factor), DCA_ERROR_ARGUMENT);
+        CHECK_ERROR(dca::with_rope(hparams(), DCA_ROPE_YARN, factor, context), DCA_ERROR_ARGUMENT);
     dca::Hparams narrow = hparams();
     narrow.rotary_dim = 2;
-    CHECK_ERROR(dca::with_rope(narrow, DCA_ROPE_NTK, 2.0f), DCA_ERROR_UNSUPPORTED);
+    CHECK_ERROR(dca::with_rope(narrow, DCA_ROPE_NTK, 2.0f, context), DCA_ERROR_UNSUPPORTED);
 }

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <array>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "check.h"
@@ -16,15 +18,24 @@ dca::Scheme scheme(uint32_t s, uint32_t w, uint32_t c, int32_t attention = DCA_A
     return dca::make_scheme({s, w, c, 0.0f, 0}, attention);
 }
 
-/// The relative position of every key that query i sees, read off the ranges.
-std::vector<uint32_t> relative_row(const dca::Scheme& scheme, uint32_t i) {
+dca::Scheme border(int32_t attention, uint32_t window, uint32_t beyond) { return dca::make_border_scheme({window, beyond}, attention); }
+
+/// Calls visit(key, relative position) for every key that query i sees, read off the ranges from the farthest on.
+template <class Visit>
+void for_seen_keys(const dca::Scheme& scheme, uint32_t i, Visit visit) {
     const uint32_t chunk = i / scheme.chunk_size;
-    std::vector<uint32_t> row;
-    for (uint32_t range = dca::range_count(scheme, chunk); range-- > 0;) {
-        const dca::KeyRange keys = dca::key_range(scheme, chunk, static_cast<dca::Range>(range), i + 1);
-        const uint32_t query = scheme.query_position(static_cast<dca::Range>(range), i % scheme.chunk_size);
-        for (uint32_t j = keys.begin; j < keys.end; ++j) row.push_back(query - scheme.key_position(j));
+    for (uint32_t index = dca::range_count(scheme, chunk, i + 1); index-- > 0;) {
+        const auto range = static_cast<dca::Range>(index);
+        const dca::KeyRange keys = dca::key_range(scheme, chunk, range, i + 1);
+        const uint32_t position = scheme.query_position(range, i % scheme.chunk_size);
+        for (uint32_t j = dca::first_of_range(scheme, range, keys, i); j < keys.end; ++j) visit(j, position - scheme.key_position(j));
     }
+}
+
+/// The relative position of every key that query i sees.
+std::vector<uint32_t> relative_row(const dca::Scheme& scheme, uint32_t i) {
+    std::vector<uint32_t> row;
+    for_seen_keys(scheme, i, [&](uint32_t, uint32_t distance) { row.push_back(distance); });
     return row;
 }
 
@@ -104,6 +115,23 @@ TEST(attentions_agree_in_the_smaller_first_chunk) {
     CHECK(dca::common_prefix(scheme(6, 4, 10, DCA_ATTENTION_INTRA), scheme(6, 4, 10)) == 6);
 }
 
+TEST(attentions_with_a_border_agree_with_the_others_within_their_window) {
+    const dca::Scheme string = border(DCA_ATTENTION_STRING, 8, 3);
+    CHECK(!string.plain() && string.moves());
+    CHECK(dca::common_prefix(string, scheme(6, 4, 10, DCA_ATTENTION_PLAIN)) == 8);
+    CHECK(dca::common_prefix(string, scheme(6, 4, 10)) == 6);
+    CHECK(dca::common_prefix(string, border(DCA_ATTENTION_STRING, 8, 2)) == 8);
+    CHECK(dca::common_prefix(string, border(DCA_ATTENTION_STREAMING, 5, 3)) == 5);
+    CHECK(dca::common_prefix(string, border(DCA_ATTENTION_STRING, 8, 3)) == dca::Scheme::kEndless);
+}
+
+TEST(borders_that_cannot_be_are_refused) {
+    CHECK_ERROR(border(DCA_ATTENTION_STRING, 0, 0), DCA_ERROR_ARGUMENT);
+    CHECK_ERROR(border(DCA_ATTENTION_STRING, 4, 5), DCA_ERROR_ARGUMENT);
+    CHECK_ERROR(border(DCA_ATTENTION_STREAMING, (1u << 30) + 1, 4), DCA_ERROR_ARGUMENT);
+    CHECK_ERROR(border(DCA_ATTENTION_LM_INFINITE, 4, (1u << 30) + 1), DCA_ERROR_ARGUMENT);
+}
+
 TEST(equal_attentions_agree_everywhere) {
     CHECK(dca::common_prefix(scheme(6, 4, 10), scheme(6, 4, 10)) == dca::Scheme::kEndless);
     CHECK(dca::common_prefix(scheme(6, 0, 10), scheme(6, 4, 10, DCA_ATTENTION_INTRA_INTER)) == dca::Scheme::kEndless);
@@ -128,8 +156,7 @@ TEST(rows_of_a_rotation_table_are_the_positions_that_are_used) {
                 return row + 1 == count && n > whole.chunk_size && !whole.intra_only ? whole.pretraining_length - 1 : row;
             };
             for (uint32_t i = 0; i < n; ++i) {
-                const uint32_t chunk = i / whole.chunk_size;
-                for (uint32_t range = 0; range < dca::range_count(whole, chunk); ++range) {
+                for (uint32_t range = 0; range < dca::range_count(whole, i / whole.chunk_size, i + 1); ++range) {
                     const uint32_t r = i % whole.chunk_size;
                     const uint32_t row = rows.query_position(static_cast<dca::Range>(range), r);
                     CHECK(row < count);
@@ -153,5 +180,21 @@ TEST(scheme_gives_the_numpy_schemes_matrices) {
         for (uint32_t i = 0; i < kMatrixTokens; ++i)
             for (const uint32_t found : relative_row(native, i)) CHECK(found == static_cast<uint32_t>(*distance++ - 'A'));
         CHECK(*distance == '\0');
+    }
+}
+
+TEST(borders_that_move_give_the_numpy_matrices) {
+    for (const BorderMatrix& matrix : kBorderMatrices) {
+        const dca::Scheme native = border(matrix.attention, matrix.window, matrix.beyond);
+        const char* row = matrix.distances;
+        for (uint32_t i = 0; i < kMatrixTokens; row += ++i) {
+            std::string found(i + 1, '.');
+            for_seen_keys(native, i, [&](uint32_t j, uint32_t distance) {
+                CHECK(j <= i && found[j] == '.');
+                found[j] = static_cast<char>('A' + distance);
+            });
+            CHECK(found == std::string_view(row, i + 1));
+        }
+        CHECK(*row == '\0');
     }
 }

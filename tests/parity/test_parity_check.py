@@ -37,7 +37,7 @@ class MadeUpModel:
     metadata: dict = {}
 
     def __init__(self, scheme=(1000, 100, 1500, 0.0, 0), spoil=None, device="cpu (made up)"):
-        self.info = SimpleNamespace(n_vocab=N_VOCAB, device=device, scheme=scheme)
+        self.info = SimpleNamespace(n_vocab=N_VOCAB, device=device, scheme=scheme, border=None)
         self.spoil = spoil or (lambda session, position, call: 0.0)
         self.sessions: list[MadeUpSession] = []
 
@@ -228,6 +228,37 @@ def test_the_native_runtime_is_right(tiny_gguf, fields, tmp_path, capsys):
     assert report["parts"][0]["agreement"]["tokens"] == 150
 
 
+METHODS = "string:40/8,streaming:4/33,lm-infinite:5/40,plain@dynamic:2,string:60/0@yarn:2,dca@dynamic:1.5"
+
+
+@pytest.mark.parametrize("cache_type", ["f32", "q8"])
+def test_methods_that_are_named_are_right(tiny_gguf, cache_type, tmp_path, capsys):
+    path = tiny_gguf(dtype="f16", scheme=(20, 6, 30), context_length=64)
+    options = ["--length", 150, "--cache-type", cache_type, "--json", tmp_path / "report.json"]
+    code = run(path, "--attention", METHODS, *options)
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert code == 0, capsys.readouterr().out
+    assert list(dict.fromkeys(part["group"] for part in report["parts"])) == METHODS.split(",")
+    assert all(part["agreement"]["tokens"] == 150 for part in report["parts"])
+
+
+@pytest.mark.parametrize("border", [(40, 8), (1000, 100)])
+def test_a_files_string_is_checked(tiny_gguf, border, tmp_path, capsys):
+    code = run(tiny_gguf(border=border), "--length", 150, "--json", tmp_path / "report.json")
+    assert code == 0, capsys.readouterr().out
+    groups = {part["group"] for part in json.loads((tmp_path / "report.json").read_text())["parts"]}
+    assert groups == {"string:40/8" if border == (40, 8) else "string:50/5", "plain"}
+
+
+def test_another_method_fails(tiny_gguf, monkeypatch, capsys):
+    """The reference sees one distance less beyond the border."""
+    from dca_export.reference.borders import String
+
+    monkeypatch.setattr(String, "far_query", lambda rule, indices: indices - rule.border + rule.local - 1)
+    assert run(tiny_gguf(), "--length", 150, "--attention", "string:40/8") == 1
+    assert "FAILED string:40/8, whole prefill" in capsys.readouterr().out
+
+
 def test_another_model_for_a_reference_fails(tiny_gguf, capsys):
     model, other = tiny_gguf(scheme=(20, 6, 30)), tiny_gguf(scheme=(20, 6, 30), seed=1)
     assert run(model, "--length", 60, "--reference", other) == 1
@@ -316,6 +347,13 @@ def test_the_texts_tokens_are_used(tiny_gguf, tmp_path, capsys):
         (["{model}", "--reference", "{dir}"], "has no config.json"),
         (["{model}", "--reference", "{dir}/none"], "no such file or directory"),
         (["{dir}/none.gguf"], "none.gguf"),
+        (["{model}", "--attention", "string:40/41"], "--attention 'string:40/41': the local window is 41"),
+        (["{model}", "--attention", "rerope:40"], "rerope:40"),
+        (["{model}", "--attention", "string:1024/8"], "--length is 1024, must be above 1024"),
+        (["{model}", "--attention", "dca"], "the file has no scheme"),
+        (["{model}", "--attention", "plain@linear"], "plain@linear"),
+        (["{model}", "--attention", "plain", "--prefill", "sparse"], "leave --prefill out"),
+        (["{model}", "--attention", "plain", "--reference", "{dir}"], "leave one of them out"),
         (["{plain}", "--text", "{dir}/short"], "has no tokenizer for --text"),
     ],
 )

@@ -34,6 +34,9 @@ ATTENTIONS = [
     method("intra+inter"),
     method("dca", (50, 14, 64)),
     method("dca", (40, 12, 64, 0.1, 20)),
+    method("string:36/6"),
+    method("streaming:4/36"),
+    method("lm-infinite:4/45"),
 ]
 
 
@@ -70,6 +73,11 @@ def test_going_on_from_a_copy_gives_the_same_bits(model, ids, to, source, cache_
         (method("plain"), method("dca", (40, 12, 64, 0.1, 20)), 20),
         (method("plain", rope="ntk:2"), method("dca", rope="ntk:2"), 40),
         (method("dca"), method("dca"), EVERYTHING),
+        (method("plain"), method("string:36/6"), 36),
+        (method("dca"), method("string:50/6"), 40),
+        (method("string:36/6"), method("string:36/7"), 36),
+        (method("string:36/6"), method("string:36/6"), EVERYTHING),
+        (method("streaming:4/30"), method("lm-infinite:4/33"), 30),
         (method("plain"), method("plain", rope="yarn:1"), EVERYTHING),
         (method("plain"), method("plain", rope="linear:2"), 0),
         (method("plain", rope="yarn:2"), method("plain", rope="yarn:4"), 0),

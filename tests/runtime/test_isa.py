@@ -13,12 +13,21 @@ NEEDED = {
     "generic": set(),
     "avx2": {"avx2", "fma", "f16c", "bmi2"},
     "avx512": {"avx2", "fma", "f16c", "bmi2", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"},
+    "dotprod": {"asimddp"},
+    "i8mm": {"asimddp", "i8mm"},
 }
-NAMES = {"generic": "portable", "avx2": "AVX2", "avx512": "AVX-512"}
+NAMES = {
+    "generic": "portable",
+    "avx2": "AVX2",
+    "avx512": "AVX-512",
+    "dotprod": "NEON, dot products",
+    "i8mm": "NEON, matrix products",
+}
+IN_INTEGERS = ("avx512", "dotprod", "i8mm")  # have kernels for quantised weights as they are repacked
 FLAGS = {
     flag
     for line in Path("/proc/cpuinfo").read_text().splitlines()
-    if line.startswith("flags")
+    if line.startswith(("flags", "Features"))
     for flag in line.partition(":")[2].split()
 }
 HERE = [isa for isa, needed in NEEDED.items() if needed <= FLAGS]
@@ -99,7 +108,7 @@ def test_instruction_sets_agree(generic, tmp_path, isa, dtype, cache, repack):
     path, wanted = generic(dtype, cache)
     device, repacked, values = logits(isa, path, cache, repack, tmp_path / "logits.npy")
     assert f"({NAMES[isa]}," in device
-    in_integers = repack and dtype.startswith("q") and isa == "avx512"
+    in_integers = repack and dtype.startswith("q") and isa in IN_INTEGERS
     # Matrices in floats are always copied, quantised ones where there are kernels for them.
     assert (repacked > 0) == (in_integers or (repack and not dtype.startswith("q")))
     assert np.sqrt(np.mean((values - wanted) ** 2)) < (REPACKED if in_integers else EXACT) + ROUNDED[cache]

@@ -21,7 +21,8 @@ constexpr dca_engine_options kDefaultEngineOptions{.size = sizeof(dca_engine_opt
                                                    .rope_factor = 1.0f,
                                                    .prefill = DCA_PREFILL_DENSE,
                                                    .alpha = 0.0f,
-                                                   .sparse_from = kSparseFrom};
+                                                   .sparse_from = kSparseFrom,
+                                                   .border = {}};
 
 Engine& engine_of(const dca_engine* handle) { return needed(handle, "engine").owned->engine; }
 
@@ -55,6 +56,7 @@ dca_status dca_engine_create(dca_model* model, const dca_engine_options* options
         const dca::EngineOptions wanted{.tokens = all.tokens,
                                         .attention = all.attention,
                                         .scheme = all.scheme,
+                                        .border = all.border,
                                         .cache_type = all.cache_type,
                                         .max_rows = all.max_rows,
                                         .max_slices = 0,
@@ -62,6 +64,7 @@ dca_status dca_engine_create(dca_model* model, const dca_engine_options* options
                                         .user = all.user,
                                         .rope = all.rope,
                                         .rope_factor = all.rope_factor,
+                                        .one_sequence = false,
                                         .room = "pool",
                                         .prefill = dca::checked_prefill(all.prefill, all.alpha, all.sparse_from, false)};
         *engine = new dca_engine{std::shared_ptr<dca::OwnedEngine>(new dca::OwnedEngine{shared, dca::Engine(*shared, wanted)})};

@@ -37,7 +37,8 @@ constexpr dca_session_options kDefaultSessionOptions{.size = sizeof(dca_session_
                                                      .prefill = DCA_PREFILL_DENSE,
                                                      .alpha = 0.0f,
                                                      .sparse_from = dca::kSparseFrom,
-                                                     .record_selection = 0};
+                                                     .record_selection = 0,
+                                                     .border = {}};
 
 }  // namespace
 

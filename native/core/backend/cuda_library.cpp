@@ -26,7 +26,7 @@ MakeBackend open_library() {
     const std::string path = library_path();
     if (access(path.c_str(), F_OK) != 0) {
         fail(DCA_ERROR_DEVICE, "this build has no CUDA backend (", path,
-             " is not there); build it where a CUDA compiler is found "
+             " is not there); pip install dca-export-cuda, build it where a CUDA compiler is found "
              "(DCA_CUDA=ON), or take device cpu");
     }
     // Never closed: CUDA keeps state until the process ends.

@@ -8,6 +8,8 @@
 
 #if defined(__SSE2__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 #include "core/blocks/half.h"
@@ -105,6 +107,19 @@ typedef uint32_t U32 __attribute__((vector_size(kVectorBytes)));
 [[gnu::always_inline]] inline void store_f16(uint16_t* p, F v) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph((__m256)v, _MM_FROUND_TO_NEAREST_INT));
 }
+#elif defined(__aarch64__)
+/// Four bytes in the lower half of a vector.
+[[gnu::always_inline]] inline uint8x8_t load_four_bytes(const void* p) {
+    uint32_t four;
+    __builtin_memcpy(&four, p, sizeof four);
+    return vreinterpret_u8_u32(vdup_n_u32(four));
+}
+[[gnu::always_inline]] inline I load_integers(const int8_t* p) {
+    return (I)vmovl_s16(vget_low_s16(vmovl_s8(vreinterpret_s8_u8(load_four_bytes(p)))));
+}
+[[gnu::always_inline]] inline I load_integers(const uint8_t* p) { return (I)vmovl_u16(vget_low_u16(vmovl_u8(load_four_bytes(p)))); }
+[[gnu::always_inline]] inline F load_f16(const uint16_t* p) { return (F)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
+[[gnu::always_inline]] inline void store_f16(uint16_t* p, F v) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32((float32x4_t)v))); }
 #else
 inline I load_integers(const int8_t* p) {
     I v;

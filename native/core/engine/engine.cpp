@@ -110,6 +110,23 @@ private:
     bool committed_ = false;
 };
 
+namespace {
+
+/// What the options and the file ask for.
+Scheme chosen_scheme(const EngineOptions& options, const Hparams& hparams) {
+    if (has_border(options.attention)) {
+        const bool of_file = options.border.window == 0 && options.attention == DCA_ATTENTION_STRING;
+        return make_border_scheme(of_file ? hparams.border : options.border, options.attention);
+    }
+    const bool given = options.scheme.chunk_size != 0;
+    if (options.attention == DCA_ATTENTION_AUTO && !given && hparams.border.window != 0) {
+        return make_border_scheme(hparams.border, DCA_ATTENTION_STRING);
+    }
+    return make_scheme(given ? options.scheme : hparams.scheme, options.attention);
+}
+
+}  // namespace
+
 Engine::Engine(Model& model, const EngineOptions& options)
     : model_(model),
       prefill_(options.prefill),
@@ -124,16 +141,24 @@ Engine::Engine(Model& model, const EngineOptions& options)
         fail(DCA_ERROR_ARGUMENT, "cache_type is ", options.cache_type, ", must be one of dca_cache_type (0 to 4)");
     }
     model.check_usable();
-    const dca_scheme& integers = options.scheme.chunk_size != 0 ? options.scheme : model.hparams().scheme;
-    scheme_ = make_scheme(integers, options.attention);
+    scheme_ = chosen_scheme(options, model.hparams());
     cache_type_ = static_cast<dca_cache_type>(options.cache_type);
     if (prefill_.sparse && scheme_.chunk_size < kPageTokens) {
         fail(DCA_ERROR_UNSUPPORTED, "sparse prefill takes chunks of at least ", kPageTokens,
              " tokens (a page has one mean key on each side of ", "a border), the scheme's chunk_size is ", scheme_.chunk_size,
              "; use prefill dense");
     }
+    if (prefill_.sparse && scheme_.moves()) {
+        fail(DCA_ERROR_UNSUPPORTED,
+             "sparse prefill takes dca or plain attention, not a border that moves with the query; use prefill dense");
+    }
+    if (options.rope == DCA_ROPE_DYNAMIC && !options.one_sequence) {
+        fail(DCA_ERROR_UNSUPPORTED, "dynamic NTK's base follows from the length a session is made for, and sequences of an engine have ",
+             "none; use rope ntk with the factor F n / L - (F - 1) for n tokens");
+    }
     if (const std::string why = model.backend().refuses(prefill_, cache_type_); !why.empty()) fail(DCA_ERROR_UNSUPPORTED, why);
-    RopeTable rope = plan_rope_table(with_rope(model.hparams(), options.rope, options.rope_factor), model.weights(), scheme_, tokens_);
+    const Hparams scaled = with_rope(model.hparams(), options.rope, options.rope_factor, scheme_.position_count(tokens_));
+    RopeTable rope = plan_rope_table(scaled, model.weights(), scheme_, tokens_);
     rope_ = rope.frequencies;
     const uint32_t window = model.hparams().window;
     Backend::Parts parts = model.backend().make_engine({
@@ -164,8 +189,18 @@ PrefillSpec checked_prefill(int32_t prefill, float alpha, uint32_t from, bool re
     return {.sparse = true, .alpha = alpha, .from = from, .record = record};
 }
 
+int32_t Engine::attention_info() const noexcept {
+    switch (scheme_.border) {
+        case Border::String: return DCA_ATTENTION_STRING;
+        case Border::Streaming: return DCA_ATTENTION_STREAMING;
+        case Border::LmInfinite: return DCA_ATTENTION_LM_INFINITE;
+        case Border::Chunk: break;
+    }
+    return scheme_.plain() ? DCA_ATTENTION_PLAIN : DCA_ATTENTION_DUAL_CHUNK;
+}
+
 dca_scheme Engine::scheme_info() const noexcept {
-    if (scheme_.plain()) return {};
+    if (scheme_.endless()) return {};
     return {scheme_.chunk_size, scheme_.local_window, scheme_.pretraining_length, scheme_.logit_scale, scheme_.logit_scale_length};
 }
 
@@ -182,6 +217,8 @@ void Engine::fill_info(dca_engine_info& info) const {
     info.cache_bytes = cache_bytes();
     info.scratch_bytes = scratch_bytes();
     info.scheme = scheme_info();
+    info.attention = attention_info();
+    info.border = border_info();
 }
 
 void Engine::check(std::span<const Feed> feeds, size_t least) const {

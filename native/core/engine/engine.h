@@ -82,6 +82,7 @@ struct EngineOptions {
     uint32_t tokens;        // room of the pool
     int32_t attention;      // dca_attention
     dca_scheme scheme;      // chunk_size 0: the file's
+    dca_border border;      // window 0: the file's
     int32_t cache_type;     // dca_cache_type
     uint32_t max_rows;      // of a step; 0: the backend's choice
     uint32_t max_slices;    // likewise
@@ -89,7 +90,8 @@ struct EngineOptions {
     void* user;
     int32_t rope;  // dca_rope
     float rope_factor;
-    const char* room;  // what the caller knows `tokens` as, for messages: "context"
+    bool one_sequence;  // which has all of the room, so that the length it is made for is known
+    const char* room;   // what the caller knows `tokens` as, for messages: "context"
     PrefillSpec prefill;
 };
 
@@ -140,6 +142,8 @@ public:
     uint64_t cache_bytes() const noexcept { return cache_->bytes(); }
     uint64_t scratch_bytes() const noexcept { return executor_->scratch_bytes(); }
     dca_scheme scheme_info() const noexcept;
+    int32_t attention_info() const noexcept;  // dca_attention
+    dca_border border_info() const noexcept { return {scheme_.window, scheme_.beyond}; }
     void fill_info(dca_engine_info& info) const;
 
 private:

@@ -11,6 +11,7 @@ EngineOptions engine_options(const dca_session_options& options) {
     return {.tokens = options.context,
             .attention = options.attention,
             .scheme = options.scheme,
+            .border = options.border,
             .cache_type = options.cache_type,
             .max_rows = options.prefill_block,
             .max_slices = 1,
@@ -18,6 +19,7 @@ EngineOptions engine_options(const dca_session_options& options) {
             .user = options.user,
             .rope = options.rope,
             .rope_factor = options.rope_factor,
+            .one_sequence = true,
             .room = "context",
             .prefill = checked_prefill(options.prefill, options.alpha, options.sparse_from, options.record_selection != 0)};
 }
@@ -52,6 +54,8 @@ void Session::fill_info(dca_session_info& info) const {
     info.cache_bytes = engine_.cache_bytes();
     info.scratch_bytes = engine_.scratch_bytes();
     info.scheme = engine_.scheme_info();
+    info.attention = engine_.attention_info();
+    info.border = engine_.border_info();
 }
 
 }  // namespace dca

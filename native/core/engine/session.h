@@ -28,6 +28,8 @@ public:
     void collect_squares() { engine_.collect_squares(); }
     const ColumnSquares& squares() const noexcept { return engine_.squares(); }
 
+    Engine& engine() noexcept { return engine_; }
+    Sequence& sequence() noexcept { return sequence_; }
     const Sequence& sequence() const noexcept { return sequence_; }
 
     /// Replaces what the session holds with a saved sequence (core/engine/sequence_file.h).

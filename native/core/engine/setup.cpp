@@ -25,6 +25,9 @@ std::vector<std::string> setup_lines(Engine& engine) {
     line("model ", engine.model().fingerprint());
     if (s.plain()) {
         line("attention plain");
+    } else if (s.moves()) {
+        constexpr const char* names[] = {"", "string", "streaming", "lm-infinite"};
+        line("attention ", names[static_cast<uint32_t>(s.border)], " window ", s.window, " beyond ", s.beyond);
     } else {
         line("attention chunk_size ", s.chunk_size, " local_window ", s.local_window, " pretraining_length ", s.pretraining_length,
              " logit_scale ", std::bit_cast<uint32_t>(s.logit_scale), " logit_scale_length ", s.logit_scale_length,

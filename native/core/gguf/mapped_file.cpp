@@ -12,6 +12,18 @@
 
 namespace dca {
 
+namespace {
+
+timespec changed_at(const struct stat& status) {
+#if defined(__APPLE__)
+    return status.st_mtimespec;
+#else
+    return status.st_mtim;
+#endif
+}
+
+}  // namespace
+
 // Without O_NONBLOCK, opening a pipe waits for somebody to write to it.
 MappedFile::MappedFile(const std::string& path) : path_(path), descriptor_(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)) {
     if (descriptor_.get() < 0) fail(DCA_ERROR_IO, path, ": cannot be opened: ", std::strerror(errno));
@@ -19,7 +31,7 @@ MappedFile::MappedFile(const std::string& path) : path_(path), descriptor_(::ope
     if (::fstat(descriptor_.get(), &status) != 0) fail(DCA_ERROR_IO, path, ": cannot be examined: ", std::strerror(errno));
     if (!S_ISREG(status.st_mode)) fail(DCA_ERROR_IO, path, S_ISDIR(status.st_mode) ? ": is a folder, not a file" : ": not a regular file");
     size_ = static_cast<size_t>(status.st_size);
-    changed_ = status.st_mtim;
+    changed_ = changed_at(status);
     if (size_ == 0) fail(DCA_ERROR_FORMAT, path, ": the file is empty");
     void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor_.get(), 0);
     if (mapped == MAP_FAILED) fail(DCA_ERROR_IO, path, ": cannot be mapped: ", std::strerror(errno));
@@ -34,7 +46,8 @@ void MappedFile::check_unchanged() const {
     if (static_cast<size_t>(status.st_size) != size_) {
         fail(DCA_ERROR_IO, path_, ": had ", size_, " bytes when it was loaded and has ", status.st_size, " now; load the model again");
     }
-    if (status.st_mtim.tv_sec != changed_.tv_sec || status.st_mtim.tv_nsec != changed_.tv_nsec) {
+    const timespec changed = changed_at(status);
+    if (changed.tv_sec != changed_.tv_sec || changed.tv_nsec != changed_.tv_nsec) {
         fail(DCA_ERROR_IO, path_, ": was written to since it was loaded; load the model again");
     }
 }

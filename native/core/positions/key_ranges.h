@@ -1,8 +1,10 @@
-// How work is cut along Dual Chunk Attention's key ranges (core/positions/scheme.h); host and device.
+// How work is cut along the key ranges of a scheme (core/positions/scheme.h); host and device.
 //
 // All queries of one chunk share the ranges' borders, so a block of queries inside one chunk walks
-// them together. Tiles of keys start at multiples of their size, whatever the ranges, so that each lies in one
-// page of a cache: a tile that a border cuts belongs to both ranges and is visited once for each.
+// them together. Where the border moves with the query, a block's ranges are what some query of it sees, and the distance
+// says which of those keys each query sees (Distances). Tiles of keys start at multiples of their size, whatever the
+// ranges, so that each lies in one page of a cache: a tile that a border cuts belongs to both ranges and is visited once
+// for each.
 #pragma once
 
 #include <cstdint>
@@ -14,16 +16,36 @@ namespace dca {
 
 DCA_HOST_DEVICE uint32_t ceil_div(uint32_t a, uint32_t b) { return a / b + (a % b != 0); }
 
-/// Ranges that a query of `chunk` sees; they are Intra, Successive, Inter, in that order.
+/// The far keys, from index 0 on, that the last of the queries below `queries_end` sees, where the border moves.
+DCA_HOST_DEVICE uint32_t far_keys(const Scheme& scheme, uint32_t queries_end) {
+    const uint32_t far = queries_end > scheme.window ? queries_end - scheme.window : 0;
+    return scheme.border == Border::String || far < scheme.beyond ? far : scheme.beyond;
+}
+
+/// Ranges that queries of `chunk` see where the border does not move; they are Intra, Successive, Inter, in that order.
 DCA_HOST_DEVICE uint32_t range_count(const Scheme& scheme, uint32_t chunk) { return scheme.intra_only ? 1 : chunk < 2 ? chunk + 1 : 3; }
+
+/// Ranges that queries of `chunk` at indices below `queries_end` see; where the border moves Near, Far, ..., in that order.
+DCA_HOST_DEVICE uint32_t range_count(const Scheme& scheme, uint32_t chunk, uint32_t queries_end) {
+    if (!scheme.moves()) return range_count(scheme, chunk);
+    const uint32_t far = far_keys(scheme, queries_end);
+    return 1 + (scheme.border == Border::LmInfinite || far == 0 ? far : 1);
+}
 
 /// Keys [begin, end).
 struct KeyRange {
     uint32_t begin, end;
 };
 
-/// The keys of `range` for queries of `chunk` at indices below `queries_end`.
+/// The keys of `range` for queries of `chunk` at indices below `queries_end`, as far as their distances allow. With kMoves
+/// false the border is known not to move.
+template <bool kMoves = true>
 DCA_HOST_DEVICE KeyRange key_range(const Scheme& scheme, uint32_t chunk, Range range, uint32_t queries_end) {
+    if (kMoves && scheme.moves()) {
+        if (range == Range::Near) return {0, queries_end};
+        const uint32_t key = static_cast<uint32_t>(range) - static_cast<uint32_t>(Range::Far);
+        return scheme.border == Border::LmInfinite ? KeyRange{key, key + 1} : KeyRange{0, far_keys(scheme, queries_end)};
+    }
     const uint32_t intra_begin = chunk * scheme.chunk_size;
     if (range == Range::Intra) return {intra_begin, queries_end};
     const uint32_t successive_begin = intra_begin - scheme.chunk_size;
@@ -36,6 +58,33 @@ DCA_HOST_DEVICE uint32_t window_begin(uint32_t window, uint32_t index) { return 
 
 /// The first key that queries of `chunk` see.
 DCA_HOST_DEVICE uint32_t first_key(const Scheme& scheme, uint32_t chunk) { return scheme.intra_only ? chunk * scheme.chunk_size : 0; }
+
+/// The query at index i sees those keys j of a range for which least <= i - j < below.
+struct Distances {
+    uint32_t least, below;
+};
+
+/// `window`: of the layer; 0: none.
+DCA_HOST_DEVICE Distances distances(const Scheme& scheme, Range range, uint32_t window = 0) {
+    Distances seen{0, window == 0 ? Scheme::kEndless : window};
+    if (!scheme.moves()) return seen;
+    if (range != Range::Near) seen.least = scheme.window;
+    if (range == Range::Near && scheme.window < seen.below) seen.below = scheme.window;
+    return seen;
+}
+
+/// The first of a range's keys that the query at `index` sees.
+DCA_HOST_DEVICE uint32_t first_of_range(const Scheme& scheme, Range range, const KeyRange& keys, uint32_t index, uint32_t window = 0) {
+    const uint32_t begin = window_begin(distances(scheme, range, window).below, index);
+    return keys.begin < begin ? begin : keys.begin;
+}
+
+/// The keys between the far and the near ones, which the query at `index` does not see at all; an empty range where it sees
+/// everything from first_key() on.
+DCA_HOST_DEVICE KeyRange unseen_keys(const Scheme& scheme, uint32_t index) {
+    if (!scheme.moves() || index < scheme.window) return {0, 0};
+    return {far_keys(scheme, index + 1), index + 1 - scheme.window};
+}
 
 /// Queries [first, first + rows), all of one chunk.
 struct QueryBlock {
@@ -81,23 +130,31 @@ struct QueryBlocks {
 };
 
 /// Walks the key tiles of one query block backwards, from the diagonal to index 0: ranges in the order
-/// of Range, each from its end, so that the masked tiles of the diagonal come first.
-template <uint32_t kTileKeys>
+/// of Range, each from its end, so that the masked tiles of the diagonal come first. With kWindowed also through a window, of
+/// the layer or because the border moves: each range then ends at the first of its keys that the block's first query sees.
+template <uint32_t kTileKeys, bool kWindowed = false>
 struct TileWalk {
     const Scheme& scheme;
-    uint32_t chunk, queries_end, ranges;
+    uint32_t chunk, first_query, queries_end;
+    uint32_t window;  // 0: none
+    uint32_t ranges;
     uint32_t range_index;  // as Range
     uint32_t range_end;    // keys of the current range end here
     uint32_t range_begin;
     uint32_t key;  // the current tile's first key, a multiple of kTileKeys; may lie before range_begin
     bool entered;  // the current tile is the first of its range
 
-    DCA_HOST_DEVICE TileWalk(const Scheme& scheme_, const QueryBlock& block)
+    DCA_HOST_DEVICE TileWalk(const Scheme& scheme_, const QueryBlock& block, uint32_t window_ = 0)
         : scheme(scheme_),
           chunk(block.chunk),
+          first_query(block.first),
           queries_end(block.first + block.rows),
-          ranges(range_count(scheme_, block.chunk)),
+          window(window_),
+          ranges(kWindowed ? range_count(scheme_, block.chunk, queries_end) : range_count(scheme_, block.chunk)),
           range_index(0) {
+        if constexpr (kWindowed) {
+            while (ranges > 1 && nothing_seen(static_cast<Range>(ranges - 1))) --ranges;
+        }
         enter();
     }
 
@@ -117,9 +174,13 @@ struct TileWalk {
     }
 
 private:
+    DCA_HOST_DEVICE bool nothing_seen(Range of) const {
+        const KeyRange keys = key_range(scheme, chunk, of, queries_end);
+        return first_of_range(scheme, of, keys, first_query, window) >= keys.end;
+    }
     DCA_HOST_DEVICE void enter() {
-        const KeyRange keys = key_range(scheme, chunk, range(), queries_end);
-        range_begin = keys.begin;
+        const KeyRange keys = key_range<kWindowed>(scheme, chunk, range(), queries_end);
+        range_begin = kWindowed ? first_of_range(scheme, range(), keys, first_query, window) : keys.begin;
         range_end = keys.end;
         key = (keys.end - 1) / kTileKeys * kTileKeys;
         entered = true;
@@ -134,15 +195,16 @@ struct KeyTile {
     DCA_HOST_DEVICE bool holds(uint32_t i) const { return i - begin < end - begin; }
 };
 
-/// The ranges of the newest of `length` tokens cut into tiles of kTileKeys keys, in ascending order.
-template <uint32_t kTileKeys>
+/// The ranges of the newest of `length` tokens, three at most, cut into tiles of kTileKeys keys, in ascending order; with
+/// kWindowed only what is seen of them through a window, of the layer or because the border moves.
+template <uint32_t kTileKeys, bool kWindowed = false>
 struct KeyTiles {
     const Scheme& scheme;
-    uint32_t chunk, length, inter, successive, count;  // tiles up to and including each range
+    uint32_t chunk, length, window, inter, successive, count;  // the last three: tiles up to and including each range
 
-    DCA_HOST_DEVICE KeyTiles(const Scheme& scheme_, uint32_t length_)
-        : scheme(scheme_), chunk((length_ - 1) / scheme_.chunk_size), length(length_) {
-        const uint32_t ranges = range_count(scheme, chunk);
+    DCA_HOST_DEVICE KeyTiles(const Scheme& scheme_, uint32_t length_, uint32_t window_ = 0)
+        : scheme(scheme_), chunk((length_ - 1) / scheme_.chunk_size), length(length_), window(window_) {
+        const uint32_t ranges = count_ranges();
         inter = ranges > 2 ? tiles_of(Range::Inter) : 0;
         successive = inter + (ranges > 1 ? tiles_of(Range::Successive) : 0);
         count = successive + tiles_of(Range::Intra);
@@ -151,8 +213,8 @@ struct KeyTiles {
     /// How many tiles there are before `key`, a multiple of kTileKeys.
     DCA_HOST_DEVICE uint32_t before(uint32_t key) const {
         uint32_t tiles = 0;
-        for (uint32_t range = 0; range < range_count(scheme, chunk); ++range) {
-            const KeyRange keys = key_range(scheme, chunk, static_cast<Range>(range), length);
+        for (uint32_t range = 0; range < count_ranges(); ++range) {
+            const KeyRange keys = seen(static_cast<Range>(range));
             const uint32_t first = keys.begin / kTileKeys, end = ceil_div(keys.end, kTileKeys), past = key / kTileKeys;
             if (past > first) tiles += (past < end ? past : end) - first;
         }
@@ -162,13 +224,20 @@ struct KeyTiles {
     DCA_HOST_DEVICE KeyTile at(uint32_t index) const {
         const Range range = index < inter ? Range::Inter : index < successive ? Range::Successive : Range::Intra;
         const uint32_t first = range == Range::Inter ? 0 : range == Range::Successive ? inter : successive;
-        const KeyRange keys = key_range(scheme, chunk, range, length);
+        const KeyRange keys = seen(range);
         return {range, (keys.begin / kTileKeys + index - first) * kTileKeys, keys.begin, keys.end};
     }
 
 private:
+    DCA_HOST_DEVICE uint32_t count_ranges() const { return kWindowed ? range_count(scheme, chunk, length) : range_count(scheme, chunk); }
+    DCA_HOST_DEVICE KeyRange seen(Range range) const {
+        KeyRange keys = key_range<kWindowed>(scheme, chunk, range, length);
+        if constexpr (kWindowed) keys.begin = first_of_range(scheme, range, keys, length - 1, window);
+        return keys;
+    }
     DCA_HOST_DEVICE uint32_t tiles_of(Range range) const {
-        const KeyRange keys = key_range(scheme, chunk, range, length);
+        const KeyRange keys = seen(range);
+        if (kWindowed && keys.begin >= keys.end) return 0;
         return ceil_div(keys.end, kTileKeys) - keys.begin / kTileKeys;
     }
 };

@@ -24,7 +24,7 @@ void validate_scheme(const dca_scheme& scheme, dca_status status, const char* wh
 
 uint32_t common_prefix(const Scheme& a, const Scheme& b) noexcept {
     if (a == b) return Scheme::kEndless;
-    uint32_t length = std::min(a.chunk_size, b.chunk_size);
+    uint32_t length = std::min(a.ordinary_tokens(), b.ordinary_tokens());
     if (a.logit_scale == b.logit_scale && a.logit_scale_length == b.logit_scale_length) return length;
     for (const Scheme* scheme : {&a, &b}) {
         if (scheme->logit_scale != 0.0f) length = std::min(length, scheme->logit_scale_length);
@@ -33,8 +33,8 @@ uint32_t common_prefix(const Scheme& a, const Scheme& b) noexcept {
 }
 
 Scheme make_scheme(const dca_scheme& integers, int32_t attention) {
-    if (attention < DCA_ATTENTION_AUTO || attention > DCA_ATTENTION_INTRA_INTER) {
-        fail(DCA_ERROR_ARGUMENT, "attention is ", attention, ", must be one of dca_attention (0 to 4)");
+    if (attention < DCA_ATTENTION_AUTO || attention > DCA_ATTENTION_LM_INFINITE) {
+        fail(DCA_ERROR_ARGUMENT, "attention is ", attention, ", must be one of dca_attention (0 to 7)");
     }
     const bool given = integers.chunk_size != 0;
     if (attention == DCA_ATTENTION_PLAIN || (attention == DCA_ATTENTION_AUTO && !given)) return Scheme{};
@@ -49,6 +49,24 @@ Scheme make_scheme(const dca_scheme& integers, int32_t attention) {
     // The ablations lack successive-chunk attention. Without a local window P_succ is c - 1 like P_inter:
     // what is seen of earlier chunks is seen from there.
     if (attention == DCA_ATTENTION_INTRA || attention == DCA_ATTENTION_INTRA_INTER) scheme.local_window = 0;
+    return scheme;
+}
+
+Scheme make_border_scheme(const dca_border& border, int32_t attention) {
+    if (border.window == 0) {
+        fail(DCA_ERROR_ARGUMENT, "this attention needs a border (window, beyond), and ",
+             attention == DCA_ATTENTION_STRING ? "neither the file nor the session options give one" : "the session options give none");
+    }
+    constexpr uint32_t longest = 1u << 30;
+    const uint32_t most = attention == DCA_ATTENTION_STRING ? std::min(border.window, longest) : longest;
+    if (border.window > longest) fail(DCA_ERROR_ARGUMENT, "the border's window is ", border.window, ", must be at most ", longest);
+    if (border.beyond > most) fail(DCA_ERROR_ARGUMENT, "the border's beyond is ", border.beyond, ", must be at most ", most);
+    Scheme scheme;
+    scheme.border = attention == DCA_ATTENTION_STRING      ? Border::String
+                    : attention == DCA_ATTENTION_STREAMING ? Border::Streaming
+                                                           : Border::LmInfinite;
+    scheme.window = border.window;
+    scheme.beyond = border.beyond;
     return scheme;
 }
 

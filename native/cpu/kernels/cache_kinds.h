@@ -29,6 +29,8 @@ struct CacheF16 {
     [[gnu::always_inline]] static Element encode(float x) {
 #if defined(__F16C__)
         return static_cast<Element>(_cvtss_sh(x, _MM_FROUND_TO_NEAREST_INT));
+#elif defined(__aarch64__)
+        return __builtin_bit_cast(Element, static_cast<__fp16>(x));
 #else
         return float_to_half(x);
 #endif

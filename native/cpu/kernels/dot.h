@@ -100,6 +100,8 @@ template <class Block, class Codes, class Finish>
 [[gnu::always_inline]] inline float scale_of(uint16_t half) {
 #if defined(__F16C__)
     return _cvtsh_ss(half);
+#elif defined(__aarch64__)
+    return __builtin_bit_cast(__fp16, half);
 #else
     return half_to_float(half);
 #endif

@@ -18,6 +18,9 @@ constexpr int kTileLanes = 32;
 #elif defined(__AVX2__)
 constexpr int kTileRows = 6;  // 6 × 2 accumulators of 16 registers
 constexpr int kTileLanes = 16;
+#elif defined(__aarch64__)
+constexpr int kTileRows = 12;  // 12 × 2 accumulators of 32 registers
+constexpr int kTileLanes = 8;
 #else
 constexpr int kTileRows = 6;
 constexpr int kTileLanes = 8;

@@ -11,6 +11,8 @@
 #if defined(__AVX512VNNI__)
 #include "cpu/kernels/attention_int16.h"
 #include "cpu/kernels/packed_multiply.h"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include "cpu/kernels/packed_bytes.h"
 #endif
 
 namespace dca::cpu {
@@ -55,7 +57,7 @@ constexpr Kernels kernels_here(const char* name) {
         .score_means = score_means,
         .weigh_pages = weigh_pages,
         .fold_exp_sum = fold_exp_sum,
-#if defined(__AVX512VNNI__)
+#if defined(__AVX512VNNI__) || defined(__ARM_FEATURE_DOTPROD)
         .packed = &packed_kernels,
 #else
         .packed = nullptr,

@@ -19,7 +19,7 @@ bool valid_shape(const AttentionShape& s) {
 /// Whether the scheme makes sense and the table has every position that `context` tokens use.
 bool valid_positions(const Scheme& s, const RotaryTable& rotary, const AttentionShape& shape, uint32_t context) {
     if (s.chunk_size == 0 || s.chunk_size > Scheme::kEndless || context > Scheme::kEndless ||
-        (s.logit_scale != 0.0f && s.logit_scale_length == 0))
+        (s.logit_scale != 0.0f && s.logit_scale_length == 0) || (s.moves() && (!s.endless() || s.window == 0)))
         return false;
     uint32_t positions = std::min(s.chunk_size, context);
     if (context > s.chunk_size && !s.intra_only) {
@@ -64,7 +64,7 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
         return cudaErrorInvalidValue;
 
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
-    const bool sm80 = vectors && card.compute_capability >= 80 && fast_shape(args.shape) &&
+    const bool sm80 = vectors && card.compute_capability >= 80 && fast_shape(args.shape, args.traits, args.scheme) &&
                       (args.cache.type != CacheType::Q4 || has_room_to_dequantize(args));
     const bool sm90 = sm80 && prefill_sm90_takes(card, args);
     switch (args.kernel) {
@@ -86,10 +86,11 @@ cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStrea
     if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || !valid_positions(args.scheme, args.rotary, args.shape, 1) ||
         !aligned_16(args.q) || !aligned_16(args.out) || !args.rows || !args.page_tables || !args.workspace || args.n_rows == 0 ||
         args.n_rows > args.workspace_rows || args.workspace_rows > kMaxDecodeRows || args.n_groups > args.n_rows / 2 ||
-        (args.n_groups != 0 && (!args.groups || args.scheme.intra_only)))
+        (args.n_groups != 0 && (!args.groups || args.scheme.intra_only || variant_of(args.traits, args.scheme) != Variant::Plain)))
         return cudaErrorInvalidValue;
-    const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
-    if (vectors && card.compute_capability >= 80 && fast_shape(args.shape)) {
+    // A range for each of LM-Infinite's far keys is more than the fast kernel has room for; few keys are seen there.
+    const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0 && args.scheme.border != Border::LmInfinite;
+    if (vectors && card.compute_capability >= 80 && fast_shape(args.shape, args.traits, args.scheme)) {
         const cudaError_t error = launch_decode(card, args, stream);
         if (error != cudaSuccess || !holds_codes(args.cache.type)) return error;
         return launch_turn_back({args.shape, args.out, args.out_stride, args.n_rows, args.dtype, args.rows}, stream);
@@ -106,6 +107,7 @@ cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStrea
     simple.q_stride = args.q_stride;
     simple.out_stride = args.out_stride;
     simple.dtype = args.dtype;
+    simple.traits = args.traits;
     simple.n_queries = args.n_rows;
     return launch_simple(simple, args.rows, stream);
 }

@@ -34,6 +34,14 @@ struct AttentionShape {
     float scale;               // of the logits, usually 1 / sqrt(head_dim)
 };
 
+/// What the attention of some layers has beside that of most. Kernels that know of it are compiled apart from those that do
+/// not (variants.h), so that it costs these nothing.
+struct AttentionTraits {
+    uint32_t window = 0;           // tokens that a query sees, its own included; 0: all before it
+    float cap = 0.0f;              // scaled logits become cap tanh(logit / cap); 0: they stay
+    const float* sinks = nullptr;  // (n_heads) in device memory: logits that take their share of each softmax; null: none
+};
+
 /// One layer's keys and values: F16, BF16, Q8 or Q4. Pointers are 16-byte aligned.
 ///
 /// Q8 and Q4 hold keys, after their rotation, and values turned by Hadamard matrices (hadamard.cuh). Products over them are
@@ -84,10 +92,11 @@ struct PrefillArgs {
     int64_t q_stride;            // elements between tokens, a multiple of 8
     int64_t out_stride;          // likewise
     Dtype dtype;                 // of q and out
-    uint32_t start;              // index of the first query
-    uint32_t n_queries;          // >= 1
-    void* workspace;             // 16-byte aligned
-    size_t workspace_bytes;      // at least prefill_workspace_bytes()
+    AttentionTraits traits;
+    uint32_t start;          // index of the first query
+    uint32_t n_queries;      // >= 1
+    void* workspace;         // 16-byte aligned
+    size_t workspace_bytes;  // at least prefill_workspace_bytes()
     PrefillKernel kernel;
     uint32_t fresh_page = 0;  // Q4: the sequence's first page whose fine codes are read
 };
@@ -131,16 +140,18 @@ struct DecodeArgs {
     Scheme scheme;
     LayerCache cache;
     RotaryTable rotary;
-    const void* q;                // (n_rows, n_heads, head_dim), 16-byte aligned
-    void* out;                    // the same shape
-    int64_t q_stride;             // elements between rows, a multiple of 8
-    int64_t out_stride;           // likewise
-    Dtype dtype;                  // of q and out
+    const void* q;       // (n_rows, n_heads, head_dim), 16-byte aligned
+    void* out;           // the same shape
+    int64_t q_stride;    // elements between rows, a multiple of 8
+    int64_t out_stride;  // likewise
+    Dtype dtype;         // of q and out
+    AttentionTraits traits;
     uint32_t n_rows;              // 1 ... workspace_rows
     const DecodeRow* rows;        // (n_rows) in device memory
     const uint32_t* page_tables;  // device memory
     const DecodeGroup* groups;    // (n_groups) in device memory; a row is in one at most
-    uint32_t n_groups;            // at most n_rows / 2; 0: `shared` of rows is not read. With an intra_only scheme 0
+    uint32_t n_groups;            // at most n_rows / 2; 0: `shared` of rows is not read. With traits, an intra_only scheme or a
+                                  // border that moves 0
     void* workspace;              // decode_workspace_bytes(workspace_rows), zeroed once; every call leaves its counters zero
     uint32_t workspace_rows;      // at most kMaxDecodeRows
 };

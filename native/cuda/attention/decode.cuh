@@ -118,7 +118,9 @@ struct Rows : OwnKeys<C> {
         const HeadGroup heads = HeadGroup::of<C>(params, split.pair);
         const DecodeArgs& args = params.args;
         uint16_t* out = static_cast<uint16_t*>(args.out) + split.item * args.out_stride + heads.first * C::kHeadDim;
-        const auto write = [&](int head, int e, const float4& v, float, float sum) {
+        const auto write = [&](int head, int e, const float4& v, [[maybe_unused]] float maximum, float sum) {
+            if constexpr (C::kVariant != Variant::Plain)
+                sum += sink_share(args.traits, heads.first + head, maximum, params.scale.scale_log2);
             const uint2 packed = {pack(v.x / sum, v.y / sum, args.dtype), pack(v.z / sum, v.w / sum, args.dtype)};
             *reinterpret_cast<uint2*>(out + head * C::kHeadDim + e) = packed;
         };
@@ -126,12 +128,12 @@ struct Rows : OwnKeys<C> {
         const auto warp_out = [&](int part, int head, int e) { return *reinterpret_cast<const float4*>(&shared.out[part][head][e]); };
         const uint32_t before = parts_before(params, split);
         if (split.splits == 1 && before == 0) {
-            merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out, write);
+            merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale.scale_log2, warp_softmax, warp_out, write);
             return;
         }
 
         const auto part_row = [&](int part, int head) { return params.part(split.item, split.pair, part, head); };
-        merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale_log2, warp_softmax, warp_out,
+        merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale.scale_log2, warp_softmax, warp_out,
                            [&](int head, int e, const float4& v, float maximum, float sum) {
                                const size_t row = part_row(before + split.index, head);
                                *reinterpret_cast<float4*>(&params.partial_out[row * C::kHeadDim + e]) = v;
@@ -147,7 +149,7 @@ struct Rows : OwnKeys<C> {
         __syncthreads();
         if (shared.ticket == split.splits - 1) {
             merge<C::kThreads>(
-                heads.count, C::kHeadDim, before + split.splits, params.scale_log2,
+                heads.count, C::kHeadDim, before + split.splits, params.scale.scale_log2,
                 [&](int part, int head) { return __ldcg(&params.partial_softmax[part_row(part, head)]); },
                 [&](int part, int head, int e) {
                     return __ldcg(reinterpret_cast<const float4*>(&params.partial_out[part_row(part, head) * C::kHeadDim + e]));
@@ -179,7 +181,7 @@ struct Groups : SharedKeys<C> {
         const DecodeGroup& group = params.args.groups[split.item];
         const uint32_t heads = params.part_heads;
         merge<C::kThreads>(
-            group.rows * heads, C::kHeadDim, C::kWarps, params.scale_log2, [&](int part, int n) { return shared.softmax[part][n]; },
+            group.rows * heads, C::kHeadDim, C::kWarps, params.scale.scale_log2, [&](int part, int n) { return shared.softmax[part][n]; },
             [&](int part, int n, int e) { return *reinterpret_cast<const float4*>(&shared.out[part][n][e]); },
             [&](uint32_t n, int e, const float4& v, float maximum, float sum) {
                 const size_t row = params.part(group.row[n / heads], split.pair, split.index, n % heads);
@@ -211,7 +213,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
                      split.pair / params.groups};
     };
     const auto load_first = [&] {
-        const KeyTiles<C::kKeys> tiles(args.scheme, length_of(args, Items::row(args, split.item)));
+        const typename C::Tiles tiles(args.scheme, length_of(args, Items::row(args, split.item)), args.traits.window);
 #pragma unroll
         for (int stage = 0; stage < C::kStages; ++stage) {
             const uint32_t index = split.begin + own + stage * C::kWarps;
@@ -228,7 +230,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     load_first();
     while (true) {
         const uint32_t length = length_of(args, Items::row(args, split.item));
-        const KeyTiles<C::kKeys> tiles(args.scheme, length);
+        const typename C::Tiles tiles(args.scheme, length, args.traits.window);
         Items::rotate(shared, params, split, length, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
         if constexpr (C::kCodes) {
             __syncthreads();
@@ -258,7 +260,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
                     if (keys.key >= fresh) warp.add_fine_keys(raw[stage], keys, s);
                 const bool more = index + kAhead < end;
                 if (more) warp.load_keys(raw[stage], tiles.at(index + kAhead));
-                warp.absorb(s, p, keys, params.scale_log2);
+                warp.absorb(s, p, keys, params.scale);
                 warp.multiply_values(raw[stage], p);
                 if constexpr (C::kQ4)
                     if (keys.key >= fresh) warp.add_fine_values(raw[stage], keys, p);

@@ -4,12 +4,13 @@
 
 #include "core/positions/key_ranges.h"
 #include "cuda/attention/attention.h"
+#include "cuda/attention/variants.h"
 
 namespace dca::cuda::decode {
 
 struct Params {
     DecodeArgs args;
-    float scale_log2;
+    LogitScale scale;
     uint32_t groups;          // of up to kHeads query heads that share a key head
     uint32_t pairs;           // (key head, group) of a row
     uint32_t most_shared;     // parts of a row's shared keys; they come before the others; 0 without groups of rows
@@ -80,7 +81,7 @@ private:
         uint32_t first, count, each;  // of a split
 
         __device__ __forceinline__ Tiles(const Params& params, uint32_t row, uint32_t length) {
-            const KeyTiles<C::kKeys> all(params.args.scheme, length);
+            const typename C::Tiles all(params.args.scheme, length, params.args.traits.window);
             const uint32_t others = shared(params.args, row);
             first = others == 0 ? 0 : all.before(others);
             count = all.count - first;
@@ -105,7 +106,7 @@ struct SharedKeys {
     static __device__ __forceinline__ void cut(const Params& params, Split& split) {
         const DecodeArgs& args = params.args;
         const SharedParts parts(params, args.groups[split.item].shared);
-        const KeyTiles<C::kKeys> tiles(args.scheme, length_of(args, row(args, split.item)));
+        const typename C::Tiles tiles(args.scheme, length_of(args, row(args, split.item)));
         const uint32_t first = split.index * parts.each;
         split.begin = tiles.before(first * kPageTokens);
         split.end = tiles.before(min(first + parts.each, parts.pages) * kPageTokens);

@@ -16,6 +16,7 @@
 #include "cuda/attention/pages.cuh"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/softmax.cuh"
+#include "cuda/attention/traits.cuh"
 #include "cuda/device/ptx.cuh"
 
 namespace dca::cuda::decode {
@@ -23,13 +24,15 @@ namespace dca::cuda::decode {
 /// In the place of the products' type: f16 products over a Q4 cache (decode_warp_q4.cuh).
 struct Q4Codes {};
 
-template <int kHeadDim_, class T_, bool kQ8_, int kHeadTiles_>
+template <int kHeadDim_, class T_, bool kQ8_, int kHeadTiles_, Variant kVariant_>
 struct Config {
     static constexpr bool kQ4 = std::is_same_v<T_, Q4Codes>;
     using T = std::conditional_t<kQ4, __half, T_>;  // of the products
     static constexpr int kHeadDim = kHeadDim_;
     static constexpr bool kQ8 = kQ8_;
-    static constexpr bool kCodes = kQ8 || kQ4;      // queries are turned (hadamard.cuh)
+    static constexpr bool kCodes = kQ8 || kQ4;  // queries are turned (hadamard.cuh)
+    static constexpr Variant kVariant = kVariant_;
+    static constexpr bool kWindowed = kVariant != Variant::Plain;
     static constexpr int kHeadTiles = kHeadTiles_;  // of 8 query heads
     static constexpr int kHeads = 8 * kHeadTiles;
     static constexpr int kWarps = 8;
@@ -45,6 +48,7 @@ struct Config {
     // Padded with zeros; 16 bytes against bank conflicts.
     static constexpr int kQueryStride = (kQ4 ? kHeadDim : 4 * kKeyRun * kKeyRuns) + 8;
     static_assert(kPageTokens % kKeys == 0, "a tile lies in one page");
+    using Tiles = KeyTiles<kKeys, kWindowed>;
 
     /// The feature of value `of` of a lane's run, kHeadDim or more where there is none.
     static __device__ __forceinline__ int value_feature(int run, int g, int of) {
@@ -175,9 +179,14 @@ struct Warp {
 
     /// The online softmax step: s becomes weights, as second operands for V^T P^T; o is rescaled.
     __device__ __forceinline__ void absorb(float (&s)[C::kHeadTiles][C::kKeys / 16][4], uint2 (&p)[C::kHeadTiles][C::kKeys / 16],
-                                           const KeyTile& tile, float scale_log2) {
+                                           const KeyTile& tile, const LogitScale& scale) {
+        const float scale_log2 = scale.scale_log2;
 #pragma unroll
         for (int h = 0; h < C::kHeadTiles; ++h) {
+            if constexpr (C::kVariant == Variant::Capped) {
+#pragma unroll
+                for (auto& logits : s[h]) cap_logits(logits, scale);
+            }
             float raised[2] = {maximum[h][0], maximum[h][1]}, keep[2];
 #pragma unroll
             for (int n = 0; n < C::kKeys / 16; ++n)

@@ -3,6 +3,7 @@
 
 #include "core/positions/key_ranges.h"
 #include "cuda/attention/attention.h"
+#include "cuda/attention/variants.h"
 #include "cuda/attention/work_order.h"
 
 namespace dca::cuda {
@@ -11,10 +12,9 @@ namespace dca::cuda {
 /// args.page_table + rows[n].first_page, and args.start is not read.
 cudaError_t launch_simple(const PrefillArgs& args, const DecodeRow* rows, cudaStream_t stream);
 
-/// Whether the fast kernels take this shape.
-inline bool fast_shape(const AttentionShape& shape) {
-    const int d = shape.head_dim;
-    return (d == 64 || d == 80 || d == 96 || d == 128 || d == 256) && shape.rotary_dim % 8 == 0;
+/// Whether the fast kernels take this shape with these traits.
+inline bool fast_shape(const AttentionShape& shape, const AttentionTraits& traits = {}, const Scheme& scheme = {}) {
+    return compiled(variant_of(traits, scheme), shape.head_dim) && shape.rotary_dim % 8 == 0;
 }
 
 cudaError_t launch_prefill_sm80(const Card& card, const PrefillArgs& args, cudaStream_t stream);

@@ -81,6 +81,7 @@ bool has_room_to_dequantize(const PrefillArgs& args) {
 }
 
 bool dequantizing_pays(const PrefillArgs& args) {
+    if (args.traits.window != 0) return false;  // most of the keys are seen by nobody
     // Dequantizing moves 10 bytes a value and the sm_80 kernel runs at half the speed: even at about 270
     // queries a key head, counting the query heads that share it.
     constexpr uint64_t kLeastQueries = 512;
@@ -112,6 +113,7 @@ cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args
         const size_t half = size_t{pages_for(n_keys)} * heads * kPageTokens * args.shape.head_dim;
         part.cache = {dequantized, dequantized + half, nullptr, nullptr, pages_for(n_keys), CacheType::F16};
         part.page_table = nullptr;
+        if (args.traits.sinks) part.traits.sinks = args.traits.sinks + size_t{first} * group;
         part.q = static_cast<const uint16_t*>(args.q) + first_value;
         part.out = static_cast<uint16_t*>(args.out) + first_value;
         error = kernel(card, part, stream);

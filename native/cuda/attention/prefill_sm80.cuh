@@ -13,6 +13,7 @@
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
+#include "cuda/attention/traits.cuh"
 #include "cuda/attention/work_order.h"
 #include "cuda/device/panels.cuh"
 
@@ -22,14 +23,16 @@ struct Params {
     PrefillArgs args;
     QueryBlocks blocks;
     WorkOrder order;
-    float scale_log2;
+    LogitScale scale;
 };
 
-template <int kHeadDim_, class T_, bool kQ8_>
+template <int kHeadDim_, class T_, bool kQ8_, Variant kVariant_>
 struct Config {
     using T = T_;  // of the products
     static constexpr int kHeadDim = kHeadDim_;
     static constexpr bool kQ8 = kQ8_;
+    static constexpr Variant kVariant = kVariant_;
+    static constexpr bool kWindowed = kVariant != Variant::Plain;
     static constexpr int kWarps = 4;
     static constexpr int kThreads = 32 * kWarps;
     static constexpr int kRowTiles = kHeadDim <= 128 ? 2 : 1;  // of 16 queries, per warp
@@ -183,13 +186,14 @@ struct Warp {
 
     /// Takes the logits of the walk's current tile into the softmax, leaving operands for P V.
     __device__ __forceinline__ void absorb(float (&s)[C::kRowTiles][C::kKeys / 2], uint32_t (&p)[C::kRowTiles][C::kKeys / 4],
-                                           const TileWalk<C::kKeys>& walk) {
-        const TileMask<C::kKeys> mask(walk, lane, block.first + first_row);
+                                           const TileWalk<C::kKeys, C::kWindowed>& walk) {
+        const TileMask<C::kKeys, C::kWindowed> mask(walk, lane, block.first + first_row, 0, params.args.traits.window);
 #pragma unroll
         for (int tile = 0; tile < C::kRowTiles; ++tile) {
+            if constexpr (C::kVariant == Variant::Capped) cap_logits(s[tile], params.scale);
             mask.apply(s[tile], 16 * tile + lane / 4);
             float keep[2];
-            softmax[tile].step(s[tile], params.scale_log2, keep);
+            softmax[tile].step(s[tile], params.scale.scale_log2, keep);
             to_operands<T>(s[tile], p[tile]);
             rescale(o[tile], keep);
         }
@@ -202,7 +206,12 @@ struct Warp {
 #pragma unroll
         for (int tile = 0; tile < C::kRowTiles; ++tile) {
             float inverse[2];
-            softmax[tile].inverse_sums(inverse);
+            if constexpr (C::kVariant == Variant::Plain) {
+                softmax[tile].inverse_sums(inverse);
+            } else {
+                softmax[tile].inverse_sums(inverse,
+                                           [&](float maximum) { return sink_share(args.traits, head, maximum, params.scale.scale_log2); });
+            }
             stage_output<C::kHeadDim, C::kRows>(shared.queries, lane, first_row + 16 * tile + lane / 4, o[tile], inverse, args.dtype);
         }
         __syncwarp();
@@ -242,7 +251,7 @@ __global__ void __launch_bounds__(C::kThreads) prefill_kernel(const __grid_const
                                rows,
                                n_keys};
 
-    TileWalk<C::kKeys> walk(args.scheme, warp.block);
+    TileWalk<C::kKeys, C::kWindowed> walk(args.scheme, warp.block, args.traits.window);
     keys.start(walk.key);
     bool more = true;
     while (more) {

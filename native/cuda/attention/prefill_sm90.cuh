@@ -15,6 +15,7 @@
 #include "cuda/attention/pages.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
+#include "cuda/attention/traits.cuh"
 #include "cuda/attention/work_order.h"
 #include "cuda/device/wgmma.cuh"
 
@@ -29,15 +30,19 @@ struct Params {
     const uint32_t* page_table;  // null: pages 0, 1, 2, ...
     void* out;
     int64_t out_stride;
-    Dtype dtype;         // of queries and output
-    float scale_log2;    // scale * log2(e)
+    Dtype dtype;  // of queries and output
+    AttentionTraits traits;
+    LogitScale scale;
     int32_t* next_item;  // counter of items drawn beyond the first of each thread block
 };
 
-template <int kHeadDim_, class T_>
+template <int kHeadDim_, class T_, Variant kVariant_>
 struct Config {
     using T = T_;
     static constexpr int kHeadDim = kHeadDim_;
+    static constexpr Variant kVariant = kVariant_;
+    static constexpr bool kWindowed = kVariant != Variant::Plain;
+    using Walk = TileWalk<kPageTokens, kWindowed>;
     static constexpr int kConsumers = kHeadDim <= 64 ? 3 : 2;
     static constexpr int kRows = 64 * kConsumers;
     static constexpr int kKeys = kPageTokens;
@@ -85,7 +90,7 @@ struct Ring {
 /// n_keys. These may hold NaN, which a weight of zero does not cancel; instead the copy engine fills as many rows
 /// before the page's first with zeros.
 template <class C>
-__device__ __forceinline__ uint32_t keys_back(const TileWalk<C::kKeys>& walk, uint32_t n_keys) {
+__device__ __forceinline__ uint32_t keys_back(const typename C::Walk& walk, uint32_t n_keys) {
     return walk.key + C::kKeys > n_keys ? walk.key + C::kKeys - n_keys : 0;
 }
 
@@ -122,7 +127,7 @@ __device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_
         item = gridDim.x + atomicAdd(params.next_item, 1);
 
         const HeadRows rows{params.page_table, static_cast<uint32_t>(params.shape.n_kv_heads), work.head / group};
-        TileWalk<C::kKeys> walk(params.scheme, block);
+        typename C::Walk walk(params.scheme, block, params.traits.window);
         do {
             const uint32_t page = rows.page_of(walk.key) * rows.n_kv_heads + rows.head;
             const int32_t row = -static_cast<int32_t>(keys_back<C>(walk, params.blocks.end));
@@ -236,9 +241,11 @@ struct Consumer {
             wgmma::Product<C::kHeadDim, T>::template registers<true>(o, p + key / 4, wgmma::advance(v, key * P::kRowBytes), 1);
     }
 
-    __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const TileWalk<C::kKeys>& walk) const {
+    __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const typename C::Walk& walk) const {
+        if constexpr (C::kVariant == Variant::Capped) cap_logits(s, params.scale);
         const uint32_t back = keys_back<C>(walk, params.blocks.end);
-        TileMask<C::kKeys>(walk, lane, block.first + first_row, back).apply(s, thread / 32 * 16 + lane / 4);
+        TileMask<C::kKeys, C::kWindowed>(walk, lane, block.first + first_row, back, params.traits.window)
+            .apply(s, thread / 32 * 16 + lane / 4);
     }
 
     /// Divides by the sums and writes the block's rows out, through the shared tile of the queries.
@@ -259,7 +266,7 @@ struct Consumer {
             if (shared.item < 0) return;
             const WorkOrder::Item work = params.order.at(shared.item);
             const QueryBlock block = params.blocks.at(work.block);
-            TileWalk<C::kKeys> walk(params.scheme, block);
+            typename C::Walk walk(params.scheme, block, params.traits.window);
             OnlineSoftmax softmax;
             float s[C::kKeys / 2], o[C::kHeadDim / 2], keep[2];
             uint32_t p[C::kKeys / 4], q[C::kHeadDim / 4];  // operands; q if the queries are in registers
@@ -273,7 +280,7 @@ struct Consumer {
             wgmma::pin(s);
             release(shared.keys_empty[ring.stage]);
             mask(s, block, walk);
-            softmax.step(s, params.scale_log2, keep);
+            softmax.step(s, params.scale.scale_log2, keep);
             to_operands<T>(s, p);
 #pragma unroll
             for (int n = 0; n < C::kHeadDim / 2; ++n) o[n] = 0.0f;
@@ -301,7 +308,7 @@ struct Consumer {
                 wgmma::pin(s);
                 release(shared.keys_empty[ring.stage]);
                 mask(s, block, walk);
-                softmax.step(s, params.scale_log2, keep);
+                softmax.step(s, params.scale.scale_log2, keep);
                 // The assembler takes waits to be free to move and would put the next one in front of the
                 // softmax, which then overlaps with nothing. Asking again for values that are here stops it.
                 // With three warpgroups the others fill the gap, and the question costs more than it saves.
@@ -320,7 +327,12 @@ struct Consumer {
             multiply_values(o, p, ring.stage);
             wgmma::commit();
             float inverse[2];
-            softmax.inverse_sums(inverse);
+            if constexpr (C::kVariant == Variant::Plain) {
+                softmax.inverse_sums(inverse);
+            } else {
+                softmax.inverse_sums(inverse,
+                                     [&](float maximum) { return sink_share(params.traits, work.head, maximum, params.scale.scale_log2); });
+            }
             wgmma::wait<0>();
             wgmma::pin(o);
             release(shared.values_empty[ring.stage]);

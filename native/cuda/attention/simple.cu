@@ -1,5 +1,5 @@
 // The oracle of the fast kernels, and the kernel for shapes that they do not cover: one warp
-// per query and head, f32 throughout, the three key ranges one after the other.
+// per query and head, f32 throughout, the key ranges one after the other.
 #include "core/positions/key_ranges.h"
 #include "cuda/attention/hadamard.cuh"
 #include "cuda/attention/kernels.h"
@@ -8,6 +8,7 @@
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
+#include "cuda/attention/variants.h"
 
 namespace dca::cuda {
 namespace {
@@ -64,7 +65,7 @@ __global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs a
 
     float q[kMaxPerLane], acc[kMaxPerLane] = {};  // elements lane, lane + 32, ...
     float maximum = kNoMaximum, sum = 0.0f;
-    for (uint32_t range = 0; range < range_count(args.scheme, chunk); ++range) {
+    for (uint32_t range = 0; range < range_count(args.scheme, chunk, i + 1); ++range) {
         const uint32_t position = args.scheme.query_position(static_cast<Range>(range), i - chunk * args.scheme.chunk_size);
         const float2* cos_sin = args.rotary.cos_sin + static_cast<size_t>(position) * (shape.rotary_dim / 2);
         for (int n = 0; n < kMaxPerLane; ++n) {
@@ -76,13 +77,15 @@ __global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs a
         if (holds_codes(args.cache.type)) turn_singles(q, shape.head_dim);
 
         const KeyRange keys = key_range(args.scheme, chunk, static_cast<Range>(range), i + 1);
-        for (uint32_t key = keys.begin; key < keys.end; ++key) {
+        const uint32_t first = first_of_range(args.scheme, static_cast<Range>(range), keys, i, args.traits.window);
+        for (uint32_t key = first; key < keys.end; ++key) {
             const size_t row = cache_rows.at(key);
             float dot = 0.0f;
             for (int n = 0; n < kMaxPerLane; ++n)
                 if (lane + 32 * n < shape.head_dim) dot += q[n] * cache.key(row, lane + 32 * n, key >= fresh);
             for (int step = 16; step > 0; step /= 2) dot += __shfl_xor_sync(~0u, dot, step);
-            const float logit = dot * shape.scale;
+            const float scaled = dot * shape.scale, cap = args.traits.cap;
+            const float logit = cap == 0.0f ? scaled : cap * tanhf(scaled / cap);
             const float raised = fmaxf(maximum, logit);
             const float keep = expf(maximum - raised), weight = expf(logit - raised);
             maximum = raised;
@@ -91,6 +94,7 @@ __global__ void __launch_bounds__(32 * kWarps) simple_kernel(const PrefillArgs a
                 if (lane + 32 * n < shape.head_dim) acc[n] = acc[n] * keep + weight * cache.value(row, lane + 32 * n, key >= fresh);
         }
     }
+    if (args.traits.sinks) sum += expf(args.traits.sinks[head] - maximum);
     if (holds_codes(args.cache.type)) turn_singles(acc, shape.head_dim);
     const size_t out_row = static_cast<size_t>(query) * args.out_stride + static_cast<size_t>(head) * shape.head_dim;
     for (int n = 0; n < kMaxPerLane; ++n)

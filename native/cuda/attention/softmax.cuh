@@ -52,6 +52,14 @@ struct OnlineSoftmax {
             inverse[half] = 1.0f / total;
         }
     }
+
+    /// The same of sums with more(maximum) added to each.
+    template <class More>
+    __device__ __forceinline__ void inverse_sums(float (&inverse)[2], More&& more) const {
+        inverse_sums(inverse);
+#pragma unroll
+        for (int half = 0; half < 2; ++half) inverse[half] /= 1.0f + more(maximum[half]) * inverse[half];
+    }
 };
 
 /// Multiplies what was accumulated by `keep`. Most tiles raise no maximum in a whole warp: then there is

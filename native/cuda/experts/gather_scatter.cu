@@ -53,7 +53,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 __global__ void __launch_bounds__(kThreads)
-    add_weighted_row_kernel(const float* results, const float* weights, uint32_t terms, uint32_t width, float* x) {
+    add_weighted_row_kernel(const float* results, const float* weights, uint32_t terms, uint32_t width, bool add, float* x) {
     let_next_start();
     await_previous();
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
@@ -61,7 +61,7 @@ __global__ void __launch_bounds__(kThreads)
     float sum = 0.0f;
 #pragma unroll 8
     for (uint32_t t = 0; t < terms; ++t) sum += __ldcg(weights + t) * __ldcg(results + uint64_t{t} * width + i);
-    x[i] = __ldcg(x + i) + sum;
+    x[i] = add ? __ldcg(x + i) + sum : sum;
 }
 
 }  // namespace
@@ -87,10 +87,10 @@ cudaError_t add_weighted(const float* results, const float* weights, uint32_t st
     return cudaGetLastError();
 }
 
-cudaError_t add_weighted_row(const Card& card, const float* results, const float* weights, uint32_t terms, uint32_t width, float* x,
-                             cudaStream_t stream) {
+cudaError_t add_weighted_row(const Card& card, const float* results, const float* weights, uint32_t terms, uint32_t width, bool add,
+                             float* x, cudaStream_t stream) {
     return launch_overlapped(card, add_weighted_row_kernel, dim3(blocks_for(width)), kThreads, 0, stream, results, weights, terms, width,
-                             x);
+                             add, x);
 }
 
 }  // namespace dca::cuda

@@ -29,8 +29,8 @@ cudaError_t scatter_results(const ScatterArgs& args, cudaStream_t stream);
 cudaError_t add_weighted(const float* results, const float* weights, uint32_t stride, uint32_t rows, uint32_t width, float* x,
                          cudaStream_t stream);
 
-/// x += the sum over t of weights[t] · results row t, for one token.
-cudaError_t add_weighted_row(const Card& card, const float* results, const float* weights, uint32_t terms, uint32_t width, float* x,
-                             cudaStream_t stream);
+/// x = the sum over t of weights[t] · results row t, for one token; x += it if `add`.
+cudaError_t add_weighted_row(const Card& card, const float* results, const float* weights, uint32_t terms, uint32_t width, bool add,
+                             float* x, cudaStream_t stream);
 
 }  // namespace dca::cuda

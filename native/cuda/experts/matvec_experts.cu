@@ -10,6 +10,7 @@ struct ExpertProducts {
     const uint32_t* experts;
     PlaneBytes w_apart;  // bytes between what belongs to two matrices or two choices
     uint64_t x_apart, y_apart;
+    uint32_t bias_apart;  // values
 };
 
 __device__ __forceinline__ void* moved(void* from, uint64_t bytes) { return static_cast<uint8_t*>(from) + bytes; }
@@ -27,7 +28,7 @@ __global__ void __launch_bounds__(vec::kThreads, 1) matvec_experts_kernel(const 
     if constexpr (W::kScaleBytes > 0) args.w.scales = moved(args.w.scales, expert * products.w_apart.scales);
     args.x = static_cast<const uint8_t*>(args.x) + choice * products.x_apart;
     args.y = moved(args.y, choice * products.y_apart);
-    args.bias = nullptr;
+    if (args.bias != nullptr) args.bias += expert * products.bias_apart;
     args.add = false;
     args.kv.keys = nullptr;
     vec::multiply<W, kSteps>(args, shared, [] {});
@@ -52,6 +53,7 @@ cudaError_t matvec_experts(const Card& card, const ExpertMatvecArgs& args, cudaS
         .w_apart = plane_bytes(w.format, w.rows, w.cols),
         .x_apart = args.x_apart * value_bytes(args.first.x_type),
         .y_apart = args.y_apart * value_bytes(args.first.y_type),
+        .bias_apart = args.bias_apart,
     };
     return vec::launch_fitting<Chosen>(card, w, args.n_chosen, products, stream);
 }

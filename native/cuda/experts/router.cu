@@ -69,7 +69,8 @@ __global__ void __launch_bounds__(32 * kChooseWarps) choose_experts_kernel(const
     float* logits = shared + warp * args.n_experts;
     const float* from = args.logits + uint64_t{row} * args.stride;
     const float factor = args.factors == nullptr ? 1.0f : __ldcg(args.factors + row);
-    for (uint32_t e = lane; e < args.n_experts; e += 32) logits[e] = __ldcg(from + e) * factor;
+    for (uint32_t e = lane; e < args.n_experts; e += 32)
+        logits[e] = __ldcg(from + e) * factor + (args.bias == nullptr ? 0.0f : args.bias[e]);
     __syncwarp();
 
     uint32_t* experts = args.experts + uint64_t{row} * args.n_used;

@@ -20,6 +20,7 @@ struct ChooseArgs {
     const float* logits;  // (rows, stride); with shared_gated, number n_experts is the shared expert's
     uint32_t rows, stride;
     const float* factors;  // (rows): logits are multiplied by them first; null: none
+    const float* bias;     // (n_experts), added to the logits; null: none
     uint32_t n_experts, n_used;
     bool normalised;  // the weights of a token's experts are made to sum to 1
     bool shared_gated;

@@ -1,6 +1,7 @@
 #include "cuda/linear/elementwise.h"
 
 #include "cuda/device/vectors.cuh"
+#include "cuda/linear/activation.cuh"
 
 namespace dca::cuda {
 namespace {
@@ -17,8 +18,6 @@ __device__ Eight<T> fresh(const Eight<T>* from) {
     const uint4 bits = __ldcg(reinterpret_cast<const uint4*>(from));
     return reinterpret_cast<const Eight<T>&>(bits);
 }
-
-__device__ float silu(float x) { return x / (1.0f + __expf(-x)); }
 
 /// Calls body(T{}) with the type of dtype.
 template <class Body>
@@ -56,8 +55,63 @@ __global__ void __launch_bounds__(kThreads)
     }
 }
 
-/// A warp a head.
 template <class T>
+__global__ void __launch_bounds__(kThreads) layer_norm_kernel(const NormArgs args) {
+    __shared__ float scratch[2][kThreads / 32];
+    const float* x = args.x + uint64_t{blockIdx.x} * args.width;
+    T* to = static_cast<T*>(args.to) + uint64_t{blockIdx.x} * args.width;
+    let_next_start();
+    await_previous();
+    float sum = 0.0f, squares = 0.0f;
+    for (uint32_t i = threadIdx.x; i < args.width; i += kThreads) sum += __ldcg(x + i);
+    const float mean = block_sum(sum, scratch[0]) / args.width;
+    for (uint32_t i = threadIdx.x; i < args.width; i += kThreads) {
+        const float own = __ldcg(x + i) - mean;
+        squares += own * own;
+    }
+    const float scale = rsqrtf(block_sum(squares, scratch[1]) / args.width + args.epsilon);
+    for (uint32_t i = threadIdx.x; i < args.width; i += kThreads) {
+        const float own = (__ldcg(x + i) - mean) * scale * args.weight[i];
+        to[i] = rounded<T>(args.bias == nullptr ? own : own + args.bias[i]);
+    }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads) round_kernel(const float* x, uint64_t n_eights, Eight<T>* to) {
+    let_next_start();
+    await_previous();
+    const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (i >= n_eights) return;
+    const float4 v[2] = {__ldcg(reinterpret_cast<const float4*>(x) + 2 * i), __ldcg(reinterpret_cast<const float4*>(x) + 2 * i + 1)};
+    Eight<T> out;
+#pragma unroll
+    for (int k = 0; k < 8; ++k) out.v[k] = rounded<T>(reinterpret_cast<const float*>(v)[k]);
+    to[i] = out;
+}
+
+__global__ void __launch_bounds__(kThreads) add_branch_kernel(const AddBranchArgs args) {
+    __shared__ float scratch[kThreads / 32];
+    const float* branch = args.branch + uint64_t{blockIdx.x} * args.width;
+    float* x = args.x + uint64_t{blockIdx.x} * args.width;
+    let_next_start();
+    await_previous();
+    float scale = args.scale;
+    if (args.weight != nullptr) {
+        float squares = 0.0f;
+        for (uint32_t i = threadIdx.x; i < args.width; i += kThreads) {
+            const float own = __ldcg(branch + i);
+            squares += own * own;
+        }
+        scale *= rsqrtf(block_sum(squares, scratch) / args.width + args.epsilon);
+    }
+    for (uint32_t i = threadIdx.x; i < args.width; i += kThreads) {
+        const float own = __ldcg(branch + i) * scale;
+        x[i] = __ldcg(x + i) + (args.weight == nullptr ? own : own * args.weight[i]);
+    }
+}
+
+/// A warp a head.
+template <class T, NormKind kKind>
 __global__ void __launch_bounds__(32 * kHeadWarps) head_norm_kernel(const HeadNormArgs args) {
     let_next_start();
     const uint32_t lane = threadIdx.x % 32;
@@ -67,13 +121,21 @@ __global__ void __launch_bounds__(32 * kHeadWarps) head_norm_kernel(const HeadNo
     await_previous();
     if (row >= args.n_rows) return;
     T* values = static_cast<T*>(args.heads) + uint64_t{row} * args.row_stride + head * args.head_dim;
-    const float* weight = head < args.n_q_heads ? args.q_weight : args.k_weight;
+    const bool is_query = head < args.n_q_heads;
+    const float* weight = (is_query ? args.q_weight : args.k_weight) + (is_query ? head : head - args.n_q_heads) * args.weight_step;
     float2 own[kMaxHeadPairs];
-    float squares = 0.0f;
+    float sum = 0.0f, squares = 0.0f;
 #pragma unroll
     for (int n = 0; n < kMaxHeadPairs; ++n) {
         const uint32_t e = 2 * (lane + 32 * n);
         own[n] = e < args.head_dim ? load_two(values + e) : float2{};
+        sum += own[n].x + own[n].y;
+    }
+    const float mean = kKind == NormKind::Layer ? warp_sum(sum) / args.head_dim : 0.0f;
+#pragma unroll
+    for (int n = 0; n < kMaxHeadPairs; ++n) {
+        if constexpr (kKind == NormKind::Layer)
+            if (2 * (lane + 32 * n) < args.head_dim) own[n] = {own[n].x - mean, own[n].y - mean};
         squares += own[n].x * own[n].x + own[n].y * own[n].y;
     }
     const float scale = rsqrtf(warp_sum(squares) / args.head_dim + args.epsilon);
@@ -86,8 +148,32 @@ __global__ void __launch_bounds__(32 * kHeadWarps) head_norm_kernel(const HeadNo
     }
 }
 
+/// A block for the queries of a row and one for its keys.
 template <class T>
-__global__ void __launch_bounds__(kThreads) silu_multiply_kernel(const Eight<T>* gate_up, uint32_t eights, uint64_t n, Eight<T>* to) {
+__global__ void __launch_bounds__(kThreads) whole_head_norm_kernel(const HeadNormArgs args) {
+    __shared__ float scratch[kThreads / 32];
+    let_next_start();
+    await_previous();
+    const bool is_query = blockIdx.y == 0;
+    const uint32_t width = (is_query ? args.n_q_heads : args.n_k_heads) * args.head_dim;
+    const float* weight = is_query ? args.q_weight : args.k_weight;
+    T* values = static_cast<T*>(args.heads) + uint64_t{blockIdx.x} * args.row_stride + (is_query ? 0 : args.n_q_heads * args.head_dim);
+    float squares = 0.0f;
+    for (uint32_t i = 2 * threadIdx.x; i < width; i += 2 * kThreads) {
+        const float2 own = load_two(values + i);
+        squares += own.x * own.x + own.y * own.y;
+    }
+    const float scale = rsqrtf(block_sum(squares, scratch) / width + args.epsilon);
+    for (uint32_t i = 2 * threadIdx.x; i < width; i += 2 * kThreads) {
+        const float2 own = load_two(values + i);
+        values[i] = rounded<T>(own.x * scale * weight[i]);
+        values[i + 1] = rounded<T>(own.y * scale * weight[i + 1]);
+    }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    gate_multiply_kernel(Activation activation, const Eight<T>* gate_up, uint32_t eights, uint64_t n, Eight<T>* to) {
     let_next_start();
     await_previous();
     const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
@@ -96,17 +182,27 @@ __global__ void __launch_bounds__(kThreads) silu_multiply_kernel(const Eight<T>*
     const Eight<T> gate = fresh(gate_up + row * 2 * eights + column), up = fresh(gate_up + row * 2 * eights + eights + column);
     Eight<T> out;
 #pragma unroll
-    for (int k = 0; k < 8; ++k) out.v[k] = rounded<T>(silu(to_float(gate.v[k])) * to_float(up.v[k]));
+    for (int k = 0; k < 8; ++k) out.v[k] = rounded<T>(gated(activation, to_float(gate.v[k]), to_float(up.v[k])));
     to[i] = out;
 }
 
-__global__ void __launch_bounds__(kThreads) silu_multiply_f32_kernel(const float* gate_up, uint32_t rows, uint32_t width, float* to) {
+__global__ void __launch_bounds__(kThreads)
+    gate_multiply_f32_kernel(Activation activation, const float* gate_up, uint32_t rows, uint32_t width, float* to) {
     let_next_start();
     await_previous();
     const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (i >= uint64_t{rows} * width) return;
     const float* gate = gate_up + i / width * 2 * width + i % width;
-    to[i] = silu(__ldcg(gate)) * __ldcg(gate + width);
+    to[i] = gated(activation, __ldcg(gate), __ldcg(gate + width));
+}
+
+__global__ void __launch_bounds__(kThreads) scale_and_cap_kernel(float* logits, uint64_t n, float scale, float cap) {
+    let_next_start();
+    await_previous();
+    const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
+    if (i >= n) return;
+    const float logit = __ldcg(logits + i) * scale;
+    logits[i] = cap == 0.0f ? logit : cap * tanhf(logit / cap);
 }
 
 /// One pass: every thread keeps a maximum and a sum of exponentials over its logits.
@@ -135,14 +231,30 @@ uint32_t blocks_for(uint64_t threads) { return static_cast<uint32_t>((threads + 
 
 }  // namespace
 
-cudaError_t rms_norm(const Card& card, const RmsNormArgs& args, cudaStream_t stream) {
+cudaError_t norm(const Card& card, const NormArgs& args, cudaStream_t stream) {
     cudaError_t status = cudaSuccess;
     with_type(args.dtype, [&](auto type) {
         using T = decltype(type);
-        status = launch_overlapped(card, rms_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args.x, args.weight, args.epsilon,
-                                   args.width, static_cast<T*>(args.to), args.factors);
+        if (args.weight == nullptr) {
+            const uint64_t eights = uint64_t{args.rows} * args.width / 8;
+            status = launch_overlapped(card, round_kernel<T>, dim3(blocks_for(eights)), kThreads, 0, stream, args.x, eights,
+                                       static_cast<Eight<T>*>(args.to));
+        } else if (args.kind == NormKind::Layer) {
+            status = launch_overlapped(card, layer_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args);
+        } else {
+            status = launch_overlapped(card, rms_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args.x, args.weight, args.epsilon,
+                                       args.width, static_cast<T*>(args.to), args.factors);
+        }
     });
     return status;
+}
+
+cudaError_t add_branch(const Card& card, const AddBranchArgs& args, cudaStream_t stream) {
+    return launch_overlapped(card, add_branch_kernel, dim3(args.rows), kThreads, 0, stream, args);
+}
+
+cudaError_t scale_and_cap(const Card& card, float* logits, uint64_t n, float scale, float cap, cudaStream_t stream) {
+    return launch_overlapped(card, scale_and_cap_kernel, dim3(blocks_for(n)), kThreads, 0, stream, logits, n, scale, cap);
 }
 
 cudaError_t head_norm(const Card& card, const HeadNormArgs& args, cudaStream_t stream) {
@@ -150,26 +262,37 @@ cudaError_t head_norm(const Card& card, const HeadNormArgs& args, cudaStream_t s
     const dim3 grid((items + kHeadWarps - 1) / kHeadWarps);
     cudaError_t status = cudaSuccess;
     with_type(args.dtype, [&](auto type) {
-        status = launch_overlapped(card, head_norm_kernel<decltype(type)>, grid, 32 * kHeadWarps, 0, stream, args);
+        using T = decltype(type);
+        const auto kernel = args.kind == NormKind::Layer ? head_norm_kernel<T, NormKind::Layer> : head_norm_kernel<T, NormKind::Rms>;
+        status = launch_overlapped(card, kernel, grid, 32 * kHeadWarps, 0, stream, args);
     });
     return status;
 }
 
-cudaError_t silu_multiply(const Card& card, const void* gate_up, uint32_t rows, uint32_t width, Dtype dtype, void* to,
-                          cudaStream_t stream) {
+cudaError_t whole_head_norm(const Card& card, const HeadNormArgs& args, cudaStream_t stream) {
+    cudaError_t status = cudaSuccess;
+    with_type(args.dtype, [&](auto type) {
+        status = launch_overlapped(card, whole_head_norm_kernel<decltype(type)>, dim3(args.n_rows, 2), kThreads, 0, stream, args);
+    });
+    return status;
+}
+
+cudaError_t gate_multiply(const Card& card, Activation activation, const void* gate_up, uint32_t rows, uint32_t width, Dtype dtype,
+                          void* to, cudaStream_t stream) {
     const uint64_t n = uint64_t{rows} * width / 8;
     cudaError_t status = cudaSuccess;
     with_type(dtype, [&](auto type) {
         using T = decltype(type);
-        status = launch_overlapped(card, silu_multiply_kernel<T>, dim3(blocks_for(n)), kThreads, 0, stream,
+        status = launch_overlapped(card, gate_multiply_kernel<T>, dim3(blocks_for(n)), kThreads, 0, stream, activation,
                                    static_cast<const Eight<T>*>(gate_up), width / 8, n, static_cast<Eight<T>*>(to));
     });
     return status;
 }
 
-cudaError_t silu_multiply_f32(const Card& card, const float* gate_up, uint32_t rows, uint32_t width, float* to, cudaStream_t stream) {
+cudaError_t gate_multiply_f32(const Card& card, Activation activation, const float* gate_up, uint32_t rows, uint32_t width, float* to,
+                              cudaStream_t stream) {
     const dim3 grid(blocks_for(uint64_t{rows} * width));
-    return launch_overlapped(card, silu_multiply_f32_kernel, grid, kThreads, 0, stream, gate_up, rows, width, to);
+    return launch_overlapped(card, gate_multiply_f32_kernel, grid, kThreads, 0, stream, activation, gate_up, rows, width, to);
 }
 
 cudaError_t negative_log_likelihood(const float* logits, uint32_t rows, uint32_t n_vocab, const int32_t* targets, float* nll,

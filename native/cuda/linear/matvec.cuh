@@ -11,6 +11,7 @@
 #include "core/engine/page_pool.h"
 #include "cuda/device/ptx.cuh"
 #include "cuda/device/vectors.cuh"
+#include "cuda/linear/activation.cuh"
 #include "cuda/linear/matvec.h"
 
 namespace dca::cuda::vec {
@@ -325,13 +326,13 @@ __device__ __forceinline__ void write_qkv(const MatvecArgs& args, const KvTarget
 __device__ __forceinline__ void write_item(const MatvecArgs& args, const Items& items, uint32_t item, float (&sums)[kRows], uint32_t lane) {
     if (lane >= kRows || (lane == 1 && items.rows == 2 * item + 1)) return;
     const uint32_t rows[kRows] = {items.row(item, 0), items.row(item, 1)};
-    if (args.gated) {
-        if (lane == 0) write_value(args.y, args.y_type, rows[0], sums[0] / (1.0f + __expf(-sums[0])) * sums[1]);
-        return;
-    }
     if (args.bias != nullptr) {
 #pragma unroll
         for (int r = 0; r < kRows; ++r) sums[r] += args.bias[rows[r]];
+    }
+    if (args.gated) {
+        if (lane == 0) write_value(args.y, args.y_type, rows[0], gated(args.activation, sums[0], sums[1]));
+        return;
     }
     const bool second = lane == 1;
     if (args.kv.keys != nullptr) {

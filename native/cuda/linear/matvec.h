@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "core/hparams.h"
 #include "cuda/device/launch.h"
 #include "cuda/weights/planes.h"
 
@@ -31,11 +32,12 @@ struct MatvecArgs {
     VectorType x_type;
     const float* norm;  // (w.cols): x is RMS normed with this weight first; null: as it is
     float epsilon;
-    const float* bias;  // (w.rows), null: none; not with gated
+    const float* bias;  // (w.rows), null: none
     void* y;            // (w.rows), (w.rows / 2) if gated
     VectorType y_type;
-    bool add;             // y += W x; y_type is F32
-    bool gated;           // rows r and r + w.rows / 2 are a gate and its up: y = silu(gate) · up
+    bool add;    // y += W x; y_type is F32
+    bool gated;  // rows r and r + w.rows / 2 are a gate and its up: y = act(gate) · up
+    Activation activation;
     KvTarget kv;          // if its keys are set: y gets q only
     uint32_t rows_apart;  // of the two rows a warp takes together: 1; w.rows / 2 if gated; with kv, of RoPE's pairs
 };
@@ -46,7 +48,8 @@ cudaError_t matvec(const Card& card, const MatvecArgs& args, cudaStream_t stream
 
 /// The matrices of some experts, each times a vector.
 struct ExpertMatvecArgs {
-    MatvecArgs first;         // w is the matrix of expert 0, x and y the first choice's; neither bias, add nor kv
+    MatvecArgs first;         // w is the matrix of expert 0, x and y the first choice's, bias that of expert 0; neither add nor kv
+    uint32_t bias_apart;      // values between the biases of two experts
     const uint32_t* experts;  // (n_chosen) in device memory: which matrix each choice takes
     uint32_t n_chosen;
     uint32_t x_apart, y_apart;  // elements between the vectors of two choices (0: they share one) and between their results

@@ -17,6 +17,13 @@ __device__ __forceinline__ void bytes_to_halves(uint32_t bytes, __half2& low, __
     high = reinterpret_cast<const __half2&>(pairs[1]);
 }
 
+/// Four upper bytes of f16 as those f16, in order.
+__device__ __forceinline__ void upper_bytes_to_halves(uint32_t bytes, __half2& low, __half2& high) {
+    const uint32_t pairs[2] = {__byte_perm(bytes, 0, 0x1404), __byte_perm(bytes, 0, 0x3424)};
+    low = reinterpret_cast<const __half2&>(pairs[0]);
+    high = reinterpret_cast<const __half2&>(pairs[1]);
+}
+
 /// Two f16 as two T in one register.
 template <class T>
 __device__ __forceinline__ uint32_t pack_halves(__half2 pair) {
@@ -63,24 +70,33 @@ __device__ __forceinline__ void unpack_eight(const Words& low, const Extras<F>& 
     } else {
         using P = typename F::Planes;
         const int nibble = e / 2, first = 2 * (e % 2);  // where a unit's eight e is in four-bit planes
-        constexpr int kOffset = P::kLowBits == 8 ? 128 : P::kOffset;
+        constexpr int kOffset = P::kLowBits == 8 || P::kTable ? 128 : P::kOffset;
         const int group = P::kGroups == 2 ? nibble : 0;
         const uint16_t* scales = extras.scales[u];
-        const __half2 one = __half2half2(__ushort_as_half(scales[P::kMinimum ? 2 * group : group]));
-        const __half2 zero = __half2half2(__ushort_as_half(0x6400 + kOffset));  // 1024 + kOffset
+        const __half2 one = __half2half2(__float2half_rn(group_scale<P>(scales, group)));  // nothing to round but in products
+        const __half2 zero = __half2half2(__ushort_as_half(0x6400 + kOffset));             // 1024 + kOffset
+        uint32_t levels[2];
+        if constexpr (P::kLevels == Levels::FP4) look_up<UpperHalves>(low.w[e], levels);
+        if constexpr (P::kLevels == Levels::IQ4) look_up<LevelWords<P::kLevels, 128>>(low.w[e], levels);
 #pragma unroll
         for (int word = 0; word < 2; ++word) {
             uint32_t bytes;
-            if constexpr (P::kLowBits == 8) {
+            if constexpr (P::kTable) {
+                bytes = levels[word];
+            } else if constexpr (P::kLowBits == 8) {
                 bytes = low.w[2 * e + word] ^ 0x80808080u;  // signed to 128 + value
             } else {
                 bytes = nibble_bytes<P>(low.w[first + word], extras.high[u], first + word, nibble);
             }
             __half2 pairs[2];
-            bytes_to_halves(bytes, pairs[0], pairs[1]);
+            if constexpr (P::kLevels == Levels::FP4) {
+                upper_bytes_to_halves(bytes, pairs[0], pairs[1]);
+            } else {
+                bytes_to_halves(bytes, pairs[0], pairs[1]);
+            }
 #pragma unroll
             for (int i = 0; i < 2; ++i) {
-                const __half2 q = __hsub2(pairs[i], zero);  // exact
+                const __half2 q = P::kLevels == Levels::FP4 ? pairs[i] : __hsub2(pairs[i], zero);  // exact
                 if constexpr (P::kMinimum) {
                     out[2 * word + i] = pack_halves<T>(__hfma2(q, one, __half2half2(__ushort_as_half(scales[2 * group + 1]))));
                 } else {

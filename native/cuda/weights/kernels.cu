@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(kThreads) embed_planes_kernel(const EmbedArgs 
     for (uint32_t i = threadIdx.x; i < 4 * units; i += kThreads) {
         float values[8];
         decode_eight<P>(args.table, at.row, i / 4, static_cast<int>(i % 4), values);
-        for (int k = 0; k < 8; ++k) at.out()[8 * i + k] = values[k];
+        for (int k = 0; k < 8; ++k) at.out()[8 * i + k] = values[k] * args.scale;
     }
 }
 
@@ -76,7 +76,7 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) embed_dense_kernel(const EmbedArgs args) {
     const Position at(args);
     const T* row = static_cast<const T*>(args.table.low) + uint64_t{at.row} * args.table.cols;
-    for (uint32_t i = threadIdx.x; i < args.table.cols; i += kThreads) at.out()[i] = to_float(row[i]);
+    for (uint32_t i = threadIdx.x; i < args.table.cols; i += kThreads) at.out()[i] = to_float(row[i]) * args.scale;
 }
 
 }  // namespace

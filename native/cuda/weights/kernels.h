@@ -26,7 +26,8 @@ struct EmbedArgs {
     Matrix table;           // (n_vocab, n_embd)
     const int32_t* tokens;  // n_tokens of them; may be host memory that the device can read
     uint32_t n_tokens;
-    float* x;  // (n_tokens, n_embd)
+    float scale;  // of the values
+    float* x;     // (n_tokens, n_embd)
     // Words that are copied beside: where a step is described in host memory, this is a copy and a launch less.
     const uint32_t* words_from;  // host memory that the device can read
     uint32_t* words_to;

@@ -4,21 +4,24 @@
 // 32 consecutive weights of a row, and every unit's parts lie in planes of their own, row after row:
 //   low     4 or 8 bits a weight, 16 or 32 bytes a unit
 //   high    0, 1 or 2 further bits, 0, 4 or 8 bytes a unit
-//   scales  f16 per group of 16 or 32 weights, or pairs (scale, minimum)
-// A weight is scale * (q - offset), or scale * q + minimum. Formats that do not look like this in
-// the file become one that does; a product of two scales is rounded to f16 then (2^-12 relative).
+//   scales  f16 per group of 16 or 32 weights, or pairs (scale, minimum), or pairs of factors, or a bf16 that is a power of two
+// A weight is scale * (q - offset), or scale * q + minimum, or scale * level[q]. Formats that do not look like this in
+// the file become one that does; a product of two scales is rounded to f16 then (2^-12 relative), except where both stay.
 //
 // In the high and the scale planes a row is followed by zeros up to a multiple of four units.
 //
 // Four-bit units: byte k of low word j holds q[4j + k] in its low and q[16 + 4j + k] in its high
-// nibble. One high bit: bit 2j + n of byte k, n = 0 for the low nibble and 1 for the high one.
+// nibble; where codes are levels of a table, nibble i of low word j holds q[8j + i], in the order in which they are looked up.
+// One high bit: bit 2j + n of byte k, n = 0 for the low nibble and 1 for the high one.
 // Two high bits: bits 2 (2 (j % 2) + n) and up of byte k of high word j / 2.
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 
 #include "core/blocks/half.h"
 #include "core/positions/host_device.h"
+#include "cuda/weights/levels.h"
 
 #if defined(__CUDACC__)
 #include <cuda_fp16.h>
@@ -31,7 +34,7 @@
 
 namespace dca::cuda {
 
-enum class WeightFormat : int32_t { F16, BF16, Q8, Q4, Q4M, Q5, Q5M, Q6, Q3, Q2M };
+enum class WeightFormat : int32_t { F16, BF16, Q8, Q4, Q4M, Q5, Q5M, Q6, Q3, Q2M, IQ4, FP4 };
 
 /// A matrix in device memory; y = W x. F16 and BF16 use `low` alone, row-major.
 struct Matrix {
@@ -47,24 +50,34 @@ constexpr int kUnit = 32;
 /// Units of a row in the high and scale planes, where rows start at multiples of four so that four can be copied at a time.
 constexpr DCA_HOST_DEVICE uint32_t padded_units(uint32_t cols) { return (cols / kUnit + 3) / 4 * 4; }
 
-template <WeightFormat kFormat_, int kLowBits_, int kHighBits_, int kGroup_, int kOffset_, bool kMinimum_>
+/// What the scales of a group are: one f16, with a minimum, two f16 to be multiplied, one bf16.
+enum class Scales { One, Minimum, Product, Power };
+
+template <WeightFormat kFormat_, int kLowBits_, int kHighBits_, int kGroup_, int kOffset_, Scales kScales_,
+          Levels kLevels_ = Levels::Linear>
 struct Planes {
     static constexpr WeightFormat kFormat = kFormat_;
     static constexpr int kLowBits = kLowBits_, kHighBits = kHighBits_, kOffset = kOffset_;
-    static constexpr bool kMinimum = kMinimum_;
+    static constexpr Scales kScales = kScales_;
+    static constexpr bool kMinimum = kScales == Scales::Minimum;
+    static constexpr Levels kLevels = kLevels_;
+    static constexpr bool kTable = kLevels != Levels::Linear;
     static constexpr int kGroups = kUnit / kGroup_;                     // of a unit
     static constexpr int kLowWords = kLowBits, kHighWords = kHighBits;  // 32-bit words of a unit
-    static constexpr int kScaleHalves = kGroups * (kMinimum ? 2 : 1);
+    static constexpr int kGroupHalves = kMinimum || kScales == Scales::Product ? 2 : 1;
+    static constexpr int kScaleHalves = kGroups * kGroupHalves;
 };
 
-using PlanesQ8 = Planes<WeightFormat::Q8, 8, 0, 32, 0, false>;
-using PlanesQ4 = Planes<WeightFormat::Q4, 4, 0, 32, 8, false>;
-using PlanesQ4M = Planes<WeightFormat::Q4M, 4, 0, 32, 0, true>;
-using PlanesQ5 = Planes<WeightFormat::Q5, 4, 1, 32, 16, false>;
-using PlanesQ5M = Planes<WeightFormat::Q5M, 4, 1, 32, 0, true>;
-using PlanesQ6 = Planes<WeightFormat::Q6, 4, 2, 16, 32, false>;
-using PlanesQ3 = Planes<WeightFormat::Q3, 4, 0, 16, 4, false>;
-using PlanesQ2M = Planes<WeightFormat::Q2M, 4, 0, 16, 0, true>;
+using PlanesQ8 = Planes<WeightFormat::Q8, 8, 0, 32, 0, Scales::One>;
+using PlanesQ4 = Planes<WeightFormat::Q4, 4, 0, 32, 8, Scales::One>;
+using PlanesQ4M = Planes<WeightFormat::Q4M, 4, 0, 32, 0, Scales::Minimum>;
+using PlanesQ5 = Planes<WeightFormat::Q5, 4, 1, 32, 16, Scales::One>;
+using PlanesQ5M = Planes<WeightFormat::Q5M, 4, 1, 32, 0, Scales::Minimum>;
+using PlanesQ6 = Planes<WeightFormat::Q6, 4, 2, 16, 32, Scales::One>;
+using PlanesQ3 = Planes<WeightFormat::Q3, 4, 0, 16, 4, Scales::One>;
+using PlanesQ2M = Planes<WeightFormat::Q2M, 4, 0, 16, 0, Scales::Minimum>;
+using PlanesIQ4 = Planes<WeightFormat::IQ4, 4, 0, 32, 0, Scales::Product, Levels::IQ4>;
+using PlanesFP4 = Planes<WeightFormat::FP4, 4, 0, 32, 0, Scales::Power, Levels::FP4>;
 
 /// Calls visit(P{}) with the Planes of a quantised format; false for F16 and BF16.
 template <class Visit>
@@ -78,6 +91,8 @@ bool visit_planes(WeightFormat format, Visit&& visit) {
         case WeightFormat::Q6: visit(PlanesQ6{}); return true;
         case WeightFormat::Q3: visit(PlanesQ3{}); return true;
         case WeightFormat::Q2M: visit(PlanesQ2M{}); return true;
+        case WeightFormat::IQ4: visit(PlanesIQ4{}); return true;
+        case WeightFormat::FP4: visit(PlanesFP4{}); return true;
         case WeightFormat::F16:
         case WeightFormat::BF16: break;
     }
@@ -130,7 +145,21 @@ DCA_HOST_DEVICE uint16_t half_of_float(float value) {
 #endif
 }
 
-/// A unit before it is packed: value i is scale[g] * (q[i] - offset) or scale[g] * q[i] + minimum[g].
+/// The upper half of a float's bits, which is all of it where it is a power of two.
+DCA_HOST_DEVICE uint16_t upper_half(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return static_cast<uint16_t>(bits >> 16);
+}
+DCA_HOST_DEVICE float float_of_upper_half(uint16_t half) {
+    const uint32_t bits = uint32_t{half} << 16;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+/// A unit before it is packed: value i is scale[g] * (q[i] - offset) or scale[g] * q[i] + minimum[g] or, where scales are
+/// products, scale[0] * scale[1] * level[q[i]].
 struct UnitValues {
     int8_t q[kUnit];
     float scale[2], minimum[2];
@@ -159,6 +188,8 @@ DCA_HOST_DEVICE Unit<P> pack_unit(const UnitValues& values) {
     Unit<P> unit{};
     if constexpr (P::kLowBits == 8) {
         for (int i = 0; i < kUnit; ++i) unit.low[i / 4] |= uint32_t{static_cast<uint8_t>(values.q[i])} << 8 * (i % 4);
+    } else if constexpr (P::kTable) {
+        for (int i = 0; i < kUnit; ++i) unit.low[i / 8] |= uint32_t{static_cast<uint8_t>(values.q[i])} << 4 * (i % 8);
     } else {
         for (int j = 0; j < 4; ++j) {
             for (int k = 0; k < 4; ++k) {
@@ -174,6 +205,11 @@ DCA_HOST_DEVICE Unit<P> pack_unit(const UnitValues& values) {
         if constexpr (P::kMinimum) {
             unit.scales[2 * g] = half_of_float(values.scale[g]);
             unit.scales[2 * g + 1] = half_of_float(values.minimum[g]);
+        } else if constexpr (P::kScales == Scales::Product) {
+            unit.scales[0] = half_of_float(values.scale[0]);
+            unit.scales[1] = half_of_float(values.scale[1]);
+        } else if constexpr (P::kScales == Scales::Power) {
+            unit.scales[0] = upper_half(values.scale[0]);
         } else {
             unit.scales[g] = half_of_float(values.scale[g]);
         }
@@ -188,6 +224,15 @@ DCA_HOST_DEVICE void store_unit(const Matrix& matrix, uint32_t row, uint32_t u, 
     for (int i = 0; i < P::kLowWords; ++i) static_cast<uint32_t*>(matrix.low)[index * P::kLowWords + i] = unit.low[i];
     for (int i = 0; i < P::kHighWords; ++i) static_cast<uint32_t*>(matrix.high)[padded * P::kHighWords + i] = unit.high[i];
     for (int i = 0; i < P::kScaleHalves; ++i) static_cast<uint16_t*>(matrix.scales)[padded * P::kScaleHalves + i] = unit.scales[i];
+}
+
+/// The scale of a group, of those of its unit.
+template <class P>
+DCA_HOST_DEVICE float group_scale(const uint16_t* scales, int group) {
+    if constexpr (P::kScales == Scales::Power) return float_of_upper_half(scales[group]);
+    const float scale = float_of_half(scales[P::kGroupHalves * group]);
+    if constexpr (P::kScales == Scales::Product) return scale * float_of_half(scales[2 * group + 1]);
+    return scale;
 }
 
 /// Word j of a four-bit unit as four bytes: the values of nibble n, high bits and all.
@@ -210,11 +255,13 @@ DCA_HOST_DEVICE void decode_eight(const Matrix& matrix, uint32_t row, uint32_t u
     const uint32_t* low = static_cast<const uint32_t*>(matrix.low) + index * P::kLowWords;
     const uint16_t* scales = static_cast<const uint16_t*>(matrix.scales) + padded * P::kScaleHalves;
     const int group = P::kGroups == 2 ? c / 2 : 0;
-    const float scale = float_of_half(scales[P::kMinimum ? 2 * group : group]);
+    const float scale = group_scale<P>(scales, group);
     uint32_t bytes[2];
     if constexpr (P::kLowBits == 8) {
         bytes[0] = low[2 * c];
         bytes[1] = low[2 * c + 1];
+    } else if constexpr (P::kTable) {
+        look_up<LevelWords<P::kLevels, 0>>(low[c], bytes);
     } else {
         const uint32_t* high = static_cast<const uint32_t*>(matrix.high) + padded * P::kHighWords;
         const int j = 2 * (c % 2);
@@ -289,6 +336,18 @@ DCA_HOST_DEVICE float dot_piece(const Piece<P>& piece, const Words (&x)[Piece<P>
             sum[j % 2] = dot_pair<1, true>(pair(2 * j + 1), piece.low.w[j], sum[j % 2]);
         }
         return float_of_half(piece.scales[0]) * block.scale * static_cast<float>(sum[0] + sum[1]);
+    } else if constexpr (P::kTable) {
+        DCA_UNROLL
+        for (int j = 0; j < 4; ++j) {
+            uint32_t bytes[2];
+            look_up<LevelWords<P::kLevels, 0>>(piece.low.w[j], bytes);
+            DCA_UNROLL
+            for (int n = 0; n < 2; ++n) {
+                sum[n] = dot_pair<0, true>(pair(4 * j + 2 * n), bytes[n], sum[n]);
+                sum[n] = dot_pair<1, true>(pair(4 * j + 2 * n + 1), bytes[n], sum[n]);
+            }
+        }
+        return group_scale<P>(piece.scales, 0) * block.scale * static_cast<float>(sum[0] + sum[1]);
     } else {
         DCA_UNROLL
         for (int j = 0; j < 4; ++j) {

@@ -64,32 +64,28 @@ DCA_HOST_DEVICE UnitValues unpack(const BlockQ8_0& block, int) {
 }
 
 DCA_HOST_DEVICE UnitValues unpack(const BlockIQ4_NL& block, int) {
-    constexpr int8_t values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
     UnitValues out{};
     unpack_nibbles(block.qs, out);
-    for (int i = 0; i < kUnit; ++i) out.q[i] = values[out.q[i]];
     out.scale[0] = float_of_half(block.d);
+    out.scale[1] = 1.0f;
     return out;
 }
 
 DCA_HOST_DEVICE UnitValues unpack(const BlockIQ4_XS& block, int u) {
-    constexpr int8_t values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
     UnitValues out{};
     for (int i = 0; i < 16; ++i) {
-        out.q[i] = values[block.qs[16 * u + i] & 15];
-        out.q[i + 16] = values[block.qs[16 * u + i] >> 4];
+        out.q[i] = static_cast<int8_t>(block.qs[16 * u + i] & 15);
+        out.q[i + 16] = static_cast<int8_t>(block.qs[16 * u + i] >> 4);
     }
     const int scale = (block.scales_l[u / 2] >> 4 * (u % 2) & 15) | (block.scales_h >> 2 * u & 3) << 4;
-    out.scale[0] = float_of_half(block.d) * static_cast<float>(scale - 32);
+    out.scale[0] = float_of_half(block.d);
+    out.scale[1] = static_cast<float>(scale - 32);
     return out;
 }
 
-/// Scales are powers of two: exact in f16 from 2^-24 to 2^15.
 DCA_HOST_DEVICE UnitValues unpack(const BlockMXFP4& block, int) {
-    constexpr int8_t values[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
     UnitValues out{};
     unpack_nibbles(block.qs, out);
-    for (int i = 0; i < kUnit; ++i) out.q[i] = values[out.q[i]];
     out.scale[0] = ldexpf(1.0f, int{block.e} - 128);
     return out;
 }
@@ -170,14 +166,14 @@ bool visit_blocks(BlockType type, Visit&& visit) {
         case BlockType::Q5_0: visit(BlockQ5_0{}, PlanesQ5{}); return true;
         case BlockType::Q5_1: visit(BlockQ5_1{}, PlanesQ5M{}); return true;
         case BlockType::Q8_0: visit(BlockQ8_0{}, PlanesQ8{}); return true;
-        case BlockType::IQ4_NL: visit(BlockIQ4_NL{}, PlanesQ8{}); return true;
+        case BlockType::IQ4_NL: visit(BlockIQ4_NL{}, PlanesIQ4{}); return true;
         case BlockType::Q2_K: visit(BlockQ2_K{}, PlanesQ2M{}); return true;
         case BlockType::Q3_K: visit(BlockQ3_K{}, PlanesQ3{}); return true;
         case BlockType::Q4_K: visit(BlockQ4_K{}, PlanesQ4M{}); return true;
         case BlockType::Q5_K: visit(BlockQ5_K{}, PlanesQ5M{}); return true;
         case BlockType::Q6_K: visit(BlockQ6_K{}, PlanesQ6{}); return true;
-        case BlockType::IQ4_XS: visit(BlockIQ4_XS{}, PlanesQ8{}); return true;
-        case BlockType::MXFP4: visit(BlockMXFP4{}, PlanesQ8{}); return true;
+        case BlockType::IQ4_XS: visit(BlockIQ4_XS{}, PlanesIQ4{}); return true;
+        case BlockType::MXFP4: visit(BlockMXFP4{}, PlanesFP4{}); return true;
         case BlockType::IQ3_S:
         case BlockType::IQ3_XXS:
         case BlockType::IQ2_S:

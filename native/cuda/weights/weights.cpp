@@ -47,7 +47,7 @@ public:
         const Weights& w = source.weights;
         out.token_embedding_ = matrix(w.token_embedding.type, h.n_vocab, h.n_embd);
         transfers.push_back({w.token_embedding, out.token_embedding_, 0});
-        out.output_norm_ = vector(w.output_norm);
+        out.output_norm_ = norm(w.output_norm, w.output_norm_bias);
         if (w.output.data == w.token_embedding.data) {
             out.output_ = {{out.token_embedding_}, h.n_vocab, nullptr, nullptr};
         } else {
@@ -59,16 +59,25 @@ public:
             const Tensor& gate = mixture ? layer.expert_gate : layer.gate;
             const Tensor& up = mixture ? layer.expert_up : layer.up;
             const Tensor& down = mixture ? layer.expert_down : layer.down;
+            const std::vector<float>& gate_bias = mixture ? layer.expert_gate_bias : layer.gate_bias;
+            const std::vector<float>& up_bias = mixture ? layer.expert_up_bias : layer.up_bias;
+            const std::vector<float>& down_bias = mixture ? layer.expert_down_bias : layer.down_bias;
+            const DeviceNorm attention_norm = norm(layer.attention_norm, layer.attention_norm_bias);
             out.layers_.push_back({
-                .attention_norm = vector(layer.attention_norm),
+                .attention_norm = attention_norm,
                 .qkv = fuse({{&layer.q, &layer.q_bias}, {&layer.k, &layer.k_bias}, {&layer.v, &layer.v_bias}}),
                 .q_norm = vector(layer.q_norm),
                 .k_norm = vector(layer.k_norm),
+                .head_norm_step = layer.q_norm.size() > h.head_dim ? h.head_dim : 0,
+                .sinks = vector(layer.sinks),
                 .output = fuse({{&layer.output, &layer.output_bias}}),
-                .ffn_norm = vector(layer.ffn_norm),
-                .gate_up = fuse({{&gate, nullptr}, {&up, nullptr}}),
-                .down = fuse({{&down, nullptr}}),
+                .attention_post_norm = vector(layer.attention_post_norm),
+                .ffn_norm = h.norms == Norms::Parallel ? attention_norm : norm(layer.ffn_norm, layer.ffn_norm_bias),
+                .gate_up = fuse({{&gate, &gate_bias}, {&up, &up_bias}}),
+                .down = fuse({{&down, &down_bias}}),
+                .ffn_post_norm = vector(layer.ffn_post_norm),
                 .router = mixture ? copied(router_matrix(layer, h)) : nullptr,
+                .router_bias = vector(layer.router_bias),
                 .shared_gated = !layer.shared_router.empty(),
                 .shared_gate_up = layer.shared_gate ? fuse({{&layer.shared_gate, nullptr}, {&layer.shared_up, nullptr}}) : FusedMatrices{},
                 .shared_down = layer.shared_down ? fuse({{&layer.shared_down, nullptr}}) : FusedMatrices{},
@@ -120,6 +129,8 @@ private:
         return to;
     }
 
+    DeviceNorm norm(const std::vector<float>& weight, const std::vector<float>& bias) { return {vector(weight), vector(bias)}; }
+
     float* vector(const std::vector<float>& values) { return values.empty() ? nullptr : copied(values); }
 
     FusedMatrices fuse(std::initializer_list<Source> sources) {
@@ -162,10 +173,14 @@ private:
     void add_bias(FusedMatrices& fused, std::initializer_list<Source> sources) {
         std::vector<float> bias;
         std::vector<uint16_t> bias_16;
-        for (const Source& source : sources) {
-            const size_t before = bias.size();
-            if (source.bias != nullptr) bias.insert(bias.end(), source.bias->begin(), source.bias->end());
-            bias.resize(before + static_cast<size_t>(source.tensor->rows), 0.0f);
+        for (int64_t index = 0; index < sources.begin()->tensor->depth; ++index) {
+            for (const Source& source : sources) {
+                const int64_t rows = source.tensor->rows;
+                const size_t before = bias.size();
+                if (source.bias != nullptr && !source.bias->empty())
+                    bias.insert(bias.end(), source.bias->begin() + index * rows, source.bias->begin() + (index + 1) * rows);
+                bias.resize(before + static_cast<size_t>(rows), 0.0f);
+            }
         }
         for (const float value : bias) bias_16.push_back(out_.dtype_ == Dtype::F16 ? float_to_half(value) : float_to_bf16(value));
         fused.bias = copied(bias);

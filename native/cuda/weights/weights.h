@@ -16,7 +16,7 @@ namespace dca::cuda {
 struct FusedMatrices {
     std::vector<Matrix> parts;
     uint32_t rows = 0;        // of all parts
-    float* bias = nullptr;    // (rows), null: none
+    float* bias = nullptr;    // (rows), of experts (n_experts, rows); null: none
     void* bias_16 = nullptr;  // the same in the activations' type
 
     bool merged() const noexcept { return parts.size() == 1; }
@@ -26,19 +26,30 @@ struct FusedMatrices {
 /// up to a multiple of eight, which cuBLASLt likes best.
 constexpr uint32_t router_rows(uint32_t n_experts) { return (n_experts + 1 + 7) / 8 * 8; }
 
+/// A norm's weights; null: there is no norm, or no bias.
+struct DeviceNorm {
+    float* weight = nullptr;  // (width)
+    float* bias = nullptr;
+};
+
 struct DeviceLayer {
-    float* attention_norm;  // (n_embd)
+    DeviceNorm attention_norm;
     FusedMatrices qkv;
-    float* q_norm;  // (head_dim), null: none
+    float* q_norm;  // as LayerWeights has it, null: none
     float* k_norm;
+    uint32_t head_norm_step;  // from a head's weights to the next one's: 0 if all share them
+    float* sinks;             // (n_heads), null: none
     FusedMatrices output;
-    float* ffn_norm;        // (n_embd)
-    FusedMatrices gate_up;  // of a mixture: of expert 0, the others behind it (expert_matrix)
+    float* attention_post_norm;  // (n_embd), null: none
+    DeviceNorm ffn_norm;         // of parallel blocks the other's
+    FusedMatrices gate_up;       // of a mixture: of expert 0, the others behind it (expert_matrix)
     FusedMatrices down;
+    float* ffn_post_norm;  // (n_embd), null: none
 
     // Of a mixture; otherwise null and without parts.
-    float* router = nullptr;    // (router_rows, n_embd), ffn_norm multiplied in: it takes x before the norm
-    bool shared_gated = false;  // the shared expert has a logit of its own, row n_experts
+    float* router = nullptr;       // (router_rows, n_embd), ffn_norm multiplied in: it takes x before the norm
+    float* router_bias = nullptr;  // (n_experts), null: none
+    bool shared_gated = false;     // the shared expert has a logit of its own, row n_experts
     FusedMatrices shared_gate_up, shared_down;
 };
 
@@ -53,7 +64,7 @@ public:
 
     const Matrix& token_embedding() const noexcept { return token_embedding_; }
     const std::vector<DeviceLayer>& layers() const noexcept { return layers_; }
-    float* output_norm() const noexcept { return output_norm_; }
+    const DeviceNorm& output_norm() const noexcept { return output_norm_; }
     const FusedMatrices& output() const noexcept { return output_; }
 
     /// Every matrix that a decode step multiplies with.
@@ -82,7 +93,7 @@ private:
     DeviceMemory memory_;
     Matrix token_embedding_;
     std::vector<DeviceLayer> layers_;
-    float* output_norm_ = nullptr;
+    DeviceNorm output_norm_;
     FusedMatrices output_;
 };
 

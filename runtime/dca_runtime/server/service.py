@@ -231,7 +231,8 @@ def _context(model: Model, engine: Engine, wanted: int | None) -> int:
     """Tokens of a request. Raises DcaError if the engine has no room for so many."""
     room = engine.info.tokens
     if wanted is None:
-        return room if engine.info.scheme is not None else min(room, model.info.context_length or room)
+        reaches = engine.info.scheme is not None or engine.info.border is not None
+        return room if reaches else min(room, model.info.context_length or room)
     if wanted > room:
         raise DcaError(
             f"--context {wanted} does not fit in --cache-tokens {room}: lower the one or raise the other"

@@ -135,7 +135,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         options.context = 64;
         options.prefill_block = 8;
         options.cache_type = choice >> 1 & 3;
-        options.attention = (choice >> 3 & 7) % 5;
+        options.attention = choice >> 3 & 7;
+        options.border = {6, 3};
         run_session(model, info.n_vocab, options);
         if (choice & 64) run_engine(model, info.n_vocab);
     }

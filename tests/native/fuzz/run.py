@@ -16,9 +16,10 @@ from pathlib import Path
 
 # A share of the time and the longest input. Loading and evaluating costs most and finds most.
 TARGETS = {
-    "load_eval": (0.35, 4096),
+    "load_eval": (0.3, 4096),
     "calls": (0.25, 512),
-    "parser": (0.2, 8192),
+    "parser": (0.15, 8192),
+    "tokenizer": (0.1, 512),
     "saved": (0.1, 256),
     "formats": (0.1, 4096),
 }

@@ -28,5 +28,5 @@ export function drawScheme(figure, meta, context) {
     ? `Context ${number(context)} tokens, trained on ${number(meta.trained_context)}. Dual chunk attention: ` +
       `the own chunk and the one before (of ${number(scheme.chunk_size)} tokens each) at their true distances ` +
       `near by (${number(scheme.local_window)}), all earlier ones from afar.`
-    : `Context ${number(context)} tokens, plain attention.`;
+    : `Context ${number(context)} tokens, ${meta.border ? `attention ${meta.border}` : "plain attention"}.`;
 }

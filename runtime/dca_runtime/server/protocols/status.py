@@ -53,7 +53,8 @@ async def model(request: Request, name: str) -> Response:
 
 
 def _model(service: Service) -> dict[str, Any]:
-    info, scheme = service.model.info, service.engine.info.scheme
+    info, engine = service.model.info, service.engine.info
+    scheme = engine.scheme
     return {
         "id": service.settings.name,
         "object": "model",
@@ -72,5 +73,6 @@ def _model(service: Service) -> dict[str, Any]:
                 "local_window": scheme.local_window,
                 "pretraining_length": scheme.pretraining_length,
             },
+            "border": engine.border,
         },
     }
