@@ -92,8 +92,8 @@ cudaError_t launch_dtype(const Card& card, const DecodeArgs& args, cudaStream_t 
         case CacheType::F16: return launch<kHeadDim, __half, false, kHeadTiles, kVariant>(card, args, stream);
         case CacheType::BF16: return launch<kHeadDim, __nv_bfloat16, false, kHeadTiles, kVariant>(card, args, stream);
         case CacheType::Q8: return launch<kHeadDim, __half, true, kHeadTiles, kVariant>(card, args, stream);
-        case CacheType::F32:
-        case CacheType::Q4: break;
+        case CacheType::Q4: return launch<kHeadDim, Q4Codes, false, kHeadTiles, kVariant>(card, args, stream);
+        case CacheType::F32: break;
     }
     return cudaErrorInvalidValue;
 }
