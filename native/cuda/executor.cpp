@@ -42,9 +42,10 @@ void CudaExecutor::prepare(const Batch& batch) {
     check(cudaSetDevice(state_.device.ordinal), "selecting the card");
     if (under_way_) state_.wait();  // a step that failed half-way may still read its input
     under_way_ = true;
-    const auto slices = static_cast<uint32_t>(batch.slices.size());
-    recorded_rows_ = batch.decode() && (slices == 1 || state_.h.n_experts == 0) ? Recordings::rows_for(slices, max_slices()) : 0;
-    const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - slices;
+    const uint32_t rows = batch.rows(), most = state_.memory.decode_rows;
+    const bool recordable = rows <= most && batch.decode(kMostGuessedRows) && (rows == 1 || state_.h.n_experts == 0);
+    recorded_rows_ = recordable ? Recordings::rows_for(rows, most) : 0;
+    const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - rows;
     if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
     state_.cache->begin(batch, state_.stream.get());
     if (state_.sparse != nullptr) state_.sparse->begin(batch, state_.shape, *state_.cache, state_.stream.get());
@@ -131,11 +132,13 @@ void CudaExecutor::read_logits(std::span<float* const> out) {
 }
 
 void CudaExecutor::logits(std::span<float* const> out) {
-    if (out.size() > 1) return read_logits(out);
-    // Copying one row to memory that the card reaches, and from there, is quicker than letting the driver do it.
-    float* row = state_.memory.logits_row;
-    read_logits({&row, 1});
-    std::memcpy(out.front(), row, state_.h.n_vocab * sizeof(float));
+    const size_t n_vocab = state_.h.n_vocab;
+    if (out.size() > state_.memory.host_logits_rows) return read_logits(out);
+    // Copying a few rows to memory that the card reaches, and from there, is quicker than letting the driver do it.
+    std::vector<float*> rows(out.size());
+    for (size_t row = 0; row < rows.size(); ++row) rows[row] = state_.memory.host_logits + row * n_vocab;
+    read_logits(rows);
+    for (size_t row = 0; row < rows.size(); ++row) std::memcpy(out[row], rows[row], n_vocab * sizeof(float));
 }
 
 void CudaExecutor::score(std::span<const int32_t> targets, TokenScore* out) {

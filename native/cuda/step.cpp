@@ -34,7 +34,7 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
       window_scheme(spec.window_scheme),
       memory(hparams, weights, device, shape, spec),
       sparse(spec.prefill.sparse ? std::make_unique<SparsePrefill>(hparams, device, spec, memory.sparse) : nullptr),
-      input(memory.block, memory.slices, pages_for(spec.tokens), scheme, decode_group_rows(shape)),
+      input(memory.block, memory.decode_rows, pages_for(spec.tokens), scheme, decode_group_rows(device.card, shape)),
       stream(make_stream()),
       rank(spec.link.rank),
       exchange(static_cast<CudaExchange*>(spec.link.exchange)) {
@@ -146,7 +146,7 @@ void StepState::store_keys_values(uint32_t layer) {
         .indices = input.indices(),
         .places = input.places(),
     };
-    check(cuda::store_keys_values(args, stream.get()), "storing keys and values");
+    check(cuda::store_keys_values(device.card, args, stream.get()), "storing keys and values");
     if (sparse != nullptr) sparse->store_means(layer, shape, *cache, stream.get());
 }
 
@@ -181,7 +181,7 @@ void StepState::attend(uint32_t layer) {
             .groups = group->groups,
             .n_groups = variant_of(attention.traits, attention.scheme) == Variant::Plain ? group->n_groups : 0,
             .workspace = memory.decode_workspace,
-            .workspace_rows = memory.slices,
+            .workspace_rows = memory.decode_rows,
         };
         check(attention_decode(device.card, args, stream.get()), "attending");
     }

@@ -18,17 +18,17 @@ int place_in_order(const Slice& slice) noexcept { return slice.rows() == 1 ? 0 :
 
 }  // namespace
 
-StepInput::StepInput(uint32_t rows, uint32_t slices, uint32_t pages, const Scheme& scheme, uint32_t group_rows)
-    : scheme_(scheme), group_rows_(group_rows) {
-    reserve(rows * (2 * sizeof(DecodeRow) + 4 * sizeof(uint32_t)) + slices / 2 * sizeof(DecodeGroup) +
-            (size_t{pages} + slices) * sizeof(uint32_t) + 9 * kPartAlignment);
+StepInput::StepInput(uint32_t rows, uint32_t decode_rows, uint32_t pages, const Scheme& scheme, uint32_t group_rows)
+    : scheme_(scheme), decode_rows_(decode_rows), group_rows_(group_rows) {
+    reserve(rows * (2 * sizeof(DecodeRow) + 4 * sizeof(uint32_t)) + decode_rows / 2 * sizeof(DecodeGroup) +
+            (size_t{pages} + decode_rows) * sizeof(uint32_t) + 9 * kPartAlignment);
 }
 
 bool StepInput::make_room(const Batch& batch, uint32_t padding) {
     size_t rows = padding, single = padding, wanted = 0, pages = 0;
     for (const Slice& slice : batch.slices) {
         rows += slice.rows();
-        single += slice.rows() == 1;
+        single += cut(batch) ? slice.rows() : slice.rows() == 1;
         wanted += slice.wanted;
         pages += pages_for(slice.end());
     }
@@ -45,7 +45,7 @@ bool StepInput::make_room(const Batch& batch, uint32_t padding) {
     place(decode_, single);
     place(kept_decode_, all_kept ? 0 : batch.slices.size());
     place(kept_rows_, all_kept ? 0 : wanted);
-    n_groups_ = group_rows_ >= 2 && batch.decode() ? static_cast<uint32_t>(rows / 2) : 0;
+    n_groups_ = group_rows_ >= 2 && cut(batch) ? static_cast<uint32_t>(rows / 2) : 0;
     place(groups_, n_groups_);
     place(tables_, pages);
     bytes_ = bytes;
@@ -78,7 +78,7 @@ void StepInput::order_slices(const Batch& batch) {
 
 void StepInput::write(const Batch& batch) {
     const uint32_t n_wanted = batch.wanted(), n_rows = batch.rows();
-    const bool all_kept = n_wanted == n_rows;
+    const bool all_kept = n_wanted == n_rows, cut_rows = cut(batch);
     all_ = {.rows = 0, .single = 0, .decode = on_device(decode_), .groups = nullptr, .n_groups = 0, .longer = {}};
     kept_ = {.rows = 0, .single = 0, .decode = on_device(kept_decode_), .groups = nullptr, .n_groups = 0, .longer = {}};
     kept_order_.clear();
@@ -98,8 +98,8 @@ void StepInput::write(const Batch& batch) {
         const uint32_t fresh = slice.start / kPageTokens;
         const DecodeRow newest{slice.end(), table, 0, fresh};
         const uint32_t* page_table = on_device(tables_) + table;
-        if (slice.rows() == 1) {
-            on_host(decode_)[all_.single++] = newest;
+        if (slice.rows() == 1 || cut_rows) {
+            for (uint32_t i = 1; i <= slice.rows(); ++i) on_host(decode_)[all_.single++] = {slice.start + i, table, 0, fresh};
         } else {
             all_.longer.push_back({all_.rows, slice.rows(), slice.start, fresh, page_table, slice.sparse_end});
         }
@@ -139,7 +139,10 @@ void StepInput::pad(uint32_t padding, uint32_t padding_page) {
 
 void StepInput::group(const Batch& batch) {
     std::vector<LoneRow> rows;
-    for (const uint32_t number : order_) rows.push_back({batch.slices[number].pages, batch.slices[number].end()});
+    for (const uint32_t number : order_) {
+        const Slice& slice = batch.slices[number];
+        for (uint32_t i = 1; i <= slice.rows(); ++i) rows.push_back({slice.pages, slice.start + i});
+    }
     const std::vector<DecodeGroup> groups = find_groups(rows, scheme_, group_rows_);
     if (groups.empty()) return;
     std::fill_n(std::copy(groups.begin(), groups.end(), on_host(groups_)), n_groups_ - groups.size(), DecodeGroup{});

@@ -23,7 +23,7 @@ struct SliceRows {
 /// Some of a step's rows: first those that are alone in their sequence, then the longer slices.
 struct RowGroup {
     uint32_t rows = 0;
-    uint32_t single = 0;                  // how many are alone
+    uint32_t single = 0;                  // how many are alone, or attend as if they were
     const DecodeRow* decode = nullptr;    // (single) in device memory
     const DecodeGroup* groups = nullptr;  // (n_groups) of these, in device memory
     uint32_t n_groups = 0;
@@ -32,9 +32,9 @@ struct RowGroup {
 
 class StepInput {
 public:
-    /// Has room for steps of so many rows and slices over so many pages of a pool; steps whose sequences share many of
-    /// them make it grow. Attention takes groups of `group_rows` rows at most.
-    StepInput(uint32_t rows, uint32_t slices, uint32_t pages, const Scheme& scheme, uint32_t group_rows);
+    /// Has room for steps of so many rows, of which decode_rows may attend alone, over so many pages of a pool; steps whose
+    /// sequences share many of them make it grow. Attention takes groups of `group_rows` rows at most.
+    StepInput(uint32_t rows, uint32_t decode_rows, uint32_t pages, const Scheme& scheme, uint32_t group_rows);
 
     /// Lays out a batch, in an order of its own (see kept_order), and `padding` more rows of no sequence, which write to
     /// `padding_page`; those only for a batch of single rows. The step before must have ended. True if the device
@@ -89,9 +89,12 @@ private:
     void write(const Batch& batch);
     void pad(uint32_t padding, uint32_t padding_page);
     void group(const Batch& batch);
+    /// Whether the step's slices are cut into rows that attend alone: so few of each sequence, all of them wanted. Such steps
+    /// are recorded like those of single rows.
+    bool cut(const Batch& batch) const { return batch.rows() <= decode_rows_ && batch.decode(kMostGuessedRows); }
 
     Scheme scheme_;
-    uint32_t group_rows_;
+    uint32_t decode_rows_, group_rows_;
     PinnedMemory host_;
     DeviceMemory device_;
     size_t capacity_ = 0, bytes_ = 0;

@@ -7,6 +7,7 @@
 #include "cuda/kv_cache.h"
 #include "cuda/linear/gemm.h"
 #include "cuda/linear/small_batch.h"
+#include "cuda/step_input.h"
 
 namespace dca::cuda {
 
@@ -114,7 +115,7 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     product_workspace = scratch.take<std::byte>(std::max(Gemm::kWorkspaceBytes, block > 1 ? few_rows : 0));
     prefill_bytes = plan.prefill_bytes(block, tokens, type);
     prefill_workspace = scratch.take<std::byte>(prefill_bytes);
-    decode_workspace = scratch.take<std::byte>(decode_workspace_bytes(plan.card, plan.shape, slices));
+    decode_workspace = scratch.take<std::byte>(decode_workspace_bytes(plan.card, plan.shape, decode_rows));
     if (plan.link.exchange == nullptr) return;
     for (std::byte*& partial : ranks.partial) partial = scratch.take<std::byte>(sizeof(float) * h.n_embd * block);
     rank_sizes = {plan.link.exchange->ranks(), block, h.n_embd};
@@ -126,7 +127,8 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
 void WorkSpace::place_host(Arena& host, const Plan& plan) {
     targets = host.take<int32_t>(block);
     scores = host.take<float2>(block);
-    logits_row = host.take<float>(plan.h.n_vocab);
+    host_logits_rows = std::min(block, kMostGuessedRows);
+    host_logits = host.take<float>(size_t{host_logits_rows} * plan.h.n_vocab);
     if (plan.h.n_experts > 0) experts.place_host(host, plan.h);
 }
 
@@ -142,6 +144,7 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     const auto measure = [&](uint32_t tokens, CacheType of_type) {
         Arena scratch;
         slices = std::min({kMostSlices, block, spec.max_slices != 0 ? spec.max_slices : kMostSlices});
+        decode_rows = std::min(block, std::max(slices, kMostGuessedRows));
         place(scratch, plan, tokens, of_type);
         return scratch.bytes();
     };
@@ -182,7 +185,7 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     place_host(host, plan);
 
     const Stream stream = make_stream();
-    check(cudaMemsetAsync(decode_workspace, 0, decode_workspace_bytes(device.card, shape, slices), stream.get()),
+    check(cudaMemsetAsync(decode_workspace, 0, decode_workspace_bytes(device.card, shape, decode_rows), stream.get()),
           "preparing the work space");
     if (plan.sparse)
         check(cudaMemsetAsync(sparse.unread, 0, size_t{h.n_layers} * h.n_heads * sizeof(*sparse.unread), stream.get()),

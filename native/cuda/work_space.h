@@ -23,8 +23,9 @@ struct WorkSpace {
     WorkSpace(const Hparams& hparams, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
               const EngineSpec& spec);
 
-    uint32_t block = 0;   // rows of a step at most
-    uint32_t slices = 0;  // likewise
+    uint32_t block = 0;        // rows of a step at most
+    uint32_t slices = 0;       // likewise
+    uint32_t decode_rows = 0;  // likewise, that attend alone
     uint64_t scratch_bytes = 0;
 
     RotaryTable rotary{};
@@ -56,9 +57,10 @@ struct WorkSpace {
     float* whole_logits = nullptr;  // (vocab_rows, n_vocab of all ranks); rank 0 has it
 
     // Host memory that the card reads and writes.
-    int32_t* targets;   // (block)
-    float2* scores;     // (block)
-    float* logits_row;  // (n_vocab)
+    int32_t* targets;    // (block)
+    float2* scores;      // (block)
+    float* host_logits;  // (host_logits_rows, n_vocab)
+    uint32_t host_logits_rows = 0;
 
 private:
     struct Plan;

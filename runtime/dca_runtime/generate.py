@@ -100,7 +100,7 @@ class Generation(Iterator[str]):
         self._next: TokenIds = prompt  # to be evaluated next
         self._rows: list[np.ndarray] = []  # logits to choose from: after these, then after each guess
         self._guesses: list[int] = []  # one for each row but the last
-        self._speculator = Speculator() if speculates(speculate, session.device) else None
+        self._speculator = Speculator(session.device) if speculates(speculate, session.device) else None
         self._own_session = own_session
         self._prompts = prompts
         self._on_read = on_read

@@ -23,11 +23,11 @@ extern "C" {
 
 int dca_attention_prefill(const PrefillArgs* args, cudaStream_t stream) { return attention_prefill(card(), *args, stream); }
 int dca_attention_decode(const DecodeArgs* args, cudaStream_t stream) { return attention_decode(card(), *args, stream); }
-int dca_store_keys_values(const StoreArgs* args, cudaStream_t stream) { return store_keys_values(*args, stream); }
+int dca_store_keys_values(const StoreArgs* args, cudaStream_t stream) { return store_keys_values(card(), *args, stream); }
 size_t dca_prefill_workspace_bytes(const AttentionShape* shape, uint32_t context, int32_t kv_heads) {
     return prefill_workspace_bytes(*shape, context, kv_heads);
 }
-uint32_t dca_decode_group_rows(const AttentionShape* shape) { return decode_group_rows(*shape); }
+uint32_t dca_decode_group_rows(const AttentionShape* shape) { return decode_group_rows(card(), *shape); }
 size_t dca_decode_workspace_bytes(const AttentionShape* shape, uint32_t rows) { return decode_workspace_bytes(card(), *shape, rows); }
 
 int dca_mean_keys(const MeanArgs* args, cudaStream_t stream) { return mean_keys(*args, stream); }

@@ -23,7 +23,6 @@ extern "C" {
 int dca_small_batch(const SmallBatchArgs* args, cudaStream_t stream) { return small_batch(card(), *args, stream); }
 bool dca_small_batch_takes(const Matrix* w, uint32_t rows) { return small_batch_takes(card(), *w, rows); }
 size_t dca_small_batch_workspace_bytes(uint32_t rows) { return small_batch_workspace_bytes(card(), rows); }
-
 /// The argument's size, so that the caller can check its own declaration.
 size_t dca_small_batch_args_bytes() { return sizeof(SmallBatchArgs); }
 }

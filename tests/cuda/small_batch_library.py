@@ -189,11 +189,14 @@ class SmallBatchLibrary:
             *sorted((cuda / "linear").glob("small_batch*.cu")),
             cuda / "device/allow_shared.cpp",
             cuda / "device/card.cu",
+            cuda / "device/cluster_launch.cpp",
+            cuda / "device/tensor_map.cpp",
             Path(__file__).with_name("small_batch_exports.cpp"),
         ]
         flags = [nvcc, "-std=c++20", "-O3", "-Xcompiler", "-fPIC"]
         flags += [f"-I{ROOT / 'native'}", f"-I{ROOT / 'native/include'}"]
         flags += [f"-gencode=arch=compute_{t},code=sm_{t}" for t in targets]
+        flags += ["-DDCA_CUDA_SM90A"] if "90a" in targets else []
         objects = [directory / f"{source.name}.o" for source in sources]
         commands = [[*flags, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects, strict=True)]
         with ThreadPoolExecutor(jobs) as pool:

@@ -144,4 +144,68 @@ TEST(small_batch_reads_of_x_meet_no_bank_twice) {
     CHECK(x_reads_conflict_free<32>());
 }
 
+/// The 128-byte swizzle of shared memory: address bits 7 ... 9 are exchanged with 4 ... 6.
+uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
+
+/// Whether wgmma meets, at each of its columns, the column of x that lane t has a weight of: x as its copy leaves it in shared
+/// memory, the weights as small_batch_sm90.cuh makes operands of a lane's two chunks (`eights` eights of columns each).
+bool wgmma_columns_agree(uint32_t n_rows, uint32_t eights) {
+    const uint32_t cols = 64 * eights;
+    std::vector<uint32_t> columns(n_rows * cols, ~0u);  // by place in shared memory, two bytes each
+    for (uint32_t n = 0; n < n_rows; ++n) {
+        for (uint32_t i = 0; i < 2 * eights; ++i) {
+            for (uint32_t piece = 0; piece < 4; ++piece) {
+                for (uint32_t v = 0; v < 8; ++v) {
+                    const uint32_t column = (v / 2 * 2 * eights + i) * 8 + 2 * piece + v % 2;
+                    columns[wgmma_x_offset(n_rows, n, i, piece) / 2 + v] = n * cols + column;
+                }
+            }
+        }
+    }
+    bool agree = true;
+    for (uint32_t deep = 0; deep < 4 * eights; ++deep) {
+        for (uint32_t n = 0; n < n_rows; ++n) {
+            for (uint32_t k = 0; k < 16; ++k) {
+                const uint32_t at = swizzled((deep / 4 * n_rows + n) * 128 + deep % 4 * 32 + 2 * k);
+                const uint32_t t = k % 8 / 2, i = deep / 2, of_eight = 4 * (deep % 2) + k / 8 * 2 + k % 2;
+                agree &= columns[at / 2] == n * cols + (t * 2 * eights + i) * 8 + of_eight;
+            }
+        }
+    }
+    return agree;
+}
+
+TEST(small_batch_weights_and_x_meet_in_wgmma) {
+    for (const uint32_t n_rows : {16u, 32u, 64u}) {
+        for (const uint32_t eights : {1u, 2u, 4u}) CHECK(wgmma_columns_agree(n_rows, eights));
+    }
+}
+
+TEST(small_batch_low_planes_are_read_where_the_copy_engine_puts_them) {
+    for (uint32_t row = 0; row < kTileRows; ++row) {
+        for (uint32_t c = 0; c < 8; ++c) CHECK(wgmma_low_offset(row, c) == swizzled(row * kStepBytes + 16 * c));
+    }
+}
+
+TEST(small_batch_reads_of_swizzled_weights_meet_no_bank_twice) {
+    for (uint32_t q = 0; q < 2; ++q) {
+        for (uint32_t first = 0; first < 32; first += 8) {
+            std::vector<uint32_t> slots;
+            for (uint32_t lane = first; lane < first + 8; ++lane) slots.push_back(wgmma_low_offset(lane / 4, 2 * (lane % 4) + q) / 16);
+            CHECK(conflict_free(slots));
+        }
+    }
+}
+
+TEST(small_batch_copies_of_x_for_wgmma_meet_no_bank_twice) {
+    for (uint32_t first = 0; first < 16 * 8; first += 8) {
+        for (uint32_t piece = 0; piece < 4; ++piece) {
+            std::vector<uint32_t> slots;
+            for (uint32_t item = first; item < first + 8; ++item)
+                slots.push_back(wgmma_x_offset(16, item / 2 % 16, item / 2 / 16 * 2 + item % 2, piece) / 16);
+            CHECK(conflict_free(slots));
+        }
+    }
+}
+
 }  // namespace

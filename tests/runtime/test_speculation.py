@@ -26,6 +26,9 @@ def smollm2(smollm2_gguf):
 class Always:
     """A pace that guesses as much as it may, however bad the guesses are."""
 
+    def __init__(self, device):
+        pass
+
     def guesses(self, matched, most):
         return most
 
@@ -125,6 +128,24 @@ def test_bad_guesses_cost_few_steps():
         pace.took(guessed, 1.0 + 0.3 * guessed)
         cost += 0.3 * guessed
     assert cost < 20
+
+
+def test_a_card_guesses_only_what_pays_for_a_step_of_several_rows():
+    """There two rows cost almost as much as eight: a likely guess or two are not worth it, eight are."""
+    assert Pace("cuda:0 (NVIDIA H100)").guesses(2, MOST_GUESSES) == 0
+    assert Pace("cuda:0 (NVIDIA H100)").guesses(20, 1) == 1
+    assert Pace("cuda:0 (NVIDIA H100)").guesses(20, MOST_GUESSES) == MOST_GUESSES
+
+
+def test_bad_guesses_cost_few_steps_on_a_card():
+    pace, cost = Pace("cuda:0"), 0.0
+    pace.took(0, 1.0)
+    for _ in range(1000):
+        guessed = pace.guesses(3, MOST_GUESSES)
+        pace.saw(3, guessed, 0)
+        pace.took(guessed, 1.7 if guessed else 1.0)
+        cost += 0.7 if guessed else 0.0
+    assert cost < 10
 
 
 # Steps of a few rows.

@@ -34,9 +34,12 @@ struct Batch {
         for (const Slice& slice : slices) wanted += slice.wanted;
         return wanted;
     }
-    /// Whether every sequence goes on by one token whose logits are wanted.
-    bool decode() const noexcept {
-        return std::ranges::all_of(slices, [](const Slice& slice) { return slice.rows() == 1 && slice.wanted == 1; });
+    /// Whether every sequence goes on by one token, or by `most` at most (guesses at what follows it), and the logits of all are
+    /// wanted.
+    bool decode(uint32_t most = 1) const noexcept {
+        return std::ranges::all_of(slices, [&](const Slice& slice) {
+            return slice.rows() <= most && slice.wanted == slice.rows() && (slice.rows() == 1 || slice.sparse_end <= slice.start);
+        });
     }
 };
 

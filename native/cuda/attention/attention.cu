@@ -82,8 +82,11 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
     return cudaErrorInvalidValue;
 }
 
-uint32_t decode_group_rows(const AttentionShape& shape) {
-    return fast_shape(shape) ? decode_columns(shape.head_dim) / (shape.n_heads / shape.n_kv_heads) : 0;
+uint32_t decode_group_rows(const Card& card, const AttentionShape& shape) {
+    const uint32_t heads = shape.n_heads / shape.n_kv_heads;
+    if (!fast_shape(shape) || heads > 8) return 0;
+    const uint32_t columns = decode_columns(shape.head_dim) * (card.shared_bytes < kStagedGroupBytes ? 1 : 4);
+    return std::min(columns / heads, kMostGroupRows);
 }
 
 cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream) {
@@ -122,11 +125,11 @@ cudaError_t settle_keys(const AttentionShape& shape, const LayerCache& cache, co
     return pages.count == 0 ? cudaSuccess : launch_settle(shape, cache, pages, stream);
 }
 
-cudaError_t store_keys_values(const StoreArgs& args, cudaStream_t stream) {
+cudaError_t store_keys_values(const Card& card, const StoreArgs& args, cudaStream_t stream) {
     if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || args.n_rows == 0 ||
         !valid_positions(args.scheme, args.rotary, args.shape, 1) || !args.k || !args.v || !args.indices || !args.places)
         return cudaErrorInvalidValue;
-    return launch_store(args, stream);
+    return launch_store(card, args, stream);
 }
 
 }  // namespace dca::cuda

@@ -124,6 +124,7 @@ struct DecodeRow {
 };
 
 constexpr uint32_t kMaxDecodeRows = 1024;
+constexpr uint32_t kMostGuessedRows = 8;  // of one sequence in a step: a token and the guesses at those that follow
 constexpr uint32_t kMostGroupRows = 16;
 
 /// Rows whose page tables begin with the same pages and whose newest tokens are in one chunk, so that their key ranges have the
@@ -135,7 +136,7 @@ struct DecodeGroup {
 };
 
 /// How many rows a group may have; fewer than 2: there are no groups for this shape.
-uint32_t decode_group_rows(const AttentionShape& shape);
+uint32_t decode_group_rows(const Card& card, const AttentionShape& shape);
 
 struct DecodeArgs {
     AttentionShape shape;
@@ -158,10 +159,11 @@ struct DecodeArgs {
     uint32_t workspace_rows;      // at most kMaxDecodeRows
 };
 
-/// Attention of the newest token of each of n_rows sequences. The rotary table must reach as far as the lengths
-/// will. The launch depends on n_rows and n_groups alone, so a CUDA graph that holds it serves every step of as many. A
-/// row's result depends on its own sequence, on how much of it is shared, on n_rows and on whether n_groups is 0, to the last
-/// bit, not on the other rows.
+/// Attention of the newest token of each of n_rows sequences, or of up to kMostGuessedRows newest ones of some. What the kernel
+/// that comes before in the stream must not write: pages that hold none of these tokens, and where n_rows is above 1 the rows,
+/// groups and page tables. The rotary table must reach as far as the lengths will. The launch depends on n_rows and n_groups
+/// alone, so a CUDA graph that holds it serves every step of as many. A row's result depends on its own sequence, on how much of
+/// it is shared, on n_rows and on whether n_groups is 0, to the last bit, not on the other rows.
 cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream);
 
 /// Device bytes for attention_decode of up to `rows` rows.
@@ -196,6 +198,6 @@ cudaError_t settle_keys(const AttentionShape& shape, const LayerCache& cache, co
 
 /// Rotates keys at P_k and writes them and the values into the cache, rounding to its dtype. The rotary table must
 /// reach as far as the indices will.
-cudaError_t store_keys_values(const StoreArgs& args, cudaStream_t stream);
+cudaError_t store_keys_values(const Card& card, const StoreArgs& args, cudaStream_t stream);
 
 }  // namespace dca::cuda

@@ -12,6 +12,7 @@ cudaError_t launch_decode(const Card& card, const DecodeArgs& args, cudaStream_t
         case Variant::Plain: return decode::launch_variant<Variant::Plain>(card, args, stream);
         case Variant::Windowed: return decode::launch_variant<Variant::Windowed>(card, args, stream);
         case Variant::Capped: return decode::launch_variant<Variant::Capped>(card, args, stream);
+        case Variant::Listed: break;  // of prefill
     }
     return cudaErrorInvalidValue;
 }

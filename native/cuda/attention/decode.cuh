@@ -7,7 +7,8 @@
 //
 // Where rows share their first pages (DecodeGroup), another kernel goes before: its products have the queries of
 // several rows as columns, each rotated at its own position, and what it finds for each row's shared keys are parts
-// which the row's other splits are merged with.
+// which the row's other splits are merged with. It is the one of decode_shared.cuh, or on a card whose shared memory does not
+// hold that one's tiles this one, with fewer rows.
 #pragma once
 
 #include "cuda/attention/decode_splits.cuh"
@@ -15,6 +16,7 @@
 #include "cuda/attention/decode_warp_q4.cuh"
 #include "cuda/attention/hadamard.cuh"
 #include "cuda/attention/query_rotation.cuh"
+#include "cuda/device/launch.h"
 
 namespace dca::cuda::decode {
 
@@ -36,15 +38,15 @@ struct Column {
 
 /// Rotates the queries that are columns for every range from `first` to `last` (walk order: Inter before Intra), and zeroes
 /// what pads them. column(n) says what column n is, of those below `count`.
-template <class C, class Columns>
-__device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeArgs& args, int count, Range first, Range last,
-                                               Columns&& column) {
+template <class C, int kColumns, class Columns>
+__device__ __forceinline__ void rotate_queries(uint16_t (&queries)[3][kColumns][C::kQueryStride], const DecodeArgs& args, int count,
+                                               Range first, Range last, Columns&& column) {
     constexpr int kPieces = C::kQueryStride / 8;
     const QueryRotation rotation{args.shape, args.scheme, args.rotary.cos_sin, args.dtype};
-    for (int n = threadIdx.x; n < 3 * C::kHeads * kPieces; n += C::kThreads) {
-        const int range = n / (C::kHeads * kPieces), own = n / kPieces % C::kHeads;
+    for (int n = threadIdx.x; n < 3 * kColumns * kPieces; n += C::kThreads) {
+        const int range = n / (kColumns * kPieces), own = n / kPieces % kColumns;
         if (range > static_cast<int>(first) || range < static_cast<int>(last)) continue;
-        uint16_t* to = shared.queries[range][own];
+        uint16_t* to = queries[range][own];
         if (n % kPieces * 8 >= C::kHeadDim || own >= count) {
             *reinterpret_cast<uint4*>(to + n % kPieces * 8) = {};
             continue;
@@ -52,19 +54,19 @@ __device__ __forceinline__ void rotate_queries(Shared<C>& shared, const DecodeAr
         const Column at = column(own);
         const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (at.row * args.q_stride + at.head * C::kHeadDim);
         QueryRotation::Loaded loaded;
-        rotation.load(loaded, source, n % kPieces, static_cast<Range>(range), at.i % args.scheme.chunk_size);
+        rotation.load<true>(loaded, source, n % kPieces, static_cast<Range>(range), at.i % args.scheme.chunk_size);
         rotation.finish<typename C::T>(loaded, n % kPieces, args.scheme.logit_factor(at.i),
                                        [&](int e, uint2 values) { *reinterpret_cast<uint2*>(to + e) = values; });
     }
 }
 
 /// Turns what rotate_queries has written, after a barrier.
-template <class C>
-__device__ __forceinline__ void turn_queries(Shared<C>& shared, Range first, Range last) {
-    for (int n = threadIdx.x / 32; n < 3 * C::kHeads; n += C::kWarps) {
-        const int range = n / C::kHeads;
+template <class C, int kColumns>
+__device__ __forceinline__ void turn_queries(uint16_t (&queries)[3][kColumns][C::kQueryStride], Range first, Range last) {
+    for (int n = threadIdx.x / 32; n < 3 * kColumns; n += C::kWarps) {
+        const int range = n / kColumns;
         if (range > static_cast<int>(first) || range < static_cast<int>(last)) continue;
-        uint16_t* row = shared.queries[range][n % C::kHeads];
+        uint16_t* row = queries[range][n % kColumns];
         turn_row<typename C::T, C::kHeadDim>([&](int e) { return reinterpret_cast<uint32_t*>(row + e); });
     }
 }
@@ -77,6 +79,7 @@ __device__ __forceinline__ void merge(int heads, int head_dim, int count, float 
     for (int n = threadIdx.x; n < heads * quads; n += kThreads) {
         const int head = n / quads, e = n % quads * 4;
         float maximum = kNoMaximum, sum = 0.0f;
+#pragma unroll 8
         for (int part = 0; part < count; ++part) maximum = fmaxf(maximum, softmax(part, head).x);
         float4 merged = {};
 #pragma unroll 8
@@ -97,8 +100,8 @@ struct Rows : OwnKeys<C> {
     static __device__ __forceinline__ void rotate(Shared<C>& shared, const Params& params, const Split& split, uint32_t length, Range first,
                                                   Range last) {
         const HeadGroup heads = HeadGroup::of<C>(params, split.pair);
-        rotate_queries(shared, params.args, heads.count, first, last,
-                       [&](int n) { return Column{split.item, static_cast<uint32_t>(heads.first + n), length - 1}; });
+        rotate_queries<C>(shared.queries, params.args, heads.count, first, last,
+                          [&](int n) { return Column{split.item, static_cast<uint32_t>(heads.first + n), length - 1}; });
     }
 
     /// How many parts of the row its group has found.
@@ -168,7 +171,7 @@ struct Groups : SharedKeys<C> {
         const DecodeArgs& args = params.args;
         const DecodeGroup& group = args.groups[split.item];
         const uint32_t heads = params.part_heads;
-        rotate_queries(shared, args, group.rows * heads, first, last, [&](uint32_t n) {
+        rotate_queries<C>(shared.queries, args, group.rows * heads, first, last, [&](uint32_t n) {
             const uint32_t row = group.row[n / heads];
             return Column{row, split.pair * heads + n % heads, length_of(args, row) - 1};
         });
@@ -199,6 +202,9 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     const DecodeArgs& args = params.args;
     const int own = threadIdx.x / 32;
     constexpr uint32_t kAhead = C::kStages * C::kWarps;
+    let_next_start();
+    const bool early = args.n_rows > 1;  // the step's input is there
+    if (!early) await_previous();
 
     count_splits<C, Items>(shared.first_split, params);
     const uint32_t count = shared.first_split[Items::count(args)] * params.pairs;
@@ -209,8 +215,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     Split split;
     const auto enter = [&](uint32_t n) {
         split = find_split<C, Items>(shared.first_split, params, n);
-        warp.rows = {args.page_tables + args.rows[Items::row(args, split.item)].first_page, static_cast<uint32_t>(args.shape.n_kv_heads),
-                     split.pair / params.groups};
+        warp.rows = {args.page_tables + __ldcg(&args.rows[Items::row(args, split.item)].first_page),
+                     static_cast<uint32_t>(args.shape.n_kv_heads), split.pair / params.groups};
     };
     const auto load_first = [&] {
         const typename C::Tiles tiles(args.scheme, length_of(args, Items::row(args, split.item)), args.traits.window);
@@ -225,20 +231,34 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     };
 
     uint32_t next = blockIdx.x;
-    if (next >= count) return;
+    if (next >= count) {
+        if (early) await_previous();  // who waits for this kernel waits for all before it
+        return;
+    }
     enter(next);
-    load_first();
+    if (early) {
+        // Pages that no row of the step is written to are there, too, all of the cache lines that they are in.
+        const uint32_t length = length_of(args, Items::row(args, split.item));
+        const typename C::Tiles tiles(args.scheme, length, args.traits.window);
+        const uint32_t first_written = (max(length, kMostGuessedRows) - kMostGuessedRows) / kPageTokens;
+        const bool old = tiles.at(split.end - 1).key / kPageTokens < first_written;
+        if (old) load_first();
+        await_previous();
+        if (!old) load_first();
+    } else {
+        load_first();
+    }
     while (true) {
         const uint32_t length = length_of(args, Items::row(args, split.item));
         const typename C::Tiles tiles(args.scheme, length, args.traits.window);
         Items::rotate(shared, params, split, length, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
         if constexpr (C::kCodes) {
             __syncthreads();
-            turn_queries(shared, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
+            turn_queries<C>(shared.queries, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
         }
         __syncthreads();
         if (threadIdx.x == 0) shared.split = split;  // registers are short in the loop
-        [[maybe_unused]] const uint32_t fresh = C::kQ4 ? args.rows[Items::row(args, split.item)].fresh_page * kPageTokens : 0;
+        [[maybe_unused]] const uint32_t fresh = C::kQ4 ? __ldcg(&args.rows[Items::row(args, split.item)].fresh_page) * kPageTokens : 0;
 
         warp.start();
         int loaded_range = -1;

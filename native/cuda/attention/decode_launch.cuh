@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cuda/attention/decode.cuh"
+#include "cuda/attention/decode_shared.cuh"
 #include "cuda/attention/kernels.h"
 #include "cuda/device/allow_shared.h"
 
@@ -14,11 +15,12 @@ struct DecodeGrid {
     uint32_t groups;       // of query heads that share a key head
     uint32_t pairs;        // (key head, group)
     uint32_t splits;       // of a row's keys at most: as many as a row alone needs to fill the card
+    uint32_t own_splits;   // of those that no group reads for the row, where one reads others
     uint32_t group_heads;  // at most
     uint32_t rows;         // at most
 
     size_t tickets_bytes() const { return aligned(size_t{rows} * pairs * sizeof(uint32_t)); }
-    size_t parts() const { return size_t{rows} * pairs * splits * group_heads; }
+    size_t parts() const { return size_t{rows} * pairs * (splits + own_splits) * group_heads; }
     size_t softmax_bytes() const { return aligned(parts() * sizeof(float2)); }
 
 private:
@@ -31,7 +33,8 @@ inline DecodeGrid decode_grid(const Card& card, const AttentionShape& shape, uin
     const uint32_t group = shape.n_heads / shape.n_kv_heads;
     const uint32_t heads_per_group = group > 8 && shape.head_dim <= 128 ? 16 : 8;
     const uint32_t groups = ceil_div(group, heads_per_group), pairs = shape.n_kv_heads * groups;
-    return {groups, pairs, std::max(1u, card.multiprocessors / pairs), std::min(group, heads_per_group), rows};
+    const uint32_t splits = std::max(1u, card.multiprocessors / pairs);
+    return {groups, pairs, splits, ceil_div(splits, 4), std::min(group, heads_per_group), rows};
 }
 
 /// Keys of a split at least. The more rows fill the card, the longer: a split costs a start and a merge.
@@ -48,8 +51,22 @@ cudaError_t launch_items(const Card& card, const Params& params, uint64_t most, 
     const cudaError_t error = allow_shared_bytes(kernel, kSharedBytes);
     if (error != cudaSuccess) return error;
     const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
-    kernel<<<blocks, C::kThreads, kSharedBytes, stream>>>(params);
-    return cudaGetLastError();
+    return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, kSharedBytes, stream, params);
+}
+
+/// Launches the kernel for groups of rows.
+template <class C>
+cudaError_t launch_groups(const Card& card, const Params& params, cudaStream_t stream) {
+    const uint64_t most = uint64_t{params.args.n_groups} * params.pairs * params.most_shared;
+    if (card.shared_bytes < kStagedGroupBytes) return launch_items<C, Groups<C>>(card, params, most, stream);
+    constexpr size_t kFixedBytes = sizeof(GroupShared<C>);
+    static_assert(kFixedBytes + group_results_bytes<C>() <= kStagedGroupBytes);
+    const auto kernel = decode_group_kernel<C>;
+    const cudaError_t error = allow_shared_bytes(kernel, card.shared_bytes);
+    if (error != cudaSuccess) return error;
+    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
+    const auto ring_bytes = static_cast<uint32_t>(card.shared_bytes - kFixedBytes);
+    return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, card.shared_bytes, stream, params, ring_bytes);
 }
 
 template <int kHeadDim, class T, bool kQ8, int kHeadTiles, Variant kVariant>
@@ -70,15 +87,16 @@ cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream
     params.partial_softmax = reinterpret_cast<float2*>(workspace + grid.tickets_bytes());
     params.partial_out = reinterpret_cast<float*>(workspace + grid.tickets_bytes() + grid.softmax_bytes());
 
-    if (grid.splits == 1 || decode_group_rows(args.shape) < 2) params.args.n_groups = 0;  // no place for parts or rows
-    if constexpr (kHeadTiles == 1 && kVariant == Variant::Plain) {
+    // A Q4 cache's pages are read for each row: the kernel of groups stages what is 8 or 16 bits a value.
+    if (C::kQ4 || decode_group_rows(card, args.shape) < 2) params.args.n_groups = 0;
+    if constexpr (kHeadTiles == 1 && kVariant == Variant::Plain && !C::kQ4) {
         if (params.args.n_groups != 0) {
             // Most keys are shared ones where there are groups.
-            params.most_splits = ceil_div(grid.splits, 4);
-            params.most_shared = grid.splits - params.most_splits;
+            params.most_splits = grid.own_splits;
+            params.most_shared = grid.splits;
+            params.most_parts = grid.own_splits + grid.splits;
             using Wide = Config<kHeadDim, T, kQ8, decode_columns(kHeadDim) / 8, kVariant>;
-            const uint64_t most = uint64_t{args.n_groups} * grid.pairs * params.most_shared;
-            const cudaError_t error = launch_items<Wide, Groups<Wide>>(card, params, most, stream);
+            const cudaError_t error = launch_groups<Wide>(card, params, stream);
             if (error != cudaSuccess) return error;
         }
     }

@@ -37,16 +37,17 @@ struct Split {
 };
 
 __device__ __forceinline__ uint32_t length_of(const DecodeArgs& args, uint32_t row) {
-    return min(args.rows[row].length, args.cache.pages * kPageTokens);
+    return min(__ldcg(&args.rows[row].length), args.cache.pages * kPageTokens);
 }
 
 /// Parts that the keys of `shared` tokens are cut into, whole pages each.
 struct SharedParts {
+    static constexpr uint32_t kLeastPages = 4;  // of a part: one of fewer costs more to begin and to merge than it spreads
     uint32_t pages, each, count;
 
     __device__ __forceinline__ SharedParts(const Params& params, uint32_t shared) : pages(shared / kPageTokens), each(1), count(0) {
         if (pages == 0) return;
-        each = ceil_div(pages, min(params.most_shared, ceil_div(pages, ceil_div(params.least_keys, kPageTokens))));
+        each = ceil_div(pages, min(params.most_shared, ceil_div(pages, kLeastPages)));
         count = ceil_div(pages, each);
     }
 };
@@ -59,7 +60,7 @@ struct OwnKeys {
 
     /// Tokens of the row that its group reads.
     static __device__ __forceinline__ uint32_t shared(const DecodeArgs& args, uint32_t row) {
-        return args.n_groups == 0 ? 0 : args.rows[row].shared;
+        return args.n_groups == 0 ? 0 : __ldcg(&args.rows[row].shared);
     }
 
     /// Splits are as equal as they can be, by the row's own length.

@@ -32,7 +32,10 @@ cudaError_t launch_decode(const Card& card, const DecodeArgs& args, cudaStream_t
 /// Queries, of heads or rows that share a key head, that its kernels multiply at a time at most.
 constexpr uint32_t decode_columns(int head_dim) { return head_dim <= 128 ? 16 : 8; }
 
-cudaError_t launch_store(const StoreArgs& args, cudaStream_t stream);
+/// Shared memory of a block with which four times as many meet a tile of keys that all rows share.
+constexpr size_t kStagedGroupBytes = size_t{128} << 10;
+
+cudaError_t launch_store(const Card& card, const StoreArgs& args, cudaStream_t stream);
 cudaError_t launch_settle(const AttentionShape& shape, const LayerCache& cache, const FilledPages& pages, cudaStream_t stream);
 
 /// Turns every head of `out` (n_rows, n_heads, head_dim) by its Hadamard matrices, in place.

@@ -77,11 +77,14 @@ struct QueryRotation {
     };
 
     /// Fetches into `loaded` a piece of the query whose un-rotated row starts at `row`, and its angles for the keys of
-    /// `range`; r = i mod s. (Returned by value, it costs the Hopper kernel registers.)
+    /// `range`; r = i mod s. (Returned by value, it costs the Hopper kernel registers.) kPastL1: the row is in global memory, and
+    /// was perhaps written after the kernel had started.
+    template <bool kPastL1 = false>
     __device__ __forceinline__ void load(Loaded& loaded, const uint8_t* row, int piece, Range range, uint32_t r) const {
         const RotaryPiece at = rotary_piece(shape, piece);
-        loaded.a = *reinterpret_cast<const uint2*>(row + 2 * at.a);
-        loaded.b = *reinterpret_cast<const uint2*>(row + 2 * at.b);
+        const auto *a = reinterpret_cast<const uint2*>(row + 2 * at.a), *b = reinterpret_cast<const uint2*>(row + 2 * at.b);
+        loaded.a = kPastL1 ? __ldcg(a) : *a;
+        loaded.b = kPastL1 ? __ldcg(b) : *b;
         const size_t position = scheme.query_position(range, r);
         loaded.angles = load_angles(cos_sin + position * (shape.rotary_dim / 2), at);
     }

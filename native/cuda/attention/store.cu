@@ -5,6 +5,7 @@
 #include "cuda/attention/q4_cache.cuh"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/attention/query_rotation.cuh"
+#include "cuda/device/launch.h"
 
 namespace dca::cuda {
 namespace {
@@ -80,7 +81,9 @@ __device__ void write_row(void* data, void* scales, CacheType type, size_t row, 
     }
 }
 
-__global__ void __launch_bounds__(32 * kWarps) store_kernel(const StoreArgs args) {
+__global__ void __launch_bounds__(32 * kWarps) store_kernel(const __grid_constant__ StoreArgs args) {
+    let_next_start();
+    await_previous();
     const AttentionShape& shape = args.shape;
     const int lane = threadIdx.x % 32;
     const uint32_t item = blockIdx.x * kWarps + threadIdx.x / 32;
@@ -190,10 +193,9 @@ cudaError_t launch_settle(const AttentionShape& shape, const LayerCache& cache, 
     return cudaGetLastError();
 }
 
-cudaError_t launch_store(const StoreArgs& args, cudaStream_t stream) {
+cudaError_t launch_store(const Card& card, const StoreArgs& args, cudaStream_t stream) {
     const uint32_t blocks = ceil_div(args.n_rows * args.shape.n_kv_heads, kWarps);
-    store_kernel<<<blocks, 32 * kWarps, 0, stream>>>(args);
-    return cudaGetLastError();
+    return launch_overlapped(card, store_kernel, dim3(blocks), 32 * kWarps, 0, stream, args);
 }
 
 }  // namespace dca::cuda

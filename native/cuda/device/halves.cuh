@@ -11,9 +11,10 @@
 
 namespace dca::cuda {
 
+/// Past the L1 cache (vectors.cuh says why).
 __device__ __forceinline__ float load_element(const void* data, size_t at, Dtype dtype) {
-    return dtype == Dtype::F16 ? __half2float(static_cast<const __half*>(data)[at])
-                               : __bfloat162float(static_cast<const __nv_bfloat16*>(data)[at]);
+    return dtype == Dtype::F16 ? __half2float(__ldcg(static_cast<const __half*>(data) + at))
+                               : __bfloat162float(__ldcg(static_cast<const __nv_bfloat16*>(data) + at));
 }
 
 __device__ __forceinline__ void store_element(void* data, size_t at, Dtype dtype, float value) {

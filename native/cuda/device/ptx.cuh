@@ -29,6 +29,10 @@ __device__ __forceinline__ T load_shared(uint32_t at) {
     return value;
 }
 
+__device__ __forceinline__ void store_shared(uint32_t at, const uint4& v) {
+    asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
+}
+
 /// 2^x, flushing denormals.
 __device__ __forceinline__ float exp2(float x) {
     float y;
@@ -151,6 +155,24 @@ __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) { asm volat
 
 /// Orders this thread's shared memory writes before later reads by wgmma or the copy engine.
 __device__ __forceinline__ void fence_async_proxy() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+/// All threads of the cluster's blocks that have not ended; what they wrote to shared memory before is seen after.
+__device__ __forceinline__ void cluster_sync() {
+    asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+/// 16 bytes of another block of the cluster, at what is `at` in this one's shared memory.
+__device__ __forceinline__ float4 load_of_cluster(uint32_t at, uint32_t rank) {
+    float4 v;
+    asm volatile(
+        "{\n.reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %4, %5;\n"
+        "ld.shared::cluster.v4.f32 {%0, %1, %2, %3}, [there];\n}"
+        : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w)
+        : "r"(at), "r"(rank)
+        : "memory");
+    return v;
+}
 
 /// Barrier `id` of `threads` threads: waits for the others, or only tells them.
 __device__ __forceinline__ void named_sync(uint32_t id, uint32_t threads) {

@@ -59,14 +59,18 @@ struct Product;
 
 // PTX wants every accumulator spelled out, and no template can write an operand list: these
 // macros do nothing else. S and R number the operands behind the accumulators.
-#define DCA_ACC8(i)                                                                                                           \
+#define DCA_EIGHT(i)                                                                                                          \
     "+f"(acc[i]), "+f"(acc[i + 1]), "+f"(acc[i + 2]), "+f"(acc[i + 3]), "+f"(acc[i + 4]), "+f"(acc[i + 5]), "+f"(acc[i + 6]), \
         "+f"(acc[i + 7])
-#define DCA_ACC32 DCA_ACC8(0), DCA_ACC8(8), DCA_ACC8(16), DCA_ACC8(24)
-#define DCA_ACC40 DCA_ACC32, DCA_ACC8(32)
-#define DCA_ACC48 DCA_ACC40, DCA_ACC8(40)
-#define DCA_ACC64 DCA_ACC48, DCA_ACC8(48), DCA_ACC8(56)
-#define DCA_LIST32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define DCA_ACC8 DCA_EIGHT(0)
+#define DCA_ACC16 DCA_ACC8, DCA_EIGHT(8)
+#define DCA_ACC32 DCA_ACC16, DCA_EIGHT(16), DCA_EIGHT(24)
+#define DCA_ACC40 DCA_ACC32, DCA_EIGHT(32)
+#define DCA_ACC48 DCA_ACC40, DCA_EIGHT(40)
+#define DCA_ACC64 DCA_ACC48, DCA_EIGHT(48), DCA_EIGHT(56)
+#define DCA_LIST8 "%0,%1,%2,%3,%4,%5,%6,%7"
+#define DCA_LIST16 DCA_LIST8 ",%8,%9,%10,%11,%12,%13,%14,%15"
+#define DCA_LIST32 DCA_LIST16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define DCA_LIST40 DCA_LIST32 ",%32,%33,%34,%35,%36,%37,%38,%39"
 #define DCA_LIST48 DCA_LIST40 ",%40,%41,%42,%43,%44,%45,%46,%47"
 #define DCA_LIST64 DCA_LIST48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
@@ -93,6 +97,8 @@ struct Product;
         }                                                                                                                           \
     }
 
+DCA_PRODUCT(16, 8, "%8", "%9", "%10", "%11", "%12", "%13", "%14", "%15");
+DCA_PRODUCT(32, 16, "%16", "%17", "%18", "%19", "%20", "%21", "%22", "%23");
 DCA_PRODUCT(64, 32, "%32", "%33", "%34", "%35", "%36", "%37", "%38", "%39");
 DCA_PRODUCT(80, 40, "%40", "%41", "%42", "%43", "%44", "%45", "%46", "%47");
 DCA_PRODUCT(96, 48, "%48", "%49", "%50", "%51", "%52", "%53", "%54", "%55");
@@ -103,10 +109,14 @@ DCA_PRODUCT(128, 64, "%64", "%65", "%66", "%67", "%68", "%69", "%70", "%71");
 #undef DCA_LIST48
 #undef DCA_LIST40
 #undef DCA_LIST32
+#undef DCA_LIST16
+#undef DCA_LIST8
 #undef DCA_ACC64
 #undef DCA_ACC48
 #undef DCA_ACC40
 #undef DCA_ACC32
+#undef DCA_ACC16
 #undef DCA_ACC8
+#undef DCA_EIGHT
 
 }  // namespace dca::cuda::wgmma

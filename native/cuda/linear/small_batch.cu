@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "cuda/linear/small_batch_sm90.h"
+
 namespace dca::cuda {
 namespace {
 
@@ -32,8 +34,8 @@ bool small_batch_takes(const Card& card, const Matrix& w, uint32_t rows) {
 }
 
 /// A quantised matrix would have to be expanded to 16 bits for cuBLASLt: written and read again, nine times the bytes of a
-/// four-bit one. 16-bit matrices stay with cuBLASLt, whose kernels take 0.36 to 0.61 of this one's time for 2 to 16 rows of
-/// Llama 3 8B's on an H100 (benchmarks/cuda_small_batch.py).
+/// four-bit one. 16-bit matrices stay with cuBLASLt: on an H100 the two take about as long for 4 and 16 rows of Llama 3 8B's, and
+/// with 64 this one takes up to 1.4 times as long (benchmarks/cuda_small_batch.py); steps of decoding are no faster with it.
 bool small_batch_preferred(const Card& card, const Matrix& w, uint32_t rows) {
     const bool dense = w.format == WeightFormat::F16 || w.format == WeightFormat::BF16;
     return !dense && small_batch_takes(card, w, rows);
@@ -48,6 +50,11 @@ cudaError_t small_batch(const Card& card, const SmallBatchArgs& args, cudaStream
     if (!small_batch_takes(card, args.w, args.rows)) return cudaErrorInvalidValue;
     const bool dense = args.w.format == WeightFormat::F16 || args.w.format == WeightFormat::BF16;
     if (dense && (args.w.format == WeightFormat::F16) != (args.dtype == Dtype::F16)) return cudaErrorInvalidValue;
+    if (few::sm90::takes(card, args.w)) {
+        if (args.rows <= 16) return few::sm90::launch<16>(card, args, stream);
+        if (args.rows <= 32) return few::sm90::launch<32>(card, args, stream);
+        return few::sm90::launch<64>(card, args, stream);
+    }
     switch (pass_tiles(card, args.w, args.rows)) {
         case 2: return few::launch<2>(card, args, stream);
         case 4: return few::launch<4>(card, args, stream);

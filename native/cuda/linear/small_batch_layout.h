@@ -65,6 +65,19 @@ constexpr DCA_HOST_DEVICE uint32_t x_slot(uint32_t n, uint32_t c) {
     return n * kXChunks + (c ^ (c / 8 | (n & 1) * (kXChunks / 8)));
 }
 
+// On Hopper (small_batch_sm90.cuh) w is wgmma's left operand, in registers: a warp's rows and columns as above. x, its right
+// one, is read by the instruction itself, 16 columns after 16 of what a row has in shared memory, so there they lie in its order:
+// the four eights i of t = 0 ... 3 become 64 bytes, of which 16-byte piece j has pair j of each.
+
+/// Where that piece of row n of x lies in its stage, in bytes: panels of 64 columns for all n_rows rows, in each row
+/// the pieces exchanged as the hardware's 128-byte swizzle has it.
+constexpr DCA_HOST_DEVICE uint32_t wgmma_x_offset(uint32_t n_rows, uint32_t n, uint32_t i, uint32_t j) {
+    return (i / 2 * n_rows + n) * 128 + ((i % 2 * 4 + j) ^ n % 8) * 16;
+}
+
+/// Where chunk c (0 ... 7) of a row's 128 bytes of low plane lies in its stage, in bytes: likewise swizzled.
+constexpr DCA_HOST_DEVICE uint32_t wgmma_low_offset(uint32_t row, uint32_t c) { return row * kStepBytes + (c ^ row % 8) * 16; }
+
 /// All steps of all tiles, one after another, cut into equal runs for the blocks: every block reads about as many weights as
 /// every other. A tile that is cut is summed by add_parts_kernel.
 struct Split {

@@ -45,13 +45,15 @@ bool asked_for_nccl() {
 }
 
 std::string description_of(const DeviceName& device, const std::string& name) {
-    std::string list = "cuda:" + std::to_string(device.cards.front());
+    std::string text = "cuda:";
+    text.append(std::to_string(device.cards.front()));
     if (device.one_card_twice()) {
-        list += "/" + std::to_string(device.ranks());
+        text.append("/").append(std::to_string(device.ranks()));
     } else {
-        for (size_t rank = 1; rank < device.cards.size(); ++rank) list += "," + std::to_string(device.cards[rank]);
+        for (size_t rank = 1; rank < device.cards.size(); ++rank) text.append(",").append(std::to_string(device.cards[rank]));
     }
-    return list + (device.by_layers ? "/layers" : "") + " (" + std::to_string(device.ranks()) + " x " + name + ")";
+    if (device.by_layers) text.append("/layers");
+    return text.append(" (").append(std::to_string(device.ranks())).append(" x ").append(name).append(")");
 }
 
 }  // namespace
