@@ -13,6 +13,8 @@
 
 #include "cuda/attention/decode_splits.cuh"
 #include "cuda/attention/decode_warp.cuh"
+#include "cuda/attention/decode_warp_q4.cuh"
+#include "cuda/attention/hadamard.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/device/launch.h"
 
@@ -55,6 +57,17 @@ __device__ __forceinline__ void rotate_queries(uint16_t (&queries)[3][kColumns][
         rotation.load<true>(loaded, source, n % kPieces, static_cast<Range>(range), at.i % args.scheme.chunk_size);
         rotation.finish<typename C::T>(loaded, n % kPieces, args.scheme.logit_factor(at.i),
                                        [&](int e, uint2 values) { *reinterpret_cast<uint2*>(to + e) = values; });
+    }
+}
+
+/// Turns what rotate_queries has written, after a barrier.
+template <class C, int kColumns>
+__device__ __forceinline__ void turn_queries(uint16_t (&queries)[3][kColumns][C::kQueryStride], Range first, Range last) {
+    for (int n = threadIdx.x / 32; n < 3 * kColumns; n += C::kWarps) {
+        const int range = n / kColumns;
+        if (range > static_cast<int>(first) || range < static_cast<int>(last)) continue;
+        uint16_t* row = queries[range][n % kColumns];
+        turn_row<typename C::T, C::kHeadDim>([&](int e) { return reinterpret_cast<uint32_t*>(row + e); });
     }
 }
 
@@ -196,8 +209,9 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     count_splits<C, Items>(shared.first_split, params);
     const uint32_t count = shared.first_split[Items::count(args)] * params.pairs;
 
-    Warp<C> warp{args.cache, {}};
-    RawTile<C> raw[C::kStages];
+    using Tile = std::conditional_t<C::kQ4, Q4Tile<C>, RawTile<C>>;
+    std::conditional_t<C::kQ4, Q4Warp<C>, Warp<C>> warp{args.cache, {}};
+    Tile raw[C::kStages];
     Split split;
     const auto enter = [&](uint32_t n) {
         split = find_split<C, Items>(shared.first_split, params, n);
@@ -238,8 +252,13 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
         const uint32_t length = length_of(args, Items::row(args, split.item));
         const typename C::Tiles tiles(args.scheme, length, args.traits.window);
         Items::rotate(shared, params, split, length, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
+        if constexpr (C::kCodes) {
+            __syncthreads();
+            turn_queries<C>(shared.queries, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
+        }
         __syncthreads();
         if (threadIdx.x == 0) shared.split = split;  // registers are short in the loop
+        [[maybe_unused]] const uint32_t fresh = C::kQ4 ? __ldcg(&args.rows[Items::row(args, split.item)].fresh_page) * kPageTokens : 0;
 
         warp.start();
         int loaded_range = -1;
@@ -257,10 +276,14 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
                 float s[C::kHeadTiles][C::kKeys / 16][4];
                 uint2 p[C::kHeadTiles][C::kKeys / 16];
                 warp.multiply_keys(raw[stage], s);
+                if constexpr (C::kQ4)
+                    if (keys.key >= fresh) warp.add_fine_keys(raw[stage], keys, s);
                 const bool more = index + kAhead < end;
                 if (more) warp.load_keys(raw[stage], tiles.at(index + kAhead));
                 warp.absorb(s, p, keys, params.scale);
                 warp.multiply_values(raw[stage], p);
+                if constexpr (C::kQ4)
+                    if (keys.key >= fresh) warp.add_fine_values(raw[stage], keys, p);
                 if (more) warp.load_values(raw[stage], tiles.at(index + kAhead));
             }
         }

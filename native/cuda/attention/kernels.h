@@ -36,6 +36,18 @@ constexpr uint32_t decode_columns(int head_dim) { return head_dim <= 128 ? 16 : 
 constexpr size_t kStagedGroupBytes = size_t{128} << 10;
 
 cudaError_t launch_store(const Card& card, const StoreArgs& args, cudaStream_t stream);
+cudaError_t launch_settle(const AttentionShape& shape, const LayerCache& cache, const FilledPages& pages, cudaStream_t stream);
+
+/// Turns every head of `out` (n_rows, n_heads, head_dim) by its Hadamard matrices, in place.
+struct TurnArgs {
+    AttentionShape shape;
+    void* out;
+    int64_t stride;  // elements between rows
+    uint32_t n_rows;
+    Dtype dtype;
+    const DecodeRow* rows;  // (n_rows) in device memory, those of padding are passed over; null: none are padding
+};
+cudaError_t launch_turn_back(const TurnArgs& args, cudaStream_t stream);
 
 /// The order of work for so many blocks of queries, the sections sized to the card's L2 cache.
 WorkOrder make_work_order(const Card& card, const PrefillArgs& args, uint32_t n_blocks);

@@ -1,4 +1,6 @@
-// The mean keys of full pages: one block of threads a page and key head.
+// The mean keys of full pages: one block of threads a page and key head. Keys of a Q8 cache lie turned (hadamard.cuh); their mean
+// is turned back, as queries come unturned.
+#include "cuda/attention/hadamard.cuh"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/device/halves.cuh"
 #include "cuda/device/vectors.cuh"
@@ -61,14 +63,22 @@ __global__ void __launch_bounds__(kThreads) mean_kernel(const MeanArgs args) {
         }
     }
     __syncthreads();
-    __half* means = args.means + (size_t{page.page} * n_kv_heads + head) * kPageSides * head_dim;
-    for (int at = threadIdx.x; at < static_cast<int>(kPageSides) * head_dim; at += kThreads) {
-        const int side = at / head_dim, e = at % head_dim;
-        const uint32_t tokens = side == 0 ? border : kPageTokens - border;
+    // Eight features of a side a thread, the sides one after the other; all lanes come to the turn.
+    const bool writes = threadIdx.x < kPageSides * vectors;
+    const int side = writes ? threadIdx.x / vectors : 0;
+    const uint32_t tokens = side == 0 ? border : kPageTokens - border;
+    float mean[8];
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
         float sum = 0.0f;
-        for (int n = 0; n < groups; ++n) sum += sums[side][n * head_dim + e];
-        means[at] = rounded<__half>(tokens == 0 ? 0.0f : sum / static_cast<float>(tokens));
+        for (int from = 0; from < groups; ++from) sum += sums[side][from * head_dim + vector * 8 + n];
+        mean[n] = tokens == 0 ? 0.0f : sum / static_cast<float>(tokens);
     }
+    if (holds_codes(args.cache.type)) turn_eights(mean, head_dim);
+    if (!writes) return;
+    __half* means = args.means + (size_t{page.page} * n_kv_heads + head) * kPageSides * head_dim;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) means[threadIdx.x * 8 + n] = rounded<__half>(mean[n]);
 }
 
 }  // namespace
