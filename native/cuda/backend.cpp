@@ -53,8 +53,6 @@ public:
 
     std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const override {
         if (const std::string why = cache == DCA_CACHE_Q4 ? refuses_q4(hparams_.head_dim) : ""; !why.empty()) return why;
-        if (prefill.sparse && cache == DCA_CACHE_Q4)
-            return "sparse prefill on a CUDA device reads no q4 cache; use prefill dense, or cache_type q8";
         AttentionShape shape{};
         shape.head_dim = static_cast<int32_t>(hparams_.head_dim);
         shape.rotary_dim = static_cast<int32_t>(hparams_.rotary_dim);

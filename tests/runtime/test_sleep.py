@@ -60,6 +60,8 @@ def test_waking_takes_pages_or_says_that_they_are_short(model):
                 use()
             assert error.value.status == dca.Status.CONTEXT
             assert a.asleep and a.length == 300
+        a.sleep()  # sleeps already: takes no pages
+        assert a.asleep and engine.info.tokens_used == 256
         b.close()
         a.wake()
         assert not a.asleep and engine.info.tokens_used == 384

@@ -59,6 +59,7 @@ public:
     void swap(Sequence& other) noexcept {
         pages_.swap(other.pages_);
         tokens_.swap(other.tokens_);
+        asleep_.swap(other.asleep_);
     }
 
 private:

@@ -8,6 +8,7 @@
 namespace dca {
 
 void Sequence::sleep() {
+    if (asleep()) return;
     settle();
     if (pages_.empty()) return;
     KvCache& cache = engine_.cache();

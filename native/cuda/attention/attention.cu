@@ -99,7 +99,7 @@ cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStrea
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0 && args.scheme.border != Border::LmInfinite;
     if (vectors && card.compute_capability >= 80 && fast_shape(args.shape, args.traits, args.scheme)) {
         const cudaError_t error = launch_decode(card, args, stream);
-        if (error != cudaSuccess || !holds_codes(args.cache.type)) return error;
+        if (error != cudaSuccess || !holds_codes(args.cache.type) || decode_turns_back(args.shape.head_dim)) return error;
         return launch_turn_back({args.shape, args.out, args.out_stride, args.n_rows, args.dtype, args.rows}, stream);
     }
 

@@ -15,6 +15,7 @@
 #include "cuda/attention/decode_warp.cuh"
 #include "cuda/attention/decode_warp_q4.cuh"
 #include "cuda/attention/hadamard.cuh"
+#include "cuda/attention/kernels.h"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/device/launch.h"
 
@@ -60,13 +61,13 @@ __device__ __forceinline__ void rotate_queries(uint16_t (&queries)[3][kColumns][
     }
 }
 
-/// Turns what rotate_queries has written, after a barrier.
+/// Turns the first `count` columns that rotate_queries has written, after a barrier.
 template <class C, int kColumns>
-__device__ __forceinline__ void turn_queries(uint16_t (&queries)[3][kColumns][C::kQueryStride], Range first, Range last) {
+__device__ __forceinline__ void turn_queries(uint16_t (&queries)[3][kColumns][C::kQueryStride], int count, Range first, Range last) {
     for (int n = threadIdx.x / 32; n < 3 * kColumns; n += C::kWarps) {
-        const int range = n / kColumns;
-        if (range > static_cast<int>(first) || range < static_cast<int>(last)) continue;
-        uint16_t* row = queries[range][n % kColumns];
+        const int range = n / kColumns, own = n % kColumns;
+        if (range > static_cast<int>(first) || range < static_cast<int>(last) || own >= count) continue;
+        uint16_t* row = queries[range][own];
         turn_row<typename C::T, C::kHeadDim>([&](int e) { return reinterpret_cast<uint32_t*>(row + e); });
     }
 }
@@ -104,6 +105,11 @@ struct Rows : OwnKeys<C> {
                           [&](int n) { return Column{split.item, static_cast<uint32_t>(heads.first + n), length - 1}; });
     }
 
+    /// Of the products.
+    static __device__ __forceinline__ int columns(const Params& params, const Split& split) {
+        return HeadGroup::of<C>(params, split.pair).count;
+    }
+
     /// How many parts of the row its group has found.
     static __device__ __forceinline__ uint32_t parts_before(const Params& params, const Split& split) {
         const uint32_t tokens = OwnKeys<C>::shared(params.args, split.item);
@@ -121,9 +127,10 @@ struct Rows : OwnKeys<C> {
         const HeadGroup heads = HeadGroup::of<C>(params, split.pair);
         const DecodeArgs& args = params.args;
         uint16_t* out = static_cast<uint16_t*>(args.out) + split.item * args.out_stride + heads.first * C::kHeadDim;
-        const auto write = [&](int head, int e, const float4& v, [[maybe_unused]] float maximum, float sum) {
+        const auto write = [&](int head, int e, float4 v, [[maybe_unused]] float maximum, float sum) {
             if constexpr (C::kVariant != Variant::Plain)
                 sum += sink_share(args.traits, heads.first + head, maximum, params.scale.scale_log2);
+            if constexpr (C::kCodes && decode_turns_back(C::kHeadDim)) turn_quads<C::kHeadDim>(v);
             const uint2 packed = {pack(v.x / sum, v.y / sum, args.dtype), pack(v.z / sum, v.w / sum, args.dtype)};
             *reinterpret_cast<uint2*>(out + head * C::kHeadDim + e) = packed;
         };
@@ -175,6 +182,10 @@ struct Groups : SharedKeys<C> {
             const uint32_t row = group.row[n / heads];
             return Column{row, split.pair * heads + n % heads, length_of(args, row) - 1};
         });
+    }
+
+    static __device__ __forceinline__ int columns(const Params& params, const Split& split) {
+        return static_cast<int>(params.args.groups[split.item].rows * params.part_heads);
     }
 
     static __device__ __forceinline__ bool fences(const Params&, const Split&) { return false; }
@@ -254,7 +265,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
         Items::rotate(shared, params, split, length, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
         if constexpr (C::kCodes) {
             __syncthreads();
-            turn_queries<C>(shared.queries, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
+            turn_queries<C>(shared.queries, Items::columns(params, split), tiles.at(split.begin).range, tiles.at(split.end - 1).range);
         }
         __syncthreads();
         if (threadIdx.x == 0) shared.split = split;  // registers are short in the loop

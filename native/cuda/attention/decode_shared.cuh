@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
         });
         if constexpr (C::kCodes) {
             __syncthreads();
-            turn_queries<C>(shared.queries, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
+            turn_queries<C>(shared.queries, static_cast<int>(columns), tiles.at(split.begin).range, tiles.at(split.end - 1).range);
         }
         __syncthreads();
 

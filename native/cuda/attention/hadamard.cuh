@@ -95,6 +95,27 @@ __device__ __forceinline__ void turn_eights(float (&v)[8], int head_dim) {
     }
 }
 
+/// Four neighbouring values a thread, threads of a row side by side from a lane that is a multiple of their matrices' threads on. Those
+/// of a matrix must come here together, others of the warp need not.
+template <int kHeadDim>
+__device__ __forceinline__ void turn_quads(float4& v) {
+    constexpr int kSize = hadamard_size(kHeadDim), kLanes = kSize / 4;
+    static_assert(kLanes <= 32, "a matrix lies in one warp");
+    const int lane = threadIdx.x % 32;
+    const uint32_t together = (~0u >> (32 - kLanes)) << (lane / kLanes * kLanes);
+    const float a = v.x + v.y, b = v.x - v.y, c = v.z + v.w, d = v.z - v.w;
+    const float factor = rsqrtf(static_cast<float>(kSize));
+    v = {(a + c) * factor, (b + d) * factor, (a - c) * factor, (b - d) * factor};
+#pragma unroll
+    for (int step = 1; step < kLanes; step *= 2) {
+        const float sign = lane & step ? -1.0f : 1.0f;
+        v.x = fmaf(sign, v.x, __shfl_xor_sync(together, v.x, step));
+        v.y = fmaf(sign, v.y, __shfl_xor_sync(together, v.y, step));
+        v.z = fmaf(sign, v.z, __shfl_xor_sync(together, v.z, step));
+        v.w = fmaf(sign, v.w, __shfl_xor_sync(together, v.w, step));
+    }
+}
+
 /// Turns a row of kHeadDim 16-bit values in place; at(e) gives the address of values e and e + 1. For a whole warp.
 template <class T, int kHeadDim, class At>
 __device__ __forceinline__ void turn_row(At&& at) {

@@ -20,24 +20,6 @@ __device__ __forceinline__ void read_q8(const uint8_t* row, __half scale, uint32
     for (int n = 0; n < 8; ++n) v[n] = q8_value((n < 4 ? bytes.x : bytes.y) >> n % 4 * 8, scale);
 }
 
-/// Of a Q4 cache; `fine` may be null.
-__device__ __forceinline__ void read_q4(const uint8_t* row, const uint8_t* fine, const __half2* affine, uint32_t vector, uint32_t vectors,
-                                        float (&v)[8]) {
-    const int high = vector >= vectors / 2;
-    const __half2 by = affine[high];
-    const uint32_t at = (vector - high * (vectors / 2)) * 8;
-    const uint2 codes = *reinterpret_cast<const uint2*>(row + at);
-    uint2 more = {0x01010101u * kNoFineCodes, 0x01010101u * kNoFineCodes};
-    if (fine) more = *reinterpret_cast<const uint2*>(fine + at);
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-        const int shift = n % 4 * 8 + 4 * high;
-        const float code = static_cast<float>((n < 4 ? codes.x : codes.y) >> shift & 15);
-        const float sixteenths = static_cast<float>((n < 4 ? more.x : more.y) >> shift & 15) - 8.0f;
-        v[n] = (code + sixteenths * 0.0625f) * __low2float(by) + __high2float(by);
-    }
-}
-
 /// Tokens [0, n_keys) of heads [first_head, first_head + gridDim.y) to f16: keys where blockIdx.z is 0, values
 /// where it is 1. `out` is (2, pages, gridDim.y, kPageTokens, head_dim), the pages in order; past n_keys it stays
 /// as it is. A thread dequantizes 8 values. Fine codes of a Q4 cache are read from page `fresh_page` on.

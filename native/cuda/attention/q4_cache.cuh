@@ -63,6 +63,24 @@ __device__ __forceinline__ const __half* centre_of(const LayerCache& cache, size
     return static_cast<const __half*>(cache.key_centres) + page * cache.centre_stride + head * head_dim;
 }
 
+/// Eight values of a row, those from 8 `vector` on of 8 `vectors`; `fine` is the row of fine codes that are read, null: none.
+__device__ __forceinline__ void read_q4(const uint8_t* row, const uint8_t* fine, const __half2* affine, uint32_t vector, uint32_t vectors,
+                                        float (&v)[8]) {
+    const int high = vector >= vectors / 2;
+    const __half2 by = affine[high];
+    const uint32_t at = (vector - high * (vectors / 2)) * 8;
+    const uint2 codes = *reinterpret_cast<const uint2*>(row + at);
+    uint2 more = {0x01010101u * kNoFineCodes, 0x01010101u * kNoFineCodes};
+    if (fine) more = *reinterpret_cast<const uint2*>(fine + at);
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+        const int shift = n % 4 * 8 + 4 * high;
+        const float code = static_cast<float>((n < 4 ? codes.x : codes.y) >> shift & 15);
+        const float sixteenths = static_cast<float>((n < 4 ? more.x : more.y) >> shift & 15) - 8.0f;
+        v[n] = (code + sixteenths * 0.0625f) * __low2float(by) + __high2float(by);
+    }
+}
+
 /// The low and the high codes in bytes 0 and 2 of `bytes`, as two pairs of f16.
 __device__ __forceinline__ void codes_of_bytes(uint32_t bytes, __half2& low, __half2& high) {
     // The f16 with bits 0x6400 + n is 1024 + n.

@@ -1,6 +1,8 @@
-// The mean keys of full pages: one block of threads a page and key head. Keys of a Q8 cache lie turned (hadamard.cuh); their mean
-// is turned back, as queries come unturned.
+// The mean keys of full pages: one block of threads a page and key head. Keys of caches of codes lie turned
+// (hadamard.cuh); their mean is turned back, as queries come unturned. Of a Q4 cache the first codes count, whether a page has
+// fine ones or not: over a page their errors cancel.
 #include "cuda/attention/hadamard.cuh"
+#include "cuda/attention/q4_cache.cuh"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/device/halves.cuh"
 #include "cuda/device/vectors.cuh"
@@ -14,6 +16,11 @@ constexpr int kMaxHeadDim = 256;
 
 /// Eight values of a key, those from 8 `vector` on.
 __device__ __forceinline__ void load_eight(const LayerCache& cache, size_t row, int head_dim, int vector, float (&values)[8]) {
+    if (cache.type == CacheType::Q4) {
+        const auto* codes = static_cast<const uint8_t*>(cache.keys) + row * (head_dim / 2);
+        read_q4(codes, nullptr, static_cast<const __half2*>(cache.key_scales) + 2 * row, vector, head_dim / 8, values);
+        return;
+    }
     const size_t at = row * head_dim + vector * 8;
     if (cache.type == CacheType::Q8) {
         const uint2 bytes = *reinterpret_cast<const uint2*>(static_cast<const uint8_t*>(cache.keys) + at);
@@ -74,6 +81,11 @@ __global__ void __launch_bounds__(kThreads) mean_kernel(const MeanArgs args) {
         for (int from = 0; from < groups; ++from) sum += sums[side][from * head_dim + vector * 8 + n];
         mean[n] = tokens == 0 ? 0.0f : sum / static_cast<float>(tokens);
     }
+    if (args.cache.type == CacheType::Q4 && tokens != 0) {
+        const __half* centre = centre_of(args.cache, page.page, static_cast<int>(head), head_dim) + vector * 8;
+#pragma unroll
+        for (int n = 0; n < 8; ++n) mean[n] += __half2float(centre[n]);
+    }
     if (holds_codes(args.cache.type)) turn_eights(mean, head_dim);
     if (!writes) return;
     __half* means = args.means + (size_t{page.page} * n_kv_heads + head) * kPageSides * head_dim;
@@ -86,7 +98,7 @@ __global__ void __launch_bounds__(kThreads) mean_kernel(const MeanArgs args) {
 cudaError_t mean_keys(const MeanArgs& args, cudaStream_t stream) {
     if (args.shape.head_dim % 8 != 0 || args.shape.head_dim > kMaxHeadDim || args.scheme.chunk_size < kPageTokens)
         return cudaErrorInvalidValue;
-    if (args.cache.type == CacheType::F32 || args.cache.type == CacheType::Q4) return cudaErrorNotSupported;
+    if (args.cache.type == CacheType::F32) return cudaErrorNotSupported;
     if (args.n_pages == 0) return cudaSuccess;
     mean_kernel<<<dim3(args.n_pages, args.shape.n_kv_heads), kThreads, 0, stream>>>(args);
     return cudaGetLastError();
