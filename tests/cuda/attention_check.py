@@ -344,6 +344,23 @@ def make_problem(library: AttentionLibrary, case: Case) -> Problem:
     )
 
 
+def cases_of_few_queries(seed: int, count: int) -> Iterator[Case]:
+    """Few queries after many keys, which several blocks of threads share on Hopper."""
+    draw = random.Random(seed)
+    for n in range(count):
+        n_kv_heads = draw.choice((1, 2, 3))
+        head_dim = (64, 96, 128, 128)[n % 4]
+        shape = Shape(n_kv_heads * draw.choice((1, 2, 4)), n_kv_heads, head_dim)
+        border = draw.choice((777, 3000, 6144, 20000))
+        window = draw.randrange(border)
+        scheme = PositionScheme(border, window, border + window + draw.choice((1, border)))
+        start = draw.choice((8192, 12288, draw.randrange(9000, 20000)))
+        n_queries = draw.choice((17, 127, 128, 129, draw.randrange(130, 400)))
+        dtype = draw.choice(("f16", "bf16"))
+        cache = ("f16", dtype, "q8", "q4")[draw.randrange(4)]
+        yield Case(shape, scheme, start, n_queries, (), dtype, cache, 1000 * seed + n, Traits())
+
+
 def random_cases(seed: int, count: int, longest: int = 3000) -> Iterator[Case]:
     """Random shapes, schemes, starts and lengths, with those at chunk borders drawn often."""
     draw = random.Random(seed)

@@ -26,6 +26,12 @@ cudaError_t launch_prefill_sm80(const Card& card, const PrefillArgs& args, cudaS
 bool prefill_sm90_takes(const Card& card, const PrefillArgs& args);
 cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaStream_t stream);
 
+/// The Hopper kernel's workspace: a counter, and what blocks of threads find that share queries. A part of a block's takes 66 KB at
+/// most; as many as there are multiprocessors.
+constexpr size_t kCounterBytes = 256;
+constexpr size_t kPartsBytes = size_t{10} << 20;
+constexpr uint32_t kLeastPartKeys = 4096;
+
 /// Decode for fast shapes.
 cudaError_t launch_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream);
 

@@ -76,14 +76,17 @@ bool has_room_to_dequantize(const PrefillArgs& args) {
 
 bool dequantizing_pays(const Card& card, const PrefillArgs& args) {
     if (args.traits.window != 0) return false;  // most of the keys are seen by nobody
+    if (!has_room_to_dequantize(args)) return false;
     // Dequantizing moves 10 bytes a value and the sm_80 kernel runs at half the speed: even at about 270
-    // queries a key head, counting the query heads that share it.
+    // queries a key head, counting the query heads that share it, or where these leave multiprocessors idle at fewer.
     constexpr uint64_t kLeastQueries = 512;
-    const uint64_t queries = uint64_t{args.n_queries} * (args.shape.n_heads / args.shape.n_kv_heads);
-    if (queries < kLeastQueries || !has_room_to_dequantize(args)) return false;
-    // A pass of a few heads over few queries leaves multiprocessors idle, the last tokens of a prompt of a million for instance.
-    const Passes passes(args);
     const uint32_t group = args.shape.n_heads / args.shape.n_kv_heads, blocks = ceil_div(args.n_queries, kPageTokens);
+    const uint32_t idle = std::max(1u, card.multiprocessors / (args.shape.n_heads * blocks));
+    const bool splits = variant_of(args) == Variant::Plain && args.start >= 2 * kLeastPartKeys;
+    if (uint64_t{args.n_queries} * group * (splits ? idle : 1) < kLeastQueries) return false;
+    if (splits) return true;
+    // A pass of a few heads over few queries leaves multiprocessors idle.
+    const Passes passes(args);
     const auto rounds = [&](uint32_t heads) { return ceil_div(heads * blocks, card.multiprocessors); };
     return passes.count * rounds(passes.heads * group) <= 2 * rounds(args.shape.n_heads);
 }

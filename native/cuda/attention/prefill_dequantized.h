@@ -6,7 +6,7 @@
 namespace dca::cuda {
 
 /// Bytes before the dequantized rows: the Hopper kernel's own workspace.
-constexpr size_t kDequantizedOffset = 256;
+constexpr size_t kDequantizedOffset = kCounterBytes + kPartsBytes;
 
 /// Device bytes of one key head's keys and values, dequantized.
 inline size_t dequantized_head_bytes(const AttentionShape& shape, uint64_t context) {
