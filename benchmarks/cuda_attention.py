@@ -212,9 +212,11 @@ def time_decode(
 ) -> tuple[float, float]:
     """Microseconds of one step, and the cache's bytes that all rows see (shared ones once for each): a CUDA
     graph over enough caches to defeat L2."""
-    bytes_per_row = setting.head_dim + 2 if cache == "q8" else 2 * setting.head_dim
+    bytes_per_row = {"q8": setting.head_dim + 2, "q4": setting.head_dim // 2 + 8}.get(
+        cache, 2 * setting.head_dim
+    )
     bytes_per_step = 2 * sequences * setting.n_kv_heads * setting.length * bytes_per_row
-    dtype = "f16" if cache == "q8" else cache
+    dtype = "f16" if cache in ("q8", "q4") else cache
     problems = [
         Problem(
             library,
@@ -312,7 +314,7 @@ def main() -> None:
     decode = [
         (s, sequences, sharers, c, *time_decode(library, s, c, sequences, sharers))
         for s, sequences, sharers in (*((s, 1, 1) for s in DECODE), *DECODE_MANY)
-        for c in (args.dtype, "q8")
+        for c in (args.dtype, "q8", "q4")
     ]
     versions = f"PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
     print(f"\n{torch.cuda.get_device_name()}, {versions}, {args.dtype}, medians of {args.repeats}")

@@ -59,7 +59,10 @@ public:
     }
 
     /// Rows of a step where the caller does not say.
-    static constexpr uint32_t kDefaultRows = 512;
+    static uint32_t rows_of(const EngineSpec& spec) noexcept {
+        constexpr uint32_t usual = 512;
+        return std::min(spec.max_rows != 0 ? spec.max_rows : usual, spec.tokens);
+    }
     /// What an executor of so many rows takes, but for the rotation table and what grows with use.
     static uint64_t bytes_for(const Hparams& hparams, uint32_t max_rows);
 
@@ -146,6 +149,7 @@ private:
         std::span<const uint32_t> pages;
         uint32_t start, first_row, rows;
         uint32_t sparse_end;  // queries below may be attended sparsely
+        uint32_t fresh_page;  // the first page that the step writes to, where such are read more finely; else there is none
     };
     /// A slice's rows that attend together: up to a panel of them, or one to a piece of its keys.
     struct AttentionBlock {
@@ -183,6 +187,10 @@ private:
     /// The softmax of `lanes` queries before any key: empty, or with the sink's share where the layer has sinks. (A row's
     /// sink counts in one of its pieces.)
     void start_softmax(uint32_t layer, uint32_t kv_head, int lanes, float* maximum, float* sum, bool sink) const;
+    /// Codes the keys of pages that the step has filled anew, where the cache wants that.
+    void settle_pages();
+    /// The cache as a slice's keys from index `first` on are read, up to the end of the page where that is a fresh one.
+    CacheView view_of(const SliceRows& slice, uint32_t first, uint32_t layer, uint32_t kv_head) const noexcept;
     void attend_panel(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
     void attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift, Distances seen,
                      const uint8_t* heads, Worker& worker);
