@@ -6,7 +6,7 @@
 Random keys have no pages worth choosing, so the density is forced: the queries choose as always (that is
 timed), and then so many pages are drawn at random, the same for the 128 queries of a page, each head its own.
 No option of the runtime does that; `prompt` asks libdca_cuda for it by the name that it exports for this
-program (native/cuda/sparse_prefill.h).
+program (native/cuda/step/sparse_prefill.h).
 """
 
 from __future__ import annotations

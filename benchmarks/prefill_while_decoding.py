@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 import dca_runtime as dca
-from dca_runtime.bench import random_tokens
 from dca_runtime.engine import Engine, TokenSequence
+from dca_runtime.measuring.bench import random_tokens
 from dca_runtime.options import PAGE_TOKENS
 
 GREEDY = dca.Sampling(temperature=0)

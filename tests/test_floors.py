@@ -64,7 +64,7 @@ ROOMS = {
 NATIVE = {"core": ["core"], "cpu": ["core", "cpu"], "cuda": ["core", "cuda"]}
 PUBLIC_HEADERS = {"dca.h": [], "dca_text.h": ["dca.h"]}  # and what each includes
 
-# The same for the rooms (and files of the hall) of native/core.
+# The same for the rooms (and files of the hall) of each of them.
 CORE = {
     "text": [],
     "error": ["text"],
@@ -82,6 +82,53 @@ CORE = {
     "engine": ["error", "gguf", "positions", "rope", "backend", "model"],
     "api": ["error", "blocks", "gguf", "tokenizer", "backend", "model", "engine"],
 }
+CPU = {
+    "buffer": [],
+    "page_selection": [],
+    "thread_pool": [],
+    "packed": [],
+    "kernels": ["packed"],
+    "panel_shape": ["kernels"],
+    "packed_weights": ["buffer", "packed"],
+    "kv_cache": ["buffer", "kernels"],
+    "executor": [
+        "buffer",
+        "page_selection",
+        "thread_pool",
+        "packed",
+        "kernels",
+        "panel_shape",
+        "packed_weights",
+        "kv_cache",
+    ],
+    "ranks": [],
+    "backend": ["thread_pool", "kernels", "packed_weights", "kv_cache", "executor"],
+}
+CUDA = {
+    "device": [],
+    "refusals": [],
+    "attention": ["device"],
+    "sampling": ["device"],
+    "weights": ["device"],
+    "linear": ["device", "weights"],
+    "sparse": ["device", "attention"],
+    "experts": ["device", "weights", "linear"],
+    "kv_cache": ["device", "attention", "sparse"],
+    "ranks": ["device", "linear"],
+    "step": ["device", "attention", "weights", "linear", "sparse", "experts", "kv_cache", "ranks"],
+    "executor": ["sampling", "weights", "linear", "step"],
+    "backend": [
+        "device",
+        "refusals",
+        "attention",
+        "weights",
+        "experts",
+        "kv_cache",
+        "ranks",
+        "executor",
+    ],
+}
+NATIVE_ROOMS = {"core": CORE, "cpu": CPU, "cuda": CUDA}
 
 
 @pytest.fixture(scope="module")
@@ -162,27 +209,30 @@ def test_native_folders_include_only_what_they_stand_on(folder):
     assert upward == set()
 
 
-def core_room(path: str) -> str:
-    """The room of a path below native/core; a file of the hall is a room of its own."""
+def native_room(path: str) -> str:
+    """The room of a path below a folder of native/; a file of its hall is a room of its own."""
     return path.partition("/")[0].partition(".")[0]
 
 
-def test_the_rooms_of_core_are_listed_from_the_ground_up():
-    names = list(CORE)
-    for index, (name, allowed) in enumerate(CORE.items()):
+@pytest.mark.parametrize("folder", NATIVE_ROOMS)
+def test_native_rooms_are_listed_from_the_ground_up(folder):
+    names = list(NATIVE_ROOMS[folder])
+    for index, (name, allowed) in enumerate(NATIVE_ROOMS[folder].items()):
         assert set(allowed) <= set(names[:index]), name
 
 
-def test_every_room_of_core_includes_only_what_it_stands_on():
-    core = ROOT / "native" / "core"
-    sources = [(str(path.relative_to(core)), path.read_text("utf-8")) for path in native_sources("core")]
-    assert {core_room(name) for name, _ in sources} == set(CORE)
+@pytest.mark.parametrize("folder", NATIVE_ROOMS)
+def test_every_native_room_includes_only_what_it_stands_on(folder):
+    rooms, home = NATIVE_ROOMS[folder], ROOT / "native" / folder
+    sources = [(str(path.relative_to(home)), path.read_text("utf-8")) for path in native_sources(folder)]
+    assert {native_room(name) for name, _ in sources} == set(rooms)
     upward = {
         f"{name} includes {header}"
         for name, text in sources
         for header in includes(text)
-        if header.startswith("core/")
-        and core_room(header.removeprefix("core/")) not in (core_room(name), *CORE[core_room(name)])
+        if header.startswith(f"{folder}/")
+        and native_room(header.removeprefix(f"{folder}/"))
+        not in (native_room(name), *rooms[native_room(name)])
     }
     assert upward == set()
 

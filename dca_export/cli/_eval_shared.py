@@ -159,7 +159,7 @@ def check_outputs(arguments: argparse.Namespace) -> None:
     inputs = {"MODEL.gguf": arguments.model, "--text": getattr(arguments, "text", None)}
     _common.check_outputs(outputs, inputs)
     if arguments.plot is not None:
-        from dca_export.evaluate import plots
+        from dca_export.evaluate.output import plots
 
         plots.check_name(arguments.plot)
 
@@ -192,7 +192,7 @@ def _show(arguments: argparse.Namespace, results: "Results") -> int:
     if arguments.json is not None:
         _common.write_json(experiments.summary(results), arguments.json)
     if arguments.plot is not None:
-        from dca_export.evaluate import plots
+        from dca_export.evaluate.output import plots
 
         plots.save(experiments.of(results).draw(results), arguments.plot)
     return _common.EXIT_OK

@@ -26,8 +26,8 @@ from dca_export.errors import InputError
 
 if TYPE_CHECKING:
     from dca_runtime import Model
-    from dca_runtime.bench import Result
-    from dca_runtime.bench_batches import BatchResult
+    from dca_runtime.measuring.bench import Result
+    from dca_runtime.measuring.bench_batches import BatchResult
 
 EXAMPLE = """
 dca-bench model.gguf
@@ -89,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from dca_runtime import bench
+    from dca_runtime.measuring import bench
 
     if arguments.batch is not None:
         return _bench_batches(arguments)
@@ -140,7 +140,7 @@ def _row(result: "Result") -> list[str]:
 
 
 def _bench_batches(arguments: argparse.Namespace) -> int:
-    from dca_runtime.bench_batches import measure_batches
+    from dca_runtime.measuring.bench_batches import measure_batches
 
     if arguments.depth is not None:
         raise InputError("-d is for one sequence: leave it out or leave out -B")

@@ -97,7 +97,8 @@ def _add_passkey(experiments: Any) -> None:
 
 
 def _passkey(arguments: argparse.Namespace) -> int:
-    from dca_export.evaluate import passkey, retrieval
+    from dca_export.evaluate import retrieval
+    from dca_export.evaluate.tasks import passkey
 
     with _eval_shared.engine(arguments) as model:
         methods = _eval_shared.methods_of(arguments, model)
@@ -111,7 +112,7 @@ def _passkey(arguments: argparse.Namespace) -> int:
 
 
 def _add_needle(experiments: Any) -> None:
-    from dca_export.evaluate import needle
+    from dca_export.evaluate.tasks import needle
 
     parser = _eval_shared.add_experiment(
         experiments, "needle", "does it find a sentence hidden in your own text?", "--text book.txt"
@@ -134,7 +135,8 @@ def _add_needle(experiments: Any) -> None:
 
 
 def _needle(arguments: argparse.Namespace) -> int:
-    from dca_export.evaluate import needle, retrieval, text
+    from dca_export.evaluate import retrieval, text
+    from dca_export.evaluate.tasks import needle
 
     source = text.Text(arguments.text)
     keywords = arguments.keyword or list(needle.KEYWORDS)
@@ -186,7 +188,8 @@ def _add_recall(experiments: Any) -> None:
 
 
 def _recall(arguments: argparse.Namespace) -> int:
-    from dca_export.evaluate import recall, retrieval
+    from dca_export.evaluate import retrieval
+    from dca_export.evaluate.tasks import recall
 
     with _eval_shared.engine(arguments) as model:
         methods = _eval_shared.methods_of(arguments, model)
@@ -314,7 +317,8 @@ def _add_report(experiments: Any) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> int:
-    from dca_export.evaluate import report, results
+    from dca_export.evaluate import results
+    from dca_export.evaluate.output import report
 
     inputs = {f"RESULTS {path}": path for path in arguments.results}
     _common.check_outputs({"--output": arguments.output}, inputs)
@@ -360,8 +364,9 @@ def _run_combined(arguments: argparse.Namespace, model: "Model", methods: "list[
 def _runner(
     arguments: argparse.Namespace, model: "Model", ids: Any, key_lengths: list[int]
 ) -> "Iterator[Runner]":
-    from dca_export.evaluate import passkey, retrieval
+    from dca_export.evaluate import retrieval
     from dca_export.evaluate.combined import Runner
+    from dca_export.evaluate.tasks import passkey
 
     context = max(key_lengths) + passkey.ANSWER_TOKENS
     with retrieval.Answerer(model, context, arguments.cache_type) as answerer:

@@ -6,9 +6,10 @@ attention the model finds it, at the price of locality; successive-chunk attenti
 
 from typing import TYPE_CHECKING, Any
 
-from dca_export.evaluate import combined, passkey, perplexity, retrieval
+from dca_export.evaluate import combined, perplexity, retrieval
 from dca_export.evaluate.methods import Method
 from dca_export.evaluate.results import Results, Table
+from dca_export.evaluate.tasks import passkey
 from dca_export.scheme import Scheme
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def tables(results: Results) -> list[Table]:
 
 def draw(results: Results) -> "Figure":
     """Perplexity by window on the left, keys found by length on the right."""
-    from dca_export.evaluate import plots
+    from dca_export.evaluate.output import plots
 
     trained = results.header["model"]["context_length"]
     prediction, keys = combined.predictions(results), combined.retrievals(results)

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dca_export.evaluate import passkey, perplexity, retrieval
+from dca_export.evaluate import perplexity, retrieval
 from dca_export.evaluate.methods import Method
 from dca_export.evaluate.results import Cell, CellProgress, Results
+from dca_export.evaluate.tasks import passkey
 
 if TYPE_CHECKING:
     from dca_runtime import Model

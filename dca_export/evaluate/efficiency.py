@@ -31,7 +31,7 @@ def measure(
 
     {"first_token_s", "decode_tokens_per_s", "cache_bytes", "scratch_bytes", "weight_bytes"}.
     """
-    from dca_runtime import bench
+    from dca_runtime.measuring import bench
 
     length = cell["length"]
     ids = bench.random_tokens(model, length + decode)
@@ -83,7 +83,7 @@ def tables(results: Results) -> list[Table]:
 
 def draw(results: Results) -> "Figure":
     """Time to first token, decode speed and memory beside each other."""
-    from dca_export.evaluate import plots
+    from dca_export.evaluate.output import plots
 
     quantities: dict[str, Callable[[dict[str, Any]], float]] = {
         "time to first token, s": lambda entry: entry["first_token_s"],

@@ -10,7 +10,15 @@ from dca_export.evaluate.results import Results, Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EXPERIMENTS = ("perplexity", "passkey", "needle", "recall", "ablation", "efficiency", "sweep")
+EXPERIMENTS = {  # name -> the module that measures it
+    "perplexity": "perplexity",
+    "passkey": "tasks.passkey",
+    "needle": "tasks.needle",
+    "recall": "tasks.recall",
+    "ablation": "ablation",
+    "efficiency": "efficiency",
+    "sweep": "sweep",
+}
 
 
 class Experiment(Protocol):
@@ -28,7 +36,7 @@ def of(results: Results) -> Experiment:
     name = results.header["experiment"]
     if name not in EXPERIMENTS:
         raise InputError(f"{results.path}: holds the unknown experiment {name!r}")
-    return importlib.import_module(f"dca_export.evaluate.{name}")
+    return importlib.import_module(f"dca_export.evaluate.{EXPERIMENTS[name]}")
 
 
 def summary(results: Results) -> dict[str, Any]:

@@ -251,7 +251,7 @@ def _ratio(ratio: perplexity_bars.Ratio) -> str:
 
 def draw(results: Results) -> "Figure":
     """Perplexity of each window, or with a stride at each length, against the position; log scale."""
-    from dca_export.evaluate import plots
+    from dca_export.evaluate.output import plots
 
     return plots.lines(
         curves(results),

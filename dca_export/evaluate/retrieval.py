@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from dca_runtime import Model
-    from dca_runtime.prompt_cache import PromptCache
+    from dca_runtime.generation.prompt_cache import PromptCache
 
 
 def plan(
@@ -68,7 +68,7 @@ class Answerer:
     def answer(self, method: str, ids: Sequence[int], tokens: int, progress: CellProgress) -> str:
         """The text of up to ``tokens`` tokens after the prompt ``ids``."""
         from dca_runtime import Sampling
-        from dca_runtime.generate import Generation
+        from dca_runtime.generation.generate import Generation
 
         parsed = parse(method)
         # What depends on the length is measured at this prompt's, not at the longest one's.
@@ -110,7 +110,7 @@ class Answerer:
 
     def _open(self, method: Method, context: int) -> _Runner:
         from dca_runtime import DcaError, Status
-        from dca_runtime.prompt_cache import PromptCache
+        from dca_runtime.generation.prompt_cache import PromptCache
 
         options = {"context": context, "cache_type": self._cache_type, "progress": self._report}
         try:
@@ -217,7 +217,7 @@ def _comparison(results: Results, title: str, methods: Sequence[str], lengths: S
 
 def draw(results: Results) -> "Figure":
     """A heat map a method: how much was found at each length (across) and depth (down)."""
-    from dca_export.evaluate import plots
+    from dca_export.evaluate.output import plots
 
     methods, lengths, depths = (results.values(name) for name in ("method", "length", "depth"))
     lengths, depths = sorted(lengths), sorted(depths)

@@ -283,7 +283,7 @@ def figures(results: Results) -> dict[str, Any]:
 
 def draw(results: Results) -> "Figure":
     """Each scheme as a point: perplexity to the right, keys found upwards. The best are top left."""
-    from dca_export.evaluate import plots
+    from dca_export.evaluate.output import plots
 
     figure, (axes,) = plots.panels(1, results.header["model"]["file"])
     chosen = recommendations(results)

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dca_export.errors import InputError
-from dca_export.evaluate import needle, passkey, perplexity, retrieval
+from dca_export.evaluate import perplexity, retrieval
 from dca_export.evaluate.methods import Method
 from dca_export.evaluate.sweep import FEWEST_OF_ONE_TRIAL
+from dca_export.evaluate.tasks import needle, passkey
 from dca_export.evaluate.text import Text
 from dca_export.scheme import Scheme
 

@@ -13,7 +13,7 @@
 #include "core/engine/fresh_pages.h"
 #include "core/engine/page_pool.h"
 #include "cpu/buffer.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "dca.h"
 
 namespace dca::cpu {

@@ -6,11 +6,11 @@
 
 #include "core/backend/backend.h"
 #include "core/backend/operations.h"
-#include "cuda/block_step.h"
-#include "cuda/recordings.h"
-#include "cuda/row_step.h"
+#include "cuda/step/block_step.h"
+#include "cuda/step/recordings.h"
+#include "cuda/step/row_step.h"
 #include "cuda/sampling/sampler.h"
-#include "cuda/step.h"
+#include "cuda/step/step.h"
 
 namespace dca::cuda {
 

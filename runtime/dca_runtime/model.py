@@ -17,16 +17,16 @@ from dca_runtime._convert import c_path, scheme_of
 from dca_runtime._ffi import ffi
 from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError, Status
+from dca_runtime.generation.prompt import Marks, Prompt
 from dca_runtime.metadata import Metadata
 from dca_runtime.model_path import check_path
 from dca_runtime.options import DEFAULT_CONTEXT, EngineOptions, Progress, Scheme, SessionOptions, TokenIds
-from dca_runtime.prompt import Marks, Prompt
 from dca_runtime.session import Session
 from dca_runtime.trained import reach, warn_of_border, warn_of_length, warn_of_scheme
 
 if TYPE_CHECKING:
-    from dca_runtime.generate import Generation, Processor
-    from dca_runtime.sampling import Sampling
+    from dca_runtime.generation.generate import Generation, Processor
+    from dca_runtime.generation.sampling import Sampling
     from dca_runtime.text.tokenizer import Tokenizer
 
 
@@ -293,7 +293,7 @@ class Model:
 
     def sampling(self, **fields: Any) -> "Sampling":
         """What the file recommends (general.sampling.*), with ``fields`` of Sampling in its place."""
-        from dca_runtime.sampling import Sampling
+        from dca_runtime.generation.sampling import Sampling
 
         return Sampling.recommended(self.metadata, **fields)
 
@@ -322,7 +322,7 @@ class Model:
         Text begins as the model's texts do, unless the session holds something already or the text says so
         itself, and is left open at its end.
         """
-        from dca_runtime.generate import Generation, token_limit
+        from dca_runtime.generation.generate import Generation, token_limit
 
         limit = token_limit(max_tokens)
         begins = session is None or session.length == 0
@@ -360,7 +360,7 @@ class Model:
             replaced; by default a new one, large enough.
         options: those of ``generate``.
         """
-        from dca_runtime.prompt_cache import PromptCache
+        from dca_runtime.generation.prompt_cache import PromptCache
 
         ids = self.tokenize(self.apply_chat_template(messages))
         rest = ids if session is None else PromptCache(session).rest(ids)

@@ -77,7 +77,7 @@ def test_many_sequences(path, capsys):
 
 def test_a_row_is_there_before_the_next_is_measured(path, capsys, monkeypatch):
     """What is cut short still shows what it has measured."""
-    from dca_runtime import bench_batches
+    from dca_runtime.measuring import bench_batches
 
     measured = bench_batches.measure_batches
 

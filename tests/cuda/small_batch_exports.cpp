@@ -1,5 +1,5 @@
 // The products of few rows under C names, for the Python beside this file.
-#include "cuda/linear/small_batch.h"
+#include "cuda/linear/small_batch/small_batch.h"
 
 using namespace dca::cuda;
 

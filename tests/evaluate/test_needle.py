@@ -4,8 +4,9 @@ import pytest
 
 import dca_runtime as dca
 from dca_export.errors import InputError
-from dca_export.evaluate import needle, retrieval, sentences
+from dca_export.evaluate import retrieval
 from dca_export.evaluate.methods import Method
+from dca_export.evaluate.tasks import needle, sentences
 from dca_export.evaluate.text import Text
 
 TEXT = "".join(f"Sentence {number} says nothing. " for number in range(400))

@@ -7,9 +7,10 @@ import pytest
 
 import dca_runtime as dca
 from dca_export.errors import InputError
-from dca_export.evaluate import passkey, retrieval
+from dca_export.evaluate import retrieval
 from dca_export.evaluate.methods import Method
 from dca_export.evaluate.results import Results, measure_cells
+from dca_export.evaluate.tasks import passkey
 
 
 @pytest.fixture(scope="module")
@@ -166,14 +167,14 @@ def test_tables_count_what_was_found():
 
 
 def test_heat_maps_are_drawn(tmp_path):
-    from dca_export.evaluate import plots
+    from dca_export.evaluate.output import plots
 
     plots.save(passkey.draw(trials(lambda cell: cell["trial"])), tmp_path / "map.svg")
     assert "<svg" in (tmp_path / "map.svg").read_text()
 
 
 def test_many_heat_maps_stay_as_wide_as_a_page():
-    from dca_export.evaluate import plots
+    from dca_export.evaluate.output import plots
 
     width, height = plots.heat_maps(
         {str(n): [[n / 4]] for n in range(4)}, [1], [1], "x", "y"

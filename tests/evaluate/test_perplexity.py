@@ -130,7 +130,7 @@ def test_what_rose_is_marked_where_no_trained_length_was_asked_for():
 
 
 def test_plots_are_drawn(model, ids, tmp_path):
-    from dca_export.evaluate import plots
+    from dca_export.evaluate.output import plots
 
     kept = measured(model, ids, perplexity.plan([Method("plain"), Method("dca")], [50], 0))
     path = tmp_path / "plot.png"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from dca_export.evaluate import intervals, perplexity, perplexity_bars
+from dca_export.evaluate.output.verdict import verdict
 from dca_export.evaluate.results import Results
-from dca_export.evaluate.verdict import verdict
 
 TRAINED = 10_000
 LENGTHS = [1000, 2000]

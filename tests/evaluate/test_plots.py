@@ -6,8 +6,8 @@ pytest.importorskip("matplotlib")
 
 from matplotlib.collections import LineCollection, PathCollection  # noqa: E402
 
-from dca_export.evaluate import plots  # noqa: E402
 from dca_export.evaluate.methods import parse  # noqa: E402
+from dca_export.evaluate.output import plots  # noqa: E402
 
 
 def ticks(axis, low, high) -> list[str]:

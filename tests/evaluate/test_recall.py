@@ -7,9 +7,10 @@ import pytest
 
 import dca_runtime as dca
 from dca_export.errors import InputError
-from dca_export.evaluate import recall, results
+from dca_export.evaluate import results
 from dca_export.evaluate.methods import Method
-from dca_export.evaluate.recall_tasks import FILLER, HIDDEN_KEYS, HOPS, TASKS
+from dca_export.evaluate.tasks import recall
+from dca_export.evaluate.tasks.recall_tasks import FILLER, HIDDEN_KEYS, HOPS, TASKS
 
 
 def made(task, units=60, seed=0):

@@ -3,8 +3,9 @@
 import pytest
 
 import dca_runtime as dca
-from dca_export.evaluate import needle, passkey, retrieval
+from dca_export.evaluate import retrieval
 from dca_export.evaluate.methods import Method, pairs, parse
+from dca_export.evaluate.tasks import needle, passkey
 
 CHUNK = 480
 

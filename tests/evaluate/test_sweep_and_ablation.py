@@ -2,8 +2,9 @@
 
 import pytest
 
-from dca_export.evaluate import ablation, combined, experiments, plots, sweep
+from dca_export.evaluate import ablation, combined, experiments, sweep
 from dca_export.evaluate.methods import Method
+from dca_export.evaluate.output import plots
 from dca_export.evaluate.results import Results, measure_cells
 from dca_export.scheme import Scheme
 

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from dca_export.evaluate import report
+from dca_export.evaluate.output import report
+from dca_export.evaluate.output.verdict import verdict
 from dca_export.evaluate.results import Results
-from dca_export.evaluate.verdict import verdict
 
 TRAINED = 1000
 

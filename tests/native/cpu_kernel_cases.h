@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "core/machine/isa.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/kv_cache.h"
 
 namespace dca::cpu {

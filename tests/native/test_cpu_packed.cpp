@@ -9,7 +9,7 @@
 #include "check.h"
 #include "core/blocks/formats.h"
 #include "core/machine/isa.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 
 namespace {
 

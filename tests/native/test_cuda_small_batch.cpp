@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "check.h"
-#include "cuda/linear/small_batch_layout.h"
+#include "cuda/linear/small_batch/layout.h"
 
 namespace {
 
@@ -148,7 +148,7 @@ TEST(small_batch_reads_of_x_meet_no_bank_twice) {
 uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
 
 /// Whether wgmma meets, at each of its columns, the column of x that lane t has a weight of: x as its copy leaves it in shared
-/// memory, the weights as small_batch_sm90.cuh makes operands of a lane's two chunks (`eights` eights of columns each).
+/// memory, the weights as small_batch/sm90.cuh makes operands of a lane's two chunks (`eights` eights of columns each).
 bool wgmma_columns_agree(uint32_t n_rows, uint32_t eights) {
     const uint32_t cols = 64 * eights;
     std::vector<uint32_t> columns(n_rows * cols, ~0u);  // by place in shared memory, two bytes each

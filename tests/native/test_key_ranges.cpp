@@ -6,7 +6,7 @@
 
 #include "check.h"
 #include "core/positions/key_ranges.h"
-#include "cuda/attention/split_walk.h"
+#include "cuda/attention/prefill/split_walk.h"
 #include "cuda/attention/work_order.h"
 
 using namespace dca;

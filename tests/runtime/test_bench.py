@@ -3,7 +3,7 @@
 import pytest
 
 import dca_runtime as dca
-from dca_runtime import bench
+from dca_runtime.measuring import bench
 
 
 @pytest.fixture(scope="module")

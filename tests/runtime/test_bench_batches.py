@@ -3,7 +3,7 @@
 import pytest
 
 import dca_runtime as dca
-from dca_runtime import bench_batches
+from dca_runtime.measuring import bench_batches
 
 PAGE = 128
 TOKEN_BYTES = 2 * 2 * 2 * 16 * 2  # keys and values, layers, key heads, head size, bytes of f16

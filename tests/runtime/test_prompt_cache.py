@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dca_runtime as dca
-from dca_runtime.prompt_cache import PromptCache
+from dca_runtime.generation.prompt_cache import PromptCache
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import dca_runtime as dca
-from dca_runtime.speculation import LONGEST_MATCH, MOST_GUESSES, Lookup, Pace, Speculator
+from dca_runtime.generation.speculation import LONGEST_MATCH, MOST_GUESSES, Lookup, Pace, Speculator
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ class Always:
 
 @pytest.fixture
 def always(monkeypatch):
-    monkeypatch.setattr("dca_runtime.speculation.Pace", Always)
+    monkeypatch.setattr("dca_runtime.generation.speculation.Pace", Always)
 
 
 # What is found.

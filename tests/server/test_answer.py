@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from dca_runtime import Model, Sampling
-from dca_runtime.server.answer import Answer, Reading, collected
+from dca_runtime.server.answering.answer import Answer, Reading, collected
+from dca_runtime.server.answering.tools import HERMES
 from dca_runtime.server.exchange import Exchange, Left
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import Finished, Job, Token
-from dca_runtime.server.tools import HERMES
 
 
 @pytest.fixture(scope="module")

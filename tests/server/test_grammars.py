@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 
 from dca_runtime import Model
+from dca_runtime.server.answering.structured import Grammars, json_grammar
+from dca_runtime.server.answering.tools import HERMES, LLAMA, Tool, call_grammar
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.protocols.chat_prompt import Chat, prepare
-from dca_runtime.server.structured import Grammars, json_grammar
-from dca_runtime.server.tools import HERMES, LLAMA, Tool, call_grammar
 from dca_runtime.text.chat import TEMPLATE_KEY
 
 SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}

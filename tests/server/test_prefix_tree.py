@@ -5,7 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from dca_runtime.server.prefix_tree import PrefixTree, page_keys
+from dca_runtime.server.stepping.prefix_tree import PrefixTree, page_keys
 
 
 class Pages:

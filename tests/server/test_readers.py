@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from dca_runtime.server.thinking import ThoughtReader, thinks
-from dca_runtime.server.tools import HERMES, LLAMA, CallReader, call_format
+from dca_runtime.server.answering.thinking import ThoughtReader, thinks
+from dca_runtime.server.answering.tools import HERMES, LLAMA, CallReader, call_format
 
 
 def cuts(text):

@@ -11,7 +11,7 @@ from dca_runtime.server.errors import ApiError
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import Failed, Finished, Job, Started, Token
 from dca_runtime.server.settings import Settings
-from dca_runtime.server.stepper import Stepper
+from dca_runtime.server.stepping.stepper import Stepper
 
 GREEDY = Sampling(temperature=0)
 SCHEME = (40, 24, 64)

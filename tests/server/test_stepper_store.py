@@ -13,8 +13,8 @@ from dca_runtime.server import incoming
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import Finished, Loaded
 from dca_runtime.server.settings import Settings
-from dca_runtime.server.stepper import Stepper
-from dca_runtime.server.stored import Stored
+from dca_runtime.server.stepping.stepper import Stepper
+from dca_runtime.server.stepping.stored import Stored
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
+from dca_runtime.server.answering.streaming import EventStream, dumps, event
 from dca_runtime.server.settings import Settings
-from dca_runtime.server.streaming import EventStream, dumps, event
 
 SCOPE = {"type": "http"}
 

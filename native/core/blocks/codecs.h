@@ -4,8 +4,8 @@
 
 #include "core/blocks/kernels.h"
 #include "core/blocks/decode.h"
-#include "core/blocks/encode.h"
-#include "core/blocks/encode_k.h"
+#include "core/blocks/encode/encode.h"
+#include "core/blocks/encode/k.h"
 
 namespace dca {
 namespace {

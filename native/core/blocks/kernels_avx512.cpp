@@ -1,5 +1,5 @@
 #include "core/blocks/codecs.h"
-#include "core/blocks/encode_weighted.h"
+#include "core/blocks/encode/weighted.h"
 
 namespace dca {
 

@@ -1,14 +1,14 @@
 // Attention over the cache, one span of keys at a time, folded into a running softmax: the walk
 // over the three key ranges of Dual Chunk Attention calls these with one query rotation a range.
 //
-// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+// Internal linkage on purpose: each kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "core/blocks/simd.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/kernels/cache_kinds.h"
 #include "cpu/kernels/exp2.h"
 #include "cpu/kernels/matmul.h"

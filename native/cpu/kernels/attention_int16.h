@@ -7,7 +7,7 @@
 // part, leaves 32 bits (Cauchy and Schwarz: |a · b| <= |a| |b|), and rounding moves a · b by
 // 2^-17 |a| |b|, a third of what rounding one of them to f16 does.
 //
-// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+// Internal linkage on purpose: each kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
 
 #include <cstddef>
@@ -16,7 +16,7 @@
 #include <immintrin.h>
 
 #include "core/blocks/simd.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/kernels/attention.h"
 #include "cpu/kernels/matmul.h"
 

@@ -1,6 +1,6 @@
 // What a cache of keys and values holds, and how it gets there and back.
 //
-// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+// Internal linkage on purpose: each kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +8,7 @@
 
 #include "core/blocks/half.h"
 #include "core/blocks/simd.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 
 namespace dca::cpu {
 namespace {

@@ -1,6 +1,6 @@
 // One row of weights times one token's vector, each weight read once, straight from its block.
 //
-// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+// Internal linkage on purpose: each kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
 
 #include <cstddef>

@@ -1,13 +1,13 @@
 // Norms, gating, rotation and the softmax's running sums over panels.
 //
-// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+// Internal linkage on purpose: each kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
 
 #include <cstddef>
 
 #include "core/rope.h"
 #include "core/blocks/simd.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/kernels/exp2.h"
 
 namespace dca::cpu {

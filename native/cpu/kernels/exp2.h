@@ -1,6 +1,6 @@
 // Powers of two over vectors, for softmax and sigmoid.
 //
-// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+// Internal linkage on purpose: each kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
 
 #include "core/blocks/simd.h"

@@ -1,12 +1,12 @@
 // Prefill's matrix products: weight rows, dequantized to f32, times panels of 32 tokens.
 //
-// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+// Internal linkage on purpose: each kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
 
 #include <cstddef>
 
 #include "core/blocks/simd.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 
 namespace dca::cpu {
 namespace {

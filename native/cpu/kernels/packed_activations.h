@@ -1,6 +1,6 @@
 // Activations as 16-bit integers (packed.h). AVX-512 only.
 //
-// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+// Internal linkage on purpose: each kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 #include <immintrin.h>
 
 #include "core/blocks/simd.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/packed.h"
 
 namespace dca::cpu {

@@ -8,7 +8,7 @@
 //   w & 0x0f…        row r: columns 0 4 1 5            high bytes 0 4 1 5 2 6 3 7 | low bytes 0 4 1 5 2 6 3 7
 //   w >> 4 & 0x0f…   row r: columns 2 6 3 7
 //
-// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+// Internal linkage on purpose: each kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +17,7 @@
 #include <arm_neon.h>
 
 #include "core/blocks/simd.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/packed.h"
 
 namespace dca::cpu {

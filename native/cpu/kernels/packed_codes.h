@@ -1,6 +1,6 @@
 // From packed codes and scales (packed.h) to vectors of 16 rows. AVX-512 only.
 //
-// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+// Internal linkage on purpose: each kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
 
 #include <cstddef>

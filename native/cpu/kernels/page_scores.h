@@ -1,13 +1,13 @@
 // What sparse prefill chooses pages by: their mean keys, and how heavy each is to a block of queries.
 //
-// Internal linkage on purpose: each cpu/kernels_*.cpp compiles its own copy for its instruction set.
+// Internal linkage on purpose: each kernels_*.cpp compiles its own copy for its instruction set.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
 #include "core/blocks/simd.h"
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/kernels/attention.h"
 #include "cpu/kernels/cache_kinds.h"
 #include "cpu/kernels/exp2.h"

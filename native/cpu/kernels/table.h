@@ -1,7 +1,7 @@
 // The table of all kernels, compiled for the including translation unit's instruction set.
 #pragma once
 
-#include "cpu/kernels.h"
+#include "cpu/kernels/kernels.h"
 #include "cpu/kernels/attention.h"
 #include "cpu/kernels/dot.h"
 #include "cpu/kernels/elementwise.h"

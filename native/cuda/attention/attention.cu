@@ -4,7 +4,7 @@
 #include <algorithm>
 
 #include "cuda/attention/kernels.h"
-#include "cuda/attention/prefill_dequantized.h"
+#include "cuda/attention/prefill/dequantized.h"
 
 namespace dca::cuda {
 namespace {

@@ -39,7 +39,7 @@ cudaError_t launch_decode(const Card& card, const DecodeArgs& args, cudaStream_t
 constexpr uint32_t decode_columns(int head_dim) { return head_dim <= 128 ? 16 : 8; }
 
 /// Whether they turn their outputs back, of a cache of codes: where a matrix lies in one warp.
-constexpr bool decode_turns_back(int head_dim) { return hadamard_size(head_dim) <= 128; }
+DCA_HOST_DEVICE constexpr bool decode_turns_back(int head_dim) { return hadamard_size(head_dim) <= 128; }
 
 /// Shared memory of a block with which four times as many meet a tile of keys that all rows share.
 constexpr size_t kStagedGroupBytes = size_t{128} << 10;

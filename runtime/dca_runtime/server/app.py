@@ -6,6 +6,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from dca_runtime.server.answering.streaming import JsonAnswer
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.gate import Gate
 from dca_runtime.server.metrics import Metrics
@@ -13,7 +14,6 @@ from dca_runtime.server.page_routes import add_page
 from dca_runtime.server.protocols import chat, completions, messages, responses, status, tokens
 from dca_runtime.server.reference_page import add_reference
 from dca_runtime.server.settings import Settings
-from dca_runtime.server.streaming import JsonAnswer
 from dca_runtime.version import __version__
 
 

@@ -11,10 +11,10 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dca_runtime.server.answer import Answer
+from dca_runtime.server.answering.answer import Answer
+from dca_runtime.server.answering.streaming import JsonAnswer
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.settings import Settings
-from dca_runtime.server.streaming import JsonAnswer
 
 _log = logging.getLogger("dca_serve.access")
 _OPEN_PATHS = {"/", "/health"}  # need no key, nor do static files

@@ -10,20 +10,20 @@ from typing import Any, TypeVar
 
 from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError
+from dca_runtime.generation.sampling import Sampling
 from dca_runtime.model import Model
 from dca_runtime.options import PAGE_TOKENS
 from dca_runtime.prompt_store import Prompts
-from dca_runtime.sampling import Sampling
-from dca_runtime.server.answer import Answer, Reading
+from dca_runtime.server.answering.answer import Answer, Reading
+from dca_runtime.server.answering.structured import Grammars
 from dca_runtime.server.errors import CONTEXT_CODE, ApiError, refuse
 from dca_runtime.server.exchange import Exchange
 from dca_runtime.server.incoming import warn
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import Job
 from dca_runtime.server.settings import Settings
-from dca_runtime.server.stepper import Delivery, Stepper, busy_error
-from dca_runtime.server.stored import Stored
-from dca_runtime.server.structured import Grammars
+from dca_runtime.server.stepping.stepper import Delivery, Stepper, busy_error
+from dca_runtime.server.stepping.stored import Stored
 from dca_runtime.text.chat import TEMPLATE_KEY
 
 _Result = TypeVar("_Result")

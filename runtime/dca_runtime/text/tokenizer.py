@@ -8,8 +8,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import models
 
 from dca_runtime.errors import DcaError, Status
+from dca_runtime.generation.prompt import Prompt, encode_marked
 from dca_runtime.options import TokenIds
-from dca_runtime.prompt import Prompt, encode_marked
 from dca_runtime.text.decoding import Decoder
 from dca_runtime.text.stream import TextStream
 from dca_runtime.text.tokenizer_json import build_from_json

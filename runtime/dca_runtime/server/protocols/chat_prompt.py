@@ -5,12 +5,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dca_runtime.server.answer import Reading
+from dca_runtime.server.answering.answer import Reading
+from dca_runtime.server.answering.structured import json_grammar
+from dca_runtime.server.answering.thinking import BEGIN, thinks
+from dca_runtime.server.answering.tools import (
+    HERMES,
+    CallFormat,
+    Tool,
+    call_format,
+    call_grammar,
+    description,
+)
 from dca_runtime.server.errors import ApiError, refuse
 from dca_runtime.server.service import Service
-from dca_runtime.server.structured import json_grammar
-from dca_runtime.server.thinking import BEGIN, thinks
-from dca_runtime.server.tools import HERMES, CallFormat, Tool, call_format, call_grammar, description
 
 _RESERVED = (
     "messages",

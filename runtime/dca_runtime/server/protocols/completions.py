@@ -7,14 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from dca_runtime.server.answer import Answer, Delta, Reading, Whole
+from dca_runtime.server.answering.answer import Answer, Delta, Reading, Whole
+from dca_runtime.server.answering.streaming import EventStream, JsonAnswer, begun, event, whole
 from dca_runtime.server.errors import ApiError, refuse
 from dca_runtime.server.protocols.documented import STREAM_OR_JSON, service_of
 from dca_runtime.server.protocols.openai_parts import LEAST_LOGPROB, progress, sampling_of, stops, usage
 from dca_runtime.server.requests import Token
 from dca_runtime.server.schema import CompletionRequest
 from dca_runtime.server.service import Service, Wanted, new_id
-from dca_runtime.server.streaming import EventStream, JsonAnswer, begun, event, whole
 
 router = APIRouter()
 _DEFAULT_TOKENS = 16  # OpenAI's

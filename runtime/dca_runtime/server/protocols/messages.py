@@ -7,14 +7,14 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from dca_runtime.server.answer import Answer, Delta, Whole
+from dca_runtime.server.answering.answer import Answer, Delta, Whole
+from dca_runtime.server.answering.streaming import EventStream, JsonAnswer, begun, event, whole
+from dca_runtime.server.answering.tools import Tool
 from dca_runtime.server.errors import ApiError, refuse
 from dca_runtime.server.protocols.chat_prompt import Chat, prepare
 from dca_runtime.server.protocols.documented import JSON, STREAM_OR_JSON, service_of
 from dca_runtime.server.schema import CountRequest, Message, MessageBlock, MessagesRequest
 from dca_runtime.server.service import Service, Wanted, new_id
-from dca_runtime.server.streaming import EventStream, JsonAnswer, begun, event, whole
-from dca_runtime.server.tools import Tool
 
 router = APIRouter()
 _CHOICES = {"auto": "auto", "any": "required", "none": "none"}

@@ -7,7 +7,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from dca_runtime.server.answer import Answer, Delta, Whole
+from dca_runtime.server.answering.answer import Answer, Delta, Whole
+from dca_runtime.server.answering.streaming import EventStream, JsonAnswer, begun, event, whole
+from dca_runtime.server.answering.structured import ANY_OBJECT
+from dca_runtime.server.answering.tools import Tool
 from dca_runtime.server.errors import ApiError, refuse
 from dca_runtime.server.protocols.chat import arguments_object
 from dca_runtime.server.protocols.chat_prompt import Chat, prepare
@@ -15,9 +18,6 @@ from dca_runtime.server.protocols.documented import STREAM_OR_JSON, service_of
 from dca_runtime.server.protocols.openai_parts import sampling_of
 from dca_runtime.server.schema import ResponseItem, ResponseNamedTool, ResponsePart, ResponsesRequest
 from dca_runtime.server.service import Service, Wanted, new_id
-from dca_runtime.server.streaming import EventStream, JsonAnswer, begun, event, whole
-from dca_runtime.server.structured import ANY_OBJECT
-from dca_runtime.server.tools import Tool
 
 router = APIRouter()
 

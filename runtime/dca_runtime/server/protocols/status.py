@@ -5,10 +5,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from dca_runtime.server.answering.streaming import JsonAnswer
 from dca_runtime.server.metrics import CONTENT_TYPE
 from dca_runtime.server.protocols.documented import ERRORS, JSON, service_of
 from dca_runtime.server.service import Service
-from dca_runtime.server.streaming import JsonAnswer
 from dca_runtime.version import __version__
 
 router = APIRouter()

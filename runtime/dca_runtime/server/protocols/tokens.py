@@ -3,12 +3,12 @@
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from dca_runtime.server.answering.streaming import JsonAnswer
 from dca_runtime.server.errors import refuse
 from dca_runtime.server.protocols.chat import chat_messages
 from dca_runtime.server.protocols.chat_prompt import Chat, prepare
 from dca_runtime.server.protocols.documented import JSON, service_of
 from dca_runtime.server.schema import DetokenizeRequest, TokenizeRequest
-from dca_runtime.server.streaming import JsonAnswer
 
 router = APIRouter()
 

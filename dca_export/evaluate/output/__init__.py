@@ -1,0 +1,1 @@
+"""What is shown of an experiment: pictures, sentences, one page."""

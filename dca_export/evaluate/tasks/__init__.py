@@ -1,0 +1,1 @@
+"""Retrieval tasks: something is hidden in a text, and asked for at its end."""

@@ -1,0 +1,152 @@
+"""Several kinds of retrieval by length: keys, a value among many, a chain of assignments, counting."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dca_export.errors import InputError
+from dca_export.evaluate import intervals
+from dca_export.evaluate.methods import Method, pairs
+from dca_export.evaluate.results import Cell, CellProgress, Results, Table
+from dca_export.evaluate.retrieval import Answerer, mean_found
+from dca_export.evaluate.tasks.recall_tasks import TASKS, Made
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from dca_runtime import Model
+
+TITLE = "Share of the answers found"
+ANSWER_TOKENS = max(task.answer_tokens for task in TASKS.values())
+_MOST_UNITS = 1 << 15  # names for so many values; 500,000 tokens
+
+
+def plan(
+    methods: Sequence[Method], lengths: Sequence[int], tasks: Sequence[str], trials: int
+) -> list[dict[str, Any]]:
+    """One cell a method, task, length and trial; methods that share prefill take turns on each prompt.
+
+    Raises InputError for a task not known.
+    """
+    for task in tasks:
+        if task not in TASKS:
+            raise InputError(f"task {task!r} is none of {', '.join(TASKS)}")
+    return [
+        {"method": method.name, "task": task, "length": length, "trial": trial}
+        for pair in pairs(methods)
+        for task in dict.fromkeys(tasks)
+        for length in sorted(set(lengths))
+        for trial in range(trials)
+        for method in pair
+    ]
+
+
+class Prompts:
+    """Builds the prompts for one tokenizer, as long as asked for."""
+
+    def __init__(self, model: "Model", seed: int) -> None:
+        self._model = model
+        self._seed = seed
+
+    def build(self, task: str, length: int, trial: int) -> tuple[list[int], tuple[str, ...]]:
+        """Token ids, as many as the task's units fit in ``length``, and the answers.
+
+        What is asked depends on task, length, trial and seed. Raises InputError if the task does not fit.
+        """
+        if len(self._ids(self._made(task, length, trial, 1))) > length:
+            raise InputError(f"task {task} needs more than {length} tokens")
+        low, high = 1, 2
+        while high < _MOST_UNITS and len(self._ids(self._made(task, length, trial, high))) <= length:
+            low, high = high, 2 * high
+        while high - low > max(1, low // 200):  # half a percent of the length is near enough
+            middle = (low + high) // 2
+            fits = len(self._ids(self._made(task, length, trial, middle))) <= length
+            low, high = (middle, high) if fits else (low, middle)
+        made = self._made(task, length, trial, low)
+        return self._ids(made), made.answers
+
+    def _made(self, task: str, length: int, trial: int, units: int) -> Made:
+        number = list(TASKS).index(task)
+        return TASKS[task].make(np.random.default_rng([self._seed, number, length, trial]), units)
+
+    def _ids(self, made: Made) -> list[int]:
+        return self._model.tokenize(f"{made.task}\n\n{made.body}\n\n{made.question}")
+
+
+def measure(prompts: Prompts, answerer: Answerer, cell: Cell, progress: CellProgress) -> dict[str, Any]:
+    """{"found": the share of the answers that what the model wrote contains as words, "wanted", "answer",
+    "tokens"}."""
+    ids, wanted = prompts.build(cell["task"], cell["length"], cell["trial"])
+    answer = answerer.answer(cell["method"], ids, TASKS[cell["task"]].answer_tokens, progress)
+    return {"found": score(answer, wanted), "wanted": list(wanted), "answer": answer, "tokens": len(ids)}
+
+
+def score(answer: str, wanted: Sequence[str]) -> float:
+    """The share of ``wanted`` that occur in the answer as whole words, whatever their case."""
+    words = set(re.findall(r"\w+", answer.lower()))
+    return sum(word.lower() in words for word in wanted) / len(wanted)
+
+
+def tables(results: Results) -> list[Table]:
+    """One row a method and task: mean share by length."""
+    methods, tasks, lengths = (results.values(name) for name in ("method", "task", "length"))
+    lengths = sorted(lengths)
+    rows = [
+        [f"{method}, {task}", *(_shown(results, method=method, task=task, length=n) for n in lengths)]
+        for task in tasks
+        for method in methods
+    ]
+    return [
+        Table(
+            f"{TITLE} (in brackets: 95 % confidence, %, Wilson)",
+            ["tokens", *(f"{n:,}" for n in lengths)],
+            rows,
+        )
+    ]
+
+
+def figures(results: Results) -> list[dict[str, Any]]:
+    """One entry a method, task and length, for JSON."""
+    return [
+        {"method": method, "task": task, "length": length, "trials": len(found)}
+        | {
+            "found": float(np.mean(found)),
+            "interval": list(intervals.wilson(float(np.mean(found)), len(found))),
+        }
+        for method in results.values("method")
+        for task in results.values("task")
+        for length in sorted(results.values("length"))
+        if (found := _found(results, method=method, task=task, length=length))
+    ]
+
+
+def draw(results: Results) -> "Figure":
+    """Mean share against length, a line a method and task."""
+    from dca_export.evaluate.output import plots
+
+    curves = {
+        f"{results.label(method)}, {task}": [
+            (float(length), mean_found(results, method=method, task=task, length=length))
+            for length in sorted(results.values("length"))
+        ]
+        for method in results.values("method")
+        for task in results.values("task")
+    }
+    head = results.header["model"]
+    return plots.lines(
+        curves, x="tokens", y="share found", trained=head["context_length"], title=head["file"], log_y=False
+    )
+
+
+def _found(results: Results, **wanted: Any) -> list[float]:
+    return [figures_["found"] for _, figures_ in results.cells(**wanted)]
+
+
+def _shown(results: Results, **wanted: Any) -> str:
+    found = _found(results, **wanted)
+    if not found:
+        return ""
+    low, high = intervals.wilson(float(np.mean(found)), len(found))
+    return f"{np.mean(found):.0%} ({100 * low:.0f} to {100 * high:.0f})"

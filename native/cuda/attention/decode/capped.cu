@@ -1,0 +1,3 @@
+#include "cuda/attention/decode/launch.cuh"
+
+template cudaError_t dca::cuda::decode::launch_variant<dca::cuda::Variant::Capped>(const Card&, const DecodeArgs&, cudaStream_t);

@@ -1,0 +1,318 @@
+// Decode attention: one query per row and head, split over the keys. Reading the cache once is the cost,
+// so loads go straight from global memory to tensor core operands, a tile ahead of their use (warp.cuh).
+//
+// Blocks of threads persist and take the splits of all rows in turn. A block merges its warps while the
+// first tiles of its next split are on their way; the last block to finish with a row's key head merges
+// its splits.
+//
+// Where rows share their first pages (DecodeGroup), another kernel goes before: its products have the queries of
+// several rows as columns, each rotated at its own position, and what it finds for each row's shared keys are parts
+// which the row's other splits are merged with. It is the one of shared.cuh, or on a card whose shared memory does not
+// hold that one's tiles this one, with fewer rows.
+#pragma once
+
+#include "cuda/attention/decode/splits.cuh"
+#include "cuda/attention/decode/warp.cuh"
+#include "cuda/attention/decode/warp_q4.cuh"
+#include "cuda/attention/hadamard.cuh"
+#include "cuda/attention/kernels.h"
+#include "cuda/attention/query_rotation.cuh"
+#include "cuda/device/launch.h"
+
+namespace dca::cuda::decode {
+
+template <class C>
+struct Shared {
+    alignas(16) uint16_t queries[3][C::kHeads][C::kQueryStride];  // rotated for each range, as T
+    alignas(16) float out[C::kWarps][C::kHeads][C::kHeadDim];
+    float2 softmax[C::kWarps][C::kHeads];  // maximum, sum
+    uint32_t ticket;
+    Split split;                               // under way
+    uint32_t first_split[kMaxDecodeRows + 1];  // splits of a pair's items before each item
+};
+
+/// A column of the products: whose query.
+struct Column {
+    uint32_t row, head;
+    uint32_t i;  // the row's token is at this index
+};
+
+/// Rotates the queries that are columns for every range from `first` to `last` (walk order: Inter before Intra), and zeroes
+/// what pads them. column(n) says what column n is, of those below `count`.
+template <class C, int kColumns, class Columns>
+__device__ __forceinline__ void rotate_queries(uint16_t (&queries)[3][kColumns][C::kQueryStride], const DecodeArgs& args, int count,
+                                               Range first, Range last, Columns&& column) {
+    constexpr int kPieces = C::kQueryStride / 8;
+    const QueryRotation rotation{args.shape, args.scheme, args.rotary.cos_sin, args.dtype};
+    for (int n = threadIdx.x; n < 3 * kColumns * kPieces; n += C::kThreads) {
+        const int range = n / (kColumns * kPieces), own = n / kPieces % kColumns;
+        if (range > static_cast<int>(first) || range < static_cast<int>(last)) continue;
+        uint16_t* to = queries[range][own];
+        if (n % kPieces * 8 >= C::kHeadDim || own >= count) {
+            *reinterpret_cast<uint4*>(to + n % kPieces * 8) = {};
+            continue;
+        }
+        const Column at = column(own);
+        const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (at.row * args.q_stride + at.head * C::kHeadDim);
+        QueryRotation::Loaded loaded;
+        rotation.load<true>(loaded, source, n % kPieces, static_cast<Range>(range), at.i % args.scheme.chunk_size);
+        rotation.finish<typename C::T>(loaded, n % kPieces, args.scheme.logit_factor(at.i),
+                                       [&](int e, uint2 values) { *reinterpret_cast<uint2*>(to + e) = values; });
+    }
+}
+
+/// Turns the first `count` columns that rotate_queries has written, after a barrier.
+template <class C, int kColumns>
+__device__ __forceinline__ void turn_queries(uint16_t (&queries)[3][kColumns][C::kQueryStride], int count, Range first, Range last) {
+    for (int n = threadIdx.x / 32; n < 3 * kColumns; n += C::kWarps) {
+        const int range = n / kColumns, own = n % kColumns;
+        if (range > static_cast<int>(first) || range < static_cast<int>(last) || own >= count) continue;
+        uint16_t* row = queries[range][own];
+        turn_row<typename C::T, C::kHeadDim>([&](int e) { return reinterpret_cast<uint32_t*>(row + e); });
+    }
+}
+
+/// Merges parts of an attention: `count` parts of head h have softmax(part, h) = (maximum, sum) and
+/// out(part, h, e), four values. Calls result(h, e, values, maximum, sum) with the merged ones.
+template <int kThreads, class Softmax, class Out, class Result>
+__device__ __forceinline__ void merge(int heads, int head_dim, int count, float scale_log2, Softmax softmax, Out out, Result result) {
+    const int quads = head_dim / 4;
+    for (int n = threadIdx.x; n < heads * quads; n += kThreads) {
+        const int head = n / quads, e = n % quads * 4;
+        float maximum = kNoMaximum, sum = 0.0f;
+#pragma unroll 8
+        for (int part = 0; part < count; ++part) maximum = fmaxf(maximum, softmax(part, head).x);
+        float4 merged = {};
+#pragma unroll 8
+        for (int part = 0; part < count; ++part) {
+            const float2 own = softmax(part, head);
+            const float4 v = out(part, head, e);
+            const float weight = ptx::exp2((own.x - maximum) * scale_log2);
+            sum += weight * own.y;
+            merged.x += weight * v.x, merged.y += weight * v.y, merged.z += weight * v.z, merged.w += weight * v.w;
+        }
+        result(head, e, merged, maximum, sum);
+    }
+}
+
+/// OwnKeys with what the kernel does for them.
+template <class C>
+struct Rows : OwnKeys<C> {
+    static __device__ __forceinline__ void rotate(Shared<C>& shared, const Params& params, const Split& split, uint32_t length, Range first,
+                                                  Range last) {
+        const HeadGroup heads = HeadGroup::of<C>(params, split.pair);
+        rotate_queries<C>(shared.queries, params.args, heads.count, first, last,
+                          [&](int n) { return Column{split.item, static_cast<uint32_t>(heads.first + n), length - 1}; });
+    }
+
+    /// Of the products.
+    static __device__ __forceinline__ int columns(const Params& params, const Split& split) {
+        return HeadGroup::of<C>(params, split.pair).count;
+    }
+
+    /// How many parts of the row its group has found.
+    static __device__ __forceinline__ uint32_t parts_before(const Params& params, const Split& split) {
+        const uint32_t tokens = OwnKeys<C>::shared(params.args, split.item);
+        return tokens == 0 ? 0 : SharedParts(params, tokens).count;
+    }
+
+    /// Whether merge() comes to a fence.
+    static __device__ __forceinline__ bool fences(const Params& params, const Split& split) {
+        return split.splits > 1 || parts_before(params, split) > 0;
+    }
+
+    /// Merges a split's warps, and after the last split of its row and pair all parts of those. The next use of what it
+    /// reads in shared memory wants a barrier.
+    static __device__ __forceinline__ void merge_split(Shared<C>& shared, const Params& params, const Split& split) {
+        const HeadGroup heads = HeadGroup::of<C>(params, split.pair);
+        const DecodeArgs& args = params.args;
+        uint16_t* out = static_cast<uint16_t*>(args.out) + split.item * args.out_stride + heads.first * C::kHeadDim;
+        const auto write = [&](int head, int e, float4 v, [[maybe_unused]] float maximum, float sum) {
+            if constexpr (C::kVariant != Variant::Plain)
+                sum += sink_share(args.traits, heads.first + head, maximum, params.scale.scale_log2);
+            if constexpr (C::kCodes && decode_turns_back(C::kHeadDim)) turn_quads<C::kHeadDim>(v);
+            const uint2 packed = {pack(v.x / sum, v.y / sum, args.dtype), pack(v.z / sum, v.w / sum, args.dtype)};
+            *reinterpret_cast<uint2*>(out + head * C::kHeadDim + e) = packed;
+        };
+        const auto warp_softmax = [&](int part, int head) { return shared.softmax[part][head]; };
+        const auto warp_out = [&](int part, int head, int e) { return *reinterpret_cast<const float4*>(&shared.out[part][head][e]); };
+        const uint32_t before = parts_before(params, split);
+        if (split.splits == 1 && before == 0) {
+            merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale.scale_log2, warp_softmax, warp_out, write);
+            return;
+        }
+
+        const auto part_row = [&](int part, int head) { return params.part(split.item, split.pair, part, head); };
+        merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale.scale_log2, warp_softmax, warp_out,
+                           [&](int head, int e, const float4& v, float maximum, float sum) {
+                               const size_t row = part_row(before + split.index, head);
+                               *reinterpret_cast<float4*>(&params.partial_out[row * C::kHeadDim + e]) = v;
+                               if (e == 0) params.partial_softmax[row] = {maximum, sum};
+                           });
+        __syncthreads();
+        if (threadIdx.x == 0) {
+            uint32_t* ticket = &params.tickets[split.item * params.pairs + split.pair];
+            __threadfence();  // after the barrier it stands for all threads' writes, and before the next for their reads
+            shared.ticket = atomicInc(ticket, split.splits - 1);  // the last one leaves zero
+            __threadfence();
+        }
+        __syncthreads();
+        if (shared.ticket == split.splits - 1) {
+            merge<C::kThreads>(
+                heads.count, C::kHeadDim, before + split.splits, params.scale.scale_log2,
+                [&](int part, int head) { return __ldcg(&params.partial_softmax[part_row(part, head)]); },
+                [&](int part, int head, int e) {
+                    return __ldcg(reinterpret_cast<const float4*>(&params.partial_out[part_row(part, head) * C::kHeadDim + e]));
+                },
+                write);
+        }
+    }
+};
+
+/// SharedKeys with what the kernel does for them. A pair is a key head; column n is head n % part_heads of the group's row
+/// n / part_heads.
+template <class C>
+struct Groups : SharedKeys<C> {
+    static __device__ __forceinline__ void rotate(Shared<C>& shared, const Params& params, const Split& split, uint32_t, Range first,
+                                                  Range last) {
+        const DecodeArgs& args = params.args;
+        const DecodeGroup& group = args.groups[split.item];
+        const uint32_t heads = params.part_heads;
+        rotate_queries<C>(shared.queries, args, group.rows * heads, first, last, [&](uint32_t n) {
+            const uint32_t row = group.row[n / heads];
+            return Column{row, split.pair * heads + n % heads, length_of(args, row) - 1};
+        });
+    }
+
+    static __device__ __forceinline__ int columns(const Params& params, const Split& split) {
+        return static_cast<int>(params.args.groups[split.item].rows * params.part_heads);
+    }
+
+    static __device__ __forceinline__ bool fences(const Params&, const Split&) { return false; }
+
+    /// Merges a split's warps: a part of each row.
+    static __device__ __forceinline__ void merge_split(Shared<C>& shared, const Params& params, const Split& split) {
+        const DecodeGroup& group = params.args.groups[split.item];
+        const uint32_t heads = params.part_heads;
+        merge<C::kThreads>(
+            group.rows * heads, C::kHeadDim, C::kWarps, params.scale.scale_log2, [&](int part, int n) { return shared.softmax[part][n]; },
+            [&](int part, int n, int e) { return *reinterpret_cast<const float4*>(&shared.out[part][n][e]); },
+            [&](uint32_t n, int e, const float4& v, float maximum, float sum) {
+                const size_t row = params.part(group.row[n / heads], split.pair, split.index, n % heads);
+                *reinterpret_cast<float4*>(&params.partial_out[row * C::kHeadDim + e]) = v;
+                if (e == 0) params.partial_softmax[row] = {maximum, sum};
+            });
+    }
+};
+
+/// Items is Rows or Groups.
+template <class C, class Items>
+__global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_constant__ Params params) {
+    extern __shared__ __align__(16) uint8_t memory[];
+    Shared<C>& shared = *reinterpret_cast<Shared<C>*>(memory);
+    const DecodeArgs& args = params.args;
+    const int own = threadIdx.x / 32;
+    constexpr uint32_t kAhead = C::kStages * C::kWarps;
+    let_next_start();
+    const bool early = args.n_rows > 1;  // the step's input is there
+    if (!early) await_previous();
+
+    count_splits<C, Items>(shared.first_split, params);
+    const uint32_t count = shared.first_split[Items::count(args)] * params.pairs;
+
+    using Tile = std::conditional_t<C::kQ4, Q4Tile<C>, RawTile<C>>;
+    std::conditional_t<C::kQ4, Q4Warp<C>, Warp<C>> warp{args.cache, {}};
+    Tile raw[C::kStages];
+    Split split;
+    const auto enter = [&](uint32_t n) {
+        split = find_split<C, Items>(shared.first_split, params, n);
+        warp.rows = {args.page_tables + __ldcg(&args.rows[Items::row(args, split.item)].first_page),
+                     static_cast<uint32_t>(args.shape.n_kv_heads), split.pair / params.groups};
+    };
+    const auto load_first = [&] {
+        const typename C::Tiles tiles(args.scheme, length_of(args, Items::row(args, split.item)), args.traits.window);
+#pragma unroll
+        for (int stage = 0; stage < C::kStages; ++stage) {
+            const uint32_t index = split.begin + own + stage * C::kWarps;
+            if (index >= split.end) break;
+            const KeyTile keys = tiles.at(index);
+            warp.load_keys(raw[stage], keys);
+            warp.load_values(raw[stage], keys);
+        }
+    };
+
+    uint32_t next = blockIdx.x;
+    if (next >= count) {
+        if (early) await_previous();  // who waits for this kernel waits for all before it
+        return;
+    }
+    enter(next);
+    if (early) {
+        // Pages that no row of the step is written to are there, too, all of the cache lines that they are in.
+        const uint32_t length = length_of(args, Items::row(args, split.item));
+        const typename C::Tiles tiles(args.scheme, length, args.traits.window);
+        const uint32_t first_written = (max(length, kMostGuessedRows) - kMostGuessedRows) / kPageTokens;
+        const bool old = tiles.at(split.end - 1).key / kPageTokens < first_written;
+        if (old) load_first();
+        await_previous();
+        if (!old) load_first();
+    } else {
+        load_first();
+    }
+    while (true) {
+        const uint32_t length = length_of(args, Items::row(args, split.item));
+        const typename C::Tiles tiles(args.scheme, length, args.traits.window);
+        Items::rotate(shared, params, split, length, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
+        if constexpr (C::kCodes) {
+            __syncthreads();
+            turn_queries<C>(shared.queries, Items::columns(params, split), tiles.at(split.begin).range, tiles.at(split.end - 1).range);
+        }
+        __syncthreads();
+        if (threadIdx.x == 0) shared.split = split;  // registers are short in the loop
+        [[maybe_unused]] const uint32_t fresh = C::kQ4 ? __ldcg(&args.rows[Items::row(args, split.item)].fresh_page) * kPageTokens : 0;
+
+        warp.start();
+        int loaded_range = -1;
+        uint32_t index = split.begin + own;
+        const uint32_t end = split.end;
+        while (index < end) {
+#pragma unroll
+            for (int stage = 0; stage < C::kStages; ++stage, index += C::kWarps) {
+                if (index >= end) break;
+                const KeyTile keys = tiles.at(index);
+                if (loaded_range != static_cast<int>(keys.range)) {
+                    loaded_range = static_cast<int>(keys.range);
+                    warp.load_queries(shared.queries[loaded_range]);
+                }
+                float s[C::kHeadTiles][C::kKeys / 16][4];
+                uint2 p[C::kHeadTiles][C::kKeys / 16];
+                warp.multiply_keys(raw[stage], s);
+                if constexpr (C::kQ4)
+                    if (keys.key >= fresh) warp.add_fine_keys(raw[stage], keys, s);
+                const bool more = index + kAhead < end;
+                if (more) warp.load_keys(raw[stage], tiles.at(index + kAhead));
+                warp.absorb(s, p, keys, params.scale);
+                warp.multiply_values(raw[stage], p);
+                if constexpr (C::kQ4)
+                    if (keys.key >= fresh) warp.add_fine_values(raw[stage], keys, p);
+                if (more) warp.load_values(raw[stage], tiles.at(index + kAhead));
+            }
+        }
+        warp.finish(shared.softmax[own], shared.out[own]);
+        __syncthreads();
+        const Split current = shared.split;
+
+        // The next split's first loads run during the merge. Not those of the first warp if it will come to a
+        // fence, where it would wait for them.
+        next += gridDim.x;
+        const bool more = next < count;
+        const bool late = own == 0 && Items::fences(params, current);
+        if (more) enter(next);
+        if (more && !late) load_first();
+        Items::merge_split(shared, params, current);
+        if (!more) return;
+        if (late) load_first();
+    }
+}
+
+}  // namespace dca::cuda::decode

@@ -1,0 +1,145 @@
+// From the arguments of decode to its kernels and their launch.
+#pragma once
+
+#include <algorithm>
+
+#include "cuda/attention/decode/decode.cuh"
+#include "cuda/attention/decode/shared.cuh"
+#include "cuda/attention/kernels.h"
+#include "cuda/device/allow_shared.h"
+
+namespace dca::cuda::decode {
+
+/// How a shape is spread over the card.
+struct DecodeGrid {
+    uint32_t groups;       // of query heads that share a key head
+    uint32_t pairs;        // (key head, group)
+    uint32_t splits;       // of a row's keys at most: as many as a row alone needs to fill the card
+    uint32_t own_splits;   // of those that no group reads for the row, where one reads others
+    uint32_t group_heads;  // at most
+    uint32_t rows;         // at most
+
+    size_t tickets_bytes() const { return aligned(size_t{rows} * pairs * sizeof(uint32_t)); }
+    size_t parts() const { return size_t{rows} * pairs * (splits + own_splits) * group_heads; }
+    size_t softmax_bytes() const { return aligned(parts() * sizeof(float2)); }
+
+private:
+    static constexpr size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+};
+
+/// A multiprocessor holds one block of threads: eight warps, each with a tile of keys and one of values in
+/// flight, keep memory busy; two smaller blocks measured slower.
+inline DecodeGrid decode_grid(const Card& card, const AttentionShape& shape, uint32_t rows) {
+    const uint32_t group = shape.n_heads / shape.n_kv_heads;
+    const uint32_t heads_per_group = group > 8 && shape.head_dim <= 128 ? 16 : 8;
+    const uint32_t groups = ceil_div(group, heads_per_group), pairs = shape.n_kv_heads * groups;
+    const uint32_t splits = std::max(1u, card.multiprocessors / pairs);
+    return {groups, pairs, splits, ceil_div(splits, 4), std::min(group, heads_per_group), rows};
+}
+
+/// Keys of a split at least. The more rows fill the card, the longer: a split costs a start and a merge.
+inline uint32_t least_keys(const Card& card, uint32_t n_rows, uint32_t pairs) {
+    constexpr uint32_t kAlone = 256, kMany = 2048;
+    return n_rows == 1 ? kAlone : std::min(kMany, kAlone * (1 + 8 * n_rows * pairs / card.multiprocessors));
+}
+
+/// Launches the kernel for Items of all rows; blocks take splits in turn, `most` of them.
+template <class C, class Items>
+cudaError_t launch_items(const Card& card, const Params& params, uint64_t most, cudaStream_t stream) {
+    constexpr int kSharedBytes = sizeof(Shared<C>);
+    const auto kernel = decode_kernel<C, Items>;
+    const cudaError_t error = allow_shared_bytes(kernel, kSharedBytes);
+    if (error != cudaSuccess) return error;
+    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
+    return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, kSharedBytes, stream, params);
+}
+
+/// Launches the kernel for groups of rows.
+template <class C>
+cudaError_t launch_groups(const Card& card, const Params& params, cudaStream_t stream) {
+    const uint64_t most = uint64_t{params.args.n_groups} * params.pairs * params.most_shared;
+    if (card.shared_bytes < kStagedGroupBytes) return launch_items<C, Groups<C>>(card, params, most, stream);
+    constexpr size_t kFixedBytes = sizeof(GroupShared<C>);
+    static_assert(kFixedBytes + group_results_bytes<C>() <= kStagedGroupBytes);
+    const auto kernel = decode_group_kernel<C>;
+    const cudaError_t error = allow_shared_bytes(kernel, card.shared_bytes);
+    if (error != cudaSuccess) return error;
+    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
+    const auto ring_bytes = static_cast<uint32_t>(card.shared_bytes - kFixedBytes);
+    return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, card.shared_bytes, stream, params, ring_bytes);
+}
+
+template <int kHeadDim, class T, bool kQ8, int kHeadTiles, Variant kVariant>
+cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream) {
+    using C = Config<kHeadDim, T, kQ8, kHeadTiles, kVariant>;
+    const DecodeGrid grid = decode_grid(card, args.shape, args.workspace_rows);
+    uint8_t* workspace = static_cast<uint8_t*>(args.workspace);
+    Params params;
+    params.args = args;
+    params.scale = LogitScale(args.shape.scale, args.traits);
+    params.groups = grid.groups;
+    params.pairs = grid.pairs;
+    params.most_splits = params.most_parts = grid.splits;
+    params.most_shared = 0;
+    params.least_keys = least_keys(card, args.n_rows, grid.pairs);
+    params.part_heads = grid.group_heads;
+    params.tickets = reinterpret_cast<uint32_t*>(workspace);
+    params.partial_softmax = reinterpret_cast<float2*>(workspace + grid.tickets_bytes());
+    params.partial_out = reinterpret_cast<float*>(workspace + grid.tickets_bytes() + grid.softmax_bytes());
+
+    // A Q4 cache's pages are read for each row: the kernel of groups stages what is 8 or 16 bits a value.
+    if (C::kQ4 || decode_group_rows(card, args.shape) < 2) params.args.n_groups = 0;
+    if constexpr (kHeadTiles == 1 && kVariant == Variant::Plain && !C::kQ4) {
+        if (params.args.n_groups != 0) {
+            // Most keys are shared ones where there are groups.
+            params.most_splits = grid.own_splits;
+            params.most_shared = grid.splits;
+            params.most_parts = grid.own_splits + grid.splits;
+            using Wide = Config<kHeadDim, T, kQ8, decode_columns(kHeadDim) / 8, kVariant>;
+            const cudaError_t error = launch_groups<Wide>(card, params, stream);
+            if (error != cudaSuccess) return error;
+        }
+    }
+    const uint64_t most = uint64_t{args.n_rows} * grid.pairs * grid.splits;
+    return launch_items<C, Rows<C>>(card, params, most, stream);
+}
+
+template <int kHeadDim, int kHeadTiles, Variant kVariant>
+cudaError_t launch_dtype(const Card& card, const DecodeArgs& args, cudaStream_t stream) {
+    switch (args.cache.type) {
+        case CacheType::F16: return launch<kHeadDim, __half, false, kHeadTiles, kVariant>(card, args, stream);
+        case CacheType::BF16: return launch<kHeadDim, __nv_bfloat16, false, kHeadTiles, kVariant>(card, args, stream);
+        case CacheType::Q8: return launch<kHeadDim, __half, true, kHeadTiles, kVariant>(card, args, stream);
+        case CacheType::Q4: return launch<kHeadDim, Q4Codes, false, kHeadTiles, kVariant>(card, args, stream);
+        case CacheType::F32: break;
+    }
+    return cudaErrorInvalidValue;
+}
+
+template <int kHeadDim, Variant kVariant>
+cudaError_t launch_heads(const Card& card, const DecodeArgs& args, cudaStream_t stream) {
+    if constexpr (kHeadDim <= 128)
+        if (args.shape.n_heads / args.shape.n_kv_heads > 8) return launch_dtype<kHeadDim, 2, kVariant>(card, args, stream);
+    return launch_dtype<kHeadDim, 1, kVariant>(card, args, stream);
+}
+
+/// The kernels of one variant, for the head sizes it is compiled for.
+template <Variant kVariant>
+cudaError_t launch_variant(const Card& card, const DecodeArgs& args, cudaStream_t stream) {
+    cudaError_t status = cudaErrorNotSupported;
+    const auto take = [&](auto head_dim) {
+        if constexpr (compiled(kVariant, head_dim()))
+            if (args.shape.head_dim == head_dim()) status = launch_heads<head_dim(), kVariant>(card, args, stream);
+    };
+    take(std::integral_constant<int, 64>{});
+    take(std::integral_constant<int, 80>{});
+    take(std::integral_constant<int, 96>{});
+    take(std::integral_constant<int, 128>{});
+    take(std::integral_constant<int, 256>{});
+    return status;
+}
+
+extern template cudaError_t launch_variant<Variant::Windowed>(const Card&, const DecodeArgs&, cudaStream_t);
+extern template cudaError_t launch_variant<Variant::Capped>(const Card&, const DecodeArgs&, cudaStream_t);
+
+}  // namespace dca::cuda::decode

@@ -1,3 +1,0 @@
-#include "cuda/attention/decode_launch.cuh"
-
-template cudaError_t dca::cuda::decode::launch_variant<dca::cuda::Variant::Capped>(const Card&, const DecodeArgs&, cudaStream_t);

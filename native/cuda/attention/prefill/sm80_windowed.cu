@@ -1,0 +1,3 @@
+#include "cuda/attention/prefill/sm80_launch.cuh"
+
+template cudaError_t dca::cuda::sm80::launch_variant<dca::cuda::Variant::Windowed>(const Card&, const PrefillArgs&, cudaStream_t);

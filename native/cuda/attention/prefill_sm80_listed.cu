@@ -1,3 +1,0 @@
-#include "cuda/attention/prefill_sm80_launch.cuh"
-
-template cudaError_t dca::cuda::sm80::launch_variant<dca::cuda::Variant::Listed>(const Card&, const PrefillArgs&, cudaStream_t);

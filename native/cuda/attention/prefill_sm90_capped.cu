@@ -1,3 +1,0 @@
-#include "cuda/attention/prefill_sm90_launch.cuh"
-
-template cudaError_t dca::cuda::sm90::launch_variant<dca::cuda::Variant::Capped>(const Card&, const PrefillArgs&, cudaStream_t);

@@ -1,0 +1,3 @@
+#include "cuda/linear/small_batch/launch.cuh"
+
+template cudaError_t dca::cuda::few::launch<8>(const Card&, const SmallBatchArgs&, cudaStream_t);

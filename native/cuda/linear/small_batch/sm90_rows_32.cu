@@ -1,0 +1,3 @@
+#include "cuda/linear/small_batch/sm90_launch.cuh"
+
+template cudaError_t dca::cuda::few::sm90::launch<32>(const Card&, const SmallBatchArgs&, cudaStream_t);

@@ -1,0 +1,65 @@
+#include "cuda/linear/small_batch/small_batch.cuh"
+
+#include <algorithm>
+
+#include "cuda/linear/small_batch/sm90.h"
+
+namespace dca::cuda {
+namespace {
+
+/// Bytes of the largest stage, whatever the format, of a pass of `tiles` times 8 rows.
+uint32_t stage_bytes(const Matrix& w, uint32_t tiles) {
+    uint32_t bytes = few::Step<few::Dense>::stage_bytes(8 * tiles);
+    visit_planes(w.format, [&](auto planes) { bytes = few::Step<few::Quantised<decltype(planes)>>::stage_bytes(8 * tiles); });
+    return bytes;
+}
+
+/// Rows of a pass, in eights: as few as hold all rows, or as many as the card's shared memory holds; 0: it holds none.
+uint32_t pass_tiles(const Card& card, const Matrix& w, uint32_t rows) {
+    uint32_t fitting = 0;
+    for (const uint32_t tiles : {2u, 4u, 8u}) {
+        if (few::kFewestStages * stage_bytes(w, tiles) + few::kReservedBytes > card.shared_bytes) break;
+        fitting = tiles;
+        if (8 * tiles >= rows) break;
+    }
+    return fitting;
+}
+
+}  // namespace
+
+bool small_batch_takes(const Card& card, const Matrix& w, uint32_t rows) {
+    const bool dense = w.format == WeightFormat::F16 || w.format == WeightFormat::BF16;
+    return card.compute_capability >= 80 && rows > 0 && rows <= kSmallBatchRows && w.rows > 0 && w.cols > 0 &&
+           w.cols % (dense ? 8 : kUnit) == 0 && pass_tiles(card, w, rows) > 0;
+}
+
+/// A quantised matrix would have to be expanded to 16 bits for cuBLASLt: written and read again, nine times the bytes of a
+/// four-bit one. 16-bit matrices stay with cuBLASLt: on an H100 the two take about as long for 4 and 16 rows of Llama 3 8B's, and
+/// with 64 this one takes up to 1.4 times as long (benchmarks/cuda_small_batch.py); steps of decoding are no faster with it.
+bool small_batch_preferred(const Card& card, const Matrix& w, uint32_t rows) {
+    const bool dense = w.format == WeightFormat::F16 || w.format == WeightFormat::BF16;
+    return !dense && small_batch_takes(card, w, rows);
+}
+
+size_t small_batch_workspace_bytes(const Card& card, uint32_t rows) {
+    const uint32_t most = std::min(rows, kSmallBatchRows), padded = most <= 16 ? 16 : most <= 32 ? 32 : (most + 63) / 64 * 64;
+    return size_t{2} * card.multiprocessors * few::kTileRows * padded * sizeof(float);
+}
+
+cudaError_t small_batch(const Card& card, const SmallBatchArgs& args, cudaStream_t stream) {
+    if (!small_batch_takes(card, args.w, args.rows)) return cudaErrorInvalidValue;
+    const bool dense = args.w.format == WeightFormat::F16 || args.w.format == WeightFormat::BF16;
+    if (dense && (args.w.format == WeightFormat::F16) != (args.dtype == Dtype::F16)) return cudaErrorInvalidValue;
+    if (few::sm90::takes(card, args.w)) {
+        if (args.rows <= 16) return few::sm90::launch<16>(card, args, stream);
+        if (args.rows <= 32) return few::sm90::launch<32>(card, args, stream);
+        return few::sm90::launch<64>(card, args, stream);
+    }
+    switch (pass_tiles(card, args.w, args.rows)) {
+        case 2: return few::launch<2>(card, args, stream);
+        case 4: return few::launch<4>(card, args, stream);
+        default: return few::launch<8>(card, args, stream);
+    }
+}
+
+}  // namespace dca::cuda

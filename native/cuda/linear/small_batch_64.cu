@@ -1,3 +1,0 @@
-#include "cuda/linear/small_batch_launch.cuh"
-
-template cudaError_t dca::cuda::few::launch<8>(const Card&, const SmallBatchArgs&, cudaStream_t);

@@ -1,0 +1,1 @@
+"""How fast a model runs: one sequence, and many in one step."""

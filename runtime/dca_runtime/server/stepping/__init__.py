@@ -1,0 +1,1 @@
+"""What the engine's thread does: who gets rows of the next step, and which prefixes are kept."""

@@ -1,0 +1,300 @@
+"""Who gets rows of the next step: those who write first, then pieces of prompts, as many as keep it short."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import cast
+
+from dca_runtime.engine import Engine, TokenSequence
+from dca_runtime.options import PAGE_TOKENS
+from dca_runtime.server.requests import Job, Stage
+from dca_runtime.server.stepping.prefix_tree import PrefixTree
+from dca_runtime.server.stepping.stored import MOST_LOADING, Stored
+
+# Of reading in a step: the longest gap in other people's streams, and the wait until a stop is heard.
+STEP_SECONDS = 0.18
+_FIRST_SPEED = 1000.0  # tokens/s, until reading has been measured
+_LEAST_ROWS = 32  # of reading in a step: the panels of products have so many rows
+_LEAST_SERVICE = 0.01  # seconds: below it all waiting requests are alike
+
+
+@dataclass
+class Plan:
+    """The rows of one step."""
+
+    writes: list[Job] = field(default_factory=list)
+    reads: list[tuple[Job, int]] = field(default_factory=list)  # (job, tokens of its prompt)
+    loads: list[Job] = field(default_factory=list)  # one of them gets pages from the store
+
+    def without(self, job: Job) -> None:
+        """Takes the job's rows out."""
+        self.loads = [other for other in self.loads if other is not job]
+        self.writes = [other for other in self.writes if other is not job]
+        self.reads = [(other, count) for other, count in self.reads if other is not job]
+
+
+class Scheduler:
+    """The jobs of a server, and the pages they hold. For one thread, the one that steps the engine."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        max_sequences: int,
+        clock: Callable[[], float] = time.monotonic,
+        stored: Stored | None = None,
+    ) -> None:
+        self.tree = PrefixTree()
+        self.waiting: list[Job] = []  # by arrival
+        self.active: list[Job] = []  # those that have a sequence
+        self.set_aside = 0  # how often a job had to give its pages up
+        self._engine = engine
+        self._stored = stored
+        self._max_sequences = max_sequences
+        self._clock = clock
+        self._pages = engine.info.tokens // PAGE_TOKENS
+        self._speed = _FIRST_SPEED
+
+    # What happens to jobs.
+
+    def add(self, job: Job) -> None:
+        """Takes a new job."""
+        self._queue(job)
+
+    def end(self, job: Job) -> None:
+        """The job is over: its pages stay for others as long as there is room."""
+        self._release(job)
+        job.stage = Stage.OVER
+
+    def appended(self, job: Job, count: int) -> None:
+        """``count`` tokens of the job were appended to its sequence."""
+        job.read += count
+        if job.entry is not None:
+            self.tree.grow(job.entry, job.keys[: job.read // PAGE_TOKENS])
+
+    def load(self, job: Job) -> int:
+        """Appends what came from the store for a loading job, without waiting: how many tokens."""
+        assert job.incoming is not None and job.sequence is not None
+        job.incoming.step(job.sequence)
+        count = job.sequence.length - job.read
+        self.appended(job, count)
+        if job.incoming.done:
+            self._stop_loading(job)
+            job.stored = job.read  # less than was found where a page was missing or damaged
+            job.stage = Stage.READING
+        return count
+
+    def to_save(self, job: Job) -> None:
+        """A piece of the job's prompt was read: it is to be stored."""
+        if self._stored is not None:
+            self._stored.to_save(job)
+
+    def save(self) -> None:
+        """Copies some pages for the store, without waiting."""
+        if self._stored is not None:
+            self._stored.save(self.tree)
+
+    @property
+    def saving(self) -> bool:
+        """Whether pages are to be saved."""
+        return self._stored is not None and self._stored.unsaved
+
+    @property
+    def loading(self) -> bool:
+        """Whether pages are to come from the store."""
+        return bool(self._loading_jobs())
+
+    def close(self) -> None:
+        """Ends all jobs and saves what is not saved yet."""
+        for job in self.active + self.waiting:
+            self.end(job)
+        if self._stored is not None:
+            self._stored.close(self.tree)
+
+    def measured(self, rows: int, seconds: float, start: int | None = None) -> None:
+        """Reading ``rows`` tokens of prompts took so long; of one prompt alone, from ``start`` on."""
+        if self._stored is not None and start is not None:
+            self._stored.read_in(start, start + rows, seconds)
+        if rows >= _LEAST_ROWS and seconds > 0:
+            self._speed += 0.3 * (rows / seconds - self._speed)
+
+    @property
+    def wait(self) -> float:
+        """Seconds until all prompts that are here now will have been read, estimated."""
+        return sum(job.to_read for job in self.waiting + self.active) / self._speed
+
+    @property
+    def pages_used(self) -> int:
+        """Pages that running jobs hold."""
+        return self.tree.live_pages + sum(self._unpublished(job) for job in self.active)
+
+    @property
+    def pages(self) -> int:
+        """Pages in all."""
+        return self._pages
+
+    # The next step.
+
+    def plan(self) -> Plan:
+        """The rows of the next step, with pages in the pool for all of them."""
+        plan = Plan()
+        reserved = 0
+        for job in sorted(self.active, key=lambda job: job.arrived):
+            if job.stage is Stage.WRITING and not job.paused and job.sequence is not None:
+                pages = self._pages_for(job, 1)
+                if pages == 0 or self._room(job, reserved + pages, plan):
+                    plan.writes.append(job)
+                    reserved += pages
+        for job in self._loading_jobs():
+            assert self._stored is not None
+            pages = min(self._stored.most_pages, self._pages_for(job, job.left))
+            if job.stage is Stage.LOADING and self._room(job, reserved + pages, plan):
+                plan.loads.append(job)
+                reserved += pages
+        rows = max(round(self._speed * STEP_SECONDS / _LEAST_ROWS), 1) * _LEAST_ROWS
+        for job in self._readers():
+            if rows <= 0:
+                break
+            if job.stage is Stage.WAITING and not self._start(job):
+                continue
+            count = min(rows, job.left)
+            pages = self._pages_for(job, count)
+            if job.stage is Stage.READING and self._room(job, reserved + pages, plan):
+                plan.reads.append((job, count))
+                reserved += pages
+                rows -= count
+        return plan
+
+    def _loading_jobs(self) -> list[Job]:
+        return [job for job in self.active if job.stage is Stage.LOADING]
+
+    def _readers(self) -> list[Job]:
+        """Jobs with something to read, the one first whose wait is longest beside what it asks for.
+
+        Short requests pass long documents that way, and nobody waits for ever: the longer a job has waited
+        and the less of it is left, the sooner its turn.
+        """
+        now = self._clock()
+        readers = [job for job in self.active if job.stage is Stage.READING and not job.paused]
+
+        def urgency(job: Job) -> float:
+            service = max(job.to_read / self._speed, _LEAST_SERVICE)
+            return (now - job.arrived) / service
+
+        ready = readers + [job for job in self.waiting if not job.paused]
+        return sorted(ready, key=urgency, reverse=True)
+
+    def _paused_makes_way(self) -> bool:
+        """Sets a job aside whose client does not keep up; False: there is none."""
+        paused = next((job for job in self.active if job.paused), None)
+        if paused is None:
+            return False
+        self._set_aside(paused)
+        return True
+
+    def _start(self, job: Job) -> bool:
+        """Gives a waiting job a sequence with what the pool holds of its prompt; False: not now."""
+        if len(self.active) >= self._max_sequences and not self._paused_makes_way():
+            return False
+        keys = job.keys[: (job.length - 1) // PAGE_TOKENS]  # the last token must be evaluated in any case
+        entry, depth = self.tree.find(keys) if job.cache_prompt else (None, 0)
+        if job.cache_prompt and self._is_being_read(keys, depth):
+            return False
+        free_of_charge = min(depth, self.tree.live_prefix(keys)) if job.cache_prompt else 0
+        needed = _pages(job.length + 1) - free_of_charge
+        if self.active and self._promised() + needed > self._pages:
+            return False
+        if job.stored > depth * PAGE_TOKENS and len(self._loading_jobs()) >= MOST_LOADING:
+            return False
+        sequence = self._engine.sequence() if entry is None else cast(TokenSequence, entry.sequence.fork())
+        sequence.truncate(depth * PAGE_TOKENS)
+        job.sequence, job.read = sequence, 0
+        if job.cache_prompt:
+            job.entry = self.tree.open(sequence)
+        self.appended(job, depth * PAGE_TOKENS)
+        if self._stored is not None and job.stored > job.read:
+            job.incoming = self._stored.incoming(job)
+        job.stage = Stage.READING if job.incoming is None else Stage.LOADING
+        self.waiting.remove(job)
+        self.active.append(job)
+        return True
+
+    def _stop_loading(self, job: Job) -> None:
+        if job.incoming is not None:
+            job.incoming.close()
+            job.incoming = None
+
+    def _is_being_read(self, keys: list[bytes], depth: int) -> bool:
+        """Whether a job reads pages beyond ``depth`` just now that this prompt begins with too."""
+        for other in self.active:
+            reads = other.stage is Stage.LOADING or (other.stage is Stage.READING and not other.paused)
+            if reads and other.cache_prompt:
+                shared = 0
+                for mine, theirs in zip(keys, other.keys, strict=False):
+                    if mine != theirs:
+                        break
+                    shared += 1
+                if shared > max(depth, other.read // PAGE_TOKENS):
+                    return True
+        return False
+
+    # Pages.
+
+    def _promised(self) -> int:
+        """Pages that active jobs hold or will need: all of their prompts, and one more to write in."""
+        reading = sum(_pages(job.length) - _pages(job.read) for job in self.active)
+        return self.pages_used + reading + len(self.active)
+
+    def _unpublished(self, job: Job) -> int:
+        return _pages(job.read) - (0 if job.entry is None else len(job.entry.path))
+
+    def _pages_for(self, job: Job, count: int) -> int:
+        return _pages(job.read + count) - _pages(job.read)
+
+    def _room(self, job: Job, pages: int, plan: Plan) -> bool:
+        """Makes room for ``pages`` pages: idle ones go first, then the youngest jobs are set aside.
+
+        False: ``job`` is itself the youngest, and was set aside.
+        """
+        while not self._free(pages):
+            youngest = max(self.active, key=lambda job: job.arrived)
+            if youngest is job and len(self.active) == 1:
+                return True  # the engine says what it lacks
+            plan.without(youngest)
+            self._set_aside(youngest)
+            if youngest is job:
+                return False
+        return True
+
+    def _set_aside(self, job: Job) -> None:
+        self.set_aside += 1
+        self._release(job)
+        self._queue(job)
+
+    def _free(self, pages: int) -> bool:
+        while (free := self._pages - self._engine.info.tokens_used // PAGE_TOKENS) < pages:
+            if not self.tree.shrink(pages - free):
+                return False
+        return True
+
+    def _release(self, job: Job) -> None:
+        if job in self.active:
+            self.active.remove(job)
+        elif job in self.waiting:
+            self.waiting.remove(job)
+        self._stop_loading(job)
+        if job.entry is not None:
+            self.to_save(job)
+            self.tree.settle(job.entry)
+        elif job.sequence is not None:
+            job.sequence.close()
+        job.entry = job.sequence = None
+        job.read = 0
+
+    def _queue(self, job: Job) -> None:
+        job.stage = Stage.WAITING
+        self.waiting.append(job)
+        self.waiting.sort(key=lambda job: job.arrived)
+
+
+def _pages(tokens: int) -> int:
+    return -(-tokens // PAGE_TOKENS)

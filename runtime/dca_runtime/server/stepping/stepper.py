@@ -1,0 +1,311 @@
+"""The thread that owns the engine: it takes jobs, steps, and hands over what came out, once a step."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import numpy as np
+
+from dca_runtime.engine import Choice, Engine
+from dca_runtime.errors import DcaError, Status
+from dca_runtime.generation.sampling import Sampling
+from dca_runtime.server.errors import ApiError
+from dca_runtime.server.metrics import Metrics
+from dca_runtime.server.requests import (
+    Event,
+    Failed,
+    Finished,
+    Job,
+    Loaded,
+    Read,
+    Stage,
+    Started,
+    Token,
+)
+from dca_runtime.server.settings import Settings
+from dca_runtime.server.stepping.scheduler import Plan, Scheduler
+from dca_runtime.server.stepping.stored import Stored
+
+Delivery = list[tuple[Job, Event]]
+_Item = tuple[Job, list[int], Sampling, np.ndarray | None]
+
+_Result = TypeVar("_Result")
+
+_log = logging.getLogger("dca_serve")
+_IDLE_SECONDS = 0.05  # between looks at jobs that only wait for their clients
+_DISK_SECONDS = 0.005  # between looks at what the store's threads did
+
+
+class Stepper(threading.Thread):
+    """Runs jobs until it is stopped. ``submit``, ``wake`` and ``stop`` are for any thread."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        settings: Settings,
+        metrics: Metrics,
+        hand_over: Callable[[Delivery], None],
+        stored: Stored | None = None,
+    ) -> None:
+        """hand_over: takes what a step brought; must not block."""
+        super().__init__(name="stepper", daemon=True)
+        self._engine = engine
+        self._settings = settings
+        self._metrics = metrics
+        self._hand_over = hand_over
+        self._scheduler = Scheduler(engine, settings.max_sequences, stored=stored)
+        self._inbox: list[Job] = []
+        self._news = threading.Condition()
+        self._stopping = False
+        self._refusing: ApiError | None = None  # what all jobs are told from now on
+        self._out: Delivery = []
+        self.wait = 0.0  # seconds a new prompt would wait for those before it, estimated
+        self.unstarted = 0  # jobs that wait for their first row
+
+    def submit(self, job: Job) -> None:
+        """Takes a job; its events come through ``hand_over``."""
+        with self._news:
+            if not self._stopping:
+                self._inbox.append(job)
+                self.unstarted += 1
+            self._news.notify()
+
+    def wake(self) -> None:
+        """Tells that a job was cancelled, or goes on."""
+        with self._news:
+            self._news.notify()
+
+    def refuse_all(self, error: ApiError) -> None:
+        """Ends all jobs, those still to come too, with ``error``."""
+        with self._news:
+            self._refusing = error
+            self._news.notify()
+
+    def stop(self) -> None:
+        """Ends after the step that runs; jobs get no further events."""
+        with self._news:
+            self._stopping = True
+            self._news.notify()
+
+    def run(self) -> None:
+        """The thread's life."""
+        while self._next_jobs():
+            try:
+                busy = self._round()
+            except Exception as error:  # a mistake of ours must not leave clients waiting for ever
+                _log.exception("a step failed")
+                for job in self._scheduler.active + self._scheduler.waiting:
+                    self._fail(job, error)
+                busy = False
+            self._report()
+            if not busy:
+                with self._news:
+                    if not (self._inbox or self._stopping):
+                        disk = self._scheduler.loading or self._scheduler.saving
+                        self._news.wait(_DISK_SECONDS if disk else _IDLE_SECONDS)
+        self._scheduler.close()
+
+    def _next_jobs(self) -> bool:
+        """Takes new jobs, waiting where there is nothing to do; False: the end."""
+        scheduler = self._scheduler
+        with self._news:
+            while not (
+                self._inbox or self._stopping or scheduler.active or scheduler.waiting or scheduler.saving
+            ):
+                self._news.wait()
+            new, self._inbox = self._inbox, []
+            stopping = self._stopping
+        for job in new:
+            scheduler.add(job)
+        return not stopping
+
+    def _round(self) -> bool:
+        """One step; False if there was nothing to step."""
+        now = time.monotonic()
+        for job in self._scheduler.active + self._scheduler.waiting:
+            if job.cancelled:
+                self._scheduler.end(job)
+            elif self._refusing is not None:
+                self._fail(job, self._refusing)
+            elif now - job.arrived > self._settings.request_seconds:
+                self._fail(job, ApiError(408, "the request took longer than this server allows"))
+            elif job.started is None and now - job.arrived > self._settings.queue_seconds:
+                self._fail(job, busy_error(self._scheduler.wait))
+        plan = self._scheduler.plan()
+        self._announce(plan)
+        loaded = self._load(plan.loads)
+        chosen = [(job, 1) for job in plan.writes] + [read for read in plan.reads if read[1] == read[0].left]
+        pieces = [read for read in plan.reads if read[1] < read[0].left]
+        if chosen:
+            self._choose(chosen)
+            self._flush()
+        if pieces:
+            self._read(pieces)
+        self._flush()
+        self._scheduler.save()
+        return bool(chosen or pieces or loaded)
+
+    def _announce(self, plan: Plan) -> None:
+        """Tells jobs that get their first rows so."""
+        reading = [job for job, _ in plan.reads]
+        for job in plan.loads + reading:
+            if job.started is None:
+                job.started = time.monotonic()
+                self._metrics.started(job.started - job.arrived, len(job.prompt), job.read)
+        for job in reading:
+            if not job.announced:
+                job.announced = True
+                self._out.append((job, Started(job.read)))
+
+    def _load(self, jobs: list[Job]) -> bool:
+        """Appends to one of the jobs what came for it from the store; False: nothing is there yet."""
+        for job in jobs:
+            count = self._scheduler.load(job)
+            if count:
+                self._metrics.loaded(count)
+                if job.progress and not job.announced and job.started is not None:
+                    self._out.append((job, Loaded(job.read, time.monotonic() - job.started)))
+            if count or job.stage is Stage.READING:
+                return True
+        return False
+
+    # Steps.
+
+    def _choose(self, chosen: list[tuple[Job, int]]) -> None:
+        items: list[_Item] = []
+        for job, count in chosen:
+            try:
+                mask = None if job.constraint is None else job.constraint.mask()
+                items.append((job, job.next_ids(count), job.next_sampling(), mask))
+            except Exception as error:
+                self._fail(job, error)
+        top = max((job.top_logprobs or 0 for job, *_ in items), default=0)
+        logprobs = any(job.top_logprobs is not None for job, *_ in items)
+
+        def call(some: Sequence[_Item]) -> list[Choice]:
+            feeds = [
+                (job.sequence, ids, sampling) if mask is None else (job.sequence, ids, sampling, mask)
+                for job, ids, sampling, mask in some
+            ]
+            if logprobs:
+                return self._engine.choose(feeds, top)  # type: ignore[arg-type]
+            return [Choice(token, 0.0, []) for token in self._engine.sample(feeds)]  # type: ignore[arg-type]
+
+        alone = chosen[0][0].read if len(chosen) == 1 and chosen[0][1] > 1 else None
+        start = time.perf_counter()
+        results = self._each(call, items)
+        seconds = time.perf_counter() - start
+        for (job, ids, *_), choice in zip(items, results, strict=True):
+            if choice is not None:
+                self._scheduler.appended(job, len(ids))
+                self._take(job, choice)
+        rows = sum(count for job, count in chosen if count > 1)
+        if rows >= len(chosen) - 1 and all(results):
+            self._scheduler.measured(rows, seconds, alone)
+
+    def _read(self, pieces: list[tuple[Job, int]]) -> None:
+        items: list[_Item] = [(job, job.next_ids(count), job.sampling, None) for job, count in pieces]
+
+        def call(some: Sequence[_Item]) -> list[bool]:
+            self._engine.eval([(job.sequence, ids) for job, ids, *_ in some], logits=False)  # type: ignore[misc]
+            return [True] * len(some)
+
+        alone = pieces[0][0].read if len(pieces) == 1 else None
+        start = time.perf_counter()
+        results = self._each(call, items)
+        seconds = time.perf_counter() - start
+        for (job, ids, *_), done in zip(items, results, strict=True):
+            if done:
+                self._scheduler.appended(job, len(ids))
+                self._scheduler.to_save(job)
+                if job.progress and job.started is not None:
+                    self._out.append((job, Read(job.read, time.monotonic() - job.started)))
+        if all(results):
+            self._scheduler.measured(sum(count for _, count in pieces), seconds, alone)
+
+    def _each(
+        self, call: Callable[[Sequence[_Item]], Sequence[_Result]], items: list[_Item]
+    ) -> Sequence[_Result | None]:
+        """``call`` for all items in one step; where that fails for each alone, so that only the one that
+        cannot go on ends."""
+        if not items:
+            return []
+        try:
+            return call(items)
+        except (DcaError, MemoryError) as error:
+            if len(items) == 1:
+                self._fail(items[0][0], error)
+                return [None]
+        results: list[_Result | None] = []
+        for item in items:
+            job = item[0]
+            assert job.sequence is not None
+            job.sequence.truncate(job.read)  # a step may have appended before it failed
+            results.extend(self._each(call, [item]))
+        return results
+
+    def _take(self, job: Job, choice: Choice) -> None:
+        """A token was chosen for the job."""
+        try:
+            whole = job.constraint is not None and job.constraint.accept(choice.token)
+        except Exception as error:
+            self._fail(job, error)
+            return
+        job.stage = Stage.WRITING
+        job.add(choice.token)
+        wanted = job.top_logprobs
+        self._out.append(
+            (
+                job,
+                Token(choice.token, None, [])
+                if wanted is None
+                else Token(choice.token, choice.logprob, choice.top[:wanted]),
+            )
+        )
+        if choice.token in job.end_ids or whole:
+            self._finish(job, "stop")
+        elif len(job.generated) >= job.max_tokens:
+            self._finish(job, "length")
+
+    def _finish(self, job: Job, reason: str) -> None:
+        self._out.append((job, Finished(reason)))
+        self._scheduler.end(job)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        if not isinstance(error, ApiError | DcaError | MemoryError):
+            _log.error("a request failed", exc_info=error)
+        elif isinstance(error, DcaError) and error.status == Status.CONTEXT:
+            error = ApiError(503, f"the server's cache is full: {error}", code="cache_full", retry_after=5)
+        self._out.append((job, Failed(ApiError.of(error))))
+        self._scheduler.end(job)
+
+    def _flush(self) -> None:
+        if self._out:
+            out, self._out = self._out, []
+            self._hand_over(out)
+
+    def _report(self) -> None:
+        self._flush()
+        scheduler = self._scheduler
+        self.wait = scheduler.wait
+        with self._news:
+            self.unstarted = len(self._inbox) + sum(job.started is None for job in scheduler.waiting)
+        self._metrics.state(
+            running=len(scheduler.active),
+            waiting=len(scheduler.waiting),
+            usage=scheduler.pages_used / scheduler.pages,
+            set_aside=scheduler.set_aside,
+        )
+
+
+def busy_error(wait: float) -> ApiError:
+    """What a client is told that would have to wait too long: ``wait`` seconds, estimated."""
+    seconds = max(int(wait), 1)
+    return ApiError(
+        429,
+        f"the server is busy: this request would wait about {seconds} s; try again later",
+        code="server_busy",
+        retry_after=seconds,
+    )
