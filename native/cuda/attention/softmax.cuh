@@ -46,6 +46,12 @@ struct OnlineSoftmax {
         for (int half = 0; half < 2; ++half) sum[half] = sum[half] * keep[half] + (total[2 * half] + total[2 * half + 1]);
     }
 
+    /// Logits are counted in other units from here on.
+    __device__ __forceinline__ void change_unit(const float (&before)[2], const float (&now)[2]) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) maximum[half] = fmaxf(maximum[half] * (before[half] / now[half]), kNoMaximum);
+    }
+
     /// The sum of a whole row.
     __device__ __forceinline__ float row_sum(int half) const {
         float total = sum[half];
