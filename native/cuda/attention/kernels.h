@@ -1,6 +1,8 @@
 // The kernels behind attention.h, each with its launch function. Arguments have been checked.
 #pragma once
 
+#include <cuda_fp16.h>
+
 #include "core/positions/key_ranges.h"
 #include "cuda/attention/attention.h"
 #include "cuda/attention/variants.h"

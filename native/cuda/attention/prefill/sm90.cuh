@@ -22,14 +22,15 @@
 #include <type_traits>
 
 #include "cuda/attention/epilogue.cuh"
+#include "cuda/attention/kernels.h"
 #include "cuda/attention/list_walk.cuh"
 #include "cuda/attention/mask.cuh"
 #include "cuda/attention/pages.cuh"
 #include "cuda/attention/prefill/byte_scores.cuh"
 #include "cuda/attention/prefill/split.cuh"
+#include "cuda/attention/prefill/split_walk.h"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
-#include "cuda/attention/prefill/split_walk.h"
 #include "cuda/attention/traits.cuh"
 #include "cuda/attention/work_order.h"
 #include "cuda/device/wgmma.cuh"
