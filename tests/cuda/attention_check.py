@@ -152,8 +152,8 @@ def row_errors(out: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
 def tolerance_of(kernel: str, case: Case) -> float:
     """Of a row's relative error.
 
-    Queries as bytes are within half of 1 / 127 of their largest value, in the mean 0.6 % of a turned row's length;
-    so far are keys' weights off, and the worst row of thousands by four times that.
+    Queries as bytes are within half of 1 / 127 of their largest value, in the mean 0.6 % of a turned row's
+    length; so far are keys' weights off, and the worst row of thousands by four times that.
     """
     return case.tolerance + (0.025 if kernel == "sm90 bytes" else 0.0)
 
