@@ -156,7 +156,7 @@ TEST(parts_of_a_walk_are_its_tiles_in_order_none_empty) {
                 for (uint32_t parts = 1; parts <= tiles; ++parts) {
                     std::vector<Tile> found;
                     for (uint32_t part = 0; part < parts; ++part) {
-                        SplitWalk<16> some(scheme, blocks.at(b), part, parts);
+                        dca::cuda::SplitWalk<16> some(scheme, blocks.at(b), part, parts);
                         Range last = some.range();
                         const size_t before = found.size();
                         bool in_last = some.in_last_range();

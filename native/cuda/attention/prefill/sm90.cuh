@@ -208,7 +208,8 @@ __device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_
             ptx::barrier_wait(ptx::shared_address(&shared.keys_empty[ring.stage]), ring.phase ^ 1);
             if constexpr (C::kBytes) {
                 const uint32_t own = __ldg(params.keys.page_table + walk.key / kPageTokens);
-                copy_byte_keys<C>(shared, ring.stage, k_map, params.keys, own * params.keys.n_kv_heads + params.keys.first_head + rows.head);
+                copy_byte_keys<C>(shared, ring.stage, k_map, params.keys,
+                                  own * params.keys.n_kv_heads + params.keys.first_head + rows.head);
             } else {
                 copy_tile<C>(ptx::shared_address(shared.keys[ring.stage]), k_map, ptx::shared_address(&shared.keys_full[ring.stage]), row,
                              page);
@@ -226,7 +227,7 @@ template <class C>
 struct Consumer {
     using T = typename C::T;
     using P = Panels<C::kHeadDim>;
-    static constexpr int kDepth = 16;  // of one product
+    static constexpr int kDepth = 16;                               // of one product
     using Scores = std::conditional_t<C::kBytes, uint32_t, float>;  // what Q K^T is summed in
 
     Shared<C>& shared;
@@ -295,8 +296,9 @@ struct Consumer {
             // A warp's bytes lie in its own rows' memory.
             using Bytes = Panels<C::kHeadDim / 2>;
             uint8_t* staged = shared.rotated + P::offset(C::kRows, warp_row, 0);
-            bytes = rows_to_bytes<C::kHeadDim>(
-                staged, lane, [&](int row, int e) { return reinterpret_cast<const uint32_t*>(shared.rotated + P::offset(C::kRows, warp_row + row, e)); });
+            bytes = rows_to_bytes<C::kHeadDim>(staged, lane, [&](int row, int e) {
+                return reinterpret_cast<const uint32_t*>(shared.rotated + P::offset(C::kRows, warp_row + row, e));
+            });
             __syncwarp();
 #pragma unroll
             for (int e = 0; e < C::kHeadDim / 2; e += kDepth)
@@ -327,7 +329,8 @@ struct Consumer {
     }
 
     /// The same of bytes, from what start_scores() has put into s.
-    __device__ __forceinline__ void multiply_keys(uint32_t (&s)[C::kKeys / 2], const uint32_t (&q)[C::kQueryOperands], uint32_t stage) const {
+    __device__ __forceinline__ void multiply_keys(uint32_t (&s)[C::kKeys / 2], const uint32_t (&q)[C::kQueryOperands],
+                                                  uint32_t stage) const {
         const uint64_t k = wgmma::descriptor<C::kHeadDim / 2>(ptx::shared_address(shared.keys[stage]), 16);
 #pragma unroll
         for (int e = 0; e < C::kHeadDim; e += 2 * kDepth) wgmma::add_byte_products(s, q + e / 8, wgmma::advance(k, e));

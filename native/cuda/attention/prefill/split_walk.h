@@ -13,8 +13,7 @@ struct SplitWalk : TileWalk<kTileKeys> {
     uint32_t behind;      // tiles of the part behind the current one
     uint32_t last_range;  // of the part
 
-    DCA_HOST_DEVICE SplitWalk(const Scheme& scheme, const QueryBlock& block, uint32_t part, uint32_t parts)
-        : Whole(scheme, block) {
+    DCA_HOST_DEVICE SplitWalk(const Scheme& scheme, const QueryBlock& block, uint32_t part, uint32_t parts) : Whole(scheme, block) {
         const uint64_t tiles = this->left();
         const auto first = static_cast<uint32_t>(part * tiles / parts), end = static_cast<uint32_t>((part + 1) * tiles / parts);
         this->skip(first);
