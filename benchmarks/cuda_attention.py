@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/cuda"))
 
-from attention_check import Case, check_all, reference, row_errors, tolerance_of  # noqa: E402
+from attention_check import Case, check_all, reference, row_errors  # noqa: E402
 from attention_library import PAGE_TOKENS, TORCH_DTYPES, AttentionLibrary, PositionScheme, Problem, Shape  # noqa: E402
 
 
@@ -179,7 +179,7 @@ def time_prefill(
                 continue
             error = row_errors(out[sample], expected).max().item()
             case = Case(setting.shape, scheme, 0, n, (), dtype, cache, 0)
-            if out.isnan().any() or not error < tolerance_of(kernel, case):
+            if out.isnan().any() or not error < case.tolerance:
                 raise AssertionError(f"{kernel} {name} {setting.label}: worst sampled row {error:.2e}")
             runs[f"{name} {kernel}"] = lambda p=problem, o=out, k=kernel: p.prefill(0, n, o, k)
     q = problem.q[0].transpose(0, 1)[None].contiguous()

@@ -20,7 +20,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 ENDLESS = 1 << 31
 PAGE_TOKENS = 128  # core/engine/page_pool.h
-KERNELS = {"auto": 0, "simple": 1, "sm80": 2, "sm90": 3, "sm90 bytes": 4}
+KERNELS = {"auto": 0, "simple": 1, "sm80": 2, "sm90": 3}
 DTYPES = {"f16": 0, "bf16": 1}
 CACHES = {"f16": 0, "bf16": 2, "q8": 3, "q4": 4}  # as dca_cache_type; the kernels take no f32
 TORCH_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator
 
 import torch
-from attention_check import ROUNDOFF, Case, make_problem, reference, rotate, row_errors, tolerance_of
+from attention_check import ROUNDOFF, Case, make_problem, reference, rotate, row_errors
 from attention_library import PAGE_TOKENS, AttentionLibrary, PositionScheme, Problem, Shape, Traits
 from sparse_library import QUARTER, ListedBlock, Selection
 
@@ -188,10 +188,7 @@ def read_mask(problem: Problem, listed: list[ListedBlock], start: int, stop: int
 
 
 def check_sparse(
-    library: AttentionLibrary,
-    case: Case,
-    alpha: float,
-    kernels: tuple[str, ...] = ("sm80", "sm90", "sm90 bytes"),
+    library: AttentionLibrary, case: Case, alpha: float, kernels: tuple[str, ...] = ("sm80", "sm90")
 ) -> dict[str, float]:
     """Figures by name; AssertionError where something is wrong."""
     problem = structured_problem(library, case)
@@ -224,10 +221,10 @@ def check_sparse(
         if not selection.attend(out, kernel):
             continue
         errors = row_errors(out, expected)
-        bad = (~(errors <= tolerance_of(kernel, case))).nonzero()
+        bad = (~(errors <= case.tolerance)).nonzero()
         assert not len(bad), f"{kernel}: {case}: (query, head) {bad[:6].tolist()}, {errors.max():.2e}"
         assert canvas[:, case.shape.n_heads :].isnan().all(), f"{kernel}: {case}: wrote past its rows"
-        figures[kernel] = errors.max().item() / tolerance_of(kernel, case)
+        figures[kernel] = errors.max().item() / case.tolerance
     return figures
 
 

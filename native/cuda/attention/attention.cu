@@ -40,9 +40,6 @@ bool valid_cache(const LayerCache& c, const AttentionShape& shape) {
 
 }  // namespace
 
-// Whether prefill over a Q8 cache multiplies bytes where it can.
-constexpr bool kBytesByDefault = false;
-
 WorkOrder make_work_order(const Card& card, const PrefillArgs& args, uint32_t n_blocks) {
     const uint64_t element_bytes = args.cache.type == CacheType::Q8 ? 1 : 2;
     const uint64_t head_bytes = 2 * (uint64_t{args.start} + args.n_queries) * args.shape.head_dim * element_bytes;
@@ -75,15 +72,12 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
     const bool sm90 = sm80 && prefill_sm90_takes(card, args);
     switch (args.kernel) {
         case PrefillKernel::Auto:
-            if (kBytesByDefault && sm90 && prefill_sm90_takes_bytes(card, args)) return launch_prefill_sm90_bytes(card, args, stream);
             if (sm90) return launch_prefill_sm90(card, args, stream);
             if (sm80) return launch_prefill_sm80(card, args, stream);
             [[fallthrough]];
         case PrefillKernel::Simple: return args.lists.blocks ? cudaErrorNotSupported : launch_simple(args, nullptr, stream);
         case PrefillKernel::Sm80: return sm80 ? launch_prefill_sm80(card, args, stream) : cudaErrorNotSupported;
         case PrefillKernel::Sm90: return sm90 ? launch_prefill_sm90(card, args, stream) : cudaErrorNotSupported;
-        case PrefillKernel::Sm90Bytes:
-            return sm90 && prefill_sm90_takes_bytes(card, args) ? launch_prefill_sm90_bytes(card, args, stream) : cudaErrorNotSupported;
     }
     return cudaErrorInvalidValue;
 }

@@ -80,7 +80,7 @@ struct RotaryTable {
 };
 
 /// Which prefill kernel runs. Auto takes the fastest that the card and the shape allow.
-enum class PrefillKernel : int32_t { Auto = 0, Simple = 1, Sm80 = 2, Sm90 = 3, Sm90Bytes = 4 };
+enum class PrefillKernel : int32_t { Auto = 0, Simple = 1, Sm80 = 2, Sm90 = 3 };
 
 struct PrefillArgs {
     AttentionShape shape;

@@ -1,8 +1,6 @@
 // The kernels behind attention.h, each with its launch function. Arguments have been checked.
 #pragma once
 
-#include <cuda_fp16.h>
-
 #include "core/positions/key_ranges.h"
 #include "cuda/attention/attention.h"
 #include "cuda/attention/variants.h"
@@ -24,22 +22,9 @@ inline bool fast_shape(const PrefillArgs& args) {
 
 cudaError_t launch_prefill_sm80(const Card& card, const PrefillArgs& args, cudaStream_t stream);
 
-/// Where the keys lie that dequantized ones are made of: a Q8 or Q4 cache's, of all its heads.
-struct CodedKeys {
-    const void* keys = nullptr;
-    const __half* scales = nullptr;  // Q8
-    const uint32_t* page_table = nullptr;
-    uint32_t pages = 0, n_kv_heads = 0;
-    uint32_t first_head = 0;  // of those meant
-};
-
 /// Hopper: TMA and wgmma. A page table may be null here: pages 0, 1, 2, ... Head sizes up to 128; a Q8 cache is dequantized in the workspace first.
 bool prefill_sm90_takes(const Card& card, const PrefillArgs& args);
 cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaStream_t stream);
-
-/// The same over a Q8 cache, with products of bytes of keys and queries.
-bool prefill_sm90_takes_bytes(const Card& card, const PrefillArgs& args);
-cudaError_t launch_prefill_sm90_bytes(const Card& card, const PrefillArgs& args, cudaStream_t stream);
 
 /// The Hopper kernel's workspace: a counter, and what blocks of threads find that share queries. A part of a block's takes 66 KB at
 /// most; as many as there are multiprocessors.

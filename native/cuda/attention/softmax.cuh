@@ -12,18 +12,14 @@ namespace dca::cuda {
 /// tile is masked entirely give exp(-inf) = 0 and not NaN.
 constexpr float kNoMaximum = -1e30f;
 
-/// A scale of all rows, or of each of this thread's two.
-__device__ __forceinline__ float scale_of(float all, int) { return all; }
-__device__ __forceinline__ float scale_of(const float (&each)[2], int half) { return each[half]; }
-
 struct OnlineSoftmax {
     float maximum[2] = {kNoMaximum, kNoMaximum};
     float sum[2] = {0.0f, 0.0f};  // over this thread's columns
 
     /// Takes in one tile: s becomes 2^((s - maximum) scale_log2). What was accumulated before
     /// must be multiplied by `keep`.
-    template <int kCount, class Scale>
-    __device__ __forceinline__ void step(float (&s)[kCount], const Scale& scale_log2, float (&keep)[2]) {
+    template <int kCount>
+    __device__ __forceinline__ void step(float (&s)[kCount], float scale_log2, float (&keep)[2]) {
         // Four chains each for maxima and sums (rows and parities), two would wait for themselves.
         float highest[4] = {s[0], s[1], s[2], s[3]}, total[4] = {}, offset[2];
 #pragma unroll
@@ -33,23 +29,17 @@ struct OnlineSoftmax {
             float raised = fmaxf(maximum[half], fmaxf(highest[2 * half], highest[2 * half + 1]));
             raised = fmaxf(raised, __shfl_xor_sync(~0u, raised, 1));
             raised = fmaxf(raised, __shfl_xor_sync(~0u, raised, 2));
-            keep[half] = ptx::exp2((maximum[half] - raised) * scale_of(scale_log2, half));
+            keep[half] = ptx::exp2((maximum[half] - raised) * scale_log2);
             maximum[half] = raised;
-            offset[half] = raised * scale_of(scale_log2, half);
+            offset[half] = raised * scale_log2;
         }
 #pragma unroll
         for (int n = 0; n < kCount; ++n) {
-            s[n] = ptx::exp2(s[n] * scale_of(scale_log2, n / 2 % 2) - offset[n / 2 % 2]);
+            s[n] = ptx::exp2(s[n] * scale_log2 - offset[n / 2 % 2]);
             total[n % 4] += s[n];
         }
 #pragma unroll
         for (int half = 0; half < 2; ++half) sum[half] = sum[half] * keep[half] + (total[2 * half] + total[2 * half + 1]);
-    }
-
-    /// Logits are counted in other units from here on.
-    __device__ __forceinline__ void change_unit(const float (&before)[2], const float (&now)[2]) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) maximum[half] = fmaxf(maximum[half] * (before[half] / now[half]), kNoMaximum);
     }
 
     /// The sum of a whole row.

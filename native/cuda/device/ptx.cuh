@@ -151,12 +151,6 @@ __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap* map, ui
                  "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
                  : "memory");
 }
-/// `bytes` that follow each other, a multiple of 16 from and to multiples of 16; completes them on the barrier.
-__device__ __forceinline__ void copy_bulk(uint32_t to, const void* from, uint32_t bytes, uint32_t barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes),
-                 "r"(barrier)
-                 : "memory");
-}
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
 /// Orders this thread's shared memory writes before later reads by wgmma or the copy engine.

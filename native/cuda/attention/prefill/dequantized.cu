@@ -20,9 +20,9 @@ __device__ __forceinline__ void read_q8(const uint8_t* row, __half scale, uint32
     for (int n = 0; n < 8; ++n) v[n] = q8_value((n < 4 ? bytes.x : bytes.y) >> n % 4 * 8, scale);
 }
 
-/// Tokens [0, n_keys) of heads [first_head, first_head + gridDim.y) to f16: values where blockIdx.z is 0, keys
-/// where it is 1. `out` is (2, pages, gridDim.y, kPageTokens, head_dim), keys before values, the pages in order; the last one ends
-/// with zeros. A thread dequantizes 8 values. Fine codes of a Q4 cache are read from page `fresh_page` on.
+/// Tokens [0, n_keys) of heads [first_head, first_head + gridDim.y) to f16: keys where blockIdx.z is 0, values
+/// where it is 1. `out` is (2, pages, gridDim.y, kPageTokens, head_dim), the pages in order; past n_keys it stays
+/// as it is. A thread dequantizes 8 values. Fine codes of a Q4 cache are read from page `fresh_page` on.
 __global__ void __launch_bounds__(kThreads)
     dequantize_kernel(const LayerCache cache, const uint32_t* page_table, int n_kv_heads, int head_dim, uint32_t first_head,
                       uint32_t n_keys, uint32_t fresh_page, __half* out) {
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kThreads)
     const uint32_t vector = at % vectors;
     const auto token = static_cast<uint32_t>(min(at / vectors, size_t{n_keys} - 1));  // all lanes come to the turn
     const size_t from = HeadRows{page_table, static_cast<uint32_t>(n_kv_heads), first_head + blockIdx.y}.at(token);
-    const bool of_keys = blockIdx.z == 1;
+    const bool of_keys = blockIdx.z == 0;
     const auto* data = static_cast<const uint8_t*>(of_keys ? cache.keys : cache.values);
     const void* scales = of_keys ? cache.key_scales : cache.value_scales;
     float v[8];
@@ -48,15 +48,10 @@ __global__ void __launch_bounds__(kThreads)
         }
     }
     turn_eights(v, head_dim);
-    const uint32_t pages = ceil_div(n_keys, kPageTokens);
-    if (at >= size_t{pages} * kPageTokens * vectors) return;
-    if (at >= size_t{n_keys} * vectors) {
-#pragma unroll
-        for (float& x : v) x = 0.0f;
-    }
+    if (at >= static_cast<size_t>(n_keys) * vectors) return;
     const uint4 values = {pack<__half>(v[0], v[1]), pack<__half>(v[2], v[3]), pack<__half>(v[4], v[5]), pack<__half>(v[6], v[7])};
-    const size_t half = size_t{pages} * gridDim.y * kPageTokens;
-    const size_t to = (of_keys ? 0 : half) + HeadRows{nullptr, gridDim.y, blockIdx.y}.at(static_cast<uint32_t>(at / vectors));
+    const size_t half = static_cast<size_t>(ceil_div(n_keys, kPageTokens)) * gridDim.y * kPageTokens;
+    const size_t to = blockIdx.z * half + HeadRows{nullptr, gridDim.y, blockIdx.y}.at(token);
     reinterpret_cast<uint4*>(out)[to * vectors + vector] = values;
 }
 
@@ -96,8 +91,7 @@ bool dequantizing_pays(const Card& card, const PrefillArgs& args) {
     return passes.count * rounds(passes.heads * group) <= 2 * rounds(args.shape.n_heads);
 }
 
-cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args, bool with_keys, PrefillLaunch kernel,
-                                       cudaStream_t stream) {
+cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args, PrefillLaunch kernel, cudaStream_t stream) {
     const uint32_t n_keys = args.start + args.n_queries;
     const uint32_t kv_heads = args.shape.n_kv_heads, group = args.shape.n_heads / args.shape.n_kv_heads;
     const uint32_t heads_at_once = Passes(args).heads;
@@ -105,8 +99,8 @@ cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args
 
     for (uint32_t first = 0; first < kv_heads; first += heads_at_once) {
         const uint32_t heads = std::min(heads_at_once, kv_heads - first);
-        const size_t vectors = size_t{pages_for(n_keys)} * kPageTokens * (args.shape.head_dim / 8);
-        const dim3 grid(static_cast<uint32_t>((vectors + kThreads - 1) / kThreads), heads, with_keys ? 2 : 1);
+        const size_t vectors = static_cast<size_t>(n_keys) * (args.shape.head_dim / 8);
+        const dim3 grid(static_cast<uint32_t>((vectors + kThreads - 1) / kThreads), heads, 2);
         dequantize_kernel<<<grid, kThreads, 0, stream>>>(args.cache, args.page_table, args.shape.n_kv_heads, args.shape.head_dim, first,
                                                          n_keys, args.fresh_page, dequantized);
         cudaError_t error = cudaGetLastError();
@@ -123,13 +117,7 @@ cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args
         part.q = static_cast<const uint16_t*>(args.q) + first_value;
         part.out = static_cast<uint16_t*>(args.out) + first_value;
         part.lists = args.lists.from_head(first * group);
-        const CodedKeys keys{.keys = args.cache.keys,
-                             .scales = static_cast<const __half*>(args.cache.key_scales),
-                             .page_table = args.page_table,
-                             .pages = args.cache.pages,
-                             .n_kv_heads = kv_heads,
-                             .first_head = first};
-        error = kernel(card, part, keys, stream);
+        error = kernel(card, part, stream);
         if (error != cudaSuccess) return error;
     }
     return cudaSuccess;

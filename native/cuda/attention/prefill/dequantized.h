@@ -19,10 +19,8 @@ bool has_room_to_dequantize(const PrefillArgs& args);
 /// Whether there is also enough work to pay for dequantizing it.
 bool dequantizing_pays(const Card& card, const PrefillArgs& args);
 
-/// Key heads in as few groups as the workspace holds, each dequantized to f16, turned back and then attended to by `kernel`. It may
-/// do without keys.
-using PrefillLaunch = cudaError_t (*)(const Card& card, const PrefillArgs& args, const CodedKeys& keys, cudaStream_t stream);
-cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args, bool with_keys, PrefillLaunch kernel,
-                                       cudaStream_t stream);
+/// Key heads in as few groups as the workspace holds, each dequantized to f16, turned back and then attended to by `kernel`.
+using PrefillLaunch = cudaError_t (*)(const Card& card, const PrefillArgs& args, cudaStream_t stream);
+cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args, PrefillLaunch kernel, cudaStream_t stream);
 
 }  // namespace dca::cuda

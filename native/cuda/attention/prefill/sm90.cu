@@ -15,12 +15,7 @@ bool prefill_sm90_takes(const Card& card, const PrefillArgs& args) {
 }
 
 cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
-    if (holds_codes(args.cache.type)) {
-        const auto attend = [](const Card& own, const PrefillArgs& part, const CodedKeys&, cudaStream_t on) {
-            return launch_prefill_sm90(own, part, on);
-        };
-        return launch_prefill_dequantized(card, args, true, attend, stream);
-    }
+    if (holds_codes(args.cache.type)) return launch_prefill_dequantized(card, args, launch_prefill_sm90, stream);
     switch (variant_of(args)) {
         case Variant::Plain: return sm90::launch_variant<Variant::Plain>(card, args, stream);
         case Variant::Windowed: return sm90::launch_variant<Variant::Windowed>(card, args, stream);

@@ -12,9 +12,6 @@
 // Where few queries meet many keys, a block of queries is the work of several blocks of threads, each for a part of the walk: they
 // write what they found undivided, and merge_parts (split.cuh) puts it together.
 //
-// Over a Q8 cache Q K^T may be products of bytes (byte_scores.cuh): keys then come from the cache's pages as they are, values from
-// dequantized ones.
-//
 // With lists of pages (sparse prefill) the walk goes over those, the rows of a block are the tokens of a page, and a
 // warp masks the pages that others of the block read and its own queries do not.
 #pragma once
@@ -22,15 +19,13 @@
 #include <type_traits>
 
 #include "cuda/attention/epilogue.cuh"
-#include "cuda/attention/kernels.h"
 #include "cuda/attention/list_walk.cuh"
 #include "cuda/attention/mask.cuh"
 #include "cuda/attention/pages.cuh"
-#include "cuda/attention/prefill/byte_scores.cuh"
 #include "cuda/attention/prefill/split.cuh"
-#include "cuda/attention/prefill/split_walk.h"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
+#include "cuda/attention/prefill/split_walk.h"
 #include "cuda/attention/traits.cuh"
 #include "cuda/attention/work_order.h"
 #include "cuda/device/wgmma.cuh"
@@ -52,21 +47,19 @@ struct Params {
     int32_t* next_item;  // counter of items drawn beyond the first of each thread block
     PageLists lists;     // if kListed
     Parts parts;         // if kSplit
-    CodedKeys keys;      // if kBytes
 
     __device__ __forceinline__ uint32_t items() const { return order.count() * parts.count; }
 };
 
-template <int kHeadDim_, class T_, Variant kVariant_, bool kSplit_ = false, bool kBytes_ = false>
+template <int kHeadDim_, class T_, Variant kVariant_, bool kSplit_ = false>
 struct Config {
     using T = T_;
     static constexpr int kHeadDim = kHeadDim_;
     static constexpr Variant kVariant = kVariant_;
     static constexpr bool kSplit = kSplit_;
-    static constexpr bool kBytes = kBytes_;
     static constexpr bool kListed = kVariant == Variant::Listed;
     static constexpr bool kWindowed = windows(kVariant);
-    static constexpr int kConsumers = kHeadDim <= 64 && !kListed && !kBytes ? 3 : 2;
+    static constexpr int kConsumers = kHeadDim <= 64 && !kListed ? 3 : 2;
     static constexpr int kRows = 64 * kConsumers;
     static constexpr int kKeys = kPageTokens;
     using Walk = std::conditional_t<kListed, ListWalk<kKeys>, std::conditional_t<kSplit, SplitWalk<kKeys>, TileWalk<kKeys, kWindowed>>>;
@@ -84,18 +77,14 @@ struct Config {
     static_assert(kProducerRegisters + kConsumers * kConsumerRegisters <= (1 + kConsumers) * kLaunchRegisters);
     static constexpr uint32_t kQueryBytes = kRows * kHeadDim * 2;
     static constexpr uint32_t kTileBytes = kKeys * kHeadDim * 2;
-    static constexpr uint32_t kKeyTileBytes = kBytes ? kTileBytes / 2 : kTileBytes;
-    static constexpr int kQueryOperands = kHeadDim / (kBytes ? 8 : 4);  // registers of a thread
-    static constexpr int kKeyScales = kBytes ? kKeys : 1;
 };
 
 template <class C>
 struct Shared {
-    alignas(1024) uint8_t keys[C::kStages][C::kKeyTileBytes];
+    alignas(1024) uint8_t keys[C::kStages][C::kTileBytes];
     alignas(1024) uint8_t values[C::kStages][C::kTileBytes];
     alignas(1024) uint8_t rotated[C::kQueryBytes];  // queries; the output on its way out
     alignas(1024) uint8_t queries[C::kQueryBytes];  // (kRows, kHeadDim), un-rotated
-    alignas(16) __half key_scales[C::kStages][C::kKeyScales];
     alignas(8) uint64_t keys_full[C::kStages], keys_empty[C::kStages];
     uint64_t values_full[C::kStages], values_empty[C::kStages];
     uint64_t queries_full, queries_empty;
@@ -154,7 +143,6 @@ __device__ __forceinline__ uint32_t first_index(const QueryBlock& block) {
 /// before the page's first with zeros.
 template <class C>
 __device__ __forceinline__ uint32_t keys_back(const typename C::Walk& walk, uint32_t n_keys) {
-    if (C::kBytes) return 0;  // dequantized values end with zeros
     return walk.key + C::kKeys > n_keys ? walk.key + C::kKeys - n_keys : 0;
 }
 
@@ -166,17 +154,6 @@ __device__ __forceinline__ void copy_tile(uint32_t to, const CUtensorMap* map, u
 #pragma unroll
     for (int panel = 0; panel < P::kCount; ++panel)
         ptx::copy_box(to + panel * C::kKeys * P::kRowBytes, map, barrier, panel * P::kWidth, row, page);
-}
-
-/// The keys of a page of a Q8 cache, and their scales.
-template <class C>
-__device__ __forceinline__ void copy_byte_keys(Shared<C>& shared, uint32_t stage, const CUtensorMap* map, const CodedKeys& keys,
-                                               uint32_t page) {
-    constexpr uint32_t kScaleBytes = C::kKeys * sizeof(__half);
-    const uint32_t barrier = ptx::shared_address(&shared.keys_full[stage]);
-    ptx::barrier_arrive_expect(barrier, C::kKeyTileBytes + kScaleBytes);
-    ptx::copy_box(ptx::shared_address(shared.keys[stage]), map, barrier, 0, 0, page);
-    ptx::copy_bulk(ptx::shared_address(shared.key_scales[stage]), keys.scales + size_t{page} * C::kKeys, kScaleBytes, barrier);
 }
 
 template <class C>
@@ -206,14 +183,8 @@ __device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_
             const uint32_t page = rows.page_of(walk.key) * rows.n_kv_heads + rows.head;
             const int32_t row = -static_cast<int32_t>(keys_back<C>(walk, params.blocks.end));
             ptx::barrier_wait(ptx::shared_address(&shared.keys_empty[ring.stage]), ring.phase ^ 1);
-            if constexpr (C::kBytes) {
-                const uint32_t own = __ldg(params.keys.page_table + walk.key / kPageTokens);
-                copy_byte_keys<C>(shared, ring.stage, k_map, params.keys,
-                                  own * params.keys.n_kv_heads + params.keys.first_head + rows.head);
-            } else {
-                copy_tile<C>(ptx::shared_address(shared.keys[ring.stage]), k_map, ptx::shared_address(&shared.keys_full[ring.stage]), row,
-                             page);
-            }
+            copy_tile<C>(ptx::shared_address(shared.keys[ring.stage]), k_map, ptx::shared_address(&shared.keys_full[ring.stage]), row,
+                         page);
             ptx::barrier_wait(ptx::shared_address(&shared.values_empty[ring.stage]), ring.phase ^ 1);
             copy_tile<C>(ptx::shared_address(shared.values[ring.stage]), v_map, ptx::shared_address(&shared.values_full[ring.stage]), row,
                          page);
@@ -227,8 +198,7 @@ template <class C>
 struct Consumer {
     using T = typename C::T;
     using P = Panels<C::kHeadDim>;
-    static constexpr int kDepth = 16;                               // of one product
-    using Scores = std::conditional_t<C::kBytes, uint32_t, float>;  // what Q K^T is summed in
+    static constexpr int kDepth = 16;  // of one product
 
     Shared<C>& shared;
     const Params& params;
@@ -267,8 +237,7 @@ struct Consumer {
     }
 
     /// Rotates this warp's queries for the keys of `range`. No product may be under way.
-    __device__ __forceinline__ void rotate(const QueryBlock& block, Range range, uint32_t (&q)[C::kQueryOperands],
-                                           [[maybe_unused]] ByteRows& bytes) const {
+    __device__ __forceinline__ void rotate(const QueryBlock& block, Range range, uint32_t (&q)[C::kHeadDim / 4]) const {
         join();
         constexpr int kPieces = C::kHeadDim / 8;                               // of a row
         constexpr int kItems = 16 * kPieces / 32;                              // of a thread
@@ -292,19 +261,7 @@ struct Consumer {
             }
         }
         join();
-        if constexpr (C::kBytes) {
-            // A warp's bytes lie in its own rows' memory.
-            using Bytes = Panels<C::kHeadDim / 2>;
-            uint8_t* staged = shared.rotated + P::offset(C::kRows, warp_row, 0);
-            bytes = rows_to_bytes<C::kHeadDim>(staged, lane, [&](int row, int e) {
-                return reinterpret_cast<const uint32_t*>(shared.rotated + P::offset(C::kRows, warp_row + row, e));
-            });
-            __syncwarp();
-#pragma unroll
-            for (int e = 0; e < C::kHeadDim / 2; e += kDepth)
-                ptx::load_matrices(*reinterpret_cast<uint32_t (*)[4]>(&q[e / 4]),
-                                   ptx::shared_address(staged) + Bytes::offset(16, lane % 16, e + lane / 16 * 8));
-        } else if constexpr (C::kQueriesInRegisters) {
+        if constexpr (C::kQueriesInRegisters) {
 #pragma unroll
             for (int e = 0; e < C::kHeadDim; e += kDepth)
                 ptx::load_matrices(*reinterpret_cast<uint32_t (*)[4]>(&q[e / 4]),
@@ -313,7 +270,7 @@ struct Consumer {
     }
 
     /// Issues s = Q K^T.
-    __device__ __forceinline__ void multiply_keys(float (&s)[C::kKeys / 2], const uint32_t (&q)[C::kQueryOperands], uint32_t stage) const {
+    __device__ __forceinline__ void multiply_keys(float (&s)[C::kKeys / 2], const uint32_t (&q)[C::kHeadDim / 4], uint32_t stage) const {
         const uint64_t shared_q = wgmma::descriptor<C::kHeadDim>(ptx::shared_address(shared.rotated) + first_row * P::kRowBytes, 16);
         const uint64_t k = wgmma::descriptor<C::kHeadDim>(ptx::shared_address(shared.keys[stage]), 16);
 #pragma unroll
@@ -326,14 +283,6 @@ struct Consumer {
             else
                 Product::shared(s, wgmma::advance(shared_q, panel * C::kRows * P::kRowBytes + column), tile, e > 0);
         }
-    }
-
-    /// The same of bytes, from what start_scores() has put into s.
-    __device__ __forceinline__ void multiply_keys(uint32_t (&s)[C::kKeys / 2], const uint32_t (&q)[C::kQueryOperands],
-                                                  uint32_t stage) const {
-        const uint64_t k = wgmma::descriptor<C::kHeadDim / 2>(ptx::shared_address(shared.keys[stage]), 16);
-#pragma unroll
-        for (int e = 0; e < C::kHeadDim; e += 2 * kDepth) wgmma::add_byte_products(s, q + e / 8, wgmma::advance(k, e));
     }
 
     /// Issues o += P V.
@@ -365,33 +314,13 @@ struct Consumer {
             {params.out, params.out_stride, first - params.blocks.start, block.first + block.rows - first, head, block.first - first});
     }
 
-    /// Where Q K^T is summed.
-    template <class Sums>
-    static __device__ __forceinline__ auto& of(float (&s)[C::kKeys / 2], Sums& sums) {
-        if constexpr (C::kBytes)
-            return sums;
-        else
-            return s;
-    }
-
-    __device__ __forceinline__ void step(OnlineSoftmax& softmax, float (&s)[C::kKeys / 2], [[maybe_unused]] const ByteRows& bytes,
-                                         float (&keep)[2]) const {
-        if constexpr (C::kBytes) {
-            const float scale[2] = {bytes.scale[0] * params.scale.scale_log2, bytes.scale[1] * params.scale.scale_log2};
-            softmax.step(s, scale, keep);
-        } else {
-            softmax.step(s, params.scale.scale_log2, keep);
-        }
-    }
-
     /// Writes an item's part of the block, undivided.
-    __device__ __forceinline__ void write_part(const float (&o)[C::kHeadDim / 2], const OnlineSoftmax& softmax,
-                                               [[maybe_unused]] const ByteRows& bytes, uint32_t item) const {
+    __device__ __forceinline__ void write_part(const float (&o)[C::kHeadDim / 2], const OnlineSoftmax& softmax, uint32_t item) const {
         const size_t first = size_t{item} * C::kRows + warp_row + lane / 4;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-            const float sum = softmax.row_sum(half), unit = C::kBytes ? bytes.scale[half] : 1.0f;
-            if (lane % 4 == 0) params.parts.softmax[first + 8 * half] = {softmax.maximum[half] * unit, sum};
+            const float sum = softmax.row_sum(half);
+            if (lane % 4 == 0) params.parts.softmax[first + 8 * half] = {softmax.maximum[half], sum};
         }
 #pragma unroll
         for (int n = 0; n < C::kHeadDim / 2; n += 2) {
@@ -411,43 +340,35 @@ struct Consumer {
             auto [block, walk] = Task<C>::of(params, work, item);
             OnlineSoftmax softmax;
             float s[C::kKeys / 2], o[C::kHeadDim / 2], keep[2];
-            uint32_t p[C::kKeys / 4], q[C::kQueryOperands];  // operands; q if the queries are in registers
-            [[maybe_unused]] uint32_t sums[C::kBytes ? C::kKeys / 2 : 1];
-            ByteRows bytes;
-            rotate(block, walk.range(), q, bytes);
+            uint32_t p[C::kKeys / 4], q[C::kHeadDim / 4];  // operands; q if the queries are in registers
+            rotate(block, walk.range(), q);
             if (walk.in_last_range()) release_queries();
-            if constexpr (C::kBytes) start_scores(sums, bytes);
             ptx::barrier_wait(ptx::shared_address(&shared.keys_full[ring.stage]), ring.phase);
-            if constexpr (C::kBytes) wgmma::pin(sums);
             wgmma::fence();
-            multiply_keys(of(s, sums), q, ring.stage);
+            multiply_keys(s, q, ring.stage);
             wgmma::commit();
             wgmma::wait<0>();
-            wgmma::pin(of(s, sums));
-            if constexpr (C::kBytes) scale_scores(sums, shared.key_scales[ring.stage], lane, s);
+            wgmma::pin(s);
             release(shared.keys_empty[ring.stage]);
             mask(s, block, walk);
-            step(softmax, s, bytes, keep);
+            softmax.step(s, params.scale.scale_log2, keep);
             to_operands<T>(s, p);
 #pragma unroll
             for (int n = 0; n < C::kHeadDim / 2; ++n) o[n] = 0.0f;
 
             while (walk.next()) {
                 if (walk.entered) {
-                    [[maybe_unused]] const float before[2] = {bytes.scale[0], bytes.scale[1]};
-                    rotate(block, walk.range(), q, bytes);
-                    if constexpr (C::kBytes) softmax.change_unit(before, bytes.scale);
+                    rotate(block, walk.range(), q);
                     if (walk.in_last_range()) release_queries();
                 }
                 const Ring<C::kStages> previous = ring;
                 ring.advance();
                 ptx::barrier_wait(ptx::shared_address(&shared.keys_full[ring.stage]), ring.phase);
                 if constexpr (C::kTurns) await_turn();
-                if constexpr (C::kBytes) start_scores(sums, bytes);
-                wgmma::pin(of(s, sums)), wgmma::pin(o), wgmma::pin(p);
+                wgmma::pin(s), wgmma::pin(o), wgmma::pin(p);
                 if constexpr (C::kQueriesInRegisters) wgmma::pin(q);
                 wgmma::fence();
-                multiply_keys(of(s, sums), q, ring.stage);
+                multiply_keys(s, q, ring.stage);
                 wgmma::commit();
                 ptx::barrier_wait(ptx::shared_address(&shared.values_full[previous.stage]), previous.phase);
                 wgmma::fence();
@@ -455,11 +376,10 @@ struct Consumer {
                 wgmma::commit();
                 if constexpr (C::kTurns) pass_turn();
                 wgmma::wait<1>();
-                wgmma::pin(of(s, sums));
-                if constexpr (C::kBytes) scale_scores(sums, shared.key_scales[ring.stage], lane, s);
+                wgmma::pin(s);
                 release(shared.keys_empty[ring.stage]);
                 mask(s, block, walk);
-                step(softmax, s, bytes, keep);
+                softmax.step(s, params.scale.scale_log2, keep);
                 // The assembler takes waits to be free to move and would put the next one in front of the
                 // softmax, which then overlaps with nothing. Asking again for values that are here stops it.
                 // With three warpgroups the others fill the gap, and the question costs more than it saves.
@@ -489,7 +409,7 @@ struct Consumer {
             release(shared.values_empty[ring.stage]);
             ring.advance();
             if constexpr (C::kSplit)
-                write_part(o, softmax, bytes, item);
+                write_part(o, softmax, item);
             else
                 write(o, inverse, block, work.head);
         }

@@ -31,7 +31,7 @@ uint32_t split_count(const Card& card, const PrefillArgs& args) {
 }
 
 template <class C>
-cudaError_t launch(const Card& card, const PrefillArgs& args, uint32_t parts, [[maybe_unused]] const CodedKeys& keys, cudaStream_t stream) {
+cudaError_t launch(const Card& card, const PrefillArgs& args, uint32_t parts, cudaStream_t stream) {
     using P = Panels<C::kHeadDim>;
     const AttentionShape& shape = args.shape;
     const uint64_t head_dim = shape.head_dim;
@@ -49,17 +49,7 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, uint32_t parts, [[
                         {P::kWidth, C::kKeys, 1},
                         P::kRowBytes};
     cudaError_t error = make_tensor_map(queries, q_map);
-    if constexpr (C::kBytes) {
-        using Pairs = Panels<C::kHeadDim / 2>;
-        const TensorMapSpec bytes{keys.keys,
-                                  {head_dim / 2, kPageTokens, uint64_t{keys.pages} * keys.n_kv_heads},
-                                  {head_dim, kPageTokens * head_dim},
-                                  {Pairs::kWidth, C::kKeys, 1},
-                                  Pairs::kRowBytes};
-        if (error == cudaSuccess) error = make_tensor_map(bytes, k_map);
-    } else {
-        if (error == cudaSuccess) error = make_tensor_map(tiles, k_map);
-    }
+    if (error == cudaSuccess) error = make_tensor_map(tiles, k_map);
     tiles.data = args.cache.values;
     if (error == cudaSuccess) error = make_tensor_map(tiles, v_map);
 
@@ -77,7 +67,6 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, uint32_t parts, [[
     params.next_item = static_cast<int32_t*>(args.workspace);
     params.order = make_work_order(card, args, C::kListed ? args.lists.n_blocks : params.blocks.count);
     params.lists = args.lists;
-    params.keys = keys;
     params.parts = C::kSplit ? place_parts<C>(args.workspace, parts, params.order.count() * parts) : Parts{};
 
     constexpr int kSharedBytes = sizeof(Shared<C>) + 1023;  // room to align
@@ -97,14 +86,14 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, uint32_t parts, [[
 }
 
 /// Cut into parts where that fills the card.
-template <int kHeadDim, class T, Variant kVariant, bool kBytes = false>
-cudaError_t launch_parts(const Card& card, const PrefillArgs& args, cudaStream_t stream, const CodedKeys& keys = {}) {
-    using C = Config<kHeadDim, T, kVariant, false, kBytes>;
+template <int kHeadDim, class T, Variant kVariant>
+cudaError_t launch_parts(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
+    using C = Config<kHeadDim, T, kVariant>;
     if constexpr (kVariant == Variant::Plain) {
-        using Split = Config<kHeadDim, T, kVariant, true, kBytes>;
-        if (const uint32_t parts = split_count<Split>(card, args); parts > 1) return launch<Split>(card, args, parts, keys, stream);
+        if (const uint32_t parts = split_count<C>(card, args); parts > 1)
+            return launch<Config<kHeadDim, T, kVariant, true>>(card, args, parts, stream);
     }
-    return launch<C>(card, args, 1, keys, stream);
+    return launch<C>(card, args, 1, stream);
 }
 
 template <class T, Variant kVariant>
