@@ -21,8 +21,8 @@ HEADS = {
 @pytest.mark.parametrize("size", HEADS)
 @pytest.mark.parametrize("pieces", [(1,), (150, *[1] * 250), (90, 2, 37), (129, 127, 144)])
 def test_q4_gives_what_the_cpus_gives(variant_gguf, size, pieces):
-    """Fed alike, so that the same pages are fresh: the devices differ by little of what four bits lose, by codes
-    that their activations' rounding moves to the next one."""
+    """Fed alike, so that the same pages are fresh: the devices differ by a little of what four bits lose, by
+    codes that the rounding of activations moves to the next one."""
     path = variant_gguf(**HEADS[size])
     ids = tokens(path, 400)
     exact = all_logits(path, "cpu", ids, cache_type="f32", scheme=SCHEME)
