@@ -52,6 +52,7 @@ public:
     std::string description() const override { return device_.description; }
 
     std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const override {
+        if (const std::string why = cache == DCA_CACHE_Q4 ? refuses_q4(hparams_.head_dim) : ""; !why.empty()) return why;
         AttentionShape shape{};
         shape.head_dim = static_cast<int32_t>(hparams_.head_dim);
         shape.rotary_dim = static_cast<int32_t>(hparams_.rotary_dim);
@@ -67,7 +68,8 @@ public:
     Parts make_engine(EngineSpec spec) override {
         check(cudaSetDevice(device_.ordinal), "selecting the card");
         auto state = std::make_unique<StepState>(hparams_, weights_, device_, spec);  // checks that the cache fits beside it
-        auto cache = std::make_unique<CudaKvCache>(hparams_, device_, spec.tokens, supported_cache(spec.cache_type), spec.prefill.sparse);
+        auto cache = std::make_unique<CudaKvCache>(hparams_, device_, spec.tokens, supported_cache(spec.cache_type), spec.prefill.sparse,
+                                                   state->memory.block, state->memory.slices);
         auto executor = std::make_unique<CudaExecutor>(std::move(state), *cache, spec.link);
         return {std::move(cache), std::move(executor)};
     }

@@ -47,6 +47,7 @@ void CudaExecutor::prepare(const Batch& batch) {
     recorded_rows_ = recordable ? Recordings::rows_for(rows, most) : 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - rows;
     if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
+    state_.cache->begin(batch, state_.stream.get());
     if (state_.sparse != nullptr) state_.sparse->begin(batch, state_.shape, *state_.cache, state_.stream.get());
     // Memory that is given back or taken may wait for what runs on any card, and a sum that runs waits for all ranks.
     if (state_.exchange != nullptr) state_.exchange->meet();
@@ -167,6 +168,7 @@ void CudaExecutor::sample(std::span<SampleRequest* const> requests) {
 }
 
 void CudaExecutor::end() {
+    state_.settle_pages();
     state_.wait();
     if (state_.shared()) state_.exchange->check_patience();
     under_way_ = false;

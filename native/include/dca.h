@@ -166,7 +166,7 @@ typedef enum dca_cache_type {
     DCA_CACHE_F32 = 1,
     DCA_CACHE_BF16 = 2,
     DCA_CACHE_Q8 = 3, /* 8 bits a value with scales; see docs/architecture.md for the layout per device */
-    DCA_CACHE_Q4 = 4  /* 4 bits a value with scales; on the CPU only so far, for head sizes that are multiples of 32 */
+    DCA_CACHE_Q4 = 4  /* 4 bits a value with scales (docs/caches.md), for head sizes that are multiples of 32 */
 } dca_cache_type;
 
 typedef enum dca_rope {
@@ -332,6 +332,17 @@ DCA_API uint32_t dca_sequence_length(const dca_sequence* sequence);
 
 /* Forgets every token from index `length` on. */
 DCA_API dca_status dca_sequence_truncate(dca_sequence* sequence, uint32_t length);
+
+/* Lets a sequence sleep: its keys and values leave for host memory, and its pages are free for others when they have left, which
+ * goes on while steps of others run. What it shares with others is copied. Everything that needs its keys and values
+ * wakes it, and fails with DCA_ERROR_CONTEXT where pages are short; its tokens can be read. */
+DCA_API dca_status dca_sequence_sleep(dca_sequence* sequence);
+
+/* Starts the way back, which takes pages and goes on while steps of others run. Nothing if it is awake. */
+DCA_API dca_status dca_sequence_wake(dca_sequence* sequence);
+
+/* 1 if the sequence sleeps, else 0. */
+DCA_API int dca_sequence_asleep(const dca_sequence* sequence);
 
 /* Tokens to append to a sequence, and where what follows from them goes. */
 typedef struct dca_feed {

@@ -57,7 +57,7 @@ def test_weights_that_stay_in_the_file_are_shared_too(variant_gguf):
     assert np.abs(logits_of(path, "cpu/2", ids, repack=False) - expected).max() < CLOSE
 
 
-@pytest.mark.parametrize("cache_type", ["f16", "q8", "q4"])
+@pytest.mark.parametrize("cache_type", ["f16", "q8"])
 def test_rounded_caches(variant_gguf, cache_type):
     path, ids = variant_gguf(), ids_of(1, 150)
     expected = logits_of(path, "cpu", ids, cache_type)
@@ -192,6 +192,31 @@ def test_more_ranks_than_a_model_has_heads_for(variant_gguf):
 def test_more_ranks_than_a_model_has_layers(variant_gguf):
     with pytest.raises(DcaError, match=r"number of layers \(2, cut in units of 1\) cannot be shared"):
         Model(variant_gguf(), device="cpu/3/layers")
+
+
+@pytest.mark.parametrize("device", ["cpu/2", "cpu/2/layers"])
+def test_a_q4_cache_is_refused(variant_gguf, device):
+    with (
+        Model(variant_gguf(), device=device) as model,
+        pytest.raises(DcaError, match="a q4 cache is for one device only so far; use cache_type q8"),
+    ):
+        model.session(context=256, cache_type="q4")
+
+
+@pytest.mark.parametrize("device", ["cpu/2", "cpu/2/layers"])
+def test_a_sequence_that_cannot_sleep_goes_on(variant_gguf, device):
+    ids = ids_of(0, 150)
+    with Model(variant_gguf(), device=device) as model, model.engine(tokens=1024) as engine:
+        sequence, other = engine.sequence(), engine.sequence()
+        engine.eval([(sequence, ids[:140])])
+        with pytest.raises(DcaError, match="sequences sleep on one device only so far") as refused:
+            sequence.sleep()
+        assert refused.value.status == Status.UNSUPPORTED
+        assert not sequence.asleep
+        engine.eval([(other, ids[:140])])
+        np.testing.assert_array_equal(
+            engine.eval([(sequence, ids[140:])])[0], engine.eval([(other, ids[140:])])[0]
+        )
 
 
 def test_a_step_that_is_cancelled_leaves_the_engine_usable(variant_gguf):

@@ -9,6 +9,7 @@
 namespace dca {
 
 Sequence::~Sequence() {
+    if (asleep_ != nullptr && asleep_->coming) static_cast<void>(engine_.cache_->copied(asleep_->number, true));
     for (const uint32_t page : pages_) engine_.pool_.release(page);
 }
 
@@ -33,6 +34,7 @@ public:
     Reservation(Engine& engine, std::span<const Feed> feeds) : Reservation(Nothing{}, engine, feeds) {
         uint64_t wanted = 0;
         for (const Feed& feed : feeds) wanted += pages_wanted(feed);
+        engine.await_free(wanted);
         if (wanted > engine.pool_.free()) {
             fail(DCA_ERROR_CONTEXT, "the ", engine.room_, " holds ", engine.tokens_, " tokens, ", engine.tokens_used(),
                  " are in use and room for ", wanted * kPageTokens, " more is wanted (in pages of ", kPageTokens,
@@ -177,6 +179,10 @@ Engine::Engine(Model& model, const EngineOptions& options)
     pool_ = PagePool(pages_for(tokens_));
 }
 
+Engine::~Engine() {
+    for (const Leaving& leaving : leaving_) static_cast<void>(cache_->copied(leaving.number, true));
+}
+
 PrefillSpec checked_prefill(const Model& model, int32_t prefill, float alpha, uint32_t from, bool record) {
     if (prefill == DCA_PREFILL_DENSE) return {};
     if (prefill == DCA_PREFILL_STATED) {
@@ -252,6 +258,7 @@ void Engine::check(std::span<const Feed> feeds, size_t least) const {
 void Engine::run(std::span<const Feed> feeds, const Wanted& wanted, const Read& read) {
     uint64_t total = 0, done = 0;
     for (const Feed& feed : feeds) total += feed.tokens.size();
+    for (const Feed& feed : feeds) feed.sequence->settle();
     Reservation reservation(*this, feeds);
     std::vector<Piece> pieces;
     std::vector<Slice> slices;

@@ -15,6 +15,7 @@ struct SliceRows {
     std::span<const uint32_t> pages;
     uint32_t start, first_row, rows;
     uint32_t sparse_end;  // queries below may be attended sparsely
+    uint32_t fresh_page;  // the first page that the step writes to, where such are read more finely; else there is none
 };
 
 /// Queries [first, end) of a slice, all of one chunk, which read what the last of them choose.

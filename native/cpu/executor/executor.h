@@ -63,7 +63,10 @@ public:
     }
 
     /// Rows of a step where the caller does not say.
-    static constexpr uint32_t kDefaultRows = 512;
+    static uint32_t rows_of(const EngineSpec& spec) noexcept {
+        constexpr uint32_t usual = 512;
+        return std::min(spec.max_rows != 0 ? spec.max_rows : usual, spec.tokens);
+    }
     /// What an executor of so many rows takes, but for the rotation table and what grows with use.
     static uint64_t bytes_for(const Hparams& hparams, uint32_t max_rows);
 
@@ -182,6 +185,10 @@ private:
     /// The softmax of `lanes` queries before any key: empty, or with the sink's share where the layer has sinks. (A row's
     /// sink counts in one of its pieces.)
     void start_softmax(uint32_t layer, uint32_t kv_head, int lanes, float* maximum, float* sum, bool sink) const;
+    /// Codes the keys of pages that the step has filled anew, where the cache wants that.
+    void settle_pages();
+    /// The cache as a slice's keys from index `first` on are read, up to the end of the page where that is a fresh one.
+    CacheView view_of(const SliceRows& slice, uint32_t first, uint32_t layer, uint32_t kv_head) const noexcept;
     void attend_panel(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
     void attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift, Distances seen,
                      const uint8_t* heads, Worker& worker);

@@ -224,7 +224,7 @@ void CpuExecutor::attend_lines(uint32_t layer, uint32_t kv_head, const Attention
         lines.only[g] = 1;
         for (const KeyRange& run : lines.read[g].runs) {
             const KeyRange span{std::max(run.begin, keys.begin), std::min(run.end, keys.end)};
-            for_page_runs(pages, span, [&](KeyRange part, int64_t shift) {
+            for_page_runs(pages, span, block.slice->fresh_page, [&](KeyRange part, int64_t shift) {
                 attend_keys(layer, kv_head, block, part, shift, distances(whole_.scheme, range), lines.only.data(), worker);
             });
         }

@@ -44,6 +44,7 @@ constexpr Kernels kernels_here(const char* name) {
         .store_keys = {store_keys<CacheF16>, store_keys<CacheF32>, store_keys<CacheBF16>, store_keys<CacheQ8>, store_keys<CacheQ4>},
         .store_values = {store_values<CacheF16>, store_values<CacheF32>, store_values<CacheBF16>, store_values<CacheQ8>,
                          store_values<CacheQ4>},
+        .settle_keys = settle_keys,
         .attend_panel = {narrow_panel<CacheF16, false>, attend_panel<CacheF32, false>, narrow_panel<CacheBF16, false>,
                          narrow_panel<CacheQ8, false>, narrow_panel<CacheQ4, false>},
         .attend_row = {attend_row<CacheF16, false>, attend_row<CacheF32, false>, attend_row<CacheBF16, false>, attend_row<CacheQ8, false>,

@@ -91,6 +91,9 @@ struct StepState {
     /// Stores all rows' keys and values.
     void store_keys_values(uint32_t layer);
 
+    /// Codes the keys of pages that the step has filled anew, where the cache wants that.
+    void settle_pages();
+
     /// memory.attended = attention of the kept rows' queries: one call for all rows that are alone in their
     /// sequence, one for each longer slice.
     void attend(uint32_t layer);

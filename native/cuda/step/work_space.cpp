@@ -67,9 +67,9 @@ struct WorkSpace::Plan {
         return {scratch.take<float2>(size_t{positions} * n_frequencies), positions};
     }
 
-    /// Prefill dequantizes a Q8 cache for the fastest kernel, some heads at a time.
+    /// Prefill dequantizes a cache of codes for the fastest kernel, some heads at a time.
     size_t prefill_bytes(uint32_t block, uint32_t tokens, CacheType type) const {
-        if (type != CacheType::Q8 || block == 1) return prefill_workspace_bytes();
+        if (!holds_codes(type) || block == 1) return prefill_workspace_bytes();
         const uint64_t a_head = prefill_workspace_bytes(shape, tokens, 1);
         const auto heads = std::clamp<uint64_t>(kMostDequantizedCache / a_head, 1, h.n_kv_heads);
         return prefill_workspace_bytes(shape, tokens, static_cast<int32_t>(heads));
@@ -154,7 +154,10 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     };
     const auto cache_bytes = [&](uint32_t tokens, CacheType of_type) { return CudaKvCache::bytes_for(h, tokens, of_type, plan.sparse); };
     const auto fits = [&](uint32_t tokens, CacheType of_type) {
-        return cache_bytes(tokens, of_type) + cache_bytes(kPageTokens, of_type) + measure(tokens, of_type) <= available;
+        const uint64_t scratch = measure(tokens, of_type);  // sets `slices`
+        return cache_bytes(tokens, of_type) + cache_bytes(kPageTokens, of_type) +
+                   CudaKvCache::fine_bytes_for(h, tokens, of_type, block, slices) + scratch <=
+               available;
     };
     while (!fits(spec.tokens, type) && spec.max_rows == 0 && block > kShortestBlock) block /= 2;
     scratch_bytes = measure(spec.tokens, type);
@@ -173,7 +176,7 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
             most, message_from("a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache_bytes(spec.tokens, type)),
                                " of cache and ", gigabytes(scratch_bytes), " of work space, ", device.description, " has ",
                                gigabytes(available), " free: room for ", most, " tokens",
-                               type == CacheType::Q8 ? "" : ", or " + std::to_string(most_tokens(CacheType::Q8)) + " with cache_type q8"));
+                               holds_codes(type) ? "" : ", or " + std::to_string(most_tokens(CacheType::Q8)) + " with cache_type q8"));
     }
 
     device_ = allocate_device(scratch_bytes, "allocating the work space");
