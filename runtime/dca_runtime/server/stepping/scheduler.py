@@ -68,7 +68,7 @@ class Scheduler:
     def appended(self, job: Job, count: int) -> None:
         """``count`` tokens of the job were appended to its sequence."""
         job.read += count
-        if job.entry is not None:
+        if job.entry is not None and job.read // PAGE_TOKENS > len(job.entry.path):
             self.tree.grow(job.entry, job.keys[: job.read // PAGE_TOKENS])
 
     def load(self, job: Job) -> int:
@@ -140,7 +140,7 @@ class Scheduler:
         reserved = 0
         for job in sorted(self.active, key=lambda job: job.arrived):
             if job.stage is Stage.WRITING and not job.paused and job.sequence is not None:
-                pages = self._pages_for(job, 1)
+                pages = 0 if job.read % PAGE_TOKENS else 1
                 if pages == 0 or self._room(job, reserved + pages, plan):
                     plan.writes.append(job)
                     reserved += pages
