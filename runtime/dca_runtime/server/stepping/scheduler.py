@@ -53,6 +53,7 @@ class Scheduler:
         self._clock = clock
         self._pages = engine.info.tokens // PAGE_TOKENS
         self._speed = _FIRST_SPEED
+        self._speed_is_known = False
 
     # What happens to jobs.
 
@@ -115,7 +116,10 @@ class Scheduler:
         if self._stored is not None and start is not None:
             self._stored.read_in(start, start + rows, seconds)
         if rows >= _LEAST_ROWS and seconds > 0:
-            self._speed += 0.3 * (rows / seconds - self._speed)
+            # What was only supposed goes at once: a card reads forty times as fast.
+            weight = 0.3 if self._speed_is_known else 1.0
+            self._speed += weight * (rows / seconds - self._speed)
+            self._speed_is_known = True
 
     @property
     def wait(self) -> float:
