@@ -44,7 +44,8 @@ class Exchange:
         now = time.monotonic()
         job = self.jobs[index]
         if isinstance(event, Token):
-            self._metrics.token(now - self._last.get(index, job.arrived), first=index not in self._last)
+            before = self._last.get(index)
+            self._metrics.token(now - (job.arrived if before is None else before), first=before is None)
             self._last[index] = now
         elif isinstance(event, Finished | Failed):
             self._running.discard(index)

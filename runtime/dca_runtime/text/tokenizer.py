@@ -88,6 +88,10 @@ class Tokenizer:
         plain = self.encode(text, add_special=False)
         if isinstance(text, Prompt) or not begins:
             return plain
+        add_bos, _ = self._adds
+        if add_bos is not None:  # the file says it; a long text is not encoded twice then
+            begin = [self.bos_id] if add_bos and self.bos_id is not None else []
+            return plain if plain[: len(begin)] == begin else begin + plain
         whole = self.encode(text)
         for before in range(len(whole) - len(plain) + 1):
             if whole[before : before + len(plain)] == plain:
