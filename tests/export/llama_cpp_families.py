@@ -50,7 +50,7 @@ TEXT = " ".join(CORPUS * 20)
 
 
 def save(case: str, directory: Path) -> None:
-    """The model of a case, its weights made of its tensors' names, with a vocabulary as large as its tokenizer's.
+    """The model of a case, weights made of its tensors' names, a vocabulary as large as its tokenizer's.
 
     Its config names only what its class knows: a converter may believe a dense model's count of experts.
     """
@@ -110,7 +110,8 @@ def class_of(name, mmproj=False):
     return model_class
 converter.get_model_class = class_of
 for directory in directories:
-    sys.argv = ["", directory + "/model", "--outfile", directory + "/converted.gguf", "--outtype", "f32", "--no-lazy"]
+    sys.argv = ["", directory + "/model", "--outfile", directory + "/converted.gguf"]
+    sys.argv += ["--outtype", "f32", "--no-lazy"]
     try:
         converter.main()
     except BaseException as error:
@@ -119,7 +120,7 @@ for directory in directories:
 
 
 def differences(llama_perplexity: str, file: Path, scratch: Path) -> float:
-    """The largest difference between the runtime's log-probabilities and llama.cpp's in a window's second half."""
+    """The largest difference between log-probabilities, the runtime's and llama.cpp's, in half a window."""
     text, logits = scratch / "text.txt", scratch / "logits"
     text.write_text(TEXT)
     exact = ["-fa", "off", "-ctk", "f32", "-ctv", "f32"]
