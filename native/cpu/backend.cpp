@@ -69,10 +69,7 @@ private:
         const auto fitting = [&](dca_cache_type type) { return room / (cache_bytes(kPageTokens, type) + table_page) * kPageTokens; };
         fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ",
              gigabytes(work + table), " of work space, ", gigabytes(available), " are available: room for ", fitting(spec.cache_type),
-             " tokens",
-             holds_codes(static_cast<CacheType>(spec.cache_type))
-                 ? ""
-                 : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8");
+             " tokens", smaller_caches(spec, hparams_.head_dim, fitting));
     }
 
     const Hparams& hparams_;
