@@ -70,10 +70,7 @@ private:
         const uint64_t most = fitting(spec.cache_type);
         throw RoomError(most, message_from("a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ",
                                            gigabytes(work + table), " of work space, ", gigabytes(available), " are available: room for ",
-                                           most, " tokens",
-                                           holds_codes(static_cast<CacheType>(spec.cache_type))
-                                               ? ""
-                                               : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8"));
+                                           most, " tokens", smaller_caches(spec, hparams_.head_dim, fitting)));
     }
 
     const Hparams& hparams_;

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/backend/batch.h"
+#include "core/backend/cache_type.h"
 #include "core/backend/column_squares.h"
 #include "core/backend/device_name.h"
 #include "core/hparams.h"
@@ -135,6 +136,20 @@ struct EngineSpec {
 inline std::string refuses_q4(uint32_t head_dim) {
     if (head_dim % 32 == 0) return {};
     return "a q4 cache takes head sizes that are multiples of 32, this model's is " + std::to_string(head_dim) + "; use cache_type q8";
+}
+
+/// What the caches of fewer bits than `type`'s would hold, for messages that say how many tokens fit: fitting(type) each. Empty if
+/// there are none for such an engine.
+template <class Fitting>
+std::string smaller_caches(const EngineSpec& spec, uint32_t head_dim, Fitting fitting) {
+    std::string text;
+    const auto add = [&](dca_cache_type type, const char* name) {
+        text += (text.empty() ? ", or " : ", ") + std::to_string(fitting(type)) + (text.empty() ? " with cache_type " : " with ") + name;
+    };
+    const bool codes = holds_codes(static_cast<CacheType>(spec.cache_type));
+    if (!codes) add(DCA_CACHE_Q8, "q8");
+    if (spec.cache_type != DCA_CACHE_Q4 && spec.link.exchange == nullptr && refuses_q4(head_dim).empty()) add(DCA_CACHE_Q4, "q4");
+    return text;
 }
 
 /// A model made ready on one machine; shared by its engines.

@@ -172,11 +172,12 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
             return some * kPageTokens;
         };
         const uint32_t most = most_tokens(type);
-        throw RoomError(
-            most, message_from("a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache_bytes(spec.tokens, type)),
-                               " of cache and ", gigabytes(scratch_bytes), " of work space, ", device.description, " has ",
-                               gigabytes(available), " free: room for ", most, " tokens",
-                               holds_codes(type) ? "" : ", or " + std::to_string(most_tokens(CacheType::Q8)) + " with cache_type q8"));
+        throw RoomError(most, message_from("a ", spec.room, " of ", spec.tokens, " tokens takes ",
+                                           gigabytes(cache_bytes(spec.tokens, type)), " of cache and ", gigabytes(scratch_bytes),
+                                           " of work space, ", device.description, " has ", gigabytes(available), " free: room for ", most,
+                                           " tokens", smaller_caches(spec, h.head_dim, [&](dca_cache_type smaller) {
+                                               return most_tokens(static_cast<CacheType>(smaller));
+                                           })));
     }
 
     device_ = allocate_device(scratch_bytes, "allocating the work space");

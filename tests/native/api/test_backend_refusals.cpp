@@ -30,3 +30,14 @@ TEST(q4_is_refused_for_heads_of_other_than_whole_32s) {
               "a q4 cache takes head sizes that are multiples of 32, this model's is " + std::to_string(size) + "; use cache_type q8");
     }
 }
+
+TEST(a_cache_that_is_too_large_names_what_smaller_ones_would_hold) {
+    const auto fitting = [](dca_cache_type type) { return type == DCA_CACHE_Q8 ? 20 : 35; };
+    dca::EngineSpec spec;
+    CHECK(dca::smaller_caches(spec, 64, fitting) == ", or 20 with cache_type q8, 35 with q4");
+    CHECK(dca::smaller_caches(spec, 80, fitting) == ", or 20 with cache_type q8");
+    spec.cache_type = DCA_CACHE_Q8;
+    CHECK(dca::smaller_caches(spec, 64, fitting) == ", or 35 with cache_type q4");
+    spec.cache_type = DCA_CACHE_Q4;
+    CHECK(dca::smaller_caches(spec, 64, fitting).empty());
+}
