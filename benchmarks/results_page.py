@@ -131,15 +131,21 @@ def perplexity_tables(summary: Any) -> list[Table]:
     """
     results, reach = summary["results"], {entry["method"]: entry for entry in summary["reach"]}
     slides = not any(r["windows"] for r in results)
-    lengths = [entry["length"] for entry in results[0]["lengths"]]
+    lengths = sorted({entry["length"] for r in results for entry in r["lengths"]})
     heads = [f"{length:,}" for length in lengths]
+
+    def row(entries: Sequence[Any], shown: Callable[[Any], str]) -> list[str]:
+        """By length; nothing where one was not measured yet."""
+        by_length = {entry["length"]: shown(entry) for entry in entries}
+        return [by_length.get(length, "") for length in lengths]
+
     means: Table = [["contexts of" if slides else "mean up to", *heads, *([] if slides else ["fails from"])]]
     for r in results:
         fails = reach[r["method"]]["breaks_at"]
         last = [] if slides else ["" if fails is None else f"{fails:,}"]
-        means.append([r["method"], *map(marked, r["lengths"]), *last])
+        means.append([r["method"], *row(r["lengths"], marked), *last])
     against: Table = [[f"× {results[0]['method']}", *heads]]
-    against += [[r["method"], *(times(entry["against"]) for entry in r["lengths"])] for r in results[1:]]
+    against += [[r["method"], *row(r["lengths"], lambda entry: times(entry["against"]))] for r in results[1:]]
     if slides:
         return [means, against, _beside_trained(reach)]
     windows: Table = [["tokens", *(r["method"] for r in results)]]
@@ -164,8 +170,12 @@ def times(ratio: Any) -> str:
     """A perplexity as a multiple of another's, and its interval; ≈ where the two are not told apart."""
     if ratio is None or ratio["ratio"] is None:
         return ""
-    value, (low, high) = ratio["ratio"], ratio["interval"]
-    return f"{'' if ratio['differs'] else '≈ '}{value:.3g} [{low:.3g}, {high:.3g}]".replace("e+0", "e")
+    bounds = ", ".join(map(_factor, ratio["interval"]))
+    return f"{'' if ratio['differs'] else '≈ '}{_factor(ratio['ratio'])} [{bounds}]"
+
+
+def _factor(value: float) -> str:
+    return f"{value:.3f}" if 0.1 <= value < 10 else f"{value:.3g}"
 
 
 def found_tables(summary: Any) -> list[Table]:
