@@ -1,4 +1,4 @@
-"""Checkpoints of families that transformers has no class for, from models of its own that compute the same."""
+"""Checkpoints of families that transformers has no class for, from models that compute the same."""
 
 from __future__ import annotations
 
