@@ -429,7 +429,8 @@ def cases_with_traits(seed: int, count: int) -> Iterator[Case]:
         )
         traits = Traits(window, draw.choice((0.0, 0.0, 0.5, 3.0)), draw.random() < 0.4)
         scheme = PositionScheme(window, window, 2 * window) if window else case.scheme
-        yield dataclasses.replace(case, shape=shape, scheme=scheme, traits=traits)
+        cache = "q8" if case.cache == "q4" and head_dim % 32 != 0 else case.cache
+        yield dataclasses.replace(case, shape=shape, scheme=scheme, traits=traits, cache=cache)
 
 
 def check_all(
