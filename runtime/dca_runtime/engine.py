@@ -86,6 +86,26 @@ class TokenSequence:
         with self.engine._exclusive():
             _ffi.check(_ffi.lib().dca_sequence_truncate(self._handle(), _ffi.integer(length, 0, "length")))
 
+    def sleep(self) -> None:
+        """Lets its keys and values leave for host memory, so that others get its pages.
+
+        They leave while others' steps run. Whatever needs them wakes the sequence. Raises DcaError.
+        """
+        with self.engine._exclusive():
+            _ffi.check(_ffi.lib().dca_sequence_sleep(self._handle()))
+
+    def wake(self) -> None:
+        """Starts the way back ahead of need: it goes on while others' steps run. Raises DcaError (status
+        CONTEXT), and sleeps on, where the pool has too few pages."""
+        with self.engine._exclusive():
+            _ffi.check(_ffi.lib().dca_sequence_wake(self._handle()))
+
+    @property
+    def asleep(self) -> bool:
+        """Whether its keys and values are in host memory."""
+        with self.engine._exclusive():
+            return bool(_ffi.lib().dca_sequence_asleep(self._handle()))
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the sequence to ``path``, whole or not at all; ``Engine.load`` reads it. Raises DcaError."""
         with self.engine._exclusive():

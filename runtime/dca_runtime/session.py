@@ -275,6 +275,11 @@ class Session:
         with self._exclusive():
             return prefill.selections(self._native)
 
+    def line_selection(self) -> list[prefill.LineSelection]:
+        """The same with ``prefill="stated"``: columns and diagonals."""
+        with self._exclusive():
+            return prefill.line_selections(self._native)
+
     @contextlib.contextmanager
     def _exclusive(self, may_be_closed: bool = False) -> Iterator[None]:
         """Refuses a second user: another thread, or the progress callback of a call that still runs."""
