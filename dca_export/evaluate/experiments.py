@@ -15,6 +15,7 @@ EXPERIMENTS = {  # name -> the module that measures it
     "passkey": "tasks.passkey",
     "needle": "tasks.needle",
     "recall": "tasks.recall",
+    "density": "density",
     "ablation": "ablation",
     "efficiency": "efficiency",
     "sweep": "sweep",

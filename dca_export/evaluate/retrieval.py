@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dca_export.errors import InputError
-from dca_export.evaluate import intervals
+from dca_export.evaluate import intervals, running
 from dca_export.evaluate.intervals import Interval
 from dca_export.evaluate.methods import Method, pairs, parse, shares_prefill
 from dca_export.evaluate.results import CellProgress, Results, Table
@@ -83,6 +83,10 @@ class Answerer:
         text = "".join(generation)
         self.evaluated += len(rest)
         return text
+
+    def density(self) -> dict[str, Any]:
+        """Of the session that answered last, over all of its prompts (``running.density``)."""
+        return running.density(self._runners[-1].cache.session)
 
     def close(self) -> None:
         """Frees the sessions."""

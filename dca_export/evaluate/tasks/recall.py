@@ -49,12 +49,19 @@ class Prompts:
     def __init__(self, model: "Model", seed: int) -> None:
         self._model = model
         self._seed = seed
+        self._last: tuple[Any, tuple[list[int], tuple[str, ...]]] | None = None  # methods ask for the same
 
     def build(self, task: str, length: int, trial: int) -> tuple[list[int], tuple[str, ...]]:
         """Token ids, as many as the task's units fit in ``length``, and the answers.
 
         What is asked depends on task, length, trial and seed. Raises InputError if the task does not fit.
         """
+        asked = (task, length, trial)
+        if self._last is None or self._last[0] != asked:
+            self._last = asked, self._build(*asked)
+        return self._last[1]
+
+    def _build(self, task: str, length: int, trial: int) -> tuple[list[int], tuple[str, ...]]:
         if len(self._ids(self._made(task, length, trial, 1))) > length:
             raise InputError(f"task {task} needs more than {length} tokens")
         low, high = 1, 2
