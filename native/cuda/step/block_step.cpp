@@ -91,7 +91,7 @@ void BlockStep::share_product(const FusedMatrices& fused, const std::byte* in, P
 
 void BlockStep::project_qkv(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    state_.norm(w.attention_norm);
+    state_.norm(w.attention_norm, &w.qkv);
     multiply(w.qkv, memory_.normed, {state_.qkv(), state_.qkv_width(), false, false});
     state_.norm_heads(w);
 }
@@ -108,10 +108,10 @@ void BlockStep::project_output(uint32_t layer) {
 
 void BlockStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    state_.norm(w.ffn_norm);
+    state_.norm(w.ffn_norm, &w.gate_up);
     multiply(w.gate_up, memory_.normed, {memory_.gate_up, 2 * h_.n_ff, false, false});
     check(gate_multiply(state_.device.card, h_.activation, memory_.gate_up, state_.rows, h_.n_ff, weights_.dtype(), memory_.gated,
-                        state_.stream.get()),
+                        state_.ahead(&w.down), state_.stream.get()),
           "gating");
     if (state_.sums_while_norming(w.ffn_post_norm)) return share_product(w.down, memory_.gated, Partial::FeedForward);
     const StepState::Sum sum = state_.ffn_sum(w);
@@ -119,7 +119,7 @@ void BlockStep::feed_forward(uint32_t layer) {
     state_.end_ffn(w);
 }
 
-void BlockStep::issue_norm() { state_.norm(weights_.output_norm()); }
+void BlockStep::issue_norm() { state_.norm(weights_.output_norm(), &weights_.output()); }
 
 void BlockStep::output(uint32_t rows, const Read& read) {
     if (!played_) issue_norm();

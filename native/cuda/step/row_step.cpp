@@ -8,7 +8,7 @@ namespace dca::cuda {
 
 RowStep::Input RowStep::normed(const DeviceNorm& norm) {
     if (norm.weight == nullptr || h_.norm == NormKind::Rms) return {state_.x(), VectorType::F32, norm.weight};
-    state_.norm(norm);
+    state_.norm(norm, nullptr);
     return {memory_.normed, activation_type(), nullptr};
 }
 

@@ -1,5 +1,7 @@
 #include "cuda/step/step.h"
 
+#include <algorithm>
+
 #include "cuda/attention/variants.h"
 #include "cuda/step/compact_rows.h"
 #include "cuda/experts/router.h"
@@ -8,6 +10,10 @@
 namespace dca::cuda {
 
 namespace {
+
+// Of a matrix: what memory brings in the few microseconds between two products.
+constexpr uint32_t kAheadBytes = uint32_t{12} << 20;
+constexpr uint32_t kMostAheadRows = 128;  // of a step in which these microseconds count
 
 AttentionShape attention_shape(const Hparams& h) {
     return {
@@ -77,8 +83,18 @@ LayerAttention StepState::attention_of(uint32_t layer) const {
     return attention;
 }
 
-void StepState::norm(const DeviceNorm& of, float* factors) {
-    const NormArgs args{x(), of.weight, of.bias, h.norm, h.rms_epsilon, rows, h.n_embd, weights.dtype(), memory.normed, factors};
+Ahead StepState::ahead(const FusedMatrices* next) const noexcept {
+    if (next == nullptr || rows == 1 || rows > kMostAheadRows) return {};
+    const Matrix& w = next->parts.front();
+    // Kernels of quantised weights start early and fetch for themselves.
+    if (w.format != WeightFormat::F16 && w.format != WeightFormat::BF16) return {};
+    const uint64_t bytes = uint64_t{w.rows} * w.cols * 2;
+    return {w.low, static_cast<uint32_t>(std::min<uint64_t>(kAheadBytes, bytes / 16 * 16))};
+}
+
+void StepState::norm(const DeviceNorm& of, const FusedMatrices* next, float* factors) {
+    const NormArgs args{x(),      of.weight,       of.bias,       h.norm,  h.rms_epsilon, rows,
+                        h.n_embd, weights.dtype(), memory.normed, factors, ahead(next)};
     if (pending) return add_and_norm(args);
     check(cuda::norm(device.card, args, stream.get()), "norming");
 }
@@ -169,6 +185,7 @@ void StepState::attend(uint32_t layer) {
             .n_groups = variant_of(attention.traits, attention.scheme) == Variant::Plain ? group->n_groups : 0,
             .workspace = memory.decode_workspace,
             .workspace_rows = memory.decode_rows,
+            .ahead = ahead(&weights.layers()[layer].output),
         };
         check(attention_decode(device.card, args, stream.get()), "attending");
     }

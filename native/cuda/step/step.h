@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "core/backend/backend.h"
+#include "cuda/device/ahead.h"
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/kv_cache.h"
@@ -57,8 +58,11 @@ struct StepState {
     LayerAttention attention_of(uint32_t layer) const;
 
     /// The kept rows of x, normed, to memory.normed in the activations' type; 1 / rms(x) of each to `factors` if set. Without
-    /// weights they are only rounded.
-    void norm(const DeviceNorm& of, float* factors = nullptr);
+    /// weights they are only rounded. `next`: what they will be multiplied by, null if that is not known.
+    void norm(const DeviceNorm& of, const FusedMatrices* next, float* factors = nullptr);
+
+    /// What the kernel before a product with `next` (null: none) may have fetched meanwhile.
+    Ahead ahead(const FusedMatrices* next) const noexcept;
 
     /// Where a block's result goes: straight into x, or into memory.branch where a norm or a scale comes before it is added, or
     /// where the other block still reads x. Among ranks it is this one's part of a sum.

@@ -14,6 +14,7 @@
 #include "cuda/attention/decode/splits.cuh"
 #include "cuda/attention/decode/warp.cuh"
 #include "cuda/attention/query_rotation.cuh"
+#include "cuda/device/ahead.h"
 #include "cuda/device/launch.h"
 
 namespace dca::cuda::decode {
@@ -84,6 +85,12 @@ __device__ __forceinline__ void merge(int heads, int head_dim, int count, float 
 /// OwnKeys with what the kernel does for them.
 template <class C>
 struct Rows : OwnKeys<C> {
+    static constexpr bool kGroups = false;
+
+    /// Whether the kernel before is that of the groups. It lets this one start once it has itself awaited the kernel that stores
+    /// keys, so that only its parts are still to be waited for.
+    static __device__ __forceinline__ bool behind_groups(const DecodeArgs& args) { return args.n_groups != 0; }
+
     static __device__ __forceinline__ void rotate(Shared<C>& shared, const Params& params, const Split& split, uint32_t length, Range first,
                                                   Range last) {
         const HeadGroup heads = HeadGroup::of<C>(params, split.pair);
@@ -98,9 +105,7 @@ struct Rows : OwnKeys<C> {
     }
 
     /// Whether merge() comes to a fence.
-    static __device__ __forceinline__ bool fences(const Params& params, const Split& split) {
-        return split.splits > 1 || parts_before(params, split) > 0;
-    }
+    static __device__ __forceinline__ bool fences(const Split& split) { return split.splits > 1; }
 
     /// Merges a split's warps, and after the last split of its row and pair all parts of those. The next use of what it
     /// reads in shared memory wants a barrier.
@@ -117,12 +122,24 @@ struct Rows : OwnKeys<C> {
         const auto warp_softmax = [&](int part, int head) { return shared.softmax[part][head]; };
         const auto warp_out = [&](int part, int head, int e) { return *reinterpret_cast<const float4*>(&shared.out[part][head][e]); };
         const uint32_t before = parts_before(params, split);
+        const auto part_row = [&](int part, int head) { return params.part(split.item, split.pair, part, head); };
+        const auto part_softmax = [&](int part, int head) { return __ldcg(&params.partial_softmax[part_row(part, head)]); };
+        const auto part_out = [&](int part, int head, int e) {
+            return __ldcg(reinterpret_cast<const float4*>(&params.partial_out[part_row(part, head) * C::kHeadDim + e]));
+        };
         if (split.splits == 1 && before == 0) {
             merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale.scale_log2, warp_softmax, warp_out, write);
             return;
         }
+        if (split.splits == 1) {
+            merge<C::kThreads>(
+                heads.count, C::kHeadDim, C::kWarps + before, params.scale.scale_log2,
+                [&](int part, int head) { return part < C::kWarps ? warp_softmax(part, head) : part_softmax(part - C::kWarps, head); },
+                [&](int part, int head, int e) { return part < C::kWarps ? warp_out(part, head, e) : part_out(part - C::kWarps, head, e); },
+                write);
+            return;
+        }
 
-        const auto part_row = [&](int part, int head) { return params.part(split.item, split.pair, part, head); };
         merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale.scale_log2, warp_softmax, warp_out,
                            [&](int head, int e, const float4& v, float maximum, float sum) {
                                const size_t row = part_row(before + split.index, head);
@@ -137,15 +154,8 @@ struct Rows : OwnKeys<C> {
             __threadfence();
         }
         __syncthreads();
-        if (shared.ticket == split.splits - 1) {
-            merge<C::kThreads>(
-                heads.count, C::kHeadDim, before + split.splits, params.scale.scale_log2,
-                [&](int part, int head) { return __ldcg(&params.partial_softmax[part_row(part, head)]); },
-                [&](int part, int head, int e) {
-                    return __ldcg(reinterpret_cast<const float4*>(&params.partial_out[part_row(part, head) * C::kHeadDim + e]));
-                },
-                write);
-        }
+        if (shared.ticket == split.splits - 1)
+            merge<C::kThreads>(heads.count, C::kHeadDim, before + split.splits, params.scale.scale_log2, part_softmax, part_out, write);
     }
 };
 
@@ -153,6 +163,9 @@ struct Rows : OwnKeys<C> {
 /// n / part_heads.
 template <class C>
 struct Groups : SharedKeys<C> {
+    static constexpr bool kGroups = true;
+    static __device__ __forceinline__ bool behind_groups(const DecodeArgs&) { return false; }
+
     static __device__ __forceinline__ void rotate(Shared<C>& shared, const Params& params, const Split& split, uint32_t, Range first,
                                                   Range last) {
         const DecodeArgs& args = params.args;
@@ -164,7 +177,7 @@ struct Groups : SharedKeys<C> {
         });
     }
 
-    static __device__ __forceinline__ bool fences(const Params&, const Split&) { return false; }
+    static __device__ __forceinline__ bool fences(const Split&) { return false; }
 
     /// Merges a split's warps: a part of each row.
     static __device__ __forceinline__ void merge_split(Shared<C>& shared, const Params& params, const Split& split) {
@@ -189,8 +202,15 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     const DecodeArgs& args = params.args;
     const int own = threadIdx.x / 32;
     constexpr uint32_t kAhead = C::kStages * C::kWarps;
-    let_next_start();
+    if constexpr (!Items::kGroups) let_next_start();
     const bool early = args.n_rows > 1;  // the step's input is there
+    bool awaited = !early;
+    const auto await = [&] {
+        if (awaited) return;
+        await_previous();
+        awaited = true;
+        if constexpr (Items::kGroups) let_next_start();
+    };
     if (!early) await_previous();
 
     count_splits<C, Items>(shared.first_split, params);
@@ -215,21 +235,27 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
             warp.load_values(raw[stage], keys);
         }
     };
+    const auto fetch_next_matrix = [&] {
+        if constexpr (!Items::kGroups)
+            if (own != 0 && threadIdx.x % 32 == 0)
+                fetch_ahead(args.ahead, blockIdx.x * (C::kWarps - 1) + own - 1, gridDim.x * (C::kWarps - 1));
+    };
 
     uint32_t next = blockIdx.x;
     if (next >= count) {
-        if (early) await_previous();  // who waits for this kernel waits for all before it
+        fetch_next_matrix();
+        await();  // who waits for this kernel waits for all before it
         return;
     }
     enter(next);
-    if (early) {
+    if (early && !Items::behind_groups(args)) {
         // Pages that no row of the step is written to are there, too, all of the cache lines that they are in.
         const uint32_t length = length_of(args, Items::row(args, split.item));
         const typename C::Tiles tiles(args.scheme, length, args.traits.window);
         const uint32_t first_written = (max(length, kMostGuessedRows) - kMostGuessedRows) / kPageTokens;
-        const bool old = tiles.at(split.end - 1).key / kPageTokens < first_written;
+        const bool old = tiles.at(min(split.begin + kAhead, split.end) - 1).key / kPageTokens < first_written;
         if (old) load_first();
-        await_previous();
+        await();
         if (!old) load_first();
     } else {
         load_first();
@@ -264,17 +290,23 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
                 if (more) warp.load_values(raw[stage], tiles.at(index + kAhead));
             }
         }
+
+        // The next split's first loads run while the other warps end theirs, and during the merge. Not those of the first warp
+        // if it will come to a fence, where it would wait for them.
+        next += gridDim.x;
+        const bool more = next < count;
+        bool late = false;
+        if (own == 0) {
+            __syncwarp();
+            late = Items::fences(shared.split);
+        }
+        if (more) enter(next);
+        if (more && !late) load_first();
+        if (!more) fetch_next_matrix();
         warp.finish(shared.softmax[own], shared.out[own]);
         __syncthreads();
         const Split current = shared.split;
-
-        // The next split's first loads run during the merge. Not those of the first warp if it will come to a
-        // fence, where it would wait for them.
-        next += gridDim.x;
-        const bool more = next < count;
-        const bool late = own == 0 && Items::fences(params, current);
-        if (more) enter(next);
-        if (more && !late) load_first();
+        await();
         Items::merge_split(shared, params, current);
         if (!more) return;
         if (late) load_first();

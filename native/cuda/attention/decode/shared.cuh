@@ -170,11 +170,16 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
     uint8_t* const rings = memory + sizeof(GroupShared<C>);
     const DecodeArgs& args = params.args;
     const int own = threadIdx.x / 32;
-    let_next_start();
 
     count_splits<C, SharedKeys<C>>(shared.first_split, params);
     const uint32_t count = shared.first_split[args.n_groups] * params.pairs;
     bool awaited = false;
+    const auto await = [&] {
+        if (awaited) return;
+        await_previous();
+        awaited = true;
+        let_next_start();  // Rows::behind_groups: not before the keys of the step are stored
+    };
     for (uint32_t next = blockIdx.x; next < count; next += gridDim.x) {
         const Split split = find_split<C, SharedKeys<C>>(shared.first_split, params, next);
         const DecodeGroup& group = args.groups[split.item];
@@ -199,8 +204,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
             if (++ahead_stage == division.stages) ahead_stage = 0;
         };
         for (int n = 0; n + 1 < division.stages; ++n) copy_next();
-        if (!awaited) await_previous();
-        awaited = true;
+        await();
 
         rotate_queries<C>(shared.queries, args, columns, tiles.at(split.begin).range, tiles.at(split.end - 1).range, [&](uint32_t n) {
             const uint32_t row = group.row[n / params.part_heads];
@@ -241,7 +245,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
         merge_group<C>(shared, results, params, split, division);
         __syncthreads();  // all is read that the next split writes
     }
-    if (!awaited) await_previous();  // who waits for this kernel waits for all before it
+    await();  // who waits for this kernel waits for all before it
 }
 
 }  // namespace dca::cuda::decode

@@ -17,6 +17,7 @@ struct Params {
     uint32_t most_splits;     // of the other keys of such a row
     uint32_t most_parts;      // both together, and splits of any other row
     uint32_t least_keys;      // of a split, so that short contexts need no merge
+    uint32_t fewest_splits;   // of a row's own keys, if least_keys allows: with as many, rows of one length fill the card
     uint32_t part_heads;      // of a group, at most
     float* partial_out;       // (rows, pairs, most_parts, part_heads, head_dim)
     float2* partial_softmax;  // (rows, pairs, most_parts, part_heads): maximum, sum
@@ -78,6 +79,10 @@ struct OwnKeys {
     }
 
 private:
+    // Of a split, where a row may be cut into more: a row that is much longer than the others must not be left alone on few
+    // multiprocessors. A little more than 8192, so that what is decoded behind a prompt of that length is not cut off.
+    static constexpr uint32_t kMostKeys = 66 * kPageTokens;
+
     struct Tiles {
         uint32_t first, count, each;  // of a split
 
@@ -87,7 +92,8 @@ private:
             first = others == 0 ? 0 : all.before(others);
             count = all.count - first;
             const uint32_t most = others == 0 ? params.most_parts : params.most_splits;
-            const uint32_t splits = ceil_div(count, max(ceil_div(count, most), params.least_keys / C::kKeys));
+            const uint32_t wanted = min(most, max(params.fewest_splits, ceil_div(count, kMostKeys / C::kKeys)));
+            const uint32_t splits = ceil_div(count, max(ceil_div(count, wanted), params.least_keys / C::kKeys));
             each = ceil_div(count, splits);
         }
     };
