@@ -464,7 +464,7 @@ class AttentionLibrary:
         directory.mkdir(parents=True, exist_ok=True)
         cuda = ROOT / "native/cuda"
         sources = [
-            *sorted((cuda / "attention").glob("*.cu")),
+            *sorted((cuda / "attention").rglob("*.cu")),
             *sorted((cuda / "sparse").glob("*.cu")),
             cuda / "device/allow_shared.cpp",
             cuda / "device/card.cu",

@@ -1,6 +1,6 @@
 """The CUDA products of few rows called from PyTorch: builds a small shared library and wraps its call.
 
-``SmallBatchLibrary.build()`` compiles ``native/cuda/linear/small_batch*.cu`` with nvcc; ``Weights`` holds a
+``SmallBatchLibrary.build()`` compiles ``native/cuda/linear/small_batch`` with nvcc; ``Weights`` holds a
 random matrix in the planes of ``native/cuda/weights/planes.h`` and knows, from that file's description alone,
 the values it stands for. Tests and benchmarks share it.
 """
@@ -186,7 +186,7 @@ class SmallBatchLibrary:
         directory.mkdir(parents=True, exist_ok=True)
         cuda = ROOT / "native/cuda"
         sources = [
-            *sorted((cuda / "linear").glob("small_batch*.cu")),
+            *sorted((cuda / "linear/small_batch").glob("*.cu")),
             cuda / "device/allow_shared.cpp",
             cuda / "device/card.cu",
             cuda / "device/cluster_launch.cpp",
