@@ -60,23 +60,39 @@ __device__ __forceinline__ void rotate_queries(uint16_t (&queries)[3][kColumns][
 }
 
 /// Merges parts of an attention: `count` parts of head h have softmax(part, h) = (maximum, sum) and
-/// out(part, h, e), four values. Calls result(h, e, values, maximum, sum) with the merged ones.
+/// out(part, h, e), four values. Calls result(h, e, values, maximum, sum) with the merged ones. Some parts are read at a time, so
+/// that they take one latency.
 template <int kThreads, class Softmax, class Out, class Result>
 __device__ __forceinline__ void merge(int heads, int head_dim, int count, float scale_log2, Softmax softmax, Out out, Result result) {
+    constexpr int kTogether = 8;
     const int quads = head_dim / 4;
     for (int n = threadIdx.x; n < heads * quads; n += kThreads) {
         const int head = n / quads, e = n % quads * 4;
         float maximum = kNoMaximum, sum = 0.0f;
-#pragma unroll 8
-        for (int part = 0; part < count; ++part) maximum = fmaxf(maximum, softmax(part, head).x);
         float4 merged = {};
-#pragma unroll 8
-        for (int part = 0; part < count; ++part) {
-            const float2 own = softmax(part, head);
-            const float4 v = out(part, head, e);
-            const float weight = ptx::exp2((own.x - maximum) * scale_log2);
-            sum += weight * own.y;
-            merged.x += weight * v.x, merged.y += weight * v.y, merged.z += weight * v.z, merged.w += weight * v.w;
+#pragma unroll 1
+        for (int first = 0; first < count; first += kTogether) {
+            float2 own[kTogether];
+            float4 v[kTogether];
+            float raised = maximum;
+#pragma unroll
+            for (int k = 0; k < kTogether; ++k) {
+                const bool there = first + k < count;
+                own[k] = there ? softmax(first + k, head) : float2{kNoMaximum, 0.0f};
+                v[k] = there ? out(first + k, head, e) : float4{};
+            }
+#pragma unroll
+            for (const float2& part : own) raised = fmaxf(raised, part.x);
+            const float keep = ptx::exp2((maximum - raised) * scale_log2);
+            maximum = raised;
+            sum *= keep;
+            merged.x *= keep, merged.y *= keep, merged.z *= keep, merged.w *= keep;
+#pragma unroll
+            for (int k = 0; k < kTogether; ++k) {
+                const float weight = ptx::exp2((own[k].x - maximum) * scale_log2);
+                sum += weight * own[k].y;
+                merged.x += weight * v[k].x, merged.y += weight * v[k].y, merged.z += weight * v[k].z, merged.w += weight * v[k].w;
+            }
         }
         result(head, e, merged, maximum, sum);
     }

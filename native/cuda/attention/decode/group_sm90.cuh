@@ -83,7 +83,7 @@ template <class C>
 __device__ __forceinline__ void rotate(Shared<C>& shared, const Params& params, const DecodeGroup& group, uint32_t pair, Range first,
                                        Range last) {
     using P = Panels<C::kHeadDim>;
-    constexpr int kPieces = C::kHeadDim / 8, kItems = C::kQueries * kPieces, kBatch = 4;  // loaded together
+    constexpr int kPieces = C::kHeadDim / 8, kItems = C::kQueries * kPieces, kBatch = 2;  // loaded together
     const DecodeArgs& args = params.args;
     const uint32_t heads = params.part_heads, count = group.rows * heads;
     const QueryRotation rotation{args.shape, args.scheme, args.rotary.cos_sin, args.dtype};
