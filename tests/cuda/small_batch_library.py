@@ -80,6 +80,8 @@ class _Args(ctypes.Structure):
         ("add", ctypes.c_bool),
         ("bias", ctypes.c_void_p),
         ("workspace", ctypes.c_void_p),
+        ("ahead", ctypes.c_void_p),
+        ("ahead_bytes", ctypes.c_uint32),
     ]
 
 

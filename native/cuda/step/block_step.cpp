@@ -17,18 +17,19 @@ constexpr uint32_t kPieceRows = 256;
 
 }  // namespace
 
-void BlockStep::multiply(const FusedMatrices& fused, const void* in, const Output& out) {
+void BlockStep::multiply(const FusedMatrices& fused, const void* in, const Output& out, const FusedMatrices* next) {
     uint32_t column = 0;
     for (const Matrix& part : fused.parts) {
         Output here = out;
         here.to = static_cast<std::byte*>(out.to) + size_t{column} * (out.f32 ? 4 : 2);
         const std::byte* bias = static_cast<const std::byte*>(out.f32 ? fused.bias : fused.bias_16);
-        multiply(part, in, bias == nullptr ? nullptr : bias + size_t{column} * (out.f32 ? 4 : 2), here, state_.rows);
+        multiply(part, in, bias == nullptr ? nullptr : bias + size_t{column} * (out.f32 ? 4 : 2), here, state_.rows,
+                 &part == &fused.parts.back() ? state_.ahead(next) : Ahead{});
         column += part.rows;
     }
 }
 
-void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, const Output& out, uint32_t tokens) {
+void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, const Output& out, uint32_t tokens, const Ahead& ahead) {
     if (small_batch_takes(state_.device.card, w, tokens) && small_batch_preferred(state_.device.card, w, tokens)) {
         const SmallBatchArgs few{
             .w = w,
@@ -41,6 +42,7 @@ void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, cons
             .add = out.add,
             .bias = bias,
             .workspace = memory_.product_workspace,
+            .ahead = ahead,
         };
         check(small_batch(state_.device.card, few, state_.stream.get()), "multiplying rows");
         return;
@@ -102,20 +104,22 @@ void BlockStep::project_output(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     if (state_.sums_while_norming(w.attention_post_norm)) return share_product(w.output, memory_.attended, Partial::Attention);
     const StepState::Sum sum = state_.attention_sum(w);
-    multiply(w.output, memory_.attended, {sum.to, h_.n_embd, true, sum.add});
+    multiply(w.output, memory_.attended, {sum.to, h_.n_embd, true, sum.add}, h_.n_experts == 0 ? &w.gate_up : nullptr);
     state_.end_attention(w);
 }
 
 void BlockStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     state_.norm(w.ffn_norm, &w.gate_up);
-    multiply(w.gate_up, memory_.normed, {memory_.gate_up, 2 * h_.n_ff, false, false});
+    multiply(w.gate_up, memory_.normed, {memory_.gate_up, 2 * h_.n_ff, false, false}, &w.down);
     check(gate_multiply(state_.device.card, h_.activation, memory_.gate_up, state_.rows, h_.n_ff, weights_.dtype(), memory_.gated,
                         state_.ahead(&w.down), state_.stream.get()),
           "gating");
     if (state_.sums_while_norming(w.ffn_post_norm)) return share_product(w.down, memory_.gated, Partial::FeedForward);
     const StepState::Sum sum = state_.ffn_sum(w);
-    multiply(w.down, memory_.gated, {sum.to, h_.n_embd, true, sum.add});
+    const std::vector<DeviceLayer>& layers = weights_.layers();
+    multiply(w.down, memory_.gated, {sum.to, h_.n_embd, true, sum.add},
+             layer + 1 < layers.size() ? &layers[layer + 1].qkv : &weights_.output());
     state_.end_ffn(w);
 }
 

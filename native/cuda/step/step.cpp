@@ -84,11 +84,9 @@ LayerAttention StepState::attention_of(uint32_t layer) const {
 }
 
 Ahead StepState::ahead(const FusedMatrices* next) const noexcept {
-    if (next == nullptr || rows == 1 || rows > kMostAheadRows) return {};
+    if (next == nullptr || next->parts.empty() || rows == 1 || rows > kMostAheadRows) return {};
     const Matrix& w = next->parts.front();
-    // Kernels of quantised weights start early and fetch for themselves.
-    if (w.format != WeightFormat::F16 && w.format != WeightFormat::BF16) return {};
-    const uint64_t bytes = uint64_t{w.rows} * w.cols * 2;
+    const uint64_t bytes = plane_bytes(w.format, w.rows, w.cols).low;
     return {w.low, static_cast<uint32_t>(std::min<uint64_t>(kAheadBytes, bytes / 16 * 16))};
 }
 

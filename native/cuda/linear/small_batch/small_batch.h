@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "cuda/device/ahead.h"
 #include "cuda/device/card.h"
 #include "cuda/device/dtype.h"
 #include "cuda/weights/planes.h"
@@ -25,6 +26,7 @@ struct SmallBatchArgs {
     bool add;           // y += ...
     const void* bias;   // (w.rows) of y's type, added to every row; null: none
     void* workspace;    // small_batch_workspace_bytes(); used by one stream at a time; need not be cleared
+    Ahead ahead;        // fetched on Hopper once all of w is asked for
 };
 
 constexpr uint32_t kSmallBatchRows = 128;  // at most
