@@ -104,7 +104,7 @@ void BlockStep::project_output(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     if (state_.sums_while_norming(w.attention_post_norm)) return share_product(w.output, memory_.attended, Partial::Attention);
     const StepState::Sum sum = state_.attention_sum(w);
-    multiply(w.output, memory_.attended, {sum.to, h_.n_embd, true, sum.add}, h_.n_experts == 0 ? &w.gate_up : nullptr);
+    multiply(w.output, memory_.attended, {sum.to, h_.n_embd, true, sum.add}, state_.behind_attention(w));
     state_.end_attention(w);
 }
 
@@ -117,9 +117,7 @@ void BlockStep::feed_forward(uint32_t layer) {
           "gating");
     if (state_.sums_while_norming(w.ffn_post_norm)) return share_product(w.down, memory_.gated, Partial::FeedForward);
     const StepState::Sum sum = state_.ffn_sum(w);
-    const std::vector<DeviceLayer>& layers = weights_.layers();
-    multiply(w.down, memory_.gated, {sum.to, h_.n_embd, true, sum.add},
-             layer + 1 < layers.size() ? &layers[layer + 1].qkv : &weights_.output());
+    multiply(w.down, memory_.gated, {sum.to, h_.n_embd, true, sum.add}, &state_.behind_layer(layer));
     state_.end_ffn(w);
 }
 

@@ -84,7 +84,7 @@ LayerAttention StepState::attention_of(uint32_t layer) const {
 }
 
 Ahead StepState::ahead(const FusedMatrices* next) const noexcept {
-    if (next == nullptr || next->parts.empty() || rows == 1 || rows > kMostAheadRows) return {};
+    if (next == nullptr || next->parts.empty() || rows > kMostAheadRows) return {};
     const Matrix& w = next->parts.front();
     const uint64_t bytes = plane_bytes(w.format, w.rows, w.cols).low;
     return {w.low, static_cast<uint32_t>(std::min<uint64_t>(kAheadBytes, bytes / 16 * 16))};

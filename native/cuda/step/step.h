@@ -61,6 +61,11 @@ struct StepState {
     /// weights they are only rounded. `next`: what they will be multiplied by, null if that is not known.
     void norm(const DeviceNorm& of, const FusedMatrices* next, float* factors = nullptr);
 
+    /// Which matrices follow attention's, null: experts', not known yet; and the last of a layer.
+    const FusedMatrices* behind_attention(const DeviceLayer& w) const noexcept { return h.n_experts == 0 ? &w.gate_up : nullptr; }
+    const FusedMatrices& behind_layer(uint32_t layer) const noexcept {
+        return layer + 1 < weights.layers().size() ? weights.layers()[layer + 1].qkv : weights.output();
+    }
     /// What the kernel before a product with `next` (null: none) may have fetched meanwhile.
     Ahead ahead(const FusedMatrices* next) const noexcept;
 
