@@ -109,9 +109,8 @@ class String(Border):
 
 
 @dataclass(frozen=True)
-class Streaming(Border):
-    """StreamingLLM (Xiao et al. 2024, arXiv 2309.17453): the first tokens and the last ones, at the positions
-    that they have in a cache of those alone."""
+class _SinksAndWindow(Border):
+    """The first tokens and the last ones, and nothing between."""
 
     first: int
     last: int
@@ -127,6 +126,11 @@ class Streaming(Border):
     @property
     def sinks(self) -> int | None:
         return self.first
+
+
+class Streaming(_SinksAndWindow):
+    """StreamingLLM (Xiao et al. 2024, arXiv 2309.17453): at the positions that the tokens have in a cache of
+    the first and the last ones alone."""
 
     def far_query(self, indices: torch.Tensor) -> torch.Tensor:
         return indices.clamp(max=self.first + self.last - 1)
@@ -135,25 +139,8 @@ class Streaming(Border):
         return indices
 
 
-@dataclass(frozen=True)
-class LmInfinite(Border):
-    """LM-Infinite (Han et al. 2024, arXiv 2308.16137): the first tokens and the last ones; distances from
-    ``last`` on are ``last``."""
-
-    first: int
-    last: int
-
-    def __post_init__(self) -> None:
-        _at_least(0, sinks=self.first)
-        _at_least(1, window=self.last)
-
-    @property
-    def window(self) -> int:
-        return self.last
-
-    @property
-    def sinks(self) -> int | None:
-        return self.first
+class LmInfinite(_SinksAndWindow):
+    """LM-Infinite (Han et al. 2024, arXiv 2308.16137): distances from ``last`` on are ``last``."""
 
     def far_query(self, indices: torch.Tensor) -> torch.Tensor:
         return indices * 0 + self.last

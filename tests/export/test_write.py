@@ -1,33 +1,19 @@
-"""Whole exports: files that gguf's reader and the runtime accept, and failures that leave nothing."""
+"""Whole exports of checkpoints: files that gguf's reader and the runtime accept."""
 
 import json
-import os
-import resource
-import shutil
-import signal
 
 import gguf
 import numpy as np
 import pytest
 from tiny_hf import stored_as, tiny_config, write_safetensors, write_tiny_model
+from written import read
 
 import dca_runtime
-from dca_export.errors import InputError
 from dca_export.export.plan import ExportOptions
 from dca_export.export.recipes import RECIPES
 from dca_export.export.scheme_choice import SchemeOptions
 from dca_export.export.write import export_model
-from dca_export.gguf.copy import Copy
-from dca_export.gguf.file import GgufFile, packed_value
 from dca_export.scheme import Scheme
-
-
-def read(path) -> tuple[dict, dict]:
-    """Keys and tensors (as f32) of a file, read by gguf."""
-    reader = gguf.GGUFReader(path)
-    keys = {key: f.contents() for key, f in reader.fields.items() if not key.startswith("GGUF.")}
-    tensors = {t.name: gguf.quants.dequantize(t.data, t.tensor_type) for t in reader.tensors}
-    return keys, tensors
 
 
 def test_keys_and_tensors(tmp_path):
@@ -187,119 +173,6 @@ def test_split(tmp_path):
         assert size <= 100_000
 
 
-def test_gguf_gets_keys_and_keeps_its_tensors(tmp_path, tiny_gguf):
-    source = tiny_gguf(dtype="q4_1", tokenizer=True)
-    exported = export_model(source, tmp_path / "out.gguf")
-    before, after = GgufFile(source), GgufFile(tmp_path / "out.gguf")
-    added = {
-        "llama.attention.dca.chunk_size": 48,
-        "llama.attention.dca.local_window": 16,
-        "llama.attention.dca.pretraining_length": 64,
-    }
-    assert dict(after) == dict(before) | added
-    for a, b in zip(
-        gguf.GGUFReader(source).tensors, gguf.GGUFReader(tmp_path / "out.gguf").tensors, strict=True
-    ):
-        assert (a.name, a.tensor_type, a.data.tobytes()) == (b.name, b.tensor_type, b.data.tobytes())
-    assert exported.summary.bytes == sum(t.nbytes for t in before.tensors)
-
-
-def test_a_gguf_aligned_to_less_than_the_runtime_takes_is_copied_to_more(tmp_path, tiny_gguf):
-    file = GgufFile(tiny_gguf())
-    entries = {key: file.value_bytes(key) for key in file}
-    entries["general.alignment"] = packed_value(gguf.GGUFValueType.UINT32, 4)
-    with open(tmp_path / "four.gguf", "wb") as out:
-        Copy(entries, tuple((file, tensor) for tensor in file.tensors), 4).write(
-            out, lambda done, total: None
-        )
-    export_model(tmp_path / "four.gguf", tmp_path / "out.gguf")
-    with dca_runtime.Model(tmp_path / "out.gguf") as model:
-        assert model.metadata["general.alignment"] == 8
-
-
-def test_gguf_scheme_is_kept_replaced_and_removed(tmp_path, tiny_gguf):
-    source = tiny_gguf(scheme=(12, 4, 16, 0.5, 99))
-
-    def scheme(name: str, **options) -> Scheme | None:
-        asked = ExportOptions(scheme=SchemeOptions(**options))
-        export_model(source, tmp_path / name, asked)
-        with dca_runtime.Model(tmp_path / name, device="cpu", context=64) as model:
-            return model.scheme and tuple(model.scheme)[:3]
-
-    assert scheme("kept.gguf") == (12, 4, 16)
-    assert scheme("replaced.gguf", chunk_size=10, local_window=6) == (10, 6, 16)
-    assert scheme("removed.gguf", dca=False) is None
-    assert not [key for key in GgufFile(tmp_path / "removed.gguf") if "dca" in key]
-
-
-def test_gguf_can_replace_itself(tmp_path, tiny_gguf):
-    path = tmp_path / "model.gguf"
-    path.write_bytes(tiny_gguf().read_bytes())
-    export_model(path, path, force=True)
-    assert GgufFile(path)["llama.attention.dca.chunk_size"] == 48
-
-
-def test_gguf_of_an_unknown_architecture(tmp_path):
-    writer = gguf.GGUFWriter(tmp_path / "mamba.gguf", "mamba")
-    writer.add_tensor("t", np.zeros(4, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    with pytest.raises(InputError, match="architecture mamba is not supported; supported are llama, qwen2"):
-        export_model(tmp_path / "mamba.gguf", tmp_path / "out.gguf")
-
-
-def test_a_value_found_half_way_leaves_no_file(tmp_path):
-    write_tiny_model(tmp_path / "m")
-    path = tmp_path / "m" / "model.safetensors"
-    stored = bytearray(path.read_bytes())
-    stored[-4:] = np.float32(np.nan).tobytes()
-    path.write_bytes(stored)
-    (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="tensor lm_head.weight cannot encode as Q8_0: .* is nan"):
-        export_model(tmp_path / "m", tmp_path / "out" / "out.gguf", ExportOptions("q8_0"))
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-@pytest.mark.parametrize("kind", ["directory", "gguf"])
-def test_a_full_disk_leaves_no_file_and_keeps_the_old_one(tmp_path, tiny_gguf, kind):
-    write_tiny_model(tmp_path / "m")
-    source = tmp_path / "m" if kind == "directory" else tiny_gguf()
-    (tmp_path / "out").mkdir()
-    output = tmp_path / "out" / "out.gguf"
-    output.write_text("the old one")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))  # writing on fails like a full disk
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            export_model(source, output, force=True)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-    assert [path.name for path in output.parent.iterdir()] == ["out.gguf"]
-    assert output.read_text() == "the old one"
-
-
-def test_an_output_that_exists_is_kept(tmp_path):
-    write_tiny_model(tmp_path / "m")
-    (tmp_path / "out.gguf").write_text("mine")
-    with pytest.raises(InputError, match="already exists; use --force"):
-        export_model(tmp_path / "m", tmp_path / "out.gguf")
-    assert (tmp_path / "out.gguf").read_text() == "mine"
-    export_model(tmp_path / "m", tmp_path / "out.gguf", force=True)
-    assert len(read(tmp_path / "out.gguf")[1]) == 21
-
-
-def test_a_part_that_exists_is_kept(tmp_path):
-    write_tiny_model(tmp_path / "m")
-    (tmp_path / "out-00002-of-00005.gguf").write_text("mine")
-    with pytest.raises(InputError, match="out-00002-of-00005.gguf: already exists"):
-        export_model(tmp_path / "m", tmp_path / "out.gguf", ExportOptions("f32", split_bytes=100_000))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "out-00002-of-00005.gguf"]
-
-
 def test_real_model(tmp_path, smollm2_gguf):
     exported = export_model(smollm2_gguf, tmp_path / "out.gguf")
     assert exported.summary.scheme.choice.scheme == Scheme(6144, 2048, 8192)
@@ -369,43 +242,6 @@ def test_export_needs_no_tokenizer_json_if_there_is_a_model(tmp_path):
     assert read(tmp_path / "out.gguf")[0]["tokenizer.ggml.tokens"] == ["<unk>", "<s>", "a"]
 
 
-@pytest.mark.parametrize("changed", ["model.safetensors", "tokenizer.json", "config.json"])
-@pytest.mark.parametrize("how", ["in place", "replaced", "removed"])
-def test_a_source_that_changes_meanwhile_is_noticed(tmp_path, changed, how):
-    write_tiny_model(tmp_path / "m")
-    path = tmp_path / "m" / changed
-
-    def change(done: int, total: int) -> None:
-        if how == "removed":
-            path.unlink(missing_ok=True)
-        elif how == "in place":
-            with open(path, "r+b") as file:
-                file.write(path.read_bytes()[:1])
-            os.utime(path)
-        elif done < 50_000:
-            os.replace(shutil.copyfile(path, tmp_path / "other"), path)
-
-    (tmp_path / "out").mkdir()
-    with pytest.raises((InputError, FileNotFoundError), match=f"{changed}: was changed|No such file"):
-        export_model(tmp_path / "m", tmp_path / "out" / "out.gguf", progress=change)
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_a_gguf_that_changes_meanwhile_is_noticed(tmp_path, tiny_gguf):
-    source = tmp_path / "model.gguf"
-    source.write_bytes(tiny_gguf().read_bytes())
-    with pytest.raises(InputError, match="model.gguf: was changed while it was read"):
-        export_model(source, tmp_path / "out.gguf", progress=lambda done, total: os.utime(source))
-    assert not (tmp_path / "out.gguf").exists()
-
-
-def test_other_files_of_the_directory_may_change(tmp_path):
-    write_tiny_model(tmp_path / "m")
-    (tmp_path / "m" / "train.log").write_text("")
-    log = tmp_path / "m" / "train.log"
-    export_model(tmp_path / "m", tmp_path / "out.gguf", progress=lambda *_: log.write_text("more"))
-
-
 def test_auto_takes_the_type_that_holds_most_values(tmp_path):
     tensors = write_tiny_model(tmp_path / "m")
     dtypes = {name: "F32" if "embed" in name else "BF16" for name in tensors}
@@ -421,44 +257,6 @@ def test_two_matrices_of_a_model_that_says_tied(tmp_path):
     _, written = read(tmp_path / "out.gguf")
     np.testing.assert_array_equal(written["output.weight"], tensors["lm_head.weight"])
     assert any("both are exported" in note for note in exported.summary.scheme.notes)
-
-
-@pytest.mark.parametrize("kind", ["IQ1_S", "IQ1_M", "TQ2_0", "F64"])
-def test_a_type_the_runtime_cannot_run_is_named(tmp_path, kind):
-    number = gguf.GGMLQuantizationType[kind]
-    values, size = gguf.GGML_QUANT_SIZES[number]
-    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
-    data = np.zeros((2, 256 // values * size), np.uint8)
-    writer.add_tensor("blk.0.ffn_down.weight", data, raw_dtype=number)
-    finish(writer)
-    with pytest.raises(
-        InputError, match=f"blk.0.ffn_down.weight is of type {kind}, which dca-run cannot run"
-    ):
-        export_model(tmp_path / "m.gguf", tmp_path / "out.gguf")
-
-
-def test_experts_apart_are_said_to_be_an_old_file(tmp_path):
-    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
-    writer.add_tensor("blk.0.ffn_gate.3.weight", np.zeros((4, 4), np.float32))
-    finish(writer)
-    with pytest.raises(InputError, match="blk.0.ffn_gate.3.weight is one expert, as files of the first"):
-        export_model(tmp_path / "m.gguf", tmp_path / "out.gguf")
-
-
-def test_a_bias_the_runtime_would_leave_out_is_refused(tmp_path):
-    writer = gguf.GGUFWriter(tmp_path / "m.gguf", "llama")
-    writer.add_tensor("blk.0.attn_q.bias", np.zeros(4, np.float32))
-    writer.add_tensor("blk.11.attn_q_a.bias", np.zeros(4, np.float32))
-    finish(writer)
-    with pytest.raises(InputError, match="tensor blk.11.attn_q_a.bias is a bias that dca-run does not know"):
-        export_model(tmp_path / "m.gguf", tmp_path / "out.gguf")
-
-
-def finish(writer: gguf.GGUFWriter) -> None:
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 HASH = "0123456789abcdef0123456789abcdef01234567"
