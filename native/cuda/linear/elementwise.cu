@@ -50,7 +50,6 @@ __device__ __forceinline__ void write_normed(T* to, const float4& v, float scale
 template <class T>
 __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constant__ NormArgs args) {
     __shared__ float scratch[kThreads / 32];
-    let_next_start();
     if (blockIdx.x >= args.rows) return fetch_in_spare_blocks(args.ahead, blockIdx.x - args.rows, gridDim.x - args.rows);
     const float* x = args.x + uint64_t{blockIdx.x} * args.width;
     T* to = static_cast<T*>(args.to) + uint64_t{blockIdx.x} * args.width;
@@ -75,6 +74,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constan
         squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     }
     const float scale = rsqrtf(block_sum(squares, scratch) / args.width + args.epsilon);
+    let_next_start();  // now that x is here: what the next kernel asks memory for, x would have to wait for
     if (args.factors != nullptr && threadIdx.x == 0) args.factors[blockIdx.x] = scale;
 #pragma unroll
     for (uint32_t n = 0; n < kKept; ++n) {

@@ -43,6 +43,8 @@ void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, cons
             .bias = bias,
             .workspace = memory_.product_workspace,
             .ahead = ahead,
+            .gated = out.gated,
+            .activation = h_.activation,
         };
         check(small_batch(state_.device.card, few, state_.stream.get()), "multiplying rows");
         return;
@@ -108,13 +110,19 @@ void BlockStep::project_output(uint32_t layer) {
     state_.end_attention(w);
 }
 
+void BlockStep::gate(const FusedMatrices& gate_up, uint32_t width, const FusedMatrices& down) {
+    if (gate_up.merged() && small_batch_gates(state_.device.card, gate_up.parts.front(), state_.rows))
+        return multiply(gate_up, memory_.normed, {memory_.gated, width, false, false, true}, &down);
+    multiply(gate_up, memory_.normed, {memory_.gate_up, 2 * width, false, false}, &down);
+    check(gate_multiply(state_.device.card, h_.activation, memory_.gate_up, state_.rows, width, weights_.dtype(), memory_.gated,
+                        state_.ahead_beside(&down), state_.stream.get()),
+          "gating");
+}
+
 void BlockStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     state_.norm(w.ffn_norm, &w.gate_up);
-    multiply(w.gate_up, memory_.normed, {memory_.gate_up, 2 * h_.n_ff, false, false}, &w.down);
-    check(gate_multiply(state_.device.card, h_.activation, memory_.gate_up, state_.rows, h_.n_ff, weights_.dtype(), memory_.gated,
-                        state_.ahead(&w.down), state_.stream.get()),
-          "gating");
+    gate(w.gate_up, h_.n_ff, w.down);
     if (state_.sums_while_norming(w.ffn_post_norm)) return share_product(w.down, memory_.gated, Partial::FeedForward);
     const StepState::Sum sum = state_.ffn_sum(w);
     multiply(w.down, memory_.gated, {sum.to, h_.n_embd, true, sum.add}, &state_.behind_layer(layer));

@@ -66,8 +66,10 @@ struct StepState {
     const FusedMatrices& behind_layer(uint32_t layer) const noexcept {
         return layer + 1 < weights.layers().size() ? weights.layers()[layer + 1].qkv : weights.output();
     }
-    /// What the kernel before a product with `next` (null: none) may have fetched meanwhile.
+    /// What the kernel before a product with `next` (null: none) has fetched meanwhile: one that reads much memory, when it has
+    /// asked for all of that; a small one, beside its own work.
     Ahead ahead(const FusedMatrices* next) const noexcept;
+    Ahead ahead_beside(const FusedMatrices* next) const noexcept;
 
     /// Where a block's result goes: straight into x, or into memory.branch where a norm or a scale comes before it is added, or
     /// where the other block still reads x. Among ranks it is this one's part of a sum.
@@ -128,6 +130,7 @@ private:
     bool adds_directly(const float* post_norm) const noexcept {
         return post_norm == nullptr && h.residual_scale == 1.0f && h.norms != Norms::Parallel;
     }
+    Ahead ahead(const FusedMatrices* next, uint32_t most) const noexcept;
     void add_branch(const float* post_norm);
     /// The ranks' partials are summed into x, or where something comes before that into memory.branch, which holds another
     /// block's result already or (`fresh`) nothing.

@@ -36,26 +36,44 @@ struct Column {
 };
 
 /// Rotates the queries that are columns for every range from `first` to `last` (walk order: Inter before Intra), and zeroes
-/// what pads them. column(n) says what column n is, of those below `count`.
-template <class C, int kColumns, class Columns>
+/// what pads them. column(n) says what column n is, of those below `count`. Calls between() once the first queries are asked for.
+template <class C, int kColumns, class Columns, class Between>
 __device__ __forceinline__ void rotate_queries(uint16_t (&queries)[3][kColumns][C::kQueryStride], const DecodeArgs& args, int count,
-                                               Range first, Range last, Columns&& column) {
-    constexpr int kPieces = C::kQueryStride / 8;
+                                               Range first, Range last, Columns&& column, Between&& between) {
+    constexpr int kPieces = C::kQueryStride / 8, kItems = 3 * kColumns * kPieces, kRounds = (kItems + C::kThreads - 1) / C::kThreads;
     const QueryRotation rotation{args.shape, args.scheme, args.rotary.cos_sin, args.dtype};
-    for (int n = threadIdx.x; n < 3 * kColumns * kPieces; n += C::kThreads) {
-        const int range = n / (kColumns * kPieces), own = n / kPieces % kColumns;
-        if (range > static_cast<int>(first) || range < static_cast<int>(last)) continue;
-        uint16_t* to = queries[range][own];
-        if (n % kPieces * 8 >= C::kHeadDim || own >= count) {
-            *reinterpret_cast<uint4*>(to + n % kPieces * 8) = {};
-            continue;
+    const auto range_of = [](int n) { return n / (kColumns * kPieces); };
+    const auto column_of = [](int n) { return n / kPieces % kColumns; };
+    const auto written = [&](int n) {
+        return n < kItems && range_of(n) <= static_cast<int>(first) && range_of(n) >= static_cast<int>(last);
+    };
+    const auto padding = [&](int n) { return n % kPieces * 8 >= C::kHeadDim || column_of(n) >= count; };
+    constexpr int kTogether = kRounds < 2 ? kRounds : 2;
+#pragma unroll 1
+    for (int done = 0; done < kRounds; done += kTogether) {
+        const int first_item = threadIdx.x + done * C::kThreads;
+        QueryRotation::Loaded loaded[kTogether];
+#pragma unroll
+        for (int round = 0; round < kTogether; ++round) {
+            const int n = first_item + round * C::kThreads;
+            if (!written(n) || padding(n)) continue;
+            const Column at = column(column_of(n));
+            const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (at.row * args.q_stride + at.head * C::kHeadDim);
+            rotation.load<true>(loaded[round], source, n % kPieces, static_cast<Range>(range_of(n)), at.i % args.scheme.chunk_size);
         }
-        const Column at = column(own);
-        const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (at.row * args.q_stride + at.head * C::kHeadDim);
-        QueryRotation::Loaded loaded;
-        rotation.load<true>(loaded, source, n % kPieces, static_cast<Range>(range), at.i % args.scheme.chunk_size);
-        rotation.finish<typename C::T>(loaded, n % kPieces, args.scheme.logit_factor(at.i),
-                                       [&](int e, uint2 values) { *reinterpret_cast<uint2*>(to + e) = values; });
+        if (done == 0) between();
+#pragma unroll
+        for (int round = 0; round < kTogether; ++round) {
+            const int n = first_item + round * C::kThreads;
+            if (!written(n)) continue;
+            uint16_t* to = queries[range_of(n)][column_of(n)];
+            if (padding(n)) {
+                *reinterpret_cast<uint4*>(to + n % kPieces * 8) = {};
+                continue;
+            }
+            rotation.finish<typename C::T>(loaded[round], n % kPieces, args.scheme.logit_factor(column(column_of(n)).i),
+                                           [&](int e, uint2 values) { *reinterpret_cast<uint2*>(to + e) = values; });
+        }
     }
 }
 
@@ -107,11 +125,13 @@ struct Rows : OwnKeys<C> {
     /// keys, so that only its parts are still to be waited for.
     static __device__ __forceinline__ bool behind_groups(const DecodeArgs& args) { return args.n_groups != 0; }
 
+    template <class Between>
     static __device__ __forceinline__ void rotate(Shared<C>& shared, const Params& params, const Split& split, uint32_t length, Range first,
-                                                  Range last) {
+                                                  Range last, Between&& between) {
         const HeadGroup heads = HeadGroup::of<C>(params, split.pair);
-        rotate_queries<C>(shared.queries, params.args, heads.count, first, last,
-                          [&](int n) { return Column{split.item, static_cast<uint32_t>(heads.first + n), length - 1}; });
+        rotate_queries<C>(
+            shared.queries, params.args, heads.count, first, last,
+            [&](int n) { return Column{split.item, static_cast<uint32_t>(heads.first + n), length - 1}; }, between);
     }
 
     /// How many parts of the row its group has found.
@@ -182,15 +202,19 @@ struct Groups : SharedKeys<C> {
     static constexpr bool kGroups = true;
     static __device__ __forceinline__ bool behind_groups(const DecodeArgs&) { return false; }
 
+    template <class Between>
     static __device__ __forceinline__ void rotate(Shared<C>& shared, const Params& params, const Split& split, uint32_t, Range first,
-                                                  Range last) {
+                                                  Range last, Between&& between) {
         const DecodeArgs& args = params.args;
         const DecodeGroup& group = args.groups[split.item];
         const uint32_t heads = params.part_heads;
-        rotate_queries<C>(shared.queries, args, group.rows * heads, first, last, [&](uint32_t n) {
-            const uint32_t row = group.row[n / heads];
-            return Column{row, split.pair * heads + n % heads, length_of(args, row) - 1};
-        });
+        rotate_queries<C>(
+            shared.queries, args, group.rows * heads, first, last,
+            [&](uint32_t n) {
+                const uint32_t row = group.row[n / heads];
+                return Column{row, split.pair * heads + n % heads, length_of(args, row) - 1};
+            },
+            between);
     }
 
     static __device__ __forceinline__ bool fences(const Split&) { return false; }
@@ -240,16 +264,18 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
         warp.rows = {args.page_tables + __ldcg(&args.rows[Items::row(args, split.item)].first_page),
                      static_cast<uint32_t>(args.shape.n_kv_heads), split.pair / params.groups};
     };
-    const auto load_first = [&] {
+    int asked = 0;  // stages of the split's first tiles
+    const auto load_first = [&](int stages) {
         const typename C::Tiles tiles(args.scheme, length_of(args, Items::row(args, split.item)), args.traits.window);
 #pragma unroll
         for (int stage = 0; stage < C::kStages; ++stage) {
             const uint32_t index = split.begin + own + stage * C::kWarps;
-            if (index >= split.end) break;
+            if (stage < asked || stage >= stages || index >= split.end) continue;
             const KeyTile keys = tiles.at(index);
             warp.load_keys(raw[stage], keys);
             warp.load_values(raw[stage], keys);
         }
+        asked = stages;
     };
     const auto fetch_next_matrix = [&] {
         if constexpr (!Items::kGroups)
@@ -265,21 +291,19 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     }
     enter(next);
     if (early && !Items::behind_groups(args)) {
-        // Pages that no row of the step is written to are there, too, all of the cache lines that they are in.
+        // Pages that no row of the step is written to are there, too, all of the cache lines that they are in. One tile a warp:
+        // what the kernel before still has to read, and then the queries, wait for all that is asked for here.
         const uint32_t length = length_of(args, Items::row(args, split.item));
         const typename C::Tiles tiles(args.scheme, length, args.traits.window);
         const uint32_t first_written = (max(length, kMostGuessedRows) - kMostGuessedRows) / kPageTokens;
-        const bool old = tiles.at(min(split.begin + kAhead, split.end) - 1).key / kPageTokens < first_written;
-        if (old) load_first();
+        if (tiles.at(min(split.begin + C::kWarps, split.end) - 1).key / kPageTokens < first_written) load_first(1);
         await();
-        if (!old) load_first();
-    } else {
-        load_first();
     }
     while (true) {
         const uint32_t length = length_of(args, Items::row(args, split.item));
         const typename C::Tiles tiles(args.scheme, length, args.traits.window);
-        Items::rotate(shared, params, split, length, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
+        Items::rotate(shared, params, split, length, tiles.at(split.begin).range, tiles.at(split.end - 1).range,
+                      [&] { load_first(C::kStages); });
         __syncthreads();
         if (threadIdx.x == 0) shared.split = split;  // registers are short in the loop
 
@@ -316,8 +340,9 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
             __syncwarp();
             late = Items::fences(shared.split);
         }
+        asked = 0;
         if (more) enter(next);
-        if (more && !late) load_first();
+        if (more && !late) load_first(C::kStages);
         if (!more) fetch_next_matrix();
         warp.finish(shared.softmax[own], shared.out[own]);
         __syncthreads();
@@ -325,7 +350,6 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
         await();
         Items::merge_split(shared, params, current);
         if (!more) return;
-        if (late) load_first();
     }
 }
 

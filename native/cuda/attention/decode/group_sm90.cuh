@@ -22,7 +22,10 @@ struct Config {
     static constexpr int kKeys = 64;     // of a tile
     static constexpr int kConsumers = 2;
     static constexpr int kConsumerThreads = 128 * kConsumers, kThreads = kConsumerThreads + 32;
-    static constexpr int kStages = 5;  // more bytes than a multiprocessor's share of memory brings in a latency
+    // More bytes than a multiprocessor's share of memory brings in a latency. A stage always has tiles of one warpgroup, so that
+    // none waits for a round of the ring that is not the next.
+    static constexpr int kStages = 4;
+    static_assert(kStages % kConsumers == 0);
     static constexpr uint32_t kQueryBytes = kQueries * kHeadDim * 2;
     static constexpr uint32_t kHalfBytes = kKeys * kHeadDim * 2, kTileBytes = 2 * kHalfBytes;  // keys, then values
     static constexpr int kResultStride = kHeadDim + 8;                                         // free of bank conflicts

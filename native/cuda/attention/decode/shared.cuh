@@ -206,10 +206,13 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
         for (int n = 0; n + 1 < division.stages; ++n) copy_next();
         await();
 
-        rotate_queries<C>(shared.queries, args, columns, tiles.at(split.begin).range, tiles.at(split.end - 1).range, [&](uint32_t n) {
-            const uint32_t row = group.row[n / params.part_heads];
-            return Column{row, split.pair * params.part_heads + n % params.part_heads, length_of(args, row) - 1};
-        });
+        rotate_queries<C>(
+            shared.queries, args, columns, tiles.at(split.begin).range, tiles.at(split.end - 1).range,
+            [&](uint32_t n) {
+                const uint32_t row = group.row[n / params.part_heads];
+                return Column{row, split.pair * params.part_heads + n % params.part_heads, length_of(args, row) - 1};
+            },
+            [] {});
         __syncthreads();
 
         Warp<C> warp{args.cache, rows};
