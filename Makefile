@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 NATIVE := $(shell find native -type f) CMakeLists.txt
 FORMATTED := $(shell find native tests/native -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 SECONDS ?= 600
+JOBS ?= 1
 EXAMPLES ?= 1000
 ROUNDS ?= 500
+WORKERS ?= 2
 MODEL ?=
 TEXT ?=
 
 CUDA_PACKAGES := nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl nvidia-cublas
 CUDA_ARCHITECTURES ?= 80;86;89;90a
+CUDA_FAST ?= OFF
 
 # An environment of its own: vLLM pins other versions of what we use, and its builds of these three packages do
 # not match this torch.
@@ -22,15 +25,18 @@ VLLM_WITHOUT := torchvision torchaudio torchcodec
 SMOLLM2 := demo/SmolLM2-135M-Instruct
 
 CMAKE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
+# pip builds the package in this folder (pyproject.toml), and what shares the library's objects is built there too, so that they
+# are compiled once. SKBUILD says that it is pip who builds.
+NATIVE_BUILD := build/native
 CLANG := $(shell command -v clang++)
 
-.PHONY: demo test test-vllm lint native-test sanitize thread-sanitize fuzz fuzz-python kill-test soak coverage cuda cuda-compile clean
+.PHONY: demo test test-vllm lint native-test sanitize thread-sanitize fuzz fuzz-binaries fuzz-python kill-test soak coverage cuda cuda-compile clean
 
 demo: $(VENV)/ready
 	$(BIN)/python examples/demo.py $(if $(MODEL),--model "$(MODEL)") $(if $(TEXT),--text "$(TEXT)")
 
 test: $(VENV)/ready native-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS)
 
 # The plug-in under real vLLM on the CPU, beside the reference; half an hour on two cores.
 test-vllm: $(VENV)/ready $(VLLM)/ready $(SMOLLM2)
@@ -70,28 +76,28 @@ cuda: $(VENV)/ready $(VENV)/cuda-packages
 		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' \
 		--config-settings='cmake.define.DCA_CUDA=ON' --config-settings='cmake.define.DCA_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)'
 
-# Compiles and links the CUDA backend without installing it; needs no GPU.
+# Compiles and links the CUDA backend without installing it; needs no GPU. CUDA_FAST=ON leaves out what only makes kernels fast.
 cuda-compile: $(VENV)/ready $(VENV)/cuda-packages
-	VIRTUAL_ENV="$(abspath $(VENV))" $(BIN)/cmake -S . -B build/cuda-compile -G Ninja -DCMAKE_MAKE_PROGRAM="$(abspath $(BIN))/ninja" \
-		-DDCA_CUDA=ON -DDCA_CUDA_ARCHITECTURES='$(CUDA_ARCHITECTURES)'
-	$(BIN)/cmake --build build/cuda-compile --target dca_cuda
+	VIRTUAL_ENV="$(abspath $(VENV))" $(CMAKE) -B $(NATIVE_BUILD) -USKBUILD -DDCA_CUDA=ON -DDCA_CUDA_ARCHITECTURES='$(CUDA_ARCHITECTURES)' \
+		-DDCA_CUDA_FAST_COMPILE=$(CUDA_FAST)
+	$(BIN)/cmake --build $(NATIVE_BUILD) --target dca_cuda
 
 $(VENV)/cuda-packages: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(CUDA_PACKAGES)
 	touch $@
 
 native-test: $(VENV)/ready
-	$(CMAKE) -B build/tests -DDCA_TESTS=ON
-	$(BIN)/cmake --build build/tests
-	build/tests/tests/native/native_tests
-	DCA_ISA=generic build/tests/tests/native/native_tests isa_
+	$(CMAKE) -B $(NATIVE_BUILD) -USKBUILD -DDCA_TESTS=ON -DDCA_CUDA=OFF
+	$(BIN)/cmake --build $(NATIVE_BUILD) --target dca native_tests
+	$(NATIVE_BUILD)/tests/native/native_tests
+	DCA_ISA=generic $(NATIVE_BUILD)/tests/native/native_tests isa_
 
 # The native tests and a few seconds of every fuzz target under the address and undefined behaviour sanitizers.
 sanitize: $(VENV)/ready
 	$(CMAKE) -B build/sanitize -DDCA_TESTS=ON -DDCA_SANITIZE=ON
 	$(BIN)/cmake --build build/sanitize --target native_tests fuzz_drivers
-	build/sanitize/tests/native/native_tests
-	for driver in build/sanitize/tests/native/fuzz_*_driver; do $$driver || exit 1; done
+	build/sanitize/tests/native/native_tests & tests=$$!; \
+		for driver in build/sanitize/tests/native/fuzz_*_driver; do $$driver || exit 1; done; wait $$tests
 
 # Many sessions, engines and models in threads, under the thread sanitizer.
 thread-sanitize: $(VENV)/ready
@@ -104,7 +110,19 @@ thread-sanitize: $(VENV)/ready
 fuzz: $(VENV)/ready
 	$(CMAKE) -B build/fuzz -DDCA_TESTS=ON -DDCA_SANITIZE=ON -DDCA_CUDA=OFF $(if $(CLANG),-DCMAKE_CXX_COMPILER=$(CLANG) -DDCA_FUZZ=ON)
 	$(BIN)/cmake --build build/fuzz --target fuzzers
-	$(BIN)/python tests/native/fuzz/run.py build/fuzz $(SECONDS)
+	$(BIN)/python tests/native/fuzz/run.py build/fuzz $(SECONDS) --jobs $(JOBS)
+
+# The drivers of the fuzz targets in build/fuzz-binaries, with sanitizers and without: programs that need nothing but glibc, to be
+# run where there are many cores, by `python3 run.py sanitized SECONDS --jobs N --out FOLDER` in that folder.
+fuzz-binaries: $(VENV)/ready
+	$(CMAKE) -B build/fuzz-sanitized -DDCA_TESTS=ON -DDCA_CUDA=OFF -DDCA_SANITIZE=ON \
+		-DCMAKE_EXE_LINKER_FLAGS='-static-libasan -static-libubsan -static-libstdc++ -static-libgcc'
+	$(CMAKE) -B build/fuzz-fast -DDCA_TESTS=ON -DDCA_CUDA=OFF -DCMAKE_EXE_LINKER_FLAGS='-static-libstdc++ -static-libgcc'
+	for kind in sanitized fast; do \
+		$(BIN)/cmake --build build/fuzz-$$kind --target fuzz_drivers && mkdir -p build/fuzz-binaries/$$kind && \
+		strip --strip-debug build/fuzz-$$kind/tests/native/fuzz_*_driver && \
+		mv build/fuzz-$$kind/tests/native/fuzz_*_driver build/fuzz-binaries/$$kind || exit 1; done
+	cp tests/native/fuzz/run.py build/fuzz-binaries
 
 # The same for what Python reads: EXAMPLES damaged files or bodies of each kind, others each time.
 fuzz-python: $(VENV)/ready

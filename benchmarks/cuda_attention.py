@@ -23,7 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/cuda"))
 
-from attention_check import ROOM, ROUNDOFF, check_all, reference, row_errors  # noqa: E402
+from attention_check import Case, check_all, reference, row_errors  # noqa: E402
 from attention_library import PAGE_TOKENS, TORCH_DTYPES, AttentionLibrary, PositionScheme, Problem, Shape  # noqa: E402
 
 
@@ -178,7 +178,8 @@ def time_prefill(
             if not problem.prefill(0, n, out, kernel):
                 continue
             error = row_errors(out[sample], expected).max().item()
-            if out.isnan().any() or not error < ROOM * ROUNDOFF[dtype]:
+            case = Case(setting.shape, scheme, 0, n, (), dtype, cache, 0)
+            if out.isnan().any() or not error < case.tolerance:
                 raise AssertionError(f"{kernel} {name} {setting.label}: worst sampled row {error:.2e}")
             runs[f"{name} {kernel}"] = lambda p=problem, o=out, k=kernel: p.prefill(0, n, o, k)
     q = problem.q[0].transpose(0, 1)[None].contiguous()
@@ -212,9 +213,11 @@ def time_decode(
 ) -> tuple[float, float]:
     """Microseconds of one step, and the cache's bytes that all rows see (shared ones once for each): a CUDA
     graph over enough caches to defeat L2."""
-    bytes_per_row = setting.head_dim + 2 if cache == "q8" else 2 * setting.head_dim
+    bytes_per_row = {"q8": setting.head_dim + 2, "q4": setting.head_dim // 2 + 8}.get(
+        cache, 2 * setting.head_dim
+    )
     bytes_per_step = 2 * sequences * setting.n_kv_heads * setting.length * bytes_per_row
-    dtype = "f16" if cache == "q8" else cache
+    dtype = "f16" if cache in ("q8", "q4") else cache
     problems = [
         Problem(
             library,
@@ -312,7 +315,7 @@ def main() -> None:
     decode = [
         (s, sequences, sharers, c, *time_decode(library, s, c, sequences, sharers))
         for s, sequences, sharers in (*((s, 1, 1) for s in DECODE), *DECODE_MANY)
-        for c in (args.dtype, "q8")
+        for c in (args.dtype, "q8", "q4")
     ]
     versions = f"PyTorch {torch.__version__}, cuDNN {torch.backends.cudnn.version()}"
     print(f"\n{torch.cuda.get_device_name()}, {versions}, {args.dtype}, medians of {args.repeats}")

@@ -8,9 +8,10 @@ limit that the card's measured copy bandwidth and matrix rate set. transformers 
 last.
 
     python benchmarks/cuda_model.py --shape llama-3-8b --types F16 --skip-transformers \\
-        --devices cuda:0 cuda:0,1
+        --devices cuda:0 cuda:0,1 --sequences 64 --longest
 
-times ours on one card and on two that share the model, whose limit is twice one card's.
+times ours on one card and on two that share the model, whose limit is twice one card's; many sequences at
+once too, and how long a context there is room for.
 """
 
 from __future__ import annotations
@@ -21,21 +22,29 @@ import dataclasses
 import gc
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import gguf
 import numpy as np
 import torch
 from random_gguf import SHAPES, Shape, write_random_gguf
 
+from dca_runtime.errors import DcaError
+
+if TYPE_CHECKING:
+    import dca_runtime as dca
+
 ROOT = Path(__file__).resolve().parent.parent
 SCHEME = (3072, 1024, 4096)
-DECODED = 64  # tokens, of which the median counts
+DECODED = 64  # tokens, of which the median counts; of many sequences each, of which the mean counts
+MANY_PROMPT = 1024  # tokens of each of many sequences
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +65,8 @@ class Result:
     cards: int = 1  # that share the work
     prefill: dict[int, float] = dataclasses.field(default_factory=dict)
     decode: dict[int, float] = dataclasses.field(default_factory=dict)
+    many: tuple[float, float] | None = None  # prefill and decode of many sequences, of all together
+    longest: int | None = None  # tokens of a q8 cache that there is room for
 
 
 def build(directory: Path) -> None:
@@ -111,6 +122,10 @@ def run_ours(path: Path, weights: str, device: str, arguments: argparse.Namespac
                 f"ours, {attention}{where}", weights, model.info.weight_bytes_used, device.count(",") + 1
             )
             scheme = SCHEME if attention == "dca" else None
+            if arguments.longest:
+                result.longest = longest_context(model, attention, scheme)
+            if arguments.sequences:
+                result.many = many_sequences(model, attention, arguments)
             with model.session(context, attention, scheme, arguments.cache_type) as session:
 
                 def prefill(length: int, session=session) -> None:
@@ -128,6 +143,40 @@ def run_ours(path: Path, weights: str, device: str, arguments: argparse.Namespac
 
                 _measure(result, prefill, decode, arguments)
             yield result
+
+
+def longest_context(model: dca.Model, attention: str, scheme: tuple[int, int, int] | None) -> int:
+    """Tokens of a session with a q8 cache, as the refusal of a longer one names them; it is opened."""
+    import dca_runtime as dca
+
+    options = {"attention": attention, "scheme": scheme, "cache_type": "q8"}
+    try:
+        model.session(1 << 30, **options).close()
+        return 1 << 30
+    except dca.DcaError as error:
+        found = re.search(r"room for (\d+) tokens", str(error))
+        if found is None:
+            raise
+    tokens = int(found[1])
+    with model.session(tokens, **options) as session:
+        session.eval([1, 2, 3])
+    return tokens
+
+
+def many_sequences(model: dca.Model, attention: str, arguments: argparse.Namespace) -> tuple[float, float]:
+    """Tokens a second of all: their prompts, then their greedy steps."""
+    from dca_runtime.measuring.bench_batches import measure_batches
+
+    (result,) = measure_batches(
+        model,
+        [arguments.sequences],
+        MANY_PROMPT,
+        DECODED,
+        repeats=arguments.repeats,
+        attention="plain" if attention == "plain" else "auto",
+        cache_type=arguments.cache_type,
+    )
+    return result.prefill_tokens_per_s, result.decode_tokens_per_s
 
 
 def run_transformers(shape: Shape, arguments: argparse.Namespace) -> Iterator[Result]:
@@ -255,6 +304,10 @@ def decode_limit(
 def print_table(results: list[Result], shape: Shape, limits: Ceilings, arguments: argparse.Namespace) -> None:
     columns = [f"prefill {length:,}" for length in arguments.lengths]
     columns += [f"decode after {depth:,}" for depth in arguments.depths]
+    if arguments.sequences:
+        columns += [f"{arguments.sequences} sequences, {kind}" for kind in ("prefill", "decode")]
+    if arguments.longest:
+        columns.append("longest context, q8")
     print(f"\n{torch.cuda.get_device_name()}: copy {limits.bytes_per_s / 1e9:,.0f} GB/s, ", end="")
     print(f"bf16 {limits.flop_per_s / 1e12:,.0f} TFLOP/s; {arguments.shape}, scheme {SCHEME}")
     print("tokens/s (share of the limit)")
@@ -269,6 +322,8 @@ def print_table(results: list[Result], shape: Shape, limits: Ceilings, arguments
         for depth, rate in result.decode.items():
             limit = result.cards * decode_limit(shape, result.weight_bytes, depth, limits, cache_bytes)
             cells.append(f"{rate:,.1f} ({rate / limit:.0%})")
+        cells += [f"{rate:,.0f}" for rate in result.many or ()]
+        cells += [f"{tokens:,}" for tokens in (result.longest,) if tokens is not None]
         print(f"| {result.contender} | {result.weights} | {' | '.join(cells)} |")
 
 
@@ -296,6 +351,10 @@ def main() -> None:
         help="ours (default: both)",
     )
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument(
+        "--sequences", type=int, help=f"ours with so many at once too ({MANY_PROMPT} + {DECODED} tokens)"
+    )
+    parser.add_argument("--longest", action="store_true", help="ours: the longest context too")
     parser.add_argument("--directory", type=Path, default=Path("/tmp"), help="for the random files")
     parser.add_argument("--build", type=Path, help="build and test the library here first")
     parser.add_argument(
@@ -314,7 +373,10 @@ def main() -> None:
         if not path.exists():
             write_random_gguf(path, shape, gguf.GGMLQuantizationType[name])
         for device in arguments.devices:
-            results += run_ours(path, name, device, arguments)
+            try:
+                results += run_ours(path, name, device, arguments)
+            except DcaError as error:  # larger than one card, perhaps
+                print(f"{name} on {device}: {error}", flush=True)
         if arguments.llama_bench:
             weight_bytes = results[-1].weight_bytes
             results.append(run_llama_bench(arguments.llama_bench, path, name, weight_bytes, arguments))

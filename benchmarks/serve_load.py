@@ -7,11 +7,13 @@ Loads: many questions on one document that was just read, as many documents that
 long document beside people who are being answered, a question after many clients left while their prompts
 were read, and, only where it is named (``--load many``), as many clients as fill a card. Times include the
 network, which is this machine's own unless the address is another's. Prompts are made of numbers, so their
-lengths in tokens are measured by a request before the loads.
+lengths in tokens are measured by a request before the loads. Many clients are several processes, as one
+that reads 64 streams of a card has no time left and would measure itself.
 """
 
 import argparse
 import asyncio
+import concurrent.futures
 import json
 import random
 import statistics
@@ -51,6 +53,22 @@ class Client:
         self._http = http
         self._model = model
 
+    async def ask_all(self, prompts: list[str], tokens: int) -> list[Stream]:
+        """``ask`` for all prompts at once."""
+        return await asyncio.gather(*(self.ask(prompt, tokens) for prompt in prompts))
+
+    async def ask_from_processes(self, prompts: list[str], tokens: int, processes: int) -> list[Stream]:
+        """The same, each process with its share of the prompts."""
+        loop = asyncio.get_running_loop()
+        headers, model, url = dict(self._http.headers), self._model, str(self._http.base_url)
+        with concurrent.futures.ProcessPoolExecutor(processes) as pool:
+            await asyncio.gather(*(loop.run_in_executor(pool, time.sleep, 0.1) for _ in range(processes)))
+            asked = [
+                loop.run_in_executor(pool, ask_apart, url, headers, model, prompts[first::processes], tokens)
+                for first in range(processes)
+            ]
+            return [stream for streams in await asyncio.gather(*asked) for stream in streams]
+
     async def ask(self, prompt: str, tokens: int, seen: Stream | None = None) -> Stream:
         """Streams a completion of ``tokens`` tokens."""
         seen = seen or Stream(time.perf_counter())
@@ -79,6 +97,24 @@ class Client:
                 if chunk.get("choices") and chunk["choices"][0].get("text"):
                     seen.tokens.append(time.perf_counter())
         return seen
+
+
+def connect(url: str, headers: dict[str, str]) -> httpx.AsyncClient:
+    """As many connections as there are requests, without a limit on time."""
+    limits = httpx.Limits(max_connections=None)
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=None, limits=limits)
+
+
+def ask_apart(
+    url: str, headers: dict[str, str], model: str | None, prompts: list[str], tokens: int
+) -> list[Stream]:
+    """``Client.ask_all`` in a process of its own. Times of processes compare: they are the machine's."""
+
+    async def ask() -> list[Stream]:
+        async with connect(url, headers) as http:
+            return await Client(http, model).ask_all(prompts, tokens)
+
+    return asyncio.run(ask())
 
 
 def document(seed: int, words: int) -> str:
@@ -159,9 +195,10 @@ async def gone(client: Client, words: dict[int, int]) -> str:
 
 async def many(client: Client, words: dict[int, int]) -> str:
     """64 clients, prompts of 1,024 tokens that nobody has read, 128 tokens each."""
-    start = time.perf_counter()
-    streams = await asyncio.gather(*(client.ask(document(200 + n, words[1024]), 128) for n in range(64)))
-    end = time.perf_counter()
+    prompts = [document(200 + n, words[1024]) for n in range(64)]
+    streams = await client.ask_from_processes(prompts, 128, processes=8)
+    start = min(stream.started for stream in streams)
+    end = max(stream.tokens[-1] for stream in streams)
     read = start + max(stream.first for stream in streams)
     # Tokens that end inside a character come without a text: scaled to the server's own count.
     whole = sum(stream.completion_tokens for stream in streams) / sum(
@@ -187,10 +224,7 @@ async def words_for(client: Client, lengths: list[int]) -> dict[int, int]:
 
 async def run(arguments: argparse.Namespace) -> None:
     headers = {"Authorization": f"Bearer {arguments.api_key}"} if arguments.api_key else {}
-    limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(
-        base_url=arguments.url, headers=headers, timeout=None, limits=limits
-    ) as http:
+    async with connect(arguments.url, headers) as http:
         client = Client(http, arguments.model)
         words = await words_for(client, [1024, 2000, 4055, 19000])
         rows = []

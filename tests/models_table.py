@@ -8,6 +8,7 @@ tests/hf_families.py, of transformers' own classes where it has them.
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from dca_export.model.rules import Architecture
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "models.md"
+LLAMA_CPP = ROOT / "tests" / "export" / "llama_cpp_families.json"
 
 # Published models, as people call them, by class.
 MODELS = {
@@ -57,6 +59,9 @@ STANDING_IN = {
     "MiniCPMForCausalLM": "a Granite of transformers with MiniCPM's scales",
 }
 
+# Where stock llama.cpp takes for granted what the test's model has otherwise: it runs another model.
+OTHERWISE = {"qwen2_moe, normalised", "qwen3_moe, not normalised", "gemma3_text, other layers"}
+
 INTRODUCTION = """# Models
 
 Made by `tests/models_table.py` from the table of architectures and the models in the tests; a test says
@@ -69,12 +74,22 @@ called and laid out as the package gguf and llama.cpp's converter have them gave
 in the reference. On a card "names"' models gave what the CPU gives, with weights and activations in 16 bits,
 by the piece and by the token, plain and under Dual Chunk Attention (`tests/cuda/test_cuda_families.py`).
 
+"llama.cpp": "same file" says that the converter of llama.cpp (October 2026) makes a file with the same
+tensors, to the byte, and the same keys but for a few that one of both leaves to defaults
+(`tests/export/test_families_against_llama_cpp.py`). The number is the largest difference between the
+log-probabilities of stock llama.cpp and of the runtime on the exported file, over 31 positions of a window of
+64 tokens, both in f32 on a CPU; llama-perplexity writes them in steps of up to 2.4e-4, and llama.cpp looks
+its GELU (Gemma's) up in a table of 16-bit floats. llama.cpp has no biases in SmolLM3, OLMo 2, Command-R and
+Command R7B, norms of q and k in Command-R's models of 64 layers only, and takes for granted where Gemma 3's
+windows lie and how the mixtures of Qwen normalise: the models compared are such. Its converter has no
+Ministral and stops at StableLM's norms of q and k.
+
 Layers with a window keep it and attend at their ordinary distances, in a text of any length; layers without
 RoPE see everything; Dual Chunk Attention is for the rest. Windows of Mistral, Phi-3 and Qwen are not used, as
 in llama.cpp: every layer sees everything, and the window is the distance that the model was trained for.
 
-| `general.architecture` | class | models | checked | names |
-|---|---|---|---|---|
+| `general.architecture` | class | models | checked | names | llama.cpp |
+|---|---|---|---|---|---|
 """
 
 
@@ -89,6 +104,16 @@ def variants(cases: list[str]) -> str:
     return "; ".join(case.partition(", ")[2] or "all features" for case in cases)
 
 
+def beside_llama_cpp(cases: list[str]) -> str:
+    """What llama_cpp_families.json says of a class."""
+    recorded = json.loads(LLAMA_CPP.read_text(encoding="utf-8"))
+    found = [recorded[case] for case in cases if case not in OTHERWISE]
+    if not found:
+        return ""
+    same = "same file, " if all("tensors" in each for each in found) else ""
+    return f"{same}{max(each['logits'] for each in found):.0e}"
+
+
 def rows(architecture: Architecture) -> list[str]:
     found = []
     for name in architecture.classes:
@@ -96,6 +121,7 @@ def rows(architecture: Architecture) -> list[str]:
         named = any(of_class(family) == name for family, *_ in GGUF_CASES.values())
         checked = STANDING_IN.get(name) or variants(exported) or "as the class above"
         cells = (architecture.name, f"`{name}`", MODELS.get(name, ""), checked, "yes" if named else "")
+        cells = (*cells, beside_llama_cpp(exported))
         found.append(f"| {' | '.join(cells)} |")
     return found
 

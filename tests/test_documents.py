@@ -28,6 +28,7 @@ LINKS = re.compile(r"\]\((?!https?:)([^)#]+)")
         "docs/models.md",
         "docs/tuning.md",
         "docs/sparse.md",
+        "docs/cards.md",
     ],
 )
 def test_paths_and_links_lead_somewhere(document):

@@ -76,9 +76,9 @@ def add_methods(parser: argparse.ArgumentParser) -> None:
         "dca:3072/1024/4096; string:BORDER/LOCAL, streaming:SINKS/WINDOW, lm-infinite:SINKS/WINDOW, whose "
         "border moves with the query; @linear:F, @ntk:F, @yarn:F or @dynamic:F (dynamic NTK, by each length "
         "measured) behind any of them replaces the model's RoPE scaling, as in plain@yarn:4; @sparse:ALPHA "
-        "prefills sparsely, and @q4, @q8, … names the cache, as in dca@sparse:0.1@q4. With --engine "
-        "reference also rerope:WINDOW and self-extend:GROUP/WINDOW (default: plain, and what the file "
-        "states, dca or string)",
+        "or @stated prefills sparsely, and @q4, @q8, … names the cache, as in dca@sparse:0.1@q4. With "
+        "--engine reference also rerope:WINDOW and self-extend:GROUP/WINDOW (default: plain, and what the "
+        "file states, dca or string)",
     )
 
 
@@ -126,6 +126,26 @@ def add_trials(parser: argparse.ArgumentParser, depths: list[int], trials: int) 
         default=trials,
         metavar="N",
         help=f"of each length and depth (default: {trials})",
+    )
+    parser.add_argument("--seed", type=_common.count, default=0, metavar="N", help="default: 0")
+
+
+def add_tasks(parser: argparse.ArgumentParser, trials: int) -> None:
+    """Adds --tasks, --trials and --seed, of recall's prompts."""
+    parser.add_argument(
+        "--tasks",
+        type=lambda text: text.split(","),
+        default=["keys", "value", "chain", "count"],
+        metavar="TASK,…",
+        help="of keys (one of several hidden ones), value (one of as many as fit), chain (variables assigned "
+        "to each other), count (the commonest words) (default: all)",
+    )
+    parser.add_argument(
+        "--trials",
+        type=_common.positive_int,
+        default=trials,
+        metavar="N",
+        help=f"of each task and length (default: {trials})",
     )
     parser.add_argument("--seed", type=_common.count, default=0, metavar="N", help="default: 0")
 

@@ -29,7 +29,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default="dense",
         metavar="MODE",
         help="how the tokens of a prompt attend: dense, or sparse or sparse:ALPHA, to the pages of "
-        "keys that matter; a larger ALPHA (0 to 1) reads fewer (default: dense)",
+        "keys that matter; a larger ALPHA (0 to 1) reads fewer; stated, each head to as many columns and "
+        "diagonals as the file states for it (default: dense)",
     )
 
 

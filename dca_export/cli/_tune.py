@@ -17,7 +17,8 @@ from dca_export.gguf.file import is_gguf
 from dca_export.gguf.tune_keys import tune_entries
 
 if TYPE_CHECKING:
-    from dca_export.evaluate.tune import Tuned
+    from dca_export.evaluate.intervals import Interval
+    from dca_export.evaluate.tune import Trial, Tuned
 
 DEFAULT_MINUTES = 20
 
@@ -117,14 +118,19 @@ def _measured_file(arguments: argparse.Namespace, options: ExportOptions) -> Ite
 
 def _report(arguments: argparse.Namespace, tuned: "Tuned", evidence: dict[str, Any], chosen: str) -> str:
     rows = [
-        f"| {trial.name}{' (default)' if trial.scheme == tuned.default else ''} | {trial.perplexity:.3f} | "
-        f"{f'{sum(trial.found)} of {len(trial.found)}' if trial.found else 'not asked'} |"
+        f"| {trial.name}{' (default)' if trial.scheme == tuned.default else ''} | {trial.perplexity:.3f}"
+        f"{_bounds(trial.perplexity_interval)} | "
+        f"{'' if trial is tuned.trials[0] else _bounds(trial.times(tuned.trials[0])).strip()} | "
+        f"{_keys(trial)} |"
         for trial in tuned.trials
     ]
     table = [
-        "| chunk size / local window / pretraining length | perplexity | keys found |",
-        "|---|---|---|",
+        "| chunk size / local window / pretraining length | perplexity | times the default's | keys found |",
+        "|---|---|---|---|",
         *rows,
+        "",
+        "In brackets: where the figure would lie with more text or keys of the kind, with 95 % confidence "
+        "(block bootstrap over windows, Wilson; times the default's: paired by windows).",
     ]
     measured = [
         f"Read: the first {tuned.tokens:,} tokens of {evidence['text']} ({evidence['text_bytes']:,} bytes, "
@@ -144,7 +150,19 @@ def _report(arguments: argparse.Namespace, tuned: "Tuned", evidence: dict[str, A
             *(measured if tuned.trials else []),
             "",
             "A scheme takes the default's place only if it predicts the text no worse, finds no fewer keys, "
-            "and is better on one of the two by a sign test (5 %).",
+            "and is better on one of the two by more than the noise of the paired difference (95 % "
+            "confidence).",
             "",
         ]
     )
+
+
+def _bounds(interval: "Interval | None") -> str:
+    return "" if interval is None else f" [{interval.low:.3f}, {interval.high:.3f}]"
+
+
+def _keys(trial: "Trial") -> str:
+    bounds = trial.found_interval
+    if bounds is None:
+        return "not asked"
+    return f"{sum(trial.found)} of {len(trial.found)} [{bounds.low:.0%}, {bounds.high:.0%}]"

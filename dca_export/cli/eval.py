@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dca_export.cli import _common, _eval_shared
+from dca_export.cli import _common, _eval_density, _eval_shared
 from dca_export.cli._runtime import opened
 from dca_export.errors import InputError
 from dca_export.export.output_file import check_output, write_file
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_passkey,
         _add_needle,
         _add_recall,
+        _eval_density.add,
         _add_ablation,
         _add_efficiency,
         _add_sweep,
@@ -167,22 +168,7 @@ def _add_recall(experiments: Any) -> None:
     )
     _eval_shared.add_methods(parser)
     _eval_shared.add_lengths(parser, [4096, 8192, 16384])
-    parser.add_argument(
-        "--tasks",
-        type=lambda text: text.split(","),
-        default=["keys", "value", "chain", "count"],
-        metavar="TASK,…",
-        help="of keys (one of several hidden ones), value (one of as many as fit), chain (variables assigned "
-        "to each other), count (the commonest words) (default: all)",
-    )
-    parser.add_argument(
-        "--trials",
-        type=_common.positive_int,
-        default=5,
-        metavar="N",
-        help="of each task and length (default: 5)",
-    )
-    parser.add_argument("--seed", type=_common.count, default=0, metavar="N", help="default: 0")
+    _eval_shared.add_tasks(parser, trials=5)
     _eval_shared.add_engine(parser)
     parser.set_defaults(body=_recall)
 

@@ -68,8 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=prefill,
         default="dense",
         metavar="MODE",
-        help="sparse, sparse:ALPHA or sparse:ALPHA:FROM: checks sparse prefill instead, the attention over "
-        "the pages that the runtime chose, and its choices (default: dense)",
+        help="sparse, sparse:ALPHA, sparse:ALPHA:FROM or stated: checks that prefill instead, the attention "
+        "over what the runtime chose, and its choices (default: dense)",
     )
     parser.add_argument(
         "--attention",

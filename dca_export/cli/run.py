@@ -91,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=SPECULATIONS,
         default="auto",
         help="lookup: guess what the text quotes from itself, and check guesses in one step; the answer "
-        "stays the same (default: auto, lookup on the CPU)",
+        "stays the same, on a card but for near ties (default: auto, which is lookup)",
     )
     sampling = parser.add_argument_group("sampling", "Defaults: what the file recommends, else those named.")
     sampling.add_argument("--temp", type=finite_float, help="0: always the likeliest (default: 0.7)")

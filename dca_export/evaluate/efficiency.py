@@ -63,6 +63,11 @@ def figures(results: Results) -> list[dict[str, Any]]:
     ]
 
 
+def memory_mib(entry: dict[str, Any]) -> float:
+    """Weights, cache and work space of an entry of ``figures``, MiB."""
+    return (entry["weight_bytes"] + entry["cache_bytes"] + entry["scratch_bytes"]) / 2**20
+
+
 def tables(results: Results) -> list[Table]:
     """One row a length and method."""
     rows = [
@@ -88,9 +93,7 @@ def draw(results: Results) -> "Figure":
     quantities: dict[str, Callable[[dict[str, Any]], float]] = {
         "time to first token, s": lambda entry: entry["first_token_s"],
         "decode, tokens/s": lambda entry: entry["decode_tokens_per_s"],
-        "weights + cache + scratch, MiB": lambda entry: (
-            (entry["weight_bytes"] + entry["cache_bytes"] + entry["scratch_bytes"]) / 2**20
-        ),
+        "weights + cache + scratch, MiB": memory_mib,
     }
     head = results.header
     figure, panels = plots.panels(len(quantities), f"{head['model']['file']} on {head['device']}")

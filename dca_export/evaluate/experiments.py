@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dca_export.errors import InputError
-from dca_export.evaluate import retrieval
+from dca_export.evaluate import reach, retrieval
 from dca_export.evaluate.results import Results, Table
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ EXPERIMENTS = {  # name -> the module that measures it
     "passkey": "tasks.passkey",
     "needle": "tasks.needle",
     "recall": "tasks.recall",
+    "density": "density",
     "ablation": "ablation",
     "efficiency": "efficiency",
     "sweep": "sweep",
@@ -41,6 +42,10 @@ def of(results: Results) -> Experiment:
 
 def summary(results: Results) -> dict[str, Any]:
     """What was run on what, and its figures, for JSON."""
-    summed = results.header["experiment"] in ("passkey", "needle")
-    totals = {"totals": retrieval.totals(results)} if summed else {}
-    return results.header | {"results": of(results).figures(results)} | totals
+    name = results.header["experiment"]
+    more: dict[str, Any] = {}
+    if name in ("passkey", "needle"):
+        more = {"totals": retrieval.totals(results)}
+    elif name == "perplexity":
+        more = {"reach": reach.figures(results)}
+    return results.header | {"results": of(results).figures(results)} | more

@@ -5,6 +5,7 @@ All are for 95 % confidence: of a hundred such intervals about 95 hold what they
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -65,11 +66,18 @@ def block_bootstrap(tokens: np.ndarray, means: np.ndarray, seed: int = SEED) -> 
     count = len(means)
     if count < FEWEST_BLOCKS or not np.isfinite(means).all():
         return None
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), _RESAMPLES)
+    drawn = _draws(count, seed).astype(np.float64)
     resampled = (drawn @ (tokens * means)) / (drawn @ tokens)
     tail = NormalDist().cdf(-math.sqrt(count / (count - 1)) * _student(count - 1))
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(float(low), float(high))
+
+
+@lru_cache(maxsize=8)
+def _draws(count: int, seed: int) -> np.ndarray:
+    """How often each block is drawn, int16 (resamples, blocks): the same for all texts of as many blocks."""
+    shares = np.full(count, 1 / count)
+    return np.random.default_rng(seed).multinomial(count, shares, _RESAMPLES).astype(np.int16)
 
 
 def _student(freedom: int) -> float:

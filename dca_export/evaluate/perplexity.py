@@ -140,7 +140,7 @@ def figures(results: Results) -> list[dict[str, Any]]:
     trained = results.header["model"]["context_length"]
     methods = results.values("method")
     for method in methods:
-        limit = _limit(results, method, trained)
+        limit = _limit(results, method)
         lengths = [
             {"length": length, "nll": nll, "perplexity": exp(nll), "tokens": _count(results, method, length)}
             | {"risen": length > trained and not exp(nll) <= limit}
@@ -151,7 +151,7 @@ def figures(results: Results) -> list[dict[str, Any]]:
         windows = [
             {"start": start, "end": end, "nll": nll, "perplexity": exp(nll)}
             | _sure(_window_blocks(results, method, start, end))
-            for start, end, nll in _windows(results, method)
+            for start, end, nll in windows_of(results, method)
         ]
         entry = {"method": method, "scheme": results.scheme(method), "seed": intervals.SEED}
         entries.append(entry | {"lengths": lengths, "windows": windows} | _density(results, method))
@@ -182,8 +182,7 @@ def tables(results: Results) -> list[Table]:
     lengths = sorted({length for row in by_length.values() for length in row})
     trained = results.header["model"]["context_length"]
     rows = [
-        [method, *_marked(results, method, lengths, trained, _limit(results, method, trained))]
-        for method in methods
+        [method, *_marked(results, method, lengths, trained, _limit(results, method))] for method in methods
     ]
     scored = sorted(_scored(results))
     what = (
@@ -197,15 +196,15 @@ def tables(results: Results) -> list[Table]:
         rows,
     )
     compared = _comparison(results, methods, lengths)
-    windows = {method: {(s, e): nll for s, e, nll in _windows(results, method)} for method in methods}
-    spans = sorted({span for row in windows.values() for span in row})
+    by_window = {method: {(s, e): nll for s, e, nll in windows_of(results, method)} for method in methods}
+    spans = sorted({span for row in by_window.values() for span in row})
     if not spans:
         return [overview, *compared]
     rows = [
         [
             f"{start:,} – {end:,}",
             *(
-                shown(windows[method].get((start, end)), _window_interval(results, method, start, end))
+                shown(by_window[method].get((start, end)), _window_interval(results, method, start, end))
                 for method in methods
             ),
         ]
@@ -268,7 +267,7 @@ def curves(results: Results) -> dict[str, list[tuple[float, float]]]:
     """(position, perplexity) of each window by method; with a stride, of each length."""
     series = {}
     for method in results.values("method"):
-        windows = _windows(results, method)
+        windows = windows_of(results, method)
         points = [(end, nll) for _, end, nll in windows] or sorted(nll_by_length(results, method).items())
         series[results.label(method)] = [(float(position), exp(nll)) for position, nll in points]
     return series
@@ -316,25 +315,28 @@ def _scored(results: Results) -> set[int]:
     return {figures_["tokens"] for _, figures_ in results.cells() if "tokens" in figures_}
 
 
-def _windows(results: Results, method: str) -> list[tuple[int, int, float]]:
+def windows_of(results: Results, method: str) -> list[tuple[int, int, float]]:
     """Of the longest pass."""
     passes = [figures_.get("windows", []) for _, figures_ in results.cells(method=method)]
     return [tuple(window) for window in max(passes, key=len, default=[])]
 
 
-def _limit(results: Results, method: str, trained: int) -> float:
-    """The perplexity above which a length beyond the trained one counts as risen; infinite if nothing tells.
-
-    RISE above that of the longest length within the trained one, or of the windows that lie in it.
-    """
+def within_trained(results: Results, method: str) -> float | None:
+    """Mean nll of the longest length within the trained one, or of the windows that lie in it; None if
+    neither was measured."""
+    trained = results.header["model"]["context_length"]
     row = nll_by_length(results, method)
     within = [length for length in row if length <= trained]
     if within:
-        return exp(row[max(within)]) + RISE
-    windows = [(end - start, nll) for start, end, nll in _windows(results, method) if end <= trained]
-    if not windows:
-        return math.inf
-    return exp(sum(n * nll for n, nll in windows) / sum(n for n, _ in windows)) + RISE
+        return row[max(within)]
+    spans = [(end - start, nll) for start, end, nll in windows_of(results, method) if end <= trained]
+    return sum(n * nll for n, nll in spans) / sum(n for n, _ in spans) if spans else None
+
+
+def _limit(results: Results, method: str) -> float:
+    """The perplexity above which a length beyond the trained one counts as risen; infinite if none."""
+    within = within_trained(results, method)
+    return math.inf if within is None else exp(within) + RISE
 
 
 def _marked(results: Results, method: str, lengths: list[int], trained: int, limit: float) -> list[str]:

@@ -79,8 +79,7 @@ def at_length(results: Results, method: str, length: int) -> Blocks:
 
 def of_perplexity(found: Blocks) -> Interval | None:
     """The perplexity's interval; None where there are too few blocks, or it is not finite."""
-    interval = intervals.block_bootstrap(found.tokens, found.nll)
-    return None if interval is None else _exponential(interval)
+    return exponential(intervals.block_bootstrap(found.tokens, found.nll))
 
 
 class Ratio(NamedTuple):
@@ -96,24 +95,28 @@ class Ratio(NamedTuple):
 
 
 def ratio(results: Results, method: str, other: str, length: int) -> Ratio | None:
-    """Paired by blocks; None where they are too few, or both were not measured on the same text."""
-    one, two = (at_length(results, name, length) for name in (method, other))
+    """At one length; None as in ``compared``."""
+    return compared(at_length(results, method, length), at_length(results, other, length))
+
+
+def compared(one: Blocks, two: Blocks) -> Ratio | None:
+    """The first perplexity as a multiple of the second, paired by blocks; None where they are too few, or not
+    of the same text."""
     common = np.intersect1d(one.ends, two.ends)
     if not len(common) or one.ends[-1] != two.ends[-1]:
         return None
     one, two = one.joined(common), two.joined(common)
     difference = one.nll - two.nll
-    interval = intervals.block_bootstrap(one.tokens, difference)
-    if interval is None:
-        return None
+    bounds = exponential(intervals.block_bootstrap(one.tokens, difference))
     mean = float((one.tokens * difference).sum() / one.tokens.sum())
-    bounds = _exponential(interval)
     return None if bounds is None else Ratio(math.exp(min(mean, _LARGEST)), bounds)
 
 
 _LARGEST = 700.0  # the exponential of more is beyond floating point
 
 
-def _exponential(interval: Interval) -> Interval | None:
-    low, high = interval
-    return Interval(math.exp(low), math.exp(high)) if max(abs(low), abs(high)) < _LARGEST else None
+def exponential(interval: Interval | None) -> Interval | None:
+    """Of a perplexity or a ratio, from its logarithm's; None where that is, or beyond floating point."""
+    if interval is None or max(map(abs, interval)) >= _LARGEST:
+        return None
+    return Interval(*map(math.exp, interval))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dca_export.errors import InputError
-from dca_export.evaluate import intervals
+from dca_export.evaluate import intervals, running
 from dca_export.evaluate.intervals import Interval
 from dca_export.evaluate.methods import Method, pairs, parse, shares_prefill
 from dca_export.evaluate.results import CellProgress, Results, Table
@@ -83,6 +83,10 @@ class Answerer:
         text = "".join(generation)
         self.evaluated += len(rest)
         return text
+
+    def density(self) -> dict[str, Any]:
+        """Of the session that answered last, over all of its prompts (``running.density``)."""
+        return running.density(self._runners[-1].cache.session)
 
     def close(self) -> None:
         """Frees the sessions."""
@@ -184,23 +188,28 @@ def difference(results: Results, method: str, other: str, **wanted: Any) -> Diff
     return Difference(_mean(first) - _mean(second), interval, len(common))
 
 
-def _found_by_prompt(results: Results, method: str, **wanted: Any) -> dict[tuple[int, int, int], float]:
+def _found_by_prompt(results: Results, method: str, **wanted: Any) -> dict[tuple[Any, ...], float]:
+    """By what identifies a prompt: all of a cell but its method."""
     return {
-        (cell["length"], cell["depth"], cell["trial"]): figures_["found"]
+        tuple(value for name, value in sorted(cell.items()) if name != "method"): figures_["found"]
         for cell, figures_ in results.cells(method=method, **wanted)
     }
+
+
+def shown_difference(found: Difference | None) -> str:
+    """In percent, as tables show it."""
+    if found is None:
+        return ""
+    low, high = found.interval
+    mark = "" if found.differs else "≈ "
+    return f"{mark}{100 * found.value:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]"
 
 
 def _comparison(results: Results, title: str, methods: Sequence[str], lengths: Sequence[int]) -> list[Table]:
     """Every method against the first, on the same prompts."""
 
     def shown(method: str, **wanted: Any) -> str:
-        found = difference(results, method, methods[0], **wanted)
-        if found is None:
-            return ""
-        low, high = found.interval
-        mark = "" if found.differs else "≈ "
-        return f"{mark}{100 * found.value:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]"
+        return shown_difference(difference(results, method, methods[0], **wanted))
 
     rows = [
         [method, *(shown(method, length=length) for length in lengths), shown(method)]
@@ -254,7 +263,7 @@ def figures(results: Results) -> list[dict[str, Any]]:
         | (
             {}
             if method == methods[0]
-            else {"against": _against(results, method, methods[0], length=length, depth=depth)}
+            else {"against": against(results, method, methods[0], length=length, depth=depth)}
         )
         for method in methods
         for length in sorted(results.values("length"))
@@ -276,13 +285,14 @@ def totals(results: Results) -> list[dict[str, Any]]:
             "found": mean_found(results, method=method, length=length),
             "interval": interval(results, method=method, length=length),
         }
-        | ({} if method == methods[0] else {"against": _against(results, method, methods[0], length=length)})
+        | ({} if method == methods[0] else {"against": against(results, method, methods[0], length=length)})
         for method in methods
         for length in sorted(results.values("length", method=method))
     ]
 
 
-def _against(results: Results, method: str, other: str, **wanted: Any) -> dict[str, Any] | None:
+def against(results: Results, method: str, other: str, **wanted: Any) -> dict[str, Any] | None:
+    """``difference``, for JSON."""
     found = difference(results, method, other, **wanted)
     if found is None:
         return None

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dca_export.errors import InputError
-from dca_export.evaluate import perplexity, retrieval
+from dca_export.evaluate import intervals, perplexity, perplexity_bars, retrieval
+from dca_export.evaluate.intervals import Interval
 from dca_export.evaluate.methods import Method
 from dca_export.evaluate.sweep import FEWEST_OF_ONE_TRIAL
 from dca_export.evaluate.tasks import needle, passkey
@@ -30,13 +31,11 @@ if TYPE_CHECKING:
 
 BEYOND = 1.5  # how far the text is read, in pretraining lengths
 LEAST_BEYOND = 1.25  # a text that reaches less far tells nothing of what lies beyond
-WINDOWS = 32  # that the text's log-likelihood is compared in
-FEWEST_WINDOWS = 8  # that differ between two schemes: fewer and chance decides
+WINDOWS = 32  # that the text's log-likelihood is compared in; more than intervals.FEWEST_BLOCKS
 CONTENDERS = 3  # that are asked for keys, the default among them
 FEWEST_KEYS = FEWEST_OF_ONE_TRIAL
 MOST_KEYS = 12
 DEPTHS = (10, 50, 90, 30, 70, 20, 80, 40, 60, 5, 95, 25)  # percent of the text before a key
-DOUBT = 0.05  # chance that as much comes of nothing, below which one scheme is the better one
 
 _CACHE_TYPE = "f16"
 
@@ -46,11 +45,12 @@ Progress = Callable[[float, float, str], Any]
 
 @dataclass
 class Trial:
-    """One scheme's figures."""
+    """One scheme's figures, with their intervals of 95 % confidence."""
 
     scheme: Scheme
-    windows: list[float]  # mean -log p of each window of the text
-    nll: float  # of all of it
+    windows: np.ndarray  # mean -log p of each window of the text, float64
+    tokens: np.ndarray  # predicted in each
+    nll: float  # mean -log p of all of it
     found: list[bool] = field(default_factory=list)  # key by key; empty: not asked
 
     @property
@@ -58,9 +58,33 @@ class Trial:
         return perplexity.exp(self.nll)
 
     @property
+    def perplexity_interval(self) -> Interval | None:
+        """None where it is not finite, or the windows are too few."""
+        return perplexity_bars.exponential(intervals.block_bootstrap(self.tokens, self.windows))
+
+    @property
+    def found_interval(self) -> Interval | None:
+        """Of the share of the keys found; None: none was asked for."""
+        n = len(self.found)
+        return intervals.wilson(sum(self.found) / n, n) if n else None
+
+    @property
     def name(self) -> str:
         """chunk size / local window / pretraining length"""
         return Method("dca", self.scheme).name.removeprefix("dca:")
+
+    def times(self, other: Trial) -> Interval | None:
+        """The perplexity as a multiple of the other's, paired by windows; None as above."""
+        return perplexity_bars.exponential(
+            intervals.block_bootstrap(self.tokens, self.windows - other.windows)
+        )
+
+    def is_surely_better_than(self, other: Trial) -> bool:
+        """Whether it predicts better or finds more keys, by more than the noise of the difference."""
+        times = self.times(other)
+        if times is not None and times.high < 1:
+            return True
+        return bool(self.found) and intervals.paired_shares(self.found, other.found).low > 0
 
 
 @dataclass(frozen=True)
@@ -81,7 +105,10 @@ class Tuned:
             {
                 "scheme": trial.name,
                 "perplexity": round(trial.perplexity, 4),
+                "perplexity_interval": _rounded(trial.perplexity_interval),
+                "times_the_default": _rounded(trial.times(self.trials[0])),
                 "keys_found": sum(trial.found) if trial.found else None,
+                "keys_interval": _rounded(trial.found_interval),
             }
             for trial in self.trials
         ]
@@ -167,9 +194,9 @@ class _Run:
             self._model, ids, cell, report, window=window, stride=0, cache_type=_CACHE_TYPE
         )
         nll = figures["lengths"][0][1]
-        self._trials.append(
-            Trial(scheme, [w[2] for w in figures["windows"]], nll if math.isfinite(nll) else math.inf)
-        )
+        starts, ends, windows = zip(*figures["windows"], strict=True)
+        tokens = np.array(ends) - np.maximum(starts, 1)  # nothing predicts the first token
+        self._trials.append(Trial(scheme, np.array(windows), tokens, nll if math.isfinite(nll) else math.inf))
 
     def _ask(self, contenders: list[Trial], length: int, a_pass: float) -> None:
         """Asks all of them for one key after another, while there is time. Raises InputError: none fits."""
@@ -202,7 +229,7 @@ class _Run:
 
     def _chosen(self, default: Trial, contenders: Sequence[Trial]) -> Tuned:
         good = [trial for trial in contenders if sum(trial.found) >= sum(default.found)]
-        sure = [trial for trial in good if min(_chances(default, trial)) < DOUBT]
+        sure = [trial for trial in good if trial.is_surely_better_than(default)]
         if not sure:
             return self._keep("no other scheme is better on one count beyond doubt and as good on the other")
         best = max(sure, key=lambda trial: (sum(trial.found), -trial.nll))
@@ -222,20 +249,8 @@ class _Run:
         return time.monotonic() - self._began
 
 
-def _chances(default: Trial, other: Trial) -> tuple[float, float]:
-    """How likely it is that the other is as much better by chance, in predicting and in finding keys.
-
-    Sign tests: over the windows in which the two differ, and over the keys that only one found.
-    """
-    windows = [(a > b) for a, b in zip(default.windows, other.windows, strict=True) if a != b]
-    keys = [b for a, b in zip(default.found, other.found, strict=True) if a != b]
-    predicts = sign_test(sum(windows), len(windows)) if len(windows) >= FEWEST_WINDOWS else 1.0
-    return predicts, sign_test(sum(keys), len(keys))
-
-
-def sign_test(better: int, of: int) -> float:
-    """The chance that a fair coin falls on one side at least ``better`` times of ``of``."""
-    return sum(math.comb(of, k) for k in range(better, of + 1)) / 2**of
+def _rounded(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [round(bound, 4) for bound in interval]
 
 
 def _beginning(text: Text, model: Model, length: int) -> np.ndarray:

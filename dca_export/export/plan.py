@@ -30,8 +30,10 @@ from dca_export.export.scheme_choice import (
     stated_elsewhere,
     trained_length_of_gguf,
 )
+from dca_export.export.stated_budgets import stated_budgets
 from dca_export.export.summary import SchemeFacts, Summary, count_types
 from dca_export.export.weighting import Weighting
+from dca_export.gguf.budget_keys import budget_entries
 from dca_export.gguf.copy import Copy
 from dca_export.gguf.file import GgufFile, is_gguf, open_parts, packed_value
 from dca_export.gguf.packing import check_packable
@@ -127,6 +129,8 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     stated, notes = stated_by_config(config)
     notes = [*checkpoint.notes, *notes]
     notes += stated_elsewhere(config, checkpoint.directory)
+    budgets, of_budgets = stated_budgets(config, checkpoint.directory, dimensions.layers, dimensions.heads)
+    notes += of_budgets
     trained = trained_length(config)
     choice = choose_scheme(options.scheme, trained, stated)
     notes += beyond_training(choice, reach_of_config(config))
@@ -136,7 +140,7 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
             check_readable(piece.tensor)
     positions = choice.scheme.pretraining_length if choice.scheme else trained.tokens
     rope = read_rope(config, dimensions.head_dim, options.scheme.pretraining_length or positions)
-    recipe = _recipe(options.outtype, stored)
+    recipe = _recipe(options.outtype, stored).heeding(options.imatrix is not None)
     generated = [generated_tensor(name, values, checkpoint) for name, values in rope.tensors.items()]
     tied = all(planned.name != "output.weight" for planned in stored)
     tensors, fallen = _typed(recipe, Model(architecture.name, dimensions, tied), generated + stored)
@@ -148,6 +152,7 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     entries |= {f"{architecture.name}.{key}": value for key, value in rope.entries.items()}
     entries |= scheme_entries(architecture.name, choice.scheme)
     entries |= border_entries(architecture.name, choice.border)
+    entries |= budget_entries(architecture.name, budgets)
     entries |= importance.entries() | options.extra
     for key, (kind, value) in entries.items():
         check_packable(config.where, key, kind, value)
@@ -257,9 +262,8 @@ def _plan_copy(source: Path, options: ExportOptions) -> CopyPlan:
     notes = beyond_training(choice, reach_of_gguf(file))
     copy = Copy(entries, tuple((part, tensor) for part in parts for tensor in part.tensors), alignment)
     if options.outtype != AUTO:
-        copy, more = requantised(
-            copy, file, _known(options.outtype), Weighting.of(options.imatrix), options.requantize
-        )
+        recipe = _known(options.outtype).heeding(options.imatrix is not None)
+        copy, more = requantised(copy, file, recipe, Weighting.of(options.imatrix), options.requantize)
         notes += more
     summary = Summary(
         architecture,

@@ -121,6 +121,12 @@ class Recipe:
     overrides: tuple[Override, ...] = ()
     experts: GGMLQuantizationType | None = None
     """of a mixture's experts (in a dense model of every layer's matrices), where it is another"""
+    weighted: tuple[Override, ...] | None = None
+    """instead of `overrides` where an imatrix says what errors count"""
+
+    def heeding(self, imatrix: bool) -> Recipe:
+        """The recipe for an export with an imatrix, or without."""
+        return replace(self, overrides=self.weighted) if imatrix and self.weighted is not None else self
 
 
 # In a mixture of eight experts, attention is a small part of the file and used for every token.
@@ -129,9 +135,19 @@ _EIGHT_OUT = (*_EIGHT, Override(OUT, T.Q5_K, eight_experts))
 
 
 def _quantised(
-    name: str, file_type: LlamaFileType, matrix: GGMLQuantizationType, *overrides: Override
+    name: str,
+    file_type: LlamaFileType,
+    matrix: GGMLQuantizationType,
+    *overrides: Override,
+    weighted: tuple[Override, ...] | None = None,
 ) -> Recipe:
-    return Recipe(name, file_type, matrix, T.Q8_0 if matrix == T.Q8_0 else T.Q6_K, overrides)
+    output = T.Q8_0 if matrix == T.Q8_0 else T.Q6_K
+    return Recipe(name, file_type, matrix, output, overrides, weighted=weighted)
+
+
+# Four-bit tables: more bits for the first layers' ffn_down unless an imatrix tells what matters there.
+_TABLES = (*_EIGHT_OUT, Override(V, T.Q5_K, wide_groups))
+_TABLES_UNWEIGHTED = (*_TABLES, Override(DOWN, T.Q5_K, first_eighth))
 
 
 RECIPES = {
@@ -141,9 +157,14 @@ RECIPES = {
         Recipe("f16", F.MOSTLY_F16, T.F16, T.F16),
         Recipe("bf16", F.MOSTLY_BF16, T.BF16, T.BF16),
         _quantised("q8_0", F.MOSTLY_Q8_0, T.Q8_0),
-        _quantised("q4_0", F.MOSTLY_Q4_0, T.Q4_0, *_EIGHT),
+        # An imatrix makes the first layers' ffn_down worth a minimum.
+        _quantised(
+            "q4_0", F.MOSTLY_Q4_0, T.Q4_0, *_EIGHT, weighted=(*_EIGHT, Override(DOWN, T.Q4_1, first_eighth))
+        ),
         _quantised("q4_1", F.MOSTLY_Q4_1, T.Q4_1, *_EIGHT),
-        _quantised("q5_0", F.MOSTLY_Q5_0, T.Q5_0, *_EIGHT),
+        _quantised(
+            "q5_0", F.MOSTLY_Q5_0, T.Q5_0, *_EIGHT, weighted=(*_EIGHT, Override(DOWN, T.Q5_1, first_eighth))
+        ),
         _quantised("q5_1", F.MOSTLY_Q5_1, T.Q5_1, *_EIGHT),
         _quantised(
             "q2_k",
@@ -202,22 +223,8 @@ RECIPES = {
             Override(DOWN, T.Q6_K, more_bits),
         ),
         _quantised("q6_k", F.MOSTLY_Q6_K, T.Q6_K, *_EIGHT),
-        _quantised(
-            "iq4_nl",
-            F.MOSTLY_IQ4_NL,
-            T.IQ4_NL,
-            *_EIGHT_OUT,
-            Override(V, T.Q5_K, wide_groups),
-            Override(DOWN, T.Q5_K, first_eighth),
-        ),
-        _quantised(
-            "iq4_xs",
-            F.MOSTLY_IQ4_XS,
-            T.IQ4_XS,
-            *_EIGHT_OUT,
-            Override(V, T.Q5_K, wide_groups),
-            Override(DOWN, T.Q5_K, first_eighth),
-        ),
+        _quantised("iq4_nl", F.MOSTLY_IQ4_NL, T.IQ4_NL, *_TABLES_UNWEIGHTED, weighted=_TABLES),
+        _quantised("iq4_xs", F.MOSTLY_IQ4_XS, T.IQ4_XS, *_TABLES_UNWEIGHTED, weighted=_TABLES),
         Recipe("mxfp4", F.MOSTLY_MXFP4_MOE, T.Q8_0, T.Q8_0, experts=T.MXFP4),
     )
 }

@@ -20,6 +20,10 @@ from dca_export.model.rope import (
 from dca_export.model.windows import ARCHITECTURES as WINDOWED
 from dca_export.scheme import Scheme, SchemeError, StringBorder
 
+# What stated_budgets.py reads of the same section.
+BUDGET_SETTINGS = frozenset(
+    f"sparse_attention_{name}" for name in ("config", "enabled", "threshold", "last_q")
+)
 OTHER_CONFIG = "config_1m.json"  # beside config.json in Qwen3-2507's directories, with a scheme
 
 
@@ -87,7 +91,8 @@ def choose_scheme(
 
 
 def stated_by_config(config: Config) -> tuple[SchemeChoice | None, list[str]]:
-    """The scheme that config.json states in Qwen's way, and notes on what else it states there."""
+    """The scheme that config.json states in Qwen's way, and notes on what it states there that nothing here
+    reads."""
     section = config.section(DUAL_CHUNK)
     if section is None:
         return None, []
@@ -95,8 +100,10 @@ def stated_by_config(config: Config) -> tuple[SchemeChoice | None, list[str]]:
         scheme = Scheme.from_dual_chunk_config(section.values)
     except SchemeError as error:
         raise InputError(f"{config.where}: {error}") from None
-    sparse = sorted(key for key in section.values if key.startswith("sparse_attention"))
-    notes = [f"{DUAL_CHUNK}: {', '.join(sparse)} not used (attention is exact)"] if sparse else []
+    sparse = sorted(
+        key for key in section.values if key.startswith("sparse_attention") and key not in BUDGET_SETTINGS
+    )
+    notes = [f"{DUAL_CHUNK}: {', '.join(sparse)} not used"] if sparse else []
     return SchemeChoice(scheme, DUAL_CHUNK), notes
 
 

@@ -30,6 +30,7 @@ _PREFERRED_LAST = ("f32",)
 _CONFIGURATION = (
     "config.json",
     "config_1m.json",
+    "sparse_attention_config.json",
     "generation_config.json",
     "tokenizer.json",
     "tokenizer_config.json",

@@ -19,7 +19,7 @@ class Chosen:
     """What the runtime chose, beside what the reference would have."""
 
     pages: int
-    """that both judged, over all blocks and heads"""
+    """that both judged, over all blocks and heads; of stated budgets columns and diagonals"""
     disagreements: int
     """read by one side only"""
     largest_margin: float
@@ -33,7 +33,7 @@ class Chosen:
             return ["nothing was chosen: no block of queries was sparse"]
         if tie is not None and not self.largest_margin <= tie:
             return [
-                f"{self.disagreements} of {self.pages} pages are read by one side only, the farthest "
+                f"{self.disagreements} of {self.pages} are read by one side only, the farthest "
                 f"{self.largest_margin:.2g} from the threshold in log2, ties are up to {tie:g}"
             ]
         return []

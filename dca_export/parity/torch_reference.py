@@ -16,6 +16,7 @@ from dca_export.reference.stream import stream_logits
 if TYPE_CHECKING:
     from dca_export.parity.plan import Group
     from dca_export.reference.sparse import SparsePrefill
+    from dca_export.reference.stated import StatedPrefill
 
 _HALVES = {"f16": torch.float16, "bf16": torch.bfloat16}
 _SMALLEST = 2.0**-24  # of f16: weights are thousands of times larger
@@ -41,7 +42,10 @@ class TorchReference:
         self._model: Any = None
 
     def stream(
-        self, ids: Sequence[int], group: Group, sparse: SparsePrefill | None = None
+        self,
+        ids: Sequence[int],
+        group: Group,
+        sparse: SparsePrefill | StatedPrefill | None = None,
     ) -> Iterator[np.ndarray]:
         """Logits (rows, n_vocab) float32, block by block. Raises InputError if the model cannot be had."""
         self._load(group.precision)

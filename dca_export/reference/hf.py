@@ -21,6 +21,8 @@ from torch import nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from dca_export.errors import InputError
+from dca_export.reference import sparse as pages
+from dca_export.reference import stated as lines
 from dca_export.reference.attention import Attention, Queries, check_attention, eager_attention
 from dca_export.reference.border_attention import eager_border_attention, flash_border_attention, rotate
 from dca_export.reference.borders import Border
@@ -38,7 +40,8 @@ from dca_export.reference.refusals import (
 )
 from dca_export.reference.rope_override import override
 from dca_export.reference.rotary import Rotary
-from dca_export.reference.sparse import SparsePrefill, hidden_keys
+from dca_export.reference.sparse import SparsePrefill
+from dca_export.reference.stated import StatedPrefill
 
 if TYPE_CHECKING:
     from dca_export.scheme import Scheme
@@ -58,7 +61,7 @@ def patch(
     ignore_sliding_window: bool = False,
     rope_length: int | None = None,
     rope: str | None = None,
-    sparse: SparsePrefill | None = None,
+    sparse: SparsePrefill | StatedPrefill | None = None,
 ) -> Patch:
     """Changes `model` in place; undo with `.restore()` or use the result in a `with` statement.
 
@@ -72,7 +75,8 @@ def patch(
     layer of either sees every token. Frequencies that depend on the length (dynamic NTK, LongRoPE) are fixed
     to those for `rope_length` tokens: by default c, and the model's max_position_embeddings where there is no
     scheme. `rope` is another RoPE scaling in place of the model's, as rope_override.py reads it.
-    `sparse`: prompts attend sparsely in layers that see everything, with the eager kernel.
+    `sparse`: prompts attend sparsely, or by stated budgets, in layers that see everything, with the eager
+    kernel.
 
     Raises InputError if the model cannot be patched and ValueError for an attention or kernel unknown.
     """
@@ -200,7 +204,7 @@ class _Layer:
     window: int | None
     """tokens that it sees, the query's own included; None: all"""
     fed: _Fed
-    sparse: SparsePrefill | None
+    sparse: SparsePrefill | StatedPrefill | None
 
 
 _LAYERS: WeakKeyDictionary[nn.Module, _Layer] = WeakKeyDictionary()
@@ -256,7 +260,7 @@ def _attention(
             if layer.sparse is not None and layer.window is None:
                 scale = q.shape[-1] ** -0.5 if scaling is None else scaling
                 index: Any = module.layer_idx
-                passed_over = hidden_keys(index, queries, k, scheme, attention, scale, layer.sparse)
+                passed_over = _passed_over(index, queries, k, attention, scale, layer)
             softmax: dict[str, Any] = {
                 "window": layer.window,
                 "cap": softcap,
@@ -265,6 +269,28 @@ def _attention(
             }
             output = eager_attention(queries, k, v, scheme, attention, scaling, **softmax)
     return output.to(query.dtype).transpose(0, 1)[None].contiguous(), None
+
+
+def _passed_over(
+    index: int,
+    queries: Queries,
+    keys: torch.Tensor,
+    attention: Attention,
+    scale: float,
+    layer: _Layer,
+) -> torch.Tensor:
+    """Which keys a layer's queries do not read though they come before, (heads, n, m)."""
+    if not isinstance(layer.sparse, StatedPrefill):
+        assert layer.sparse is not None
+        return pages.hidden_keys(index, queries, keys, layer.scheme, attention, scale, layer.sparse)
+
+    def advance(distance: int) -> torch.Tensor:
+        if layer.rotary is None:
+            return queries.intra
+        steps = torch.full((queries.intra.shape[1],), distance, device=keys.device)
+        return layer.rotary.advance(queries.intra, steps)
+
+    return lines.hidden_keys(index, queries, keys, layer.scheme, attention, scale, layer.sparse, advance)
 
 
 def _turned_queries(q: torch.Tensor, indices: torch.Tensor, layer: _Layer) -> Queries:

@@ -13,6 +13,7 @@ from dca_export.reference.attention import Attention
 from dca_export.reference.borders import Border
 from dca_export.reference.hf import Kernel, patch
 from dca_export.reference.sparse import BLOCK, SparsePrefill
+from dca_export.reference.stated import StatedPrefill
 
 if TYPE_CHECKING:
     from dca_export.scheme import Scheme
@@ -29,7 +30,7 @@ def stream_logits(
     scheme: Scheme | None,
     attention: Attention | Border = "dca",
     kernel: Kernel = "eager",
-    sparse: SparsePrefill | None = None,
+    sparse: SparsePrefill | StatedPrefill | None = None,
     rope: str | None = None,
 ) -> Iterator[np.ndarray]:
     """Float32 (rows, n_vocab) blocks, in order: row i of all of them together predicts ids[i + 1].

@@ -25,6 +25,16 @@ private:
     dca_status status_;
 };
 
+/// There is memory for `tokens` tokens only (DCA_ERROR_MEMORY).
+class __attribute__((visibility("default"))) RoomError : public Error {
+public:
+    RoomError(uint64_t tokens, const std::string& message) : Error(DCA_ERROR_MEMORY, message), tokens_(tokens) {}
+    uint64_t tokens() const noexcept { return tokens_; }
+
+private:
+    uint64_t tokens_;
+};
+
 /// A part of a message as it is shown: text, which may come from a file or a caller, made printable.
 template <class Part>
 decltype(auto) message_part(const Part& part) {
@@ -36,13 +46,19 @@ decltype(auto) message_part(const Part& part) {
     }
 }
 
-/// Throws an Error whose message is the parts put together.
+/// A message of these parts.
 template <class... Parts>
-[[noreturn]] void fail(dca_status status, const Parts&... parts) {
+std::string message_from(const Parts&... parts) {
     std::ostringstream message;
     message.exceptions(std::ios::badbit);  // memory that runs out is an error of its own, not a shorter message
     (message << ... << message_part(parts));
-    throw Error(status, message.str());
+    return message.str();
+}
+
+/// Throws an Error whose message is the parts put together.
+template <class... Parts>
+[[noreturn]] void fail(dca_status status, const Parts&... parts) {
+    throw Error(status, message_from(parts...));
 }
 
 /// Remembers the calling thread's message for dca_last_error(), made printable.

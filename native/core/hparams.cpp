@@ -260,6 +260,32 @@ void read_scheme(const GgufFile& file, const Keys& keys, Hparams& h) {
     validate_scheme(h.scheme, DCA_ERROR_FORMAT, (file.path() + ": " + keys.name("attention.dca.")).c_str());
 }
 
+/// A number for each head of queries, layer after layer.
+std::vector<uint32_t> read_budget(const GgufFile& file, const Keys& keys, const Hparams& h, std::string_view key, uint32_t least) {
+    constexpr uint32_t most = 1u << 30;  // tokens that a sequence can have
+    const auto list = file.get_u32_list(keys.name(key));
+    if (!list) fail(DCA_ERROR_FORMAT, file.path(), ": ", keys.name(key), " is missing");
+    const uint64_t heads = uint64_t{h.n_layers} * h.n_heads;
+    if (list->size() != heads) {
+        fail(DCA_ERROR_FORMAT, file.path(), ": ", keys.name(key), " has ", list->size(), " values, must have ", heads,
+             ", one for each head of each layer");
+    }
+    for (const uint32_t value : *list) {
+        if (value >= least && value <= most) continue;
+        fail(DCA_ERROR_FORMAT, file.path(), ": ", keys.name(key), " holds ", value, ", must be ", least, " to ", most);
+    }
+    return *list;
+}
+
+void read_budgets(const GgufFile& file, const Keys& keys, Hparams& h) {
+    if (file.find(keys.name("attention.budget.columns")) == nullptr) return;
+    const std::vector<uint32_t> columns = read_budget(file, keys, h, "attention.budget.columns", 0);
+    const std::vector<uint32_t> diagonals = read_budget(file, keys, h, "attention.budget.diagonals", 1);
+    for (size_t i = 0; i < columns.size(); ++i) h.budgets.heads.push_back({columns[i], diagonals[i]});
+    h.budgets.from = keys.required("attention.budget.threshold", 0, 1u << 30);
+    h.budgets.last_queries = keys.required("attention.budget.last_queries", 1, 1024);
+}
+
 }  // namespace
 
 Hparams read_hparams(const GgufFile& file) {
@@ -294,6 +320,7 @@ Hparams read_hparams(const GgufFile& file) {
     read_experts(file, keys, architecture, h);
     read_scheme(file, keys, h);
     read_border(file, keys, h);
+    read_budgets(file, keys, h);
     const Tensor* embedding = file.find_tensor("token_embd.weight");
     if (embedding == nullptr) fail(DCA_ERROR_FORMAT, file.path(), ": tensor token_embd.weight is missing");
     h.n_vocab = static_cast<uint32_t>(embedding->rows);

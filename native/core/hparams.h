@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/gguf/gguf.h"
+#include "core/positions/sparse_prefill.h"
 #include "dca.h"
 
 namespace dca {
@@ -79,6 +80,7 @@ struct Hparams {
 
     dca_scheme scheme{};  // chunk_size 0: none
     dca_border border{};  // of STRING; window 0: none
+    StatedBudgets budgets;
 
     uint32_t q_width() const noexcept { return n_heads * head_dim; }
     uint32_t kv_width() const noexcept { return n_kv_heads * head_dim; }

@@ -40,15 +40,13 @@ public:
     uint64_t repacked_bytes() const override { return packed_.bytes(); }
 
     std::string refuses(const PrefillSpec&, dca_cache_type type) const override {
-        if (type != DCA_CACHE_Q4 || hparams_.head_dim % 32 == 0) return {};
-        return "a q4 cache takes head sizes that are multiples of 32, this model's is " + std::to_string(hparams_.head_dim) +
-               "; use cache_type q8";
+        return type == DCA_CACHE_Q4 ? refuses_q4(hparams_.head_dim) : "";
     }
 
     Parts make_engine(EngineSpec spec) override {
         check_memory(spec);
         auto cache = std::make_unique<CpuKvCache>(hparams_.n_layers, hparams_.n_kv_heads, hparams_.head_dim, spec.tokens, spec.cache_type,
-                                                  spec.prefill.sparse);
+                                                  spec.prefill.sparse, spec.prefill.stated != nullptr ? 0 : CpuExecutor::rows_of(spec));
         auto executor = std::make_unique<CpuExecutor>(hparams_, weights_, packed_, kernels_, pool_, *cache, std::move(spec));
         return {std::move(cache), std::move(executor)};
     }
@@ -58,7 +56,7 @@ private:
         const auto cache_bytes = [&](uint64_t tokens, dca_cache_type type) {
             return CpuKvCache::bytes_for(hparams_.n_layers, hparams_.n_kv_heads, hparams_.head_dim, tokens, type, spec.prefill.sparse);
         };
-        const uint32_t rows = std::min(spec.max_rows != 0 ? spec.max_rows : CpuExecutor::kDefaultRows, spec.tokens);
+        const uint32_t rows = CpuExecutor::rows_of(spec);
         const uint64_t work = CpuExecutor::bytes_for(hparams_, rows) + spec.window_rope.bytes();
         const uint64_t cache = cache_bytes(spec.tokens, spec.cache_type);
         const uint64_t table = spec.rope.bytes();
@@ -69,12 +67,10 @@ private:
         const uint64_t table_page = spec.scheme.endless() ? table / spec.tokens * kPageTokens : 0;
         const uint64_t room = available - std::min(available, fixed);
         const auto fitting = [&](dca_cache_type type) { return room / (cache_bytes(kPageTokens, type) + table_page) * kPageTokens; };
-        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ",
-             gigabytes(work + table), " of work space, ", gigabytes(available), " are available: room for ", fitting(spec.cache_type),
-             " tokens",
-             holds_codes(static_cast<CacheType>(spec.cache_type))
-                 ? ""
-                 : ", or " + std::to_string(fitting(DCA_CACHE_Q8)) + " with cache_type q8");
+        const uint64_t most = fitting(spec.cache_type);
+        throw RoomError(most, message_from("a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache), " of cache and ",
+                                           gigabytes(work + table), " of work space, ", gigabytes(available), " are available: room for ",
+                                           most, " tokens", smaller_caches(spec, hparams_.head_dim, fitting)));
     }
 
     const Hparams& hparams_;

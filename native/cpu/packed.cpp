@@ -3,7 +3,10 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <type_traits>
 
+#include "core/blocks/grid_points.h"
+#include "core/blocks/half.h"
 #include "core/blocks/scales_and_mins.h"
 
 namespace dca::cpu {
@@ -58,6 +61,51 @@ void read_codes(const BlockQ6_K& block, int j, uint8_t* codes) {
     }
 }
 
+void read_codes(const BlockIQ4_NL& block, int, uint8_t* codes) { nibbles(block.qs, codes); }
+void read_codes(const BlockIQ4_XS& block, int j, uint8_t* codes) {
+    for (int i = 0; i < 16; ++i) {
+        codes[i] = block.qs[16 * j + i] & 15;
+        codes[16 + i] = block.qs[16 * j + i] >> 4;
+    }
+}
+void read_codes(const BlockMXFP4& block, int, uint8_t* codes) {
+    nibbles(block.qs, codes);
+    for (int i = 0; i < kBlock; ++i) codes[i] = LevelsFP4::code(codes[i] & 7, codes[i] > 7);
+}
+
+// Which of a grid's magnitudes it is, rising.
+template <class Block>
+int digit(int magnitude) {
+    constexpr bool is_iq3 = decltype(point_of(Block{}, 0))::kValues == 4;
+    if constexpr (std::is_same_v<Block, BlockIQ3_S>) return magnitude / 2;  // 1, 3, 5 ...
+    return magnitude / (is_iq3 ? 8 : 17);                                   // 4, 12, 20 ... 62, or 8, 25, 43
+}
+
+/// Points of a grid.
+template <class Levels, class Block>
+void read_points(const Block& block, int j, uint8_t* codes) {
+    constexpr int values = decltype(point_of(block, 0))::kValues;
+    for (int k = 0; k < kBlock / values; ++k, codes += values) {
+        const auto point = point_of(block, j * kBlock / values + k);
+        for (int i = 0; i < values; ++i) {
+            codes[i] = Levels::code(digit<Block>(point.magnitudes[static_cast<size_t>(i)]), (point.signs >> i & 1u) != 0);
+        }
+    }
+}
+void read_codes(const BlockIQ2_XXS& block, int j, uint8_t* codes) { read_points<LevelsIQ2>(block, j, codes); }
+void read_codes(const BlockIQ2_XS& block, int j, uint8_t* codes) { read_points<LevelsIQ2>(block, j, codes); }
+void read_codes(const BlockIQ2_S& block, int j, uint8_t* codes) { read_points<LevelsIQ2>(block, j, codes); }
+void read_codes(const BlockIQ3_XXS& block, int j, uint8_t* codes) { read_points<LevelsIQ3_XXS>(block, j, codes); }
+void read_codes(const BlockIQ3_S& block, int j, uint8_t* codes) { read_points<LevelsIQ3_S>(block, j, codes); }
+
+// The signed scale of a super-block's sub-block j.
+int sub_scale(const BlockQ6_K& block, int j) { return block.scales[j]; }
+int sub_scale(const BlockIQ4_XS& block, int j) { return iq4_xs_scale(block, j); }
+template <class Block>
+int sub_scale(const Block& block, int j) {
+    return odd_scale(block, j);
+}
+
 /// The low `bits` of bytes 0, 2, 4, 6 of `bytes`, one after another.
 template <int bits>
 uint32_t even_fields(uint64_t bytes) {
@@ -102,7 +150,11 @@ void put_half(uint16_t half, std::byte* out, int row) { std::memcpy(out + row * 
 /// Scales and minima of one row.
 template <class Format>
 void pack_scales(const typename Format::Block& block, int row, std::byte* record) {
-    put_half(block.d, record + Format::scales_at, row);
+    if constexpr (Format::power) {
+        put_half(float_to_bf16(mxfp4_scale(block.e)), record + Format::scales_at, row);
+    } else {
+        put_half(block.d, record + Format::scales_at, row);
+    }
     if constexpr (requires { block.m; }) put_half(block.m, record + Format::minima_at, row);
     if constexpr (requires { block.dmin; }) {
         put_half(block.dmin, record + Format::minima_at, row);
@@ -113,7 +165,7 @@ void pack_scales(const typename Format::Block& block, int row, std::byte* record
         }
     } else if constexpr (Format::super) {
         for (int j = 0; j < Format::subs; ++j) {
-            record[Format::sub_scales_at + j * kPackedRows + row] = static_cast<std::byte>(block.scales[j]);
+            record[Format::sub_scales_at + j * kPackedRows + row] = static_cast<std::byte>(sub_scale(block, j));
         }
     }
 }

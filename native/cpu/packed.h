@@ -1,13 +1,17 @@
 // Weights repacked for products in integers: 16 rows side by side, so that a vector holds one
 // column pair of 16 rows, a product needs no sum across a vector, and scales are vectors too.
 //
+// Codes are numbers, or four bits that say which level of a table a weight is. A file's points of grids (IQ2, IQ3) become
+// such codes too: their magnitudes are three or eight numbers, with a sign. That is up to twice the file's bits, and a look-up
+// of a register where a decoder would walk a grid.
+//
 // A matrix is cut into groups of 16 rows (the last one padded with zeros), a group into records:
-// 32 columns, or the 256 of a K format's super-block. A record of `blocks` × 32 columns holds
+// 32 columns, or the 256 of a super-block. A record of `blocks` × 32 columns holds
 //   codes        blocks × planes × 16 × 32 bits; plane k's word r belongs to row r
-//   scales       16 f16: d
+//   scales       16 f16: d, or bf16 where d is a power of two (MXFP4)
 //   minima       16 f16: m or dmin, where the format has one
-//   sub-scales   256 / sub × 16 × 8 bits, K formats only
-//   sub-minima   the same, K formats with minima only
+//   sub-scales   256 / sub × 16 × 8 bits, super-blocks only
+//   sub-minima   the same, super-blocks with minima only
 // The 32 columns of a block are 16 pairs p = (2p, 2p + 1), and codes lie so that few instructions
 // give the 16-bit pair of every row:
 //   4 bits    planes 0 … 3: (word[p / 4] >> 4 (p % 4)) & 0x000f000f
@@ -31,16 +35,62 @@ constexpr int kPackedRows = 16;   // of a group
 constexpr int kPackedPairs = 16;  // column pairs of a block
 constexpr int kPackedBundle = 8;  // tokens that prefill multiplies at a time
 
-/// One format's layout. A weight is scale · (code - offset), or scale · code + minimum.
-template <class Block_, int bits_, int offset_, int sub_, bool minimum_>
+/// Codes that are numbers.
+struct Numbers {
+    static constexpr int kDivisor = 1;
+};
+
+/// Codes of four bits that are places in a table of levels, from the lowest to the highest. A weight is
+/// scale · level / kDivisor.
+struct LevelsIQ4 {
+    static constexpr int kDivisor = 1;
+    static constexpr const int8_t (&kLevels)[16] = kIQ4NLValues;
+};
+
+/// The magnitudes given, rising, and each below zero.
+template <int kDivisor_, int... magnitudes>
+struct SignedLevels {
+    static constexpr int kDivisor = kDivisor_;
+    static constexpr int kMagnitudes = sizeof...(magnitudes);
+
+    static constexpr uint8_t code(int magnitude, bool negative) {
+        return static_cast<uint8_t>(negative ? kMagnitudes - 1 - magnitude : kMagnitudes + magnitude);
+    }
+
+private:
+    struct Table {
+        int8_t levels[16]{};
+        constexpr Table() {
+            const int8_t all[] = {magnitudes...};
+            for (int i = 0; i < kMagnitudes; ++i) {
+                levels[code(i, false)] = all[i];
+                levels[code(i, true)] = static_cast<int8_t>(-all[i]);
+            }
+        }
+    };
+    static constexpr Table kTable{};
+
+public:
+    static constexpr const int8_t (&kLevels)[16] = kTable.levels;
+};
+using LevelsFP4 = SignedLevels<1, 0, 1, 2, 3, 4, 6, 8, 12>;
+using LevelsIQ2 = SignedLevels<8, 8, 25, 43>;
+using LevelsIQ3_XXS = SignedLevels<4, 4, 12, 20, 28, 36, 44, 52, 62>;
+using LevelsIQ3_S = SignedLevels<1, 1, 3, 5, 7, 9, 11, 13, 15>;
+
+/// One format's layout. A weight is scale · (code - offset), or scale · code + minimum, or a level's.
+template <class Block_, int values_, int bits_, int offset_, int sub_, bool minimum_, class Levels_ = Numbers>
 struct PackedFormat {
-    using Block = Block_;                   // in the file
+    using Block = Block_;  // in the file
+    using Levels = Levels_;
     static constexpr int bits = bits_;      // of a code
     static constexpr int offset = offset_;  // 0 or a power of two
     static constexpr int sub = sub_;        // columns that share a scale: 16 or 32
     static constexpr bool minimum = minimum_;
-    static constexpr bool super = requires(Block block) { block.scales; };
-    static constexpr int blocks = super ? kSuperBlock / kBlock : 1;
+    static constexpr bool table = requires { Levels::kLevels; };
+    static constexpr bool power = requires(Block block) { block.e; };  // d is a bf16
+    static constexpr bool super = values_ == kSuperBlock;
+    static constexpr int blocks = values_ / kBlock;
     static constexpr int planes = bits;  // 32 columns × bits are `bits` words
     static constexpr int subs = super ? kSuperBlock / sub : 0;
 
@@ -50,19 +100,33 @@ struct PackedFormat {
     static constexpr size_t sub_minima_at = sub_scales_at + subs * kPackedRows;
     static constexpr size_t bytes = sub_minima_at + (minimum ? subs * kPackedRows : 0);
 };
+template <class Block, int bits, int offset, bool minimum>
+using PackedSimple = PackedFormat<Block, kBlock, bits, offset, kBlock, minimum>;
+template <class Block, int bits, int offset, int sub, bool minimum>
+using PackedSuper = PackedFormat<Block, kSuperBlock, bits, offset, sub, minimum>;
+template <class Block, int values, int sub, class Levels>
+using PackedLevels = PackedFormat<Block, values, 4, 0, sub, false, Levels>;
 
 /// Calls visit(PackedFormat{}) for a format that has a packed layout; false for another.
 template <class Visit>
 bool visit_packed(BlockType type, Visit&& visit) {
     switch (type) {
-        case BlockType::Q4_0: visit(PackedFormat<BlockQ4_0, 4, 8, 32, false>{}); return true;
-        case BlockType::Q4_1: visit(PackedFormat<BlockQ4_1, 4, 0, 32, true>{}); return true;
-        case BlockType::Q5_0: visit(PackedFormat<BlockQ5_0, 5, 16, 32, false>{}); return true;
-        case BlockType::Q5_1: visit(PackedFormat<BlockQ5_1, 5, 0, 32, true>{}); return true;
-        case BlockType::Q8_0: visit(PackedFormat<BlockQ8_0, 8, 0, 32, false>{}); return true;
-        case BlockType::Q4_K: visit(PackedFormat<BlockQ4_K, 4, 0, 32, true>{}); return true;
-        case BlockType::Q5_K: visit(PackedFormat<BlockQ5_K, 5, 0, 32, true>{}); return true;
-        case BlockType::Q6_K: visit(PackedFormat<BlockQ6_K, 6, 32, 16, false>{}); return true;
+        case BlockType::Q4_0: visit(PackedSimple<BlockQ4_0, 4, 8, false>{}); return true;
+        case BlockType::Q4_1: visit(PackedSimple<BlockQ4_1, 4, 0, true>{}); return true;
+        case BlockType::Q5_0: visit(PackedSimple<BlockQ5_0, 5, 16, false>{}); return true;
+        case BlockType::Q5_1: visit(PackedSimple<BlockQ5_1, 5, 0, true>{}); return true;
+        case BlockType::Q8_0: visit(PackedSimple<BlockQ8_0, 8, 0, false>{}); return true;
+        case BlockType::Q4_K: visit(PackedSuper<BlockQ4_K, 4, 0, 32, true>{}); return true;
+        case BlockType::Q5_K: visit(PackedSuper<BlockQ5_K, 5, 0, 32, true>{}); return true;
+        case BlockType::Q6_K: visit(PackedSuper<BlockQ6_K, 6, 32, 16, false>{}); return true;
+        case BlockType::IQ4_NL: visit(PackedLevels<BlockIQ4_NL, kBlock, 32, LevelsIQ4>{}); return true;
+        case BlockType::IQ4_XS: visit(PackedLevels<BlockIQ4_XS, kSuperBlock, 32, LevelsIQ4>{}); return true;
+        case BlockType::MXFP4: visit(PackedLevels<BlockMXFP4, kBlock, 32, LevelsFP4>{}); return true;
+        case BlockType::IQ3_S: visit(PackedLevels<BlockIQ3_S, kSuperBlock, 32, LevelsIQ3_S>{}); return true;
+        case BlockType::IQ3_XXS: visit(PackedLevels<BlockIQ3_XXS, kSuperBlock, 32, LevelsIQ3_XXS>{}); return true;
+        case BlockType::IQ2_S: visit(PackedLevels<BlockIQ2_S, kSuperBlock, 16, LevelsIQ2>{}); return true;
+        case BlockType::IQ2_XS: visit(PackedLevels<BlockIQ2_XS, kSuperBlock, 16, LevelsIQ2>{}); return true;
+        case BlockType::IQ2_XXS: visit(PackedLevels<BlockIQ2_XXS, kSuperBlock, 32, LevelsIQ2>{}); return true;
         default: return false;
     }
 }

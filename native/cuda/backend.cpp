@@ -52,9 +52,11 @@ public:
     std::string description() const override { return device_.description; }
 
     std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const override {
+        if (const std::string why = cache == DCA_CACHE_Q4 ? refuses_q4(hparams_.head_dim) : ""; !why.empty()) return why;
         AttentionShape shape{};
         shape.head_dim = static_cast<int32_t>(hparams_.head_dim);
         shape.rotary_dim = static_cast<int32_t>(hparams_.rotary_dim);
+        if (prefill.stated != nullptr) return "stated budgets run on the CPU only so far; use prefill dense or sparse, or the device cpu";
         if (prefill.sparse && !fast_shape(shape))
             return "sparse prefill on a CUDA device takes head sizes of 64, 80, 96, 128 and 256 of which a multiple of 8 is rotated, this "
                    "model's is " +
@@ -66,7 +68,8 @@ public:
     Parts make_engine(EngineSpec spec) override {
         check(cudaSetDevice(device_.ordinal), "selecting the card");
         auto state = std::make_unique<StepState>(hparams_, weights_, device_, spec);  // checks that the cache fits beside it
-        auto cache = std::make_unique<CudaKvCache>(hparams_, device_, spec.tokens, supported_cache(spec.cache_type), spec.prefill.sparse);
+        auto cache = std::make_unique<CudaKvCache>(hparams_, device_, spec.tokens, supported_cache(spec.cache_type), spec.prefill.sparse,
+                                                   state->memory.block, state->memory.slices);
         auto executor = std::make_unique<CudaExecutor>(std::move(state), *cache, spec.link);
         return {std::move(cache), std::move(executor)};
     }

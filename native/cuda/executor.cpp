@@ -47,6 +47,7 @@ void CudaExecutor::prepare(const Batch& batch) {
     recorded_rows_ = recordable ? Recordings::rows_for(rows, most) : 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - rows;
     if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
+    state_.cache->begin(batch, state_.stream.get());
     if (state_.sparse != nullptr) state_.sparse->begin(batch, state_.shape, *state_.cache, state_.stream.get());
     // Memory that is given back or taken may wait for what runs on any card, and a sum that runs waits for all ranks.
     if (state_.exchange != nullptr) state_.exchange->meet();
@@ -152,29 +153,22 @@ void CudaExecutor::score(std::span<const int32_t> targets, TokenScore* out) {
     for (size_t row = 0; row < targets.size(); ++row) out[order[row]] = {memory.scores[row].x, memory.scores[row].y};
 }
 
-void CudaExecutor::send_logits(uint32_t count) {
-    const CudaExchange& exchange = *state_.exchange;
-    const size_t width = state_.h.n_vocab * sizeof(float);
-    check(cudaMemcpy2DAsync(exchange.whole_logits() + exchange.first_token(state_.rank), exchange.n_vocab() * sizeof(float),
-                            state_.memory.logits, width, width, count, cudaMemcpyDefault, state_.stream.get()),
-          "gathering logits");
-    state_.wait();
-    state_.exchange->meet();
-}
-
 void CudaExecutor::sample(std::span<SampleRequest* const> requests) {
     std::vector<SampleRequest*> in_order;
     for (const uint32_t wanted : state_.input.kept_order()) in_order.push_back(requests[wanted]);
     step_->output(static_cast<uint32_t>(requests.size()), [&](uint32_t first, uint32_t count) {
         const std::span<SampleRequest* const> of_these = std::span(in_order).subspan(first, count);
         if (state_.exchange == nullptr) return sampler_.sample(state_.memory.logits, state_.h.n_vocab, of_these, state_.stream.get());
-        send_logits(count);
-        if (state_.rank == 0) sampler_.sample(state_.memory.whole_logits, state_.exchange->n_vocab(), of_these, state_.stream.get());
-        state_.exchange->meet();
+        CudaExchange& exchange = *state_.exchange;
+        if (first != 0) exchange.meet();  // all have chosen from what lay there
+        float* whole = exchange.gather_logits(state_.rank, state_.memory.logits, count, state_.stream.get());
+        const uint32_t own = exchange.first_row(state_.rank, count), end = exchange.first_row(state_.rank + 1, count);
+        if (own != end) sampler_.sample(whole, exchange.n_vocab(), of_these.subspan(own, end - own), state_.stream.get());
     });
 }
 
 void CudaExecutor::end() {
+    state_.settle_pages();
     state_.wait();
     if (state_.shared()) state_.exchange->check_patience();
     under_way_ = false;

@@ -51,10 +51,6 @@ private:
     uint32_t recording() const noexcept { return 2 * recorded_rows_ + (state_.input.grouped() ? 1 : 0); }
     void choose_step();
     void read_logits(std::span<float* const> out);
-    /// Rows of logits of this rank's part of the vocabulary to where rank 0 puts whole ones together. They are there when
-    /// this returns.
-    void send_logits(uint32_t count);
-
     std::unique_ptr<StepState> owned_;
     StepState& state_;
     BlockStep block_;

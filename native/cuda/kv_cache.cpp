@@ -1,6 +1,8 @@
 #include "cuda/kv_cache.h"
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 
 #include "core/error.h"
 
@@ -8,22 +10,45 @@ namespace dca::cuda {
 
 namespace {
 
-size_t value_bytes(CacheType type) noexcept { return type == CacheType::Q8 ? 1 : 2; }
+/// Of a token's keys or values of one head.
+size_t codes_bytes(CacheType type, uint32_t head_dim) noexcept {
+    return type == CacheType::Q4 ? head_dim / 2 : type == CacheType::Q8 ? head_dim : size_t{2} * head_dim;
+}
+
+/// What goes with them.
+size_t scales_bytes(CacheType type) noexcept { return type == CacheType::Q4 ? 8 : type == CacheType::Q8 ? 2 : 0; }
+
+/// Of a page's head.
+size_t centre_bytes(CacheType type, uint32_t head_dim) noexcept { return type == CacheType::Q4 ? size_t{2} * head_dim : 0; }
+
+uint64_t fine_slot_bytes(const Hparams& h) noexcept { return uint64_t{2} * h.n_layers * h.n_kv_heads * kPageTokens * (h.head_dim / 2); }
+
+uint32_t fine_slots(uint64_t tokens, uint32_t rows, uint32_t slices) noexcept {
+    return FreshPages::slots_for(pages_for(tokens), rows, slices);
+}
+
+constexpr int kNoFineCodes = 0x88;  // cuda/attention/q4_cache.cuh
 
 }  // namespace
 
 CacheType supported_cache(dca_cache_type type) {
-    if (type == DCA_CACHE_F32) fail(DCA_ERROR_UNSUPPORTED, "cache_type is f32, must be f16, bf16 or q8 on a CUDA device");
+    if (type == DCA_CACHE_F32) fail(DCA_ERROR_UNSUPPORTED, "cache_type is f32, must be f16, bf16, q8 or q4 on a CUDA device");
     return static_cast<CacheType>(type);
 }
 
 uint64_t CudaKvCache::bytes_for(const Hparams& h, uint64_t tokens, CacheType type, bool with_means) {
-    const uint64_t token = h.head_dim * value_bytes(type) + (type == CacheType::Q8 ? sizeof(uint16_t) : 0);
-    const uint64_t page = kPageTokens * 2 * h.n_layers * h.n_kv_heads * token;
+    const uint64_t token = codes_bytes(type, h.head_dim) + scales_bytes(type);
+    const uint64_t head = kPageTokens * 2 * token + centre_bytes(type, h.head_dim);
+    const uint64_t page = uint64_t{h.n_layers} * h.n_kv_heads * head;
     return pages_for(tokens) * (page + (with_means ? PageMeans::page_bytes(h) : 0));
 }
 
-CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens, CacheType type, bool with_means)
+uint64_t CudaKvCache::fine_bytes_for(const Hparams& h, uint64_t tokens, CacheType type, uint32_t rows, uint32_t slices) {
+    return type == CacheType::Q4 ? fine_slots(tokens, rows, slices) * fine_slot_bytes(h) : 0;
+}
+
+CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens, CacheType type, bool with_means, uint32_t rows,
+                         uint32_t slices)
     : device_(device),
       n_layers_(h.n_layers),
       n_kv_heads_(h.n_kv_heads),
@@ -32,29 +57,50 @@ CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens
       type_(type),
       memory_(allocate_device(bytes_for(h, tokens, type) + bytes_for(h, 1, type), "allocating the cache")),
       means_(with_means ? std::make_unique<PageMeans>(h, pages_) : nullptr),
-      stream_(make_stream()) {
+      stream_(make_stream()),
+      transfer_(make_stream()) {
+    if (type == CacheType::Q4) {
+        fine_.slot_bytes = fine_slot_bytes(h);
+        fine_.bytes = fine_bytes_for(h, tokens, type, rows, slices);
+        fine_.pages = FreshPages(pages_, fine_slots(tokens, rows, slices));
+        fine_.memory = allocate_device(fine_.bytes, "allocating the cache");
+        fine_.slots = allocate_device(pages_ * sizeof(uint32_t), "allocating the cache");
+    }
     const std::vector<Tensors> all = tensors();
+    std::byte* centres = type == CacheType::Q4 ? at(all.back(), 0, 0) : nullptr;
+    const size_t centre_values = size_t{h.n_kv_heads} * h.head_dim;  // of a layer
     for (uint32_t layer = 0; layer < n_layers_; ++layer) {
         const auto tensor = [&](size_t kind, size_t number) { return kind < all.size() ? at(all[kind], 2 * layer + number, 0) : nullptr; };
+        const auto fine = [&](size_t number) {
+            return fine_.bytes == 0 ? nullptr : fine_slot(0) + (2 * layer + number) * (fine_.slot_bytes / (2 * n_layers_));
+        };
         layers_.push_back({.keys = tensor(0, 0),
                            .values = tensor(0, 1),
                            .key_scales = tensor(1, 0),
                            .value_scales = tensor(1, 1),
                            .pages = pages_,
-                           .type = type_});
+                           .type = type_,
+                           .fine_slots = reinterpret_cast<const uint32_t*>(fine_.slots.get()),
+                           .fine_keys = fine(0),
+                           .fine_values = fine(1),
+                           .fine_stride = fine_.slot_bytes,
+                           .key_centres = centres == nullptr ? nullptr : centres + layer * centre_values * sizeof(uint16_t),
+                           .centre_stride = n_layers_ * centre_values});
     }
 }
 
 std::vector<CudaKvCache::Tensors> CudaKvCache::tensors() const {
     const size_t rows = size_t{n_kv_heads_} * kPageTokens, count = size_t{2} * n_layers_;
-    const size_t token_bytes = head_dim_ * value_bytes(type_);
+    const size_t token_bytes = codes_bytes(type_, head_dim_), scale_bytes = scales_bytes(type_);
     std::vector<Tensors> all{{0, count, token_bytes, rows * token_bytes}};
-    if (type_ == CacheType::Q8) all.push_back({count * pages_ * all.front().page_bytes, count, sizeof(uint16_t), rows * sizeof(uint16_t)});
+    if (scale_bytes != 0) all.push_back({count * pages_ * all.front().page_bytes, count, scale_bytes, rows * scale_bytes});
+    if (const size_t bytes = n_layers_ * n_kv_heads_ * centre_bytes(type_, head_dim_); bytes != 0)
+        all.push_back({all.back().offset + count * pages_ * all.back().page_bytes, 1, 0, bytes});  // of a page, not of its tokens
     return all;
 }
 
 // A page is copied whole: what lies past its tokens is not read before it is written.
-void CudaKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t) {
+void CudaKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) {
     const auto& other = static_cast<const CudaKvCache&>(source);
     if (means_ != nullptr) means_->set_current(to, false);
     check(cudaSetDevice(device_.ordinal), "selecting the card");
@@ -66,18 +112,35 @@ void CudaKvCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, u
                   "copying the cache");
         }
     }
+    fine_.pages.drop(to);
+    if (const uint32_t slot = other.fine_.pages.of(from); slot != FreshPages::kNone && tokens < kPageTokens) {
+        fine_.moved = true;
+        fine_.pages.adopt(to, [&](uint32_t taken) {
+            // Perhaps from itself: the slot that was used longest ago may be the one.
+            if (fine_slot(taken) == other.fine_slot(slot)) return;
+            check(cudaMemcpyAsync(fine_slot(taken), other.fine_slot(slot), fine_.slot_bytes, cudaMemcpyDeviceToDevice, stream_.get()),
+                  "copying the cache");
+        });
+    }
     check(cudaStreamSynchronize(stream_.get()), "copying the cache");  // the executor's stream does not wait for this one
 }
 
 std::string CudaKvCache::layout(const Hparams& whole) const {
-    const char* type = type_ == CacheType::Q8 ? "q8 with f16 scales" : type_ == CacheType::BF16 ? "bf16" : "f16";
-    return std::string("cuda, ") + type + ", " + std::to_string(whole.n_layers) + " layers of " + std::to_string(whole.n_kv_heads) +
-           " heads of " + std::to_string(head_dim_);
+    std::string type = type_ == CacheType::BF16 ? "bf16" : "f16";
+    if (type_ == CacheType::Q8) type = "q8 with an f16 scale a head";
+    if (type_ == CacheType::Q4) type = "q4 with an f16 scale and offset for each half of a head, keys about their page's mean";
+    if (holds_codes(type_)) type += ", turned by Hadamard matrices of " + std::to_string(hadamard_size(static_cast<int>(head_dim_)));
+    return "cuda, " + type + ", " + std::to_string(whole.n_layers) + " layers of " + std::to_string(whole.n_kv_heads) + " heads of " +
+           std::to_string(head_dim_);
 }
 
 std::vector<PageSection> CudaKvCache::sections() const {
+    const uint64_t heads = uint64_t{n_layers_} * n_kv_heads_;
     std::vector<PageSection> all;
-    for (const Tensors& of : tensors()) all.push_back({2, kPageTokens * of.token_bytes});
+    for (const Tensors& of : tensors()) {
+        const auto a_layer = static_cast<uint32_t>(of.count == 1 ? 1 : of.count / n_layers_);
+        all.push_back({a_layer, of.count * of.page_bytes / (a_layer * heads)});
+    }
     return all;
 }
 
@@ -104,9 +167,131 @@ void CudaKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) cons
     }
 }
 
+std::shared_ptr<std::byte> CudaKvCache::host_memory(uint64_t bytes) const {
+    HostBlocks& blocks = *host_blocks_;
+    const auto fits = [&](const auto& block) { return block.first >= bytes && block.first / 2 <= bytes; };
+    auto found = std::ranges::find_if(blocks.free, fits);
+    if (found == blocks.free.end()) {
+        blocks.free.reserve(blocks.made + 1);  // so that giving one back allocates nothing
+        blocks.free.emplace_back(bytes, allocate_pinned(bytes, "letting a sequence sleep"));
+        ++blocks.made;
+        found = std::prev(blocks.free.end());
+    }
+    const uint64_t size = found->first;
+    std::byte* memory = found->second.release();
+    blocks.free.erase(found);
+    const auto give_back = [kept = host_blocks_, size](std::byte* block) { kept->free.emplace_back(size, PinnedMemory(block)); };
+    return {memory, give_back};
+}
+
+template <class Copy>
+void CudaKvCache::for_runs(std::span<const uint32_t> pages, Copy copy) const {
+    const size_t host_stride = page_bytes();
+    for (size_t first = 0, next; first < pages.size(); first = next) {
+        next = first + 1;
+        while (next < pages.size() && pages[next] == pages[next - 1] + 1) ++next;
+        size_t host = first * host_stride;
+        for (const Tensors& of : tensors()) {
+            for (size_t number = 0; number < of.count; ++number, host += of.page_bytes)
+                copy(at(of, number, pages[first]), host, of.page_bytes, host_stride, next - first);
+        }
+    }
+}
+
+uint64_t CudaKvCache::number_copy() {
+    Event event = make_event();
+    check(cudaEventRecord(event.get(), transfer_.get()), "moving the cache");
+    under_way_.emplace_back(++copies_, std::move(event));
+    return copies_;
+}
+
+uint64_t CudaKvCache::start_saving(std::span<const uint32_t> pages, std::byte* memory) {
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    for_runs(pages, [&](const std::byte* device, size_t host, size_t width, size_t host_stride, size_t count) {
+        check(cudaMemcpy2DAsync(memory + host, host_stride, device, width, width, count, cudaMemcpyDeviceToHost, transfer_.get()),
+              "letting a sequence sleep");
+    });
+    return number_copy();
+}
+
+uint64_t CudaKvCache::start_loading(std::span<const uint32_t> pages, const std::byte* memory) {
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    for (const uint32_t page : pages) {
+        if (means_ != nullptr) means_->set_current(page, false);
+        fine_.pages.drop(page);
+    }
+    for_runs(pages, [&](std::byte* device, size_t host, size_t width, size_t host_stride, size_t count) {
+        check(cudaMemcpy2DAsync(device, width, memory + host, host_stride, width, count, cudaMemcpyHostToDevice, transfer_.get()),
+              "waking a sequence");
+    });
+    return number_copy();
+}
+
+bool CudaKvCache::copied(uint64_t number, bool waits) {
+    while (!under_way_.empty() && under_way_.front().first <= number) {
+        const cudaEvent_t event = under_way_.front().second.get();
+        if (waits) {
+            check(cudaEventSynchronize(event), "moving the cache");
+        } else {
+            const cudaError_t state = cudaEventQuery(event);
+            if (state == cudaErrorNotReady) return false;
+            check(state, "moving the cache");
+        }
+        under_way_.pop_front();
+    }
+    return true;
+}
+
+void CudaKvCache::clear_slot(uint32_t slot, cudaStream_t stream) {
+    fine_.moved = true;
+    check(cudaMemsetAsync(fine_slot(slot), kNoFineCodes, fine_.slot_bytes, stream), "preparing the cache");
+}
+
+void CudaKvCache::begin(const Batch& batch, cudaStream_t stream) {
+    if (fine_.bytes == 0) return;
+    const Tensors centres = tensors().back();
+    const auto open = [&](uint32_t page) {
+        check(cudaMemsetAsync(at(centres, 0, page), 0, centres.page_bytes, stream), "preparing the cache");
+    };
+    fine_.pages.begin(batch, [&](uint32_t slot) { clear_slot(slot, stream); }, open);
+    if (!fine_.moved) return;
+    const std::vector<uint32_t>& slots = fine_.pages.by_page();
+    // From memory that is not pinned: it has been read when this returns.
+    check(cudaMemcpyAsync(fine_.slots.get(), slots.data(), slots.size() * sizeof(uint32_t), cudaMemcpyHostToDevice, stream),
+          "preparing the cache");
+    fine_.moved = false;
+}
+
+std::vector<FreshPages::Filled> CudaKvCache::filled() const {
+    std::vector<FreshPages::Filled> pages;
+    fine_.pages.end([&](FreshPages::Filled filled) { pages.push_back(filled); });
+    return pages;
+}
+
+void CudaKvCache::save_tail(uint32_t page, uint32_t tokens, std::byte* out) const {
+    std::memset(out, kNoFineCodes, fine_.slot_bytes);
+    const uint32_t slot = fine_.pages.of(page);
+    if (slot == FreshPages::kNone) return;
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    check(cudaMemcpyAsync(out, fine_slot(slot), fine_.slot_bytes, cudaMemcpyDeviceToHost, stream_.get()), "reading the cache");
+    check(cudaStreamSynchronize(stream_.get()), "reading the cache");
+    const size_t head = size_t{kPageTokens} * (head_dim_ / 2), held = size_t{tokens} * (head_dim_ / 2);
+    for (uint64_t at = 0; at < fine_.slot_bytes; at += head) std::memset(out + at + held, kNoFineCodes, head - held);
+}
+
+void CudaKvCache::load_tail(uint32_t page, const std::byte* in) {
+    check(cudaSetDevice(device_.ordinal), "selecting the card");
+    fine_.moved = true;
+    fine_.pages.adopt(page, [&](uint32_t slot) {
+        check(cudaMemcpyAsync(fine_slot(slot), in, fine_.slot_bytes, cudaMemcpyHostToDevice, stream_.get()), "writing the cache");
+    });
+    check(cudaStreamSynchronize(stream_.get()), "writing the cache");
+}
+
 void CudaKvCache::load_page(uint32_t page, const std::byte* in) {
     if (means_ != nullptr) means_->set_current(page, false);
     check(cudaSetDevice(device_.ordinal), "selecting the card");
+    fine_.pages.drop(page);
     for (const Tensors& of : tensors()) {
         for (size_t number = 0; number < of.count; ++number, in += of.page_bytes) {
             check(cudaMemcpyAsync(at(of, number, page), in, of.page_bytes, cudaMemcpyHostToDevice, stream_.get()), "writing the cache");

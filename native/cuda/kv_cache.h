@@ -2,15 +2,22 @@
 // gets, for rows of padding to write to.
 //
 // Tensors are layer 0's keys, layer 0's values, layer 1's keys, ..., each (pages, n_kv_heads, kPageTokens, head_dim);
-// behind them those of their scales, if the type has such, each (pages, n_kv_heads, kPageTokens).
+// behind them those of their scales, if the type has such, each (pages, n_kv_heads, kPageTokens). A Q4 cache has slots of fine
+// codes besides (core/engine/fresh_pages.h), each of as many tensors, (n_kv_heads, kPageTokens, head_dim / 2), and last of all the
+// centres of its pages' keys, (pages, layers, n_kv_heads, head_dim).
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <memory>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/backend/backend.h"
+#include "core/backend/batch.h"
+#include "core/engine/fresh_pages.h"
 #include "core/engine/page_pool.h"
 #include "cuda/attention/attention.h"
 #include "cuda/device/device.h"
@@ -24,11 +31,22 @@ CacheType supported_cache(dca_cache_type type);
 
 class CudaKvCache final : public KvCache {
 public:
-    CudaKvCache(const Hparams& hparams, const Device& device, uint32_t tokens, CacheType type, bool with_means);
+    /// For steps of so many rows and slices.
+    CudaKvCache(const Hparams& hparams, const Device& device, uint32_t tokens, CacheType type, bool with_means, uint32_t rows,
+                uint32_t slices);
 
-    uint64_t bytes() const override { return padding_page() * (page_bytes() + (means_ == nullptr ? 0 : means_->page_bytes())); }
+    uint64_t bytes() const override {
+        return padding_page() * (page_bytes() + (means_ == nullptr ? 0 : means_->page_bytes())) + fine_.bytes;
+    }
     /// What the pages of so many tokens take; the one more is as large as those of one token.
     static uint64_t bytes_for(const Hparams& hparams, uint64_t tokens, CacheType type, bool with_means = false);
+    /// What the slots of fine codes take.
+    static uint64_t fine_bytes_for(const Hparams& hparams, uint64_t tokens, CacheType type, uint32_t rows, uint32_t slices);
+
+    /// Makes slots of fine codes ready for the pages that a step writes to, before what `stream` does next.
+    void begin(const Batch& batch, cudaStream_t stream);
+    /// Pages that the step has filled, which are to be settled in every layer (settle_keys).
+    std::vector<FreshPages::Filled> filled() const;
 
     void copy_page(uint32_t to, const KvCache& source, uint32_t from, uint32_t tokens) override;
     std::string layout(const Hparams& whole) const override;
@@ -36,6 +54,13 @@ public:
     uint64_t page_bytes() const override;
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;
+    std::shared_ptr<std::byte> host_memory(uint64_t bytes) const override;
+    uint64_t start_saving(std::span<const uint32_t> pages, std::byte* memory) override;
+    uint64_t start_loading(std::span<const uint32_t> pages, const std::byte* memory) override;
+    bool copied(uint64_t number, bool waits) override;
+    uint64_t tail_bytes() const override { return fine_.slot_bytes; }
+    void save_tail(uint32_t page, uint32_t tokens, std::byte* out) const override;
+    void load_tail(uint32_t page, const std::byte* in) override;
 
     const std::vector<LayerCache>& layers() const noexcept { return layers_; }
     CacheType type() const noexcept { return type_; }
@@ -52,6 +77,15 @@ private:
         size_t page_bytes;   // of one tensor
     };
     std::vector<Tensors> tensors() const;
+
+    struct Fine {
+        uint64_t bytes = 0, slot_bytes = 0;
+        FreshPages pages;
+        DeviceMemory memory, slots;  // slots (pages): FreshPages::by_page
+        bool moved = true;           // since the card's copy of it
+    };
+    std::byte* fine_slot(uint32_t slot) const noexcept { return fine_.memory.get() + slot * fine_.slot_bytes; }
+    void clear_slot(uint32_t slot, cudaStream_t stream);
     /// Where a page of one of them begins.
     std::byte* at(const Tensors& of, size_t number, uint32_t page) const noexcept {
         return memory_.get() + of.offset + (number * pages_ + page) * of.page_bytes;
@@ -63,7 +97,24 @@ private:
     CacheType type_;
     DeviceMemory memory_;
     std::unique_ptr<PageMeans> means_;
-    Stream stream_;  // of copies; no step runs meanwhile
+    /// Calls copy(device, host, device stride, host stride, width, count) for every tensor of every run of pages that follow each
+    /// other, of host memory of page_bytes() a page.
+    template <class Copy>
+    void for_runs(std::span<const uint32_t> pages, Copy copy) const;
+    uint64_t number_copy();
+
+    /// Pinned memory that sequences slept in: making and freeing it takes longer than the copies.
+    struct HostBlocks {
+        std::vector<std::pair<uint64_t, PinnedMemory>> free;  // (bytes, memory)
+        size_t made = 0;
+    };
+
+    Stream stream_;                                     // of copies; no step runs meanwhile
+    Stream transfer_;                                   // of those to and from host memory; steps do
+    std::deque<std::pair<uint64_t, Event>> under_way_;  // there
+    uint64_t copies_ = 0;
+    std::shared_ptr<HostBlocks> host_blocks_ = std::make_shared<HostBlocks>();
+    Fine fine_;
     std::vector<LayerCache> layers_;
 };
 

@@ -166,7 +166,7 @@ typedef enum dca_cache_type {
     DCA_CACHE_F32 = 1,
     DCA_CACHE_BF16 = 2,
     DCA_CACHE_Q8 = 3, /* 8 bits a value with scales; see docs/architecture.md for the layout per device */
-    DCA_CACHE_Q4 = 4  /* 4 bits a value with scales; on the CPU only so far, for head sizes that are multiples of 32 */
+    DCA_CACHE_Q4 = 4  /* 4 bits a value with scales (docs/caches.md), for head sizes that are multiples of 32 */
 } dca_cache_type;
 
 typedef enum dca_rope {
@@ -181,8 +181,9 @@ typedef enum dca_rope {
 
 /* How the tokens of a prompt attend; those that are generated one by one always read everything. */
 typedef enum dca_prefill {
-    DCA_PREFILL_DENSE = 0, /* all keys */
-    DCA_PREFILL_SPARSE = 1 /* each block of queries the pages that matter to it; docs/sparse.md says which */
+    DCA_PREFILL_DENSE = 0,  /* all keys */
+    DCA_PREFILL_SPARSE = 1, /* each block of queries the pages that matter to it; docs/sparse.md says which */
+    DCA_PREFILL_STATED = 2  /* as many columns and diagonals as the file states for each head (docs/sparse.md) */
 } dca_prefill;
 
 typedef struct dca_session_options {
@@ -199,7 +200,7 @@ typedef struct dca_session_options {
     int32_t prefill;          /* dca_prefill; default DENSE */
     float alpha;              /* of SPARSE, 0 (all pages are read) to 1: a page is read whose weight is this share of the heaviest's */
     uint32_t sparse_from;     /* of SPARSE: tokens at indices below attend densely; default 4096 */
-    int32_t record_selection; /* of SPARSE: not 0: keep what was chosen for dca_session_selection; grows with the tokens */
+    int32_t record_selection; /* of SPARSE and STATED: not 0: keep what was chosen for dca_session_selection; grows with the tokens */
     dca_border border;        /* of the attentions with a border; window 0 (the default): the file's */
 } dca_session_options;
 
@@ -230,7 +231,9 @@ DCA_API dca_status dca_session_density(const dca_session* session, float* densit
 
 /* What sparse prefill has chosen so far, of a session that records it. For each layer, query head and block of queries, in
  * this order: the five words layer, head, first query, one past the last, number of pages that follow; then the pages read,
- * ascending, each as page * 4 + range (0: intra, 1: successive, 2: inter). Blocks that read everything are not listed. The
+ * ascending, each as page * 4 + range (0: intra, 1: successive, 2: inter). Blocks that read everything are not listed. With
+ * stated budgets, for each unit of queries that reads what the last of them chose: layer, head, first query, one past the last,
+ * number of words that follow; then the columns, ascending, each as key * 2, and the diagonals, each as distance * 2 + 1. The
  * words are valid until the next such call or the session is freed. */
 DCA_API dca_status dca_session_selection(dca_session* session, const uint32_t** words, size_t* n);
 
@@ -330,6 +333,17 @@ DCA_API uint32_t dca_sequence_length(const dca_sequence* sequence);
 /* Forgets every token from index `length` on. */
 DCA_API dca_status dca_sequence_truncate(dca_sequence* sequence, uint32_t length);
 
+/* Lets a sequence sleep: its keys and values leave for host memory, and its pages are free for others when they have left, which
+ * goes on while steps of others run. What it shares with others is copied. Everything that needs its keys and values
+ * wakes it, and fails with DCA_ERROR_CONTEXT where pages are short; its tokens can be read. */
+DCA_API dca_status dca_sequence_sleep(dca_sequence* sequence);
+
+/* Starts the way back, which takes pages and goes on while steps of others run. Nothing if it is awake. */
+DCA_API dca_status dca_sequence_wake(dca_sequence* sequence);
+
+/* 1 if the sequence sleeps, else 0. */
+DCA_API int dca_sequence_asleep(const dca_sequence* sequence);
+
 /* Tokens to append to a sequence, and where what follows from them goes. */
 typedef struct dca_feed {
     dca_sequence* sequence;
@@ -386,6 +400,12 @@ typedef struct dca_choice {
  * feeds[i], whose `out` is not used. */
 DCA_API dca_status dca_engine_sample(dca_engine* engine, const dca_feed* feeds, const dca_sampling* const* samplings, size_t n,
                                      dca_choice* choices);
+
+/* The same for a session: what follows the last token (`which` DCA_LOGITS_LAST: one choice), or each of them
+ * (DCA_LOGITS_ALL: n choices, and room for n * top_logprobs at sampling->top). With guesses at what follows the first token
+ * the choices are those of steps of one token, up to the first guess that is not the choice before it. */
+DCA_API dca_status dca_session_sample(dca_session* session, const int32_t* tokens, size_t n, int32_t which, const dca_sampling* sampling,
+                                      dca_choice* choices);
 
 /* The same choice from logits (n_vocab) that the caller has, perhaps changed; `history` are the tokens before it, which
  * penalties look at and whose number is the token's index. */

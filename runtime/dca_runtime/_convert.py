@@ -23,8 +23,6 @@ LOGITS_NONE, LOGITS_LAST, LOGITS_ALL = 0, 1, 2  # dca_logits
 
 def token_array(ids: TokenIds, n_vocab: int) -> np.ndarray:
     """``ids`` as int32 (n,). Which of them, and how many, are good is for the library to say."""
-    if type(ids) is list and len(ids) == 1 and type(ids[0]) is int and 0 <= ids[0] < n_vocab:
-        return np.array(ids, np.int32)  # at once: a step of many sequences has as many of these
     array = np.asarray(ids)
     if array.dtype == np.int32 and array.ndim == 1 and array.flags.c_contiguous:
         return array

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from dca_runtime import _ffi, _pages, attention, prefill, process
-from dca_runtime._convert import LOGITS_LAST, LOGITS_NONE, c_path, fill_cache_options, scheme_of, token_array
+from dca_runtime._convert import LOGITS_LAST, c_path, fill_cache_options, scheme_of, token_array
 from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.generation.sampling import Sampling, drawn_seed, sampling_struct
@@ -85,6 +85,26 @@ class TokenSequence:
         """Forgets every token from index ``length`` on; what comes before stays valid."""
         with self.engine._exclusive():
             _ffi.check(_ffi.lib().dca_sequence_truncate(self._handle(), _ffi.integer(length, 0, "length")))
+
+    def sleep(self) -> None:
+        """Lets its keys and values leave for host memory, so that others get its pages.
+
+        They leave while others' steps run. Whatever needs them wakes the sequence. Raises DcaError.
+        """
+        with self.engine._exclusive():
+            _ffi.check(_ffi.lib().dca_sequence_sleep(self._handle()))
+
+    def wake(self) -> None:
+        """Starts the way back ahead of need: it goes on while others' steps run. Raises DcaError (status
+        CONTEXT), and sleeps on, where the pool has too few pages."""
+        with self.engine._exclusive():
+            _ffi.check(_ffi.lib().dca_sequence_wake(self._handle()))
+
+    @property
+    def asleep(self) -> bool:
+        """Whether its keys and values are in host memory."""
+        with self.engine._exclusive():
+            return bool(_ffi.lib().dca_sequence_asleep(self._handle()))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the sequence to ``path``, whole or not at all; ``Engine.load`` reads it. Raises DcaError."""
@@ -213,23 +233,23 @@ class Engine:
         """
         out = [np.empty(self.n_vocab, np.float32) for _ in items] if logits else []
         with self._exclusive():
-            feeds, kept = self._feeds(items)
+            feeds, _kept = self._feeds(items)
             for feed, row in zip(feeds, out, strict=False):
                 feed.which = LOGITS_LAST
                 feed.out = ffi.from_buffer("float[]", row, require_writable=True)
                 feed.capacity = row.size
-            self._call(_ffi.lib().dca_engine_eval, feeds, kept)
+            self._call(_ffi.lib().dca_engine_eval, feeds)
         return out
 
     def score(self, items: Sequence[tuple[TokenSequence, TokenIds]]) -> list[np.ndarray]:
         """Appends tokens; for each sequence float32 (len(ids) - 1,): -log p(ids[i+1] | all up to ids[i])."""
         with self._exclusive():
-            feeds, kept = self._feeds(items)
-            out = [np.empty(max(len(tokens) - 1, 0), np.float32) for _, tokens in kept]
+            feeds, _kept = self._feeds(items)
+            out = [np.empty(max(feed.n - 1, 0), np.float32) for feed in feeds]
             for feed, nll in zip(feeds, out, strict=True):
                 feed.out = ffi.from_buffer("float[]", nll, require_writable=True)
                 feed.capacity = nll.size
-            self._call(_ffi.lib().dca_engine_score, feeds, kept)
+            self._call(_ffi.lib().dca_engine_score, feeds)
         return out
 
     def sample(self, items: Sequence[Item]) -> list[int]:
@@ -240,11 +260,19 @@ class Engine:
         depends on the logits, the sampling with its seed and the token's index, never on who else is in the
         batch. Raises DcaError as ``eval`` does, and where no token may be chosen.
         """
-        return [choice.token for choice in self._choose(items, 0, False)]
+        with self._exclusive():
+            choices, _ = self._chosen(items, 0, False)
+            return [choice.token for choice in choices]
 
     def choose(self, items: Sequence[Item], top_logprobs: int = 0) -> list[Choice]:
         """As ``sample``, with log-probabilities: the chosen token's and the ``top_logprobs`` largest."""
-        return self._choose(items, _ffi.integer(top_logprobs, 0, "top_logprobs", most=1024), True)
+        top_logprobs = _ffi.integer(top_logprobs, 0, "top_logprobs", most=1024)
+        with self._exclusive():
+            choices, samplings = self._chosen(items, top_logprobs, True)
+            return [
+                Choice(choice.token, choice.logprob, [(one.token, one.value) for one in top])
+                for choice, (_, _, top) in zip(choices, samplings, strict=True)
+            ]
 
     @property
     def setup(self) -> _pages.Setup:
@@ -274,23 +302,21 @@ class Engine:
         self._sequences.add(sequence)
         return sequence
 
-    def _choose(self, items: Sequence[Item], top_logprobs: int, logprobs: bool) -> list[Choice]:
-        with self._exclusive():
-            feeds, kept = self._feeds([item[:2] for item in items])
-            samplings = self._samplings(items, top_logprobs, logprobs)
-            choices = ffi.new("dca_choice[]", len(items))
-            pointers = ffi.new("dca_sampling *[]", [native for native, *_ in samplings])
-            self._call(_ffi.lib().dca_engine_sample, feeds, kept, pointers, choices)
-            found = [
-                Choice(choice.token, choice.logprob, [(one.token, one.value) for one in top])
-                for choice, (_, _, top) in zip(choices, samplings, strict=True)
-            ]
-        for index, choice in enumerate(found):
+    def _chosen(
+        self, items: Sequence[Item], top_logprobs: int, logprobs: bool
+    ) -> tuple[Any, list[tuple[Any, Any, Any]]]:
+        """(dca_choice[], the samplings as they were asked for)."""
+        feeds, _kept = self._feeds([item[:2] for item in items])
+        samplings = self._samplings(items, top_logprobs, logprobs)
+        choices = ffi.new("dca_choice[]", len(items))
+        pointers = ffi.new("dca_sampling *[]", [native for native, *_ in samplings])
+        self._call(_ffi.lib().dca_engine_sample, feeds, pointers, choices)
+        for index, choice in enumerate(choices):
             if choice.token < 0:
                 raise DcaError(
                     f"item {index}: no token may be chosen: the mask allows none, or no logit is a number"
                 )
-        return found
+        return choices, samplings
 
     def _samplings(
         self, items: Sequence[Item], top_logprobs: int, logprobs: bool
@@ -328,38 +354,40 @@ class Engine:
         native.top = top if top_logprobs else ffi.NULL
         return native, (biases, mask), top
 
-    def _feeds(
-        self, items: Sequence[tuple[TokenSequence, TokenIds]]
-    ) -> tuple[Any, list[tuple[Any, np.ndarray]]]:
-        """(dca_feed[], what they point to)."""
-        kept = []
-        for sequence, ids in items:
+    def _feeds(self, items: Sequence[tuple[TokenSequence, TokenIds]]) -> tuple[Any, list[Any]]:
+        """(dca_feed[] that ask for no logits, what they point to)."""
+        feeds = ffi.new("dca_feed[]", len(items))
+        # A step of many sequences has as many single tokens: those lie in one array.
+        single = ffi.new("int32_t[]", len(items))
+        kept = [single]
+        for index, (feed, (sequence, ids)) in enumerate(zip(feeds, items, strict=True)):
             if sequence.engine is not self:
                 raise DcaError("the sequence belongs to another engine")
-            kept.append((sequence._handle(), token_array(ids, self.n_vocab)))
-        feeds = ffi.new("dca_feed[]", len(kept))
-        for feed, (handle, tokens) in zip(feeds, kept, strict=True):
-            feed.sequence = handle
-            feed.tokens = ffi.from_buffer("int32_t[]", tokens)
-            feed.n = len(tokens)
-            feed.which = LOGITS_NONE
+            feed.sequence = sequence._handle()
+            if type(ids) is list and len(ids) == 1 and type(ids[0]) is int and 0 <= ids[0] < self.n_vocab:
+                single[index] = ids[0]
+                feed.tokens, feed.n = single + index, 1
+                continue
+            tokens = token_array(ids, self.n_vocab)
+            kept.append(tokens)
+            feed.tokens, feed.n = ffi.from_buffer("int32_t[]", tokens), len(tokens)
         return feeds, kept
 
-    def _call(self, call: Any, feeds: Any, kept: list[tuple[Any, np.ndarray]], *more: Any) -> None:
+    def _call(self, call: Any, feeds: Any, *more: Any) -> None:
         # One call of the library a step: each lets go of Python's lock, which others then keep for a while.
         if more:
-            status = call(self._native, feeds, more[0], len(kept), more[1])
+            status = call(self._native, feeds, more[0], len(feeds), more[1])
         else:
-            status = call(self._native, feeds, len(kept))
+            status = call(self._native, feeds, len(feeds))
         try:
             self._callback.reraise()
         except BaseException:
             # The exception may come too late to cancel; the caller still sees nothing appended.
             if status == Status.OK:
                 lib = _ffi.lib()
-                for handle, tokens in kept:
-                    length = lib.dca_sequence_length(handle) - len(tokens)
-                    _ffi.check(lib.dca_sequence_truncate(handle, length))
+                for feed in feeds:
+                    length = lib.dca_sequence_length(feed.sequence) - feed.n
+                    _ffi.check(lib.dca_sequence_truncate(feed.sequence, length))
             raise
         _ffi.check(status)
 

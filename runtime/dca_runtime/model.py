@@ -182,9 +182,9 @@ class Model:
             Keys are rotated once, when they are stored, so n does not follow the text.
         prefill: how a prompt's tokens attend: "dense", to all keys; "sparse" or "sparse:ALPHA", each
             block to the pages of keys whose weight is at least ALPHA of the heaviest page's
-            (docs/sparse.md); "sparse:ALPHA:FROM", from token FROM on instead of 4,096. ``info.density`` says
-            what it came to.
-        record_selection: keep what sparse prefill chooses, for ``Session.selection``.
+            (docs/sparse.md); "sparse:ALPHA:FROM", from token FROM on instead of 4,096; "stated", each head
+            as many columns and diagonals as the file states for it. ``info.density`` says what it came to.
+        record_selection: keep what prefill chooses, for ``Session.selection`` and ``line_selection``.
         """
         if context is None:
             context = DEFAULT_CONTEXT if self.context is None else self.context

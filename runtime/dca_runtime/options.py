@@ -25,7 +25,7 @@ BORDERS = {
     "lm-infinite": ("SINKS", "WINDOW"),
 }
 CACHE_TYPES = {"f16": 0, "f32": 1, "bf16": 2, "q8": 3, "q4": 4}  # dca_cache_type
-PREFILLS = {"dense": 0, "sparse": 1}  # dca_prefill
+PREFILLS = {"dense": 0, "sparse": 1, "stated": 2}  # dca_prefill
 ROPES = {"linear": 1, "ntk": 2, "yarn": 3, "dynamic": 4}  # dca_rope
 
 SPECULATIONS = ("auto", "off", "lookup")  # whether tokens are guessed ahead (speculation.py)

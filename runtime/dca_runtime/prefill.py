@@ -1,5 +1,6 @@
 """What ``prefill`` can say, and what sparse prefill reports."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,8 @@ from dca_runtime.options import DEFAULT_ALPHA, PREFILLS
 
 _RANGES = ("intra", "successive", "inter")  # by their numbers in dca_session_selection
 _EXPECTED = (
-    "dense, sparse, sparse:ALPHA or sparse:ALPHA:FROM (0 <= ALPHA <= 1, FROM in tokens), as in sparse:0.1"
+    "dense, sparse, sparse:ALPHA, sparse:ALPHA:FROM (0 <= ALPHA <= 1, FROM in tokens), as in sparse:0.1, or "
+    "stated"
 )
 
 
@@ -25,13 +27,13 @@ class Prefill:
     @property
     def name(self) -> str:
         """As ``parse`` reads it."""
-        if self.kind == "dense":
+        if self.kind != "sparse":
             return self.kind
         return f"{self.kind}:{self.alpha:g}" + ("" if self.start is None else f":{self.start}")
 
 
 def parse(text: str) -> Prefill:
-    """Reads "dense", "sparse", "sparse:ALPHA" or "sparse:ALPHA:FROM". Raises DcaError."""
+    """Reads "dense", "sparse", "sparse:ALPHA", "sparse:ALPHA:FROM" or "stated". Raises DcaError."""
     kind, *numbers = text.split(":")
     if kind not in PREFILLS or len(numbers) > 2 or (numbers and kind != "sparse"):
         raise DcaError(f"prefill must be {_EXPECTED}, got {text!r}")
@@ -67,6 +69,18 @@ class Selection:
     pages: tuple[tuple[int, str], ...]  # page (of 128 keys) and its range: "intra", "successive", "inter"
 
 
+@dataclass(frozen=True)
+class LineSelection:
+    """What queries ``start`` … ``stop`` − 1 of a head read by a stated budget: keys, and distances."""
+
+    layer: int
+    head: int  # of the queries
+    start: int
+    stop: int
+    columns: tuple[int, ...]
+    diagonals: tuple[int, ...]
+
+
 def density(call: Any, native: Any, shape: tuple[int, int]) -> tuple[tuple[float, ...], ...]:
     """What ``call`` (dca_session_density or dca_engine_density) reports, by layer and head."""
     layers, heads = shape
@@ -76,15 +90,36 @@ def density(call: Any, native: Any, shape: tuple[int, int]) -> tuple[tuple[float
 
 
 def selections(native: Any) -> list[Selection]:
-    """What a native session has recorded, by layer, head and query."""
+    """What a native session with sparse prefill has recorded, by layer, head and query."""
+    return [
+        Selection(layer, head, start, stop, tuple((word // 4, _RANGES[word % 4]) for word in chosen))
+        for layer, head, start, stop, chosen in _recorded(native)
+    ]
+
+
+def line_selections(native: Any) -> list[LineSelection]:
+    """The same where budgets are stated."""
+    return [
+        LineSelection(
+            layer,
+            head,
+            start,
+            stop,
+            tuple(word // 2 for word in chosen if word % 2 == 0),
+            tuple(word // 2 for word in chosen if word % 2 == 1),
+        )
+        for layer, head, start, stop, chosen in _recorded(native)
+    ]
+
+
+def _recorded(native: Any) -> Iterator[tuple[int, int, int, int, list[int]]]:
+    """Layer, head, first query, one past the last, and the words that say what was chosen."""
     words, n = ffi.new("uint32_t **"), ffi.new("size_t *")
     _ffi.check(_ffi.lib().dca_session_selection(native, words, n))
     all_words = list(words[0][0 : n[0]])
-    found, at = [], 0
+    at = 0
     while at < len(all_words):
         layer, head, start, stop, count = all_words[at : at + 5]
         at += 5
-        pages = tuple((word // 4, _RANGES[word % 4]) for word in all_words[at : at + count])
-        found.append(Selection(layer, head, start, stop, pages))
+        yield layer, head, start, stop, all_words[at : at + count]
         at += count
-    return found

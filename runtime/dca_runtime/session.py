@@ -21,7 +21,8 @@ from dca_runtime._convert import (
     token_array,
 )
 from dca_runtime._ffi import ffi
-from dca_runtime.errors import DcaError
+from dca_runtime.errors import DcaError, Status
+from dca_runtime.generation.sampling import Sampling, drawn_seed, sampling_struct
 from dca_runtime.options import Scheme, SessionOptions, TokenIds
 
 
@@ -61,6 +62,7 @@ class Session:
         self.rope = options.rope
         self._callback = _ffi.Callback(options.progress)
         self._busy = threading.Lock()
+        self._converted: tuple[Sampling, Any] | None = None  # the last one
         self._home = process.Home()
         lib = _ffi.lib()
         native = ffi.new("dca_session **")
@@ -90,12 +92,13 @@ class Session:
         """
         tokens = token_array(ids, self.n_vocab)
         logits = np.empty((len(tokens), self.n_vocab) if all_logits else self.n_vocab, np.float32)
-        self._append(_ffi.lib().dca_session_eval, tokens, LOGITS_ALL if all_logits else LOGITS_LAST, logits)
+        which = LOGITS_ALL if all_logits else LOGITS_LAST
+        self._append(_ffi.lib().dca_session_eval, tokens, which, *_floats(logits))
         return logits
 
     def append(self, ids: TokenIds) -> None:
         """Appends tokens without computing logits: fills the cache only."""
-        self._append(_ffi.lib().dca_session_eval, token_array(ids, self.n_vocab), LOGITS_NONE, None)
+        self._append(_ffi.lib().dca_session_eval, token_array(ids, self.n_vocab), LOGITS_NONE, ffi.NULL, 0)
 
     def score(self, ids: TokenIds) -> np.ndarray:
         """Appends tokens; float32 (len(ids) - 1,): -log p(ids[i+1] | everything up to ids[i]).
@@ -104,8 +107,32 @@ class Session:
         """
         tokens = token_array(ids, self.n_vocab)
         nll = np.empty(max(len(tokens) - 1, 0), np.float32)
-        self._append(_ffi.lib().dca_session_score, tokens, None, nll)
+        self._append(_ffi.lib().dca_session_score, tokens, *_floats(nll))
         return nll
+
+    def sample(self, ids: TokenIds, sampling: Sampling, every: bool = False) -> list[int]:
+        """Appends tokens, then chooses the token that follows the last, or with ``every`` each of them.
+
+        The choices are those of a Sampler that has seen the session's tokens and ``ids``, made where the
+        logits are. A sampling without a seed has one drawn for the call. Raises DcaError as ``eval`` does,
+        and where no token may be chosen; the session is then as long as before.
+        """
+        tokens = token_array(ids, self.n_vocab)
+        drawn = sampling.seed is None and sampling.temperature > 0
+        if drawn or self._converted is None or self._converted[0] is not sampling:
+            self._converted = sampling, sampling_struct(sampling, drawn_seed(sampling), self.n_vocab)
+        native, _kept = self._converted[1]
+        choices = ffi.new("dca_choice[]", len(tokens) if every else 1)
+        which = LOGITS_ALL if every else LOGITS_LAST
+        self._append(_ffi.lib().dca_session_sample, tokens, which, native, choices)
+        chosen = [choice.token for choice in choices]
+        if min(chosen) < 0:
+            self.truncate(self.length - len(tokens))
+            raise DcaError(
+                "no token may be chosen: all are forbidden, or the model gave logits that are not numbers",
+                Status.INTERNAL,
+            )
+        return chosen
 
     def collect_squares(self) -> None:
         """Counts what flows into every matrix from here on; ``squares`` gives the sums. Costs a little time.
@@ -248,6 +275,11 @@ class Session:
         with self._exclusive():
             return prefill.selections(self._native)
 
+    def line_selection(self) -> list[prefill.LineSelection]:
+        """The same with ``prefill="stated"``: columns and diagonals."""
+        with self._exclusive():
+            return prefill.line_selections(self._native)
+
     @contextlib.contextmanager
     def _exclusive(self, may_be_closed: bool = False) -> Iterator[None]:
         """Refuses a second user: another thread, or the progress callback of a call that still runs."""
@@ -262,14 +294,11 @@ class Session:
             finally:
                 self._busy.release()
 
-    def _append(self, call: Any, tokens: np.ndarray, which: int | None, out: np.ndarray | None) -> None:
-        buffer = ffi.NULL if out is None else ffi.from_buffer("float[]", out, require_writable=True)
-        capacity = 0 if out is None else out.size
-        selection = () if which is None else (which,)
+    def _append(self, call: Any, tokens: np.ndarray, *arguments: Any) -> None:
+        """``call(session, tokens, how many, *arguments)``."""
         with self._exclusive():
             length = self._read_info().length
-            tokens_pointer = ffi.from_buffer("int32_t[]", tokens)
-            status = call(self._native, tokens_pointer, len(tokens), *selection, buffer, capacity)
+            status = call(self._native, ffi.from_buffer("int32_t[]", tokens), len(tokens), *arguments)
             try:
                 self._callback.reraise()
             except BaseException:
@@ -283,6 +312,11 @@ class Session:
         info.size = ffi.sizeof("dca_session_info")
         _ffi.check(_ffi.lib().dca_session_get_info(self._native, info))
         return info
+
+
+def _floats(out: np.ndarray) -> tuple[Any, int]:
+    """A float array as C takes it, and its size."""
+    return ffi.from_buffer("float[]", out, require_writable=True), out.size
 
 
 def _native_options(options: SessionOptions, callback: _ffi.Callback) -> Any:

@@ -28,11 +28,21 @@ COMMANDS = {
     "passkey": ["--lengths", "600,700", "--depths", "10,90", "--trials", "1"],
     "needle": ["--lengths", "500", "--depths", "10,90", "--keyword", "the"],
     "recall": ["--lengths", "600", "--tasks", "keys,chain", "--trials", "1"],
+    "density": [
+        "--lengths",
+        "600",
+        "--tasks",
+        "keys",
+        "--trials",
+        "1",
+        "--attention",
+        "plain,plain@sparse:0.5:128",
+    ],
     "ablation": ["--lengths", "200", "--passkey-lengths", "600", "--depths", "50", "--trials", "1"],
     "efficiency": ["--lengths", "64,128", "--decode", "2"],
     "sweep": ["--lengths", "200", "--passkey-lengths", "600", "--depths", "50", "--trials", "1"],
 }
-READS_TEXT = ("perplexity", "needle", "ablation", "sweep")
+READS_TEXT = ("perplexity", "needle", "density", "ablation", "sweep")
 
 
 def command(name, path, book):

@@ -22,7 +22,7 @@ ENDLESS = 1 << 31
 PAGE_TOKENS = 128  # core/engine/page_pool.h
 KERNELS = {"auto": 0, "simple": 1, "sm80": 2, "sm90": 3}
 DTYPES = {"f16": 0, "bf16": 1}
-CACHES = {"f16": 0, "bf16": 2, "q8": 3}  # as dca_cache_type; the kernels take no f32
+CACHES = {"f16": 0, "bf16": 2, "q8": 3, "q4": 4}  # as dca_cache_type; the kernels take no f32
 TORCH_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 MOST_GROUP_ROWS = 16  # kMostGroupRows
 NOT_SUPPORTED = 801  # cudaErrorNotSupported
@@ -103,6 +103,9 @@ class _Scheme(ctypes.Structure):
 class _Cache(ctypes.Structure):
     _fields_ = [(name, ctypes.c_void_p) for name in ("keys", "values", "key_scales", "value_scales")]
     _fields_ += [("pages", ctypes.c_uint32), ("type", ctypes.c_int32)]
+    _fields_ += [(name, ctypes.c_void_p) for name in ("fine_slots", "fine_keys", "fine_values")]
+    _fields_ += [("fine_stride", ctypes.c_size_t), ("key_centres", ctypes.c_void_p)]
+    _fields_ += [("centre_stride", ctypes.c_size_t)]
 
 
 class _Rotary(ctypes.Structure):
@@ -139,6 +142,7 @@ class _Prefill(ctypes.Structure):
         ("workspace_bytes", ctypes.c_size_t),
         ("kernel", ctypes.c_int32),
         ("lists", Lists),
+        ("fresh_page", ctypes.c_uint32),
     ]
 
 
@@ -182,10 +186,24 @@ class DecodeRows:
     """Queries of a decode step on the GPU, and what DecodeRow and DecodeGroup say of them."""
 
     q: torch.Tensor  # (n_rows, n_heads, head_dim)
-    rows: torch.Tensor  # int32 (n_rows, 3): length, first page, tokens that its group reads
+    rows: torch.Tensor  # int32 (n_rows, 4): length, first page, tokens that its group reads, first fresh page
     groups: torch.Tensor | None = (
         None  # int32 (n_rows // 2, 10), unused ones zero: DecodeGroup; None: no groups
     )
+
+
+def hadamard(size: int) -> torch.Tensor:
+    """(size, size) float64: matrices as large as the largest power of two in a head's size, side by side."""
+    block = torch.ones(1, 1, dtype=torch.float64)
+    while size % (2 * len(block)) == 0:
+        block = torch.cat((torch.cat((block, block), 1), torch.cat((block, -block), 1))) / math.sqrt(2)
+    return torch.block_diag(*[block] * (size // len(block)))
+
+
+def halves(codes: torch.Tensor) -> torch.Tensor:
+    """Bytes (..., n) as their low and then their high codes, (..., 2 n)."""
+    high = torch.floor(codes / 16)
+    return torch.cat((codes - 16 * high, high), dim=-1)
 
 
 class Problem:
@@ -194,7 +212,8 @@ class Problem:
     ``q[n]`` is (lengths[n], n_heads, head_dim), ``k[n]`` and ``v[n]`` (lengths[n], n_kv_heads, head_dim),
     un-rotated; the cache holds all keys and values in pages in random order, ``spare_pages`` more than it
     needs. What holds no token is poison. ``dequantized_kv_heads`` is how many key heads of a q8 cache prefill
-    of the longest sequence has room to dequantize at a time. All sequences begin with the same pages,
+    of the longest sequence has room to dequantize at a time. Every other
+    page of a q4 cache has a slot of fine codes. All sequences begin with the same pages,
     ``shared_pages`` of them, which they must be longer than. Raises RuntimeError if a CUDA call fails.
     """
 
@@ -238,7 +257,25 @@ class Problem:
         rows = (self.pages, shape.n_kv_heads, PAGE_TOKENS)
         self.key_scales: torch.Tensor | None = None
         self.value_scales: torch.Tensor | None = None
-        if cache == "q8":
+        self.fine_slots = torch.arange(self.pages, device="cuda", dtype=torch.int32) // 2
+        self.fine_slots[1::2] = -1
+        half = shape.head_dim // 2
+        # (slots, keys and values, ...), codes that add nothing
+        self.fine = torch.full(
+            (self.pages // 2 + 1, 2, *rows[1:], half if cache == "q4" else 0),
+            0x88,
+            device="cuda",
+            dtype=torch.uint8,
+        )
+        # As of settled pages, whatever keys are.
+        self.centres = torch.randn(
+            (self.pages, shape.n_kv_heads, shape.head_dim), device="cuda", generator=generator
+        ).half()
+        if cache == "q4":
+            self.keys = torch.full((*rows, half), 77, device="cuda", dtype=torch.uint8)
+            self.key_scales = torch.full((*rows, 2, 2), math.nan, device="cuda", dtype=torch.float16)
+            self.value_scales = self.key_scales.clone()
+        elif cache == "q8":
             self.keys = torch.full((*rows, shape.head_dim), 77, device="cuda", dtype=torch.uint8)
             self.key_scales = torch.full(rows, math.nan, device="cuda", dtype=torch.float16)
             self.value_scales = self.key_scales.clone()
@@ -327,6 +364,7 @@ class Problem:
             self.prefill_workspace.numel(),
             KERNELS[kernel],
             lists or Lists(),
+            self.fresh_page(start),
         )
         return self.library.call("dca_attention_prefill", args)
 
@@ -336,7 +374,10 @@ class Problem:
         """The queries of (sequence, index) each, that token being its sequence's newest; None is a row of
         padding. Each of ``groups`` is how many tokens are read together, and by which rows."""
         padding = torch.full_like(self.q[0][0], math.nan)
-        rows = [(0, 0, 0) if at is None else (at[1] + 1, self.first_pages[at[0]], 0) for at in tokens]
+        rows = [
+            (0, 0, 0, 0) if at is None else (at[1] + 1, self.first_pages[at[0]], 0, self.fresh_page(at[1]))
+            for at in tokens
+        ]
         q = [padding if at is None else self.q[at[0]][at[1]] for at in tokens]
         described = None
         if groups is not None:
@@ -347,7 +388,7 @@ class Problem:
                     f"<II{MOST_GROUP_ROWS}H", *head, *members, *[0] * (MOST_GROUP_ROWS - len(members))
                 )
                 for row in members:
-                    rows[row] = (*rows[row][:2], shared)
+                    rows[row] = (*rows[row][:2], shared, rows[row][3])
             packed += bytes(40 * (len(tokens) // 2) - len(packed))
             described = torch.frombuffer(bytearray(packed), dtype=torch.int32).view(-1, 10).cuda()
         return DecodeRows(torch.stack(q), torch.tensor(rows, device="cuda", dtype=torch.int32), described)
@@ -379,13 +420,47 @@ class Problem:
         places = self.places(sequence).long()
         return paged.transpose(0, 1).flatten(1, 2)[:, places]
 
-    def cache_as_float64(self, sequence: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A sequence's keys and values as the cache holds them, (n_kv_heads, lengths[sequence], head_dim)."""
+    @staticmethod
+    def fresh_page(start: int) -> int:
+        """The first page that a step from ``start`` on writes to."""
+        return start // PAGE_TOKENS
+
+    def cache_as_float64(self, sequence: int, fresh_page: int = ENDLESS) -> tuple[torch.Tensor, torch.Tensor]:
+        """A sequence's keys and values as the cache holds them, (n_kv_heads, lengths[sequence], head_dim).
+
+        Turned back where it holds codes. Fine codes of a q4 cache count from ``fresh_page`` on.
+        """
         keys, values = (self.gathered(t, sequence).double() for t in (self.keys, self.values))
-        if self.key_scales is not None and self.value_scales is not None:
-            keys = (keys - 128) * self.gathered(self.key_scales, sequence)[..., None].double()
-            values = (values - 128) * self.gathered(self.value_scales, sequence)[..., None].double()
-        return keys, values
+        if self.key_scales is None or self.value_scales is None:
+            return keys, values
+        key_scales, value_scales = (
+            self.gathered(t, sequence).double() for t in (self.key_scales, self.value_scales)
+        )
+        if self.cache_dtype == "q8":
+            keys = (keys - 128) * key_scales[..., None]
+            values = (values - 128) * value_scales[..., None]
+        else:
+            fine = self.fine_as_float64(sequence, fresh_page)
+            keys, values = (
+                (halves(codes) + sixteenths / 16) * scales[..., 0].repeat_interleave(codes.shape[-1], -1)
+                + scales[..., 1].repeat_interleave(codes.shape[-1], -1)
+                for codes, sixteenths, scales in (
+                    (keys, fine[0], key_scales),
+                    (values, fine[1], value_scales),
+                )
+            )
+            keys += self.gathered(self.centres[:, :, None].expand(-1, -1, PAGE_TOKENS, -1), sequence).double()
+        turn = hadamard(self.shape.head_dim).to(keys)
+        return keys @ turn, values @ turn
+
+    def fine_as_float64(self, sequence: int, fresh_page: int) -> torch.Tensor:
+        """(2, n_kv_heads, lengths[sequence], head_dim): what fine codes add, in sixteenths of a step."""
+        i = torch.arange(self.lengths[sequence], device="cuda")
+        table = self.page_tables[self.first_pages[sequence] :]
+        slots = self.fine_slots[table[i // PAGE_TOKENS].long()].long()
+        codes = self.fine[slots.clamp(min=0), :, :, i % PAGE_TOKENS]  # (length, 2, n_kv_heads, head_dim / 2)
+        read = (slots >= 0) & (i // PAGE_TOKENS >= fresh_page)
+        return torch.where(read[:, None, None, None], halves(codes.double()) - 8, 0.0).permute(1, 2, 0, 3)
 
     def free_slots_touched(self) -> int:
         """How many slots of the cache that hold no token are no longer poison."""
@@ -399,7 +474,7 @@ class Problem:
                 touched |= ~rows.isnan().all(dim=1)
             else:
                 touched |= (rows != 77).any(dim=1)
-                touched |= ~scales.transpose(1, 2).flatten(0, 1).isnan().all(dim=1)
+                touched |= ~scales.transpose(1, 2).flatten(0, 1).flatten(1).isnan().all(dim=1)
         return int((touched & free).sum())
 
     def most_group_rows(self) -> int:
@@ -419,6 +494,7 @@ class Problem:
     def _common(self) -> tuple[_Shape, _Scheme, _Cache, _Rotary]:
         s = self.scheme
         scales = [0 if t is None else t.data_ptr() for t in (self.key_scales, self.value_scales)]
+        fine = self.fine[0]
         return (
             self._shape(),
             _Scheme(
@@ -433,7 +509,17 @@ class Problem:
                 s.beyond,
             ),
             _Cache(
-                self.keys.data_ptr(), self.values.data_ptr(), *scales, self.pages, CACHES[self.cache_dtype]
+                self.keys.data_ptr(),
+                self.values.data_ptr(),
+                *scales,
+                self.pages,
+                CACHES[self.cache_dtype],
+                self.fine_slots.data_ptr(),
+                self.fine.data_ptr(),
+                self.fine.data_ptr() + fine[0].numel(),
+                fine.numel(),
+                self.centres.data_ptr(),
+                self.centres[0].numel(),
             ),
             _Rotary(self.cos_sin.data_ptr(), self.cos_sin.shape[0]),
         )

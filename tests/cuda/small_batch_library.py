@@ -34,13 +34,12 @@ class Format:
     offset: int = 0
     minimum: bool = False
     levels: tuple[int, ...] = ()  # what codes stand for, where they are no numbers
-    power: bool = (
-        False  # whether the scale is a power of two in bf16, else f16 or, of levels, two f16 to be multiplied
-    )
+    power: bool = False  # whether the scale is a power of two in bf16
+    fine_steps: int = 1  # else f16 of so many times the scale
 
     @property
     def scale_halves(self) -> int:
-        return self.groups * (2 if self.minimum or (self.levels and not self.power) else 1)
+        return self.groups * (2 if self.minimum else 1)
 
 
 IQ4_LEVELS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
@@ -58,7 +57,7 @@ FORMATS = {
     "Q6": Format(7, "Q6_K", 4, 2, groups=2, offset=32),
     "Q3": Format(8, "Q3_K", 4, groups=2, offset=4),
     "Q2M": Format(9, "Q2_K", 4, groups=2, minimum=True),
-    "IQ4": Format(10, "IQ4_NL, IQ4_XS", 4, levels=IQ4_LEVELS),
+    "IQ4": Format(10, "IQ4_NL, IQ4_XS", 4, levels=IQ4_LEVELS, fine_steps=128),
     "FP4": Format(11, "MXFP4", 4, levels=FP4_LEVELS, power=True),
 }
 
@@ -121,9 +120,8 @@ class Weights:
             scales[..., 1::2] *= -7.5
         if self.format.power:
             scales = 2.0 ** torch.randint(-9, -6, shape, device="cuda", generator=generator)
-        elif self.format.levels:
-            scales[..., 1] = torch.randint(-32, 32, shape[:2], device="cuda", generator=generator)
-            scales[..., 0] *= 0.01
+        elif self.format.levels:  # of either sign
+            scales *= torch.randint(-32, 32, shape, device="cuda", generator=generator)
         scales[:, units:] = 0
         self.scales = scales.to(torch.bfloat16 if self.format.power else torch.float16)
 
@@ -160,8 +158,8 @@ class Weights:
             bits = words[:, :, place // 8, k] >> (place % 8)
             q = q | (bits & (2**f.high_bits - 1)) << 4
         scales = self.scales[first:last, :units].double().unflatten(-1, (f.groups, -1))
-        if scales.shape[-1] == 2 and f.levels:
-            scales = scales.prod(-1, keepdim=True).half().double()
+        if f.fine_steps > 1:
+            scales = (scales / f.fine_steps).half().double()
         values = (q - f.offset).double().unflatten(-1, (f.groups, -1)) * scales[..., :1]
         if f.minimum:
             values = values + scales[..., 1:]

@@ -49,7 +49,7 @@ def sparse_cases(seed: int, count: int, longest: int = 3600) -> Iterator[Case]:
         n_queries = draw.choice((1, 31, 32, 33, 127, 128, 129, draw.randrange(1, longest - start)))
         n_queries = max(n_queries, 1300 - start)
         dtype = draw.choice(("f16", "bf16"))
-        cache = draw.choice((dtype, "f16", "bf16", "q8"))
+        cache = draw.choice((dtype, "f16", "bf16", "q8", "q4" if head_dim % 32 == 0 else "q8"))
         traits = Traits(0, draw.choice((0.0, 0.0, 0.5, 3.0)), draw.random() < 0.3)
         others = (draw.randrange(1, 500),)
         yield Case(shape, scheme, start, n_queries, others, dtype, cache, 1000 * seed + n, traits)

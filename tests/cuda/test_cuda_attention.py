@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from attention_check import (  # noqa: E402
     Case,
+    cases_of_few_queries,
     cases_with_borders,
     cases_with_traits,
     check_decode,
@@ -33,6 +34,9 @@ CASES = [
 ]
 
 
+FEW_QUERIES = list(cases_of_few_queries(seed=8, count=16))
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> AttentionLibrary:
     major, minor = torch.cuda.get_device_capability()
@@ -48,6 +52,15 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> AttentionLibrary:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))
 @pytest.mark.parametrize("kernel", ["simple", "sm80", "sm90"])
 def test_prefill_matches_float64(library: AttentionLibrary, case: Case, kernel: str) -> None:
+    if not check_prefill(library, case, (kernel,)):
+        pytest.skip(f"{kernel} does not take this shape here")
+
+
+@pytest.mark.parametrize("case", FEW_QUERIES, ids=lambda case: str(case.seed))
+@pytest.mark.parametrize("kernel", ["auto", "sm90"])
+def test_few_queries_after_many_keys_match_float64(
+    library: AttentionLibrary, case: Case, kernel: str
+) -> None:
     if not check_prefill(library, case, (kernel,)):
         pytest.skip(f"{kernel} does not take this shape here")
 

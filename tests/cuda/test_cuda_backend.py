@@ -184,7 +184,7 @@ def test_memory_is_returned(variant_gguf):
 def test_f32_cache_is_refused(variant_gguf):
     with (
         Model(variant_gguf(), device="cuda") as model,
-        pytest.raises(DcaError, match="f16, bf16 or q8") as refused,
+        pytest.raises(DcaError, match="f16, bf16, q8 or q4") as refused,
     ):
         model.session(cache_type="f32")
     assert refused.value.status == Status.UNSUPPORTED

@@ -168,7 +168,7 @@ def test_forks_share_pages_and_write_to_copies(variant_gguf):
 
 
 @pytest.mark.parametrize("kind", ["f16", "quantised", "head 96", "head 128", "head 256, norms"])
-@pytest.mark.parametrize("cache_type", ["f16", "q8"])
+@pytest.mark.parametrize("cache_type", ["f16", "q8", "q4"])
 def test_forks_of_a_long_prompt_read_it_together(variant_gguf, kind, cache_type):
     """Groups of them in one chunk, another fork ahead in the next, and a sequence of its own.
 
@@ -197,7 +197,8 @@ def test_forks_of_a_long_prompt_read_it_together(variant_gguf, kind, cache_type)
             found = engine.eval([(sequence, [id_]) for sequence, id_ in zip(sequences, new, strict=True)])
             held = [[*ids, id_] for ids, id_ in zip(held, new, strict=True)]
             assert mean_kl(np.stack(alone), np.stack(found)) < F16_KL
-            check(oracle, held, found, 3 * Q8_KL if cache_type == "q8" else F16_KL)
+            if cache_type != "q4":  # which is held against the CPU's in test_cuda_caches.py
+                check(oracle, held, found, 3 * Q8_KL if cache_type == "q8" else F16_KL)
 
 
 def test_freed_pages_are_used_again_without_a_trace(variant_gguf):
@@ -227,7 +228,7 @@ def test_a_rows_bits_do_not_depend_on_its_neighbours(variant_gguf):
             np.testing.assert_array_equal(logits, together[n])
 
 
-@pytest.mark.parametrize("cache_type", ["f16", "bf16", "q8"])
+@pytest.mark.parametrize("cache_type", ["f16", "bf16", "q8", "q4"])
 def test_a_saved_sequence_goes_on_with_the_same_bits(variant_gguf, tmp_path, cache_type):
     path = variant_gguf()
     with Model(path, device="cuda") as model:

@@ -33,6 +33,7 @@ MODELS = {
 
 DEVICES = {
     "two cards": "cuda:0,1",
+    "unequal cards": "cuda:0=1,1=3",
     "layers of two": "cuda:0,1/layers",
     "layers of one": "cuda:0/2/layers",
 }
@@ -53,17 +54,20 @@ def device(request, tiny_gguf):
         pytest.skip(f"needs two cards: {error}")
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(ON_ONE_CARD in os.environ, reason="runs the others")
 def test_two_ranks_on_one_card():
     """They wait for each other in kernels: one that is loaded only when it is first launched, or launched
-    behind another stream's, would wait for that one. So CUDA is told beforehand to do neither."""
+    behind another stream's, would wait for that one. So CUDA is told beforehand to do neither; cuBLASLt loads
+    its own late all the same, so the ranks are alike and load the same ones at once. Beside other processes a
+    card runs each of them for a while only, and every sum waits for all of these: it is alone."""
     told = {"CUDA_MODULE_LOADING": "EAGER", "CUDA_DEVICE_MAX_CONNECTIONS": "32", ON_ONE_CARD: "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "--tb=short", "-p", "no:cacheprovider", __file__],
         env=os.environ | told,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout[-3000:]
 
@@ -147,6 +151,36 @@ def test_saved_sequences_do_not_depend_on_the_number_of_ranks(variant_gguf, devi
         ):
             session.load(tmp_path / "kept")
             assert mean_kl(expected, session.eval([5])) < Q8_CACHE_KL
+
+
+def test_sparse_prefill_chooses_what_one_card_does(variant_gguf, device):
+    path = variant_gguf(heads=8, kv_heads=4, layers=3, scheme=(300, 100, 512))
+    ids = tokens(path, 2000)
+    logits, densities, first_layers = [], [], []
+    for where in ("cuda:0", device):
+        with (
+            Model(path, device=where) as model,
+            model.session(context=2000, prefill="sparse:0.9:512", record_selection=True) as session,
+        ):
+            session.append(ids[:1500])
+            logits.append(session.eval(ids[1500:])[None])
+            densities.append(np.array(session.info.density[:2]))  # of the last layer nothing was asked
+            chosen = session.selection()
+        assert {each.layer for each in chosen} == {0, 1} and {each.head for each in chosen} == set(range(8))
+        first_layers.append({e.head: {} for e in chosen if e.layer == 0})
+        for each in chosen:
+            if each.layer == 0:
+                first_layers[-1][each.head][each.start] = set(each.pages)
+    expected, found = first_layers
+    pages = differing = 0
+    for head, blocks in expected.items():
+        assert found[head].keys() == blocks.keys()
+        pages += sum(len(block) for block in blocks.values())
+        differing += sum(len(block ^ found[head][start]) for start, block in blocks.items())
+    assert differing <= 0.01 * pages
+    assert np.abs(densities[0] - densities[1]).max() < 0.02
+    assert densities[1].min() < 1
+    assert mean_kl(*logits) < 20 * F16_KL
 
 
 def test_a_second_engine_and_memory_that_comes_back(variant_gguf, device):

@@ -138,3 +138,24 @@ def test_log_probabilities_are_the_models_own(engines, top):
         order = np.argsort(-expected, kind="stable")[:top]
         assert [token for token, _ in choice.top] == order.tolist()
         assert [value for _, value in choice.top] == pytest.approx(expected[order], abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", FILTERS)
+def test_choices_after_guesses_are_those_of_steps_of_one(variant_gguf, kind):
+    """Each number of rows three times: issued, recorded, played."""
+    sampling = Sampling(**FILTERS[kind], seed=7)
+    with Model(variant_gguf(layers=1), device="cuda") as model:
+        with (
+            model.session(context=512, scheme=SCHEME) as one,
+            model.session(context=512, scheme=SCHEME) as few,
+        ):
+            agreed, held = 0, 0
+            for count in (1, 2, 2, 2, 5, 5, 5, 8, 8, 8, 1, 3):
+                new = ids_of(held + 1, count)
+                single = [choice for id_ in new for choice in one.sample([id_], sampling)]
+                agreed += sum(
+                    a == b for a, b in zip(single, few.sample(new, sampling, every=True), strict=True)
+                )
+                held += count
+            assert one.length == few.length == held
+            assert agreed >= held - 3  # only rounding may part them

@@ -77,6 +77,7 @@ def test_rope_scaling_must_make_sense(text):
     ("name", "options"),
     [
         ("dca@sparse:0.1", {"prefill": "sparse:0.1"}),
+        ("dca@stated", {"prefill": "stated"}),
         ("dca:8/2/12@sparse:0.2:64", {"prefill": "sparse:0.2:64"}),
         ("plain@q4", {"cache_type": "q4"}),
         ("dca@yarn:4@sparse:0.5@q8", {"rope": "yarn:4", "prefill": "sparse:0.5", "cache_type": "q8"}),
@@ -93,7 +94,8 @@ def test_the_order_of_parts_does_not_matter():
 
 
 @pytest.mark.parametrize(
-    "name", ["dca@sparse:2", "dca@sparse:0.1@sparse:0.2", "plain@q4@q8", "sparse:0.1", "dca@q5"]
+    "name",
+    ["dca@sparse:2", "dca@stated:2", "dca@sparse:0.1@sparse:0.2", "plain@q4@q8", "sparse:0.1", "dca@q5"],
 )
 def test_prefill_and_cache_must_make_sense(name):
     with pytest.raises(InputError):

@@ -94,3 +94,20 @@ def test_tables_and_figures_say_how_sure_they_are(tiny_gguf):
     assert table.rows == [["plain, keys", "75% (30 to 95)"]]
     (entry,) = recall.figures(measured)
     assert entry["found"] == 0.75 and entry["interval"] == pytest.approx([0.3006, 0.9544], abs=1e-3)
+
+
+def test_methods_are_compared_on_the_same_prompts(tiny_gguf):
+    with dca.Model(tiny_gguf()) as model:
+        measured = results.open_results(None, results.header("recall", model, {"seed": 3}, ["dca-eval"]))
+    found = {"plain": [0.0] * 20, "string:9/1": [1.0] * 15 + [0.0] * 5}
+    for method, shares in found.items():
+        for trial, share in enumerate(shares):
+            cell = {"method": method, "task": "keys", "length": 100, "trial": trial}
+            measured.add(cell, {"found": share})
+    _, compared = recall.tables(measured)
+    ((name, cell),) = compared.rows
+    assert name == "string:9/1, keys" and re.fullmatch(r"\+75 \[\+\d+, \+\d+\]", cell)
+    entry = recall.figures(measured)[1]
+    against = entry["against"]
+    assert (against["method"], against["n"], against["difference"]) == ("plain", 20, 0.75)
+    assert against["differs"] and entry["scheme"] == [9, 1] and entry["seed"] == 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dca_runtime as dca
-from dca_export.evaluate import tune
+from dca_export.evaluate import intervals, tune
 from dca_export.evaluate.text import Text
 from dca_export.scheme import Scheme
 
@@ -107,7 +107,7 @@ def test_a_scheme_that_predicts_worse_is_not_even_asked(monkeypatch, model, text
     assert figures.asked == [] and len(found.trials) > 3
 
 
-def test_what_chance_may_do_is_no_reason(monkeypatch, model, text):
+def test_what_noise_may_do_is_no_reason(monkeypatch, model, text):
     """Better in 18 windows of 32, a hair on average; as many keys."""
 
     def nll(method, windows):
@@ -127,9 +127,21 @@ def test_more_keys_are_a_reason(monkeypatch, model, text):
     assert tuned(model, text).scheme == DEFAULT  # four keys more: one chance in 16
 
 
-@pytest.mark.parametrize(("better", "of", "chance"), [(0, 0, 1), (5, 5, 1 / 32), (4, 5, 6 / 32), (0, 5, 1)])
-def test_the_sign_test_is_the_binomial_tail(better, of, chance):
-    assert tune.sign_test(better, of) == pytest.approx(chance)
+def test_figures_carry_their_intervals(monkeypatch, model, text):
+    noise = np.random.default_rng(0).normal(0, 0.3, 32)
+
+    def nll(method, windows):
+        return noise + np.full(len(windows), {"dca:4/4/8": 1.8}.get(method, 2.0))
+
+    Figures(monkeypatch, nll, lambda method, number: number % 2 == 0)
+    trials = {each["scheme"]: each for each in tuned(model, text).as_json()["trials"]}
+    low, high = trials["4/4/8"]["perplexity_interval"]
+    assert low < trials["4/4/8"]["perplexity"] < high and high - low > 0.5
+    # Paired, the text's own noise cancels.
+    assert trials["4/4/8"]["times_the_default"] == pytest.approx([math.exp(-0.2)] * 2, abs=1e-3)
+    wanted = intervals.wilson(0.5, tune.MOST_KEYS)
+    assert trials["4/4/8"]["keys_interval"] == pytest.approx(wanted, abs=1e-3)
+    assert trials["6/2/8"]["keys_found"] is not None or trials["6/2/8"]["keys_interval"] is None
 
 
 def test_a_scheme_that_gives_no_number_is_never_chosen(monkeypatch, model, text):

@@ -61,6 +61,10 @@ def hidden(method: str, length: int, *found: float) -> list[tuple[dict, dict]]:
             predicted("plain", (1000, 2.0), (4000, float("nan"))),
             "plain fails beyond the trained 1,000 tokens: perplexity NaN at 4,000 tokens.",
         ),
+        (
+            predicted("plain", (1000, 2.0), (4000, 2.5)),
+            "plain rises from perplexity 7.39 within the trained 1,000 tokens to 12.18 at 4,000 tokens.",
+        ),
     ],
 )
 def test_a_sentence_on_predictions(cell, says):
@@ -76,6 +80,38 @@ def test_a_sentence_on_what_was_found_at_the_longest_length(experiment):
         "dca:300/100/400 finds what is hidden in 2,000 tokens: 100% of n = 2 trials "
         "(95 % confidence: 34% to 100%).",
         "The trials do not tell dca:300/100/400 from plain there.",
+    ]
+
+
+def test_a_sentence_on_each_task_of_recall_at_the_longest_length():
+    cells = [
+        ({"method": "dca", "task": task, "length": length, "trial": trial}, {"found": 1.0, "answer": "x"})
+        for task in ("keys", "count")
+        for length in (500, 2000)
+        for trial in range(2)
+    ]
+    assert verdict(results("recall", *cells)) == [
+        f"dca:300/100/400 finds 100% of what task {task} asks for in 2,000 tokens: n = 2 (95 % confidence: "
+        "34% to 100%)."
+        for task in ("keys", "count")
+    ]
+
+
+def test_time_and_memory_are_said_beside_the_first_method():
+    def cost(method, length, seconds, speed, cache):
+        figures = {"first_token_s": seconds, "decode_tokens_per_s": speed, "cache_bytes": cache}
+        cell = {"method": method, "length": length, "repeat": 0}
+        return cell, figures | {"scratch_bytes": 0, "weight_bytes": 0}
+
+    cells = [
+        cost("plain", 500, 9.0, 9.0, 9),
+        cost("plain", 2000, 2.0, 100.0, 64 << 20),
+        cost("dca", 2000, 2.2, 90.0, 32 << 20),
+    ]
+    assert verdict(results("efficiency", *cells)) == [
+        "plain reads 2,000 tokens in 2.00 s, then decodes 100.0 tokens/s, in 64 MiB with the weights.",
+        "dca:300/100/400 takes ×1.10 that time to the first token, decodes at ×0.90 that speed, and takes "
+        "×0.50 the memory.",
     ]
 
 

@@ -19,13 +19,12 @@ import numpy as np
 import pytest
 
 from dca_export.export.recipes import RECIPES, Model, tensor_type
+from dca_export.importance.file import Importance, Sums, write_importance
 from dca_export.model.rules import Dimensions
 
 RECORDED = Path(__file__).with_name("llama_cpp_types.json")
 RECORDS: dict[str, dict[str, Any]] = json.loads(RECORDED.read_text(encoding="utf-8"))
-QUANTISED = [
-    name for name in RECIPES if name not in ("f32", "f16", "bf16", "iq4_xs", "mxfp4")
-]  # not recorded
+QUANTISED = [name for name in RECIPES if name not in ("f32", "f16", "bf16", "mxfp4")]  # mxfp4: not recorded
 
 
 def tensors(model: dict[str, Any]) -> list[tuple[str, str, tuple[int, ...]]]:
@@ -46,17 +45,20 @@ def spread(recorded: dict[str, str], pattern: str, layers: int) -> list[str]:
     return [kind for kind, _, count in runs for _ in range(int(count or 1))]
 
 
+@pytest.mark.parametrize("imatrix", [False, True])
 @pytest.mark.parametrize("recipe", QUANTISED)
 @pytest.mark.parametrize("model", RECORDS)
-def test_types_are_those_of_llama_cpp(model, recipe):
+def test_types_are_those_of_llama_cpp(model, recipe, imatrix):
     description = RECORDS[model]
     dimensions = Dimensions(**description["dimensions"])
     judged = Model(description["architecture"], dimensions, tied="output" not in description["shapes"])
     recorded = description["types"][recipe]
+    if imatrix:  # recorded where it makes a difference
+        recorded = description["with an imatrix"].get(recipe, recorded)
     for pattern, name, shape in tensors(description):
         layer = re.match(r"blk\.(\d+)", name)
         expected = spread(recorded, pattern, dimensions.layers)[int(layer[1]) if layer else 0]
-        chosen = tensor_type(RECIPES[recipe], judged, name, shape, keep_f32=False)
+        chosen = tensor_type(RECIPES[recipe].heeding(imatrix), judged, name, shape, keep_f32=False)
         assert (name, chosen.type.name) == (name, expected)
 
 
@@ -87,11 +89,18 @@ def _write_model(path: Path, model: dict[str, Any]) -> None:
     writer.close()
 
 
-def _types_of(model: dict[str, Any], recipe: str, llama_quantize: str, directory: Path) -> dict[str, str]:
+def _types_of(
+    model: dict[str, Any], recipe: str, llama_quantize: str, directory: Path, imatrix: bool = False
+) -> dict[str, str]:
     source, output = directory / "model.gguf", directory / "quantised.gguf"
     if not source.exists():
         _write_model(source, model)
-    subprocess.run([llama_quantize, source, output, recipe.upper()], check=True, capture_output=True)
+    command = [llama_quantize]
+    if imatrix:
+        sums = {"of.another": Sums(np.ones((1, 32), np.float32), np.ones(1, np.float32))}
+        write_importance(directory / "imatrix.gguf", Importance(sums, ("text",), 1, 512))
+        command += ["--imatrix", directory / "imatrix.gguf"]
+    subprocess.run([*command, source, output, recipe.upper()], check=True, capture_output=True)
     kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(output).tensors}
     by_pattern: dict[str, list[str]] = {}
     for pattern, name, _ in tensors(model):
@@ -112,5 +121,12 @@ if __name__ == "__main__":
         with tempfile.TemporaryDirectory() as scratch:
             described["types"] = {
                 recipe: _types_of(described, recipe, sys.argv[1], Path(scratch)) for recipe in QUANTISED
+            }
+            with_one = {
+                recipe: _types_of(described, recipe, sys.argv[1], Path(scratch), imatrix=True)
+                for recipe in QUANTISED
+            }
+            described["with an imatrix"] = {
+                recipe: types for recipe, types in with_one.items() if types != described["types"][recipe]
             }
     RECORDED.write_text(json.dumps(RECORDS, indent=1) + "\n", encoding="utf-8")

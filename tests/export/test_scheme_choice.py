@@ -91,9 +91,10 @@ def test_config_of_qwen():
     assert notes == []
 
 
-def test_sparse_settings_are_noted():
-    _, notes = stated({"chunk_size": 64, "local_size": 8, "sparse_attention_enabled": True})
-    assert notes == ["dual_chunk_attention_config: sparse_attention_enabled not used (attention is exact)"]
+def test_sparse_settings_that_mean_nothing_here_are_noted():
+    known = {"sparse_attention_enabled": True, "sparse_attention_threshold": 9, "sparse_attention_last_q": 9}
+    _, notes = stated({"chunk_size": 64, "local_size": 8, "sparse_attention_kernel": "x"} | known)
+    assert notes == ["dual_chunk_attention_config: sparse_attention_kernel not used"]
 
 
 @pytest.mark.parametrize("section", [{"chunk_size": 64}, {"chunk_size": 8, "local_size": 9}, 3])

@@ -39,8 +39,9 @@ inline CpuKvCache filled_cache(const Kernels& kernels, dca_cache_type type, int 
     CpuKvCache cache(1, 1, head_dim, keys, type);
     const auto t = static_cast<size_t>(cache.type());
     for (uint32_t j = 0; j < keys; ++j) {
-        kernels.store_keys[t](k.data() + size_t{j} * head_dim, head_dim, 1, 1, cache.keys(0, 0), cache.key_affine(0, 0), j);
-        kernels.store_values[t](v.data() + size_t{j} * head_dim, head_dim, 1, 1, cache.values(0, 0), cache.value_affine(0, 0), j);
+        kernels.store_keys[t](k.data() + size_t{j} * head_dim, head_dim, 1, 1, cache.keys(0, 0), cache.key_affine(0, 0), j, nullptr,
+                              cache.view(0, 0).centres);
+        kernels.store_values[t](v.data() + size_t{j} * head_dim, head_dim, 1, 1, cache.values(0, 0), cache.value_affine(0, 0), j, nullptr);
     }
     return cache;
 }

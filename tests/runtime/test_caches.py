@@ -25,19 +25,48 @@ def logits(model, cache_type, pieces=(400,)):
 
 def test_fewer_bits_lose_more_and_each_a_little(model):
     exact = logits(model, "f32")
-    loss = {kind: np.abs(logits(model, kind) - exact).mean() for kind in ("f16", "q8", "q4")}
+    pieces = (50,) * 8  # of which each reads the pages before its own at the cache's own bits
+    loss = {kind: np.abs(logits(model, kind, pieces) - exact).mean() for kind in ("f16", "q8", "q4")}
     assert 0 < loss["f16"] < loss["q8"] < loss["q4"]
-    # A step of q4 is 17 of q8's; both are small beside what logits differ by among themselves.
-    assert 8 < loss["q4"] / loss["q8"] < 35
+    # A step of q4 is 17 of q8's, but not in the pages that a piece writes to; both are small beside what
+    # logits differ by among themselves.
+    assert 4 < loss["q4"] / loss["q8"] < 35
     assert loss["q8"] < 0.02 * exact.std()
 
 
 @pytest.mark.parametrize("cache_type", ["q8", "q4"])
 def test_prefill_and_single_tokens_read_the_same_cache(model, cache_type):
-    whole = logits(model, cache_type)
+    whole = logits(model, cache_type, pieces=(300, 84, 16))  # 384 begins a page
     single = logits(model, cache_type, pieces=(300, *[1] * 100))
     # They multiply in other ways; the codes of a token may then differ by one here and there.
     assert np.abs(whole - single).max() < 0.5 * np.abs(whole - logits(model, "f32")).max()
+
+
+def test_q4_reads_the_pages_that_a_step_writes_to_at_eight_bits(model):
+    exact = logits(model, "f32")
+    lost = {pieces: np.abs(logits(model, "q4", pieces) - exact) for pieces in ((400,), (1,) * 400)}
+    at_once, single = lost.values()
+    assert at_once.mean() < single[128:].mean() / 4
+    assert single[:128].mean() < single[128:].mean() / 4
+    # Only how a page is read differs, not what it holds.
+    with model.session(context=400, cache_type="q4") as session:
+        session.append(IDS[:128])
+        rest = [session.eval(IDS[i : i + 1]) for i in range(128, 133)]
+    assert np.array_equal(rest, logits(model, "q4", (128, *[1] * 272))[128:133])
+
+
+def test_a_page_of_a_sequence_that_pauses_stays_fine(model):
+    """Others run meanwhile, over more pages than any step has."""
+    with model.engine(tokens=8192, cache_type="q4", max_rows=64) as engine:
+        a = engine.sequence()
+        engine.eval([(a, IDS[:40])], logits=False)
+        twin = a.fork()
+        (expected,) = engine.eval([(twin, IDS[40:42])])
+        for n in range(10):
+            with engine.sequence() as other:
+                engine.eval([(other, np.roll(IDS, n)[:300])], logits=False)
+        (found,) = engine.eval([(a, IDS[40:42])])
+    assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize("cache_type", ["q8", "q4"])
@@ -87,7 +116,7 @@ def test_forks_and_copied_starts(model, cache_type):
 def test_bytes_a_value(model):
     with model.session(context=128, cache_type="f16") as whole:
         sixteen = whole.info.cache_bytes
-    for cache_type, bits in (("q8", 9), ("q4", 5)):
+    for cache_type, bits in (("q8", 9), ("q4", 5 + 1 / 16)):  # a mean key for 128 tokens
         with model.session(context=128, cache_type=cache_type) as session:
             assert session.info.cache_bytes * 16 == sixteen * bits
 

@@ -40,7 +40,7 @@ def logits_of(path, device: str, ids: list[int], cache_type: str = "f32", step: 
         )
 
 
-@pytest.mark.parametrize("device", ["cpu/2", "cpu/3", "cpu/2/layers"])
+@pytest.mark.parametrize("device", ["cpu/2", "cpu/3", "cpu/2=3,1", "cpu/2/layers"])
 @pytest.mark.parametrize("kind", MODELS)
 def test_logits_are_those_of_one_rank(variant_gguf, kind, device):
     if kind == "quantised in large blocks" and device == "cpu/3":
@@ -57,7 +57,7 @@ def test_weights_that_stay_in_the_file_are_shared_too(variant_gguf):
     assert np.abs(logits_of(path, "cpu/2", ids, repack=False) - expected).max() < CLOSE
 
 
-@pytest.mark.parametrize("cache_type", ["f16", "q8", "q4"])
+@pytest.mark.parametrize("cache_type", ["f16", "q8"])
 def test_rounded_caches(variant_gguf, cache_type):
     path, ids = variant_gguf(), ids_of(1, 150)
     expected = logits_of(path, "cpu", ids, cache_type)
@@ -116,7 +116,13 @@ def test_the_same_tokens_are_chosen(variant_gguf, wanted, shared):
 @pytest.mark.parametrize("cache_type", ["f16", "q8"])
 @pytest.mark.parametrize(
     ("saved", "loaded"),
-    [("cpu", "cpu/2"), ("cpu/2", "cpu"), ("cpu/3", "cpu/2/layers"), ("cpu/2/layers", "cpu/2")],
+    [
+        ("cpu", "cpu/2"),
+        ("cpu/2", "cpu"),
+        ("cpu/2=3,1", "cpu/2"),
+        ("cpu/3", "cpu/2/layers"),
+        ("cpu/2/layers", "cpu/2"),
+    ],
 )
 def test_saved_sequences_do_not_depend_on_how_many_ranks_there_are(
     variant_gguf, tmp_path, saved, loaded, cache_type
@@ -165,6 +171,9 @@ def test_the_description_names_the_ranks(tiny_gguf):
         ("cpu/x", "must be cpu"),
         ("cuda:0/layers", "one device has all layers; name several"),
         ("cuda:0=0,1=1", "a card's share must be a number above 0"),
+        ("cpu/2=1,x", "a card's share must be a number above 0"),
+        ("cpu/2=1", "has 1 shares for 2 ranks; give each rank one: cpu/2=3,1"),
+        ("cuda:0/2=1,2,3", "has 3 shares for 2 ranks"),
     ],
 )
 def test_devices_that_are_none(tiny_gguf, device, message):
@@ -186,12 +195,28 @@ def test_more_ranks_than_a_model_has_layers(variant_gguf):
 
 
 @pytest.mark.parametrize("device", ["cpu/2", "cpu/2/layers"])
-def test_sparse_prefill_is_refused(variant_gguf, device):
+def test_a_q4_cache_is_refused(variant_gguf, device):
     with (
         Model(variant_gguf(), device=device) as model,
-        pytest.raises(DcaError, match="sparse prefill runs on one device only so far"),
+        pytest.raises(DcaError, match="a q4 cache is for one device only so far; use cache_type q8"),
     ):
-        model.session(context=1024, scheme=(256, 64, 512), prefill="sparse")
+        model.session(context=256, cache_type="q4")
+
+
+@pytest.mark.parametrize("device", ["cpu/2", "cpu/2/layers"])
+def test_a_sequence_that_cannot_sleep_goes_on(variant_gguf, device):
+    ids = ids_of(0, 150)
+    with Model(variant_gguf(), device=device) as model, model.engine(tokens=1024) as engine:
+        sequence, other = engine.sequence(), engine.sequence()
+        engine.eval([(sequence, ids[:140])])
+        with pytest.raises(DcaError, match="sequences sleep on one device only so far") as refused:
+            sequence.sleep()
+        assert refused.value.status == Status.UNSUPPORTED
+        assert not sequence.asleep
+        engine.eval([(other, ids[:140])])
+        np.testing.assert_array_equal(
+            engine.eval([(sequence, ids[140:])])[0], engine.eval([(other, ids[140:])])[0]
+        )
 
 
 def test_a_step_that_is_cancelled_leaves_the_engine_usable(variant_gguf):

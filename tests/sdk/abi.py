@@ -129,18 +129,24 @@ def broken(before: Abi, now: Abi) -> list[str]:
     return said
 
 
+def recorded(release: str) -> Abi:
+    """What the record of a release is: the headers' declarations, each function exported."""
+    from c_tokenizer import declarations
+
+    cmake = (ROOT / "native" / "CMakeLists.txt").read_text(encoding="utf-8")
+    (number,) = re.findall(r"set\(DCA_ABI (\d+)\)", cmake)
+    abi = described(declarations())
+    abi["symbols"] = [f"{name}@@DCA_{number}" for name in sorted(abi["functions"])]
+    return {"release": release, "abi": int(number), **abi}
+
+
 def main() -> int:
     if sys.argv[1:] != ["--write"]:
         print(__doc__, file=sys.stderr)
         return 2
-    from c_tokenizer import declarations
-
     from dca_runtime.library import library_version
 
-    abi = described(declarations())
-    abi["symbols"] = [f"{name}@@DCA_0" for name in sorted(abi["functions"])]
-    record = {"release": library_version(), "abi": 0, **abi}
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    RECORD.write_text(json.dumps(recorded(library_version()), indent=1) + "\n", encoding="utf-8")
     return 0
 
 

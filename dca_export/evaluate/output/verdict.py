@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from dca_export.evaluate import combined, perplexity, retrieval, sweep
+from dca_export.evaluate import combined, efficiency, perplexity, reach, retrieval, sweep
 from dca_export.evaluate.results import Results
+from dca_export.evaluate.tasks import recall
 
 _FOUND_MOST = 0.9  # from this share on, a model is said to find what is hidden
 
@@ -17,13 +18,14 @@ def verdict(results: Results) -> list[str]:
         return _predictions(combined.predictions(results)) + _finds(combined.retrievals(results))
     if name == "perplexity":
         return _predictions(results)
-    if name in ("passkey", "needle"):
-        return _finds(results)
-    return [f"{name}: time and memory are in the table below."]
+    if name == "recall":
+        return _recalls(results)
+    if name == "efficiency":
+        return _costs(results)
+    return _finds(results)
 
 
 def _predictions(results: Results) -> list[str]:
-    trained = results.header["model"]["context_length"]
     sentences = []
     for entry in perplexity.figures(results):
         if not entry["lengths"]:
@@ -31,13 +33,44 @@ def _predictions(results: Results) -> list[str]:
         last = entry["lengths"][-1]
         shown = perplexity.shown(last["nll"], last["interval"]) + _against(results, last)
         at = f"at {last['length']:,} tokens"
-        if last["length"] <= trained:
-            says = f"reaches perplexity {shown} {at}, within the trained {trained:,}"
-        elif last["risen"]:
-            says = f"fails beyond the trained {trained:,} tokens: perplexity {shown} {at}"
-        else:
-            says = f"still predicts {at}, beyond the trained {trained:,}: perplexity {shown}"
+        says = f"{_says(results, entry['method'], last).format(at=at, shown=shown)}"
         sentences.append(f"{results.label(entry['method'])} {says}.")
+    return sentences + _beside_trained(results)
+
+
+def _says(results: Results, method: str, last: dict[str, Any]) -> str:
+    """What became of the perplexity at the longest length; with places for that length and the figure."""
+    trained = results.header["model"]["context_length"]
+    if last["length"] <= trained:
+        return f"reaches perplexity {{shown}} {{at}}, within the trained {trained:,}"
+    broken = reach.breaks_at(results, method)
+    if broken == 0:
+        return "fails from the first token on: perplexity {shown} {at}"
+    if not last["risen"]:
+        return f"still predicts {{at}}, beyond the trained {trained:,}: perplexity {{shown}}"
+    since = "" if broken is None else f", where it fails from about {broken:,} on"
+    if not last["perplexity"] <= reach.limit(results):
+        return f"fails beyond the trained {trained:,} tokens: perplexity {{shown}} {{at}}{since}"
+    within = perplexity.shown(perplexity.within_trained(results, method))
+    rises = f"rises from perplexity {within} within the trained {trained:,} tokens"
+    return f"{rises} to {{shown}} {{at}}{since}"
+
+
+def _beside_trained(results: Results) -> list[str]:
+    """What long contexts cost beside short ones, on the same text."""
+    sentences = []
+    for method in results.values("method"):
+        length = max(results.values("length", method=method), default=0)
+        found = reach.beside_trained(results, method, length)
+        if found is not None:
+            within, ratio = found
+            first = results.label(results.values("method")[0])
+            low, high = ratio.interval
+            times = f"×{ratio.value:.3f} (95 % confidence: ×{low:.3f} to ×{high:.3f})"
+            sentences.append(
+                f"On the same text, {results.label(method)} in contexts of {length:,} tokens has {times} the "
+                f"perplexity of {first} in contexts of {within:,}."
+            )
     return sentences
 
 
@@ -80,3 +113,47 @@ def _told_apart(results: Results) -> list[str]:
     if not alike:
         return []
     return [f"The trials do not tell {', '.join(alike)} from {results.label(first)} there."]
+
+
+def _recalls(results: Results) -> list[str]:
+    """Of each method and task, at the longest length."""
+    sentences = []
+    length = max(results.values("length"))
+    for entry in recall.figures(results):
+        if entry["length"] == length:
+            low, high = entry["interval"]
+            sentences.append(
+                f"{results.label(entry['method'])} finds {entry['found']:.0%} of what task {entry['task']} "
+                f"asks for in {length:,} tokens: n = {entry['trials']} (95 % confidence: {low:.0%} to "
+                f"{high:.0%})."
+            )
+    return sentences
+
+
+def _costs(results: Results) -> list[str]:
+    """Time and memory at the longest prompt, the others' as multiples of the first method's."""
+    length = max(results.values("length"))
+    entries = [entry for entry in efficiency.figures(results) if entry["length"] == length]
+    if not entries:
+        return []
+    first, *others = entries
+    name = results.label(first["method"])
+    sentences = [
+        f"{name} reads {length:,} tokens in {first['first_token_s']:.2f} s, then decodes "
+        f"{first['decode_tokens_per_s']:,.1f} tokens/s, in {efficiency.memory_mib(first):,.0f} MiB with the "
+        "weights."
+    ]
+    for other in others:
+        time, speed, memory = (
+            get(other) / get(first)
+            for get in (
+                lambda entry: entry["first_token_s"],
+                lambda entry: entry["decode_tokens_per_s"],
+                efficiency.memory_mib,
+            )
+        )
+        sentences.append(
+            f"{results.label(other['method'])} takes ×{time:.2f} that time to the first token, decodes at "
+            f"×{speed:.2f} that speed, and takes ×{memory:.2f} the memory."
+        )
+    return sentences

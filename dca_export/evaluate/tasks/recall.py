@@ -1,7 +1,7 @@
 """Several kinds of retrieval by length: keys, a value among many, a chain of assignments, counting."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from dca_export.errors import InputError
 from dca_export.evaluate import intervals
 from dca_export.evaluate.methods import Method, pairs
 from dca_export.evaluate.results import Cell, CellProgress, Results, Table
-from dca_export.evaluate.retrieval import Answerer, mean_found
+from dca_export.evaluate.retrieval import Answerer, against, difference, interval, shown_difference
 from dca_export.evaluate.tasks.recall_tasks import TASKS, Made
 
 if TYPE_CHECKING:
@@ -49,12 +49,19 @@ class Prompts:
     def __init__(self, model: "Model", seed: int) -> None:
         self._model = model
         self._seed = seed
+        self._last: tuple[Any, tuple[list[int], tuple[str, ...]]] | None = None  # methods ask for the same
 
     def build(self, task: str, length: int, trial: int) -> tuple[list[int], tuple[str, ...]]:
         """Token ids, as many as the task's units fit in ``length``, and the answers.
 
         What is asked depends on task, length, trial and seed. Raises InputError if the task does not fit.
         """
+        asked = (task, length, trial)
+        if self._last is None or self._last[0] != asked:
+            self._last = asked, self._build(*asked)
+        return self._last[1]
+
+    def _build(self, task: str, length: int, trial: int) -> tuple[list[int], tuple[str, ...]]:
         if len(self._ids(self._made(task, length, trial, 1))) > length:
             raise InputError(f"task {task} needs more than {length} tokens")
         low, high = 1, 2
@@ -90,32 +97,58 @@ def score(answer: str, wanted: Sequence[str]) -> float:
 
 
 def tables(results: Results) -> list[Table]:
-    """One row a method and task: mean share by length."""
+    """One row a method and task: mean share by length; and what methods find more than the first one."""
     methods, tasks, lengths = (results.values(name) for name in ("method", "task", "length"))
-    lengths = sorted(lengths)
-    rows = [
-        [f"{method}, {task}", *(_shown(results, method=method, task=task, length=n) for n in lengths)]
-        for task in tasks
-        for method in methods
-    ]
-    return [
-        Table(
-            f"{TITLE} (in brackets: 95 % confidence, %, Wilson)",
-            ["tokens", *(f"{n:,}" for n in lengths)],
-            rows,
+    columns = ["tokens", *(f"{n:,}" for n in sorted(lengths))]
+
+    def rows(names: Sequence[str], shown: Callable[..., str]) -> list[list[str]]:
+        return [
+            [f"{name}, {task}", *(shown(name, task=task, length=n) for n in sorted(lengths))]
+            for task in tasks
+            for name in names
+        ]
+
+    shares = rows(methods, lambda name, **wanted: _shown(results, method=name, **wanted))
+    found = [Table(f"{TITLE} (in brackets: 95 % confidence, %, Wilson{_drawn(results)})", columns, shares)]
+    if len(methods) > 1:
+        more = rows(
+            methods[1:],
+            lambda name, **wanted: shown_difference(difference(results, name, methods[0], **wanted)),
         )
-    ]
+        about = (
+            f"{TITLE}: more than {methods[0]}, %, paired by prompts (in brackets: 95 % confidence; "
+            "≈: not told apart)"
+        )
+        found.append(Table(about, columns, more))
+    return found
+
+
+def _drawn(results: Results) -> str:
+    seed = results.settings.get("seed")
+    return "" if seed is None else f", seed {seed}"
 
 
 def figures(results: Results) -> list[dict[str, Any]]:
-    """One entry a method, task and length, for JSON."""
+    """One entry a method, task and length, for JSON; and what it is more than the first method's, of the same
+    prompts."""
+    methods = results.values("method")
     return [
-        {"method": method, "task": task, "length": length, "trials": len(found)}
-        | {
+        {
+            "method": method,
+            "scheme": results.scheme(method),
+            "seed": results.settings.get("seed"),
+            "task": task,
+            "length": length,
+            "trials": len(found),
             "found": float(np.mean(found)),
-            "interval": list(intervals.wilson(float(np.mean(found)), len(found))),
+            "interval": interval(results, method=method, task=task, length=length),
         }
-        for method in results.values("method")
+        | (
+            {}
+            if method == methods[0]
+            else {"against": against(results, method, methods[0], task=task, length=length)}
+        )
+        for method in methods
         for task in results.values("task")
         for length in sorted(results.values("length"))
         if (found := _found(results, method=method, task=task, length=length))
@@ -123,20 +156,18 @@ def figures(results: Results) -> list[dict[str, Any]]:
 
 
 def draw(results: Results) -> "Figure":
-    """Mean share against length, a line a method and task."""
+    """Mean share against length with its interval, a line a method and task."""
     from dca_export.evaluate.output import plots
 
-    curves = {
-        f"{results.label(method)}, {task}": [
-            (float(length), mean_found(results, method=method, task=task, length=length))
-            for length in sorted(results.values("length"))
-        ]
-        for method in results.values("method")
-        for task in results.values("task")
-    }
+    curves: dict[str, list[tuple[float, float]]] = {}
+    bands: dict[str, list[tuple[float, float, float]]] = {}
+    for entry in figures(results):
+        name, at = f"{results.label(entry['method'])}, {entry['task']}", float(entry["length"])
+        curves.setdefault(name, []).append((at, entry["found"]))
+        bands.setdefault(name, []).append((at, *entry["interval"]))
     head = results.header["model"]
     return plots.lines(
-        curves, x="tokens", y="share found", trained=head["context_length"], title=head["file"], log_y=False
+        curves, x="tokens", y="share found", trained=head["context_length"], title=head["file"], bands=bands
     )
 
 

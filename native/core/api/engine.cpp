@@ -66,7 +66,7 @@ dca_status dca_engine_create(dca_model* model, const dca_engine_options* options
                                         .rope_factor = all.rope_factor,
                                         .one_sequence = false,
                                         .room = "pool",
-                                        .prefill = dca::checked_prefill(all.prefill, all.alpha, all.sparse_from, false)};
+                                        .prefill = dca::checked_prefill(*shared, all.prefill, all.alpha, all.sparse_from, false)};
         *engine = new dca_engine{std::shared_ptr<dca::OwnedEngine>(new dca::OwnedEngine{shared, dca::Engine(*shared, wanted)})};
     });
 }
@@ -98,7 +98,7 @@ dca_status dca_sequence_create(dca_engine* engine, dca_sequence** sequence) {
 dca_status dca_sequence_fork(const dca_sequence* sequence, dca_sequence** fork) {
     return guarded([&] {
         needed(fork, "fork") = nullptr;
-        auto copy = dca::sequence_of(sequence).fork();
+        auto copy = dca::awake_sequence_of(sequence).fork();
         *fork = new dca_sequence{sequence->owned, std::move(copy)};
     });
 }
@@ -112,8 +112,18 @@ const int32_t* dca_sequence_tokens(const dca_sequence* sequence) {
 }
 
 dca_status dca_sequence_truncate(dca_sequence* sequence, uint32_t length) {
-    return guarded([&] { dca::sequence_of(sequence).truncate(length); });
+    return guarded([&] { dca::awake_sequence_of(sequence).truncate(length); });
 }
+
+dca_status dca_sequence_sleep(dca_sequence* sequence) {
+    return guarded([&] { dca::sequence_of(sequence).sleep(); });
+}
+
+dca_status dca_sequence_wake(dca_sequence* sequence) {
+    return guarded([&] { dca::sequence_of(sequence).wake(); });
+}
+
+int dca_sequence_asleep(const dca_sequence* sequence) { return sequence != nullptr && sequence->sequence->asleep() ? 1 : 0; }
 
 dca_status dca_engine_eval(dca_engine* engine, const dca_feed* feeds, size_t n) {
     return guarded([&] { dca::engine_of(engine).eval(dca::feeds_of(feeds, n, true, true)); });
@@ -142,7 +152,7 @@ dca_status dca_engine_sample(dca_engine* engine, const dca_feed* feeds, const dc
 }
 
 dca_status dca_sequence_save(const dca_sequence* sequence, const char* path) {
-    return guarded([&] { dca::save_sequence(dca::sequence_of(sequence), &needed(path, "path")); });
+    return guarded([&] { dca::save_sequence(dca::awake_sequence_of(sequence), &needed(path, "path")); });
 }
 
 dca_status dca_sequence_load(dca_engine* engine, const char* path, dca_sequence** sequence) {

@@ -5,7 +5,9 @@
 #include <new>
 #include <string>
 #include <string_view>
+#include <vector>
 
+#include "core/api/sampling.h"
 #include "core/api/support.h"
 #include "core/error.h"
 #include "core/model.h"
@@ -150,6 +152,26 @@ dca_status dca_session_score(dca_session* session, const int32_t* tokens, size_t
     return guarded([&] {
         if (n != 0) needed(tokens, "tokens");
         needed(session, "session").session.score({tokens, n}, {&needed(nll, "nll"), capacity});
+    });
+}
+
+dca_status dca_session_sample(dca_session* session, const int32_t* tokens, size_t n, int32_t which, const dca_sampling* sampling,
+                              dca_choice* choices) {
+    return guarded([&] {
+        if (n != 0) needed(tokens, "tokens");
+        const dca_logits wanted = dca::checked_logits(which);
+        dca::Session& runs = needed(session, "session").session;
+        if (wanted == DCA_LOGITS_NONE) dca::fail(DCA_ERROR_ARGUMENT, "which is DCA_LOGITS_NONE: nothing is to be chosen");
+        const size_t count = wanted == DCA_LOGITS_ALL ? n : std::min<size_t>(n, 1);
+        needed(choices, "choices");
+        std::vector<dca::SamplingCall> calls(count);
+        std::vector<dca::SampleRequest> requests;
+        for (size_t i = 0; i < count; ++i) {
+            requests.push_back(calls[i].request(needed(sampling, "sampling"), runs.sequence().tokens(), {tokens, n - count + i + 1},
+                                                runs.engine().model().hparams().n_vocab, i));
+        }
+        runs.sample({tokens, n}, requests);
+        for (size_t i = 0; i < count; ++i) choices[i] = calls[i].answer(requests[i]);
     });
 }
 

@@ -46,11 +46,12 @@ dca_status dca_engine_setup(const dca_engine* engine, char* text, size_t capacit
 }
 
 dca_status dca_sequence_read_pages(const dca_sequence* sequence, uint32_t first, uint32_t count, void* pages, size_t bytes) {
-    return guarded([&] { dca::read_pages(dca::sequence_of(sequence), first, count, dca::bytes_at(pages, bytes, "pages")); });
+    return guarded([&] { dca::read_pages(dca::awake_sequence_of(sequence), first, count, dca::bytes_at(pages, bytes, "pages")); });
 }
 
 dca_status dca_sequence_append_pages(dca_sequence* sequence, const int32_t* tokens, size_t n, const void* pages, size_t bytes) {
-    return guarded([&] { dca::append_pages(dca::sequence_of(sequence), dca::tokens_at(tokens, n), dca::bytes_at(pages, bytes, "pages")); });
+    return guarded(
+        [&] { dca::append_pages(dca::awake_sequence_of(sequence), dca::tokens_at(tokens, n), dca::bytes_at(pages, bytes, "pages")); });
 }
 
 dca_status dca_session_setup(const dca_session* session, char* text, size_t capacity, uint64_t* page_bytes) {

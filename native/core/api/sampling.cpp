@@ -35,7 +35,7 @@ void check_range(bool good, const char* name, float value, const char* wanted) {
 }  // namespace
 
 SampleRequest SamplingCall::request(const dca_sampling& sampling, std::span<const int32_t> held, std::span<const int32_t> fed,
-                                    uint32_t n_vocab) {
+                                    uint32_t n_vocab, size_t index) {
     const dca_sampling s = merged(kDefaultSampling, &sampling);
     check_range(s.temperature >= 0.0f && std::isfinite(s.temperature), "temperature", s.temperature, "finite and at least 0");
     check_range(s.top_p > 0.0f && s.top_p <= 1.0f, "top_p", s.top_p, "above 0 and at most 1");
@@ -56,7 +56,7 @@ SampleRequest SamplingCall::request(const dca_sampling& sampling, std::span<cons
         biases_.push_back({token, value});
     }
     if (s.repeat_penalty != 1.0f || s.presence_penalty != 0.0f || s.frequency_penalty != 0.0f) count(held, fed, s.penalty_window);
-    top_ = s.top;
+    top_ = s.top_logprobs == 0 ? nullptr : s.top + index * s.top_logprobs;
 
     SampleRequest request;
     request.temperature = s.temperature;

@@ -58,6 +58,13 @@ inline Sequence& sequence_of(const dca_sequence* handle) {
     return *handle->sequence;
 }
 
+/// The same for what needs its keys and values.
+inline Sequence& awake_sequence_of(const dca_sequence* handle) {
+    Sequence& sequence = sequence_of(handle);
+    sequence.settle();
+    return sequence;
+}
+
 /// A struct of this API, of whatever version, is a number of whole words: a size in between would cut a pointer in two.
 inline bool plausible_size(size_t size) noexcept { return size >= sizeof(size_t) && size <= 4096 && size % sizeof(size_t) == 0; }
 

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/backend/batch.h"
+#include "core/backend/cache_type.h"
 #include "core/backend/column_squares.h"
 #include "core/backend/device_name.h"
 #include "core/hparams.h"
@@ -50,7 +51,31 @@ public:
     /// A page to or from host memory of page_bytes(). What lies past its first `tokens` tokens is written as zeros.
     virtual void save_page(uint32_t page, uint32_t tokens, std::byte* out) const = 0;
     virtual void load_page(uint32_t page, const std::byte* in) = 0;
+
+    /// Pages that leave for host memory and come back, while steps go on with others (core/engine/sleep.h): memory that is
+    /// quick to copy to, and copies of page_bytes() a page, in an order of their own, that have a number each. They come to pass
+    /// in the order of their numbers; `memory` and the pages are theirs until then.
+    virtual std::shared_ptr<std::byte> host_memory(uint64_t bytes) const;
+    virtual uint64_t start_saving(std::span<const uint32_t> pages, std::byte* memory) = 0;
+    virtual uint64_t start_loading(std::span<const uint32_t> pages, const std::byte* memory) = 0;
+    /// Whether that copy and those before it have come to pass; they have if it `waits`.
+    virtual bool copied(uint64_t number, bool waits) {
+        static_cast<void>(number), static_cast<void>(waits);
+        return true;
+    }
+
+    /// What else a page that is not full takes in a file, behind it: what the step that goes on with it reads more finely.
+    virtual uint64_t tail_bytes() const { return 0; }
+    virtual void save_tail(uint32_t page, uint32_t tokens, std::byte* out) const {
+        static_cast<void>(page), static_cast<void>(tokens), static_cast<void>(out);
+    }
+    virtual void load_tail(uint32_t page, const std::byte* in) { static_cast<void>(page), static_cast<void>(in); }
 };
+
+inline std::shared_ptr<std::byte> KvCache::host_memory(uint64_t bytes) const {
+    const std::shared_ptr<std::byte[]> memory(new std::byte[bytes]);
+    return {memory, memory.get()};
+}
 
 /// Steps over one cache, with their activations and work space: run a batch, then logits, score or sample where something is
 /// wanted of it, then end.
@@ -71,7 +96,7 @@ public:
     /// What the log-likelihoods of targets[i] after row i of those kept follow from, one target a row, to host memory.
     virtual void score(std::span<const int32_t> targets, TokenScore* out) = 0;
 
-    /// Answers the requests, one a row kept (core/backend/sampling.h). Of several ranks, rank 0 does.
+    /// Answers the requests, one a row kept (core/backend/sampling.h). Of several ranks each does some.
     virtual void sample(std::span<SampleRequest* const> requests) = 0;
 
     /// From here on adds what flows into every matrix to `squares` (core/backend/column_squares.h), which outlives this.
@@ -107,6 +132,26 @@ struct EngineSpec {
     RankLink link = {};            // to the other ranks, where the model is shared
 };
 
+/// Why no backend keeps heads of this size in q4; empty if they do.
+inline std::string refuses_q4(uint32_t head_dim) {
+    if (head_dim % 32 == 0) return {};
+    return "a q4 cache takes head sizes that are multiples of 32, this model's is " + std::to_string(head_dim) + "; use cache_type q8";
+}
+
+/// What the caches of fewer bits than `type`'s would hold, for messages that say how many tokens fit: fitting(type) each. Empty if
+/// there are none for such an engine.
+template <class Fitting>
+std::string smaller_caches(const EngineSpec& spec, uint32_t head_dim, Fitting fitting) {
+    std::string text;
+    const auto add = [&](dca_cache_type type, const char* name) {
+        text += (text.empty() ? ", or " : ", ") + std::to_string(fitting(type)) + (text.empty() ? " with cache_type " : " with ") + name;
+    };
+    const bool codes = holds_codes(static_cast<CacheType>(spec.cache_type));
+    if (!codes) add(DCA_CACHE_Q8, "q8");
+    if (spec.cache_type != DCA_CACHE_Q4 && spec.link.exchange == nullptr && refuses_q4(head_dim).empty()) add(DCA_CACHE_Q4, "q4");
+    return text;
+}
+
 /// A model made ready on one machine; shared by its engines.
 class Backend {
 public:
@@ -122,7 +167,8 @@ public:
     /// Why this machine cannot run an engine with these, in one line; empty if it can.
     virtual std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const {
         if (prefill.sparse) return "sparse prefill runs on the CPU only so far; use prefill dense, or the device cpu";
-        if (cache == DCA_CACHE_Q4) return "a q4 cache is for the CPU only so far; use cache_type q8, or the device cpu";
+        if (prefill.stated != nullptr) return "stated budgets run on the CPU only so far; use prefill dense, or the device cpu";
+        static_cast<void>(cache);
         return {};
     }
     /// Throws a memory error that names the tokens that would fit, before anything large is allocated.

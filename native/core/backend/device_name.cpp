@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <charconv>
 #include <optional>
+#include <utility>
 
 #include "core/error.h"
 
@@ -31,8 +32,9 @@ public:
             unknown();
         }
         std::string_view kind = next('/');
-        if (const std::optional<int> ranks = number<int>(kind)) {
+        if (const std::optional<int> ranks = number<int>(kind.substr(0, kind.find('=')))) {
             ranks_on_one(*ranks);
+            if (const size_t equals = kind.find('='); equals != std::string_view::npos) shares_on_one(kind.substr(equals + 1));
             kind = next('/');
         }
         device_.by_layers = kind == "layers";
@@ -69,24 +71,35 @@ private:
             fail(DCA_ERROR_ARGUMENT, "device is ", name_, ", which is ", ranks, " ranks, must be 1 to ", kMostRanks);
     }
 
+    /// Calls visit(part) for what stands between commas.
+    template <class Visit>
+    static void each_part(std::string_view list, Visit&& visit) {
+        for (size_t begin = 0; begin <= list.size();) {
+            const size_t end = std::min(list.find(',', begin), list.size());
+            visit(list.substr(begin, end - begin));
+            begin = end + 1;
+        }
+    }
+
+    float share(std::string_view digits) const {
+        const std::optional<float> share = number<float>(digits);
+        if (!share || !(*share > 0.0f && *share <= kMostShare))
+            fail(DCA_ERROR_ARGUMENT, "device is ", name_, ", a card's share must be a number above 0 and at most 1e6: cuda:0=3,1=1");
+        return *share;
+    }
+
     /// "0,1" or "0=3,1=1".
     void cards(std::string_view list) {
         device_.shares.clear();
-        for (size_t begin = 0; begin <= list.size();) {
-            const size_t end = std::min(list.find(',', begin), list.size());
-            const std::string_view part = list.substr(begin, end - begin);
+        each_part(list, [this](std::string_view part) {
             const size_t equals = part.find('=');
             const std::optional<int> card = number<int>(part.substr(0, equals));
             if (!card || *card < 0) unknown();
             if (std::ranges::count(device_.cards, *card) != 0)
                 fail(DCA_ERROR_ARGUMENT, "device is ", name_, ", which names card ", *card, " twice; name each card once");
-            const std::optional<float> share = equals == std::string_view::npos ? 1.0f : number<float>(part.substr(equals + 1));
-            if (!share || !(*share > 0.0f && *share <= kMostShare))
-                fail(DCA_ERROR_ARGUMENT, "device is ", name_, ", a card's share must be a number above 0 and at most 1e6: cuda:0=3,1=1");
             device_.cards.push_back(*card);
-            device_.shares.push_back(*share);
-            begin = end + 1;
-        }
+            device_.shares.push_back(equals == std::string_view::npos ? 1.0f : share(part.substr(equals + 1)));
+        });
         check_ranks(device_.ranks());
     }
 
@@ -95,6 +108,17 @@ private:
         check_ranks(ranks);
         device_.shares.assign(static_cast<size_t>(ranks), 1.0f);
         if (device_.kind == DeviceName::Kind::Cuda) device_.cards.resize(device_.shares.size(), device_.cards.front());
+    }
+
+    /// "3,1" behind the number of ranks on one device.
+    void shares_on_one(std::string_view list) {
+        std::vector<float> shares;
+        each_part(list, [&](std::string_view part) { shares.push_back(share(part)); });
+        if (shares.size() != device_.shares.size()) {
+            fail(DCA_ERROR_ARGUMENT, "device is ", name_, ", which has ", shares.size(), " shares for ", device_.ranks(),
+                 " ranks; give each rank one: cpu/2=3,1");
+        }
+        device_.shares = std::move(shares);
     }
 
     std::string_view name_, rest_;

@@ -2,7 +2,7 @@
 //
 // Several cards share every matrix, or with "/layers" each has some of the layers; "cuda:0=3,1" gives the first three times
 // as much. For tests, which have one card or none, "/N" makes N ranks on one device share a model as N cards would: "cpu/2",
-// "cuda:0/2/layers".
+// "cuda:0/2/layers", unequally "cpu/2=3,1".
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Conversions between f32 and the two 16-bit floats of GGUF files, as bit patterns.
+// Conversions between f32 and the 16-bit floats of GGUF files, as bit patterns, and MXFP4's scales.
 //
 // Always inlined: translation units compiled for different instruction sets include this file,
 // and the linker must not hand one unit's copy of a function to another.
@@ -46,6 +46,11 @@ namespace dca {
     const uint32_t bits = std::bit_cast<uint32_t>(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);
     return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+
+/// MXFP4's scale 2^(e - 128), also where that is below the smallest normal number; a bfloat16 holds each.
+[[gnu::always_inline]] constexpr inline float mxfp4_scale(uint8_t e) noexcept {
+    return std::bit_cast<float>(e < 2 ? 0x00200000u << e : static_cast<uint32_t>(e - 1) << 23);
 }
 
 }  // namespace dca

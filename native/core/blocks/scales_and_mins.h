@@ -1,9 +1,11 @@
-// Unpacking the scales of the K formats.
+// Unpacking the 6-bit scales of the formats of super-blocks.
 //
 // Internal linkage on purpose: units compiled for different instruction sets include this file.
 #pragma once
 
 #include <cstdint>
+
+#include "core/blocks/layouts.h"
 
 namespace dca {
 namespace {
@@ -21,6 +23,12 @@ struct ScalesAndMins {
         }
     }
 };
+
+/// The scale of sub-block j, -32 ... 31.
+[[gnu::always_inline]] inline int iq4_xs_scale(const BlockIQ4_XS& block, int j) {
+    const int low = block.scales_l[j / 2] >> 4 * (j % 2) & 15, high = block.scales_h >> 2 * j & 3;
+    return (low | high << 4) - 32;
+}
 
 }  // namespace
 }  // namespace dca

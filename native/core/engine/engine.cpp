@@ -9,6 +9,7 @@
 namespace dca {
 
 Sequence::~Sequence() {
+    if (asleep_ != nullptr && asleep_->coming) static_cast<void>(engine_.cache_->copied(asleep_->number, true));
     for (const uint32_t page : pages_) engine_.pool_.release(page);
 }
 
@@ -33,6 +34,7 @@ public:
     Reservation(Engine& engine, std::span<const Feed> feeds) : Reservation(Nothing{}, engine, feeds) {
         uint64_t wanted = 0;
         for (const Feed& feed : feeds) wanted += pages_wanted(feed);
+        engine.await_free(wanted);
         if (wanted > engine.pool_.free()) {
             fail(DCA_ERROR_CONTEXT, "the ", engine.room_, " holds ", engine.tokens_, " tokens, ", engine.tokens_used(),
                  " are in use and room for ", wanted * kPageTokens, " more is wanted (in pages of ", kPageTokens,
@@ -145,9 +147,9 @@ Engine::Engine(Model& model, const EngineOptions& options)
              " tokens (a page has one mean key on each side of ", "a border), the scheme's chunk_size is ", scheme_.chunk_size,
              "; use prefill dense");
     }
-    if (prefill_.sparse && scheme_.moves()) {
-        fail(DCA_ERROR_UNSUPPORTED,
-             "sparse prefill takes dca or plain attention, not a border that moves with the query; use prefill dense");
+    if (prefill_.chooses() && scheme_.moves()) {
+        fail(DCA_ERROR_UNSUPPORTED, "prefill ", prefill_.sparse ? "sparse" : "stated",
+             " takes dca or plain attention, not a border that moves with the query; use prefill dense");
     }
     if (options.rope == DCA_ROPE_DYNAMIC && !options.one_sequence) {
         fail(DCA_ERROR_UNSUPPORTED, "dynamic NTK's base follows from the length a session is made for, and sequences of an engine have ",
@@ -177,9 +179,21 @@ Engine::Engine(Model& model, const EngineOptions& options)
     pool_ = PagePool(pages_for(tokens_));
 }
 
-PrefillSpec checked_prefill(int32_t prefill, float alpha, uint32_t from, bool record) {
+Engine::~Engine() {
+    for (const Leaving& leaving : leaving_) static_cast<void>(cache_->copied(leaving.number, true));
+}
+
+PrefillSpec checked_prefill(const Model& model, int32_t prefill, float alpha, uint32_t from, bool record) {
     if (prefill == DCA_PREFILL_DENSE) return {};
-    if (prefill != DCA_PREFILL_SPARSE) fail(DCA_ERROR_ARGUMENT, "prefill is ", prefill, ", must be one of dca_prefill (0 to 1)");
+    if (prefill == DCA_PREFILL_STATED) {
+        const Hparams& h = model.hparams();
+        if (h.budgets.heads.empty()) {
+            fail(DCA_ERROR_UNSUPPORTED, "prefill stated takes a file that states budgets (", h.architecture,
+                 ".attention.budget.columns), this one states none; use prefill dense or sparse");
+        }
+        return {.from = h.budgets.from, .record = record, .stated = &h.budgets};
+    }
+    if (prefill != DCA_PREFILL_SPARSE) fail(DCA_ERROR_ARGUMENT, "prefill is ", prefill, ", must be one of dca_prefill (0 to 2)");
     if (!(alpha >= 0.0f && alpha <= 1.0f)) fail(DCA_ERROR_ARGUMENT, "alpha of sparse prefill is ", alpha, ", must be from 0 to 1");
     return {.sparse = true, .alpha = alpha, .from = from, .record = record};
 }
@@ -244,6 +258,7 @@ void Engine::check(std::span<const Feed> feeds, size_t least) const {
 void Engine::run(std::span<const Feed> feeds, const Wanted& wanted, const Read& read) {
     uint64_t total = 0, done = 0;
     for (const Feed& feed : feeds) total += feed.tokens.size();
+    for (const Feed& feed : feeds) feed.sequence->settle();
     Reservation reservation(*this, feeds);
     std::vector<Piece> pieces;
     std::vector<Slice> slices;
@@ -253,7 +268,7 @@ void Engine::run(std::span<const Feed> feeds, const Wanted& wanted, const Read& 
         for (uint32_t room = executor_->max_rows(); room != 0 && next.feed < feeds.size() && slices.size() < executor_->max_slices();) {
             const Feed& feed = feeds[next.feed];
             next.count = std::min<size_t>(room, feed.tokens.size() - next.first);
-            // What a prompt ends with asks about all of it, so it reads all of it.
+            // What a prompt ends with asks about all of it, so it reads all of it; unless the file states what it reads.
             const bool asks = wanted({next.feed, 0, feed.tokens.size()}) != 0;
             const uint32_t length = feed.sequence->length() + static_cast<uint32_t>(feed.tokens.size());
             pieces.push_back(next);
@@ -261,7 +276,7 @@ void Engine::run(std::span<const Feed> feeds, const Wanted& wanted, const Read& 
                               .start = feed.sequence->length() + static_cast<uint32_t>(next.first),
                               .tokens = feed.tokens.subspan(next.first, next.count),
                               .wanted = wanted(next),
-                              .sparse_end = asks ? length - std::min(length, kDenseTail) : length});
+                              .sparse_end = asks && prefill_.sparse ? length - std::min(length, kDenseTail) : length});
             room -= static_cast<uint32_t>(next.count);
             done += next.count;
             next.first += next.count;
@@ -337,14 +352,16 @@ void Engine::score(std::span<const Feed> feeds) {
 void Engine::sample(std::span<const Feed> feeds, std::span<SampleRequest> requests) {
     check(feeds, 1);
     const auto wanted = [&](const Piece& piece) -> uint32_t {
-        return piece.first + piece.count == feeds[piece.feed].tokens.size() ? 1 : 0;
+        const Feed& feed = feeds[piece.feed];
+        if (feed.which == DCA_LOGITS_ALL) return static_cast<uint32_t>(piece.count);
+        return piece.first + piece.count == feed.tokens.size() ? 1 : 0;
     };
-    for (size_t i = 0; i < feeds.size(); ++i) requests[i].position = uint64_t{feeds[i].sequence->length()} + feeds[i].tokens.size();
     std::vector<SampleRequest*> rows;
+    SampleRequest* next = requests.data();  // pieces come in the order of feeds and their tokens
     run(feeds, wanted, [&](std::span<const Piece> pieces) {
         rows.clear();
         for (const Piece& piece : pieces) {
-            if (wanted(piece) != 0) rows.push_back(&requests[piece.feed]);
+            for (uint32_t row = 0; row < wanted(piece); ++row) rows.push_back(next++);
         }
         executor_->sample(rows);
     });

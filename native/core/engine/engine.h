@@ -5,6 +5,7 @@
 // gets a copy first.
 #pragma once
 
+#include <deque>
 #include <functional>
 #include <memory>
 #include <span>
@@ -14,6 +15,7 @@
 #include "core/backend/backend.h"
 #include "core/model.h"
 #include "core/engine/page_pool.h"
+#include "core/engine/sleep.h"
 #include "core/rope.h"
 #include "core/backend/sampling.h"
 #include "core/positions/scheme.h"
@@ -43,10 +45,21 @@ public:
     /// Forgets the tokens from index `length` on, and gives back pages that hold none.
     void truncate(uint32_t length);
 
+    /// Its keys and values leave for host memory, and its pages are free when they have left: steps of others may run
+    /// meanwhile. Nothing if it sleeps already.
+    void sleep();
+    /// The way back, which takes pages; steps of others may run meanwhile. Throws a context error, and sleeps on, where the pool
+    /// has too few. Nothing if it is awake.
+    void wake();
+    /// Awake, with all keys and values in place.
+    void settle();
+    bool asleep() const noexcept { return asleep_ != nullptr && !asleep_->coming; }
+
     /// Exchanges what two sequences of one engine hold.
     void swap(Sequence& other) noexcept {
         pages_.swap(other.pages_);
         tokens_.swap(other.tokens_);
+        asleep_.swap(other.asleep_);
     }
 
 private:
@@ -55,6 +68,7 @@ private:
     Engine& engine_;
     std::vector<uint32_t> pages_;
     std::vector<int32_t> tokens_;
+    std::unique_ptr<Asleep> asleep_;  // from sleep() until settle()
 };
 
 /// Tokens to append to a sequence, and where what follows from them goes.
@@ -82,12 +96,13 @@ struct EngineOptions {
     PrefillSpec prefill;
 };
 
-/// What the options of sessions and engines say of prefill, checked.
-PrefillSpec checked_prefill(int32_t prefill, float alpha, uint32_t from, bool record);
+/// What the options of sessions and engines say of prefill, checked; it refers to budgets that are the model's.
+PrefillSpec checked_prefill(const Model& model, int32_t prefill, float alpha, uint32_t from, bool record);
 
 class Engine {
 public:
     Engine(Model& model, const EngineOptions& options);
+    ~Engine();
 
     /// Appends every feed's tokens in as few steps as hold their rows, and writes the logits asked for. All or nothing:
     /// where it throws, every sequence is as before.
@@ -96,7 +111,8 @@ public:
     /// out[i] of every feed = -log p(tokens[i + 1] | everything up to tokens[i]); at least two tokens each.
     void score(std::span<const Feed> feeds);
 
-    /// Appends like eval, then chooses the token that follows each (core/backend/sampling.h); `requests` matches `feeds`.
+    /// Appends like eval, then chooses what follows (core/backend/sampling.h): each feed's last token, or every token of one
+    /// with DCA_LOGITS_ALL. `requests` are those of the first feed, then of the next.
     void sample(std::span<const Feed> feeds, std::span<SampleRequest> requests);
 
     /// Counts what flows into every matrix from here on; throws where the backend cannot.
@@ -137,6 +153,8 @@ private:
     class Reservation;
 
     void check(std::span<const Feed> feeds, size_t least) const;
+    /// Waits for pages that leave for host memory until `pages` are free, or none leaves.
+    void await_free(uint64_t pages);
     /// Runs the feeds' tokens. wanted(feed, first, count) says how many of a piece's last rows are read, read(slices' feeds)
     /// reads them after each step.
     struct Piece {
@@ -159,6 +177,7 @@ private:
     const char* room_;
     PagePool pool_;
     std::unique_ptr<KvCache> cache_;
+    std::deque<Leaving> leaving_;                                                 // in the order of their copies
     std::unique_ptr<ColumnSquares> squares_ = std::make_unique<ColumnSquares>();  // outlives the executor
     std::unique_ptr<Executor> executor_;
 };

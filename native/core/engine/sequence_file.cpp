@@ -29,7 +29,10 @@ constexpr std::string_view kMagic = "DCAKV\r\n\2";
 constexpr uint64_t kMostHeader = 4096;
 
 // What each checksum is of is part of it, so that whole parts cannot change places.
-enum Part : uint64_t { header_part = 1, tokens_part = 2, first_page_part = 16 };
+enum Part : uint64_t { header_part = 1, tokens_part = 2, tail_part = 3, first_page_part = 16 };
+
+/// What a cache keeps of the page that a sequence of so many tokens ends in, besides the page.
+uint64_t tail_bytes(Engine& engine, uint32_t tokens) { return tokens % kPageTokens == 0 ? 0 : engine.cache().tail_bytes(); }
 
 std::string header_text(Engine& engine, uint32_t tokens) { return setup_text(engine) + "tokens " + std::to_string(tokens) + "\n"; }
 
@@ -118,6 +121,11 @@ void save_sequence(const Sequence& sequence, const std::string& path) {
         engine.cache().save_page(sequence.pages()[i], std::min(kPageTokens, sequence.length() - i * kPageTokens), page.data());
         write_checked(file, page, first_page_part + i);
     }
+    if (const uint64_t bytes = tail_bytes(engine, sequence.length()); bytes != 0) {
+        page.resize(bytes);
+        engine.cache().save_tail(sequence.pages().back(), sequence.length() % kPageTokens, page.data());
+        write_checked(file, page, tail_part);
+    }
     file.finish();
 }
 
@@ -129,7 +137,9 @@ std::unique_ptr<Sequence> load_sequence(Engine& engine, const std::string& path)
     Reader reader(file.get(), path);
     const uint32_t tokens = read_header(engine, reader, path);
     const uint64_t pages = pages_for(tokens);
-    const uint64_t rest = uint64_t{tokens} * sizeof(int32_t) + sizeof(uint64_t) + pages * (engine.cache().page_bytes() + sizeof(uint64_t));
+    const uint64_t tail = tail_bytes(engine, tokens);
+    const uint64_t rest = uint64_t{tokens} * sizeof(int32_t) + sizeof(uint64_t) + pages * (engine.cache().page_bytes() + sizeof(uint64_t)) +
+                          (tail != 0 ? tail + sizeof(uint64_t) : 0);
     const off_t here = ::lseek(file.get(), 0, SEEK_CUR);
     if (static_cast<uint64_t>(status.st_size - here) != rest) {
         fail(DCA_ERROR_FORMAT, path, ": damaged: ", tokens, " tokens take ", rest, " bytes after the header, the file has ",
@@ -146,6 +156,12 @@ std::unique_ptr<Sequence> load_sequence(Engine& engine, const std::string& path)
         reader.read(page);
         reader.check_sum(checksum(page, first_page_part + i), "keys and values");
         engine.cache().load_page(sequence->pages()[i], page.data());
+    }
+    if (tail != 0) {
+        page.resize(tail);
+        reader.read(page);
+        reader.check_sum(checksum(page, tail_part), "keys and values");
+        engine.cache().load_tail(sequence->pages().back(), page.data());
     }
     return sequence;
 }

@@ -7,7 +7,7 @@ namespace dca {
 
 namespace {
 
-EngineOptions engine_options(const dca_session_options& options) {
+EngineOptions engine_options(const Model& model, const dca_session_options& options) {
     return {.tokens = options.context,
             .attention = options.attention,
             .scheme = options.scheme,
@@ -21,12 +21,12 @@ EngineOptions engine_options(const dca_session_options& options) {
             .rope_factor = options.rope_factor,
             .one_sequence = true,
             .room = "context",
-            .prefill = checked_prefill(options.prefill, options.alpha, options.sparse_from, options.record_selection != 0)};
+            .prefill = checked_prefill(model, options.prefill, options.alpha, options.sparse_from, options.record_selection != 0)};
 }
 
 }  // namespace
 
-Session::Session(Model& model, const dca_session_options& options) : engine_(model, engine_options(options)), sequence_(engine_) {}
+Session::Session(Model& model, const dca_session_options& options) : engine_(model, engine_options(model, options)), sequence_(engine_) {}
 
 void Session::eval(std::span<const int32_t> tokens, dca_logits which, std::span<float> logits) {
     const Feed feed{&sequence_, tokens, which, logits};
@@ -36,6 +36,11 @@ void Session::eval(std::span<const int32_t> tokens, dca_logits which, std::span<
 void Session::score(std::span<const int32_t> tokens, std::span<float> nll) {
     const Feed feed{&sequence_, tokens, DCA_LOGITS_NONE, nll};
     engine_.score({&feed, 1});
+}
+
+void Session::sample(std::span<const int32_t> tokens, std::span<SampleRequest> requests) {
+    const Feed feed{&sequence_, tokens, requests.size() == tokens.size() ? DCA_LOGITS_ALL : DCA_LOGITS_LAST, {}};
+    engine_.sample({&feed, 1}, requests);
 }
 
 void Session::load(const std::string& path) {

@@ -16,6 +16,8 @@ public:
 
     void eval(std::span<const int32_t> tokens, dca_logits which, std::span<float> logits);
     void score(std::span<const int32_t> tokens, std::span<float> nll);
+    /// Appends, then answers the requests: what follows the last token, or, where there are as many, each of them.
+    void sample(std::span<const int32_t> tokens, std::span<SampleRequest> requests);
     void truncate(uint32_t length) { sequence_.truncate(length); }
 
     /// How many tokens from the start both sessions give the very same keys and values (Engine::exact_prefix).

@@ -36,6 +36,8 @@ std::vector<std::string> setup_lines(Engine& engine) {
     line("rope ", frequencies.value());
     if (const PrefillSpec& prefill = engine.prefill(); prefill.sparse) {
         line("prefill sparse alpha ", std::bit_cast<uint32_t>(prefill.alpha), " from ", prefill.from);
+    } else if (prefill.stated != nullptr) {
+        line("prefill stated");
     } else {
         line("prefill dense");
     }

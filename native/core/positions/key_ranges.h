@@ -173,6 +173,33 @@ struct TileWalk {
         return true;
     }
 
+    /// Tiles of the current range behind the current one.
+    DCA_HOST_DEVICE uint32_t left_in_range() const { return key / kTileKeys - range_begin / kTileKeys; }
+
+    /// As next(), `tiles` times; there must be so many.
+    DCA_HOST_DEVICE void skip(uint32_t tiles) {
+        while (tiles > left_in_range()) {
+            tiles -= left_in_range() + 1;
+            ++range_index;
+            enter();
+        }
+        if (tiles == 0) return;
+        key -= tiles * kTileKeys;
+        entered = false;
+    }
+
+    /// The current tile and all that follow it.
+    DCA_HOST_DEVICE uint32_t left() const {
+        TileWalk rest = *this;
+        uint32_t tiles = rest.left_in_range() + 1;
+        while (!rest.in_last_range()) {
+            ++rest.range_index;
+            rest.enter();
+            tiles += rest.left_in_range() + 1;
+        }
+        return tiles;
+    }
+
 private:
     DCA_HOST_DEVICE bool nothing_seen(Range of) const {
         const KeyRange keys = key_range(scheme, chunk, of, queries_end);

@@ -4,6 +4,7 @@
 
 #include "core/ranks/group.h"
 #include "core/ranks/group_cache.h"
+#include "core/ranks/prefill_record.h"
 #include "core/ranks/shard.h"
 
 namespace dca {
@@ -12,7 +13,8 @@ namespace {
 
 class ChainExecutor final : public Executor {
 public:
-    explicit ChainExecutor(std::vector<std::unique_ptr<Executor>> ranks) : ranks_(std::move(ranks)) {}
+    ChainExecutor(const Hparams& hparams, const std::vector<Run>& layers, std::vector<std::unique_ptr<Executor>> ranks)
+        : hparams_(hparams), layers_(layers), ranks_(std::move(ranks)) {}
     ~ChainExecutor() override {
         // Each reads from the one before it.
         while (!ranks_.empty()) ranks_.pop_back();
@@ -40,7 +42,18 @@ public:
         for (const auto& rank : ranks_) rank->end();
     }
 
+    void density(std::span<float> out) const override { gather_density(records(), hparams_.n_heads, out); }
+    std::vector<uint32_t> selection() const override { return gather_selection(records()); }
+
 private:
+    std::vector<RankRecord> records() const {
+        std::vector<RankRecord> records;
+        for (size_t rank = 0; rank < ranks_.size(); ++rank) records.push_back({*ranks_[rank], layers_[rank], {0, hparams_.n_heads}});
+        return records;
+    }
+
+    const Hparams& hparams_;
+    const std::vector<Run>& layers_;  // by rank, as the executors
     std::vector<std::unique_ptr<Executor>> ranks_;
 };
 
@@ -63,7 +76,8 @@ public:
         return bytes;
     }
     std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const override {
-        if (prefill.sparse) return "sparse prefill runs on one device only so far; use prefill dense, or the device cpu";
+        if (prefill.stated != nullptr) return "stated budgets run on one device only so far; use prefill dense, or the device cpu";
+        if (cache == DCA_CACHE_Q4) return "a q4 cache is for one device only so far; use cache_type q8, or the device cpu";
         return backends_.front()->refuses(prefill, cache);
     }
 
@@ -79,7 +93,8 @@ public:
             caches.push_back({std::move(made.cache), parts_[rank], {0, hparams_.n_kv_heads}});
             executors.push_back(std::move(made.executor));
         }
-        return {std::make_unique<GroupCache>(hparams_, std::move(caches)), std::make_unique<ChainExecutor>(std::move(executors))};
+        return {std::make_unique<GroupCache>(hparams_, std::move(caches)),
+                std::make_unique<ChainExecutor>(hparams_, parts_, std::move(executors))};
     }
 
 private:

@@ -22,6 +22,10 @@ public:
     uint32_t ranks() const noexcept { return static_cast<uint32_t>(vocabulary_.size() - 1); }
     uint32_t n_vocab() const noexcept { return vocabulary_.back(); }
     uint32_t first_token(uint32_t rank) const noexcept { return vocabulary_[rank]; }
+    /// Of so many rows of logits, a rank chooses the tokens of those from its first one to the next rank's first one.
+    uint32_t first_row(uint32_t rank, uint32_t rows) const noexcept {
+        return static_cast<uint32_t>((uint64_t{rows} * rank + ranks() - 1) / ranks());
+    }
 
     /// All ranks' executors are made.
     virtual void connect() {}

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/ranks/group_cache.h"
+#include "core/ranks/prefill_record.h"
 #include "core/ranks/threads.h"
 #include "core/ranks/shard.h"
 #include "core/error.h"
@@ -35,8 +36,9 @@ Turn& turn() {
 /// A step on all ranks at once.
 class GroupExecutor final : public Executor {
 public:
-    GroupExecutor(RankThreads& threads, std::unique_ptr<Exchange> exchange, std::vector<std::unique_ptr<Executor>> ranks)
-        : threads_(threads), exchange_(std::move(exchange)), ranks_(std::move(ranks)) {}
+    GroupExecutor(const Hparams& hparams, const std::vector<RankPart>& parts, RankThreads& threads, std::unique_ptr<Exchange> exchange,
+                  std::vector<std::unique_ptr<Executor>> ranks)
+        : hparams_(hparams), parts_(parts), threads_(threads), exchange_(std::move(exchange)), ranks_(std::move(ranks)) {}
     ~GroupExecutor() override {
         const std::lock_guard lock(turn().mutex);
         exchange_->settle();
@@ -87,7 +89,16 @@ public:
         on_all([&](uint32_t rank) { ranks_[rank]->end(); });
     }
 
+    void density(std::span<float> out) const override { gather_density(records(), hparams_.n_heads, out); }
+    std::vector<uint32_t> selection() const override { return gather_selection(records()); }
+
 private:
+    std::vector<RankRecord> records() const {
+        std::vector<RankRecord> records;
+        for (size_t rank = 0; rank < ranks_.size(); ++rank) records.push_back({*ranks_[rank], {0, hparams_.n_layers}, parts_[rank].heads});
+        return records;
+    }
+
     uint32_t least(uint32_t (Executor::*of)() const) const {
         uint32_t least = UINT32_MAX;
         for (const auto& rank : ranks_) least = std::min(least, (rank.get()->*of)());
@@ -112,6 +123,8 @@ private:
         }
     }
 
+    const Hparams& hparams_;
+    const std::vector<RankPart>& parts_;  // by rank, as the executors
     RankThreads& threads_;
     std::unique_ptr<Exchange> exchange_;
     std::vector<std::unique_ptr<Executor>> ranks_;
@@ -148,7 +161,8 @@ public:
     }
 
     std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const override {
-        if (prefill.sparse) return "sparse prefill runs on one device only so far; use prefill dense, or the device cpu";
+        if (prefill.stated != nullptr) return "stated budgets run on one device only so far; use prefill dense, or the device cpu";
+        if (cache == DCA_CACHE_Q4) return "a q4 cache is for one device only so far; use cache_type q8, or the device cpu";
         return backends_.front()->refuses(prefill, cache);
     }
 
@@ -157,11 +171,22 @@ public:
         for (const RankPart& part : parts_) vocabulary.push_back(part.vocabulary.end());
         std::unique_ptr<Exchange> exchange = machine_.make_exchange(std::move(vocabulary));
         std::vector<Parts> made(parts_.size());
+        std::vector<std::optional<RoomError>> refused(parts_.size());
         threads_.run([&](uint32_t rank) {
             EngineSpec own = spec;
             own.link = {.rank = rank, .exchange = exchange.get()};
-            made[rank] = backends_[rank]->make_engine(std::move(own));
+            try {
+                made[rank] = backends_[rank]->make_engine(std::move(own));
+            } catch (const RoomError& error) {
+                refused[rank] = error;
+            }
         });
+        // There is room for what the smallest of them has room for.
+        std::optional<RoomError> least;
+        for (const std::optional<RoomError>& error : refused) {
+            if (error && (!least || error->tokens() < least->tokens())) least = error;
+        }
+        if (least) throw *least;
         exchange->connect();
         std::vector<GroupCache::Part> caches;
         std::vector<std::unique_ptr<Executor>> executors;
@@ -170,7 +195,7 @@ public:
             executors.push_back(std::move(made[rank].executor));
         }
         return {std::make_unique<GroupCache>(hparams_, std::move(caches)),
-                std::make_unique<GroupExecutor>(threads_, std::move(exchange), std::move(executors))};
+                std::make_unique<GroupExecutor>(hparams_, parts_, threads_, std::move(exchange), std::move(executors))};
     }
 
 private:

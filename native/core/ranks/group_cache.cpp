@@ -3,7 +3,17 @@
 #include <cstring>
 #include <utility>
 
+#include "core/error.h"
+
 namespace dca {
+
+namespace {
+
+[[noreturn]] void refuse_sleep() {
+    fail(DCA_ERROR_UNSUPPORTED, "sequences sleep on one device only so far, this model is on several; save them to a file instead");
+}
+
+}  // namespace
 
 GroupCache::GroupCache(const Hparams& hparams, std::vector<Part> parts)
     : n_layers_(hparams.n_layers), n_kv_heads_(hparams.n_kv_heads), parts_(std::move(parts)) {}
@@ -55,5 +65,9 @@ void GroupCache::load_page(uint32_t page, const std::byte* in) {
         part.cache->load_page(page, own_page.data());
     }
 }
+
+std::shared_ptr<std::byte> GroupCache::host_memory(uint64_t) const { refuse_sleep(); }
+uint64_t GroupCache::start_saving(std::span<const uint32_t>, std::byte*) { refuse_sleep(); }
+uint64_t GroupCache::start_loading(std::span<const uint32_t>, const std::byte*) { refuse_sleep(); }
 
 }  // namespace dca

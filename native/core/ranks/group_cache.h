@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -27,6 +28,10 @@ public:
     std::vector<PageSection> sections() const override { return parts_.front().cache->sections(); }
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;
+    /// These throw: a sequence of several ranks does not sleep. Nor have their caches a tail, which only q4's has.
+    std::shared_ptr<std::byte> host_memory(uint64_t bytes) const override;
+    uint64_t start_saving(std::span<const uint32_t> pages, std::byte* memory) override;
+    uint64_t start_loading(std::span<const uint32_t> pages, const std::byte* memory) override;
 
 private:
     /// Calls visit(where in the whole page, where in the part's, how many bytes) for every run of bytes that both have.

@@ -10,36 +10,21 @@
 
 #include "core/engine/page_pool.h"
 #include "cpu/executor/executor.h"
+#include "cpu/executor/page_runs.h"
 
 namespace dca::cpu {
 
 namespace {
 
-// Scores are kept times log2(e), so that the softmax is in powers of two.
-constexpr float kLog2E = 1.4426950408889634f;
-
 constexpr uint32_t kKeysAPiece = 256;  // decode: fewer keys are not worth a piece of their own
 
-/// Calls visit(span, shift) for runs of pages that follow each other in memory: keys of `span` are at index + shift there.
+/// As for_page_runs for the pages of `range` that some head of the group reads; heads (group) says which heads do.
 template <class Visit>
-void for_page_runs(std::span<const uint32_t> pages, KeyRange span, Visit visit) {
-    while (span.begin < span.end) {
-        const uint32_t first = span.begin / kPageTokens;
-        uint32_t next = first + 1;
-        while (uint64_t{next} * kPageTokens < span.end && pages[next] == pages[next - 1] + 1) ++next;
-        const auto end = static_cast<uint32_t>(std::min<uint64_t>(span.end, uint64_t{next} * kPageTokens));
-        visit(KeyRange{span.begin, end}, (int64_t{pages[first]} - first) * kPageTokens);
-        span.begin = end;
-    }
-}
-
-/// The same for the pages of `range` that some head of the group reads; heads (group) says which heads do.
-template <class Visit>
-void for_chosen_runs(std::span<const uint32_t> pages, const PageChoice& choice, Range range, int group, Visit visit) {
+void for_chosen_runs(std::span<const uint32_t> pages, const PageChoice& choice, Range range, int group, uint32_t fresh, Visit visit) {
     const auto heads = [&](size_t i) { return std::span(choice.kept).subspan(i * group, group); };
     const auto follows = [&](size_t i) {
         const PagePiece &a = choice.pieces[i - 1], &b = choice.pieces[i];
-        return b.range == range && pages[b.page] == pages[a.page] + 1 && std::ranges::equal(heads(i - 1), heads(i));
+        return b.page < fresh && b.range == range && pages[b.page] == pages[a.page] + 1 && std::ranges::equal(heads(i - 1), heads(i));
     };
     for (size_t i = 0, next; i < choice.pieces.size(); i = next) {
         next = i + 1;
@@ -68,7 +53,7 @@ void CpuExecutor::plan_attention(Reach& reach) {
     for (const SliceRows& slice : slices_) {
         if (slice.rows >= kFewestForPanels) {
             // Blocks that choose pages begin at the same indices however the tokens are fed, and lie in one page.
-            const bool chooses = prefill_.sparse && reach.window == 0;
+            const bool chooses = prefill_.chooses() && reach.window == 0;
             for (uint32_t row = 0, count; row < slice.rows; row += count) {
                 const uint32_t first = slice.start + row;
                 count = std::min(chooses ? kPanelLanes - first % kPanelLanes : kPanelLanes, slice.rows - row);
@@ -160,15 +145,28 @@ void CpuExecutor::store_keys_values(uint32_t layer) {
                 values = turned;
             }
             for (int lane = 0, next = 0; lane < count; lane = next) {
-                for (next = lane + 1; next < count && places[next] == places[next - 1] + 1;) ++next;
+                const uint32_t page = places[lane] / kPageTokens;
+                const auto follows = [&](int i) { return places[i] == places[i - 1] + 1 && places[i] / kPageTokens == page; };
+                for (next = lane + 1; next < count && follows(next);) ++next;
                 kernels_.store_keys[type](rotated + lane, head_dim, lanes, next - lane, cache_.keys(layer, head),
-                                          cache_.key_affine(layer, head), places[lane]);
+                                          cache_.key_affine(layer, head), places[lane], cache_.fine_keys(layer, head, page),
+                                          cache_.view(layer, head).centres);
                 kernels_.store_values[type](values + lane, head_dim, lanes, next - lane, cache_.values(layer, head),
-                                            cache_.value_affine(layer, head), places[lane]);
+                                            cache_.value_affine(layer, head), places[lane], cache_.fine_values(layer, head, page));
             }
         }
     });
     if (!filled_.empty()) store_means(layer);
+}
+
+void CpuExecutor::settle_pages() {
+    const auto heads = static_cast<int>(h_.n_kv_heads);
+    for (const auto& [page, first] : cache_.filled()) {
+        pool_.run(static_cast<int>(h_.n_layers) * heads, [&](int task, int) {
+            const CacheView view = cache_.view_to_settle(static_cast<uint32_t>(task / heads), static_cast<uint32_t>(task % heads), page);
+            kernels_.settle_keys(view, page * kPageTokens, static_cast<int>(h_.head_dim), first);
+        });
+    }
 }
 
 const float* CpuExecutor::query_heads(uint32_t kv_head, uint32_t row, int count, int lanes, Worker& worker) {
@@ -209,6 +207,7 @@ void CpuExecutor::start_softmax(uint32_t layer, uint32_t kv_head, int lanes, flo
 void CpuExecutor::attend(uint32_t layer) {
     const auto heads = static_cast<int>(h_.n_kv_heads);
     const Reach& reach = reach_of(layer);
+    choose_lines(layer);
     pool_.run(static_cast<int>(reach.blocks.size()) * heads, [&](int task, int worker) {
         const AttentionBlock& block = reach.blocks[task / heads];
         const auto head = static_cast<uint32_t>(task % heads);
@@ -239,8 +238,13 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
         const uint32_t end = std::min<uint64_t>(last_query, (uint64_t{chunk} + 1) * scheme.chunk_size - 1) + 1;
         std::fill_n(worker.out.data(), head_values * group_, 0.0f);
         start_softmax(layer, kv_head, kPanelLanes, worker.maximum.data(), worker.sum.data(), true);
-        if (block.sparse) choose_pages(layer, kv_head, block, q, begin, end, worker);
-        if (prefill_.sparse && reach.window == 0) note_choice(layer, kv_head, block.sparse, begin, end, worker);
+        const bool lines = block.sparse && prefill_.stated != nullptr;
+        if (lines) {
+            find_lines(layer, kv_head, block, begin, end, worker);
+        } else if (block.sparse) {
+            choose_pages(layer, kv_head, block, q, begin, end, worker);
+        }
+        if (prefill_.chooses() && reach.window == 0 && !lines) note_choice(layer, kv_head, block.sparse, begin, end, worker);
         for (uint32_t range = range_count(scheme, chunk, end); range-- > 0;) {
             const auto which = static_cast<Range>(range);
             KeyRange keys = key_range(scheme, chunk, which, end);
@@ -250,10 +254,12 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
             const auto attend_run = [&](KeyRange span, int64_t shift, const uint8_t* heads) {
                 attend_keys(layer, kv_head, block, span, shift, distances(scheme, which), heads, worker);
             };
-            if (block.sparse) {
-                for_chosen_runs(slice.pages, worker.choice, which, group_, attend_run);
+            if (lines) {
+                attend_lines(layer, kv_head, block, which, keys, worker);
+            } else if (block.sparse) {
+                for_chosen_runs(slice.pages, worker.choice, which, group_, slice.fresh_page, attend_run);
             } else {
-                for_page_runs(slice.pages, keys, [&](KeyRange span, int64_t shift) { attend_run(span, shift, nullptr); });
+                for_page_runs(slice.pages, keys, slice.fresh_page, [&](KeyRange span, int64_t shift) { attend_run(span, shift, nullptr); });
             }
         }
 
@@ -279,6 +285,15 @@ void CpuExecutor::attend_panel(uint32_t layer, uint32_t kv_head, const Attention
     }
 }
 
+CacheView CpuExecutor::view_of(const SliceRows& slice, uint32_t first, uint32_t layer, uint32_t kv_head) const noexcept {
+    CacheView view = cache_.view(layer, kv_head);
+    if (const uint32_t page = first / kPageTokens; page >= slice.fresh_page) {
+        view.fine_keys = cache_.fine_keys(layer, kv_head, slice.pages[page]);
+        view.fine_values = cache_.fine_values(layer, kv_head, slice.pages[page]);
+    }
+    return view;
+}
+
 /// The block's queries, in worker.q, against keys at span + shift of the head's cache.
 void CpuExecutor::attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift, Distances seen,
                               const uint8_t* heads, Worker& worker) {
@@ -291,7 +306,7 @@ void CpuExecutor::attend_keys(uint32_t layer, uint32_t kv_head, const AttentionB
                                                  .sum = worker.sum.data(),
                                                  .group = group_,
                                                  .head_dim = static_cast<int>(h_.head_dim),
-                                                 .cache = cache_.view(layer, kv_head),
+                                                 .cache = view_of(*block.slice, span.begin, layer, kv_head),
                                                  .span = shifted(span, shift),
                                                  .first_query = int64_t{block.slice->start} + block.first_row + shift - seen.least,
                                                  .scratch = worker.attention.data(),
@@ -322,14 +337,14 @@ void CpuExecutor::attend_piece(uint32_t layer, uint32_t kv_head, const Attention
         const KeyRange seen{std::max(first, block.span.begin), std::min(keys.end, block.span.end)};
         if (seen.begin >= seen.end) continue;
         rotate_queries(q, layer, &query, 1, 1, static_cast<Range>(range), worker);
-        for_page_runs(slice.pages, seen, [&](KeyRange span, int64_t shift) {
+        for_page_runs(slice.pages, seen, slice.fresh_page, [&](KeyRange span, int64_t shift) {
             kernel({.q = worker.q.data(),
                     .out = partial,
                     .maximum = maximum,
                     .sum = sum,
                     .group = group_,
                     .head_dim = static_cast<int>(h_.head_dim),
-                    .cache = cache_.view(layer, kv_head),
+                    .cache = view_of(slice, span.begin, layer, kv_head),
                     .span = shifted(span, shift),
                     .cap = h_.attention_cap * kLog2E});
         });

@@ -28,7 +28,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
       prefill_(spec.prefill),
       whole_{.scheme = spec.scheme, .rope = std::move(spec.rope)},
       windowed_{.scheme = spec.window_scheme, .rope = std::move(spec.window_rope), .window = hparams.window},
-      max_rows_(std::min(spec.max_rows != 0 ? spec.max_rows : kDefaultRows, spec.tokens)),
+      max_rows_(rows_of(spec)),
       group_(static_cast<int>(hparams.n_heads / hparams.n_kv_heads)),
       rank_(spec.link.rank),
       exchange_(static_cast<HostExchange*>(spec.link.exchange)),
@@ -76,7 +76,7 @@ CpuExecutor::CpuExecutor(const Hparams& hparams, const Weights& weights, const P
         worker.cos = Buffer<float>(size_t{h_.rotary_dim} / 2 * kPanelLanes);
         worker.sin = Buffer<float>(size_t{h_.rotary_dim} / 2 * kPanelLanes);
         worker.factor = Buffer<float>(kPanelLanes);
-        if (prefill_.sparse) worker.pairs.resize(size_t{h_.n_layers} * h_.n_heads);
+        if (prefill_.chooses()) worker.pairs.resize(size_t{h_.n_layers} * h_.n_heads);
     }
 }
 
@@ -118,6 +118,7 @@ void CpuExecutor::set_slices(std::span<const SliceRows> slices) {
     shape_ = shape_of(static_cast<uint32_t>(indices_.size()));
     plan_attention(whole_);
     if (windowed_.window != 0) plan_attention(windowed_);
+    if (prefill_.stated != nullptr) plan_units();
 }
 
 void CpuExecutor::run(const Batch& batch) { forward(*this, h_, batch, last_); }
@@ -126,8 +127,10 @@ void CpuExecutor::begin(const Batch& batch) {
     batch_ = batch.slices;
     std::vector<SliceRows> slices;
     std::vector<int32_t> tokens;
+    cache_.begin(batch);
     for (const Slice& slice : batch.slices) {
-        slices.push_back({slice.pages, slice.start, static_cast<uint32_t>(tokens.size()), slice.rows(), slice.sparse_end});
+        const uint32_t fresh = cache_.has_fresh_pages() ? slice.start / kPageTokens : UINT32_MAX;
+        slices.push_back({slice.pages, slice.start, static_cast<uint32_t>(tokens.size()), slice.rows(), slice.sparse_end, fresh});
         tokens.insert(tokens.end(), slice.tokens.begin(), slice.tokens.end());
     }
     set_slices(slices);
@@ -181,7 +184,8 @@ void CpuExecutor::keep_wanted_rows() {
         const SliceRows& whole = slices_[i];
         if (wanted == 0) continue;
         const uint32_t dropped = whole.rows - wanted;
-        slices.push_back({whole.pages, whole.start + dropped, static_cast<uint32_t>(kept.size()), wanted, whole.sparse_end});
+        slices.push_back(
+            {whole.pages, whole.start + dropped, static_cast<uint32_t>(kept.size()), wanted, whole.sparse_end, whole.fresh_page});
         for (uint32_t row = 0; row < wanted; ++row) kept.push_back(whole.first_row + dropped + row);
     }
     if (kept.size() == shape_.rows) return;

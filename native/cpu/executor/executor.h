@@ -10,6 +10,7 @@
 #include "core/ranks/host_exchange.h"
 #include "core/backend/operations.h"
 #include "cpu/buffer.h"
+#include "cpu/executor/budget_unit.h"
 #include "cpu/kernels/kernels.h"
 #include "cpu/kv_cache.h"
 #include "cpu/packed_weights.h"
@@ -18,6 +19,9 @@
 #include "cpu/thread_pool.h"
 
 namespace dca::cpu {
+
+// Scores are kept times log2(e), so that the softmax is in powers of two.
+constexpr float kLog2E = 1.4426950408889634f;
 
 /// One kind of activation of a step in panels (kernels.h): panel p starts at p · width · lanes.
 struct Activation {
@@ -59,7 +63,10 @@ public:
     }
 
     /// Rows of a step where the caller does not say.
-    static constexpr uint32_t kDefaultRows = 512;
+    static uint32_t rows_of(const EngineSpec& spec) noexcept {
+        constexpr uint32_t usual = 512;
+        return std::min(spec.max_rows != 0 ? spec.max_rows : usual, spec.tokens);
+    }
     /// What an executor of so many rows takes, but for the rotation table and what grows with use.
     static uint64_t bytes_for(const Hparams& hparams, uint32_t max_rows);
 
@@ -74,7 +81,8 @@ private:
         Buffer<float> cos, sin;      // (n_frequencies, lanes)
         Buffer<float> factor;        // (lanes)
         PageChoice choice;
-        std::vector<PairCount> pairs;  // (n_layers, n_heads), of sparse prefill
+        LineScratch lines;
+        std::vector<PairCount> pairs;  // (n_layers, n_heads), of sparse prefill and stated budgets
     };
 
     /// Copies `rows` of an activation in panels of `from_shape` to panels of `to_shape`, which has as many.
@@ -141,12 +149,6 @@ private:
     void run_expert(const LayerWeights& w, Activation& x, uint32_t expert, Activation& sum);
     void run_shared_expert(const LayerWeights& w, Activation& x, Activation& sum);
 
-    /// A slice's rows that are still kept: rows [first_row, first_row + rows) of the step, at indices start, start + 1, ...
-    struct SliceRows {
-        std::span<const uint32_t> pages;
-        uint32_t start, first_row, rows;
-        uint32_t sparse_end;  // queries below may be attended sparsely
-    };
     /// A slice's rows that attend together: up to a panel of them, or one to a piece of its keys.
     struct AttentionBlock {
         const SliceRows* slice;
@@ -183,6 +185,10 @@ private:
     /// The softmax of `lanes` queries before any key: empty, or with the sink's share where the layer has sinks. (A row's
     /// sink counts in one of its pieces.)
     void start_softmax(uint32_t layer, uint32_t kv_head, int lanes, float* maximum, float* sum, bool sink) const;
+    /// Codes the keys of pages that the step has filled anew, where the cache wants that.
+    void settle_pages();
+    /// The cache as a slice's keys from index `first` on are read, up to the end of the page where that is a fresh one.
+    CacheView view_of(const SliceRows& slice, uint32_t first, uint32_t layer, uint32_t kv_head) const noexcept;
     void attend_panel(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Worker& worker);
     void attend_keys(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, KeyRange span, int64_t shift, Distances seen,
                      const uint8_t* heads, Worker& worker);
@@ -202,6 +208,21 @@ private:
                      Worker& worker);
     /// Counts what queries [begin, end) read of what they see, and records their pages if they chose some.
     void note_choice(uint32_t layer, uint32_t kv_head, bool sparse, uint32_t begin, uint32_t end, Worker& worker);
+
+    // Stated budgets (stated.cpp).
+    /// What chooses together in this step, with the scratch for it.
+    void plan_units();
+    void prepare_unit(BudgetUnit& unit);
+    /// Every unit's columns and diagonals, for all heads.
+    void choose_lines(uint32_t layer);
+    void choose_lines(uint32_t layer, uint32_t head, BudgetUnit& unit, Worker& worker);
+    template <class Visit>
+    void score_keys(uint32_t layer, uint32_t head, const BudgetUnit& unit, Worker& worker, Visit visit);
+    void rotate_choosing(uint32_t layer, uint32_t head, const BudgetUnit& unit, uint32_t range, Worker& worker);
+    /// The keys that queries [begin, end) of a block, all of one chunk, read, into worker.lines; and counts them.
+    void find_lines(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, uint32_t begin, uint32_t end, Worker& worker);
+    void attend_lines(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Range range, KeyRange keys, Worker& worker);
+    void attend_gathered(uint32_t layer, uint32_t kv_head, int count, Worker& worker);
 
     /// Copies logits of `part`'s rows, which lie in vocab_, row by row.
     void copy_logits(PanelShape part, std::span<float* const> out);
@@ -235,6 +256,7 @@ private:
         uint32_t index, page;  // of the sequence, of the cache
     };
     std::vector<FilledPage> filled_;  // by the step, of sequences that read means
+    std::vector<BudgetUnit> units_;   // of the step, where budgets are stated
     SelectionRecord selection_;
 
     Activation x_, normed_, q_, k_, v_, a_, gate_, up_;

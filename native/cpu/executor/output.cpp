@@ -78,9 +78,11 @@ void CpuExecutor::sample(std::span<SampleRequest* const> requests) {
             for (float*& row : own) row += exchange_->first_token(rank_);
             copy_logits(part, own);
             exchange_->meet();
-            if (rank_ != 0) continue;
         }
-        pool_.run(static_cast<int>(part.rows), [&](int row, int) {
+        const uint32_t begin = exchange_ == nullptr ? 0 : exchange_->first_row(rank_, part.rows);
+        const uint32_t end = exchange_ == nullptr ? part.rows : exchange_->first_row(rank_ + 1, part.rows);
+        pool_.run(static_cast<int>(end - begin), [&](int i, int) {
+            const uint32_t row = begin + static_cast<uint32_t>(i);
             try {
                 dca::sample({rows[row], n_vocab}, *requests[static_cast<size_t>(first) * shape_.lanes + row]);
             } catch (...) {  // a pool's bodies must not throw, and memory is all that can fail here

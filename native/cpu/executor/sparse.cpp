@@ -47,6 +47,7 @@ void CpuExecutor::store_means(uint32_t layer) {
 }
 
 void CpuExecutor::end() {
+    settle_pages();
     for (const FilledPage& page : filled_) cache_.set_means(page.page, true);
     filled_.clear();
 }

@@ -270,6 +270,56 @@ float dot_q2_k(const std::byte* w, const float* x, int cols) {
         });
 }
 
+/// What `kVectorWidth` of a block's 32 four-bit codes (as load_nibbles) stand for in a table.
+[[gnu::always_inline]] inline I look_up_nibbles(const int8_t (&table)[16], const uint8_t* bytes, int first) {
+#if defined(__AVX2__)
+    const __m128i both = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes));
+    const __m128i codes = _mm_and_si128(first < 16 ? both : _mm_srli_epi16(both, 4), _mm_set1_epi8(15));
+    const __m128i levels = _mm_shuffle_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table)), codes);
+#if defined(__AVX512F__)
+    return (I)_mm512_maskz_cvtepi8_epi32(0xffff, levels);
+#else
+    return (I)_mm256_cvtepi8_epi32(first % 16 == 0 ? levels : _mm_srli_si128(levels, 8));
+#endif
+#elif defined(__aarch64__)
+    const uint8x16_t both = vld1q_u8(bytes);
+    int8_t levels[16];
+    vst1q_s8(levels, vqtbl1q_s8(vld1q_s8(table), first < 16 ? vandq_u8(both, vdupq_n_u8(15)) : vshrq_n_u8(both, 4)));
+    return load_integers(levels + first % 16);
+#else
+    I v;
+    for (int i = 0; i < kVectorWidth; ++i) v[i] = table[bytes[first % 16 + i] >> (first < 16 ? 0 : 4) & 15];
+    return v;
+#endif
+}
+
+float dot_iq4_nl(const std::byte* w, const float* x, int cols) {
+    return dot_blocks<BlockIQ4_NL>(
+        w, x, cols,
+        [](const BlockIQ4_NL& block, int i)
+            __attribute__((always_inline)) { return __builtin_convertvector(look_up_nibbles(kIQ4NLValues, block.qs, i), F); },
+        [](const BlockIQ4_NL& block, F sum, const float*) __attribute__((always_inline)) { return splat(scale_of(block.d)) * sum; });
+}
+
+float dot_mxfp4(const std::byte* w, const float* x, int cols) {
+    return dot_blocks<BlockMXFP4>(
+        w, x, cols,
+        [](const BlockMXFP4& block, int i)
+            __attribute__((always_inline)) { return __builtin_convertvector(look_up_nibbles(kMXFP4Values, block.qs, i), F); },
+        [](const BlockMXFP4& block, F sum, const float*) __attribute__((always_inline)) { return splat(mxfp4_scale(block.e)) * sum; });
+}
+
+float dot_iq4_xs(const std::byte* w, const float* x, int cols) {
+    return dot_super_blocks<BlockIQ4_XS, 32>(
+        w, x, cols,
+        [](const BlockIQ4_XS& block, int j, int i)
+            __attribute__((always_inline)) { return look_up_nibbles(kIQ4NLValues, block.qs + 16 * j, i); },
+        [](const BlockIQ4_XS& block) {
+            return [&block, d = scale_of(block.d)](int j, F sum, const float*)
+                       __attribute__((always_inline)) { return splat(d * static_cast<float>(iq4_xs_scale(block, j))) * sum; };
+        });
+}
+
 /// Any other format: dequantized a piece at a time into the first-level cache.
 float dot_dequantized(BlockType type, const std::byte* w, const float* x, int cols) {
     constexpr int piece = 512;  // a multiple of every block size
@@ -306,6 +356,9 @@ void dot_rows(BlockType type, const std::byte* w, int64_t row_bytes, int rows, c
         case BlockType::Q6_K: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_q6_k(row, x, cols); });
         case BlockType::Q3_K: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_q3_k(row, x, cols); });
         case BlockType::Q2_K: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_q2_k(row, x, cols); });
+        case BlockType::IQ4_NL: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_iq4_nl(row, x, cols); });
+        case BlockType::IQ4_XS: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_iq4_xs(row, x, cols); });
+        case BlockType::MXFP4: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_mxfp4(row, x, cols); });
         default: return for_rows(w, row_bytes, rows, y, [=](const std::byte* row) { return dot_dequantized(type, row, x, cols); });
     }
 }

@@ -58,14 +58,17 @@ struct DotTokensArgs {
 };
 
 /// Caches of codes keep, for each token and this many of its features, a scale and an offset: value = code · scale + offset.
-constexpr int code_group(int head_dim) { return head_dim % 32 == 0 ? 32 : 16; }
-constexpr int code_groups(int head_dim) { return head_dim / code_group(head_dim); }
+constexpr int code_group(CacheType type, int head_dim) {
+    if (type == CacheType::Q4) return head_dim / 2;
+    return head_dim % 32 == 0 ? 32 : 16;
+}
+constexpr int code_groups(CacheType type, int head_dim) { return head_dim / code_group(type, head_dim); }
 constexpr int kMaxCodeGroups = 15;  // of 240 features, in groups of 16
-constexpr bool holds_codes(CacheType type) { return type == CacheType::Q8 || type == CacheType::Q4; }
 
 /// The cache of one layer and key head. Keys lie in blocks of kPanelLanes: value (key j, d) is
 /// at [(j / 32 * head_dim + d) * 32 + j % 32]; values row by row: (j, d) at [j * head_dim + d].
-/// In Q4 a byte holds features d (low) and d + head_dim / 2 (high) in the place of d, and rows are half as long.
+/// In Q4 a byte holds features d (low) and d + head_dim / 2 (high) in the place of d, and rows are half as long. A page that a step
+/// writes to has fine codes besides, which lie in the same way: value = (code + (fine - 8) / 16) · scale + offset.
 struct CacheView {
     const std::byte* keys;
     const std::byte* values;
@@ -73,7 +76,15 @@ struct CacheView {
     // of value j: [(j · groups + g) · 2] and the next.
     const uint16_t* key_affine;
     const uint16_t* value_affine;
+    // Q4, of a view that one page is read of: its fine codes, from its first token on; else null.
+    const std::byte* fine_keys = nullptr;
+    const std::byte* fine_values = nullptr;
+    // Q4: f16, (pages, head_dim): what is added to every key of a page.
+    const uint16_t* centres = nullptr;
 };
+
+/// A byte of fine codes that add nothing.
+constexpr int kNoFineCodes = 0x88;
 
 /// One panel of one key head's `group` query heads against keys `span` (counted from the start of the view), folded into a running softmax.
 struct AttendPanelArgs {
@@ -112,9 +123,6 @@ constexpr size_t attend_scratch_floats(int group, int head_dim) {
            static_cast<size_t>(group) * head_dim / 2 * kPanelLanes;
 }
 
-/// The size of the Hadamard matrices that turn a head: the largest power of two in its size.
-constexpr int hadamard_size(int head_dim) { return head_dim & -head_dim; }
-
 struct Kernels {
     const char* name;
 
@@ -146,10 +154,17 @@ struct Kernels {
     void (*rotate)(const float* x, float* y, int head_dim, int n_frequencies, RopeLayout layout, int lanes, const float* cos,
                    const float* sin, const float* factor);
 
-    /// Stores `count` keys (or values) of one head, lanes of a panel, from index `first` on.
-    void (*store_keys[kCacheTypes])(const float* x, int head_dim, int lanes, int count, std::byte* keys, uint16_t* affine, uint32_t first);
+    /// Stores `count` keys (or values) of one head, lanes of a panel, from index `first` on. `fine` is where their page's fine
+    /// codes go, which they must not leave; null: nowhere. `centres` is CacheView's.
+    void (*store_keys[kCacheTypes])(const float* x, int head_dim, int lanes, int count, std::byte* keys, uint16_t* affine, uint32_t first,
+                                    std::byte* fine, const uint16_t* centres);
     void (*store_values[kCacheTypes])(const float* x, int head_dim, int lanes, int count, std::byte* values, uint16_t* affine,
-                                      uint32_t first);
+                                      uint32_t first, std::byte* fine);
+
+    /// Codes the keys of a full page of a Q4 cache, from index `first` on, anew: less their mean, or their first, which becomes the page's
+    /// centre.
+    /// `view` is of the page's fine codes too.
+    void (*settle_keys)(const CacheView& view, uint32_t first, int head_dim, bool about_first_key);
 
     void (*attend_panel[kCacheTypes])(const AttendPanelArgs& args);  // indexed by CacheType
     void (*attend_row[kCacheTypes])(const AttendRowArgs& args);
@@ -170,6 +185,16 @@ struct Kernels {
 
     /// weights[row] = the sum over lanes [first, last) of 2^(score - the lane's largest); scores are overwritten.
     void (*weigh_pages)(float* scores, int rows, int first, int last, float* weights);
+
+    /// Key blocks [block, block + blocks) as f32, (head_dim, kPanelLanes) each.
+    void (*load_keys[kCacheTypes])(const CacheView& cache, uint32_t block, int blocks, int head_dim, float* keys);
+
+    /// `count` keys and values from anywhere in the view, as f32 in the order and layout of a cache that holds just them.
+    void (*gather_rows[kCacheTypes])(const CacheView& cache, const uint32_t* places, int count, int head_dim, float* keys, float* values);
+
+    /// With weight = exp(score - top[lane]) · inverse[lane] of scores (rows × kPanelLanes): columns[row] gains the sum over
+    /// lanes, diagonals[lane - row] each one.
+    void (*fold_lines)(const float* scores, int rows, const float* top, const float* inverse, float* columns, float* diagonals);
 
     /// log of the sum of exp over `rows` values of each lane, folded into a running (maximum, sum).
     void (*fold_exp_sum)(const float* x, int rows, int lanes, float* maximum, float* sum);

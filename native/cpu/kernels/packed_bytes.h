@@ -18,6 +18,7 @@
 
 #include "core/blocks/simd.h"
 #include "cpu/kernels/kernels.h"
+#include "cpu/kernels/packed_scales.h"
 #include "cpu/packed.h"
 
 namespace dca::cpu {
@@ -128,6 +129,10 @@ template <class Format, int eight>
             first |= spread<mask, high_bits>(turned);
             second |= spread<mask, high_bits>(turned >> high_bits);
         }
+        if constexpr (Format::table) {
+            const int8x16_t levels = vld1q_s8(Format::Levels::kLevels);
+            return {vqtbl1q_s8(levels, (uint8x16_t)first), vqtbl1q_s8(levels, (uint8x16_t)second)};
+        }
         return {(int8x16_t)first, (int8x16_t)second};
     }
 }
@@ -170,7 +175,7 @@ struct QuarterScales {
 
     QuarterScales(const std::byte* record, int quarter)
         : sub_scales(record + Format::sub_scales_at + 4 * quarter), sub_minima(record + Format::sub_minima_at + 4 * quarter) {
-        d = load_f16(reinterpret_cast<const uint16_t*>(record + Format::scales_at) + 4 * quarter);
+        d = load_scales<Format>(record + Format::scales_at + 4 * sizeof(uint16_t) * quarter);
         if constexpr (Format::minimum) m = load_f16(reinterpret_cast<const uint16_t*>(record + Format::minima_at) + 4 * quarter);
     }
     [[gnu::always_inline]] F scale(int sub) const {

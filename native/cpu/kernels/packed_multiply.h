@@ -32,7 +32,7 @@ template <class Format, int tokens>
 #pragma GCC unroll 8
         for (int t = 0; t < tokens; ++t) {
             acc[t][0] = _mm512_setzero_si512();
-            if constexpr (Format::offset != 0) acc[t][0] = (__m512i)((I{} + x.negated_sum[part][t]) << __builtin_ctz(Format::offset));
+            if constexpr (packed_offset<Format>() != 0) acc[t][0] = (__m512i)((I{} + x.negated_sum[part][t]) * packed_offset<Format>());
             if constexpr (chains == 2) acc[t][1] = _mm512_setzero_si512();
         }
         const auto multiply_pair = [&]<int pair>(std::integer_sequence<int, pair>) __attribute__((always_inline)) {

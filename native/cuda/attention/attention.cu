@@ -30,9 +30,12 @@ bool valid_positions(const Scheme& s, const RotaryTable& rotary, const Attention
 }
 
 bool valid_cache(const LayerCache& c, const AttentionShape& shape) {
-    const bool scales = c.type != CacheType::Q8 || (c.key_scales && c.value_scales);
-    return c.type != CacheType::F32 && c.type != CacheType::Q4 && aligned_16(c.keys) && aligned_16(c.values) && scales && c.pages > 0 &&
-           c.pages <= Scheme::kEndless / kPageTokens && (shape.head_dim % 8 == 0 || c.type != CacheType::Q8);
+    const bool scales = !holds_codes(c.type) || (c.key_scales && c.value_scales);
+    const bool fine = c.type != CacheType::Q4 || (c.fine_slots && aligned_16(c.fine_keys) && aligned_16(c.fine_values) &&
+                                                  aligned_16(c.key_centres) && c.centre_stride % 8 == 0);
+    const int features = c.type == CacheType::Q4 ? 32 : c.type == CacheType::Q8 ? 8 : 1;
+    return c.type != CacheType::F32 && aligned_16(c.keys) && aligned_16(c.values) && scales && fine && c.pages > 0 &&
+           c.pages <= Scheme::kEndless / kPageTokens && shape.head_dim % features == 0;
 }
 
 }  // namespace
@@ -64,7 +67,8 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
         return cudaErrorInvalidValue;
 
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
-    const bool sm80 = vectors && card.compute_capability >= 80 && fast_shape(args);
+    const bool sm80 =
+        vectors && card.compute_capability >= 80 && fast_shape(args) && (args.cache.type != CacheType::Q4 || has_room_to_dequantize(args));
     const bool sm90 = sm80 && prefill_sm90_takes(card, args);
     switch (args.kernel) {
         case PrefillKernel::Auto:
@@ -91,10 +95,13 @@ cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStrea
         args.n_rows > args.workspace_rows || args.workspace_rows > kMaxDecodeRows || args.n_groups > args.n_rows / 2 ||
         (args.n_groups != 0 && (!args.groups || args.scheme.intra_only || variant_of(args.traits, args.scheme) != Variant::Plain)))
         return cudaErrorInvalidValue;
-    // A range for each of LM-Infinite's far keys is more than the fast kernel has room for; few keys are seen there.
+    // A range for each of LM-Infinite's far keys is more than the fast kernel has room for.
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0 && args.scheme.border != Border::LmInfinite;
-    if (vectors && card.compute_capability >= 80 && fast_shape(args.shape, args.traits, args.scheme))
-        return launch_decode(card, args, stream);
+    if (vectors && card.compute_capability >= 80 && fast_shape(args.shape, args.traits, args.scheme)) {
+        const cudaError_t error = launch_decode(card, args, stream);
+        if (error != cudaSuccess || !holds_codes(args.cache.type) || decode_turns_back(args.shape.head_dim)) return error;
+        return launch_turn_back({args.shape, args.out, args.out_stride, args.n_rows, args.dtype, args.rows}, stream);
+    }
 
     PrefillArgs simple{};
     simple.shape = args.shape;
@@ -110,6 +117,12 @@ cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStrea
     simple.traits = args.traits;
     simple.n_queries = args.n_rows;
     return launch_simple(simple, args.rows, stream);
+}
+
+cudaError_t settle_keys(const AttentionShape& shape, const LayerCache& cache, const FilledPages& pages, cudaStream_t stream) {
+    if (!valid_shape(shape) || !valid_cache(cache, shape) || cache.type != CacheType::Q4 || pages.count > FilledPages::kMost)
+        return cudaErrorInvalidValue;
+    return pages.count == 0 ? cudaSuccess : launch_settle(shape, cache, pages, stream);
 }
 
 cudaError_t store_keys_values(const Card& card, const StoreArgs& args, cudaStream_t stream) {

@@ -44,21 +44,35 @@ struct AttentionTraits {
     const float* sinks = nullptr;  // (n_heads) in device memory: logits that take their share of each softmax; null: none
 };
 
-/// One layer's keys and values: F16, BF16 or Q8. Pointers are 16-byte aligned.
+/// One layer's keys and values: F16, BF16, Q8 or Q4. Pointers are 16-byte aligned.
+///
+/// Q8 and Q4 hold keys, after their rotation, and values turned by Hadamard matrices (hadamard.cuh). Products over them are
+/// computed in f16.
 ///
 /// Q8: unsigned bytes with one f16 scale for the key and one for the value of each head and token; a
 /// value is (byte - 128) * scale. Scales have at most seven significant bits and end at 56.5, so values
-/// end at 7,175. Products over a Q8 cache are computed in f16. On SmolLM2's keys and values attention's
-/// relative error is 1.8e-2 this way, 1.5e-2 with a scale for every 32 values (Q8_0), 4.8e-2 with scaled
-/// fp8 e4m3.
+/// end at 7,175.
+///
+/// Q4: a byte holds features d (low) and d + head_dim / 2 (high) in the place of d. With each half of the key and of the value of
+/// each head and token go a scale and an offset in f16: a value is code * scale + offset. Some pages have a slot of as many fine codes: where
+/// they are read too, a value is (code + (fine - 8) / 16) * scale + offset (core/engine/fresh_pages.h). To keys a centre is added,
+/// the same for a page's tokens: zeros until the page is settled.
 struct LayerCache {
-    void* keys;          // (pages, n_kv_heads, kPageTokens, head_dim), rotated
-    void* values;        // (pages, n_kv_heads, kPageTokens, head_dim)
-    void* key_scales;    // f16 (pages, n_kv_heads, kPageTokens); Q8 only
+    void* keys;          // (pages, n_kv_heads, kPageTokens, head_dim), rotated; Q4: rows of head_dim / 2 bytes
+    void* values;        // likewise
+    void* key_scales;    // f16 (pages, n_kv_heads, kPageTokens), in Q4 (scale, offset) for each half; Q8 and Q4 only
     void* value_scales;  // likewise
     uint32_t pages;
     CacheType type;
+    // Q4 only.
+    const uint32_t* fine_slots = nullptr;  // (pages) in device memory: the page's slot or kNoFineSlot
+    void* fine_keys = nullptr;             // of slot 0, (n_kv_heads, kPageTokens, head_dim / 2)
+    void* fine_values = nullptr;           // likewise
+    size_t fine_stride = 0;                // bytes from a slot to the next
+    void* key_centres = nullptr;           // f16, of page 0, (n_kv_heads, head_dim)
+    size_t centre_stride = 0;              // values from a page to the next
 };
+constexpr uint32_t kNoFineSlot = ~uint32_t{0};
 
 /// cos and sin of every position the scheme uses, times the model's attention factor if any.
 struct RotaryTable {
@@ -86,7 +100,8 @@ struct PrefillArgs {
     void* workspace;         // 16-byte aligned
     size_t workspace_bytes;  // at least prefill_workspace_bytes()
     PrefillKernel kernel;
-    PageLists lists;  // of sparse prefill, for these very queries; Simple takes none
+    PageLists lists;          // of sparse prefill, for these very queries; Simple takes none
+    uint32_t fresh_page = 0;  // Q4: the sequence's first page whose fine codes are read
 };
 
 /// Causal attention of n_queries tokens of one sequence over a cache that already holds their keys.
@@ -98,6 +113,7 @@ size_t prefill_workspace_bytes();
 /// Device bytes with which prefill over a Q8 cache of `context` tokens can use the Hopper kernel, which
 /// wants 16-bit tiles: the cache of `kv_heads` key heads is dequantized at a time (more is faster where
 /// calls have few queries). With less, or few queries, the bytes are dequantized tile by tile in the sm_80 kernel.
+/// A Q4 cache is always dequantized: with less room the simple kernel reads it.
 size_t prefill_workspace_bytes(const AttentionShape& shape, uint32_t context, int32_t kv_heads);
 
 /// One sequence's newest token in a step of many.
@@ -105,6 +121,7 @@ struct DecodeRow {
     uint32_t length;      // tokens in the cache, the query's own included; 0: a row of padding, nothing is read or written
     uint32_t first_page;  // where its page table starts in page_tables
     uint32_t shared;      // how many of its first tokens its group reads; 0: it is in none
+    uint32_t fresh_page;  // Q4: its sequence's first page whose fine codes are read; behind the shared ones
 };
 
 constexpr uint32_t kMaxDecodeRows = 1024;
@@ -169,6 +186,17 @@ struct StoreArgs {
     const uint32_t* places;   // (n_rows) in device memory: page * kPageTokens + offset in the page; others than those
                               // of the cache are skipped
 };
+
+/// Some full pages of a Q4 cache.
+struct FilledPages {
+    static constexpr uint32_t kMost = 64;
+    uint32_t count;
+    uint32_t page[kMost];
+    bool first[kMost];  // of its sequence
+};
+
+/// Codes the keys of these pages anew, less their mean, or of a first page less its first key: that becomes their centre.
+cudaError_t settle_keys(const AttentionShape& shape, const LayerCache& cache, const FilledPages& pages, cudaStream_t stream);
 
 /// Rotates keys at P_k and writes them and the values into the cache, rounding to its dtype. The rotary table must
 /// reach as far as the indices will.

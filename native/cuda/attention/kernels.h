@@ -26,16 +26,37 @@ cudaError_t launch_prefill_sm80(const Card& card, const PrefillArgs& args, cudaS
 bool prefill_sm90_takes(const Card& card, const PrefillArgs& args);
 cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaStream_t stream);
 
+/// The Hopper kernel's workspace: a counter, and what blocks of threads find that share queries. A part of a block's takes 66 KB at
+/// most; as many as there are multiprocessors.
+constexpr size_t kCounterBytes = 256;
+constexpr size_t kPartsBytes = size_t{10} << 20;
+constexpr uint32_t kLeastPartKeys = 4096;
+
 /// Decode for fast shapes.
 cudaError_t launch_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream);
 
 /// Queries, of heads or rows that share a key head, that its kernels multiply at a time at most.
 constexpr uint32_t decode_columns(int head_dim) { return head_dim <= 128 ? 16 : 8; }
 
+/// Whether they turn their outputs back, of a cache of codes: where a matrix lies in one warp.
+DCA_HOST_DEVICE constexpr bool decode_turns_back(int head_dim) { return hadamard_size(head_dim) <= 128; }
+
 /// Shared memory of a block with which four times as many meet a tile of keys that all rows share.
 constexpr size_t kStagedGroupBytes = size_t{128} << 10;
 
 cudaError_t launch_store(const Card& card, const StoreArgs& args, cudaStream_t stream);
+cudaError_t launch_settle(const AttentionShape& shape, const LayerCache& cache, const FilledPages& pages, cudaStream_t stream);
+
+/// Turns every head of `out` (n_rows, n_heads, head_dim) by its Hadamard matrices, in place.
+struct TurnArgs {
+    AttentionShape shape;
+    void* out;
+    int64_t stride;  // elements between rows
+    uint32_t n_rows;
+    Dtype dtype;
+    const DecodeRow* rows;  // (n_rows) in device memory, those of padding are passed over; null: none are padding
+};
+cudaError_t launch_turn_back(const TurnArgs& args, cudaStream_t stream);
 
 /// The order of work for so many blocks of queries, the sections sized to the card's L2 cache.
 WorkOrder make_work_order(const Card& card, const PrefillArgs& args, uint32_t n_blocks);

@@ -42,15 +42,18 @@ struct OnlineSoftmax {
         for (int half = 0; half < 2; ++half) sum[half] = sum[half] * keep[half] + (total[2 * half] + total[2 * half + 1]);
     }
 
+    /// The sum of a whole row.
+    __device__ __forceinline__ float row_sum(int half) const {
+        float total = sum[half];
+        total += __shfl_xor_sync(~0u, total, 1);
+        total += __shfl_xor_sync(~0u, total, 2);
+        return total;
+    }
+
     /// One over the sums of whole rows.
     __device__ __forceinline__ void inverse_sums(float (&inverse)[2]) const {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-            float total = sum[half];
-            total += __shfl_xor_sync(~0u, total, 1);
-            total += __shfl_xor_sync(~0u, total, 2);
-            inverse[half] = 1.0f / total;
-        }
+        for (int half = 0; half < 2; ++half) inverse[half] = 1.0f / row_sum(half);
     }
 
     /// The same of sums with more(maximum) added to each.

@@ -14,7 +14,8 @@ namespace dca::cuda {
 namespace detail {
 
 struct FreeDevice {
-    void operator()(std::byte* memory) const noexcept { static_cast<void>(cudaFree(memory)); }
+    int ordinal = 0;  // of its card
+    void operator()(std::byte* memory) const noexcept;
 };
 struct FreeHost {
     void operator()(std::byte* memory) const noexcept { static_cast<void>(cudaFreeHost(memory)); }
@@ -43,9 +44,11 @@ using Graph = std::unique_ptr<CUgraph_st, detail::DestroyGraph>;
 using GraphExec = std::unique_ptr<CUgraphExec_st, detail::DestroyGraphExec>;
 
 inline DeviceMemory allocate_device(size_t bytes, const char* what) {
+    int ordinal = 0;
+    check(cudaGetDevice(&ordinal), what);
     void* memory = nullptr;
     if (bytes > 0) check(cudaMalloc(&memory, bytes), what);
-    return DeviceMemory(static_cast<std::byte*>(memory));
+    return DeviceMemory(static_cast<std::byte*>(memory), {ordinal});
 }
 
 /// Host memory that the device reads and writes at the same address.

@@ -83,7 +83,8 @@ struct Quantised {
         const uint32_t piece = at / kWeights, chunk = at % kWeights / 8;
         uint8_t* half = shared + piece / 32 * kVectorBytes;
         if (at % kUnit == 0) {
-            reinterpret_cast<ActivationBlock*>(half + kChunks * 512)[at / kUnit % kUnits] = {largest / 32767.0f, {sum, other}, 0};
+            reinterpret_cast<ActivationBlock*>(half + kChunks * 512)[at / kUnit % kUnits] =
+                activation_block<P>(largest / 32767.0f, sum, other);
         }
         *reinterpret_cast<uint2*>(half + chunk * 512 + piece % 32 * 16 + at % 8 * 2) = {__byte_perm(q[0], q[1], 0x5410),
                                                                                         __byte_perm(q[2], q[3], 0x5410)};

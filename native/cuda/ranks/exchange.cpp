@@ -64,6 +64,23 @@ void CudaExchange::sum_and_norm(const Card& card, uint32_t rank, const SumNormAr
     check(add_mail_and_norm(card, tables_[rank], args, stream), "summing over the cards");
 }
 
+float* CudaExchange::gather_logits(uint32_t rank, const float* logits, uint32_t rows, cudaStream_t stream) {
+    const size_t columns = first_token(rank + 1) - first_token(rank), width = columns * sizeof(float);
+    for (uint32_t other = 0; other < ranks(); ++other) {
+        const uint32_t first = first_row(other, rows), count = first_row(other + 1, rows) - first;
+        if (count == 0) continue;
+        check(cudaMemcpy2DAsync(parts_[other].whole_logits + first_token(rank), n_vocab() * sizeof(float), logits + first * columns, width,
+                                width, count, cudaMemcpyDefault, stream),
+              "gathering logits");
+    }
+    check(cudaEventRecord(parts_[rank].logits_sent, stream), "gathering logits");
+    meet();
+    for (uint32_t other = 0; other < ranks(); ++other) {
+        if (other != rank) check(cudaStreamWaitEvent(stream, parts_[other].logits_sent), "gathering logits");
+    }
+    return parts_[rank].whole_logits;
+}
+
 void CudaExchange::settle() noexcept {
     // What fails here is said to the engine whose step it was.
     for (const Part& part : parts_) {

@@ -19,13 +19,14 @@ public:
     CudaExchange(std::vector<uint32_t> vocabulary, std::vector<int> cards, bool peers);
     ~CudaExchange() override;
 
-    /// A rank's part, before connect(): its memory, the streams that its sums run on, and of rank 0 the whole rows of logits
-    /// that the others write to.
+    /// A rank's part, before connect(): its memory, the streams that its sums run on, the whole rows of logits that all write
+    /// to, and what says that its own have been sent.
     struct Part {
         RankMemory memory{};
         RankSizes sizes{};
         std::vector<cudaStream_t> streams;
         float* whole_logits = nullptr;  // (rows, n_vocab)
+        cudaEvent_t logits_sent = nullptr;
     };
     void join(uint32_t rank, Part part);
     void connect() override;
@@ -47,7 +48,10 @@ public:
     /// As SumNormArgs has it. Where NCCL sums, `stream` waits for what partials were mailed on.
     void sum_and_norm(const Card& card, uint32_t rank, const SumNormArgs& args, cudaStream_t stream);
 
-    float* whole_logits() const noexcept { return parts_.front().whole_logits; }
+    /// A rank's columns of `rows` rows of logits, (rows, columns), go to the ranks that choose the rows' tokens. What `stream`
+    /// runs next finds whole rows, its own ones of those (first_row), at what is returned. All ranks call it, in the same order,
+    /// and before they do so again have read what is there and met.
+    float* gather_logits(uint32_t rank, const float* logits, uint32_t rows, cudaStream_t stream);
 
 private:
     std::vector<int> cards_;

@@ -61,9 +61,8 @@ __device__ __forceinline__ void await_number(const RankTable& table, const uint3
     for (Patience patience(table); static_cast<int32_t>(load_acquire(at) - number) < 0 && !patience.ended();) {}
 }
 
-/// The packet of that number, once it has come.
-__device__ __forceinline__ uint4 await_packet(const RankTable& table, const uint4* at, uint32_t number) {
-    uint4 packet = load_packet(at);
+/// The packet of that number, once it has come; `packet` is what was there before.
+__device__ __forceinline__ uint4 await_packet(const RankTable& table, const uint4* at, uint32_t number, uint4 packet) {
     for (Patience patience(table); (packet.y != number || packet.w != number) && !patience.ended();) packet = load_packet(at);
     return packet;
 }

@@ -37,7 +37,8 @@ __global__ void __launch_bounds__(kThreads) push_kernel(const __grid_constant__ 
                 const float2 v = __ldcg(partial + i);
                 total = {total.x + v.x, total.y + v.y};
             } else {
-                const uint4 packet = await_packet(table, slot(table.rank, r, i), number);
+                const uint4* at = slot(table.rank, r, i);
+                const uint4 packet = await_packet(table, at, number, load_packet(at));
                 total = {total.x + __uint_as_float(packet.x), total.y + __uint_as_float(packet.z)};
             }
         }

@@ -1,5 +1,6 @@
 #include "cuda/ranks/sum_norm.h"
 
+#include <algorithm>
 #include <type_traits>
 
 #include "cuda/device/vectors.cuh"
@@ -8,7 +9,8 @@
 namespace dca::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr uint32_t kMostThreads = 1024, kMailThreads = 256;  // of a block
+constexpr int kAtOnce = 2;                                   // times four values of a thread whose loads are on their way together
 
 /// Four values of T, in the bits of two words.
 template <class T>
@@ -31,11 +33,11 @@ __device__ __forceinline__ void add(float4& total, const Four<T>& v) {
 /// to = x / rms(x) · weight for a row whose values this thread has written itself: columns 4 threadIdx.x, and so on.
 template <class T>
 __device__ __forceinline__ void norm_row(const NormArgs& norm, const float* x, float squares, uint32_t row) {
-    __shared__ float scratch[kThreads / 32];
+    __shared__ float scratch[kMostThreads / 32];
     const float scale = rsqrtf(block_sum(squares, scratch) / norm.width + norm.epsilon);
     if (norm.factors != nullptr && threadIdx.x == 0) norm.factors[row] = scale;
     T* to = static_cast<T*>(norm.to) + uint64_t{row} * norm.width;
-    for (uint32_t i = 4 * threadIdx.x; i < norm.width; i += 4 * kThreads) {
+    for (uint32_t i = 4 * threadIdx.x; i < norm.width; i += 4 * blockDim.x) {
         const float4 v = __ldcg(reinterpret_cast<const float4*>(x + i)), w = *reinterpret_cast<const float4*>(norm.weight + i);
         T out[4] = {rounded<T>(v.x * scale * w.x), rounded<T>(v.y * scale * w.y), rounded<T>(v.z * scale * w.z),
                     rounded<T>(v.w * scale * w.w)};
@@ -48,9 +50,12 @@ __device__ __forceinline__ float squares_of(const float4& v) { return v.x * v.x 
 /// Blocks of a kernel whose blocks wait for other ranks. Where those share the card some of it is left to them.
 uint32_t push_blocks(const RankTable& table) { return table.one_card ? kSumBlocks : kPushedRows; }
 
+/// Few rows are a matter of latencies: every four values have a thread, so that none waits for one packet after another.
+int push_threads(uint32_t width) { return static_cast<int>(std::min((width / 4 + 31) / 32 * 32, kMostThreads)); }
+
 /// A block takes a row at a time, where there are as many as blocks: one.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kMostThreads)
     push_norm_kernel(const __grid_constant__ RankTable table, const __grid_constant__ SumNormArgs args) {
     const RankMemory& own = table.of[table.rank];
     const uint32_t number = begin_sum(table, own.row_tickets);
@@ -60,7 +65,7 @@ __global__ void __launch_bounds__(kThreads)
         return table.of[of].pushed_rows + ((uint64_t{number % 2} * table.ranks + from) * kPushedRows + row) * (width / 4) + i / 4;
     };
     for (uint32_t row = blockIdx.x; row < rows; row += gridDim.x) {
-        for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads) {
+        for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * blockDim.x) {
             const uint2 v = __ldcg(reinterpret_cast<const uint2*>(partials + uint64_t{row} * width + i));
             for (uint32_t r = 0; r < table.ranks; ++r) {
                 if (r != table.rank) store_packet(slot(r, table.rank, row, i), {v.x, number, v.y, number});
@@ -70,18 +75,33 @@ __global__ void __launch_bounds__(kThreads)
     for (uint32_t row = blockIdx.x; row < rows; row += gridDim.x) {
         float* x = args.x + uint64_t{row} * width;
         float squares = 0.0f;
-        for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads) {
-            float4 total = load_four(x + i);
+        for (uint32_t begin = 4 * threadIdx.x; begin < width; begin += kAtOnce * 4 * blockDim.x) {
+            const auto each = [&](auto&& visit) {
+#pragma unroll
+                for (int k = 0; k < kAtOnce; ++k) {
+                    if (const uint32_t i = begin + k * 4 * blockDim.x; i < width) visit(k, i);
+                }
+            };
+            float4 total[kAtOnce];
+            each([&](int k, uint32_t i) { total[k] = load_four(x + i); });
             for (uint32_t r = 0; r < table.ranks; ++r) {
                 if (r == table.rank) {
-                    add(total, Four<T>{__ldcg(reinterpret_cast<const uint2*>(partials + uint64_t{row} * width + i))});
+                    each([&](int k, uint32_t i) {
+                        add(total[k], Four<T>{__ldcg(reinterpret_cast<const uint2*>(partials + uint64_t{row} * width + i))});
+                    });
                 } else {
-                    const uint4 packet = await_packet(table, slot(table.rank, r, row, i), number);
-                    add(total, Four<T>{{packet.x, packet.z}});
+                    uint4 packets[kAtOnce];
+                    each([&](int k, uint32_t i) { packets[k] = load_packet(slot(table.rank, r, row, i)); });
+                    each([&](int k, uint32_t i) {
+                        const uint4 packet = await_packet(table, slot(table.rank, r, row, i), number, packets[k]);
+                        add(total[k], Four<T>{{packet.x, packet.z}});
+                    });
                 }
             }
-            *reinterpret_cast<float4*>(x + i) = total;
-            squares += squares_of(total);
+            each([&](int k, uint32_t i) {
+                *reinterpret_cast<float4*>(x + i) = total[k];
+                squares += squares_of(total[k]);
+            });
         }
         norm_row<T>(args.norm, x, squares, row);
         __syncthreads();  // what norm_row shares between threads is used again
@@ -98,7 +118,7 @@ __global__ void await_kernel(const __grid_constant__ RankTable table, uint32_t n
 
 /// A block a row.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kMailThreads)
     add_norm_kernel(const __grid_constant__ RankTable table, const __grid_constant__ SumNormArgs args) {
     let_next_start();
     await_previous();
@@ -106,7 +126,7 @@ __global__ void __launch_bounds__(kThreads)
     const uint32_t row = blockIdx.x, width = args.norm.width, buffer = static_cast<uint32_t>(args.partial);
     float* x = args.x + uint64_t{row} * width;
     float squares = 0.0f;
-    for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads) {
+    for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * kMailThreads) {
         float4 total = load_four(x + i);
         for (uint32_t r = 0; r < table.ranks; ++r) {
             const std::byte* letter =
@@ -124,7 +144,7 @@ __global__ void __launch_bounds__(kThreads)
 cudaError_t push_and_norm(const Card& card, const RankTable& table, const SumNormArgs& args, cudaStream_t stream) {
     if (args.norm.rows > kPushedRows || args.norm.width % 4 != 0) return cudaErrorInvalidValue;
     const auto kernel = args.norm.dtype == Dtype::F16 ? push_norm_kernel<__half> : push_norm_kernel<__nv_bfloat16>;
-    return launch_overlapped(card, kernel, dim3(push_blocks(table)), kThreads, 0, stream, table, args);
+    return launch_overlapped(card, kernel, dim3(push_blocks(table)), push_threads(args.norm.width), 0, stream, table, args);
 }
 
 cudaError_t signal_mail(const RankTable& table, uint32_t number, cudaStream_t stream) {
@@ -140,7 +160,7 @@ cudaError_t await_mail(const RankTable& table, uint32_t number, cudaStream_t str
 cudaError_t add_mail_and_norm(const Card& card, const RankTable& table, const SumNormArgs& args, cudaStream_t stream) {
     if (args.norm.width % 4 != 0) return cudaErrorInvalidValue;
     const auto kernel = args.norm.dtype == Dtype::F16 ? add_norm_kernel<__half> : add_norm_kernel<__nv_bfloat16>;
-    return launch_overlapped(card, kernel, dim3(args.norm.rows), kThreads, 0, stream, table, args);
+    return launch_overlapped(card, kernel, dim3(args.norm.rows), kMailThreads, 0, stream, table, args);
 }
 
 }  // namespace dca::cuda

@@ -1,4 +1,8 @@
-// The mean keys of full pages: one block of threads a page and key head.
+// The mean keys of full pages: one block of threads a page and key head. Keys of caches of codes lie turned
+// (hadamard.cuh); their mean is turned back, as queries come unturned. Of a Q4 cache the first codes count, whether a page has
+// fine ones or not: over a page their errors cancel.
+#include "cuda/attention/hadamard.cuh"
+#include "cuda/attention/q4_cache.cuh"
 #include "cuda/attention/q8_cache.cuh"
 #include "cuda/device/halves.cuh"
 #include "cuda/device/vectors.cuh"
@@ -12,6 +16,11 @@ constexpr int kMaxHeadDim = 256;
 
 /// Eight values of a key, those from 8 `vector` on.
 __device__ __forceinline__ void load_eight(const LayerCache& cache, size_t row, int head_dim, int vector, float (&values)[8]) {
+    if (cache.type == CacheType::Q4) {
+        const auto* codes = static_cast<const uint8_t*>(cache.keys) + row * (head_dim / 2);
+        read_q4(codes, nullptr, static_cast<const __half2*>(cache.key_scales) + 2 * row, vector, head_dim / 8, values);
+        return;
+    }
     const size_t at = row * head_dim + vector * 8;
     if (cache.type == CacheType::Q8) {
         const uint2 bytes = *reinterpret_cast<const uint2*>(static_cast<const uint8_t*>(cache.keys) + at);
@@ -61,14 +70,27 @@ __global__ void __launch_bounds__(kThreads) mean_kernel(const MeanArgs args) {
         }
     }
     __syncthreads();
-    __half* means = args.means + (size_t{page.page} * n_kv_heads + head) * kPageSides * head_dim;
-    for (int at = threadIdx.x; at < static_cast<int>(kPageSides) * head_dim; at += kThreads) {
-        const int side = at / head_dim, e = at % head_dim;
-        const uint32_t tokens = side == 0 ? border : kPageTokens - border;
+    // Eight features of a side a thread, the sides one after the other; all lanes come to the turn.
+    const bool writes = threadIdx.x < kPageSides * vectors;
+    const int side = writes ? threadIdx.x / vectors : 0;
+    const uint32_t tokens = side == 0 ? border : kPageTokens - border;
+    float mean[8];
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
         float sum = 0.0f;
-        for (int n = 0; n < groups; ++n) sum += sums[side][n * head_dim + e];
-        means[at] = rounded<__half>(tokens == 0 ? 0.0f : sum / static_cast<float>(tokens));
+        for (int from = 0; from < groups; ++from) sum += sums[side][from * head_dim + vector * 8 + n];
+        mean[n] = tokens == 0 ? 0.0f : sum / static_cast<float>(tokens);
     }
+    if (args.cache.type == CacheType::Q4 && tokens != 0) {
+        const __half* centre = centre_of(args.cache, page.page, static_cast<int>(head), head_dim) + vector * 8;
+#pragma unroll
+        for (int n = 0; n < 8; ++n) mean[n] += __half2float(centre[n]);
+    }
+    if (holds_codes(args.cache.type)) turn_eights(mean, head_dim);
+    if (!writes) return;
+    __half* means = args.means + (size_t{page.page} * n_kv_heads + head) * kPageSides * head_dim;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) means[threadIdx.x * 8 + n] = rounded<__half>(mean[n]);
 }
 
 }  // namespace
@@ -76,7 +98,7 @@ __global__ void __launch_bounds__(kThreads) mean_kernel(const MeanArgs args) {
 cudaError_t mean_keys(const MeanArgs& args, cudaStream_t stream) {
     if (args.shape.head_dim % 8 != 0 || args.shape.head_dim > kMaxHeadDim || args.scheme.chunk_size < kPageTokens)
         return cudaErrorInvalidValue;
-    if (args.cache.type == CacheType::F32 || args.cache.type == CacheType::Q4) return cudaErrorNotSupported;
+    if (args.cache.type == CacheType::F32) return cudaErrorNotSupported;
     if (args.n_pages == 0) return cudaSuccess;
     mean_kernel<<<dim3(args.n_pages, args.shape.n_kv_heads), kThreads, 0, stream>>>(args);
     return cudaGetLastError();

@@ -31,7 +31,8 @@ struct MeanArgs {
     __half* means;  // (cache.pages, n_kv_heads, kPageSides, head_dim); 16-byte aligned
 };
 
-/// Writes the mean keys of pages of one layer. Head sizes that are multiples of 8, F16, BF16 and Q8 caches.
+/// Writes the mean keys of pages of one layer. Head sizes that are multiples of 8, of 32 where the cache is a Q4 one; any cache
+/// but F32.
 cudaError_t mean_keys(const MeanArgs& args, cudaStream_t stream);
 
 struct SelectArgs {

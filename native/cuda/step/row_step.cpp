@@ -41,7 +41,7 @@ void RowStep::multiply(const FusedMatrices& fused, const Input& in, const Output
 
 bool RowStep::stores_while_projecting(const DeviceLayer& w) const noexcept {
     const bool pairs_together = h_.rope_layout == RopeLayout::Interleaved || h_.rotary_dim == h_.head_dim;
-    return w.qkv.merged() && w.q_norm == nullptr && state_.cache->type() != CacheType::Q8 && pairs_together;
+    return w.qkv.merged() && w.q_norm == nullptr && !holds_codes(state_.cache->type()) && pairs_together;
 }
 
 void RowStep::project_and_store(uint32_t layer) {

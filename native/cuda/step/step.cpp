@@ -1,6 +1,7 @@
 #include "cuda/step/step.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "cuda/attention/variants.h"
 #include "cuda/step/compact_rows.h"
@@ -47,7 +48,8 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
     post = make_stream();
     ready = make_event();
     sent = make_event();
-    exchange->join(rank, {memory.ranks, memory.rank_sizes, {stream.get(), post.get()}, memory.whole_logits});
+    logits_sent = make_event();
+    exchange->join(rank, {memory.ranks, memory.rank_sizes, {stream.get(), post.get()}, memory.whole_logits, logits_sent.get()});
 }
 
 void StepState::sum_partials(Partial partial, const float* post_norm, bool fresh) {
@@ -171,6 +173,16 @@ void StepState::store_keys_values(uint32_t layer) {
     if (sparse != nullptr) sparse->store_means(layer, shape, *cache, stream.get());
 }
 
+void StepState::settle_pages() {
+    const std::vector<FreshPages::Filled> filled = cache->filled();
+    for (size_t first = 0; first < filled.size(); first += FilledPages::kMost) {
+        FilledPages pages{};
+        pages.count = static_cast<uint32_t>(std::min<size_t>(FilledPages::kMost, filled.size() - first));
+        for (uint32_t i = 0; i < pages.count; ++i) pages.page[i] = filled[first + i].page, pages.first[i] = filled[first + i].first;
+        for (const LayerCache& layer : cache->layers()) check(settle_keys(shape, layer, pages, stream.get()), "settling keys");
+    }
+}
+
 void StepState::attend(uint32_t layer) {
     const LayerCache& keys_values = cache->layers()[layer];
     const LayerAttention attention = attention_of(layer);
@@ -216,6 +228,7 @@ void StepState::attend(uint32_t layer) {
             .workspace_bytes = memory.prefill_bytes,
             .kernel = PrefillKernel::Auto,
             .lists = {},
+            .fresh_page = slice.fresh_page,
         };
         const auto attend_part = [&](const PrefillArgs& part) { check(attention_prefill(device.card, part, stream.get()), "attending"); };
         if (sparse == nullptr)

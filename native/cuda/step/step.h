@@ -45,6 +45,7 @@ struct StepState {
     CudaExchange* exchange;
     Stream post;        // what is sent while products go on
     Event ready, sent;  // partials that may be sent, those that were
+    Event logits_sent;  // to the ranks that choose tokens
 
     const RowGroup* group = nullptr;  // the rows of the step still kept
     uint32_t rows = 0;                // of them
@@ -100,6 +101,9 @@ struct StepState {
 
     /// Stores all rows' keys and values.
     void store_keys_values(uint32_t layer);
+
+    /// Codes the keys of pages that the step has filled anew, where the cache wants that.
+    void settle_pages();
 
     /// memory.attended = attention of the kept rows' queries: one call for all rows that are alone in their
     /// sequence, one for each longer slice.

@@ -95,19 +95,20 @@ void StepInput::write(const Batch& batch) {
             on_host(indices_)[row] = index;
             on_host(places_)[row] = slice.pages[index / kPageTokens] * kPageTokens + index % kPageTokens;
         }
-        const DecodeRow newest{slice.end(), table, 0};
+        const uint32_t fresh = slice.start / kPageTokens;
+        const DecodeRow newest{slice.end(), table, 0, fresh};
         const uint32_t* page_table = on_device(tables_) + table;
         if (slice.rows() == 1 || cut_rows) {
-            for (uint32_t i = 1; i <= slice.rows(); ++i) on_host(decode_)[all_.single++] = {slice.start + i, table, 0};
+            for (uint32_t i = 1; i <= slice.rows(); ++i) on_host(decode_)[all_.single++] = {slice.start + i, table, 0, fresh};
         } else {
-            all_.longer.push_back({all_.rows, slice.rows(), slice.start, page_table, slice.sparse_end});
+            all_.longer.push_back({all_.rows, slice.rows(), slice.start, fresh, page_table, slice.sparse_end});
         }
         const uint32_t dropped = slice.rows() - slice.wanted;
         if (slice.wanted == 1) {
             if (!all_kept) on_host(kept_decode_)[kept_.single] = newest;
             ++kept_.single;
         } else if (slice.wanted > 1) {
-            kept_.longer.push_back({kept_.rows, slice.wanted, slice.start + dropped, page_table, slice.sparse_end});
+            kept_.longer.push_back({kept_.rows, slice.wanted, slice.start + dropped, fresh, page_table, slice.sparse_end});
         }
         for (uint32_t i = 0; i < slice.wanted; ++i) {
             const uint32_t row = all_.rows + dropped + i;
@@ -129,7 +130,7 @@ void StepInput::pad(uint32_t padding, uint32_t padding_page) {
         on_host(tokens_)[row] = 0;
         on_host(indices_)[row] = 0;
         on_host(places_)[row] = padding_page * kPageTokens + i % kPageTokens;
-        on_host(decode_)[row] = {0, 0, 0};
+        on_host(decode_)[row] = {0, 0, 0, 0};
     }
     all_.rows += padding;
     all_.single += padding;

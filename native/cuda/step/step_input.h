@@ -15,6 +15,7 @@ namespace dca::cuda {
 struct SliceRows {
     uint32_t first_row, rows;
     uint32_t start;              // index of the first one's token
+    uint32_t fresh_page;         // the first page that the step writes to
     const uint32_t* page_table;  // device memory
     uint32_t sparse_end = 0;     // queries at indices below may be attended sparsely
 };

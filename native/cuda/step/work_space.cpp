@@ -60,15 +60,16 @@ struct WorkSpace::Plan {
     uint32_t n_frequencies;  // of the rotation tables
     bool sparse;             // prefill
     const RankLink& link;
+    uint32_t most_rows;  // of a step, were there memory for them: the same for all ranks
 
     RotaryTable table(Arena& scratch, const Scheme& of, uint32_t tokens) const {
         const uint32_t positions = of.table_rows(tokens);
         return {scratch.take<float2>(size_t{positions} * n_frequencies), positions};
     }
 
-    /// Prefill dequantizes a Q8 cache for the fastest kernel, some heads at a time.
+    /// Prefill dequantizes a cache of codes for the fastest kernel, some heads at a time.
     size_t prefill_bytes(uint32_t block, uint32_t tokens, CacheType type) const {
-        if (type != CacheType::Q8 || block == 1) return prefill_workspace_bytes();
+        if (!holds_codes(type) || block == 1) return prefill_workspace_bytes();
         const uint64_t a_head = prefill_workspace_bytes(shape, tokens, 1);
         const auto heads = std::clamp<uint64_t>(kMostDequantizedCache / a_head, 1, h.n_kv_heads);
         return prefill_workspace_bytes(shape, tokens, static_cast<int32_t>(heads));
@@ -107,7 +108,9 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     if (h.n_experts > 0) experts.place(scratch, h, block);
     if (plan.sparse) sparse.place(scratch, h, plan.card, plan.scheme, block, slices, tokens);
     const uint64_t n_vocab = plan.link.exchange == nullptr ? h.n_vocab : plan.link.exchange->n_vocab();
-    vocab_rows = static_cast<uint32_t>(std::clamp<uint64_t>(kLogitsBytes / (4 * n_vocab), 1, block));
+    // Ranks go through rows of logits together, also where one of them has memory for shorter blocks only.
+    vocab_rows = static_cast<uint32_t>(
+        std::clamp<uint64_t>(kLogitsBytes / (4 * n_vocab), 1, plan.link.exchange == nullptr ? block : plan.most_rows));
     logits = scratch.take<float>(size_t{vocab_rows} * h.n_vocab);
     dequantized_bytes = plan.weights.quantised() && block > 1 ? plan.dequantized_bytes() : 0;
     dequantized = scratch.take<std::byte>(dequantized_bytes);
@@ -121,7 +124,7 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     rank_sizes = {plan.link.exchange->ranks(), block, h.n_embd};
     std::byte* inboxes = scratch.take<std::byte>(RankMemory::inbox_bytes_of(rank_sizes));
     ranks.place(inboxes, scratch.take<std::byte>(RankMemory::signal_bytes(rank_sizes)), rank_sizes);
-    if (plan.link.rank == 0) whole_logits = scratch.take<float>(vocab_rows * n_vocab);
+    whole_logits = scratch.take<float>(plan.link.exchange->first_row(1, vocab_rows) * n_vocab);  // no rank has more rows than the first
 }
 
 void WorkSpace::place_host(Arena& host, const Plan& plan) {
@@ -135,8 +138,9 @@ void WorkSpace::place_host(Arena& host, const Plan& plan) {
 WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Device& device, const AttentionShape& shape,
                      const EngineSpec& spec) {
     const CacheType type = supported_cache(spec.cache_type);
-    const Plan plan{h,        weights, device.card, shape, spec.scheme, spec.window_scheme, spec.rope.n_frequencies, spec.prefill.sparse,
-                    spec.link};
+    block = std::min(spec.max_rows != 0 ? spec.max_rows : weights.quantised() ? kQuantisedBlock : kDenseBlock, spec.tokens);
+    const Plan plan{h,         weights, device.card, shape, spec.scheme, spec.window_scheme, spec.rope.n_frequencies, spec.prefill.sparse,
+                    spec.link, block};
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
     const uint64_t available = free - std::min<uint64_t>(free, kReserve);
@@ -150,9 +154,11 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     };
     const auto cache_bytes = [&](uint32_t tokens, CacheType of_type) { return CudaKvCache::bytes_for(h, tokens, of_type, plan.sparse); };
     const auto fits = [&](uint32_t tokens, CacheType of_type) {
-        return cache_bytes(tokens, of_type) + cache_bytes(kPageTokens, of_type) + measure(tokens, of_type) <= available;
+        const uint64_t scratch = measure(tokens, of_type);  // sets `slices`
+        return cache_bytes(tokens, of_type) + cache_bytes(kPageTokens, of_type) +
+                   CudaKvCache::fine_bytes_for(h, tokens, of_type, block, slices) + scratch <=
+               available;
     };
-    block = std::min(spec.max_rows != 0 ? spec.max_rows : weights.quantised() ? kQuantisedBlock : kDenseBlock, spec.tokens);
     while (!fits(spec.tokens, type) && spec.max_rows == 0 && block > kShortestBlock) block /= 2;
     scratch_bytes = measure(spec.tokens, type);
     if (!fits(spec.tokens, type)) {
@@ -166,10 +172,12 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
             return some * kPageTokens;
         };
         const uint32_t most = most_tokens(type);
-        fail(DCA_ERROR_MEMORY, "a ", spec.room, " of ", spec.tokens, " tokens takes ", gigabytes(cache_bytes(spec.tokens, type)),
-             " of cache and ", gigabytes(scratch_bytes), " of work space, ", device.description, " has ", gigabytes(available),
-             " free: room for ", most, " tokens",
-             type == CacheType::Q8 ? "" : ", or " + std::to_string(most_tokens(CacheType::Q8)) + " with cache_type q8");
+        throw RoomError(most, message_from("a ", spec.room, " of ", spec.tokens, " tokens takes ",
+                                           gigabytes(cache_bytes(spec.tokens, type)), " of cache and ", gigabytes(scratch_bytes),
+                                           " of work space, ", device.description, " has ", gigabytes(available), " free: room for ", most,
+                                           " tokens", smaller_caches(spec, h.head_dim, [&](dca_cache_type smaller) {
+                                               return most_tokens(static_cast<CacheType>(smaller));
+                                           })));
     }
 
     device_ = allocate_device(scratch_bytes, "allocating the work space");

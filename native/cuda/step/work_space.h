@@ -54,7 +54,7 @@ struct WorkSpace {
     // Of one rank among several (ranks/exchange.h).
     RankMemory ranks{};
     RankSizes rank_sizes{};
-    float* whole_logits = nullptr;  // (vocab_rows, n_vocab of all ranks); rank 0 has it
+    float* whole_logits = nullptr;  // (a rank's share of vocab_rows, n_vocab of all ranks)
 
     // Host memory that the card reads and writes.
     int32_t* targets;    // (block)

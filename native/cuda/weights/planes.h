@@ -4,9 +4,10 @@
 // 32 consecutive weights of a row, and every unit's parts lie in planes of their own, row after row:
 //   low     4 or 8 bits a weight, 16 or 32 bytes a unit
 //   high    0, 1 or 2 further bits, 0, 4 or 8 bytes a unit
-//   scales  f16 per group of 16 or 32 weights, or pairs (scale, minimum), or pairs of factors, or a bf16 that is a power of two
+//   scales  f16 per group of 16 or 32 weights, or pairs (scale, minimum), or f16 of 128 times the scale where levels reach to
+//           127 and scales are small, or a bf16 that is a power of two
 // A weight is scale * (q - offset), or scale * q + minimum, or scale * level[q]. Formats that do not look like this in
-// the file become one that does; a product of two scales is rounded to f16 then (2^-12 relative), except where both stay.
+// the file become one that does; a product of two scales is rounded to f16 then (2^-12 relative).
 //
 // In the high and the scale planes a row is followed by zeros up to a multiple of four units.
 //
@@ -50,8 +51,9 @@ constexpr int kUnit = 32;
 /// Units of a row in the high and scale planes, where rows start at multiples of four so that four can be copied at a time.
 constexpr DCA_HOST_DEVICE uint32_t padded_units(uint32_t cols) { return (cols / kUnit + 3) / 4 * 4; }
 
-/// What the scales of a group are: one f16, with a minimum, two f16 to be multiplied, one bf16.
-enum class Scales { One, Minimum, Product, Power };
+/// What the scales of a group are: one f16, with a minimum, one of kFineSteps times the scale, one bf16.
+enum class Scales { One, Minimum, Fine, Power };
+constexpr float kFineSteps = 128.0f;
 
 template <WeightFormat kFormat_, int kLowBits_, int kHighBits_, int kGroup_, int kOffset_, Scales kScales_,
           Levels kLevels_ = Levels::Linear>
@@ -64,7 +66,7 @@ struct Planes {
     static constexpr bool kTable = kLevels != Levels::Linear;
     static constexpr int kGroups = kUnit / kGroup_;                     // of a unit
     static constexpr int kLowWords = kLowBits, kHighWords = kHighBits;  // 32-bit words of a unit
-    static constexpr int kGroupHalves = kMinimum || kScales == Scales::Product ? 2 : 1;
+    static constexpr int kGroupHalves = kMinimum ? 2 : 1;
     static constexpr int kScaleHalves = kGroups * kGroupHalves;
 };
 
@@ -76,7 +78,7 @@ using PlanesQ5M = Planes<WeightFormat::Q5M, 4, 1, 32, 0, Scales::Minimum>;
 using PlanesQ6 = Planes<WeightFormat::Q6, 4, 2, 16, 32, Scales::One>;
 using PlanesQ3 = Planes<WeightFormat::Q3, 4, 0, 16, 4, Scales::One>;
 using PlanesQ2M = Planes<WeightFormat::Q2M, 4, 0, 16, 0, Scales::Minimum>;
-using PlanesIQ4 = Planes<WeightFormat::IQ4, 4, 0, 32, 0, Scales::Product, Levels::IQ4>;
+using PlanesIQ4 = Planes<WeightFormat::IQ4, 4, 0, 32, 0, Scales::Fine, Levels::IQ4>;
 using PlanesFP4 = Planes<WeightFormat::FP4, 4, 0, 32, 0, Scales::Power, Levels::FP4>;
 
 /// Calls visit(P{}) with the Planes of a quantised format; false for F16 and BF16.
@@ -158,8 +160,7 @@ DCA_HOST_DEVICE float float_of_upper_half(uint16_t half) {
     return value;
 }
 
-/// A unit before it is packed: value i is scale[g] * (q[i] - offset) or scale[g] * q[i] + minimum[g] or, where scales are
-/// products, scale[0] * scale[1] * level[q[i]].
+/// A unit before it is packed: value i is scale[g] * (q[i] - offset) or scale[g] * q[i] + minimum[g] or scale[0] * level[q[i]].
 struct UnitValues {
     int8_t q[kUnit];
     float scale[2], minimum[2];
@@ -205,9 +206,8 @@ DCA_HOST_DEVICE Unit<P> pack_unit(const UnitValues& values) {
         if constexpr (P::kMinimum) {
             unit.scales[2 * g] = half_of_float(values.scale[g]);
             unit.scales[2 * g + 1] = half_of_float(values.minimum[g]);
-        } else if constexpr (P::kScales == Scales::Product) {
-            unit.scales[0] = half_of_float(values.scale[0]);
-            unit.scales[1] = half_of_float(values.scale[1]);
+        } else if constexpr (P::kScales == Scales::Fine) {
+            unit.scales[g] = half_of_float(values.scale[g] * kFineSteps);
         } else if constexpr (P::kScales == Scales::Power) {
             unit.scales[0] = upper_half(values.scale[0]);
         } else {
@@ -231,7 +231,7 @@ template <class P>
 DCA_HOST_DEVICE float group_scale(const uint16_t* scales, int group) {
     if constexpr (P::kScales == Scales::Power) return float_of_upper_half(scales[group]);
     const float scale = float_of_half(scales[P::kGroupHalves * group]);
-    if constexpr (P::kScales == Scales::Product) return scale * float_of_half(scales[2 * group + 1]);
+    if constexpr (P::kScales == Scales::Fine) return scale * (1.0f / kFineSteps);
     return scale;
 }
 
@@ -288,12 +288,25 @@ struct alignas(16) Words {
     uint32_t w[4];
 };
 
-/// A block of 32 activations: their scale and the sum of the integers, by halves of 16.
+/// A block of 32 activations: their scale, and what else products with a format want of it.
 struct alignas(16) ActivationBlock {
     float scale;
-    int32_t sum[2];
-    int32_t unused;
+    int32_t sum[2];  // of the integers, by halves of 16; for codes that are looked up, of all and a word of the table
+    uint32_t table;  // a second word: read from memory both stay in registers, where the compiler copies a constant for every look-up
 };
+
+/// The table that dot_piece looks up: every level plus kBias, which makes FP4's negative (look_up).
+template <class P>
+struct DotLevels : LevelWords<P::kLevels, P::kLevels == Levels::FP4 ? -13 : 0> {
+    static constexpr int kBias = P::kLevels == Levels::FP4 ? -13 : 0;
+};
+
+/// `first` and `second` are sums of 16 integers.
+template <class P>
+DCA_HOST_DEVICE ActivationBlock activation_block(float scale, int32_t first, int32_t second) {
+    if constexpr (P::kTable) return {scale, {first + second, static_cast<int32_t>(DotLevels<P>::k0)}, DotLevels<P>::k2};
+    return {scale, {first, second}, 0};
+}
 
 /// c + a's two signed 16-bit values times b's bytes 2 half and 2 half + 1, signed or unsigned.
 template <int kHalf, bool kSigned>
@@ -340,14 +353,15 @@ DCA_HOST_DEVICE float dot_piece(const Piece<P>& piece, const Words (&x)[Piece<P>
         DCA_UNROLL
         for (int j = 0; j < 4; ++j) {
             uint32_t bytes[2];
-            look_up<LevelWords<P::kLevels, 0>>(piece.low.w[j], bytes);
+            look_up<DotLevels<P>>(piece.low.w[j], static_cast<uint32_t>(block.sum[1]), block.table, bytes);
             DCA_UNROLL
             for (int n = 0; n < 2; ++n) {
                 sum[n] = dot_pair<0, true>(pair(4 * j + 2 * n), bytes[n], sum[n]);
                 sum[n] = dot_pair<1, true>(pair(4 * j + 2 * n + 1), bytes[n], sum[n]);
             }
         }
-        return group_scale<P>(piece.scales, 0) * block.scale * static_cast<float>(sum[0] + sum[1]);
+        const int32_t products = sum[0] + sum[1] - DotLevels<P>::kBias * block.sum[0];
+        return group_scale<P>(piece.scales, 0) * block.scale * static_cast<float>(products);
     } else {
         DCA_UNROLL
         for (int j = 0; j < 4; ++j) {

@@ -67,7 +67,6 @@ DCA_HOST_DEVICE UnitValues unpack(const BlockIQ4_NL& block, int) {
     UnitValues out{};
     unpack_nibbles(block.qs, out);
     out.scale[0] = float_of_half(block.d);
-    out.scale[1] = 1.0f;
     return out;
 }
 
@@ -78,8 +77,7 @@ DCA_HOST_DEVICE UnitValues unpack(const BlockIQ4_XS& block, int u) {
         out.q[i + 16] = static_cast<int8_t>(block.qs[16 * u + i] >> 4);
     }
     const int scale = (block.scales_l[u / 2] >> 4 * (u % 2) & 15) | (block.scales_h >> 2 * u & 3) << 4;
-    out.scale[0] = float_of_half(block.d);
-    out.scale[1] = static_cast<float>(scale - 32);
+    out.scale[0] = float_of_half(block.d) * static_cast<float>(scale - 32);
     return out;
 }
 

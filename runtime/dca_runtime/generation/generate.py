@@ -65,9 +65,9 @@ class Generation(Iterator[str]):
         processors: see Processor; called in order.
         logprobs: keep the log-probability of each generated token and of that many of the likeliest in
             ``logprobs``; those of the model itself, before processors, penalties and temperature.
-        speculate: "lookup": guess tokens ahead where the text repeats itself; the text is the same, up to the
-            rounding of steps of several rows. "off": one token a step. "auto": "lookup" on the CPU, where
-            steps of several rows round as those of one, so that the text is the very same.
+        speculate: "auto" and "lookup": guess tokens ahead where the text repeats itself; the text is the same
+            on the CPU, and on a card up to the rounding of steps of several rows, but every time the same.
+            "off": one token a step.
         own_session: ``close`` frees the session too.
         prompts: a store that the prompt is read through and the text kept in; of the session's setup. What
             was read of the prompt when an exception came stays in the session, and the next piece goes on.
@@ -96,11 +96,14 @@ class Generation(Iterator[str]):
         self._stream = tokenizer.stream(after=prompt, skip_special=skip_special)
         self._stops = StopTexts(stop)
         self._cancel = threading.Event()
+        self._context = session.info.context
         self._history: list[int] | None = None  # all ids, the session's first; None: nothing evaluated yet
         self._next: TokenIds = prompt  # to be evaluated next
-        self._rows: list[np.ndarray] = []  # logits to choose from: after these, then after each guess
+        # After these, then after each guess: the tokens chosen, or the logits to choose them from.
+        self._rows: list[int] | list[np.ndarray] = []
         self._guesses: list[int] = []  # one for each row but the last
-        self._speculator = Speculator(session.device) if speculates(speculate, session.device) else None
+        self._sees_logits = bool(self._processors) or self._top is not None
+        self._speculator = Speculator(session.device) if speculates(speculate) else None
         self._own_session = own_session
         self._prompts = prompts
         self._on_read = on_read
@@ -200,28 +203,34 @@ class Generation(Iterator[str]):
             start = time.perf_counter()
             if self._prompts is not None:
                 self._load_and_read(self._prompts)
-            self._rows = [self.session.eval(self._next)]
+            self._rows = self._evaluated(self._next, every=False)
             self.prompt_seconds = time.perf_counter() - start
             self._history = self._whole
-            self._sampler.see(self._history)
+            if self._sees_logits:
+                self._sampler.see(self._history)
             if self._speculator is not None:
                 self._speculator.see(self._history)
             return
         guesses = self._guess()
-        rows = self.session.eval([*self._next, *guesses], all_logits=True)
+        self._rows = self._evaluated([*self._next, *guesses], every=True)
+        self._guesses = guesses
         seconds = time.perf_counter() - start
-        self._rows, self._guesses = list(rows), guesses
         self.decode_seconds += seconds
         self.decoded_tokens += 1
         if self._speculator is not None:
             self._speculator.took(seconds)
 
+    def _evaluated(self, ids: TokenIds, every: bool) -> list[int] | list[np.ndarray]:
+        """What follows the last of ``ids``, or each; logits only where Python looks at them."""
+        if not self._sees_logits:
+            return self.session.sample(ids, self._sampler.sampling, every)
+        return list(self.session.eval(ids, all_logits=True)) if every else [self.session.eval(ids)]
+
     def _guess(self) -> list[int]:
         """Tokens that may follow the next one; as many as there is room for and tokens are wanted of."""
         if self._speculator is None:
             return []
-        info = self.session.info
-        room = info.context - info.length - 1
+        room = self._context - self.session.length - 1
         wanted = room if self._max_tokens is None else self._max_tokens - len(self.ids) - 1
         return self._speculator.guess(min(room, wanted))
 
@@ -231,7 +240,17 @@ class Generation(Iterator[str]):
         self.stored_tokens += read_prompt(self.session, prompts, self._whole, self._on_read)
         self._next = self._whole[self.session.length :]
 
-    def _choose(self, logits: np.ndarray) -> int:
+    def _choose(self, row: int | np.ndarray) -> int:
+        assert self._history is not None
+        id_ = row if isinstance(row, int) else self._picked(row)
+        self._history.append(id_)
+        if self._speculator is not None:
+            self._speculator.see([id_])
+        self.ids.append(id_)
+        self._next = [id_]
+        return id_
+
+    def _picked(self, logits: np.ndarray) -> int:
         assert self._history is not None
         processed = logits
         for process in self._processors:
@@ -242,11 +261,6 @@ class Generation(Iterator[str]):
         id_ = self._sampler.pick(processed)
         if self._top is not None:
             self.logprobs.append(token_logprob(logits, id_, self._top))
-        self._history.append(id_)
-        if self._speculator is not None:
-            self._speculator.see([id_])
-        self.ids.append(id_)
-        self._next = [id_]
         return id_
 
     def _finish(self, reason: str) -> str:

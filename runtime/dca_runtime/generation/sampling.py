@@ -5,7 +5,7 @@ import math
 import operator
 import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -120,8 +120,7 @@ class Sampler:
     """
 
     def __init__(self, sampling: Sampling) -> None:
-        self.sampling = sampling
-        self._seed = drawn_seed(sampling)
+        self.sampling = replace(sampling, seed=drawn_seed(sampling))
         self._history = array.array("i")
 
     def see(self, ids: Iterable[int]) -> None:
@@ -137,7 +136,7 @@ class Sampler:
         if np.isnan(logits).any():
             raise DcaError("the model gave logits that are not numbers", Status.INTERNAL)
         values = np.ascontiguousarray(logits, np.float32)
-        native, _kept = sampling_struct(self.sampling, self._seed, len(values))
+        native, _kept = sampling_struct(self.sampling, drawn_seed(self.sampling), len(values))
         choice = ffi.new("dca_choice *")
         with ffi.from_buffer("int32_t[]", self._history) as history:
             status = _ffi.lib().dca_sample(

@@ -17,18 +17,18 @@ from dca_runtime.options import SPECULATIONS
 
 SHORTEST_MATCH = 2  # tokens: one alone occurs before almost always, and says little about the next
 LONGEST_MATCH = 32  # tokens: beyond it a longer match says nothing more
+_FEW = 8  # places that are looked at one by one; more of them are sifted together
 # A step of this many guesses and the token before them: up to eight rows the CPU gives each row the bits of a
 # step of its own (native/cpu/panel_shape.h), and weights are read once for all of them.
 MOST_GUESSES = 7
 
 
-def speculates(speculate: str, device: str) -> bool:
-    """Whether to guess ahead, for one of SPECULATIONS and a ModelInfo.device. DcaError for another."""
+def speculates(speculate: str) -> bool:
+    """Whether to guess ahead, for one of SPECULATIONS. DcaError for another."""
     if speculate not in SPECULATIONS:
         names = ", ".join(SPECULATIONS)
         raise DcaError(f"speculate must be one of {names}, got {speculate!r}")
-    # Elsewhere steps of several rows round otherwise than steps of one, which may turn a near tie.
-    return speculate == "lookup" or (speculate == "auto" and device.startswith("cpu"))
+    return speculate != "off"
 
 
 class Lookup:
@@ -42,11 +42,15 @@ class Lookup:
 
     def see(self, ids: list[int]) -> None:
         """Appends tokens to the text."""
+        tokens = self._tokens
         for id_ in ids:
-            self._tokens.append(id_)
-            if len(self._tokens) >= SHORTEST_MATCH:
-                pair = (self._tokens[-2], id_)
-                self._ends.setdefault(pair, array.array("i")).append(len(self._tokens) - 1)
+            tokens.append(id_)
+            if len(tokens) >= SHORTEST_MATCH:
+                pair = (tokens[-2], id_)
+                ends = self._ends.get(pair)
+                if ends is None:
+                    ends = self._ends[pair] = array.array("i")
+                ends.append(len(tokens) - 1)
 
     def match(self) -> tuple[int, int]:
         """(length, place): the longest end of the text that occurred before, the last time where it did.
@@ -57,18 +61,30 @@ class Lookup:
         tokens = self._tokens
         if len(tokens) <= SHORTEST_MATCH:
             return 0, 0
-        earlier = self._ends[tokens[-2], tokens[-1]][:-1]
-        if not earlier:
-            return 0, 0
-        text, places = np.frombuffer(tokens, np.int32), np.frombuffer(earlier, np.int32)
-        length = SHORTEST_MATCH
-        while length < LONGEST_MATCH:
-            longer = places[places >= length]
-            longer = longer[text[longer - length] == text[-1 - length]]
+        ends = self._ends[tokens[-2], tokens[-1]][:-1]
+        least = SHORTEST_MATCH  # what all of them match in
+        if len(ends) > _FEW:
+            least, ends = self._sifted(ends)
+        longest, place = 0, 0
+        for end in reversed(ends):
+            length = least
+            while length < LONGEST_MATCH and length <= end and tokens[end - length] == tokens[-1 - length]:
+                length += 1
+            if length > longest:
+                longest, place = length, end + 1
+        return longest, place
+
+    def _sifted(self, ends: "array.array[int]") -> tuple[int, "array.array[int]"]:
+        """(least, a few of ``ends``): all match in ``least`` tokens, and the longest match is among them."""
+        text, places = np.frombuffer(self._tokens, np.int32), np.frombuffer(ends, np.int32)
+        least = SHORTEST_MATCH
+        while least < LONGEST_MATCH and len(places) > _FEW:
+            longer = places[places >= least]
+            longer = longer[text[longer - least] == text[-1 - least]]
             if not len(longer):
                 break
-            places, length = longer, length + 1
-        return length, int(places[-1]) + 1
+            places, least = longer, least + 1
+        return least, array.array("i", places[-_FEW:].tolist())
 
     def guesses(self, place: int, count: int) -> list[int]:
         """``count`` tokens from ``place`` on. What reaches the end of the text goes on with itself."""
@@ -102,36 +118,47 @@ class _Share:
         self.tried *= keep
 
 
+# From so many matching tokens on (the last: and more), guesses are expected to be right that often.
+_EXPECTED = ((SHORTEST_MATCH, 0.2), (3, 0.4), (4, 0.55), (6, 0.7), (9, 0.85))
+# Which of them it is, by the matching tokens.
+_SHARE_OF = [max(sum(n >= least for least, _ in _EXPECTED) - 1, 0) for n in range(_EXPECTED[-1][0] + 1)]
+
+
 class Pace:
     """How many tokens to guess: as many as promise the most tokens a second.
 
     It learns from what guesses were right, by how much of the text before them had occurred before, and from
-    the time that steps of several rows take.
+    the time that steps of several rows take. On a card steps of several rows round otherwise than steps of
+    one, which may turn a near tie; so that the same call gives the same text every time, the clock has no say
+    there unless those steps take much longer than they should.
     """
 
-    # From so many matching tokens on (the last: and more), guesses are expected to be right that often.
-    _EXPECTED = ((2, 0.2), (3, 0.4), (4, 0.55), (6, 0.7), (9, 0.85))
     # What a step of several rows takes beyond one of a single row, in such steps: at all, and for each guess.
     # On an H100 steps of 2 ... 8 rows take 1.6 to 2.1 times one's time in four bits, 1.2 to 1.3 times in 16.
     _BEYOND = {"cpu": (0.0, 0.15), "card": (0.65, 0.05)}
     _WEIGHT = 1 / 8  # of a step's time in the averages
     _FORGET = 0.995  # a step: what was bad is tried again some hundred steps later
+    _MUCH = 1.5  # times as long as they should
 
     def __init__(self, device: str = "cpu") -> None:
         """device: as ModelInfo has it."""
-        self._shares = [_Share(expected) for _, expected in self._EXPECTED]
+        self._shares = [_Share(expected) for _, expected in _EXPECTED]
         self._single: float | None = None  # seconds of a step without guesses
-        self._fixed, self._each = self._BEYOND["cpu" if device.startswith("cpu") else "card"]
+        kind = "cpu" if device.startswith("cpu") else "card"
+        self._fixed, self._each = self._BEYOND[kind]
+        self._trusted = 0.0 if kind == "cpu" else self._MUCH  # up to this scale the clock has no say
         self._scale = 1.0  # of both, as steps have shown
 
     def guesses(self, matched: int, most: int) -> int:
         """How many tokens to guess after ``matched`` tokens that occurred before; at most ``most``."""
         best, best_rate = 0, 1.0
         tokens = reached = 1.0  # expected of the step; the chance that all guesses so far are right
+        shares = [share.value() for share in self._shares]
+        scale = self._scale if self._scale > self._trusted else 1.0
         for count in range(1, most + 1):
-            reached *= self._share(matched + count - 1).value()
+            reached *= shares[self._index(matched + count - 1)]
             tokens += reached
-            rate = tokens / (1.0 + self._scale * self._beyond(count))
+            rate = tokens / (1.0 + scale * self._beyond(count))
             if rate > best_rate:
                 best, best_rate = count, rate
         if best == 0:
@@ -160,8 +187,10 @@ class Pace:
         return before + self._WEIGHT * (min(value, 4.0 * before) - before)  # a hiccup counts little
 
     def _share(self, matched: int) -> _Share:
-        index = sum(matched >= least for least, _ in self._EXPECTED) - 1
-        return self._shares[index]
+        return self._shares[self._index(matched)]
+
+    def _index(self, matched: int) -> int:
+        return _SHARE_OF[min(matched, len(_SHARE_OF) - 1)]
 
 
 @dataclass

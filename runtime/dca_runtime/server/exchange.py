@@ -1,10 +1,12 @@
 """A request on the event loop: what comes from the stepper for it, with back-pressure, and its cancelling."""
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import Callable
 
+from dca_runtime.server.looks import Looks
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import Event, Failed, Finished, Job, Token
 
@@ -28,6 +30,7 @@ class Exchange:
         self._last: dict[int, float] = {}  # when a job's last token came
         self._running: set[int] = set()
         self._left = False
+        self._heard = 0.0  # when the last event came, or silence was broken
 
     def add(self, job: Job) -> None:
         """Takes a job before it is submitted."""
@@ -41,25 +44,23 @@ class Exchange:
         now = time.monotonic()
         job = self.jobs[index]
         if isinstance(event, Token):
-            self._metrics.token(now - self._last.get(index, job.arrived), first=index not in self._last)
+            before = self._last.get(index)
+            self._metrics.token(now - (job.arrived if before is None else before), first=before is None)
             self._last[index] = now
         elif isinstance(event, Finished | Failed):
             self._running.discard(index)
             reason = event.reason if isinstance(event, Finished) else "error"
             self._metrics.finished(reason, now - job.arrived)
+        self._heard = now
         self._events.append((index, event))
         self._arrived.set()
         if len(self._events) >= _PAUSE_AT:
             for other in self.jobs:
                 other.paused = True
 
-    async def next(self, seconds: float | None = None) -> list[tuple[int, Event]]:
-        """Waits for events; all that are there, none if there are none within ``seconds``. Raises Left."""
-        try:
-            async with asyncio.timeout(seconds):
-                await self._arrived.wait()
-        except TimeoutError:
-            return []
+    async def next(self) -> list[tuple[int, Event]]:
+        """Waits for events; all that are there, none where silence was broken (``broken``). Raises Left."""
+        await self._arrived.wait()
         if self._left:
             raise Left
         self._arrived.clear()
@@ -70,6 +71,22 @@ class Exchange:
                 job.paused = False
             self._wake()
         return events
+
+    def broken(self, seconds: float | None) -> contextlib.AbstractContextManager[object]:
+        """Within the block ``next`` comes back without events after so long a silence; None: it does not."""
+        if seconds is None:
+            return contextlib.nullcontext()
+
+        def look() -> float:
+            left = seconds - (time.monotonic() - self._heard)
+            if left > 0:
+                return left
+            self._heard = time.monotonic()
+            self._arrived.set()
+            return seconds
+
+        self._heard = time.monotonic()
+        return Looks(seconds, look)
 
     def leave(self) -> None:
         """Nobody waits for events any more: ``next`` raises Left, and what still runs ends."""

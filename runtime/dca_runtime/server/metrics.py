@@ -1,7 +1,14 @@
 """Figures for Prometheus, under vLLM's names where they mean the same."""
 
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -10,8 +17,34 @@ _BETWEEN = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5
 _WHOLE = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560)
 
 
+class _Times(Collector):
+    """A histogram for one thread, which takes a time for every token: the package's own locks for each."""
+
+    def __init__(self, name: str, text: str, model: str, bounds: tuple[float, ...]) -> None:
+        self._name, self._text, self._model = name, text, model
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)  # up to each bound, and above
+        self._sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    @property
+    def count(self) -> int:
+        return sum(self._counts)
+
+    def collect(self) -> Iterator[HistogramMetricFamily]:
+        """What the package asks for."""
+        bounds = [floatToGoString(bound) for bound in (*self._bounds, float("inf"))]
+        family = HistogramMetricFamily(self._name, self._text, labels=["model_name"])
+        buckets = list(zip(bounds, accumulate(self._counts), strict=True))
+        family.add_metric([self._model], buckets, self._sum)
+        yield family
+
+
 class Metrics:
-    """One server's figures. Any thread may write them."""
+    """One server's figures. Any thread may write them, tokens' the event loop's alone."""
 
     def __init__(self, model: str) -> None:
         self.registry = CollectorRegistry()
@@ -37,9 +70,12 @@ class Metrics:
         self._looked_up = counter("vllm:external_prefix_cache_queries", "Prompt tokens looked for there.")
         self._prompt = counter("vllm:prompt_tokens", "Prompt tokens of requests that were started.")
         self._generated = counter("vllm:generation_tokens", "Tokens generated and given to clients.")
+        self._counted = 0  # of them
         self._queue = histogram("vllm:request_queue_time_seconds", "Wait for the first row.", _FIRST)
-        self._first = histogram("vllm:time_to_first_token_seconds", "Time to the first token.", _FIRST)
-        self._between = histogram("vllm:inter_token_latency_seconds", "Time between tokens.", _BETWEEN)
+        self._first = _Times("vllm:time_to_first_token_seconds", "Time to the first token.", model, _FIRST)
+        self._between = _Times("vllm:inter_token_latency_seconds", "Time between tokens.", model, _BETWEEN)
+        for times in (self._first, self._between):
+            self.registry.register(times)
         self._whole = histogram("vllm:e2e_request_latency_seconds", "Time of whole answers.", _WHOLE)
         self._success = Counter(
             "vllm:request_success",
@@ -51,6 +87,9 @@ class Metrics:
 
     def text(self) -> bytes:
         """The figures in Prometheus' format."""
+        tokens = self._first.count + self._between.count
+        self._generated.inc(tokens - self._counted)
+        self._counted = tokens
         return generate_latest(self.registry)
 
     def state(self, running: int, waiting: int, usage: float, set_aside: int) -> None:
@@ -78,8 +117,7 @@ class Metrics:
 
     def token(self, since_last: float, first: bool) -> None:
         """A token reached the event loop."""
-        self._generated.inc()
-        (self._first if first else self._between).observe(since_last)
+        (self._first if first else self._between).add(since_last)
 
     def finished(self, reason: str, seconds: float) -> None:
         """An answer ended: "stop", "length", "abort" (its client left) or "error"."""

@@ -14,7 +14,7 @@ from dca_runtime.server.errors import ApiError
 from dca_runtime.server.stepping.prefix_tree import Entry, page_keys
 
 if TYPE_CHECKING:
-    from dca_runtime.engine import TokenSequence
+    from dca_runtime.engine import Choice, TokenSequence
     from dca_runtime.server.incoming import Incoming
 
 
@@ -146,6 +146,12 @@ class Job:
         if self.length % PAGE_TOKENS == 0:
             ids = (self.prompt[-PAGE_TOKENS:] + self.generated)[-PAGE_TOKENS:]
             self.keys += page_keys(ids)
+
+    def token(self, choice: "Choice") -> Token:
+        """What is told of a choice that was made with log-probabilities, for this job or for others."""
+        if self.top_logprobs is None:
+            return Token(choice.token, None, [])
+        return Token(choice.token, choice.logprob, choice.top[: self.top_logprobs])
 
     def next_sampling(self) -> Sampling:
         """How the next token is chosen.

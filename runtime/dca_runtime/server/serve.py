@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -49,6 +50,9 @@ def serve(load: Load, settings: Settings, host: str, port: int, ready: Callable[
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listener.getsockname()[1]}"
     sys.setswitchinterval(_SWITCH_SECONDS)
+    os.environ.setdefault(
+        "TOKENIZERS_PARALLELISM", "false"
+    )  # the pool of threads is enough, and forks stay quiet
     app = make_app(settings)
     failure: list[BaseException] = []
     server = _Server(

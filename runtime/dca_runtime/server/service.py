@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError
-from dca_runtime.generation.sampling import Sampling
+from dca_runtime.generation.sampling import Sampling, drawn_seed
 from dca_runtime.model import Model
 from dca_runtime.options import PAGE_TOKENS
 from dca_runtime.prompt_store import Prompts
@@ -161,8 +161,8 @@ class Service:
         self._check_queue()
         stored = await self._find(wanted)
         exchange = Exchange(self.metrics, self._stepper.wake)
+        seed = drawn_seed(wanted.sampling)
         for index in range(wanted.n):
-            seed = wanted.sampling.seed
             constraint = None
             if wanted.grammar is not None:
                 constraint = await self.beside(self._grammars.constraint, *wanted.grammar)
@@ -170,7 +170,7 @@ class Service:
                 Job(
                     prompt=wanted.prompt,
                     max_tokens=limit,
-                    sampling=wanted.sampling if seed is None else replace(wanted.sampling, seed=seed + index),
+                    sampling=replace(wanted.sampling, seed=seed + index),
                     deliver=functools.partial(exchange.deliver, index),
                     end_ids=frozenset() if wanted.ignore_end else self.tokenizer.end_ids,
                     constraint=constraint,

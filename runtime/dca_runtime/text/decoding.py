@@ -1,5 +1,6 @@
 """Token ids to text: the tokens' own spellings, put through the tokenizer's decoder."""
 
+import json
 import operator
 import re
 from collections.abc import Iterable
@@ -13,6 +14,16 @@ _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _MOST_ID = 2**32 - 1  # what the package takes for an id
 
 
+def _byte_letters() -> dict[str, int]:
+    """GPT-2's letter for each byte: its own where that is printable in Latin-1, else one from 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + at): byte for at, byte in enumerate(others)}
+
+
+_BYTE_OF = _byte_letters()
+
+
 class Decoder:
     """Decodes with ``backend``, which must not change afterwards."""
 
@@ -21,7 +32,14 @@ class Decoder:
         with guarded("the decoder cannot be read"):
             self._decoder = backend.decoder
         # The decoder as JSON: a sequence, one of whose parts turns byte tokens into characters, or not.
-        self._byte_tokens = self._decoder is not None and b'"ByteFallback"' in self._decoder.__getstate__()
+        state = b"{}" if self._decoder is None else self._decoder.__getstate__()
+        self._byte_tokens = b'"ByteFallback"' in state
+        # Whether texts are the bytes of their tokens one after the other.
+        self.byte_level = json.loads(state).get("type") == "ByteLevel"
+        self._bytes: dict[bool, dict[int, bytes]] = {
+            False: {},
+            True: {},
+        }  # of tokens seen; without special ones
         added = backend.get_added_tokens_decoder().values()
         self.special = frozenset(token.content for token in added if token.special)
 
@@ -39,6 +57,23 @@ class Decoder:
             return " ".join(spellings)
         with guarded("these tokens cannot be decoded", Status.ARGUMENT):
             return self._decoder.decode(_bytes_apart(spellings) if self._byte_tokens else spellings)
+
+    def bytes_of(self, id_: int, skip_special: bool) -> bytes:
+        """A token's bytes where ``byte_level``; none of an id without one and, if asked, of special ones.
+
+        Raises DcaError: the id is not an integer.
+        """
+        known = self._bytes[skip_special]
+        if type(id_) is not int or id_ not in known:
+            spelling = "".join(self.spellings([id_], skip_special))
+            if not spelling:
+                return b""
+            try:
+                data = bytes(_BYTE_OF[letter] for letter in spelling)
+            except KeyError:  # an added token, which is spelled as it is
+                data = spelling.encode()
+            known[operator.index(id_)] = data
+        return known[id_]
 
     def _spelling(self, id_: int) -> str | None:
         try:

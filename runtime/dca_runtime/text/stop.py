@@ -19,6 +19,8 @@ class StopTexts:
 
     def push(self, piece: str) -> str:
         """Takes more text; gives what no stop text can begin in any more. Sets ``found`` at a whole one."""
+        if not self._stops:
+            return piece
         self._held += piece
         places = [(self._held.find(stop), stop) for stop in self._stops if stop in self._held]
         if places:

@@ -10,6 +10,7 @@ from tokenizers import models
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.generation.prompt import Prompt, encode_marked
 from dca_runtime.options import TokenIds
+from dca_runtime.text.byte_stream import ByteStream
 from dca_runtime.text.decoding import Decoder
 from dca_runtime.text.stream import TextStream
 from dca_runtime.text.tokenizer_json import build_from_json
@@ -19,6 +20,9 @@ from dca_runtime.text.vocabulary import MODEL_KEY, build_tokenizer, byte_level_p
 
 HUGGINGFACE_KEY = "tokenizer.huggingface.json"
 MAX_ID = 2**31 - 1  # ids are int32 in libdca
+# Characters. The package encodes one text under Python's lock, which other threads then wait for (a server's
+# streams, for seconds where somebody sends a book), and a batch of texts, be it of one, beside them.
+_LONG = 4096
 END_IDS_KEY = "tokenizer.end_token_ids"  # docs/format.md
 
 # Texts that end a turn or a text in the models in use. Files name one end token, often not the one that
@@ -84,6 +88,10 @@ class Tokenizer:
         plain = self.encode(text, add_special=False)
         if isinstance(text, Prompt) or not begins:
             return plain
+        add_bos, _ = self._adds
+        if add_bos is not None:  # the file says it; a long text is not encoded twice then
+            begin = [self.bos_id] if add_bos and self.bos_id is not None else []
+            return plain if plain[: len(begin)] == begin else begin + plain
         whole = self.encode(text)
         for before in range(len(whole) - len(plain) + 1):
             if whole[before : before + len(plain)] == plain:
@@ -102,9 +110,10 @@ class Tokenizer:
         """
         return self._decoder.text(self._decoder.spellings(ids, skip_special))
 
-    def stream(self, after: TokenIds = (), skip_special: bool = True) -> TextStream:
+    def stream(self, after: TokenIds = (), skip_special: bool = True) -> TextStream | ByteStream:
         """Decodes ids that come one by one after the ids ``after``; see TextStream."""
-        return TextStream(self._decoder, after, skip_special)
+        kind = ByteStream if self._decoder.byte_level else TextStream
+        return kind(self._decoder, after, skip_special)
 
     @property
     def special_spellings(self) -> frozenset[str]:
@@ -148,7 +157,11 @@ class Tokenizer:
             raise DcaError(f"the text is not valid Unicode: {error.reason} at index {error.start}") from error
         add_bos, add_eos = self._adds
         with guarded("the text cannot be tokenized"):
-            ids = backend.encode(text, add_special_tokens=add_special and add_bos is None).ids
+            around = add_special and add_bos is None
+            if len(text) < _LONG:
+                ids = backend.encode(text, add_special_tokens=around).ids
+            else:
+                ids = backend.encode_batch_fast([text], add_special_tokens=around)[0].ids
         if add_special and add_bos and self.bos_id is not None:
             ids = [self.bos_id, *ids]
         if add_special and add_eos and self.eos_id is not None:

@@ -129,6 +129,10 @@ TEST(devices_are_one_or_several_cards_or_ranks_on_one) {
     CHECK(parse_device("cpu/3/layers").ranks() == 3u);
     CHECK((parse_device("cuda:0=3,1").shares == std::vector<float>{3.0f, 1.0f}));
     CHECK((parse_device("cuda:0=0.5,1=2/layers").shares == std::vector<float>{0.5f, 2.0f}));
+    CHECK((parse_device("cpu/2=3,1/layers").shares == std::vector<float>{3.0f, 1.0f}));
+    CHECK(parse_device("cpu/2=3,1/layers").by_layers);
+    CHECK((parse_device("cuda:1/3=1,2,4").cards == std::vector<int>{1, 1, 1}));
+    CHECK((parse_device("cuda:1/3=1,2,4").shares == std::vector<float>{1.0f, 2.0f, 4.0f}));
 }
 
 TEST(a_card_named_twice_and_too_many_ranks_are_refused) {
@@ -136,7 +140,8 @@ TEST(a_card_named_twice_and_too_many_ranks_are_refused) {
     dca_model* model = nullptr;
     CHECK(load_on("cuda:0,1,0", file.path(), &model) == DCA_ERROR_ARGUMENT);
     CHECK(said("names card 0 twice; name each card once"));
-    for (const char* device : {"cuda:0=,1", "cuda:0=x,1", "cuda:0=0,1", "cuda:0=-1,1", "cuda:0=inf,1", "cuda:0=nan,1"}) {
+    for (const char* device :
+         {"cuda:0=,1", "cuda:0=x,1", "cuda:0=0,1", "cuda:0=-1,1", "cuda:0=inf,1", "cuda:0=nan,1", "cpu/2=", "cpu/2=1,0", "cpu/2=1,,1"}) {
         CHECK(load_on(device, file.path(), &model) == DCA_ERROR_ARGUMENT);
         CHECK(said("a card's share must be a number above 0"));
     }
@@ -144,6 +149,8 @@ TEST(a_card_named_twice_and_too_many_ranks_are_refused) {
         CHECK(load_on(device, file.path(), &model) == DCA_ERROR_ARGUMENT);
         CHECK(said("one device has all layers"));
     }
+    CHECK(load_on("cpu/3=1,2", file.path(), &model) == DCA_ERROR_ARGUMENT);
+    CHECK(said("has 2 shares for 3 ranks"));
     for (const char* device : {"cpu/0", "cpu/17", "cuda:0/99"}) {
         CHECK(load_on(device, file.path(), &model) == DCA_ERROR_ARGUMENT);
         CHECK(said("ranks, must be 1 to 16"));

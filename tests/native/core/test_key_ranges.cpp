@@ -6,6 +6,7 @@
 
 #include "check.h"
 #include "core/positions/key_ranges.h"
+#include "cuda/attention/prefill/split_walk.h"
 #include "cuda/attention/work_order.h"
 
 using namespace dca;
@@ -130,6 +131,44 @@ TEST(tiles_cover_every_key_once_in_its_range) {
             for (uint32_t b = 0; b < blocks.count; ++b) {
                 check_walk<16>(scheme, blocks.at(b));
                 check_walk<128>(scheme, blocks.at(b));
+            }
+        }
+}
+
+TEST(parts_of_a_walk_are_its_tiles_in_order_none_empty) {
+    struct Tile {
+        uint32_t key, begin, end;
+        Range range;
+        bool operator==(const Tile&) const = default;
+    };
+    const auto tile_of = [](const auto& walk) { return Tile{walk.key, walk.range_begin, walk.range_end, walk.range()}; };
+    for (const uint32_t s : {16u, 100u, 129u, 1u << 31})
+        for (const bool intra_only : {false, true}) {
+            const Scheme scheme = scheme_of(s, s / 2, 2 * s, intra_only);
+            const QueryBlocks blocks(337, 200, s, 64);
+            for (uint32_t b = 0; b < blocks.count; ++b) {
+                std::vector<Tile> whole;
+                TileWalk<16> walk(scheme, blocks.at(b));
+                const uint32_t tiles = walk.left();
+                do whole.push_back(tile_of(walk));
+                while (walk.next());
+                CHECK(tiles == whole.size());
+                for (uint32_t parts = 1; parts <= tiles; ++parts) {
+                    std::vector<Tile> found;
+                    for (uint32_t part = 0; part < parts; ++part) {
+                        dca::cuda::SplitWalk<16> some(scheme, blocks.at(b), part, parts);
+                        Range last = some.range();
+                        const size_t before = found.size();
+                        bool in_last = some.in_last_range();
+                        do {
+                            found.push_back(tile_of(some));
+                            if (some.range() != last) CHECK(some.entered && !in_last);
+                            last = some.range(), in_last = some.in_last_range();
+                        } while (some.next());
+                        CHECK(in_last && found.size() - before <= tiles / parts + 1);
+                    }
+                    CHECK(found == whole);
+                }
             }
         }
 }

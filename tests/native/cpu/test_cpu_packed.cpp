@@ -2,12 +2,14 @@
 // sizes, and every number of tokens that takes another path.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
 
 #include "check.h"
 #include "core/blocks/formats.h"
+#include "core/blocks/half.h"
 #include "core/machine/isa.h"
 #include "cpu/kernels/kernels.h"
 
@@ -16,8 +18,10 @@ namespace {
 using namespace dca::cpu;
 using dca::BlockType;
 
-constexpr BlockType kPackedTypes[] = {BlockType::Q4_0, BlockType::Q4_1, BlockType::Q5_0, BlockType::Q5_1,
-                                      BlockType::Q8_0, BlockType::Q4_K, BlockType::Q5_K, BlockType::Q6_K};
+constexpr BlockType kPackedTypes[] = {BlockType::Q4_0,    BlockType::Q4_1,   BlockType::Q5_0,   BlockType::Q5_1,
+                                      BlockType::Q8_0,    BlockType::Q4_K,   BlockType::Q5_K,   BlockType::Q6_K,
+                                      BlockType::IQ4_NL,  BlockType::IQ4_XS, BlockType::MXFP4,  BlockType::IQ3_S,
+                                      BlockType::IQ3_XXS, BlockType::IQ2_S,  BlockType::IQ2_XS, BlockType::IQ2_XXS};
 
 /// The packed kernels that the backend would take; null if there are none.
 const PackedKernels* packed_kernels() { return cpu_kernels(dca::chosen_isa()).packed; }
@@ -31,12 +35,20 @@ struct Matrix {
     Matrix(BlockType type, int rows, int cols, std::mt19937& engine)
         : type(type), rows(rows), cols(cols), dequantized(static_cast<size_t>(rows) * cols) {
         const dca::BlockInfo& info = dca::block_info(type);
-        std::normal_distribution<float> normal(0.3f, 1.0f);  // not centred: minima and offsets must matter
-        std::vector<float> values(dequantized.size());
-        for (float& value : values) value = normal(engine);
         const int64_t row_bytes = int64_t{cols} / info.block_size * info.block_bytes;
         std::vector<std::byte> blocks(static_cast<size_t>(rows * row_bytes));
-        dca::encode_blocks(type, values.data(), int64_t{rows} * cols, blocks.data());
+        if (info.can_encode) {
+            std::normal_distribution<float> normal(0.3f, 1.0f);  // not centred: minima and offsets must matter
+            std::vector<float> values(dequantized.size());
+            for (float& value : values) value = normal(engine);
+            dca::encode_blocks(type, values.data(), int64_t{rows} * cols, blocks.data());
+        } else {  // any bytes are points of a grid, under scales of a usual size
+            for (std::byte& byte : blocks) byte = static_cast<std::byte>(engine());
+            for (size_t at = 0; at < blocks.size(); at += info.block_bytes) {
+                const uint16_t d = dca::float_to_half(0.001f * static_cast<float>(1 + engine() % 16));
+                std::memcpy(blocks.data() + at, &d, sizeof d);
+            }
+        }
         dca::decode_blocks(type, blocks.data(), int64_t{rows} * cols, dequantized.data());
         const size_t group_bytes = packed_group_bytes(type, cols);
         groups.resize(group_bytes * ((rows + kPackedRows - 1) / kPackedRows));
@@ -213,6 +225,8 @@ TEST(packed_products_keep_what_is_not_a_number) {
 TEST(only_formats_with_a_layout_are_packed) {
     CHECK(packed_group_bytes(BlockType::Q4_0, 64) == 2 * (256 + 32));
     CHECK(packed_group_bytes(BlockType::Q6_K, 256) == 8 * 384 + 16 * 16 + 32);
-    for (const BlockType type : {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::IQ4_NL})
+    for (const BlockType type : {BlockType::F32, BlockType::F16, BlockType::BF16, BlockType::Q3_K, BlockType::Q2_K})
         CHECK(packed_group_bytes(type, 256) == 0);
+    CHECK(packed_group_bytes(BlockType::MXFP4, 64) == packed_group_bytes(BlockType::Q4_0, 64));
+    CHECK(packed_group_bytes(BlockType::IQ2_XXS, 256) == 8 * 256 + 8 * 16 + 32);
 }

@@ -12,6 +12,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <malloc.h>
 #include <string>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -72,6 +73,9 @@ void write_seeds(const std::filesystem::path& folder) {
 }  // namespace
 
 int main(int argc, char** argv) {
+    // Memory that was freed stays: to give it back and to ask for it anew takes longer than a small model's step.
+    ::mallopt(M_MMAP_THRESHOLD, 1 << 26);
+    ::mallopt(M_TRIM_THRESHOLD, 1 << 30);
     int seconds = 6;
     uint64_t seed = 21, executions = 0;
     const std::string name = std::string("dca-fuzz-input-") + std::to_string(::getpid());

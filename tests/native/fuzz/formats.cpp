@@ -15,7 +15,8 @@
 
 namespace {
 
-constexpr std::array<uint32_t, 14> kTypes{0, 1, 30, 2, 3, 6, 7, 8, 20, 10, 11, 12, 13, 14};  // ggml_type
+// ggml_type
+constexpr std::array<uint32_t, 21> kTypes{0, 1, 30, 2, 3, 6, 7, 8, 20, 39, 10, 11, 12, 13, 14, 16, 17, 18, 21, 22, 23};
 constexpr size_t kMostBlocks = 48;
 
 bool same(float a, float b) { return std::memcmp(&a, &b, sizeof a) == 0 || (std::isnan(a) && std::isnan(b)); }

@@ -1,8 +1,10 @@
 // Fuzz target: any bytes as a model, loaded, asked for all it says, and evaluated in sessions and an engine through the
 // C API. Whatever happens must be a status: never a crash, an undefined operation or a leak.
 //
-// An input is options, then a recipe (recipe.h), or a whole file: "GGUF" and what follows.
+// An input is options, then a recipe (recipe.h), or a whole file: "GGUF" and what follows. DCA_FUZZ_DEVICE names another
+// device than the CPU: an input that makes a kernel go wrong there fails that call and every later one.
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -13,9 +15,18 @@
 #include "fuzz/target.h"
 
 using fuzz::broken;
-using fuzz::worked;
 
 namespace {
+
+const char* device() {
+    static const char* const name = std::getenv("DCA_FUZZ_DEVICE");
+    return name;
+}
+
+bool worked(dca_status status) {
+    fuzz::promise(device() == nullptr || status != DCA_ERROR_DEVICE, "a device that works");
+    return fuzz::worked(status);
+}
 
 volatile unsigned seen;  // so that what is read is read
 
@@ -118,6 +129,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     load.size = sizeof load;
     dca_model_options_default(&load);
     load.threads = 1;
+    if (device() != nullptr) load.device = device();
     load.repack = choice & 1;
     dca_model* model = nullptr;
     if (!worked(dca_model_load(in_memory.path().c_str(), &load, &model))) {

@@ -41,7 +41,8 @@ public:
 
     /// Holds these bytes, and `zeros` after them that take no memory.
     void hold(std::string_view bytes, size_t zeros = 0) {
-        const bool held = ::ftruncate(descriptor_, 0) == 0 &&
+        // What is cut off and comes back is zeros; what stays keeps its pages, so that they need not be found again.
+        const bool held = ::ftruncate(descriptor_, static_cast<off_t>(bytes.size())) == 0 &&
                           ::pwrite(descriptor_, bytes.data(), bytes.size(), 0) == static_cast<ssize_t>(bytes.size()) &&
                           ::ftruncate(descriptor_, static_cast<off_t>(bytes.size() + zeros)) == 0;
         promise(held, "memory for a file");

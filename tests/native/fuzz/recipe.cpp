@@ -22,19 +22,62 @@ struct Format {
     uint32_t width;  // of the model: a multiple of the format's block
 };
 
-constexpr std::array kAllFormats{Format{0, 32},   Format{1, 32},   Format{30, 32},  Format{2, 32},  Format{3, 32},
-                                 Format{6, 32},   Format{7, 32},   Format{8, 32},   Format{20, 32}, Format{10, 256},
-                                 Format{11, 256}, Format{12, 256}, Format{13, 256}, Format{14, 256}};
+constexpr std::array kAllFormats{Format{0, 32},   Format{1, 32},   Format{30, 32},  Format{2, 32},   Format{3, 32},   Format{6, 32},
+                                 Format{7, 32},   Format{8, 32},   Format{20, 32},  Format{39, 32},  Format{10, 256}, Format{11, 256},
+                                 Format{12, 256}, Format{13, 256}, Format{14, 256}, Format{16, 256}, Format{17, 256}, Format{18, 256},
+                                 Format{21, 256}, Format{22, 256}, Format{23, 256}};
 
+/// Which tensors and keys a family has beside those of every model.
 struct Family {
     const char* architecture;
-    bool biases, norms, fused, mixture, scheme;
+    bool scheme = false;
+    bool biases = false;         // of queries, keys and values
+    bool head_norms = false;     // of queries and keys
+    bool whole_norms = false;    // the same, over all heads
+    bool fused = false;          // queries, keys and values in one tensor, and LongRoPE's factors
+    bool fused_up = false;       // the feed-forward's gate over its up
+    bool mixture = false;        // of experts
+    bool shared = false;         // an expert that every token has
+    bool expert_biases = false;  // the router's too
+    bool norm_before = true, norm_after = false;
+    bool parallel = false;  // attention and feed-forward behind one norm
+    bool layer_norm = false, norm_biases = false;
+    bool sinks = false;
+    bool window = false;
+    bool caps = false;
+    bool scales = false;
+    bool half_rotary = false;
+    const char* ffn_norm = "ffn_norm.weight";
 };
 
-constexpr std::array kAllFamilies{Family{"llama", false, false, false, false, false}, Family{"llama", true, false, false, false, true},
-                                  Family{"qwen2", true, false, false, false, true},   Family{"qwen3", false, true, false, false, false},
-                                  Family{"phi3", false, false, true, false, true},    Family{"qwen2moe", true, false, false, true, false},
-                                  Family{"qwen3moe", false, true, false, true, true}};
+// Each of docs/models.md's architectures, and llama's with what a file of that name may have too.
+constexpr std::array kAllFamilies{
+    Family{.architecture = "llama"},
+    Family{.architecture = "llama", .scheme = true, .biases = true},
+    Family{.architecture = "qwen2", .scheme = true, .biases = true},
+    Family{.architecture = "qwen3", .head_norms = true},
+    Family{.architecture = "phi3", .scheme = true, .fused = true, .fused_up = true},
+    Family{.architecture = "qwen2moe", .biases = true, .mixture = true, .shared = true},
+    Family{.architecture = "qwen3moe", .scheme = true, .head_norms = true, .mixture = true},
+    Family{.architecture = "gemma2", .norm_after = true, .window = true, .caps = true},
+    Family{.architecture = "gemma3", .scheme = true, .head_norms = true, .norm_after = true, .window = true},
+    Family{.architecture = "gpt-oss",
+           .biases = true,
+           .mixture = true,
+           .expert_biases = true,
+           .sinks = true,
+           .window = true,
+           .ffn_norm = "post_attention_norm.weight"},
+    Family{.architecture = "smollm3", .scheme = true},
+    Family{.architecture = "olmo2", .whole_norms = true, .norm_before = false, .norm_after = true, .window = true},
+    Family{.architecture = "granite", .scheme = true, .scales = true},
+    Family{.architecture = "granitemoe", .mixture = true, .scales = true},
+    Family{.architecture = "glm4", .biases = true, .fused_up = true, .norm_after = true, .half_rotary = true},
+    Family{.architecture = "command-r", .scheme = true, .parallel = true, .layer_norm = true, .scales = true},
+    Family{.architecture = "cohere2", .parallel = true, .layer_norm = true, .window = true, .scales = true},
+    Family{.architecture = "stablelm", .biases = true, .layer_norm = true, .norm_biases = true, .half_rotary = true},
+    Family{.architecture = "internlm2"},
+    Family{.architecture = "minicpm", .scheme = true, .scales = true}};
 
 constexpr uint32_t head_dim = 16;
 constexpr uint32_t n_experts = 4;
@@ -74,7 +117,10 @@ struct Draft {
         dca_block_format format{};
         static_cast<void>(dca_block_format_get(type, &format));
         std::string period(different / format.block_size * format.block_bytes, '\0');
-        static_cast<void>(dca_encode(type, values.data(), different, dims[0], 1, period.data(), period.size()));
+        if (dca_encode(type, values.data(), different, dims[0], 1, period.data(), period.size()) != DCA_OK) {
+            // Formats that the library only reads: scales below 2, whatever lies where.
+            for (size_t i = 0; i < period.size(); ++i) period[i] = static_cast<char>(i * 37 & 0x3f);
+        }
         const size_t row_bytes = dims[0] / format.block_size * format.block_bytes;
         std::string blocks;
         while (blocks.size() < rows * row_bytes) blocks += period;
@@ -94,10 +140,9 @@ struct Draft {
     }
 };
 
-Draft model(const Family& family, const Format& format) {
-    Draft draft;
+/// The keys of a family.
+void write_keys(Draft& draft, const Family& family, uint32_t width, uint32_t heads, uint32_t kv_heads) {
     const std::string a = family.architecture;
-    const uint32_t width = format.width, heads = width / head_dim, kv_heads = heads / 2, kv_width = kv_heads * head_dim;
     draft.text("general.architecture", a);
     draft.u32(a + ".block_count", 1);
     draft.u32(a + ".embedding_length", width);
@@ -105,8 +150,21 @@ Draft model(const Family& family, const Format& format) {
     draft.u32(a + ".feed_forward_length", width);
     draft.u32(a + ".attention.head_count", heads);
     draft.u32(a + ".attention.head_count_kv", kv_heads);
-    draft.f32(a + ".attention.layer_norm_rms_epsilon", 1e-5f);
+    draft.f32(a + (family.layer_norm ? ".attention.layer_norm_epsilon" : ".attention.layer_norm_rms_epsilon"), 1e-5f);
     draft.f32(a + ".rope.freq_base", 10000.0f);
+    if (family.half_rotary) draft.u32(a + ".rope.dimension_count", head_dim / 2);
+    if (family.window) draft.u32(a + ".attention.sliding_window", 5);
+    if (family.caps) {
+        draft.f32(a + ".attn_logit_softcapping", 50.0f);
+        draft.f32(a + ".final_logit_softcapping", 30.0f);
+    }
+    if (family.scales) {
+        draft.f32(a + ".embedding_scale", 12.0f);
+        draft.f32(a + ".residual_scale", 0.25f);
+        draft.f32(a + ".logit_scale", 8.0f);
+        draft.f32(a + ".attention.scale", 0.1f);
+    }
+    if (family.fused) draft.u32(a + ".rope.scaling.original_context_length", 8);
     if (family.scheme) {
         draft.u32(a + ".attention.dca.chunk_size", 6);
         draft.u32(a + ".attention.dca.local_window", 3);
@@ -114,52 +172,76 @@ Draft model(const Family& family, const Format& format) {
         draft.f32(a + ".attention.dca.logit_scale", 0.1f);
         draft.u32(a + ".attention.dca.logit_scale_length", 8);
     }
+    if (family.mixture) {
+        draft.u32(a + ".expert_count", n_experts);
+        draft.u32(a + ".expert_used_count", 2);
+        draft.u32(a + ".expert_feed_forward_length", width);
+        if (family.shared) draft.u32(a + ".expert_shared_feed_forward_length", width);
+    }
+}
+
+Draft model(const Family& family, const Format& format) {
+    Draft draft;
+    const uint32_t width = format.width, heads = width / head_dim, kv_heads = heads / 2, kv_width = kv_heads * head_dim;
+    write_keys(draft, family, width, heads, kv_heads);
     draft.tensor("token_embd.weight", {width, n_vocab}, format.type);
     draft.tensor("output_norm.weight", {width}, 0);
-    const auto block = [&](const char* name, std::vector<uint64_t> dims, bool vector = false) {
-        draft.tensor(std::string("blk.0.") + name, std::move(dims), vector ? 0 : format.type);
+    const auto block = [&](const char* name, std::vector<uint64_t> dims) {
+        draft.tensor(std::string("blk.0.") + name, std::move(dims), format.type);
     };
-    block("attn_norm.weight", {width}, true);
-    block("ffn_norm.weight", {width}, true);
+    const auto floats = [&](const char* name, std::vector<uint64_t> dims) {
+        draft.tensor(std::string("blk.0.") + name, std::move(dims), 0);
+    };
+    if (family.norm_before) {
+        floats("attn_norm.weight", {width});
+        if (!family.parallel) floats(family.ffn_norm, {width});
+    }
+    if (family.norm_after) {
+        floats("post_attention_norm.weight", {width});
+        floats("post_ffw_norm.weight", {width});
+    }
+    if (family.norm_biases) {
+        floats("attn_norm.bias", {width});
+        floats("ffn_norm.bias", {width});
+        draft.tensor("output_norm.bias", {width}, 0);
+    }
     if (family.fused) {
         block("attn_qkv.weight", {width, width + 2 * kv_width});
-        draft.u32(a + ".rope.scaling.original_context_length", 8);
         draft.tensor("rope_factors_short.weight", {head_dim / 2}, 0);
         draft.tensor("rope_factors_long.weight", {head_dim / 2}, 0);
-        const std::string ones = [] {
-            std::string bytes;
-            for (uint32_t i = 0; i < head_dim / 2; ++i) bytes += GgufBytes::packed(1.0f + static_cast<float>(i));
-            return bytes;
-        }();
-        for (size_t back : {2, 1}) draft.data.replace(draft.tensors[draft.tensors.size() - back].offset, ones.size(), ones);
+        std::string factors;
+        for (uint32_t i = 0; i < head_dim / 2; ++i) factors += GgufBytes::packed(1.0f + static_cast<float>(i));
+        for (size_t back : {2, 1}) draft.data.replace(draft.tensors[draft.tensors.size() - back].offset, factors.size(), factors);
     } else {
         block("attn_q.weight", {width, width});
         block("attn_k.weight", {width, kv_width});
         block("attn_v.weight", {width, kv_width});
     }
     if (family.biases) {
-        block("attn_q.bias", {width}, true);
-        block("attn_k.bias", {kv_width}, true);
-        block("attn_v.bias", {kv_width}, true);
+        floats("attn_q.bias", {width});
+        floats("attn_k.bias", {kv_width});
+        floats("attn_v.bias", {kv_width});
     }
-    if (family.norms) {
-        block("attn_q_norm.weight", {head_dim}, true);
-        block("attn_k_norm.weight", {head_dim}, true);
+    if (family.head_norms || family.whole_norms) {
+        floats("attn_q_norm.weight", {family.whole_norms ? width : head_dim});
+        floats("attn_k_norm.weight", {family.whole_norms ? kv_width : head_dim});
     }
+    if (family.sinks) floats("attn_sinks.weight", {heads});
     block("attn_output.weight", {width, width});
     if (family.mixture) {
-        draft.u32(a + ".expert_count", n_experts);
-        draft.u32(a + ".expert_used_count", 2);
-        draft.u32(a + ".expert_feed_forward_length", width);
-        block("ffn_gate_inp.weight", {width, n_experts}, true);
+        floats("ffn_gate_inp.weight", {width, n_experts});
         for (const char* name : {"ffn_gate_exps.weight", "ffn_up_exps.weight", "ffn_down_exps.weight"})
             block(name, {width, width, n_experts});
-        if (family.biases) {
-            draft.u32(a + ".expert_shared_feed_forward_length", width);
+        if (family.shared) {
             for (const char* name : {"ffn_gate_shexp.weight", "ffn_up_shexp.weight", "ffn_down_shexp.weight"}) block(name, {width, width});
-            block("ffn_gate_inp_shexp.weight", {width}, true);
+            floats("ffn_gate_inp_shexp.weight", {width});
         }
-    } else if (family.fused) {
+        if (family.expert_biases) {
+            floats("attn_output.bias", {width});
+            floats("ffn_gate_inp.bias", {n_experts});
+            for (const char* name : {"ffn_gate_exps.bias", "ffn_up_exps.bias", "ffn_down_exps.bias"}) floats(name, {width, n_experts});
+        }
+    } else if (family.fused_up) {
         block("ffn_up.weight", {width, 2 * width});
         block("ffn_down.weight", {width, width});
     } else {

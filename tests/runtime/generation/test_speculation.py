@@ -2,6 +2,7 @@
 
 import collections
 import itertools
+import pydoc_data.topics
 import random
 
 import numpy as np
@@ -135,6 +136,52 @@ def test_a_card_guesses_only_what_pays_for_a_step_of_several_rows():
     assert Pace("cuda:0 (NVIDIA H100)").guesses(2, MOST_GUESSES) == 0
     assert Pace("cuda:0 (NVIDIA H100)").guesses(20, 1) == 1
     assert Pace("cuda:0 (NVIDIA H100)").guesses(20, MOST_GUESSES) == MOST_GUESSES
+
+
+@pytest.mark.parametrize(
+    ("device", "beyond"), [("cpu", lambda guessed: 0.13 * guessed), ("cuda:0", lambda guessed: 0.66)]
+)
+def test_texts_that_quote_nothing_lose_less_than_three_per_cent(smollm2, device, beyond):
+    """Documentation goes on after 225 tokens for 80 more; steps take what they were measured to take."""
+    text = "\n".join(pydoc_data.topics.topics.values())[:200_000]
+    ids, worst = smollm2.tokenize(text), 1.0
+    for start in range(0, len(ids) - 305, 600):
+        speculator, after = Speculator(device), ids[start + 225 : start + 305]
+        speculator.see(ids[start : start + 225])
+        at, seconds = 0, 0.0
+        while at < len(after):
+            speculator.see([after[at]])
+            at += 1
+            guesses = speculator.guess(len(after) - at)
+            pairs = zip(guesses, after[at:], strict=False)
+            right = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+            step = 1.0 + (beyond(len(guesses)) if guesses else 0.0)
+            seconds += step
+            speculator.took(step)
+            speculator.saw(right, min(right + 1, len(guesses)))
+            speculator.see(after[at : at + right])
+            at += right
+        worst = min(worst, len(after) / seconds)
+    assert worst > 0.97
+
+
+def test_on_a_card_the_clock_changes_nothing_unless_steps_of_several_rows_are_far_too_slow():
+    """So that texts come out the same every time, whatever else the machine does."""
+    counts = []
+    for slowness in (0.3, 1.0, 1.4):
+        pace = Pace("cuda:0 (NVIDIA H100)")
+        pace.took(0, 1.0)
+        made = []
+        for step in range(200):
+            guessed = pace.guesses(5, MOST_GUESSES)
+            made.append(guessed)
+            pace.saw(5, guessed, min(guessed, step % 6))
+            pace.took(guessed, 1.0 + slowness * (0.65 + 0.05 * guessed))
+        counts.append(made)
+    assert counts[0] == counts[1] == counts[2] and max(counts[0]) > 0
+    for _ in range(100):
+        pace.took(MOST_GUESSES, 6.0)
+    assert pace.guesses(5, MOST_GUESSES) == 0
 
 
 def test_bad_guesses_cost_few_steps_on_a_card():
@@ -349,7 +396,7 @@ def test_sampled_texts_have_the_distribution_of_the_model(model, always):
     assert square < freedom + 4 * np.sqrt(2 * freedom)
 
 
-def test_guessing_is_for_the_cpu_unless_it_is_asked_for(model):
+def test_guessing_is_on_unless_it_is_turned_off(model):
     assert model.generate([5]).guesses is not None
     assert model.generate([5], speculate="off").guesses is None
     with pytest.raises(dca.DcaError, match="speculate must be one of auto, off, lookup, got 'draft'"):

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models
 
+from dca_runtime.text.byte_stream import ByteStream
 from dca_runtime.text.decoding import Decoder
 from dca_runtime.text.stream import TextStream
 
@@ -38,10 +39,16 @@ def byte_level_decoder() -> Decoder:
 
 
 DECODERS = {"byte fallback": byte_fallback_decoder(), "byte level": byte_level_decoder()}
+STREAMS = {
+    "byte fallback": (TextStream, DECODERS["byte fallback"]),
+    "byte level": (TextStream, DECODERS["byte level"]),
+    "bytes": (ByteStream, DECODERS["byte level"]),
+}
 
 
-def streamed(decoder: Decoder, ids: list[int], after: list[int] = ()) -> str:
-    stream = TextStream(decoder, list(after), skip_special=False)
+def streamed(name: str, ids: list[int], after: list[int] = ()) -> str:
+    kind, decoder = STREAMS[name]
+    stream = kind(decoder, list(after), skip_special=False)
     return "".join([stream.push(id_) for id_ in ids]) + stream.flush()
 
 
@@ -49,32 +56,33 @@ def whole(decoder: Decoder, ids: list[int]) -> str:
     return decoder.text(decoder.spellings(ids, skip_special=False))
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", STREAMS)
 @settings(max_examples=300, deadline=None)
 @given(ids=st.lists(st.integers(0, 265), max_size=60))
 def test_pieces_joined_are_the_text(name, ids):
-    assert streamed(DECODERS[name], ids) == whole(DECODERS[name], ids)
+    assert streamed(name, ids) == whole(STREAMS[name][1], ids)
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", STREAMS)
 @settings(max_examples=100, deadline=None)
 @given(text=st.text(max_size=20), cut=st.integers(0, 60))
 def test_what_follows_a_text_that_ends_anywhere_completes_it(name, text, cut):
     # Ids 0 to 255 are the bytes of one, and the characters that stand for them in the other.
-    ids, decoder = list(text.encode()), DECODERS[name]
+    ids, decoder = list(text.encode()), STREAMS[name][1]
     before = ids[:cut].copy()
     shown = bytes(before).decode("utf-8", "ignore")  # what of it is whole
     prefix = whole(decoder, list(shown.encode()))
-    following = streamed(decoder, ids[cut:], after=before)
+    following = streamed(name, ids[cut:], after=before)
     if len(before) > 16 or ids[cut:]:
         assert prefix + following == whole(decoder, ids)
 
 
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", STREAMS)
 @settings(max_examples=100, deadline=None)
 @given(text=st.text(min_size=1, max_size=30))
 def test_whole_text_never_shows_a_replacement(name, text):
-    stream = TextStream(DECODERS[name], [], skip_special=False)
+    kind, decoder = STREAMS[name]
+    stream = kind(decoder, [], skip_special=False)
     pieces = [stream.push(byte) for byte in text.encode()]
     assert "\ufffd" in text or "\ufffd" not in "".join(pieces) + stream.flush()
 
@@ -85,7 +93,8 @@ def test_one_wrong_byte_spoils_only_itself():
 
 
 def test_a_prompt_that_ends_in_wrong_bytes_is_not_shown_again():
-    assert streamed(DECODERS["byte fallback"], [258], after=[0xE4]) == "in"
+    assert streamed("byte fallback", [258], after=[0xE4]) == "in"
+    assert streamed("bytes", [0x41], after=[0xE4]) == streamed("byte level", [0x41], after=[0xE4]) == "A"
 
 
 def test_no_step_decodes_many_tokens(monkeypatch):
@@ -114,3 +123,23 @@ def test_skipped_tokens_are_not_kept():
 def test_ids_without_a_token_give_nothing(id_):
     decoder = DECODERS["byte level"]
     assert whole(decoder, [65, id_, 66]) == whole(decoder, [65, 66])
+
+
+def test_tokens_that_are_bytes_are_told_from_those_that_are_not():
+    assert DECODERS["byte level"].byte_level and not DECODERS["byte fallback"].byte_level
+    without = Decoder(Backend(models.BPE({"a": 0}, [])))
+    assert not without.byte_level
+
+
+def test_added_tokens_are_spelled_as_they_are_and_special_ones_left_out_if_asked():
+    backend = Backend(models.BPE({"a": 0, "Ġ": 1}, []))
+    backend.decoder = decoders.ByteLevel()
+    backend.add_tokens(["今 x"])
+    backend.add_special_tokens(["<s>"])
+    decoder = Decoder(backend)
+    added, special = backend.token_to_id("今 x"), backend.token_to_id("<s>")
+    ids = [0, 1, added, special, 0]
+    for skip in (False, True):
+        stream = ByteStream(decoder, [], skip)
+        text = "".join(stream.push(id_) for id_ in ids) + stream.flush()
+        assert text == decoder.text(decoder.spellings(ids, skip)) == ("a 今 xa" if skip else "a 今 x<s>a")

@@ -13,6 +13,9 @@
 
 #include "cuda/attention/decode/splits.cuh"
 #include "cuda/attention/decode/warp.cuh"
+#include "cuda/attention/decode/warp_q4.cuh"
+#include "cuda/attention/hadamard.cuh"
+#include "cuda/attention/kernels.h"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/device/ahead.h"
 #include "cuda/device/launch.h"
@@ -77,6 +80,17 @@ __device__ __forceinline__ void rotate_queries(uint16_t (&queries)[3][kColumns][
     }
 }
 
+/// Turns the first `count` columns that rotate_queries has written, after a barrier.
+template <class C, int kColumns>
+__device__ __forceinline__ void turn_queries(uint16_t (&queries)[3][kColumns][C::kQueryStride], int count, Range first, Range last) {
+    for (int n = threadIdx.x / 32; n < 3 * kColumns; n += C::kWarps) {
+        const int range = n / kColumns, own = n % kColumns;
+        if (range > static_cast<int>(first) || range < static_cast<int>(last) || own >= count) continue;
+        uint16_t* row = queries[range][own];
+        turn_row<typename C::T, C::kHeadDim>([&](int e) { return reinterpret_cast<uint32_t*>(row + e); });
+    }
+}
+
 /// Merges parts of an attention: `count` parts of head h have softmax(part, h) = (maximum, sum) and
 /// out(part, h, e), four values. Calls result(h, e, values, maximum, sum) with the merged ones. Some parts are read at a time, so
 /// that they take one latency.
@@ -134,6 +148,11 @@ struct Rows : OwnKeys<C> {
             [&](int n) { return Column{split.item, static_cast<uint32_t>(heads.first + n), length - 1}; }, between);
     }
 
+    /// Of the products.
+    static __device__ __forceinline__ int columns(const Params& params, const Split& split) {
+        return HeadGroup::of<C>(params, split.pair).count;
+    }
+
     /// How many parts of the row its group has found.
     static __device__ __forceinline__ uint32_t parts_before(const Params& params, const Split& split) {
         const uint32_t tokens = OwnKeys<C>::shared(params.args, split.item);
@@ -149,9 +168,10 @@ struct Rows : OwnKeys<C> {
         const HeadGroup heads = HeadGroup::of<C>(params, split.pair);
         const DecodeArgs& args = params.args;
         uint16_t* out = static_cast<uint16_t*>(args.out) + split.item * args.out_stride + heads.first * C::kHeadDim;
-        const auto write = [&](int head, int e, const float4& v, [[maybe_unused]] float maximum, float sum) {
+        const auto write = [&](int head, int e, float4 v, [[maybe_unused]] float maximum, float sum) {
             if constexpr (C::kVariant != Variant::Plain)
                 sum += sink_share(args.traits, heads.first + head, maximum, params.scale.scale_log2);
+            if constexpr (C::kCodes && decode_turns_back(C::kHeadDim)) turn_quads<C::kHeadDim>(v);
             const uint2 packed = {pack(v.x / sum, v.y / sum, args.dtype), pack(v.z / sum, v.w / sum, args.dtype)};
             *reinterpret_cast<uint2*>(out + head * C::kHeadDim + e) = packed;
         };
@@ -217,6 +237,10 @@ struct Groups : SharedKeys<C> {
             between);
     }
 
+    static __device__ __forceinline__ int columns(const Params& params, const Split& split) {
+        return static_cast<int>(params.args.groups[split.item].rows * params.part_heads);
+    }
+
     static __device__ __forceinline__ bool fences(const Split&) { return false; }
 
     /// Merges a split's warps: a part of each row.
@@ -256,8 +280,9 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     count_splits<C, Items>(shared.first_split, params);
     const uint32_t count = shared.first_split[Items::count(args)] * params.pairs;
 
-    Warp<C> warp{args.cache, {}};
-    RawTile<C> raw[C::kStages];
+    using Tile = std::conditional_t<C::kQ4, Q4Tile<C>, RawTile<C>>;
+    std::conditional_t<C::kQ4, Q4Warp<C>, Warp<C>> warp{args.cache, {}};
+    Tile raw[C::kStages];
     Split split;
     const auto enter = [&](uint32_t n) {
         split = find_split<C, Items>(shared.first_split, params, n);
@@ -304,8 +329,13 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
         const typename C::Tiles tiles(args.scheme, length, args.traits.window);
         Items::rotate(shared, params, split, length, tiles.at(split.begin).range, tiles.at(split.end - 1).range,
                       [&] { load_first(C::kStages); });
+        if constexpr (C::kCodes) {
+            __syncthreads();
+            turn_queries<C>(shared.queries, Items::columns(params, split), tiles.at(split.begin).range, tiles.at(split.end - 1).range);
+        }
         __syncthreads();
         if (threadIdx.x == 0) shared.split = split;  // registers are short in the loop
+        [[maybe_unused]] const uint32_t fresh = C::kQ4 ? __ldcg(&args.rows[Items::row(args, split.item)].fresh_page) * kPageTokens : 0;
 
         warp.start();
         int loaded_range = -1;
@@ -323,10 +353,14 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
                 float s[C::kHeadTiles][C::kKeys / 16][4];
                 uint2 p[C::kHeadTiles][C::kKeys / 16];
                 warp.multiply_keys(raw[stage], s);
+                if constexpr (C::kQ4)
+                    if (keys.key >= fresh) warp.add_fine_keys(raw[stage], keys, s);
                 const bool more = index + kAhead < end;
                 if (more) warp.load_keys(raw[stage], tiles.at(index + kAhead));
                 warp.absorb(s, p, keys, params.scale);
                 warp.multiply_values(raw[stage], p);
+                if constexpr (C::kQ4)
+                    if (keys.key >= fresh) warp.add_fine_values(raw[stage], keys, p);
                 if (more) warp.load_values(raw[stage], tiles.at(index + kAhead));
             }
         }

@@ -126,8 +126,9 @@ cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream
     params.partial_softmax = reinterpret_cast<float2*>(workspace + grid.tickets_bytes());
     params.partial_out = reinterpret_cast<float*>(workspace + grid.tickets_bytes() + grid.softmax_bytes());
 
-    if (decode_group_rows(card, args.shape) < 2) params.args.n_groups = 0;
-    if constexpr (kHeadTiles == 1 && kVariant == Variant::Plain) {
+    // A Q4 cache's pages are read for each row: the kernel of groups stages what is 8 or 16 bits a value.
+    if (C::kQ4 || decode_group_rows(card, args.shape) < 2) params.args.n_groups = 0;
+    if constexpr (kHeadTiles == 1 && kVariant == Variant::Plain && !C::kQ4) {
         if (params.args.n_groups != 0) {
             // Most keys are shared ones where there are groups.
             params.most_splits = grid.own_splits;
@@ -148,8 +149,8 @@ cudaError_t launch_dtype(const Card& card, const DecodeArgs& args, cudaStream_t 
         case CacheType::F16: return launch<kHeadDim, __half, false, kHeadTiles, kVariant>(card, args, stream);
         case CacheType::BF16: return launch<kHeadDim, __nv_bfloat16, false, kHeadTiles, kVariant>(card, args, stream);
         case CacheType::Q8: return launch<kHeadDim, __half, true, kHeadTiles, kVariant>(card, args, stream);
-        case CacheType::F32:
-        case CacheType::Q4: break;
+        case CacheType::Q4: return launch<kHeadDim, Q4Codes, false, kHeadTiles, kVariant>(card, args, stream);
+        case CacheType::F32: break;
     }
     return cudaErrorInvalidValue;
 }

@@ -213,6 +213,10 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
                 return Column{row, split.pair * params.part_heads + n % params.part_heads, length_of(args, row) - 1};
             },
             [] {});
+        if constexpr (C::kCodes) {
+            __syncthreads();
+            turn_queries<C>(shared.queries, static_cast<int>(columns), tiles.at(split.begin).range, tiles.at(split.end - 1).range);
+        }
         __syncthreads();
 
         Warp<C> warp{args.cache, rows};

@@ -10,6 +10,8 @@
 //   O^T  the same values; heads 2t, 2t + 1
 #pragma once
 
+#include <type_traits>
+
 #include "core/positions/key_ranges.h"
 #include "cuda/attention/pages.cuh"
 #include "cuda/attention/q8_cache.cuh"
@@ -19,26 +21,41 @@
 
 namespace dca::cuda::decode {
 
+/// In the place of the products' type: f16 products over a Q4 cache (warp_q4.cuh).
+struct Q4Codes {};
+
 template <int kHeadDim_, class T_, bool kQ8_, int kHeadTiles_, Variant kVariant_>
 struct Config {
-    using T = T_;  // of the products
+    static constexpr bool kQ4 = std::is_same_v<T_, Q4Codes>;
+    using T = std::conditional_t<kQ4, __half, T_>;  // of the products
     static constexpr int kHeadDim = kHeadDim_;
     static constexpr bool kQ8 = kQ8_;
+    static constexpr bool kCodes = kQ8 || kQ4;  // queries are turned (hadamard.cuh)
     static constexpr Variant kVariant = kVariant_;
     static constexpr bool kWindowed = kVariant != Variant::Plain;
     static constexpr int kHeadTiles = kHeadTiles_;  // of 8 query heads
     static constexpr int kHeads = 8 * kHeadTiles;
     static constexpr int kWarps = 8;
     static constexpr int kThreads = 32 * kWarps;
-    static constexpr int kKeys = kHeadDim > 128 || kHeadTiles > 1 || !kQ8 ? 16 : 32;  // of a warp's tile
-    static constexpr int kStages = kHeadDim > 128 || kHeadTiles > 1 ? 1 : 2;          // tiles in flight, as registers allow
-    static constexpr int kKeyRun = kQ8 ? 16 : 8;                                      // values of one 16-byte load
-    static constexpr int kKeyRuns = (kHeadDim + 4 * kKeyRun - 1) / (4 * kKeyRun);
-    static constexpr int kValueRun = kQ8 && kHeadDim > 64 ? 16 : 8;
-    static constexpr int kValueRuns = (kHeadDim + 8 * kValueRun - 1) / (8 * kValueRun);
-    static constexpr int kQueryStride = 4 * kKeyRun * kKeyRuns + 8;  // padded with zeros; 16 bytes against bank conflicts
+    static constexpr int kKeys = kHeadDim > 128 || kHeadTiles > 1 || !kCodes ? 16 : 32;  // of a warp's tile
+    static constexpr int kStages = kHeadDim > 128 || kHeadTiles > 1 ? 1 : 2;             // tiles in flight, as registers allow
+    // Features of a plane of values, one a byte of a row: Q4's bytes hold two planes.
+    static constexpr int kPlanes = kQ4 ? 2 : 1, kPlane = kHeadDim / kPlanes;
+    static constexpr int kKeyRun = kQ8 || (kQ4 && kHeadDim > 64) ? 16 : 8;  // values of one load of 16 bytes, or 8 of Q4
+    static constexpr int kKeyRuns = kPlanes * ((kPlane + 4 * kKeyRun - 1) / (4 * kKeyRun));
+    static constexpr int kValueRun = kQ4 ? (kHeadDim > 128 ? 16 : kHeadDim > 64 ? 8 : 4) : kQ8 && kHeadDim > 64 ? 16 : 8;
+    static constexpr int kValueRuns = kPlanes * ((kPlane + 8 * kValueRun - 1) / (8 * kValueRun));
+    // Padded with zeros; 16 bytes against bank conflicts.
+    static constexpr int kQueryStride = (kQ4 ? kHeadDim : 4 * kKeyRun * kKeyRuns) + 8;
     static_assert(kPageTokens % kKeys == 0, "a tile lies in one page");
     using Tiles = KeyTiles<kKeys, kWindowed>;
+
+    /// The feature of value `of` of a lane's run, kHeadDim or more where there is none.
+    static __device__ __forceinline__ int value_feature(int run, int g, int of) {
+        constexpr int kRuns = kValueRuns / kPlanes;
+        const int within = (8 * (run % kRuns) + g) * kValueRun + of;
+        return within < kPlane ? run / kRuns * kPlane + within : kHeadDim;
+    }
 };
 
 /// One tile's bytes as they came from the cache.
@@ -242,7 +259,7 @@ struct Warp {
                 for (int run = 0; run < C::kValueRuns; ++run)
 #pragma unroll
                     for (int m = 0; m < C::kValueRun / 2; ++m) {
-                        const int e = (8 * run + g) * C::kValueRun + 2 * m;
+                        const int e = C::value_feature(run, g, 2 * m);
                         if (e < C::kHeadDim) *reinterpret_cast<float2*>(&to_out[head][e]) = {o[h][run][m][c], o[h][run][m][2 + c]};
                     }
             }

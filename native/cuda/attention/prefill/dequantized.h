@@ -1,4 +1,4 @@
-// Prefill over a Q8 cache through 16-bit tiles in the workspace.
+// Prefill over a cache of codes through 16-bit tiles in the workspace.
 #pragma once
 
 #include "cuda/attention/kernels.h"
@@ -6,17 +6,21 @@
 namespace dca::cuda {
 
 /// Bytes before the dequantized rows: the Hopper kernel's own workspace.
-constexpr size_t kDequantizedOffset = 256;
+constexpr size_t kDequantizedOffset = kCounterBytes + kPartsBytes;
 
 /// Device bytes of one key head's keys and values, dequantized.
 inline size_t dequantized_head_bytes(const AttentionShape& shape, uint64_t context) {
     return size_t{2} * pages_for(context) * kPageTokens * shape.head_dim * 2;
 }
 
-/// Whether there is room for at least one key head and enough work to pay for dequantizing it.
+/// Whether there is room for at least one key head.
+bool has_room_to_dequantize(const PrefillArgs& args);
+
+/// Whether there is also enough work to pay for dequantizing it.
 bool dequantizing_pays(const Card& card, const PrefillArgs& args);
 
-/// Key heads in as few groups as the workspace holds, each dequantized to f16 and then attended to.
-cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args, cudaStream_t stream);
+/// Key heads in as few groups as the workspace holds, each dequantized to f16, turned back and then attended to by `kernel`.
+using PrefillLaunch = cudaError_t (*)(const Card& card, const PrefillArgs& args, cudaStream_t stream);
+cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args, PrefillLaunch kernel, cudaStream_t stream);
 
 }  // namespace dca::cuda

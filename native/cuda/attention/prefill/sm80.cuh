@@ -9,6 +9,7 @@
 #include <type_traits>
 
 #include "cuda/attention/epilogue.cuh"
+#include "cuda/attention/hadamard.cuh"
 #include "cuda/attention/list_walk.cuh"
 #include "cuda/attention/mask.cuh"
 #include "cuda/attention/pages.cuh"
@@ -168,6 +169,12 @@ struct Warp {
             });
         }
         __syncwarp();
+        if constexpr (C::kQ8) {
+#pragma unroll 1
+            for (int row = first_row; row < first_row + C::kWarpRows; ++row)
+                turn_row<T, C::kHeadDim>([&](int e) { return reinterpret_cast<uint32_t*>(shared.queries + P::offset(C::kRows, row, e)); });
+            __syncwarp();
+        }
     }
 
     /// s = Q K^T.

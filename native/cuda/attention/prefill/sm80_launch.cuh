@@ -21,6 +21,8 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, cudaStream_t strea
     const cudaError_t error = allow_shared_bytes(kernel, kSharedBytes);
     if (error != cudaSuccess) return error;
     kernel<<<params.order.count(), C::kThreads, kSharedBytes, stream>>>(params);
+    if (kQ8 && cudaPeekAtLastError() == cudaSuccess)
+        return launch_turn_back({args.shape, args.out, args.out_stride, args.n_queries, args.dtype, nullptr}, stream);
     return cudaGetLastError();
 }
 

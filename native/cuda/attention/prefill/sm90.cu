@@ -6,7 +6,8 @@ namespace dca::cuda {
 bool prefill_sm90_takes(const Card& card, const PrefillArgs& args) {
 #if defined(DCA_CUDA_SM90A)
     return card.compute_capability == 90 && fast_shape(args) && args.shape.head_dim <= 128 &&
-           (args.cache.type != CacheType::Q8 || dequantizing_pays(card, args));
+           (args.cache.type != CacheType::Q8 || dequantizing_pays(card, args)) &&
+           (args.cache.type != CacheType::Q4 || has_room_to_dequantize(args));
 #else
     static_cast<void>(card), static_cast<void>(args);
     return false;  // built without machine code for sm_90a
@@ -14,7 +15,7 @@ bool prefill_sm90_takes(const Card& card, const PrefillArgs& args) {
 }
 
 cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
-    if (args.cache.type == CacheType::Q8) return launch_prefill_dequantized(card, args, stream);
+    if (holds_codes(args.cache.type)) return launch_prefill_dequantized(card, args, launch_prefill_sm90, stream);
     switch (variant_of(args)) {
         case Variant::Plain: return sm90::launch_variant<Variant::Plain>(card, args, stream);
         case Variant::Windowed: return sm90::launch_variant<Variant::Windowed>(card, args, stream);

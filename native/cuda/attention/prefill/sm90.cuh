@@ -9,6 +9,9 @@
 // them: registers if there is room (3 % faster: shared memory is the busier), else shared memory.
 // After the last range the un-rotated copy is free for the next block's queries.
 //
+// Where few queries meet many keys, a block of queries is the work of several blocks of threads, each for a part of the walk: they
+// write what they found undivided, and merge_parts (split.cuh) puts it together.
+//
 // With lists of pages (sparse prefill) the walk goes over those, the rows of a block are the tokens of a page, and a
 // warp masks the pages that others of the block read and its own queries do not.
 #pragma once
@@ -19,8 +22,10 @@
 #include "cuda/attention/list_walk.cuh"
 #include "cuda/attention/mask.cuh"
 #include "cuda/attention/pages.cuh"
+#include "cuda/attention/prefill/split.cuh"
 #include "cuda/attention/query_rotation.cuh"
 #include "cuda/attention/softmax.cuh"
+#include "cuda/attention/prefill/split_walk.h"
 #include "cuda/attention/traits.cuh"
 #include "cuda/attention/work_order.h"
 #include "cuda/device/wgmma.cuh"
@@ -41,20 +46,25 @@ struct Params {
     LogitScale scale;
     int32_t* next_item;  // counter of items drawn beyond the first of each thread block
     PageLists lists;     // if kListed
+    Parts parts;         // if kSplit
+
+    __device__ __forceinline__ uint32_t items() const { return order.count() * parts.count; }
 };
 
-template <int kHeadDim_, class T_, Variant kVariant_>
+template <int kHeadDim_, class T_, Variant kVariant_, bool kSplit_ = false>
 struct Config {
     using T = T_;
     static constexpr int kHeadDim = kHeadDim_;
     static constexpr Variant kVariant = kVariant_;
+    static constexpr bool kSplit = kSplit_;
     static constexpr bool kListed = kVariant == Variant::Listed;
     static constexpr bool kWindowed = windows(kVariant);
     static constexpr int kConsumers = kHeadDim <= 64 && !kListed ? 3 : 2;
     static constexpr int kRows = 64 * kConsumers;
     static constexpr int kKeys = kPageTokens;
-    using Walk = std::conditional_t<kListed, ListWalk<kKeys>, TileWalk<kKeys, kWindowed>>;
+    using Walk = std::conditional_t<kListed, ListWalk<kKeys>, std::conditional_t<kSplit, SplitWalk<kKeys>, TileWalk<kKeys, kWindowed>>>;
     static_assert(!kListed || kRows == kPageTokens);
+    static_assert(!kSplit || kVariant == Variant::Plain);
     static constexpr int kStages = 2;
     static constexpr int kThreads = 128 * (kConsumers + 1);
     static constexpr bool kQueriesInRegisters = kConsumers == 2;
@@ -101,8 +111,15 @@ struct Task {
     QueryBlock block;
     typename C::Walk walk;
 
-    static __device__ __forceinline__ Task of(const Params& params, const WorkOrder::Item& work) {
-        if constexpr (C::kListed) {
+    static __device__ __forceinline__ WorkOrder::Item work(const Params& params, uint32_t item) {
+        return params.order.at(C::kSplit ? item / params.parts.count : item);
+    }
+
+    static __device__ __forceinline__ Task of(const Params& params, const WorkOrder::Item& work, [[maybe_unused]] uint32_t item) {
+        if constexpr (C::kSplit) {
+            const QueryBlock block = params.blocks.at(work.block);
+            return {block, {params.scheme, block, item % params.parts.count, params.parts.count}};
+        } else if constexpr (C::kListed) {
             const size_t number = size_t{work.head} * params.lists.n_blocks + work.block;
             const uint4 from = __ldg(reinterpret_cast<const uint4*>(params.lists.blocks + number));
             const ListedBlock listed{from.x, from.y, from.z, from.w};
@@ -149,13 +166,13 @@ __device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_
     for (;; q_phase ^= 1) {
         ptx::barrier_wait(ptx::shared_address(&shared.queries_empty), q_phase ^ 1);
         const uint32_t q_full = ptx::shared_address(&shared.queries_full);
-        if (item >= params.order.count()) {
+        if (item >= params.items()) {
             shared.item = -1;
             ptx::barrier_arrive(q_full);
             return;
         }
-        const WorkOrder::Item work = params.order.at(item);
-        auto [block, walk] = Task<C>::of(params, work);
+        const WorkOrder::Item work = Task<C>::work(params, item);
+        auto [block, walk] = Task<C>::of(params, work, item);
         shared.item = item;
         ptx::barrier_arrive_expect(q_full, C::kQueryBytes);
         ptx::copy_box(ptx::shared_address(shared.queries), q_map, q_full, 0, work.head, first_index<C>(block) - params.blocks.start);
@@ -297,14 +314,30 @@ struct Consumer {
             {params.out, params.out_stride, first - params.blocks.start, block.first + block.rows - first, head, block.first - first});
     }
 
+    /// Writes an item's part of the block, undivided.
+    __device__ __forceinline__ void write_part(const float (&o)[C::kHeadDim / 2], const OnlineSoftmax& softmax, uint32_t item) const {
+        const size_t first = size_t{item} * C::kRows + warp_row + lane / 4;
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+            const float sum = softmax.row_sum(half);
+            if (lane % 4 == 0) params.parts.softmax[first + 8 * half] = {softmax.maximum[half], sum};
+        }
+#pragma unroll
+        for (int n = 0; n < C::kHeadDim / 2; n += 2) {
+            const int half = n / 2 % 2, column = n / 4 * 8 + lane % 4 * 2;
+            *reinterpret_cast<float2*>(params.parts.out + (first + 8 * half) * C::kHeadDim + column) = {o[n], o[n + 1]};
+        }
+    }
+
     __device__ __forceinline__ void run() const {
         if (C::kTurns && index + 1 == C::kConsumers) pass_turn();  // the first warpgroup has the first turn
         Ring<C::kStages> ring;
         for (uint32_t q_phase = 0;; q_phase ^= 1) {
             ptx::barrier_wait(ptx::shared_address(&shared.queries_full), q_phase);
             if (shared.item < 0) return;
-            const WorkOrder::Item work = params.order.at(shared.item);
-            auto [block, walk] = Task<C>::of(params, work);
+            const uint32_t item = shared.item;
+            const WorkOrder::Item work = Task<C>::work(params, item);
+            auto [block, walk] = Task<C>::of(params, work, item);
             OnlineSoftmax softmax;
             float s[C::kKeys / 2], o[C::kHeadDim / 2], keep[2];
             uint32_t p[C::kKeys / 4], q[C::kHeadDim / 4];  // operands; q if the queries are in registers
@@ -364,18 +397,21 @@ struct Consumer {
             wgmma::fence();
             multiply_values(o, p, ring.stage);
             wgmma::commit();
-            float inverse[2];
-            if constexpr (C::kVariant == Variant::Plain) {
-                softmax.inverse_sums(inverse);
-            } else {
+            [[maybe_unused]] float inverse[2];
+            if constexpr (C::kVariant != Variant::Plain) {
                 softmax.inverse_sums(inverse,
                                      [&](float maximum) { return sink_share(params.traits, work.head, maximum, params.scale.scale_log2); });
+            } else if constexpr (!C::kSplit) {
+                softmax.inverse_sums(inverse);
             }
             wgmma::wait<0>();
             wgmma::pin(o);
             release(shared.values_empty[ring.stage]);
             ring.advance();
-            write(o, inverse, block, work.head);
+            if constexpr (C::kSplit)
+                write_part(o, softmax, item);
+            else
+                write(o, inverse, block, work.head);
         }
     }
 };

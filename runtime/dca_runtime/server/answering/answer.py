@@ -150,12 +150,14 @@ class Answer:
             held, self._held = self._held, []
             yield held
         shown = time.monotonic()
-        while self._open:
-            deltas = self._take(await self.exchange.next(self.ping_seconds))
-            now = time.monotonic()
-            if deltas or (self.ping_seconds is not None and now - shown >= self.ping_seconds):
-                shown = now
-                yield deltas
+        with self.exchange.broken(self.ping_seconds):
+            while self._open:
+                events = await self.exchange.next()
+                deltas, now = self._take(events), time.monotonic()
+                silent = self.ping_seconds is not None and now - shown >= self.ping_seconds
+                if deltas or silent or not events:
+                    shown = now
+                    yield deltas
 
     def _take(self, events: list) -> list[Delta]:
         deltas: list[Delta] = []

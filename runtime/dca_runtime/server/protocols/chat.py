@@ -9,7 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from dca_runtime.server.answering.answer import Answer, Delta, Whole
-from dca_runtime.server.answering.streaming import EventStream, JsonAnswer, begun, event, whole
+from dca_runtime.server.answering.streaming import EventStream, JsonAnswer, TextEvents, begun, event, whole
 from dca_runtime.server.answering.structured import ANY_OBJECT
 from dca_runtime.server.answering.tools import Tool
 from dca_runtime.server.errors import ApiError, refuse
@@ -199,9 +199,17 @@ class _Reply:
         head = self._head("chat.completion.chunk")
         for index in range(len(answer.exchange.jobs)):
             yield event(head | {"choices": [self._choice(index, {"role": "assistant", "content": ""})]})
+
+        def chunk(delta: Delta) -> dict[str, Any]:
+            return head | self._chunk(delta, answer)
+
+        texts = TextEvents(lambda index, text: chunk(Delta(index, text=text)))
         try:
             async for deltas in answer.deltas():
-                yield b"".join(event(head | self._chunk(delta, answer)) for delta in deltas)
+                yield b"".join(
+                    texts.of(delta.index, delta.text) if delta.only_text else event(chunk(delta))
+                    for delta in deltas
+                )
         except ApiError as error:
             yield event(error.body())
             return

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from dca_runtime.server.answering.answer import Answer, Delta, Reading, Whole
-from dca_runtime.server.answering.streaming import EventStream, JsonAnswer, begun, event, whole
+from dca_runtime.server.answering.streaming import EventStream, JsonAnswer, TextEvents, begun, event, whole
 from dca_runtime.server.errors import ApiError, refuse
 from dca_runtime.server.protocols.documented import STREAM_OR_JSON, service_of
 from dca_runtime.server.protocols.openai_parts import LEAST_LOGPROB, progress, sampling_of, stops, usage
@@ -111,9 +111,17 @@ class _Reply:
         if before := self._echo(answer):
             for index in range(len(answer.exchange.jobs)):
                 yield event(self._head | {"choices": [self._choice(Delta(index, text=before))]})
+
+        def chunk(delta: Delta) -> dict[str, Any]:
+            return self._head | self._chunk(delta, answer)
+
+        texts = TextEvents(lambda index, text: chunk(Delta(index, text=text)))
         try:
             async for deltas in answer.deltas():
-                yield b"".join(event(self._head | self._chunk(delta, answer)) for delta in deltas)
+                yield b"".join(
+                    texts.of(delta.index, delta.text) if delta.only_text else event(chunk(delta))
+                    for delta in deltas
+                )
         except ApiError as error:
             yield event(error.body())
             return

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from dca_runtime.engine import Choice, Engine
+from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.generation.sampling import Sampling
 from dca_runtime.server.errors import ApiError
@@ -36,6 +36,7 @@ _Result = TypeVar("_Result")
 _log = logging.getLogger("dca_serve")
 _IDLE_SECONDS = 0.05  # between looks at jobs that only wait for their clients
 _DISK_SECONDS = 0.005  # between looks at what the store's threads did
+_REPORT_SECONDS = 0.1  # between figures of how full the server is, while it steps
 
 
 class Stepper(threading.Thread):
@@ -61,6 +62,7 @@ class Stepper(threading.Thread):
         self._stopping = False
         self._refusing: ApiError | None = None  # what all jobs are told from now on
         self._out: Delivery = []
+        self._reported = 0.0  # when metrics were told how full it is
         self.wait = 0.0  # seconds a new prompt would wait for those before it, estimated
         self.unstarted = 0  # jobs that wait for their first row
 
@@ -99,8 +101,9 @@ class Stepper(threading.Thread):
                 for job in self._scheduler.active + self._scheduler.waiting:
                     self._fail(job, error)
                 busy = False
-            self._report()
+            self._report(busy)
             if not busy:
+                self._flush()
                 with self._news:
                     if not (self._inbox or self._stopping):
                         disk = self._scheduler.loading or self._scheduler.saving
@@ -110,6 +113,8 @@ class Stepper(threading.Thread):
     def _next_jobs(self) -> bool:
         """Takes new jobs, waiting where there is nothing to do; False: the end."""
         scheduler = self._scheduler
+        if not scheduler.active:
+            self._flush()
         with self._news:
             while not (
                 self._inbox or self._stopping or scheduler.active or scheduler.waiting or scheduler.saving
@@ -140,10 +145,8 @@ class Stepper(threading.Thread):
         pieces = [read for read in plan.reads if read[1] < read[0].left]
         if chosen:
             self._choose(chosen)
-            self._flush()
         if pieces:
             self._read(pieces)
-        self._flush()
         self._scheduler.save()
         return bool(chosen or pieces or loaded)
 
@@ -175,32 +178,35 @@ class Stepper(threading.Thread):
 
     def _choose(self, chosen: list[tuple[Job, int]]) -> None:
         items: list[_Item] = []
+        top = -1  # log-probabilities are wanted of so many of the likeliest; -1: none at all
         for job, count in chosen:
             try:
                 mask = None if job.constraint is None else job.constraint.mask()
                 items.append((job, job.next_ids(count), job.next_sampling(), mask))
             except Exception as error:
                 self._fail(job, error)
-        top = max((job.top_logprobs or 0 for job, *_ in items), default=0)
-        logprobs = any(job.top_logprobs is not None for job, *_ in items)
+            if job.top_logprobs is not None:
+                top = max(top, job.top_logprobs)
 
-        def call(some: Sequence[_Item]) -> list[Choice]:
+        def call(some: Sequence[_Item]) -> list[Token]:
             feeds = [
                 (job.sequence, ids, sampling) if mask is None else (job.sequence, ids, sampling, mask)
                 for job, ids, sampling, mask in some
             ]
-            if logprobs:
-                return self._engine.choose(feeds, top)  # type: ignore[arg-type]
-            return [Choice(token, 0.0, []) for token in self._engine.sample(feeds)]  # type: ignore[arg-type]
+            if top < 0:
+                return [Token(token, None, []) for token in self._engine.sample(feeds)]  # type: ignore[arg-type]
+            choices = self._engine.choose(feeds, top)  # type: ignore[arg-type]
+            return [job.token(choice) for (job, *_), choice in zip(some, choices, strict=True)]
 
         alone = chosen[0][0].read if len(chosen) == 1 and chosen[0][1] > 1 else None
+        self._flush()
         start = time.perf_counter()
         results = self._each(call, items)
         seconds = time.perf_counter() - start
-        for (job, ids, *_), choice in zip(items, results, strict=True):
-            if choice is not None:
+        for (job, ids, *_), token in zip(items, results, strict=True):
+            if token is not None:
                 self._scheduler.appended(job, len(ids))
-                self._take(job, choice)
+                self._take(job, token)
         rows = sum(count for job, count in chosen if count > 1)
         if rows >= len(chosen) - 1 and all(results):
             self._scheduler.measured(rows, seconds, alone)
@@ -213,6 +219,7 @@ class Stepper(threading.Thread):
             return [True] * len(some)
 
         alone = pieces[0][0].read if len(pieces) == 1 else None
+        self._flush()
         start = time.perf_counter()
         results = self._each(call, items)
         seconds = time.perf_counter() - start
@@ -246,25 +253,17 @@ class Stepper(threading.Thread):
             results.extend(self._each(call, [item]))
         return results
 
-    def _take(self, job: Job, choice: Choice) -> None:
+    def _take(self, job: Job, token: Token) -> None:
         """A token was chosen for the job."""
         try:
-            whole = job.constraint is not None and job.constraint.accept(choice.token)
+            whole = job.constraint is not None and job.constraint.accept(token.id)
         except Exception as error:
             self._fail(job, error)
             return
         job.stage = Stage.WRITING
-        job.add(choice.token)
-        wanted = job.top_logprobs
-        self._out.append(
-            (
-                job,
-                Token(choice.token, None, [])
-                if wanted is None
-                else Token(choice.token, choice.logprob, choice.top[:wanted]),
-            )
-        )
-        if choice.token in job.end_ids or whole:
+        job.add(token.id)
+        self._out.append((job, token))
+        if token.id in job.end_ids or whole:
             self._finish(job, "stop")
         elif len(job.generated) >= job.max_tokens:
             self._finish(job, "length")
@@ -282,16 +281,21 @@ class Stepper(threading.Thread):
         self._scheduler.end(job)
 
     def _flush(self) -> None:
+        """Hands over what came out: just before the engine runs, so that what the event loop makes of it and
+        what this thread does between steps do not take Python's lock from each other."""
         if self._out:
             out, self._out = self._out, []
             self._hand_over(out)
 
-    def _report(self) -> None:
-        self._flush()
+    def _report(self, busy: bool) -> None:
         scheduler = self._scheduler
-        self.wait = scheduler.wait
         with self._news:
             self.unstarted = len(self._inbox) + sum(job.started is None for job in scheduler.waiting)
+        now = time.monotonic()
+        if busy and scheduler.active and now - self._reported < _REPORT_SECONDS:
+            return
+        self._reported = now
+        self.wait = scheduler.wait
         self._metrics.state(
             running=len(scheduler.active),
             waiting=len(scheduler.waiting),

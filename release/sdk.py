@@ -1,0 +1,84 @@
+"""The library for programs in C and C++ as archives: what `cmake --install` puts below a prefix.
+
+    python release/sdk.py dist [--model MODEL.gguf]
+
+They hold for the systems that the wheels hold for. Each is unpacked elsewhere, the examples are compiled with
+what its pkg-config file says, and, with a model, one of them is run (under qemu for another machine).
+"""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from archive import packed, unpacked
+from wheels import ROOT, TARGETS, digest, portable, release_time, version
+
+EXAMPLES = ("generate", "batch")
+PROMPT, TOKENS = "Once upon a time", "8"
+
+
+def run(*command: object, **options) -> str:
+    words = [str(word) for word in command]
+    return subprocess.run(words, check=True, stdout=subprocess.PIPE, text=True, **options).stdout
+
+
+def make(target: str, out: Path) -> Path:
+    """The archive for one machine. The wheel's build has compiled the objects already."""
+    build = ROOT / "build" / "wheels" / target
+    defines = portable(target) | {
+        "CMAKE_BUILD_TYPE": "Release",
+        "CMAKE_INSTALL_LIBDIR": "lib",
+        "DCA_CUDA": "OFF",
+    }
+    settings = [f"-D{name}={value}" for name, value in defines.items()]
+    run("cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-USKBUILD", *settings)
+    run("cmake", "--build", build, "--target", "dca")
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / f"dca-{version()}-linux-{target}"
+        run("cmake", "--install", build, "--prefix", folder, "--component", "sdk")
+        shutil.copytree(ROOT / "examples" / "c", folder / "examples")
+        shutil.copy(ROOT / "LICENSE", folder)
+        shutil.copy(ROOT / "docs" / "c-api.md", folder)
+        return packed(folder, out / f"{folder.name}.tar.gz", int(release_time()))
+
+
+def check(archive: Path, target: str, model: Path | None) -> None:
+    """Ends the run unless the examples compile against the archive and, with a model, one says something."""
+    here = target == os.uname().machine
+    cross = "" if here else f"{target}-linux-gnu-"
+    with tempfile.TemporaryDirectory() as scratch:
+        tree = unpacked(archive, Path(scratch))
+        where = {**os.environ, "PKG_CONFIG_LIBDIR": str(tree / "lib" / "pkgconfig")}
+        flags = run("pkg-config", "--cflags", "--libs", "dca", env=where).split()
+        for name in EXAMPLES:
+            source, program = tree / "examples" / f"{name}.c", tree / name
+            strict = ["-std=c99", "-Wall", "-Wextra", "-Werror"]
+            # The library asks for an older glibc than the one that is linked here.
+            run(f"{cross}gcc", *strict, source, *flags, "-o", program)
+        if model is None:
+            return
+        start = ["env"] if here else [f"qemu-{target}", "-L", f"/usr/{target}-linux-gnu", "-E"]
+        said = run(*start, f"LD_LIBRARY_PATH={tree / 'lib'}", tree / EXAMPLES[0], model, PROMPT, TOKENS)
+        if not said.strip():
+            sys.exit(f"{archive.name}: its example said nothing")
+        print(f"{archive.name}: examples/{EXAMPLES[0]} says {said.strip()!r}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("out", type=Path, help="the folder for the archives")
+    parser.add_argument("--targets", nargs="+", choices=TARGETS, default=TARGETS)
+    parser.add_argument("--model", type=Path, help="a small model, as GGUF, for the example to run")
+    arguments = parser.parse_args()
+    for target in arguments.targets:
+        archive = make(target, arguments.out)
+        check(archive, target, arguments.model)
+        print(f"{archive.name}: {archive.stat().st_size / 1e6:.2f} MB, sha256 {digest(archive)}")
+
+
+if __name__ == "__main__":
+    main()
