@@ -26,7 +26,6 @@ CACHES = {"f16": 0, "bf16": 2, "q8": 3, "q4": 4}  # as dca_cache_type; the kerne
 TORCH_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 MOST_GROUP_ROWS = 16  # kMostGroupRows
 NOT_SUPPORTED = 801  # cudaErrorNotSupported
-FETCHED_AHEAD = 1 << 20  # bytes that decode is asked to bring to the L2 cache, whatever they are
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,8 +161,6 @@ class _Decode(ctypes.Structure):
         ("n_groups", ctypes.c_uint32),
         ("workspace", ctypes.c_void_p),
         ("workspace_rows", ctypes.c_uint32),
-        ("ahead", ctypes.c_void_p),
-        ("ahead_bytes", ctypes.c_uint32),
     ]
 
 
@@ -410,8 +407,6 @@ class Problem:
             0 if rows.groups is None else len(rows.groups),
             self.decode_workspace.data_ptr(),
             self.workspace_rows,
-            self.values.data_ptr(),
-            min(self.values.nbytes, FETCHED_AHEAD),
         )
         self.library.call("dca_attention_decode", args)
 

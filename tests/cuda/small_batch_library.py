@@ -70,10 +70,6 @@ class _Matrix(ctypes.Structure):
     _fields_ += [(name, ctypes.c_void_p) for name in ("low", "high", "scales")]
 
 
-class _Ahead(ctypes.Structure):
-    _fields_ = [("from", ctypes.c_void_p), ("bytes", ctypes.c_uint32)]
-
-
 class _Args(ctypes.Structure):
     _fields_ = [
         ("w", _Matrix),
@@ -86,7 +82,6 @@ class _Args(ctypes.Structure):
         ("add", ctypes.c_bool),
         ("bias", ctypes.c_void_p),
         ("workspace", ctypes.c_void_p),
-        ("ahead", _Ahead),
         ("gated", ctypes.c_bool),
         ("activation", ctypes.c_int32),
     ]
@@ -252,7 +247,6 @@ class SmallBatchLibrary:
             add,
             None if bias is None else bias.data_ptr(),
             workspace.data_ptr(),
-            _Ahead(weights.matrix().low, 1 << 12),  # whatever it is, nothing changes
             gated is not None,
             0 if gated is None else ACTIVATIONS.index(gated),
         )

@@ -21,7 +21,6 @@
 #include "core/engine/page_pool.h"
 #include "core/positions/scheme.h"
 #include "cuda/attention/page_lists.h"
-#include "cuda/device/ahead.h"
 #include "cuda/device/card.h"
 #include "cuda/device/dtype.h"
 
@@ -158,7 +157,6 @@ struct DecodeArgs {
                                   // border that moves 0
     void* workspace;              // decode_workspace_bytes(workspace_rows), zeroed once; every call leaves its counters zero
     uint32_t workspace_rows;      // at most kMaxDecodeRows
-    Ahead ahead;                  // fetched by blocks that have nothing left to do
 };
 
 /// Attention of the newest token of each of n_rows sequences, or of up to kMostGuessedRows newest ones of some. What the kernel

@@ -151,10 +151,6 @@ __device__ __forceinline__ void copy_box(uint32_t to, const CUtensorMap* map, ui
                  "l"(map), "r"(barrier), "r"(x), "r"(y), "r"(z)
                  : "memory");
 }
-/// Asks for `bytes` of global memory, a multiple of 16, to be brought to the L2 cache.
-__device__ __forceinline__ void prefetch_bulk(const void* from, uint32_t bytes) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) { asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory"); }
 
 /// Orders this thread's shared memory writes before later reads by wgmma or the copy engine.

@@ -12,14 +12,6 @@ constexpr int kHeadWarps = 4;
 constexpr int kMaxHeadPairs = 4;  // of neighbouring values a lane; head_dim <= 256
 constexpr uint32_t kKept = 4;     // times four values of a row that is normed: all of 4096
 
-/// Blocks beside those of a kernel's own work that fetch what comes next: as many as all multiprocessors, if there is anything.
-uint32_t spare_blocks(const Card& card, const Ahead& ahead) { return ahead.bytes == 0 ? 0 : static_cast<uint32_t>(card.multiprocessors); }
-
-__device__ void fetch_in_spare_blocks(const Ahead& ahead, uint32_t block, uint32_t blocks) {
-    constexpr uint32_t kWarps = kThreads / 32;
-    if (threadIdx.x % 32 == 0) fetch_ahead(ahead, block * kWarps + threadIdx.x / 32, blocks * kWarps);
-}
-
 /// A value that an earlier kernel wrote, perhaps after this one had started: not from the first-level cache.
 template <class T>
 __device__ Eight<T> fresh(const Eight<T>* from) {
@@ -45,12 +37,11 @@ __device__ __forceinline__ void write_normed(T* to, const float4& v, float scale
     *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(out);
 }
 
-/// A block a row; the blocks behind them fetch what comes next. A thread keeps the first values it reads, and the norm's weights
-/// are there before x is.
+/// A block a row. A thread keeps the first values it reads, and the norm's weights are there before x is. The next kernel is let
+/// start once x is asked for: what that one asks memory for, x would have to wait for.
 template <class T>
 __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constant__ NormArgs args) {
     __shared__ float scratch[kThreads / 32];
-    if (blockIdx.x >= args.rows) return fetch_in_spare_blocks(args.ahead, blockIdx.x - args.rows, gridDim.x - args.rows);
     const float* x = args.x + uint64_t{blockIdx.x} * args.width;
     T* to = static_cast<T*>(args.to) + uint64_t{blockIdx.x} * args.width;
     float4 kept[kKept], weights[kKept];
@@ -66,6 +57,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constan
         const uint32_t i = 4 * (threadIdx.x + n * kThreads);
         kept[n] = i < args.width ? __ldcg(reinterpret_cast<const float4*>(x + i)) : float4{};
     }
+    let_next_start();
 #pragma unroll
     for (const float4& v : kept) squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     const uint32_t beyond = 4 * (threadIdx.x + kKept * kThreads);
@@ -74,7 +66,6 @@ __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constan
         squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     }
     const float scale = rsqrtf(block_sum(squares, scratch) / args.width + args.epsilon);
-    let_next_start();  // now that x is here: what the next kernel asks memory for, x would have to wait for
     if (args.factors != nullptr && threadIdx.x == 0) args.factors[blockIdx.x] = scale;
 #pragma unroll
     for (uint32_t n = 0; n < kKept; ++n) {
@@ -202,10 +193,9 @@ __global__ void __launch_bounds__(kThreads) whole_head_norm_kernel(const HeadNor
 }
 
 template <class T>
-__global__ void __launch_bounds__(kThreads) gate_multiply_kernel(Activation activation, const Eight<T>* gate_up, uint32_t eights,
-                                                                 uint64_t n, Eight<T>* to, uint32_t own_blocks, Ahead ahead) {
+__global__ void __launch_bounds__(kThreads)
+    gate_multiply_kernel(Activation activation, const Eight<T>* gate_up, uint32_t eights, uint64_t n, Eight<T>* to) {
     let_next_start();
-    if (blockIdx.x >= own_blocks) return fetch_in_spare_blocks(ahead, blockIdx.x - own_blocks, gridDim.x - own_blocks);
     await_previous();
     const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
     if (i >= n) return;
@@ -276,8 +266,7 @@ cudaError_t norm(const Card& card, const NormArgs& args, cudaStream_t stream) {
         } else if (args.kind == NormKind::Layer) {
             status = launch_overlapped(card, layer_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args);
         } else {
-            const dim3 grid(args.rows + spare_blocks(card, args.ahead));
-            status = launch_overlapped(card, rms_norm_kernel<T>, grid, kThreads, 0, stream, args);
+            status = launch_overlapped(card, rms_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args);
         }
     });
     return status;
@@ -312,15 +301,13 @@ cudaError_t whole_head_norm(const Card& card, const HeadNormArgs& args, cudaStre
 }
 
 cudaError_t gate_multiply(const Card& card, Activation activation, const void* gate_up, uint32_t rows, uint32_t width, Dtype dtype,
-                          void* to, const Ahead& ahead, cudaStream_t stream) {
+                          void* to, cudaStream_t stream) {
     const uint64_t n = uint64_t{rows} * width / 8;
     cudaError_t status = cudaSuccess;
     with_type(dtype, [&](auto type) {
         using T = decltype(type);
-        const uint32_t own_blocks = blocks_for(n);
-        status =
-            launch_overlapped(card, gate_multiply_kernel<T>, dim3(own_blocks + spare_blocks(card, ahead)), kThreads, 0, stream, activation,
-                              static_cast<const Eight<T>*>(gate_up), width / 8, n, static_cast<Eight<T>*>(to), own_blocks, ahead);
+        status = launch_overlapped(card, gate_multiply_kernel<T>, dim3(blocks_for(n)), kThreads, 0, stream, activation,
+                                   static_cast<const Eight<T>*>(gate_up), width / 8, n, static_cast<Eight<T>*>(to));
     });
     return status;
 }

@@ -7,7 +7,6 @@
 #include <cstdint>
 
 #include "core/hparams.h"
-#include "cuda/device/ahead.h"
 #include "cuda/device/dtype.h"
 #include "cuda/device/launch.h"
 
@@ -23,7 +22,6 @@ struct NormArgs {
     Dtype dtype;
     void* to;        // (rows, width) of dtype
     float* factors;  // (rows), becomes 1 / rms(x); null: not wanted; with NormKind::Rms
-    Ahead ahead;     // with NormKind::Rms
 };
 /// to = norm(x) · weight + bias, row by row.
 cudaError_t norm(const Card& card, const NormArgs& args, cudaStream_t stream);
@@ -47,7 +45,7 @@ cudaError_t whole_head_norm(const Card& card, const HeadNormArgs& args, cudaStre
 
 /// to = act(gate) · up, where row r of `gate_up` (rows, 2 width) is gate and then up; width is a multiple of 8.
 cudaError_t gate_multiply(const Card& card, Activation activation, const void* gate_up, uint32_t rows, uint32_t width, Dtype dtype,
-                          void* to, const Ahead& ahead, cudaStream_t stream);
+                          void* to, cudaStream_t stream);
 
 /// The same in f32, for the few rows of a decode step.
 cudaError_t gate_multiply_f32(const Card& card, Activation activation, const float* gate_up, uint32_t rows, uint32_t width, float* to,

@@ -155,16 +155,12 @@ struct Items {
     static __device__ __forceinline__ uint32_t stride() { return gridDim.x * kWarps; }
 };
 
-/// Fills a warp's ring, step by step along its rows and on to its next rows; then fetches its part of what comes next.
+/// Fills a warp's ring, step by step along its rows and on to its next rows.
 template <class W>
 class Feed {
 public:
     __device__ Feed(const MatvecArgs& args, const Items& items)
-        : items_(items),
-          ahead_(args.ahead),
-          pieces_(args.w.cols / W::kWeights),
-          units_(args.w.cols / kUnit),
-          padded_units_(padded_units(args.w.cols)) {
+        : items_(items), pieces_(args.w.cols / W::kWeights), units_(args.w.cols / kUnit), padded_units_(padded_units(args.w.cols)) {
         low_base_ = static_cast<const uint8_t*>(args.w.low) + 16 * lane_;
         high_base_ = static_cast<const uint8_t*>(args.w.high) + lane_ % 16 * kGroup * W::kHighBytes;
         scale_base_ = static_cast<const uint8_t*>(args.w.scales) + lane_ % 16 * kGroup * W::kScaleBytes;
@@ -209,10 +205,7 @@ private:
     static_assert(kRows == 2);
 
     __device__ __forceinline__ void enter() {
-        if (item_ >= items_.count) {  // once
-            if (lane_ == 0) fetch_ahead(ahead_, Items::first(), Items::stride());
-            return;
-        }
+        if (item_ >= items_.count) return;
         const uint32_t rows[kRows] = {items_.row(item_, 0), items_.row(item_, 1)};
         left_ = static_cast<int>(pieces_ - lane_);
 #pragma unroll
@@ -226,7 +219,6 @@ private:
     }
 
     const Items& items_;
-    const Ahead& ahead_;
     const uint32_t lane_ = threadIdx.x % 32;
     const uint32_t pieces_, units_, padded_units_;
     const uint8_t *low_base_, *high_base_, *scale_base_;

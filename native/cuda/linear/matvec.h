@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #include "core/hparams.h"
-#include "cuda/device/ahead.h"
 #include "cuda/device/launch.h"
 #include "cuda/weights/planes.h"
 
@@ -41,7 +40,6 @@ struct MatvecArgs {
     Activation activation;
     KvTarget kv;          // if its keys are set: y gets q only
     uint32_t rows_apart;  // of the two rows a warp takes together: 1; w.rows / 2 if gated; with kv, of RoPE's pairs
-    Ahead ahead;          // fetched once all of w is asked for
 };
 
 /// Launches on `stream`, returns without waiting and allocates nothing.

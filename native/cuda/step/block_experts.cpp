@@ -10,7 +10,7 @@ namespace dca::cuda {
 
 void BlockStep::feed_forward_experts(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    state_.norm(w.ffn_norm, nullptr, memory_.experts.factors);
+    state_.norm(w.ffn_norm, memory_.experts.factors);
     route(w);
     const StepState::Sum sum = state_.ffn_sum(w);
     if (!sum.add) {
@@ -71,7 +71,7 @@ void BlockStep::run_experts(const DeviceLayer& w, const ExpertRun& run, float* s
     check(gather_tokens(memory_.normed, m.pairs + run.first_place, rows, h_.n_experts_used, h_.n_embd, m.gathered, state_.stream.get()),
           "gathering tokens");
     multiply_experts(w.gate_up, run, m.gathered, {memory_.gate_up, 2 * h_.n_ff_expert, false, false});
-    check(gate_multiply(state_.device.card, h_.activation, memory_.gate_up, rows, h_.n_ff_expert, weights_.dtype(), memory_.gated, {},
+    check(gate_multiply(state_.device.card, h_.activation, memory_.gate_up, rows, h_.n_ff_expert, weights_.dtype(), memory_.gated,
                         state_.stream.get()),
           "gating");
     multiply_experts(w.down, run, memory_.gated, {m.results, h_.n_embd, true, false});
@@ -91,7 +91,7 @@ void BlockStep::run_experts(const DeviceLayer& w, const ExpertRun& run, float* s
 
 void BlockStep::run_shared_expert(const DeviceLayer& w, float* sum) {
     const ExpertMemory& m = memory_.experts;
-    gate(w.shared_gate_up, h_.n_ff_shared, w.shared_down);
+    gate(w.shared_gate_up, h_.n_ff_shared);
     if (!w.shared_gated) return multiply(w.shared_down, memory_.gated, {sum, h_.n_embd, true, true});
     multiply(w.shared_down, memory_.gated, {m.results, h_.n_embd, true, false});
     const uint32_t stride = h_.n_experts_used + 1;

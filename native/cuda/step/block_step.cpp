@@ -17,19 +17,18 @@ constexpr uint32_t kPieceRows = 256;
 
 }  // namespace
 
-void BlockStep::multiply(const FusedMatrices& fused, const void* in, const Output& out, const FusedMatrices* next) {
+void BlockStep::multiply(const FusedMatrices& fused, const void* in, const Output& out) {
     uint32_t column = 0;
     for (const Matrix& part : fused.parts) {
         Output here = out;
         here.to = static_cast<std::byte*>(out.to) + size_t{column} * (out.f32 ? 4 : 2);
         const std::byte* bias = static_cast<const std::byte*>(out.f32 ? fused.bias : fused.bias_16);
-        multiply(part, in, bias == nullptr ? nullptr : bias + size_t{column} * (out.f32 ? 4 : 2), here, state_.rows,
-                 &part == &fused.parts.back() ? state_.ahead(next) : Ahead{});
+        multiply(part, in, bias == nullptr ? nullptr : bias + size_t{column} * (out.f32 ? 4 : 2), here, state_.rows);
         column += part.rows;
     }
 }
 
-void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, const Output& out, uint32_t tokens, const Ahead& ahead) {
+void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, const Output& out, uint32_t tokens) {
     if (small_batch_takes(state_.device.card, w, tokens) && small_batch_preferred(state_.device.card, w, tokens)) {
         const SmallBatchArgs few{
             .w = w,
@@ -42,7 +41,6 @@ void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, cons
             .add = out.add,
             .bias = bias,
             .workspace = memory_.product_workspace,
-            .ahead = ahead,
             .gated = out.gated,
             .activation = h_.activation,
         };
@@ -95,7 +93,7 @@ void BlockStep::share_product(const FusedMatrices& fused, const std::byte* in, P
 
 void BlockStep::project_qkv(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    state_.norm(w.attention_norm, &w.qkv);
+    state_.norm(w.attention_norm);
     multiply(w.qkv, memory_.normed, {state_.qkv(), state_.qkv_width(), false, false});
     state_.norm_heads(w);
 }
@@ -106,30 +104,30 @@ void BlockStep::project_output(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     if (state_.sums_while_norming(w.attention_post_norm)) return share_product(w.output, memory_.attended, Partial::Attention);
     const StepState::Sum sum = state_.attention_sum(w);
-    multiply(w.output, memory_.attended, {sum.to, h_.n_embd, true, sum.add}, state_.behind_attention(w));
+    multiply(w.output, memory_.attended, {sum.to, h_.n_embd, true, sum.add});
     state_.end_attention(w);
 }
 
-void BlockStep::gate(const FusedMatrices& gate_up, uint32_t width, const FusedMatrices& down) {
+void BlockStep::gate(const FusedMatrices& gate_up, uint32_t width) {
     if (gate_up.merged() && small_batch_gates(state_.device.card, gate_up.parts.front(), state_.rows))
-        return multiply(gate_up, memory_.normed, {memory_.gated, width, false, false, true}, &down);
-    multiply(gate_up, memory_.normed, {memory_.gate_up, 2 * width, false, false}, &down);
+        return multiply(gate_up, memory_.normed, {memory_.gated, width, false, false, true});
+    multiply(gate_up, memory_.normed, {memory_.gate_up, 2 * width, false, false});
     check(gate_multiply(state_.device.card, h_.activation, memory_.gate_up, state_.rows, width, weights_.dtype(), memory_.gated,
-                        state_.ahead_beside(&down), state_.stream.get()),
+                        state_.stream.get()),
           "gating");
 }
 
 void BlockStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    state_.norm(w.ffn_norm, &w.gate_up);
-    gate(w.gate_up, h_.n_ff, w.down);
+    state_.norm(w.ffn_norm);
+    gate(w.gate_up, h_.n_ff);
     if (state_.sums_while_norming(w.ffn_post_norm)) return share_product(w.down, memory_.gated, Partial::FeedForward);
     const StepState::Sum sum = state_.ffn_sum(w);
-    multiply(w.down, memory_.gated, {sum.to, h_.n_embd, true, sum.add}, &state_.behind_layer(layer));
+    multiply(w.down, memory_.gated, {sum.to, h_.n_embd, true, sum.add});
     state_.end_ffn(w);
 }
 
-void BlockStep::issue_norm() { state_.norm(weights_.output_norm(), &weights_.output()); }
+void BlockStep::issue_norm() { state_.norm(weights_.output_norm()); }
 
 void BlockStep::output(uint32_t rows, const Read& read) {
     if (!played_) issue_norm();

@@ -8,7 +8,7 @@ namespace dca::cuda {
 
 RowStep::Input RowStep::normed(const DeviceNorm& norm) {
     if (norm.weight == nullptr || h_.norm == NormKind::Rms) return {state_.x(), VectorType::F32, norm.weight};
-    state_.norm(norm, nullptr);
+    state_.norm(norm);
     return {memory_.normed, activation_type(), nullptr};
 }
 
@@ -27,13 +27,12 @@ MatvecArgs RowStep::product(const Matrix& w, const Input& in, const Output& out)
     return args;
 }
 
-void RowStep::multiply(const FusedMatrices& fused, const Input& in, const Output& out, const FusedMatrices* next) {
+void RowStep::multiply(const FusedMatrices& fused, const Input& in, const Output& out) {
     const size_t value_bytes = out.type == VectorType::F32 ? 4 : 2;
     uint32_t row = 0;
     for (const Matrix& part : fused.parts) {
         MatvecArgs args = product(part, in, {static_cast<std::byte*>(out.to) + row * value_bytes, out.type, out.add});
         args.bias = fused.bias == nullptr ? nullptr : fused.bias + row;
-        if (&part == &fused.parts.back()) args.ahead = state_.ahead(next);
         check(matvec(state_.device.card, args, state_.stream.get()), "multiplying a row");
         row += part.rows;
     }
@@ -81,20 +80,19 @@ void RowStep::store_keys_values(uint32_t layer) {
 void RowStep::project_output(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     const StepState::Sum sum = state_.attention_sum(w);
-    multiply(w.output, {memory_.attended, activation_type(), nullptr}, {sum.to, VectorType::F32, sum.add}, state_.behind_attention(w));
+    multiply(w.output, {memory_.attended, activation_type(), nullptr}, {sum.to, VectorType::F32, sum.add});
     state_.end_attention(w);
 }
 
-void RowStep::gate(const FusedMatrices& gate_up, const Input& in, uint32_t width, const FusedMatrices& down) {
+void RowStep::gate(const FusedMatrices& gate_up, const Input& in, uint32_t width) {
     if (gate_up.merged()) {
         MatvecArgs args = product(gate_up.parts.front(), in, {memory_.gated_row, VectorType::F32, false});
         args.bias = gate_up.bias;
         args.gated = true;
         args.rows_apart = width;
-        args.ahead = state_.ahead(&down);
         check(matvec(state_.device.card, args, state_.stream.get()), "multiplying a row");
     } else {
-        multiply(gate_up, in, {memory_.gate_up_row, VectorType::F32, false}, &down);
+        multiply(gate_up, in, {memory_.gate_up_row, VectorType::F32, false});
         check(gate_multiply_f32(state_.device.card, h_.activation, memory_.gate_up_row, 1, width, memory_.gated_row, state_.stream.get()),
               "gating");
     }
@@ -102,9 +100,9 @@ void RowStep::gate(const FusedMatrices& gate_up, const Input& in, uint32_t width
 
 void RowStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    gate(w.gate_up, normed(w.ffn_norm), h_.n_ff, w.down);
+    gate(w.gate_up, normed(w.ffn_norm), h_.n_ff);
     const StepState::Sum sum = state_.ffn_sum(w);
-    multiply(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {sum.to, VectorType::F32, sum.add}, &state_.behind_layer(layer));
+    multiply(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {sum.to, VectorType::F32, sum.add});
     state_.end_ffn(w);
 }
 
@@ -140,7 +138,7 @@ void RowStep::feed_forward_experts(uint32_t layer) {
     }
     multiply_chosen(w.down, {memory_.gated_row, VectorType::F32, nullptr}, width, m.results, h_.n_embd, false);
     if (h_.n_ff_shared > 0) {
-        gate(w.shared_gate_up, in, h_.n_ff_shared, w.shared_down);
+        gate(w.shared_gate_up, in, h_.n_ff_shared);
         multiply(w.shared_down, {memory_.gated_row, VectorType::F32, nullptr},
                  {m.results + size_t{used} * h_.n_embd, VectorType::F32, false});
     }

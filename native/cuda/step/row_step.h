@@ -40,13 +40,13 @@ private:
     /// The row of x, normed: as the product reads it, where that can, or else beforehand.
     Input normed(const DeviceNorm& norm);
     MatvecArgs product(const Matrix& w, const Input& in, const Output& out) const noexcept;
-    /// Every part of `fused` times the row. `next` as in BlockStep::multiply.
-    void multiply(const FusedMatrices& fused, const Input& in, const Output& out, const FusedMatrices* next = nullptr);
+    /// Every part of `fused` times the row.
+    void multiply(const FusedMatrices& fused, const Input& in, const Output& out);
     /// Whether one kernel can project q, k and v and put k and v into the cache.
     bool stores_while_projecting(const DeviceLayer& w) const noexcept;
     void project_and_store(uint32_t layer);
-    /// memory_.gated_row (width) = act(gate · in) · up · in, which `down` is multiplied by next
-    void gate(const FusedMatrices& gate_up, const Input& in, uint32_t width, const FusedMatrices& down);
+    /// memory_.gated_row (width) = act(gate · in) · up · in
+    void gate(const FusedMatrices& gate_up, const Input& in, uint32_t width);
     /// The matrices of the row's experts, each times its vector.
     void multiply_chosen(const FusedMatrices& fused, const Input& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated);
 

@@ -7,16 +7,10 @@
 #include "cuda/step/compact_rows.h"
 #include "cuda/experts/router.h"
 #include "cuda/linear/elementwise.h"
-#include "cuda/linear/small_batch/small_batch.h"
 
 namespace dca::cuda {
 
 namespace {
-
-// Of a matrix, what memory brings while the last blocks of a kernel that reads much memory end, and beside a small kernel; more
-// would make that one wait.
-constexpr uint32_t kAheadBytes = uint32_t{12} << 20, kAheadBesideBytes = uint32_t{4} << 20;
-constexpr uint32_t kMostAheadRows = 128;  // of a step in which these microseconds count
 
 AttentionShape attention_shape(const Hparams& h) {
     return {
@@ -87,24 +81,8 @@ LayerAttention StepState::attention_of(uint32_t layer) const {
     return attention;
 }
 
-Ahead StepState::ahead(const FusedMatrices* next, uint32_t most) const noexcept {
-    if (next == nullptr || next->parts.empty() || rows > kMostAheadRows) return {};
-    const Matrix& w = next->parts.front();
-    const uint64_t bytes = plane_bytes(w.format, w.rows, w.cols).low;
-    return {w.low, static_cast<uint32_t>(std::min<uint64_t>(most, bytes / 16 * 16))};
-}
-
-Ahead StepState::ahead(const FusedMatrices* next) const noexcept { return ahead(next, kAheadBytes); }
-
-Ahead StepState::ahead_beside(const FusedMatrices* next) const noexcept {
-    // Our own products start beside the small kernel and fetch for themselves.
-    if (next == nullptr || next->parts.empty() || small_batch_preferred(device.card, next->parts.front(), rows)) return {};
-    return ahead(next, kAheadBesideBytes);
-}
-
-void StepState::norm(const DeviceNorm& of, const FusedMatrices* next, float* factors) {
-    const NormArgs args{x(),      of.weight,       of.bias,       h.norm,  h.rms_epsilon,     rows,
-                        h.n_embd, weights.dtype(), memory.normed, factors, ahead_beside(next)};
+void StepState::norm(const DeviceNorm& of, float* factors) {
+    const NormArgs args{x(), of.weight, of.bias, h.norm, h.rms_epsilon, rows, h.n_embd, weights.dtype(), memory.normed, factors};
     if (pending) return add_and_norm(args);
     check(cuda::norm(device.card, args, stream.get()), "norming");
 }
@@ -205,7 +183,6 @@ void StepState::attend(uint32_t layer) {
             .n_groups = variant_of(attention.traits, attention.scheme) == Variant::Plain ? group->n_groups : 0,
             .workspace = memory.decode_workspace,
             .workspace_rows = memory.decode_rows,
-            .ahead = ahead(&weights.layers()[layer].output),
         };
         check(attention_decode(device.card, args, stream.get()), "attending");
     }

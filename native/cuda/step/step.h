@@ -6,7 +6,6 @@
 #include <optional>
 
 #include "core/backend/backend.h"
-#include "cuda/device/ahead.h"
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/kv_cache.h"
@@ -59,18 +58,8 @@ struct StepState {
     LayerAttention attention_of(uint32_t layer) const;
 
     /// The kept rows of x, normed, to memory.normed in the activations' type; 1 / rms(x) of each to `factors` if set. Without
-    /// weights they are only rounded. `next`: what they will be multiplied by, null if that is not known.
-    void norm(const DeviceNorm& of, const FusedMatrices* next, float* factors = nullptr);
-
-    /// Which matrices follow attention's, null: experts', not known yet; and the last of a layer.
-    const FusedMatrices* behind_attention(const DeviceLayer& w) const noexcept { return h.n_experts == 0 ? &w.gate_up : nullptr; }
-    const FusedMatrices& behind_layer(uint32_t layer) const noexcept {
-        return layer + 1 < weights.layers().size() ? weights.layers()[layer + 1].qkv : weights.output();
-    }
-    /// What the kernel before a product with `next` (null: none) has fetched meanwhile: one that reads much memory, when it has
-    /// asked for all of that; a small one, beside its own work.
-    Ahead ahead(const FusedMatrices* next) const noexcept;
-    Ahead ahead_beside(const FusedMatrices* next) const noexcept;
+    /// weights they are only rounded.
+    void norm(const DeviceNorm& of, float* factors = nullptr);
 
     /// Where a block's result goes: straight into x, or into memory.branch where a norm or a scale comes before it is added, or
     /// where the other block still reads x. Among ranks it is this one's part of a sum.
@@ -134,7 +123,6 @@ private:
     bool adds_directly(const float* post_norm) const noexcept {
         return post_norm == nullptr && h.residual_scale == 1.0f && h.norms != Norms::Parallel;
     }
-    Ahead ahead(const FusedMatrices* next, uint32_t most) const noexcept;
     void add_branch(const float* post_norm);
     /// The ranks' partials are summed into x, or where something comes before that into memory.branch, which holds another
     /// block's result already or (`fresh`) nothing.

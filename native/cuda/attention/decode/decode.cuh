@@ -17,7 +17,6 @@
 #include "cuda/attention/hadamard.cuh"
 #include "cuda/attention/kernels.h"
 #include "cuda/attention/query_rotation.cuh"
-#include "cuda/device/ahead.h"
 #include "cuda/device/launch.h"
 
 namespace dca::cuda::decode {
@@ -286,7 +285,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     Split split;
     const auto enter = [&](uint32_t n) {
         split = find_split<C, Items>(shared.first_split, params, n);
-        warp.rows = {args.page_tables + __ldcg(&args.rows[Items::row(args, split.item)].first_page),
+        warp.rows = {args.page_tables + of_row(args, args.rows[Items::row(args, split.item)].first_page),
                      static_cast<uint32_t>(args.shape.n_kv_heads), split.pair / params.groups};
     };
     int asked = 0;  // stages of the split's first tiles
@@ -302,15 +301,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
         }
         asked = stages;
     };
-    const auto fetch_next_matrix = [&] {
-        if constexpr (!Items::kGroups)
-            if (own != 0 && threadIdx.x % 32 == 0)
-                fetch_ahead(args.ahead, blockIdx.x * (C::kWarps - 1) + own - 1, gridDim.x * (C::kWarps - 1));
-    };
-
     uint32_t next = blockIdx.x;
     if (next >= count) {
-        fetch_next_matrix();
         await();  // who waits for this kernel waits for all before it
         return;
     }
@@ -335,7 +327,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
         }
         __syncthreads();
         if (threadIdx.x == 0) shared.split = split;  // registers are short in the loop
-        [[maybe_unused]] const uint32_t fresh = C::kQ4 ? __ldcg(&args.rows[Items::row(args, split.item)].fresh_page) * kPageTokens : 0;
+        [[maybe_unused]] const uint32_t fresh = C::kQ4 ? of_row(args, args.rows[Items::row(args, split.item)].fresh_page) * kPageTokens : 0;
 
         warp.start();
         int loaded_range = -1;
@@ -377,7 +369,6 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
         asked = 0;
         if (more) enter(next);
         if (more && !late) load_first(C::kStages);
-        if (!more) fetch_next_matrix();
         warp.finish(shared.softmax[own], shared.out[own]);
         __syncthreads();
         const Split current = shared.split;

@@ -260,8 +260,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) group_kernel(const __grid_cons
         const Split split = find_split<C, SharedKeys<C>>(shared.first_split, params, next);
         const DecodeGroup& group = args.groups[split.item];
         const typename C::Tiles tiles(args.scheme, length_of(args, group.row[0]));
-        const HeadRows rows{args.page_tables + __ldcg(&args.rows[group.row[0]].first_page), static_cast<uint32_t>(args.shape.n_kv_heads),
-                            split.pair};
+        const HeadRows rows{args.page_tables + of_row(args, args.rows[group.row[0]].first_page),
+                            static_cast<uint32_t>(args.shape.n_kv_heads), split.pair};
         if (copies) {
             if (threadIdx.x == C::kConsumerThreads) copy_tiles<C>(shared, maps, split, tiles, rows, at);
             __syncwarp();

@@ -101,7 +101,7 @@ struct Cursor {
     __device__ __forceinline__ uint32_t empty() const { return ptx::shared_address(&place.barriers.empty[stage]); }
 };
 
-/// One thread: all weights of the block, then its part of what comes next.
+/// One thread: all weights of the block.
 template <class F, int kN>
 __device__ __forceinline__ void copy_weights(const Place& place, const Maps& maps) {
     using C = Config<F, kN>;
@@ -123,7 +123,6 @@ __device__ __forceinline__ void copy_weights(const Place& place, const Maps& map
                               row, 0);
         }
     }
-    fetch_ahead(place.job.args.ahead, blockIdx.y * gridDim.x + blockIdx.x, gridDim.y * gridDim.x);
 }
 
 /// One of kXWarps warps: x, or half of it, for every third step, so that several steps' are on their way at a time. Rows beyond the last and

@@ -7,7 +7,6 @@
 #include <cstdint>
 
 #include "core/hparams.h"
-#include "cuda/device/ahead.h"
 #include "cuda/device/card.h"
 #include "cuda/device/dtype.h"
 #include "cuda/weights/planes.h"
@@ -27,7 +26,6 @@ struct SmallBatchArgs {
     bool add;               // y += ...
     const void* bias;       // (w.rows) of y's type, added to every row; null: none
     void* workspace;        // small_batch_workspace_bytes(); used by one stream at a time; need not be cleared
-    Ahead ahead;            // fetched on Hopper once all of w is asked for
     bool gated;             // rows r and r + w.rows / 2 of w are a gate and its up: y (rows, w.rows / 2) = act(gate) · up, not added to
     Activation activation;  // act; where small_batch_gates()
 };
