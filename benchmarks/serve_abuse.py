@@ -22,7 +22,6 @@ import random
 import re
 import signal
 import socket
-import statistics
 import struct
 import subprocess
 import sys
@@ -127,6 +126,10 @@ class Health:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join(60)
+
+    def __str__(self) -> str:
+        p50, p99, most = (1e3 * quantile(self.seconds, share) for share in (0.5, 0.99, 1.0))
+        return f"/health p50 {p50:.1f} ms, p99 {p99:.0f} ms, longest {most:.0f} ms"
 
     def _ask(self) -> None:
         with httpx.Client(base_url=self._url, timeout=60) as http:
@@ -344,18 +347,13 @@ async def run(arguments: argparse.Namespace, server: Server) -> Counter:
         for number in range(1, 10**6):
             with Health(server.url) as health:
                 await abuse.mixture(arguments.requests)
+                print(f"round {number}: {arguments.requests} requests; {health}", flush=True)
                 await abuse.slow(arguments.slow)
             seconds += health.seconds
             await abuse.rest()
             await abuse.counted()
             held = server.held()
-            p99 = quantile(health.seconds, 0.99)
-            print(
-                f"round {number}: {held}; /health p50 {statistics.median(health.seconds) * 1e3:.1f} ms, "
-                f"p99 {p99 * 1e3:.0f} ms, longest {max(health.seconds) * 1e3:.0f} ms; "
-                f"{sum(abuse.faults.values())} faults",
-                flush=True,
-            )
+            print(f"round {number}: {held}; {health}; {sum(abuse.faults.values())} faults", flush=True)
             if time.monotonic() >= end:
                 break
         if held.memory > first.memory * (1 + MOST_GROWTH):
