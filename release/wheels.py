@@ -145,6 +145,7 @@ def main() -> None:
     parser.add_argument("--cuda", action="store_true", help="dca-export-cuda instead")
     parser.add_argument("--define", action="append", default=[], metavar="NAME=VALUE", help="for CMake")
     arguments = parser.parse_args()
+    os.environ["SOURCE_DATE_EPOCH"] = release_time()  # of all that is built below, in an sdist's tree too
     largest, kind = (None, "cuda-") if arguments.cuda else (LARGEST, "")
     project = Path("release/cuda") if arguments.cuda else Path()
     defines = {"DCA_CUDA": "ON" if arguments.cuda else "OFF"}
@@ -160,7 +161,6 @@ def main() -> None:
         check(wheel, target, largest, {CUBLAS} if arguments.cuda else set())
         if arguments.twice:
             os.environ["CCACHE_DISABLE"] = "1"
-            os.environ["SOURCE_DATE_EPOCH"] = release_time()
             for name in ("unpacked", f"again-{kind}{target}"):
                 shutil.rmtree(builds / name, ignore_errors=True)
             tree, again = unpacked(archive, builds / "unpacked"), builds / f"again-{kind}{target}"

@@ -52,7 +52,11 @@ MODELS = {
     "MiniCPMForCausalLM": "MiniCPM 1 and 2",
 }
 # Whose checkpoints name a class that transformers runs as another.
-OWN_CLASSES = {"internlm3": "InternLM3ForCausalLM"}
+OWN_CLASSES = {
+    "internlm2": "InternLM2ForCausalLM",
+    "internlm3": "InternLM3ForCausalLM",
+    "minicpm": "MiniCPMForCausalLM",
+}
 # Classes that transformers lacks, and what stands in for them in tests/export/test_families_of_others.py.
 STANDING_IN = {
     "InternLM2ForCausalLM": "a Llama of transformers under InternLM2's names",
@@ -104,10 +108,10 @@ def variants(cases: list[str]) -> str:
     return "; ".join(case.partition(", ")[2] or "all features" for case in cases)
 
 
-def beside_llama_cpp(cases: list[str]) -> str:
+def beside_llama_cpp(name: str) -> str:
     """What llama_cpp_families.json says of a class."""
     recorded = json.loads(LLAMA_CPP.read_text(encoding="utf-8"))
-    found = [recorded[case] for case in cases if case not in OTHERWISE]
+    found = [each for case, each in recorded.items() if of_class(case) == name and case not in OTHERWISE]
     if not found:
         return ""
     same = "same file, " if all("tensors" in each for each in found) else ""
@@ -121,7 +125,7 @@ def rows(architecture: Architecture) -> list[str]:
         named = any(of_class(family) == name for family, *_ in GGUF_CASES.values())
         checked = STANDING_IN.get(name) or variants(exported) or "as the class above"
         cells = (architecture.name, f"`{name}`", MODELS.get(name, ""), checked, "yes" if named else "")
-        cells = (*cells, beside_llama_cpp(exported))
+        cells = (*cells, beside_llama_cpp(name))
         found.append(f"| {' | '.join(cells)} |")
     return found
 
