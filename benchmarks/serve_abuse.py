@@ -63,11 +63,11 @@ class Server:
             found[f"{name}:{reason[1]}" if reason else name] = float(value)
         return found
 
-    def idle(self) -> bool:
-        """Nothing is asked, and no request holds a page."""
+    def idle(self, before: dict[str, float]) -> bool:
+        """Nothing is asked, no request holds a page, and nothing came to an end since ``before``."""
         counts = self.counts()
         names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
-        return all(counts[f"vllm:{name}"] == 0 for name in names)
+        return counts == before and all(counts[f"vllm:{name}"] == 0 for name in names)
 
     def held(self) -> "Held":
         """What it holds of the machine."""
@@ -254,13 +254,14 @@ class Abuse:
 
     async def rest(self) -> None:
         """Waits until nothing is asked any more, and connections are closed on both sides."""
-        end = time.monotonic() + 120
-        while not self.server.idle():
+        end, counts = time.monotonic() + 120, self.server.counts()
+        await asyncio.sleep(1)
+        while not self.server.idle(counts):
             if time.monotonic() > end:
                 self.faults["pages or places are not given back within two minutes"] += 1
                 return
-            await asyncio.sleep(0.2)
-        await asyncio.sleep(2)
+            counts = self.server.counts()
+            await asyncio.sleep(1)
 
 
 def request(body: object, key: str = KEY, path: str = "/v1/completions") -> bytes:
@@ -353,7 +354,7 @@ async def run(arguments: argparse.Namespace, server: Server) -> Counter:
             await abuse.rest()
             await abuse.counted()
             held = server.held()
-            print(f"round {number}: {held}; {health}; {sum(abuse.faults.values())} faults", flush=True)
+            print(f"round {number}: {held}; {health}; faults: {dict(abuse.faults)}", flush=True)
             if time.monotonic() >= end:
                 break
         if held.memory > first.memory * (1 + MOST_GROWTH):
