@@ -33,8 +33,8 @@ def test_q4_gives_what_the_cpus_gives(variant_gguf, size, pieces):
 
 
 def test_guesses_taken_back_leave_what_they_leave_on_the_cpu(variant_gguf):
-    """Over the ends of pages, which were settled with the guesses in them: the devices differ by a little of what
-    four bits lose."""
+    """Over the ends of pages, which were settled with the guesses in them: the devices differ by a little of
+    what four bits lose."""
     path = variant_gguf(head_dim=64)
     held = tokens(path, 300)
     exact = all_logits(path, "cpu", held, cache_type="f32", scheme=SCHEME)[100:290]
