@@ -22,7 +22,6 @@ import random
 import re
 import signal
 import socket
-import statistics
 import struct
 import subprocess
 import sys
@@ -64,11 +63,11 @@ class Server:
             found[f"{name}:{reason[1]}" if reason else name] = float(value)
         return found
 
-    def idle(self) -> bool:
-        """Nothing is asked, and no request holds a page."""
+    def idle(self, before: dict[str, float]) -> bool:
+        """Nothing is asked, no request holds a page, and nothing came to an end since ``before``."""
         counts = self.counts()
         names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
-        return all(counts[f"vllm:{name}"] == 0 for name in names)
+        return counts == before and all(counts[f"vllm:{name}"] == 0 for name in names)
 
     def held(self) -> "Held":
         """What it holds of the machine."""
@@ -127,6 +126,10 @@ class Health:
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join(60)
+
+    def __str__(self) -> str:
+        p50, p99, most = (1e3 * quantile(self.seconds, share) for share in (0.5, 0.99, 1.0))
+        return f"/health p50 {p50:.1f} ms, p99 {p99:.0f} ms, longest {most:.0f} ms"
 
     def _ask(self) -> None:
         with httpx.Client(base_url=self._url, timeout=60) as http:
@@ -251,13 +254,14 @@ class Abuse:
 
     async def rest(self) -> None:
         """Waits until nothing is asked any more, and connections are closed on both sides."""
-        end = time.monotonic() + 120
-        while not self.server.idle():
+        end, counts = time.monotonic() + 120, self.server.counts()
+        await asyncio.sleep(1)
+        while not self.server.idle(counts):
             if time.monotonic() > end:
                 self.faults["pages or places are not given back within two minutes"] += 1
                 return
-            await asyncio.sleep(0.2)
-        await asyncio.sleep(2)
+            counts = self.server.counts()
+            await asyncio.sleep(1)
 
 
 def request(body: object, key: str = KEY, path: str = "/v1/completions") -> bytes:
@@ -344,18 +348,13 @@ async def run(arguments: argparse.Namespace, server: Server) -> Counter:
         for number in range(1, 10**6):
             with Health(server.url) as health:
                 await abuse.mixture(arguments.requests)
+                print(f"round {number}: {arguments.requests} requests; {health}", flush=True)
                 await abuse.slow(arguments.slow)
             seconds += health.seconds
             await abuse.rest()
             await abuse.counted()
             held = server.held()
-            p99 = quantile(health.seconds, 0.99)
-            print(
-                f"round {number}: {held}; /health p50 {statistics.median(health.seconds) * 1e3:.1f} ms, "
-                f"p99 {p99 * 1e3:.0f} ms, longest {max(health.seconds) * 1e3:.0f} ms; "
-                f"{sum(abuse.faults.values())} faults",
-                flush=True,
-            )
+            print(f"round {number}: {held}; {health}; faults: {dict(abuse.faults)}", flush=True)
             if time.monotonic() >= end:
                 break
         if held.memory > first.memory * (1 + MOST_GROWTH):

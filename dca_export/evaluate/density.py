@@ -140,7 +140,8 @@ def _point(text: Results, prompts: Results, method: str, first: str, length: int
 
 
 def _difference(prompts: Results, method: str, first: str, length: int) -> Interval | None:
-    """Of the shares found, paired by prompts; None where both were asked none."""
+    """Of the shares found, paired by prompts; None where both were asked none, or the first method found
+    nothing: then none can find less."""
     one, two = (
         {
             (cell["task"], cell["trial"]): found["found"]
@@ -149,7 +150,9 @@ def _difference(prompts: Results, method: str, first: str, length: int) -> Inter
         for name in (method, first)
     )
     common = [prompt for prompt in one if prompt in two]
-    return intervals.paired_shares([one[p] for p in common], [two[p] for p in common]) if common else None
+    if not any(two[prompt] for prompt in common):
+        return None
+    return intervals.paired_shares([one[p] for p in common], [two[p] for p in common])
 
 
 def tables(results: Results) -> list[Table]:

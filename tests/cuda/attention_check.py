@@ -190,16 +190,21 @@ def check_decode(library: AttentionLibrary, case: Case) -> float:
     return max(worst, check_rows(problem, case, tokens))
 
 
-def check_shared_decode(library: AttentionLibrary, case: Case) -> float | None:
+def check_shared_decode(
+    library: AttentionLibrary,
+    case: Case,
+    pages: tuple[int, ...] = (1, 2, 9, 20),
+    rows: tuple[int, ...] = (2, 3, 9, 17),
+) -> float | None:
     """The same for rows that read their shared first pages together, others beside them; None: this shape has
-    no such groups."""
+    no such groups. How many pages and rows: one of ``pages``, one of ``rows``."""
     draw = random.Random(case.seed)
-    shared = draw.choice((1, 2, 9, 20))
+    shared = draw.choice(pages)
     n_tokens, s = shared * PAGE_TOKENS, case.scheme.chunk_size
     newest = n_tokens + draw.randrange(2 * min(s, 600))
     first = max(n_tokens, newest // s * s)
     last = min((newest // s + 1) * s - 1, first + 700)
-    lengths = [draw.randint(first, last) + 1 for _ in range(draw.choice((2, 3, 9, 17)))]
+    lengths = [draw.randint(first, last) + 1 for _ in range(draw.choice(rows))]
     lengths += [n_tokens + draw.randrange(1, 500) for _ in range(2)]  # the last two in no group
     problem = Problem(
         library,
@@ -429,7 +434,8 @@ def cases_with_traits(seed: int, count: int) -> Iterator[Case]:
         )
         traits = Traits(window, draw.choice((0.0, 0.0, 0.5, 3.0)), draw.random() < 0.4)
         scheme = PositionScheme(window, window, 2 * window) if window else case.scheme
-        yield dataclasses.replace(case, shape=shape, scheme=scheme, traits=traits)
+        cache = "q8" if case.cache == "q4" and head_dim % 32 != 0 else case.cache
+        yield dataclasses.replace(case, shape=shape, scheme=scheme, traits=traits, cache=cache)
 
 
 def check_all(

@@ -62,6 +62,9 @@ FORMATS = {
 }
 
 
+ACTIVATIONS = ("silu", "gelu", "clamped swiglu")  # core/hparams.h
+
+
 class _Matrix(ctypes.Structure):
     _fields_ = [("format", ctypes.c_int32), ("rows", ctypes.c_uint32), ("cols", ctypes.c_uint32)]
     _fields_ += [(name, ctypes.c_void_p) for name in ("low", "high", "scales")]
@@ -79,6 +82,8 @@ class _Args(ctypes.Structure):
         ("add", ctypes.c_bool),
         ("bias", ctypes.c_void_p),
         ("workspace", ctypes.c_void_p),
+        ("gated", ctypes.c_bool),
+        ("activation", ctypes.c_int32),
     ]
 
 
@@ -225,8 +230,12 @@ class SmallBatchLibrary:
         workspace: torch.Tensor,
         add: bool = False,
         bias: torch.Tensor | None = None,
+        gated: str | None = None,
     ) -> None:
-        """``y`` (n, rows) (+)= ``x`` (n, cols) times the weights' transpose; on PyTorch's current stream."""
+        """``y`` (n, rows) (+)= ``x`` (n, cols) times the weights' transpose; on PyTorch's current stream.
+
+        gated: one of ACTIVATIONS; ``y`` (n, rows / 2) = act(the product's first half) times its second.
+        """
         args = _Args(
             weights.matrix(),
             x.data_ptr(),
@@ -238,6 +247,8 @@ class SmallBatchLibrary:
             add,
             None if bias is None else bias.data_ptr(),
             workspace.data_ptr(),
+            gated is not None,
+            0 if gated is None else ACTIVATIONS.index(gated),
         )
         stream = ctypes.c_void_p(torch.cuda.current_stream().cuda_stream)
         if status := self._library.dca_small_batch(ctypes.byref(args), stream):

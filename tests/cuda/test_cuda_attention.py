@@ -17,7 +17,7 @@ from attention_check import (  # noqa: E402
     check_store,
     random_cases,
 )
-from attention_library import AttentionLibrary  # noqa: E402
+from attention_library import AttentionLibrary, PositionScheme, Shape  # noqa: E402
 from shared_build import built_once  # noqa: E402
 
 pytestmark = [
@@ -74,6 +74,41 @@ def test_decode_matches_float64(library: AttentionLibrary, case: Case) -> None:
 def test_decode_of_shared_pages_matches_float64(library: AttentionLibrary, case: Case) -> None:
     if check_shared_decode(library, case) is None:
         pytest.skip("no rows read pages together with this shape and scheme")
+
+
+PLAIN, CHUNKS = PositionScheme(), PositionScheme(3000, 1000, 4000)
+LONG = [
+    # Pairs of row and key head that fill the card, fewer, more; rows that are much longer than the others.
+    Case(Shape(32, 8, 128), PLAIN, 0, 17000, (16500,) * 7, "f16", "f16", 31),
+    Case(Shape(32, 8, 128), CHUNKS, 0, 17000, (16500,) * 7, "bf16", "bf16", 32),
+    Case(Shape(4, 2, 64), CHUNKS, 0, 20000, (9000, 300), "f16", "f16", 33),
+    Case(Shape(8, 8, 64), PLAIN, 0, 20000, (150, 200) * 16, "f16", "q8", 34),
+]
+
+
+@pytest.mark.parametrize("case", LONG, ids=lambda case: str(case.seed))
+def test_decode_of_long_rows_matches_float64(library: AttentionLibrary, case: Case) -> None:
+    check_decode(library, case)
+
+
+SHARING = [
+    # Groups whose splits are more than a card has multiprocessors, their tiles more than a ring has stages.
+    Case(Shape(32, 8, 128), PLAIN, 0, 1, (), "f16", "f16", 41),
+    Case(Shape(32, 8, 128), CHUNKS, 0, 1, (), "bf16", "bf16", 42),
+    Case(Shape(8, 8, 64), CHUNKS, 0, 1, (), "f16", "f16", 43),
+    Case(Shape(14, 2, 80), CHUNKS, 0, 1, (), "f16", "f16", 44),
+    Case(Shape(8, 1, 96), PLAIN, 0, 1, (), "bf16", "bf16", 45),
+    Case(Shape(16, 4, 256), CHUNKS, 0, 1, (), "f16", "f16", 46),
+    Case(Shape(32, 8, 128), CHUNKS, 0, 1, (), "f16", "q8", 47),
+]
+
+
+@pytest.mark.parametrize("case", SHARING, ids=lambda case: str(case.seed))
+@pytest.mark.parametrize("rows", [5, 40])
+def test_decode_of_many_shared_pages_matches_float64(
+    library: AttentionLibrary, case: Case, rows: int
+) -> None:
+    assert check_shared_decode(library, case, pages=(130,), rows=(rows,)) is not None
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))

@@ -66,6 +66,11 @@ def test_a_method_keeps_both_or_does_not(rise, found, keeps):
     assert density.points(made(figures))[1].keeps is keeps
 
 
+def test_where_the_first_finds_nothing_nothing_is_kept_or_lost():
+    figures = {NAMES[0]: (1.0, 0.0, 0), NAMES[1]: (0.5, 0.001, 0)}
+    assert density.points(made(figures))[1].keeps is None
+
+
 def test_the_table_shows_all_of_it():
     (table,) = density.tables(made(FIGURES))
     assert [row[0] for row in table.rows] == NAMES

@@ -1,9 +1,10 @@
 """What llama.cpp makes of the models that test_families exports: its converter's files, and its logits.
 
-    .venv/bin/python tests/export/llama_cpp_families.py TREE LLAMA_PERPLEXITY
+    .venv/bin/python tests/export/llama_cpp_families.py TREE LLAMA_PERPLEXITY [CASE ...]
 
 TREE is llama.cpp's source (its converter in Python), LLAMA_PERPLEXITY a program built from it. Writes
-llama_cpp_families.json, which test_families_against_llama_cpp.py and docs/models.md read.
+llama_cpp_families.json, anew for the cases named or all, which test_families_against_llama_cpp.py and
+docs/models.md read.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from families_of_others import OTHERS  # noqa: E402
 from hf_families import EXPORTED, make  # noqa: E402
 from tiny_hf import CORPUS, tiny_tokenizer, write_tokenizer  # noqa: E402
 from transformers import AutoConfig  # noqa: E402
@@ -45,6 +47,7 @@ AS_LLAMA_CPP_HAS_IT = {
 }
 # What a config of today's transformers lacks and the converter asks for; published ones have it.
 STATED = {"cohere2": {"rotary_pct": 1.0}}
+CASES = [*EXPORTED, *OTHERS]
 WINDOW = 64
 TEXT = " ".join(CORPUS * 20)
 
@@ -56,10 +59,16 @@ def save(case: str, directory: Path) -> None:
     """
     family = case.split(",")[0]
     tokenizer = tiny_tokenizer()
-    changes = EXPORTED[case] | AS_LLAMA_CPP_HAS_IT.get(case, {})
+    other = OTHERS.get(case)
+    changes = EXPORTED[case] | AS_LLAMA_CPP_HAS_IT.get(case, {}) if other is None else other.changes
     if family == "qwen2":  # whose tokenizer in transformers has a token of its own
         tokenizer.add_special_tokens(["<|endoftext|>"])
-    model = make(case, torch.float32, vocab_size=tokenizer.get_vocab_size(), **changes)
+    model = make(
+        case if other is None else other.family,
+        torch.float32,
+        vocab_size=tokenizer.get_vocab_size(),
+        **changes,
+    )
     for name, parameter in model.named_parameters():
         random = np.random.default_rng(zlib.crc32(name.encode()))
         values = 0.3 * random.standard_normal(tuple(parameter.shape), np.float32)
@@ -73,6 +82,8 @@ def save(case: str, directory: Path) -> None:
         known.discard("sliding_window")
     kept = {key: value for key, value in config.items() if key in known} | STATED.get(case, {})
     file.write_text(json.dumps(kept))
+    if other is not None:
+        other.rewrite(directory)
 
 
 def export(directory: Path, output: Path) -> None:
@@ -143,10 +154,10 @@ def differences(llama_perplexity: str, file: Path, scratch: Path) -> float:
     return float(apart[steps > 0].max())  # what is least may be less
 
 
-def record(tree: str, llama_perplexity: str) -> dict[str, Any]:
-    records: dict[str, Any] = {}
+def record(tree: str, llama_perplexity: str, *cases: str) -> dict[str, Any]:
+    records: dict[str, Any] = json.loads(RECORDED.read_text(encoding="utf-8")) if cases else {}
     with tempfile.TemporaryDirectory() as scratch:
-        places = {case: Path(scratch) / str(index) for index, case in enumerate(EXPORTED)}
+        places = {case: Path(scratch) / str(index) for index, case in enumerate(cases or CASES)}
         for case, place in places.items():
             save(case, place / "model")
             export(place / "model", place / "out.gguf")

@@ -89,19 +89,25 @@ def _write_model(path: Path, model: dict[str, Any]) -> None:
     writer.close()
 
 
+# A line of a dry run: "[ 3/ 272] NAME - [shape], type = f16, size = … -> … (q4_0)"; what stays has no end.
+_PLANNED = re.compile(r"\[[\d/ ]+\]\s+(\S+)\s+-.*type =\s*(\w+), size[^(]*(?:\((\w+)\))?\s*")
+
+
 def _types_of(
     model: dict[str, Any], recipe: str, llama_quantize: str, directory: Path, imatrix: bool = False
 ) -> dict[str, str]:
-    source, output = directory / "model.gguf", directory / "quantised.gguf"
+    source = directory / "model.gguf"
     if not source.exists():
         _write_model(source, model)
-    command = [llama_quantize]
+    command = [llama_quantize, "--dry-run"]
     if imatrix:
         sums = {"of.another": Sums(np.ones((1, 32), np.float32), np.ones(1, np.float32))}
         write_importance(directory / "imatrix.gguf", Importance(sums, ("text",), 1, 512))
-        command += ["--imatrix", directory / "imatrix.gguf"]
-    subprocess.run([*command, source, output, recipe.upper()], check=True, capture_output=True)
-    kinds = {tensor.name: tensor.tensor_type.name for tensor in gguf.GGUFReader(output).tensors}
+        command += ["--imatrix", str(directory / "imatrix.gguf")]
+    command += [str(source), str(directory / "quantised.gguf"), recipe.upper()]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    planned = filter(None, map(_PLANNED.fullmatch, (done.stdout + done.stderr).splitlines()))
+    kinds = {found[1]: (found[3] or found[2]).upper() for found in planned}
     by_pattern: dict[str, list[str]] = {}
     for pattern, name, _ in tensors(model):
         by_pattern.setdefault(pattern, []).append(kinds[name])

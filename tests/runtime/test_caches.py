@@ -55,6 +55,20 @@ def test_q4_reads_the_pages_that_a_step_writes_to_at_eight_bits(model):
     assert np.array_equal(rest, logits(model, "q4", (128, *[1] * 272))[128:133])
 
 
+def test_guesses_taken_back_over_a_pages_end_cost_no_more_than_four_bits_do(model):
+    """A page that was full of them was coded anew about their mean; it is filled and coded once more."""
+    exact, plain = (logits(model, kind, (120, *[1] * 81)) for kind in ("f32", "q4"))
+    with model.session(context=400, cache_type="q4") as session:
+        session.append(IDS[:120])
+        rows = []
+        for at in range(120, 200):
+            session.eval([IDS[at], *IDS[300:316]])
+            session.truncate(at)
+            rows.append(session.eval(IDS[at : at + 1]))
+    lost, guessing = (np.abs(each - exact[120:200]).mean() for each in (plain[120:200], np.array(rows)))
+    assert guessing < 1.5 * lost
+
+
 def test_a_page_of_a_sequence_that_pauses_stays_fine(model):
     """Others run meanwhile, over more pages than any step has."""
     with model.engine(tokens=8192, cache_type="q4", max_rows=64) as engine:

@@ -174,3 +174,19 @@ def test_after_all_that_the_server_is_well(http):
     figures = http.get("/metrics").text
     assert 'vllm:num_requests_running{model_name="tiny"} 0.0' in figures
     assert json.dumps(http.get("/openapi.json").json())
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_a_text_far_beyond_the_context_is_refused_before_it_is_encoded(http, path):
+    text = "the " * 2_000_000
+    body = (
+        {"prompt": text} if path == "/v1/completions" else {"messages": [{"role": "user", "content": text}]}
+    )
+    error = http.post(path, json=body).json()["error"]
+    assert error["code"] == "context_length_exceeded" and "at least" in error["message"]
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/v1/messages/count_tokens"])
+def test_tokens_are_counted_however_many_they_are(http, path):
+    reply = http.post(path, json={"messages": [{"role": "user", "content": "the " * 20_000}]}).json()
+    assert reply.get("count", reply.get("input_tokens")) > 20_000

@@ -57,6 +57,15 @@ def test_a_key_from_a_file(tiny_model, tmp_path):
         assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == 200
 
 
+def test_ranks_answer_what_one_does(tiny_model, tiny_server, tmp_path):
+    body = {"model": "tiny", "prompt": "the in the", "max_tokens": 8, "temperature": 0}
+    with running(tiny_model, tmp_path / "log", "--alias", "tiny", "--device", "cpu/2") as server:
+        found = httpx.post(f"{server.url}/v1/completions", json=body, timeout=60)
+    expected = httpx.post(f"{tiny_server.url}/v1/completions", json=body, timeout=60)
+    assert found.status_code == expected.status_code == 200
+    assert found.json()["choices"] == expected.json()["choices"]
+
+
 def test_a_model_is_called_by_its_files_name_and_reaches_as_far_as_its_scheme(tiny_gguf, tmp_path):
     path = tiny_gguf(tokenizer=True, scheme=(12, 4, 16), context_length=16)
     with running(path, tmp_path / "log", "--cache-tokens", "1024") as server:

@@ -10,6 +10,7 @@ constexpr int kThreads = 256;
 constexpr int kScoreThreads = 1024;
 constexpr int kHeadWarps = 4;
 constexpr int kMaxHeadPairs = 4;  // of neighbouring values a lane; head_dim <= 256
+constexpr uint32_t kKept = 4;     // times four values of a row that is normed: all of 4096
 
 /// A value that an earlier kernel wrote, perhaps after this one had started: not from the first-level cache.
 template <class T>
@@ -28,31 +29,51 @@ void with_type(Dtype dtype, Body&& body) {
         body(__nv_bfloat16{});
 }
 
+/// Four neighbouring values of a row, normed.
 template <class T>
-__global__ void __launch_bounds__(kThreads)
-    rms_norm_kernel(const float* x, const float* weight, float epsilon, uint32_t width, T* to, float* factors) {
+__device__ __forceinline__ void write_normed(T* to, const float4& v, float scale, const float4& w) {
+    alignas(8) const T out[4] = {rounded<T>(v.x * scale * w.x), rounded<T>(v.y * scale * w.y), rounded<T>(v.z * scale * w.z),
+                                 rounded<T>(v.w * scale * w.w)};
+    *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(out);
+}
+
+/// A block a row. A thread keeps the first values it reads, and the norm's weights are there before x is. The next kernel is let
+/// start once x is asked for: what that one asks memory for, x would have to wait for.
+template <class T>
+__global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constant__ NormArgs args) {
     __shared__ float scratch[kThreads / 32];
-    x += uint64_t{blockIdx.x} * width;
-    to += uint64_t{blockIdx.x} * width;
-    let_next_start();
+    const float* x = args.x + uint64_t{blockIdx.x} * args.width;
+    T* to = static_cast<T*>(args.to) + uint64_t{blockIdx.x} * args.width;
+    float4 kept[kKept], weights[kKept];
+#pragma unroll
+    for (uint32_t n = 0; n < kKept; ++n) {
+        const uint32_t i = 4 * (threadIdx.x + n * kThreads);
+        weights[n] = i < args.width ? *reinterpret_cast<const float4*>(args.weight + i) : float4{};
+    }
     await_previous();
     float squares = 0.0f;
-    for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * kThreads) {
+#pragma unroll
+    for (uint32_t n = 0; n < kKept; ++n) {
+        const uint32_t i = 4 * (threadIdx.x + n * kThreads);
+        kept[n] = i < args.width ? __ldcg(reinterpret_cast<const float4*>(x + i)) : float4{};
+    }
+    let_next_start();
+#pragma unroll
+    for (const float4& v : kept) squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+    const uint32_t beyond = 4 * (threadIdx.x + kKept * kThreads);
+    for (uint32_t i = beyond; i < args.width; i += 4 * kThreads) {
         const float4 v = __ldcg(reinterpret_cast<const float4*>(x + i));
         squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     }
-    const float scale = rsqrtf(block_sum(squares, scratch) / width + epsilon);
-    if (factors != nullptr && threadIdx.x == 0) factors[blockIdx.x] = scale;
-    for (uint32_t i = 8 * threadIdx.x; i < width; i += 8 * kThreads) {
-        const float4 v[2] = {__ldcg(reinterpret_cast<const float4*>(x + i)), __ldcg(reinterpret_cast<const float4*>(x + i + 4))};
-        const float4 w[2] = {*reinterpret_cast<const float4*>(weight + i), *reinterpret_cast<const float4*>(weight + i + 4)};
-        Eight<T> out;
+    const float scale = rsqrtf(block_sum(squares, scratch) / args.width + args.epsilon);
+    if (args.factors != nullptr && threadIdx.x == 0) args.factors[blockIdx.x] = scale;
 #pragma unroll
-        for (int k = 0; k < 8; ++k) {
-            out.v[k] = rounded<T>(reinterpret_cast<const float*>(v)[k] * scale * reinterpret_cast<const float*>(w)[k]);
-        }
-        *reinterpret_cast<Eight<T>*>(to + i) = out;
+    for (uint32_t n = 0; n < kKept; ++n) {
+        const uint32_t i = 4 * (threadIdx.x + n * kThreads);
+        if (i < args.width) write_normed(to + i, kept[n], scale, weights[n]);
     }
+    for (uint32_t i = beyond; i < args.width; i += 4 * kThreads)
+        write_normed(to + i, __ldcg(reinterpret_cast<const float4*>(x + i)), scale, *reinterpret_cast<const float4*>(args.weight + i));
 }
 
 template <class T>
@@ -245,8 +266,7 @@ cudaError_t norm(const Card& card, const NormArgs& args, cudaStream_t stream) {
         } else if (args.kind == NormKind::Layer) {
             status = launch_overlapped(card, layer_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args);
         } else {
-            status = launch_overlapped(card, rms_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args.x, args.weight, args.epsilon,
-                                       args.width, static_cast<T*>(args.to), args.factors);
+            status = launch_overlapped(card, rms_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args);
         }
     });
     return status;

@@ -91,10 +91,7 @@ void BlockStep::run_experts(const DeviceLayer& w, const ExpertRun& run, float* s
 
 void BlockStep::run_shared_expert(const DeviceLayer& w, float* sum) {
     const ExpertMemory& m = memory_.experts;
-    multiply(w.shared_gate_up, memory_.normed, {memory_.gate_up, 2 * h_.n_ff_shared, false, false});
-    check(gate_multiply(state_.device.card, h_.activation, memory_.gate_up, state_.rows, h_.n_ff_shared, weights_.dtype(), memory_.gated,
-                        state_.stream.get()),
-          "gating");
+    gate(w.shared_gate_up, h_.n_ff_shared);
     if (!w.shared_gated) return multiply(w.shared_down, memory_.gated, {sum, h_.n_embd, true, true});
     multiply(w.shared_down, memory_.gated, {m.results, h_.n_embd, true, false});
     const uint32_t stride = h_.n_experts_used + 1;

@@ -41,6 +41,8 @@ void BlockStep::multiply(const Matrix& w, const void* in, const void* bias, cons
             .add = out.add,
             .bias = bias,
             .workspace = memory_.product_workspace,
+            .gated = out.gated,
+            .activation = h_.activation,
         };
         check(small_batch(state_.device.card, few, state_.stream.get()), "multiplying rows");
         return;
@@ -106,13 +108,19 @@ void BlockStep::project_output(uint32_t layer) {
     state_.end_attention(w);
 }
 
+void BlockStep::gate(const FusedMatrices& gate_up, uint32_t width) {
+    if (gate_up.merged() && small_batch_gates(state_.device.card, gate_up.parts.front(), state_.rows))
+        return multiply(gate_up, memory_.normed, {memory_.gated, width, false, false, true});
+    multiply(gate_up, memory_.normed, {memory_.gate_up, 2 * width, false, false});
+    check(gate_multiply(state_.device.card, h_.activation, memory_.gate_up, state_.rows, width, weights_.dtype(), memory_.gated,
+                        state_.stream.get()),
+          "gating");
+}
+
 void BlockStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     state_.norm(w.ffn_norm);
-    multiply(w.gate_up, memory_.normed, {memory_.gate_up, 2 * h_.n_ff, false, false});
-    check(gate_multiply(state_.device.card, h_.activation, memory_.gate_up, state_.rows, h_.n_ff, weights_.dtype(), memory_.gated,
-                        state_.stream.get()),
-          "gating");
+    gate(w.gate_up, h_.n_ff);
     if (state_.sums_while_norming(w.ffn_post_norm)) return share_product(w.down, memory_.gated, Partial::FeedForward);
     const StepState::Sum sum = state_.ffn_sum(w);
     multiply(w.down, memory_.gated, {sum.to, h_.n_embd, true, sum.add});

@@ -30,10 +30,14 @@ private:
         uint32_t stride;  // elements
         bool f32;         // else the activations' type
         bool add;
+        bool gated = false;  // as in SmallBatchArgs
     };
     /// Every part of `fused` times the kept rows of `in`, which lie back to back.
     void multiply(const FusedMatrices& fused, const void* in, const Output& out);
     void multiply(const Matrix& w, const void* in, const void* bias, const Output& out, uint32_t tokens);
+
+    /// memory_.gated (rows, width) = act(gate) · up of the normed rows.
+    void gate(const FusedMatrices& gate_up, uint32_t width);
 
     /// fused · in, which the next norm adds to x together with the other ranks' (StepState::send_partials).
     void share_product(const FusedMatrices& fused, const std::byte* in, Partial partial);

@@ -143,12 +143,21 @@ class Service:
         """Raises ApiError if a prompt is empty or leaves no room for an answer."""
         refuse(not prompt, "the prompt has no tokens", param)
         if len(prompt) >= self.context:
-            raise ApiError(
-                400,
-                f"this server's context is {self.context} tokens, the prompt has {len(prompt)}: shorten it",
-                param=param,
-                code=CONTEXT_CODE,
-            )
+            raise self._too_long(f"{len(prompt)}", param)
+
+    def check_text(self, text: str, param: str) -> None:
+        """Raises ApiError for a text so long that it need not be encoded to know that it does not fit."""
+        least = self.tokenizer.least_tokens(text)
+        if least >= self.context:
+            raise self._too_long(f"at least {least}", param)
+
+    def _too_long(self, tokens: str, param: str) -> ApiError:
+        return ApiError(
+            400,
+            f"this server's context is {self.context} tokens, the prompt has {tokens}: shorten it",
+            param=param,
+            code=CONTEXT_CODE,
+        )
 
     async def answer(self, wanted: Wanted, param: str) -> Answer:
         """Starts to answer; returns when the prompt is being read. Raises ApiError.

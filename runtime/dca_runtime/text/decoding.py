@@ -3,7 +3,7 @@
 import json
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from tokenizers import Tokenizer as Backend
 
@@ -57,6 +57,13 @@ class Decoder:
             return " ".join(spellings)
         with guarded("these tokens cannot be decoded", Status.ARGUMENT):
             return self._decoder.decode(_bytes_apart(spellings) if self._byte_tokens else spellings)
+
+    def reach(self, spellings: Collection[str]) -> tuple[int, bytes] | None:
+        """Of a vocabulary whose tokens are bytes: (bytes of the longest one, bytes that are none)."""
+        if not self.byte_level:
+            return None
+        missing = bytes(byte for letter, byte in _BYTE_OF.items() if letter not in spellings)
+        return max(len(t) if _BYTE_OF.keys() >= set(t) else len(t.encode()) for t in spellings), missing
 
     def bytes_of(self, id_: int, skip_special: bool) -> bytes:
         """A token's bytes where ``byte_level``; none of an id without one and, if asked, of special ones.

@@ -103,6 +103,25 @@ class Tokenizer:
             begin = [id_ for id_ in whole if id_ not in self.end_ids or id_ == self.bos_id]
         return plain if plain[: len(begin)] == begin else begin + plain
 
+    def least_tokens(self, text: str) -> int:
+        """So many tokens at least ``text`` is, told by its length alone; 0: nothing can be told."""
+        if self._reach is None:
+            return 0
+        longest, missing = self._reach
+        data = text.encode("utf-8", "replace")
+        return -(-(len(data) - sum(map(data.count, missing))) // longest)
+
+    @cached_property
+    def _reach(self) -> tuple[int, bytes] | None:
+        """Decoder.reach; None where a token may stand for any length: text is changed before it is encoded,
+        or tokens take the white space around them too."""
+        with guarded("the vocabulary cannot be read"):
+            changed = self._backend.normalizer is not None
+            added = self._backend.get_added_tokens_decoder().values()
+            if changed or any(token.lstrip or token.rstrip for token in added):
+                return None
+            return self._decoder.reach(self._backend.get_vocab())
+
     def decode(self, ids: TokenIds, skip_special: bool = False) -> str:
         """The text of ``ids``; bytes that are not UTF-8 become U+FFFD. Ids without a token give nothing.
 

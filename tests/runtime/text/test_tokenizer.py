@@ -334,3 +334,19 @@ def test_long_texts_have_the_ids_of_their_parts(smollm2, parse_special):
     long = smollm2.encode(part * 1000, False, parse_special)
     assert len(part * 10) < 4096 < len(part * 1000)
     assert long == ids * 100
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(max_size=300))
+def test_a_text_has_no_fewer_tokens_than_its_length_tells(smollm2, text):
+    assert smollm2.least_tokens(text) <= len(smollm2.encode(text, add_special=False))
+
+
+def test_the_longest_token_is_what_a_length_is_told_by(smollm2):
+    longest = max(map(len, smollm2._metadata["tokenizer.ggml.tokens"]))  # a letter for each byte
+    assert smollm2.least_tokens("#" * 80_000) == -(-80_000 // longest) > 900
+
+
+def test_bytes_that_are_no_token_count_for_nothing():
+    tokenizer = Tokenizer(GOOD)
+    assert tokenizer.least_tokens("ab" * 1000 + "c" * 5000) == len(tokenizer.encode("ab" * 1000)) == 1000

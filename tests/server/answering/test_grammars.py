@@ -119,7 +119,7 @@ def chat(model, monkeypatch):
 
     def make(template, **fields):
         monkeypatch.setattr(model, "metadata", {**model.metadata, TEMPLATE_KEY: template})
-        service = SimpleNamespace(template=template, model=model)
+        service = SimpleNamespace(template=template, model=model, check_text=lambda text, param: None)
         prompt = prepare(service, Chat(**({"messages": QUESTION} | fields)), ("stop",))
         return model.detokenize(prompt.ids), prompt
 

@@ -38,26 +38,44 @@ struct Column {
 };
 
 /// Rotates the queries that are columns for every range from `first` to `last` (walk order: Inter before Intra), and zeroes
-/// what pads them. column(n) says what column n is, of those below `count`.
-template <class C, int kColumns, class Columns>
+/// what pads them. column(n) says what column n is, of those below `count`. Calls between() once the first queries are asked for.
+template <class C, int kColumns, class Columns, class Between>
 __device__ __forceinline__ void rotate_queries(uint16_t (&queries)[3][kColumns][C::kQueryStride], const DecodeArgs& args, int count,
-                                               Range first, Range last, Columns&& column) {
-    constexpr int kPieces = C::kQueryStride / 8;
+                                               Range first, Range last, Columns&& column, Between&& between) {
+    constexpr int kPieces = C::kQueryStride / 8, kItems = 3 * kColumns * kPieces, kRounds = (kItems + C::kThreads - 1) / C::kThreads;
     const QueryRotation rotation{args.shape, args.scheme, args.rotary.cos_sin, args.dtype};
-    for (int n = threadIdx.x; n < 3 * kColumns * kPieces; n += C::kThreads) {
-        const int range = n / (kColumns * kPieces), own = n / kPieces % kColumns;
-        if (range > static_cast<int>(first) || range < static_cast<int>(last)) continue;
-        uint16_t* to = queries[range][own];
-        if (n % kPieces * 8 >= C::kHeadDim || own >= count) {
-            *reinterpret_cast<uint4*>(to + n % kPieces * 8) = {};
-            continue;
+    const auto range_of = [](int n) { return n / (kColumns * kPieces); };
+    const auto column_of = [](int n) { return n / kPieces % kColumns; };
+    const auto written = [&](int n) {
+        return n < kItems && range_of(n) <= static_cast<int>(first) && range_of(n) >= static_cast<int>(last);
+    };
+    const auto padding = [&](int n) { return n % kPieces * 8 >= C::kHeadDim || column_of(n) >= count; };
+    constexpr int kTogether = kRounds < 2 ? kRounds : 2;
+#pragma unroll 1
+    for (int done = 0; done < kRounds; done += kTogether) {
+        const int first_item = threadIdx.x + done * C::kThreads;
+        QueryRotation::Loaded loaded[kTogether];
+#pragma unroll
+        for (int round = 0; round < kTogether; ++round) {
+            const int n = first_item + round * C::kThreads;
+            if (!written(n) || padding(n)) continue;
+            const Column at = column(column_of(n));
+            const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (at.row * args.q_stride + at.head * C::kHeadDim);
+            rotation.load<true>(loaded[round], source, n % kPieces, static_cast<Range>(range_of(n)), at.i % args.scheme.chunk_size);
         }
-        const Column at = column(own);
-        const uint8_t* source = static_cast<const uint8_t*>(args.q) + 2 * (at.row * args.q_stride + at.head * C::kHeadDim);
-        QueryRotation::Loaded loaded;
-        rotation.load<true>(loaded, source, n % kPieces, static_cast<Range>(range), at.i % args.scheme.chunk_size);
-        rotation.finish<typename C::T>(loaded, n % kPieces, args.scheme.logit_factor(at.i),
-                                       [&](int e, uint2 values) { *reinterpret_cast<uint2*>(to + e) = values; });
+        if (done == 0) between();
+#pragma unroll
+        for (int round = 0; round < kTogether; ++round) {
+            const int n = first_item + round * C::kThreads;
+            if (!written(n)) continue;
+            uint16_t* to = queries[range_of(n)][column_of(n)];
+            if (padding(n)) {
+                *reinterpret_cast<uint4*>(to + n % kPieces * 8) = {};
+                continue;
+            }
+            rotation.finish<typename C::T>(loaded[round], n % kPieces, args.scheme.logit_factor(column(column_of(n)).i),
+                                           [&](int e, uint2 values) { *reinterpret_cast<uint2*>(to + e) = values; });
+        }
     }
 }
 
@@ -73,23 +91,39 @@ __device__ __forceinline__ void turn_queries(uint16_t (&queries)[3][kColumns][C:
 }
 
 /// Merges parts of an attention: `count` parts of head h have softmax(part, h) = (maximum, sum) and
-/// out(part, h, e), four values. Calls result(h, e, values, maximum, sum) with the merged ones.
+/// out(part, h, e), four values. Calls result(h, e, values, maximum, sum) with the merged ones. Some parts are read at a time, so
+/// that they take one latency.
 template <int kThreads, class Softmax, class Out, class Result>
 __device__ __forceinline__ void merge(int heads, int head_dim, int count, float scale_log2, Softmax softmax, Out out, Result result) {
+    constexpr int kTogether = 8;
     const int quads = head_dim / 4;
     for (int n = threadIdx.x; n < heads * quads; n += kThreads) {
         const int head = n / quads, e = n % quads * 4;
         float maximum = kNoMaximum, sum = 0.0f;
-#pragma unroll 8
-        for (int part = 0; part < count; ++part) maximum = fmaxf(maximum, softmax(part, head).x);
         float4 merged = {};
-#pragma unroll 8
-        for (int part = 0; part < count; ++part) {
-            const float2 own = softmax(part, head);
-            const float4 v = out(part, head, e);
-            const float weight = ptx::exp2((own.x - maximum) * scale_log2);
-            sum += weight * own.y;
-            merged.x += weight * v.x, merged.y += weight * v.y, merged.z += weight * v.z, merged.w += weight * v.w;
+#pragma unroll 1
+        for (int first = 0; first < count; first += kTogether) {
+            float2 own[kTogether];
+            float4 v[kTogether];
+            float raised = maximum;
+#pragma unroll
+            for (int k = 0; k < kTogether; ++k) {
+                const bool there = first + k < count;
+                own[k] = there ? softmax(first + k, head) : float2{kNoMaximum, 0.0f};
+                v[k] = there ? out(first + k, head, e) : float4{};
+            }
+#pragma unroll
+            for (const float2& part : own) raised = fmaxf(raised, part.x);
+            const float keep = ptx::exp2((maximum - raised) * scale_log2);
+            maximum = raised;
+            sum *= keep;
+            merged.x *= keep, merged.y *= keep, merged.z *= keep, merged.w *= keep;
+#pragma unroll
+            for (int k = 0; k < kTogether; ++k) {
+                const float weight = ptx::exp2((own[k].x - maximum) * scale_log2);
+                sum += weight * own[k].y;
+                merged.x += weight * v[k].x, merged.y += weight * v[k].y, merged.z += weight * v[k].z, merged.w += weight * v[k].w;
+            }
         }
         result(head, e, merged, maximum, sum);
     }
@@ -98,11 +132,19 @@ __device__ __forceinline__ void merge(int heads, int head_dim, int count, float 
 /// OwnKeys with what the kernel does for them.
 template <class C>
 struct Rows : OwnKeys<C> {
+    static constexpr bool kGroups = false;
+
+    /// Whether the kernel before is that of the groups. It lets this one start once it has itself awaited the kernel that stores
+    /// keys, so that only its parts are still to be waited for.
+    static __device__ __forceinline__ bool behind_groups(const DecodeArgs& args) { return args.n_groups != 0; }
+
+    template <class Between>
     static __device__ __forceinline__ void rotate(Shared<C>& shared, const Params& params, const Split& split, uint32_t length, Range first,
-                                                  Range last) {
+                                                  Range last, Between&& between) {
         const HeadGroup heads = HeadGroup::of<C>(params, split.pair);
-        rotate_queries<C>(shared.queries, params.args, heads.count, first, last,
-                          [&](int n) { return Column{split.item, static_cast<uint32_t>(heads.first + n), length - 1}; });
+        rotate_queries<C>(
+            shared.queries, params.args, heads.count, first, last,
+            [&](int n) { return Column{split.item, static_cast<uint32_t>(heads.first + n), length - 1}; }, between);
     }
 
     /// Of the products.
@@ -117,9 +159,7 @@ struct Rows : OwnKeys<C> {
     }
 
     /// Whether merge() comes to a fence.
-    static __device__ __forceinline__ bool fences(const Params& params, const Split& split) {
-        return split.splits > 1 || parts_before(params, split) > 0;
-    }
+    static __device__ __forceinline__ bool fences(const Split& split) { return split.splits > 1; }
 
     /// Merges a split's warps, and after the last split of its row and pair all parts of those. The next use of what it
     /// reads in shared memory wants a barrier.
@@ -137,12 +177,24 @@ struct Rows : OwnKeys<C> {
         const auto warp_softmax = [&](int part, int head) { return shared.softmax[part][head]; };
         const auto warp_out = [&](int part, int head, int e) { return *reinterpret_cast<const float4*>(&shared.out[part][head][e]); };
         const uint32_t before = parts_before(params, split);
+        const auto part_row = [&](int part, int head) { return params.part(split.item, split.pair, part, head); };
+        const auto part_softmax = [&](int part, int head) { return __ldcg(&params.partial_softmax[part_row(part, head)]); };
+        const auto part_out = [&](int part, int head, int e) {
+            return __ldcg(reinterpret_cast<const float4*>(&params.partial_out[part_row(part, head) * C::kHeadDim + e]));
+        };
         if (split.splits == 1 && before == 0) {
             merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale.scale_log2, warp_softmax, warp_out, write);
             return;
         }
+        if (split.splits == 1) {
+            merge<C::kThreads>(
+                heads.count, C::kHeadDim, C::kWarps + before, params.scale.scale_log2,
+                [&](int part, int head) { return part < C::kWarps ? warp_softmax(part, head) : part_softmax(part - C::kWarps, head); },
+                [&](int part, int head, int e) { return part < C::kWarps ? warp_out(part, head, e) : part_out(part - C::kWarps, head, e); },
+                write);
+            return;
+        }
 
-        const auto part_row = [&](int part, int head) { return params.part(split.item, split.pair, part, head); };
         merge<C::kThreads>(heads.count, C::kHeadDim, C::kWarps, params.scale.scale_log2, warp_softmax, warp_out,
                            [&](int head, int e, const float4& v, float maximum, float sum) {
                                const size_t row = part_row(before + split.index, head);
@@ -157,15 +209,8 @@ struct Rows : OwnKeys<C> {
             __threadfence();
         }
         __syncthreads();
-        if (shared.ticket == split.splits - 1) {
-            merge<C::kThreads>(
-                heads.count, C::kHeadDim, before + split.splits, params.scale.scale_log2,
-                [&](int part, int head) { return __ldcg(&params.partial_softmax[part_row(part, head)]); },
-                [&](int part, int head, int e) {
-                    return __ldcg(reinterpret_cast<const float4*>(&params.partial_out[part_row(part, head) * C::kHeadDim + e]));
-                },
-                write);
-        }
+        if (shared.ticket == split.splits - 1)
+            merge<C::kThreads>(heads.count, C::kHeadDim, before + split.splits, params.scale.scale_log2, part_softmax, part_out, write);
     }
 };
 
@@ -173,22 +218,29 @@ struct Rows : OwnKeys<C> {
 /// n / part_heads.
 template <class C>
 struct Groups : SharedKeys<C> {
+    static constexpr bool kGroups = true;
+    static __device__ __forceinline__ bool behind_groups(const DecodeArgs&) { return false; }
+
+    template <class Between>
     static __device__ __forceinline__ void rotate(Shared<C>& shared, const Params& params, const Split& split, uint32_t, Range first,
-                                                  Range last) {
+                                                  Range last, Between&& between) {
         const DecodeArgs& args = params.args;
         const DecodeGroup& group = args.groups[split.item];
         const uint32_t heads = params.part_heads;
-        rotate_queries<C>(shared.queries, args, group.rows * heads, first, last, [&](uint32_t n) {
-            const uint32_t row = group.row[n / heads];
-            return Column{row, split.pair * heads + n % heads, length_of(args, row) - 1};
-        });
+        rotate_queries<C>(
+            shared.queries, args, group.rows * heads, first, last,
+            [&](uint32_t n) {
+                const uint32_t row = group.row[n / heads];
+                return Column{row, split.pair * heads + n % heads, length_of(args, row) - 1};
+            },
+            between);
     }
 
     static __device__ __forceinline__ int columns(const Params& params, const Split& split) {
         return static_cast<int>(params.args.groups[split.item].rows * params.part_heads);
     }
 
-    static __device__ __forceinline__ bool fences(const Params&, const Split&) { return false; }
+    static __device__ __forceinline__ bool fences(const Split&) { return false; }
 
     /// Merges a split's warps: a part of each row.
     static __device__ __forceinline__ void merge_split(Shared<C>& shared, const Params& params, const Split& split) {
@@ -213,8 +265,15 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     const DecodeArgs& args = params.args;
     const int own = threadIdx.x / 32;
     constexpr uint32_t kAhead = C::kStages * C::kWarps;
-    let_next_start();
+    if constexpr (!Items::kGroups) let_next_start();
     const bool early = args.n_rows > 1;  // the step's input is there
+    bool awaited = !early;
+    const auto await = [&] {
+        if (awaited) return;
+        await_previous();
+        awaited = true;
+        if constexpr (Items::kGroups) let_next_start();
+    };
     if (!early) await_previous();
 
     count_splits<C, Items>(shared.first_split, params);
@@ -226,50 +285,49 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     Split split;
     const auto enter = [&](uint32_t n) {
         split = find_split<C, Items>(shared.first_split, params, n);
-        warp.rows = {args.page_tables + __ldcg(&args.rows[Items::row(args, split.item)].first_page),
+        warp.rows = {args.page_tables + of_row(args, args.rows[Items::row(args, split.item)].first_page),
                      static_cast<uint32_t>(args.shape.n_kv_heads), split.pair / params.groups};
     };
-    const auto load_first = [&] {
+    int asked = 0;  // stages of the split's first tiles
+    const auto load_first = [&](int stages) {
         const typename C::Tiles tiles(args.scheme, length_of(args, Items::row(args, split.item)), args.traits.window);
 #pragma unroll
         for (int stage = 0; stage < C::kStages; ++stage) {
             const uint32_t index = split.begin + own + stage * C::kWarps;
-            if (index >= split.end) break;
+            if (stage < asked || stage >= stages || index >= split.end) continue;
             const KeyTile keys = tiles.at(index);
             warp.load_keys(raw[stage], keys);
             warp.load_values(raw[stage], keys);
         }
+        asked = stages;
     };
-
     uint32_t next = blockIdx.x;
     if (next >= count) {
-        if (early) await_previous();  // who waits for this kernel waits for all before it
+        await();  // who waits for this kernel waits for all before it
         return;
     }
     enter(next);
-    if (early) {
-        // Pages that no row of the step is written to are there, too, all of the cache lines that they are in.
+    if (early && !Items::behind_groups(args)) {
+        // Pages that no row of the step is written to are there, too, all of the cache lines that they are in. One tile a warp:
+        // what the kernel before still has to read, and then the queries, wait for all that is asked for here.
         const uint32_t length = length_of(args, Items::row(args, split.item));
         const typename C::Tiles tiles(args.scheme, length, args.traits.window);
         const uint32_t first_written = (max(length, kMostGuessedRows) - kMostGuessedRows) / kPageTokens;
-        const bool old = tiles.at(split.end - 1).key / kPageTokens < first_written;
-        if (old) load_first();
-        await_previous();
-        if (!old) load_first();
-    } else {
-        load_first();
+        if (tiles.at(min(split.begin + C::kWarps, split.end) - 1).key / kPageTokens < first_written) load_first(1);
+        await();
     }
     while (true) {
         const uint32_t length = length_of(args, Items::row(args, split.item));
         const typename C::Tiles tiles(args.scheme, length, args.traits.window);
-        Items::rotate(shared, params, split, length, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
+        Items::rotate(shared, params, split, length, tiles.at(split.begin).range, tiles.at(split.end - 1).range,
+                      [&] { load_first(C::kStages); });
         if constexpr (C::kCodes) {
             __syncthreads();
             turn_queries<C>(shared.queries, Items::columns(params, split), tiles.at(split.begin).range, tiles.at(split.end - 1).range);
         }
         __syncthreads();
         if (threadIdx.x == 0) shared.split = split;  // registers are short in the loop
-        [[maybe_unused]] const uint32_t fresh = C::kQ4 ? __ldcg(&args.rows[Items::row(args, split.item)].fresh_page) * kPageTokens : 0;
+        [[maybe_unused]] const uint32_t fresh = C::kQ4 ? of_row(args, args.rows[Items::row(args, split.item)].fresh_page) * kPageTokens : 0;
 
         warp.start();
         int loaded_range = -1;
@@ -298,20 +356,25 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
                 if (more) warp.load_values(raw[stage], tiles.at(index + kAhead));
             }
         }
+
+        // The next split's first loads run while the other warps end theirs, and during the merge. Not those of the first warp
+        // if it will come to a fence, where it would wait for them.
+        next += gridDim.x;
+        const bool more = next < count;
+        bool late = false;
+        if (own == 0) {
+            __syncwarp();
+            late = Items::fences(shared.split);
+        }
+        asked = 0;
+        if (more) enter(next);
+        if (more && !late) load_first(C::kStages);
         warp.finish(shared.softmax[own], shared.out[own]);
         __syncthreads();
         const Split current = shared.split;
-
-        // The next split's first loads run during the merge. Not those of the first warp if it will come to a
-        // fence, where it would wait for them.
-        next += gridDim.x;
-        const bool more = next < count;
-        const bool late = own == 0 && Items::fences(params, current);
-        if (more) enter(next);
-        if (more && !late) load_first();
+        await();
         Items::merge_split(shared, params, current);
         if (!more) return;
-        if (late) load_first();
     }
 }
 

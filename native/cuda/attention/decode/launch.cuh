@@ -4,9 +4,11 @@
 #include <algorithm>
 
 #include "cuda/attention/decode/decode.cuh"
+#include "cuda/attention/decode/group_sm90.cuh"
 #include "cuda/attention/decode/shared.cuh"
 #include "cuda/attention/kernels.h"
 #include "cuda/device/allow_shared.h"
+#include "cuda/device/tensor_map.h"
 
 namespace dca::cuda::decode {
 
@@ -43,6 +45,12 @@ inline uint32_t least_keys(const Card& card, uint32_t n_rows, uint32_t pairs) {
     return n_rows == 1 ? kAlone : std::min(kMany, kAlone * (1 + 8 * n_rows * pairs / card.multiprocessors));
 }
 
+/// Splits of a row's keys with which rows of one length are one split, or a few, a multiprocessor. Every further one costs a
+/// start and a merge, in which the multiprocessor asks for little.
+inline uint32_t fewest_splits(const Card& card, uint32_t n_rows, uint32_t pairs) {
+    return std::max(1u, card.multiprocessors / (n_rows * pairs));
+}
+
 /// Launches the kernel for Items of all rows; blocks take splits in turn, `most` of them.
 template <class C, class Items>
 cudaError_t launch_items(const Card& card, const Params& params, uint64_t most, cudaStream_t stream) {
@@ -54,10 +62,40 @@ cudaError_t launch_items(const Card& card, const Params& params, uint64_t most, 
     return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, kSharedBytes, stream, params);
 }
 
+/// Launches Hopper's kernel for groups of rows.
+template <class C>
+cudaError_t launch_groups_sm90(const Card& card, const Params& params, uint32_t blocks, cudaStream_t stream) {
+    using P = Panels<C::kHeadDim>;
+    const LayerCache& cache = params.args.cache;
+    constexpr uint64_t kRowBytes = 2 * C::kHeadDim;
+    TensorMapSpec spec{cache.keys,
+                       {C::kHeadDim, kPageTokens, uint64_t{cache.pages} * params.args.shape.n_kv_heads},
+                       {kRowBytes, kPageTokens * kRowBytes},
+                       {P::kWidth, C::kKeys, 1},
+                       P::kRowBytes};
+    sm90::Maps maps;
+    cudaError_t error = make_tensor_map(spec, maps.keys);
+    spec.data = cache.values;
+    if (error == cudaSuccess) error = make_tensor_map(spec, maps.values);
+    constexpr int kSharedBytes = sizeof(sm90::Shared<C>) + 1023;  // room to align
+    const auto kernel = sm90::group_kernel<C>;
+    if (error == cudaSuccess) error = allow_shared_bytes(kernel, kSharedBytes);
+    if (error != cudaSuccess) return error;
+    return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, kSharedBytes, stream, maps, params);
+}
+
 /// Launches the kernel for groups of rows.
 template <class C>
 cudaError_t launch_groups(const Card& card, const Params& params, cudaStream_t stream) {
     const uint64_t most = uint64_t{params.args.n_groups} * params.pairs * params.most_shared;
+#if defined(DCA_CUDA_SM90A)
+    if constexpr (!C::kQ8 && C::kHeadDim <= 128) {
+        if (card.compute_capability == 90) {
+            const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
+            return launch_groups_sm90<sm90::Config<C::kHeadDim, typename C::T>>(card, params, blocks, stream);
+        }
+    }
+#endif
     if (card.shared_bytes < kStagedGroupBytes) return launch_items<C, Groups<C>>(card, params, most, stream);
     constexpr size_t kFixedBytes = sizeof(GroupShared<C>);
     static_assert(kFixedBytes + group_results_bytes<C>() <= kStagedGroupBytes);
@@ -82,6 +120,7 @@ cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream
     params.most_splits = params.most_parts = grid.splits;
     params.most_shared = 0;
     params.least_keys = least_keys(card, args.n_rows, grid.pairs);
+    params.fewest_splits = fewest_splits(card, args.n_rows, grid.pairs);
     params.part_heads = grid.group_heads;
     params.tickets = reinterpret_cast<uint32_t*>(workspace);
     params.partial_softmax = reinterpret_cast<float2*>(workspace + grid.tickets_bytes());

@@ -170,11 +170,16 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
     uint8_t* const rings = memory + sizeof(GroupShared<C>);
     const DecodeArgs& args = params.args;
     const int own = threadIdx.x / 32;
-    let_next_start();
 
     count_splits<C, SharedKeys<C>>(shared.first_split, params);
     const uint32_t count = shared.first_split[args.n_groups] * params.pairs;
     bool awaited = false;
+    const auto await = [&] {
+        if (awaited) return;
+        await_previous();
+        awaited = true;
+        let_next_start();  // Rows::behind_groups: not before the keys of the step are stored
+    };
     for (uint32_t next = blockIdx.x; next < count; next += gridDim.x) {
         const Split split = find_split<C, SharedKeys<C>>(shared.first_split, params, next);
         const DecodeGroup& group = args.groups[split.item];
@@ -184,8 +189,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
         const bool works = stream < division.streams;
 
         const typename C::Tiles tiles(args.scheme, length_of(args, group.row[0]));
-        const HeadRows rows{args.page_tables + __ldcg(&args.rows[group.row[0]].first_page), static_cast<uint32_t>(args.shape.n_kv_heads),
-                            split.pair};
+        const HeadRows rows{args.page_tables + of_row(args, args.rows[group.row[0]].first_page),
+                            static_cast<uint32_t>(args.shape.n_kv_heads), split.pair};
         const uint32_t ring = ptx::shared_address(rings) + stream * division.stages * G::kTileBytes;
         const int peers = 32 * division.quads;  // threads of a stream
         uint32_t ahead = split.begin + stream;  // tile that is copied next
@@ -199,13 +204,15 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
             if (++ahead_stage == division.stages) ahead_stage = 0;
         };
         for (int n = 0; n + 1 < division.stages; ++n) copy_next();
-        if (!awaited) await_previous();
-        awaited = true;
+        await();
 
-        rotate_queries<C>(shared.queries, args, columns, tiles.at(split.begin).range, tiles.at(split.end - 1).range, [&](uint32_t n) {
-            const uint32_t row = group.row[n / params.part_heads];
-            return Column{row, split.pair * params.part_heads + n % params.part_heads, length_of(args, row) - 1};
-        });
+        rotate_queries<C>(
+            shared.queries, args, columns, tiles.at(split.begin).range, tiles.at(split.end - 1).range,
+            [&](uint32_t n) {
+                const uint32_t row = group.row[n / params.part_heads];
+                return Column{row, split.pair * params.part_heads + n % params.part_heads, length_of(args, row) - 1};
+            },
+            [] {});
         if constexpr (C::kCodes) {
             __syncthreads();
             turn_queries<C>(shared.queries, static_cast<int>(columns), tiles.at(split.begin).range, tiles.at(split.end - 1).range);
@@ -245,7 +252,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
         merge_group<C>(shared, results, params, split, division);
         __syncthreads();  // all is read that the next split writes
     }
-    if (!awaited) await_previous();  // who waits for this kernel waits for all before it
+    await();  // who waits for this kernel waits for all before it
 }
 
 }  // namespace dca::cuda::decode

@@ -17,6 +17,7 @@ struct Params {
     uint32_t most_splits;     // of the other keys of such a row
     uint32_t most_parts;      // both together, and splits of any other row
     uint32_t least_keys;      // of a split, so that short contexts need no merge
+    uint32_t fewest_splits;   // of a row's own keys, if least_keys allows: with as many, rows of one length fill the card
     uint32_t part_heads;      // of a group, at most
     float* partial_out;       // (rows, pairs, most_parts, part_heads, head_dim)
     float2* partial_softmax;  // (rows, pairs, most_parts, part_heads): maximum, sum
@@ -36,8 +37,14 @@ struct Split {
     uint32_t begin, end;     // tiles
 };
 
+/// A field of a row: of many the step's input is there before its first kernel, and the first-level cache may hold it; one row's is
+/// written by a kernel of the step.
+__device__ __forceinline__ uint32_t of_row(const DecodeArgs& args, const uint32_t& field) {
+    return args.n_rows > 1 ? __ldg(&field) : __ldcg(&field);
+}
+
 __device__ __forceinline__ uint32_t length_of(const DecodeArgs& args, uint32_t row) {
-    return min(__ldcg(&args.rows[row].length), args.cache.pages * kPageTokens);
+    return min(of_row(args, args.rows[row].length), args.cache.pages * kPageTokens);
 }
 
 /// Parts that the keys of `shared` tokens are cut into, whole pages each.
@@ -60,7 +67,7 @@ struct OwnKeys {
 
     /// Tokens of the row that its group reads.
     static __device__ __forceinline__ uint32_t shared(const DecodeArgs& args, uint32_t row) {
-        return args.n_groups == 0 ? 0 : __ldcg(&args.rows[row].shared);
+        return args.n_groups == 0 ? 0 : of_row(args, args.rows[row].shared);
     }
 
     /// Splits are as equal as they can be, by the row's own length.
@@ -78,6 +85,10 @@ struct OwnKeys {
     }
 
 private:
+    // Of a split, where a row may be cut into more: a row that is much longer than the others must not be left alone on few
+    // multiprocessors. A little more than 8192, so that what is decoded behind a prompt of that length is not cut off.
+    static constexpr uint32_t kMostKeys = 66 * kPageTokens;
+
     struct Tiles {
         uint32_t first, count, each;  // of a split
 
@@ -87,7 +98,8 @@ private:
             first = others == 0 ? 0 : all.before(others);
             count = all.count - first;
             const uint32_t most = others == 0 ? params.most_parts : params.most_splits;
-            const uint32_t splits = ceil_div(count, max(ceil_div(count, most), params.least_keys / C::kKeys));
+            const uint32_t wanted = min(most, max(params.fewest_splits, ceil_div(count, kMostKeys / C::kKeys)));
+            const uint32_t splits = ceil_div(count, max(ceil_div(count, wanted), params.least_keys / C::kKeys));
             each = ceil_div(count, splits);
         }
     };

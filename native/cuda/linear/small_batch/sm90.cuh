@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "cuda/device/wgmma.cuh"
+#include "cuda/linear/activation.cuh"
 #include "cuda/linear/small_batch/small_batch.cuh"
 
 namespace dca::cuda::few::sm90 {
@@ -36,10 +37,11 @@ struct Config {
 };
 
 constexpr uint32_t kMostStages = 8;
-constexpr uint32_t kMostTogether = 8;  // blocks of a cluster: what every card has
+constexpr uint32_t kBoxRows = kTileRows / 2;  // that the copy engine brings at a time
+constexpr uint32_t kMostTogether = 8;         // blocks of a cluster: what every card has
 constexpr uint32_t kAlignment = 1024;
 
-/// The matrix's planes for the copy engine: boxes of a tile's rows and a step's columns.
+/// The matrix's planes for the copy engine: boxes of half a tile's rows and a step's columns.
 struct Maps {
     CUtensorMap low, high, scales;
 };
@@ -72,6 +74,15 @@ struct Place {
           rank(blockIdx.y % job_.together),
           begin(rank * job_.steps / job_.together),
           end((rank + 1) * job_.steps / job_.together) {}
+
+    // A tile is 256 rows of w that follow each other, or 128 gates and their ups: in either case the two boxes in this order.
+    __device__ __forceinline__ int32_t box_row(uint32_t tile, uint32_t box) const {
+        const bool gated = job.args.gated;
+        return static_cast<int32_t>(tile * (gated ? kBoxRows : kTileRows) + box * (gated ? job.args.w.rows / 2 : kBoxRows));
+    }
+    /// A thread's two rows in the stage: wgmma's rows g and g + 8 of its warp, so that a gate and its up meet in a thread.
+    __device__ __forceinline__ uint32_t own_row(uint32_t thread) const { return thread / 32 * (job.args.gated ? 8 : 16) + thread % 32 / 4; }
+    __device__ __forceinline__ uint32_t rows_apart() const { return job.args.gated ? kBoxRows : 8; }
 };
 
 /// A step of a block's part, the stage of the ring that holds it, and how often the ring has gone round (its parity).
@@ -96,14 +107,21 @@ __device__ __forceinline__ void copy_weights(const Place& place, const Maps& map
     using C = Config<F, kN>;
     for (Cursor at(place); at.valid(); at.advance()) {
         const uint32_t stage = place.ring + at.stage * C::kStageBytes, full = at.full();
-        const auto row = static_cast<int32_t>(at.tile * kTileRows), k = static_cast<int32_t>(at.k);
+        const auto k = static_cast<int32_t>(at.k);
         ptx::barrier_wait(at.empty(), at.phase ^ 1);
         ptx::barrier_arrive_expect(full, C::kCopiedBytes);
-        ptx::copy_box(stage, &maps.low, full, k * static_cast<int32_t>(kStepBytes / 2), row, 0);
-        if constexpr (C::S::kHighRow > 0)
-            ptx::copy_box(stage + C::kHighAt, &maps.high, full, k * static_cast<int32_t>(C::S::kHighRow / 2), row, 0);
-        if constexpr (C::S::kScaleRow > 0)
-            ptx::copy_box(stage + C::kScalesAt, &maps.scales, full, static_cast<int32_t>(C::scale_box(at.k)), row, 0);
+#pragma unroll
+        for (uint32_t box = 0; box < 2; ++box) {
+            const int32_t row = place.box_row(at.tile, box);
+            const uint32_t first = box * kBoxRows;  // in the stage
+            ptx::copy_box(stage + first * kStepBytes, &maps.low, full, k * static_cast<int32_t>(kStepBytes / 2), row, 0);
+            if constexpr (C::S::kHighRow > 0)
+                ptx::copy_box(stage + C::kHighAt + first * C::S::kHighRow, &maps.high, full, k * static_cast<int32_t>(C::S::kHighRow / 2),
+                              row, 0);
+            if constexpr (C::S::kScaleRow > 0)
+                ptx::copy_box(stage + C::kScalesAt + first * C::kScaleBox, &maps.scales, full, static_cast<int32_t>(C::scale_box(at.k)),
+                              row, 0);
+        }
     }
 }
 
@@ -160,14 +178,15 @@ __device__ __forceinline__ void copy_x(const Place& place, uint32_t warp) {
     }
 }
 
-/// Issues the products of a stage, added to the sums; they have ended when this returns.
+/// Issues the products of a stage, this thread's rows `row` and row + apart, added to the sums; they have ended when this returns.
 template <class F, class T, int kN>
-__device__ __forceinline__ void multiply_stage(uint32_t stage, [[maybe_unused]] uint32_t k, float (&sums)[kN / 2]) {
+__device__ __forceinline__ void multiply_stage(uint32_t stage, [[maybe_unused]] uint32_t k, uint32_t row, uint32_t apart,
+                                               float (&sums)[kN / 2]) {
     using C = Config<F, kN>;
     using S = Step<F>;
     using Product = wgmma::Product<kN, T>;
     constexpr int kEights = static_cast<int>(S::kEights);
-    const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, row = threadIdx.x / 32 * 16 + g;
+    const uint32_t t = threadIdx.x % 4;
     const uint64_t x = wgmma::descriptor<64>(stage + C::kXAt, 16);
 
     Extras<F> extras[2];
@@ -175,7 +194,7 @@ __device__ __forceinline__ void multiply_stage(uint32_t stage, [[maybe_unused]] 
     if constexpr (S::kScaleRow < C::kScaleBox) scales_at += k * S::kScaleRow % C::kScaleBox;
 #pragma unroll
     for (uint32_t h = 0; h < 2; ++h) {
-        const uint32_t own = row + 8 * h;
+        const uint32_t own = row + apart * h;
         extras[h].load_from(stage + C::kHighAt + own * S::kHighRow, scales_at + own * C::kScaleBox, t);
     }
     Words low[2];
@@ -186,7 +205,7 @@ __device__ __forceinline__ void multiply_stage(uint32_t stage, [[maybe_unused]] 
         const int q = i / kEights, e = i % kEights, u = S::kLaneUnits == 2 ? q : 0;
         if (e == 0) {
 #pragma unroll
-            for (uint32_t h = 0; h < 2; ++h) low[h] = ptx::load_shared<Words>(stage + wgmma_low_offset(row + 8 * h, 2 * t + q));
+            for (uint32_t h = 0; h < 2; ++h) low[h] = ptx::load_shared<Words>(stage + wgmma_low_offset(row + apart * h, 2 * t + q));
         }
         uint32_t unpacked[2][4];
 #pragma unroll
@@ -214,12 +233,28 @@ __device__ __forceinline__ void multiply_stage(uint32_t stage, [[maybe_unused]] 
     wgmma::pin(sums);
 }
 
+/// Sums of gate `row` and of its up, rows n and n + 1 of x, to y.
+template <class T>
+__device__ __forceinline__ void write_gated(const SmallBatchArgs& args, uint32_t row, uint32_t n, const float (&sums)[4]) {
+    const auto bias = [&](uint32_t r) { return args.bias == nullptr ? 0.0f : to_float(static_cast<const T*>(args.bias)[r]); };
+#pragma unroll
+    for (uint32_t i = 0; i < 2; ++i) {
+        if (n + i >= args.rows) continue;
+        const float value = gated(args.activation, sums[i] + bias(row), sums[2 + i] + bias(args.w.rows / 2 + row));
+        static_cast<T*>(args.y)[uint64_t{n + i} * args.y_stride + row] = rounded<T>(value);
+    }
+}
+
 /// Float4 number `vector` of a tile's sums (of a thread's eight columns of x, all threads; then of its next eight) to y.
 template <class F, class T, int kN>
 __device__ __forceinline__ void write_vector(const Place& place, uint32_t tile, uint32_t vector, const float (&sums)[4]) {
     using C = Config<F, kN>;
-    const uint32_t i = vector / C::kConsumers, thread = vector % C::kConsumers, lane = thread % 32;
-    write_sums<T>(place.job.args, tile * kTileRows + thread / 32 * 16 + lane / 4, place.pass * kN + 8 * i + lane % 4 * 2, sums);
+    const uint32_t i = vector / C::kConsumers, thread = vector % C::kConsumers, n = place.pass * kN + 8 * i + thread % 4 * 2;
+    const SmallBatchArgs& args = place.job.args;
+    if (args.gated)
+        write_gated<T>(args, tile * kBoxRows + place.own_row(thread), n, sums);
+    else
+        write_sums<T>(args, tile * kTileRows + place.own_row(thread), n, sums);
 }
 
 /// Adds up the sums of a cluster's blocks, in their order, each block a part of them.
@@ -254,9 +289,10 @@ template <class F, class T, int kN>
 __device__ __forceinline__ void multiply(const Place& place) {
     using C = Config<F, kN>;
     float sums[kN / 2] = {};
+    const uint32_t row = place.own_row(threadIdx.x), apart = place.rows_apart();
     for (Cursor at(place); at.valid(); at.advance()) {
         ptx::barrier_wait(at.full(), at.phase);
-        multiply_stage<F, T, kN>(place.ring + at.stage * C::kStageBytes, at.k, sums);
+        multiply_stage<F, T, kN>(place.ring + at.stage * C::kStageBytes, at.k, row, apart, sums);
         if (threadIdx.x % 32 == 0) ptx::barrier_arrive(at.empty());
         if (at.k + 1 != place.end) continue;
         if (place.job.together > 1) return add_up<F, T, kN>(place, at.tile, sums);  // a cluster has one tile

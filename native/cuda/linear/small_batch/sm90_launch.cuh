@@ -10,9 +10,9 @@
 
 namespace dca::cuda::few::sm90 {
 
-/// A plane of rows of `row_bytes`, read in boxes of a tile's rows and `box_bytes` of each.
+/// A plane of rows of `row_bytes`, read in boxes of half a tile's rows and `box_bytes` of each.
 inline cudaError_t map_plane(const void* plane, uint32_t rows, uint64_t row_bytes, uint32_t box_bytes, uint32_t swizzle, CUtensorMap& map) {
-    return make_tensor_map({plane, {row_bytes / 2, rows, 1}, {row_bytes, row_bytes * rows}, {box_bytes / 2, kTileRows, 1}, swizzle}, map);
+    return make_tensor_map({plane, {row_bytes / 2, rows, 1}, {row_bytes, row_bytes * rows}, {box_bytes / 2, kBoxRows, 1}, swizzle}, map);
 }
 
 template <class F, class T, int kN>

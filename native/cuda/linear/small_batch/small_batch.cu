@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/positions/key_ranges.h"
 #include "cuda/linear/small_batch/sm90.h"
 
 namespace dca::cuda {
@@ -34,11 +35,19 @@ bool small_batch_takes(const Card& card, const Matrix& w, uint32_t rows) {
 }
 
 /// A quantised matrix would have to be expanded to 16 bits for cuBLASLt: written and read again, nine times the bytes of a
-/// four-bit one. 16-bit matrices stay with cuBLASLt: on an H100 the two take about as long for 4 and 16 rows of Llama 3 8B's, and
-/// with 64 this one takes up to 1.4 times as long (benchmarks/cuda_small_batch.py); steps of decoding are no faster with it.
+/// four-bit one. Of 16-bit ones up to 16 rows are multiplied here where whole tiles keep the card busy: on an H100 Llama 3 8B's
+/// gates and ups take 80 us beside cuBLASLt's 85, its vocabulary 350 beside 372, and gates can be multiplied at once. The others
+/// take about as long either way, more rows up to 1.4 times as long (benchmarks/cuda_small_batch.py).
 bool small_batch_preferred(const Card& card, const Matrix& w, uint32_t rows) {
-    const bool dense = w.format == WeightFormat::F16 || w.format == WeightFormat::BF16;
-    return !dense && small_batch_takes(card, w, rows);
+    if (!small_batch_takes(card, w, rows)) return false;
+    if (w.format != WeightFormat::F16 && w.format != WeightFormat::BF16) return true;
+    const uint32_t tiles = w.rows / few::kTileRows, multiprocessors = static_cast<uint32_t>(card.multiprocessors);
+    const uint32_t rounds = ceil_div(tiles, multiprocessors);
+    return rows <= 16 && few::sm90::takes(card, w) && 5 * tiles >= 4 * rounds * multiprocessors;
+}
+
+bool small_batch_gates(const Card& card, const Matrix& w, uint32_t rows) {
+    return w.rows % few::kTileRows == 0 && few::sm90::takes(card, w) && small_batch_preferred(card, w, rows);
 }
 
 size_t small_batch_workspace_bytes(const Card& card, uint32_t rows) {
@@ -50,6 +59,8 @@ cudaError_t small_batch(const Card& card, const SmallBatchArgs& args, cudaStream
     if (!small_batch_takes(card, args.w, args.rows)) return cudaErrorInvalidValue;
     const bool dense = args.w.format == WeightFormat::F16 || args.w.format == WeightFormat::BF16;
     if (dense && (args.w.format == WeightFormat::F16) != (args.dtype == Dtype::F16)) return cudaErrorInvalidValue;
+    if (args.gated && (args.add || args.y_f32 || args.w.rows % few::kTileRows != 0 || !few::sm90::takes(card, args.w)))
+        return cudaErrorInvalidValue;
     if (few::sm90::takes(card, args.w)) {
         if (args.rows <= 16) return few::sm90::launch<16>(card, args, stream);
         if (args.rows <= 32) return few::sm90::launch<32>(card, args, stream);

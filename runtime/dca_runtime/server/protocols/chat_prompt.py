@@ -41,6 +41,7 @@ class Chat:
     variables: Mapping[str, Any] | None = None  # more, for the template
     schema: dict[str, Any] | None = None  # of the JSON to be answered with
     continued: str = ""  # the beginning of the answer, put into the model's mouth
+    param: str = "messages"  # the field of the request that holds it
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,11 @@ class ChatPrompt:
     grammar: tuple[str, str] | None
 
 
-def prepare(service: Service, chat: Chat, stop: Sequence[str]) -> ChatPrompt:
-    """Renders and tokenizes. Takes as long as a template does: not for the event loop. Raises ApiError."""
+def prepare(service: Service, chat: Chat, stop: Sequence[str], counts_only: bool = False) -> ChatPrompt:
+    """Renders and tokenizes. Takes as long as a template does: not for the event loop. Raises ApiError.
+
+    counts_only: its tokens are only to be counted, however many they are.
+    """
     if service.template is None:
         raise ApiError(400, "this model has no chat template: use /v1/completions", code="no_chat_template")
     form, described = call_format(service.template)
@@ -69,6 +73,8 @@ def prepare(service: Service, chat: Chat, stop: Sequence[str]) -> ChatPrompt:
     else:
         messages = _without_tool_messages(messages, offered)
     prompt = service.model.apply_chat_template(messages, **variables)
+    if not counts_only:
+        service.check_text(prompt, chat.param)
     ids = service.model.tokenize(prompt)
     if chat.continued:
         ids += service.model.tokenize(chat.continued, add_special=False, parse_special=False)

@@ -73,6 +73,7 @@ async def _prompt(service: Service, body: CompletionRequest) -> list[int]:
         refuse(len(prompt) > 1, "one prompt a request; send the others in requests of their own", "prompt")
         prompt = prompt[0]
     if isinstance(prompt, str):
+        service.check_text(prompt, "prompt")
         return await service.beside(service.tokenizer.prompt_ids, prompt)
     ids: list[int] = prompt  # type: ignore[assignment]
     service.check_ids(ids, "prompt")

@@ -39,7 +39,7 @@ async def count_tokens(request: Request, body: CountRequest) -> Response:
     """How many tokens a chat's prompt has."""
     service = service_of(request)
     service.check_model(body.model)
-    prompt = await service.beside(prepare, service, _chat(service, body), ())
+    prompt = await service.beside(prepare, service, _chat(service, body), (), True)
     return JsonAnswer({"input_tokens": len(prompt.ids)})
 
 

@@ -78,7 +78,7 @@ def _chat(service: Service, body: ResponsesRequest) -> Chat:
     elif body.tool_choice is not None:
         choice = body.tool_choice
     tools = [Tool(tool.name, tool.description or "", tool.parameters) for tool in body.tools or ()]
-    return Chat(messages, tools, choice, body.parallel_tool_calls, schema=schema)
+    return Chat(messages, tools, choice, body.parallel_tool_calls, schema=schema, param="input")
 
 
 def _add_item(messages: list[dict[str, Any]], item: ResponseItem, param: str) -> None:

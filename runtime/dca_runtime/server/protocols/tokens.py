@@ -22,7 +22,7 @@ async def tokenize(request: Request, body: TokenizeRequest) -> Response:
     refuse(len(given) != 1, "give one of prompt, content and messages", "prompt")
     if body.messages is not None:
         refuse(not body.messages, "there is no message", "messages")
-        ids = (await service.beside(prepare, service, Chat(chat_messages(body.messages)), ())).ids
+        ids = (await service.beside(prepare, service, Chat(chat_messages(body.messages)), (), True)).ids
     else:
         text = body.prompt if body.prompt is not None else body.content
         special, parse = body.add_special_tokens is not False, body.parse_special is not False
