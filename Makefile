@@ -102,11 +102,11 @@ sanitize: $(VENV)/ready
 	build/sanitize/tests/native/native_tests & tests=$$!; \
 		for driver in build/sanitize/tests/native/fuzz_*_driver; do $$driver || exit 1; done; wait $$tests
 
-# Many sessions, engines and models in threads, under the thread sanitizer.
+# The native tests under the thread sanitizer, which does not find its way in an address space that is laid out at random.
 thread-sanitize: $(VENV)/ready
 	$(CMAKE) -B build/threads -DDCA_TESTS=ON -DDCA_THREAD_SANITIZE=ON -DDCA_CUDA=OFF
 	$(BIN)/cmake --build build/threads --target native_tests
-	build/threads/tests/native/native_tests threads_
+	TSAN_OPTIONS=exitcode=66 setarch -R build/threads/tests/native/native_tests
 
 # Looks for inputs that bring the library down, for SECONDS seconds in all, and ends with the executions of each target.
 # With clang by libFuzzer, which keeps what it learned in build/fuzz/corpus; without, random inputs, others each time.

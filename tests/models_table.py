@@ -86,7 +86,8 @@ log-probabilities of stock llama.cpp and of the runtime on the exported file, ov
 its GELU (Gemma's) up in a table of 16-bit floats. llama.cpp has no biases in SmolLM3, OLMo 2, Command-R and
 Command R7B, norms of q and k in Command-R's models of 64 layers only, and takes for granted where Gemma 3's
 windows lie and how the mixtures of Qwen normalise: the models compared are such. Its converter has no
-Ministral and stops at StableLM's norms of q and k.
+Ministral and stops at StableLM's norms of q and k. With the DCA keys in the file (Llama, Qwen3, Gemma 3,
+gpt-oss and Command R7B were tried) llama.cpp gave the same.
 
 Layers with a window keep it and attend at their ordinary distances, in a text of any length; layers without
 RoPE see everything; Dual Chunk Attention is for the rest. Windows of Mistral, Phi-3 and Qwen are not used, as

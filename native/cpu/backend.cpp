@@ -46,7 +46,7 @@ public:
     Parts make_engine(EngineSpec spec) override {
         check_memory(spec);
         auto cache = std::make_unique<CpuKvCache>(hparams_.n_layers, hparams_.n_kv_heads, hparams_.head_dim, spec.tokens, spec.cache_type,
-                                                  spec.prefill.sparse, spec.prefill.stated != nullptr ? 0 : CpuExecutor::rows_of(spec));
+                                                  spec.prefill.sparse, CpuExecutor::rows_of(spec));
         auto executor = std::make_unique<CpuExecutor>(hparams_, weights_, packed_, kernels_, pool_, *cache, std::move(spec));
         return {std::move(cache), std::move(executor)};
     }

@@ -33,9 +33,11 @@ def test_q4_gives_what_the_cpus_gives(variant_gguf, size, pieces):
 
 
 def test_guesses_taken_back_leave_what_they_leave_on_the_cpu(variant_gguf):
-    """Over the ends of pages, which were settled with the guesses in them."""
+    """Over the ends of pages, which were settled with the guesses in them: the devices differ by a little of
+    what four bits lose."""
     path = variant_gguf(head_dim=64)
     held = tokens(path, 300)
+    exact = all_logits(path, "cpu", held, cache_type="f32", scheme=SCHEME)[100:290]
     found = {}
     for device in ("cpu", "cuda"):
         with (
@@ -49,7 +51,7 @@ def test_guesses_taken_back_leave_what_they_leave_on_the_cpu(variant_gguf):
                 session.truncate(at)
                 rows.append(session.eval(held[at : at + 1]))
             found[device] = np.stack(rows)
-    assert mean_kl(found["cpu"], found["cuda"]) < 1e-2  # four bits lose 0.07 here, a wrong page costs 1
+    assert mean_kl(found["cpu"], found["cuda"]) < mean_kl(exact, found["cpu"]) / 5 + F16_KL
 
 
 def test_a_step_reads_its_own_pages_finely(variant_gguf):

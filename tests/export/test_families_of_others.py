@@ -36,7 +36,8 @@ def save(model, directory, **config):
 
 
 def logits_of(path) -> np.ndarray:
-    with dca_runtime.Model(path, device="cpu", context=64) as model:
+    # Repacked products round activations to 16 bits, which is not what is asked here.
+    with dca_runtime.Model(path, device="cpu", context=64, repack=False) as model:
         return model.session(cache_type="f32").eval(IDS[0].tolist(), all_logits=True)
 
 

@@ -222,7 +222,7 @@ private:
     /// The keys that queries [begin, end) of a block, all of one chunk, read, into worker.lines; and counts them.
     void find_lines(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, uint32_t begin, uint32_t end, Worker& worker);
     void attend_lines(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Range range, KeyRange keys, Worker& worker);
-    void attend_gathered(uint32_t layer, uint32_t kv_head, int count, Worker& worker);
+    void attend_gathered(const CacheView& view, int count, Worker& worker);
 
     /// Copies logits of `part`'s rows, which lie in vocab_, row by row.
     void copy_logits(PanelShape part, std::span<float* const> out);

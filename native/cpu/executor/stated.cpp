@@ -155,7 +155,7 @@ void CpuExecutor::score_keys(uint32_t layer, uint32_t head, const BudgetUnit& un
     const SliceRows& slice = *unit.slice;
     const auto head_dim = static_cast<int>(h_.head_dim);
     const uint32_t first_query = unit.end - unit.choosing;
-    const CacheView view = cache_.view(layer, head / static_cast<uint32_t>(group_));
+    const uint32_t kv_head = head / static_cast<uint32_t>(group_);
     const auto load_keys = kernels_.load_keys[static_cast<size_t>(cache_.type())];
     for (uint32_t range = range_count(whole_.scheme, unit.chunk); range-- > 0;) {
         const KeyRange keys = key_range(whole_.scheme, unit.chunk, static_cast<Range>(range), unit.end);
@@ -165,7 +165,8 @@ void CpuExecutor::score_keys(uint32_t layer, uint32_t head, const BudgetUnit& un
             const uint32_t skipped = key % kPanelLanes, count = next - key;
             const uint32_t place = slice.pages[key / kPageTokens] * kPageTokens + key % kPageTokens;
             const uint32_t rows = skipped + count;
-            load_keys(view, place / kPanelLanes, static_cast<int>((rows + kPanelLanes - 1) / kPanelLanes), head_dim, lines.keys.data());
+            load_keys(view_of(slice, key, layer, kv_head), place / kPanelLanes, static_cast<int>((rows + kPanelLanes - 1) / kPanelLanes),
+                      head_dim, lines.keys.data());
             for (uint32_t lane = 0; lane < unit.choosing; lane += kPanelLanes) {
                 kernels_.score_means(lines.keys.data(), static_cast<int>(rows), lines.q.data() + size_t{lane} * h_.head_dim, head_dim,
                                      lines.scores.data());
@@ -219,30 +220,34 @@ void CpuExecutor::find_lines(uint32_t layer, uint32_t kv_head, const AttentionBl
 void CpuExecutor::attend_lines(uint32_t layer, uint32_t kv_head, const AttentionBlock& block, Range range, KeyRange keys, Worker& worker) {
     LineScratch& lines = worker.lines;
     const std::span<const uint32_t> pages = block.slice->pages;
+    const uint32_t fresh = block.slice->fresh_page;
     for (int g = 0; g < group_; ++g) {
         std::ranges::fill(lines.only, 0);
         lines.only[g] = 1;
         for (const KeyRange& run : lines.read[g].runs) {
             const KeyRange span{std::max(run.begin, keys.begin), std::min(run.end, keys.end)};
-            for_page_runs(pages, span, block.slice->fresh_page, [&](KeyRange part, int64_t shift) {
+            for_page_runs(pages, span, fresh, [&](KeyRange part, int64_t shift) {
                 attend_keys(layer, kv_head, block, part, shift, distances(whole_.scheme, range), lines.only.data(), worker);
             });
         }
         const std::vector<uint32_t>& singles = lines.read[g].singles;
         auto next = std::ranges::lower_bound(singles, keys.begin);
         while (next != singles.end() && *next < keys.end) {
+            // A fresh page is read by itself, settled ones together.
+            const uint32_t first = *next;
+            const auto alone = [&](uint32_t key) { return std::max(key / kPageTokens + 1, fresh); };
             int count = 0;
-            for (; count < kKeyTile && next != singles.end() && *next < keys.end; ++next, ++count)
+            for (; count < kKeyTile && next != singles.end() && *next < keys.end && alone(*next) == alone(first); ++next, ++count)
                 lines.gathered[count] = pages[*next / kPageTokens] * kPageTokens + *next % kPageTokens;
-            attend_gathered(layer, kv_head, count, worker);
+            attend_gathered(view_of(*block.slice, first, layer, kv_head), count, worker);
         }
     }
 }
 
-void CpuExecutor::attend_gathered(uint32_t layer, uint32_t kv_head, int count, Worker& worker) {
+void CpuExecutor::attend_gathered(const CacheView& view, int count, Worker& worker) {
     LineScratch& lines = worker.lines;
-    kernels_.gather_rows[static_cast<size_t>(cache_.type())](cache_.view(layer, kv_head), lines.gathered.data(), count,
-                                                             static_cast<int>(h_.head_dim), lines.keys.data(), lines.values.data());
+    kernels_.gather_rows[static_cast<size_t>(cache_.type())](view, lines.gathered.data(), count, static_cast<int>(h_.head_dim),
+                                                             lines.keys.data(), lines.values.data());
     const auto kernels = h_.attention_cap != 0.0f ? kernels_.attend_panel_capped : kernels_.attend_panel;
     kernels[static_cast<size_t>(CacheType::F32)]({.q = worker.q.data(),
                                                   .out = worker.out.data(),
