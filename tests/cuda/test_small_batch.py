@@ -35,7 +35,7 @@ PRODUCTS = [
 # what does not fit in 24 bits: 2^-23 of a partial sum, about 1 / sqrt(cols) of the sum of magnitudes,
 # for cols / 16 additions.
 SUMMING = 2.0**-18
-ROUNDOFF = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # half a unit in the last place
+ROUNDOFF = {torch.float32: 0.0, torch.float16: 2.0**-11, torch.bfloat16: 2.0**-8}  # half a unit
 
 
 @pytest.fixture(scope="module")
