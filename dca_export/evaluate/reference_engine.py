@@ -16,6 +16,7 @@ from dca_export.errors import InputError, MissingPackage
 from dca_export.reference.borders import RULES, Border, named
 from dca_export.scheme import Scheme
 from dca_runtime import DcaError, Model, Status
+from dca_runtime.generation.sampling import Sampler, Sampling
 from dca_runtime.options import Progress, TokenIds
 from dca_runtime.session import SessionInfo
 
@@ -144,6 +145,17 @@ class ReferenceSession:
             blocks = [*blocks, logits] if all_logits else [logits[-1:]]
         found = torch.cat(blocks).float().cpu().numpy()
         return found if all_logits else found[0]
+
+    def sample(self, ids: TokenIds, sampling: Sampling, every: bool = False) -> list[int]:
+        """Appends tokens, then chooses the token that follows the last, or with ``every`` each of them."""
+        before = [*self._ids, *map(int, ids)]
+        logits = self.eval(ids, all_logits=True) if every else self.eval(ids)[None]
+        chosen = []
+        for seen, row in enumerate(logits, len(before) - len(logits) + 1):
+            sampler = Sampler(sampling)
+            sampler.see(before[:seen])
+            chosen.append(sampler.pick(row))
+        return chosen
 
     def append(self, ids: TokenIds) -> None:
         """Appends tokens."""

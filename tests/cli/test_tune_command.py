@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from dca_export.cli.export import main
@@ -31,8 +32,8 @@ def test_the_chosen_scheme_and_its_evidence_are_written(monkeypatch, model, text
         default = Scheme(*model.scheme)
         assert default == Scheme(48, 16, 64) and seconds == 180.0
         trials = [
-            tune.Trial(default, [2.0], 2.0, [True, False]),
-            tune.Trial(Scheme(16, 16, 32), [1.5], 1.5, [True]),
+            tune.Trial(default, np.array([2.0]), np.array([95]), 2.0, [True, False]),
+            tune.Trial(Scheme(16, 16, 32), np.array([1.5]), np.array([95]), 1.5, [True]),
         ]
         return tune.Tuned(trials[1].scheme, default, "chosen: 16/16/32", trials, 96, 2, 5.0)
 
