@@ -71,12 +71,22 @@ template <int tokens>
     out->sum[2][token] = scale * static_cast<float>(sums[0] + sums[1]);
 }
 
+/// Lanes without a token are multiplied with the others: their sums must be in range.
+template <int side_by_side>
+void clear_sums(PackedTokens<side_by_side>* blocks, int tokens, int cols) {
+    if (tokens == side_by_side) return;
+    for (int b = 0; b < cols / kBlock; ++b)
+        for (auto& sums : blocks[b].negated_sum)
+            for (int t = tokens; t < side_by_side; ++t) sums[t] = 0;
+}
+
 template <int side_by_side>
 void pack_vectors(const float* x, int tokens, int cols, std::byte* out) {
     auto* blocks = reinterpret_cast<PackedTokens<side_by_side>*>(out);
     for (int t = 0; t < tokens; ++t) {
         for (int b = 0; b < cols / kBlock; ++b) pack_token_block(x + static_cast<size_t>(t) * cols + b * kBlock, blocks + b, t);
     }
+    clear_sums(blocks, tokens, cols);
 }
 
 /// Eight lanes of a panel: a vector holds one feature of the eight.

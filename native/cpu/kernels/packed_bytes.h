@@ -81,6 +81,10 @@ void pack_side_by_side(const float* x, int lanes, int tokens, int cols, std::byt
         const float* token = lanes == 1 ? x + static_cast<size_t>(t) * cols : x + t;
         for (int b = 0; b < cols / kBlock; ++b) pack_block(token + static_cast<size_t>(b) * kBlock * lanes, lanes, blocks + b, t);
     }
+    // Lanes without a token are multiplied with the others: their sums must be in range.
+    for (int b = 0; b < cols / kBlock; ++b)
+        for (auto& sums : blocks[b].negated_sum)
+            for (int t = tokens; t < side_by_side; ++t) sums[t] = 0;
 }
 
 void pack_bytes(const float* x, int lanes, int tokens, int cols, std::byte* out) {
