@@ -16,7 +16,7 @@ from dca_export.export.summary import size
 
 if TYPE_CHECKING:
     from dca_runtime import Conversation, Generation, Sampling
-    from dca_runtime.generation.conversation import Reply
+    from dca_runtime.conversation import Reply
     from dca_runtime.prompt_store import Prompts
 
 PROMPT, CONTINUED = "> ", ". "

@@ -212,7 +212,7 @@ def _opening_ids(
     model: "Model", arguments: argparse.Namespace, documents: Sequence["Document"], question: str
 ) -> list[int]:
     """The prompt of a first question."""
-    from dca_runtime.generation.conversation import opening
+    from dca_runtime.conversation import opening
 
     text = model.apply_chat_template(opening(arguments.system, documents, question))
     return model.tokenizer.prompt_ids(text)

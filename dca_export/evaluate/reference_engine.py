@@ -16,8 +16,8 @@ from dca_export.errors import InputError, MissingPackage
 from dca_export.reference.borders import RULES, Border, named
 from dca_export.scheme import Scheme
 from dca_runtime import DcaError, Model, Status
-from dca_runtime.generation.sampling import Sampler, Sampling
 from dca_runtime.options import Progress, TokenIds
+from dca_runtime.sampling import Sampler, Sampling
 from dca_runtime.session import SessionInfo
 
 try:

@@ -68,7 +68,7 @@ class Answerer:
     def answer(self, method: str, ids: Sequence[int], tokens: int, progress: CellProgress) -> str:
         """The text of up to ``tokens`` tokens after the prompt ``ids``."""
         from dca_runtime import Sampling
-        from dca_runtime.generation.generate import Generation
+        from dca_runtime.generate import Generation
 
         parsed = parse(method)
         # What depends on the length is measured at this prompt's, not at the longest one's.

@@ -2,6 +2,8 @@ from dca_runtime.blocks import BlockFormat as BlockFormat
 from dca_runtime.blocks import block_format as block_format
 from dca_runtime.blocks import decode as decode
 from dca_runtime.blocks import encode as encode
+from dca_runtime.conversation import Conversation as Conversation
+from dca_runtime.conversation import Document as Document
 from dca_runtime.engine import Choice as Choice
 from dca_runtime.engine import Engine as Engine
 from dca_runtime.engine import EngineInfo as EngineInfo
@@ -9,15 +11,13 @@ from dca_runtime.engine import TokenSequence as TokenSequence
 from dca_runtime.errors import DcaError as DcaError
 from dca_runtime.errors import DcaWarning as DcaWarning
 from dca_runtime.errors import Status as Status
-from dca_runtime.generation.conversation import Conversation as Conversation
-from dca_runtime.generation.conversation import Document as Document
-from dca_runtime.generation.generate import Generation as Generation
-from dca_runtime.generation.sampling import Sampling as Sampling
+from dca_runtime.generate import Generation as Generation
 from dca_runtime.library import library_version as library_version
 from dca_runtime.model import Model as Model
 from dca_runtime.model import ModelInfo as ModelInfo
 from dca_runtime.options import Scheme as Scheme
 from dca_runtime.prompt_store import PromptStore as PromptStore
+from dca_runtime.sampling import Sampling as Sampling
 from dca_runtime.session import Session as Session
 from dca_runtime.session import SessionInfo as SessionInfo
 from dca_runtime.version import __version__ as __version__

@@ -14,8 +14,8 @@ from dca_runtime import _ffi, _pages, attention, prefill, process
 from dca_runtime._convert import LOGITS_LAST, c_path, fill_cache_options, scheme_of, token_array
 from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError, Status
-from dca_runtime.generation.sampling import Sampling, drawn_seed, sampling_struct
 from dca_runtime.options import EngineOptions, Scheme, TokenIds
+from dca_runtime.sampling import Sampling, drawn_seed, sampling_struct
 
 _MOST_CONVERTED = 1024  # samplings whose native form is kept
 

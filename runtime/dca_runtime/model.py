@@ -25,8 +25,8 @@ from dca_runtime.session import Session
 from dca_runtime.trained import reach, warn_of_border, warn_of_length, warn_of_scheme
 
 if TYPE_CHECKING:
-    from dca_runtime.generation.generate import Generation, Processor
-    from dca_runtime.generation.sampling import Sampling
+    from dca_runtime.generate import Generation, Processor
+    from dca_runtime.sampling import Sampling
     from dca_runtime.text.tokenizer import Tokenizer
 
 
@@ -293,7 +293,7 @@ class Model:
 
     def sampling(self, **fields: Any) -> "Sampling":
         """What the file recommends (general.sampling.*), with ``fields`` of Sampling in its place."""
-        from dca_runtime.generation.sampling import Sampling
+        from dca_runtime.sampling import Sampling
 
         return Sampling.recommended(self.metadata, **fields)
 
@@ -322,7 +322,7 @@ class Model:
         Text begins as the model's texts do, unless the session holds something already or the text says so
         itself, and is left open at its end.
         """
-        from dca_runtime.generation.generate import Generation, token_limit
+        from dca_runtime.generate import Generation, token_limit
 
         limit = token_limit(max_tokens)
         begins = session is None or session.length == 0

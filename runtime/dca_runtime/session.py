@@ -22,8 +22,8 @@ from dca_runtime._convert import (
 )
 from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError, Status
-from dca_runtime.generation.sampling import Sampling, drawn_seed, sampling_struct
 from dca_runtime.options import Scheme, SessionOptions, TokenIds
+from dca_runtime.sampling import Sampling, drawn_seed, sampling_struct
 
 
 @dataclass(frozen=True)

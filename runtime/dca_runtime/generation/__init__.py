@@ -1,1 +1,1 @@
-"""From a prompt to an answer: chats, what a prompt shares with the last one, sampling, guessing ahead."""
+"""What generating stands on: control tokens, what a prompt shares with the last one, guessing ahead."""

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from dca_runtime.engine import Engine, TokenSequence
-from dca_runtime.generation.sampling import Sampling
 from dca_runtime.measuring.bench import WARM_UP_TOKENS, random_tokens
 from dca_runtime.model import Model, ModelInfo
 from dca_runtime.options import PAGE_TOKENS
+from dca_runtime.sampling import Sampling
 
 WARM_UP_STEPS = 2  # of decode: a GPU records a step at the second
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from dca_runtime.generation.sampling import Sampling
 from dca_runtime.options import PAGE_TOKENS
+from dca_runtime.sampling import Sampling
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.stepping.prefix_tree import Entry, page_keys
 

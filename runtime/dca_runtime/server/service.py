@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError
-from dca_runtime.generation.sampling import Sampling, drawn_seed
 from dca_runtime.model import Model
 from dca_runtime.options import PAGE_TOKENS
 from dca_runtime.prompt_store import Prompts
+from dca_runtime.sampling import Sampling, drawn_seed
 from dca_runtime.server.answering.answer import Answer, Reading
 from dca_runtime.server.answering.structured import Grammars
 from dca_runtime.server.errors import CONTEXT_CODE, ApiError, refuse

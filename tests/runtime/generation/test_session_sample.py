@@ -5,7 +5,7 @@ import pytest
 from tiny import Tiny, tiny_weights, write_tiny_gguf
 
 import dca_runtime as dca
-from dca_runtime.generation.sampling import Sampler, Sampling
+from dca_runtime.sampling import Sampler, Sampling
 
 WAYS = {
     "greedy": {"temperature": 0.0},

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from dca_runtime.generation.sampling import Sampling
+from dca_runtime.sampling import Sampling
 from dca_runtime.server.answering.answer import Answer
 from dca_runtime.server.requests import Read, Token
 from dca_runtime.server.schema import SamplingFields

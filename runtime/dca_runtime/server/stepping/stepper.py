@@ -10,7 +10,7 @@ import numpy as np
 
 from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError, Status
-from dca_runtime.generation.sampling import Sampling
+from dca_runtime.sampling import Sampling
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import (

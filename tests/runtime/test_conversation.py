@@ -3,7 +3,7 @@
 import pytest
 
 import dca_runtime as dca
-from dca_runtime.generation.conversation import Conversation
+from dca_runtime.conversation import Conversation
 
 GREEDY = dca.Sampling(temperature=0.0)
 

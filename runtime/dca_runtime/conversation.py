@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dca_runtime.errors import DcaError, Status
-from dca_runtime.generation.generate import Generation
+from dca_runtime.generate import Generation
 from dca_runtime.generation.prompt_cache import PromptCache
-from dca_runtime.generation.sampling import Sampling
 from dca_runtime.model import Model
+from dca_runtime.sampling import Sampling
 from dca_runtime.session import Session
 from dca_runtime.text.tokenizer import Tokenizer
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dca_runtime.errors import DcaError
-from dca_runtime.generation.sampling import Sampler, Sampling
+from dca_runtime.sampling import Sampler, Sampling
 
 # Probabilities 0.5, 0.25, 0.15, 0.1 for ids 3, 1, 0, 2.
 LOGITS = np.log(np.array([0.15, 0.25, 0.1, 0.5])).astype(np.float32)

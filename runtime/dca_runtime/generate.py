@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dca_runtime.errors import DcaError, Status
-from dca_runtime.generation.sampling import Sampler, Sampling, TokenLogprob, token_logprob
 from dca_runtime.generation.speculation import Guesses, Speculator, speculates
 from dca_runtime.options import TokenIds
+from dca_runtime.sampling import Sampler, Sampling, TokenLogprob, token_logprob
 from dca_runtime.session import Session
 from dca_runtime.text.stop import StopTexts
 from dca_runtime.text.tokenizer import Tokenizer
@@ -203,16 +203,15 @@ class Generation(Iterator[str]):
             start = time.perf_counter()
             if self._prompts is not None:
                 self._load_and_read(self._prompts)
-            self._rows = self._evaluated(self._next, every=False)
+            self._rows = [self.session.eval(self._next)]
             self.prompt_seconds = time.perf_counter() - start
             self._history = self._whole
-            if self._sees_logits:
-                self._sampler.see(self._history)
+            self._sampler.see(self._history)
             if self._speculator is not None:
                 self._speculator.see(self._history)
             return
         guesses = self._guess()
-        self._rows = self._evaluated([*self._next, *guesses], every=True)
+        self._rows = self._evaluated([*self._next, *guesses])
         self._guesses = guesses
         seconds = time.perf_counter() - start
         self.decode_seconds += seconds
@@ -220,11 +219,11 @@ class Generation(Iterator[str]):
         if self._speculator is not None:
             self._speculator.took(seconds)
 
-    def _evaluated(self, ids: TokenIds, every: bool) -> list[int] | list[np.ndarray]:
-        """What follows the last of ``ids``, or each; logits only where Python looks at them."""
+    def _evaluated(self, ids: TokenIds) -> list[int] | list[np.ndarray]:
+        """What follows each of ``ids``; logits only where Python looks at them."""
         if not self._sees_logits:
-            return self.session.sample(ids, self._sampler.sampling, every)
-        return list(self.session.eval(ids, all_logits=True)) if every else [self.session.eval(ids)]
+            return self.session.sample(ids, self._sampler.sampling, every=True)
+        return list(self.session.eval(ids, all_logits=True))
 
     def _guess(self) -> list[int]:
         """Tokens that may follow the next one; as many as there is room for and tokens are wanted of."""
