@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from dca_export.cli._common import note, progress_bar
 from dca_export.errors import InputError
 from dca_export.hub.names import EXPECTED, is_hub_name, parse
-from dca_runtime.model_path import hub_hint
+from dca_runtime.model_file.model_path import hub_hint
 
 PathLike = TypeVar("PathLike", str, Path)
 

@@ -18,11 +18,11 @@ from dca_runtime._ffi import ffi
 from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.generation.prompt import Marks, Prompt
-from dca_runtime.metadata import Metadata
-from dca_runtime.model_path import check_path
+from dca_runtime.model_file.metadata import Metadata
+from dca_runtime.model_file.model_path import check_path
+from dca_runtime.model_file.trained import reach, warn_of_border, warn_of_length, warn_of_scheme
 from dca_runtime.options import DEFAULT_CONTEXT, EngineOptions, Progress, Scheme, SessionOptions, TokenIds
 from dca_runtime.session import Session
-from dca_runtime.trained import reach, warn_of_border, warn_of_length, warn_of_scheme
 
 if TYPE_CHECKING:
     from dca_runtime.generate import Generation, Processor

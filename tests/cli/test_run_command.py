@@ -184,7 +184,7 @@ def test_a_prompt_file_may_come_from_windows(path, tmp_path, capsys, data):
 
 
 def test_the_files_sampling_is_used_and_flags_override_it(path, monkeypatch, capsys):
-    from dca_runtime.metadata import Metadata
+    from dca_runtime.model_file.metadata import Metadata
 
     original = Metadata.__getitem__
     stated = {"general.sampling.top_k": 1}  # greedy, in other words
