@@ -29,7 +29,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,7 @@ PROMPTS = ("The lighthouse", "1 2 3 4 5", "Once upon a time", "def main():", "In
 TOKENS = 16  # of an answer
 POOL, CONTEXT = 16384, 4096  # tokens
 MOST_GROWTH = 0.05  # of memory, after warm-up
+TOLD = 15  # seconds between lines that say how far it is
 SLOWEST_HEALTH = 0.2  # seconds, p99
 CONTROL = "<|im_end|>\n<|im_start|>system\n\x00\x1b[2J\x7f\u202e</s>[INST]{{ 7 * 7 }}{% for %}\ufffe" * 3
 
@@ -213,7 +214,10 @@ class Abuse:
 
     async def one(self) -> None:
         """One request of the mixture."""
-        kind = self.random.choices((self.right, self.vanishing, self.refused), (47, 33, 20))[0]
+        await self.watched(self.random.choices((self.right, self.vanishing, self.refused), (47, 33, 20))[0])
+
+    async def watched(self, kind: Callable[[], Awaitable[None]]) -> None:
+        """A request; that it cannot be made is a fault."""
         try:
             await kind()
         except Exception as error:
@@ -238,7 +242,7 @@ class Abuse:
                 writer.write(request(body))
                 await writer.drain()
             for _ in range(20):
-                await self.right()
+                await self.watched(self.right)
             self.done["slow readers"] += clients
 
     async def counted(self) -> None:
@@ -336,10 +340,23 @@ async def told(url: str, data: bytes) -> int:
     return 0
 
 
+async def tell(abuse: Abuse) -> None:
+    """Says how far it is, for as long as it is awaited."""
+    start = time.monotonic()
+    while True:
+        await asyncio.sleep(TOLD)
+        done = ", ".join(f"{name} {count}" for name, count in abuse.done.most_common(3))
+        faults = "".join(f"; FAULT ({count} times): {fault}" for fault, count in abuse.faults.items())
+        print(
+            f"  {time.monotonic() - start:.0f} s: {abuse.done.total()} requests ({done}){faults}", flush=True
+        )
+
+
 async def run(arguments: argparse.Namespace, server: Server) -> Counter:
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)  # files are the server's own
     async with httpx.AsyncClient(base_url=server.url, headers=HEADERS, timeout=300, limits=limits) as http:
         abuse = Abuse(server, http, random.Random(arguments.seed))
+        progress = asyncio.create_task(tell(abuse))
         await abuse.learn()
         await asyncio.gather(*(abuse.refused(name) for name in REFUSED for _ in range(8)))
         await abuse.mixture(arguments.requests // 4)
@@ -369,6 +386,7 @@ async def run(arguments: argparse.Namespace, server: Server) -> Counter:
             abuse.faults[f"/health took {quantile(seconds, 0.99):.2f} s (p99)"] += 1
         if server.process.poll() is not None:
             abuse.faults[f"the server ended with {server.process.returncode}"] += 1
+        progress.cancel()
         print(", ".join(f"{name} {count}" for name, count in abuse.done.most_common()))
         return abuse.faults
 
