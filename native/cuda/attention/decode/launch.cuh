@@ -10,6 +10,7 @@
 #include "cuda/attention/kernels.h"
 #include "cuda/device/allow_shared.h"
 #include "cuda/device/tensor_map.h"
+#include "cuda/device/tried.h"
 
 namespace dca::cuda::decode {
 
@@ -135,7 +136,7 @@ cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream
         }
 #if defined(DCA_CUDA_SM90A)
         // Rows that are many have splits of few keys, which blocks begin with less ado in the other kernel.
-        const bool few = args.n_rows > 1 && args.n_rows * grid.pairs <= static_cast<uint32_t>(card.multiprocessors);
+        const bool few = tried("LONE", 1) != 0 && args.n_rows > 1 && args.n_rows * grid.pairs <= static_cast<uint32_t>(card.multiprocessors);
         if constexpr (!C::kQ8 && kHeadDim <= 128) {
             if (card.compute_capability == 90 && (params.args.n_groups != 0 || few))
                 return launch_sm90<sm90::Config<kHeadDim, typename C::T>>(card, params, most, stream);
