@@ -197,7 +197,8 @@ struct FilledPages {
 cudaError_t settle_keys(const AttentionShape& shape, const LayerCache& cache, const FilledPages& pages, cudaStream_t stream);
 
 /// Rotates keys at P_k and writes them and the values into the cache, rounding to its dtype. The rotary table must
-/// reach as far as the indices will.
+/// reach as far as the indices will. Where n_rows is above 1 the kernel that comes before in the stream must not write the indices
+/// and places.
 cudaError_t store_keys_values(const Card& card, const StoreArgs& args, cudaStream_t stream);
 
 }  // namespace dca::cuda
