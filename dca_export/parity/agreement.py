@@ -181,7 +181,7 @@ def _to_log_p(logits: np.ndarray) -> np.ndarray:
 
 def _in_threads(work: Callable[[slice], _Figures], blocks: list[slice]) -> Iterator[_Figures]:
     """Of every block in order; NumPy lets go of Python's lock meanwhile."""
-    threads = min(len(blocks), _MOST_THREADS, len(os.sched_getaffinity(0)))
+    threads = min(len(blocks), _MOST_THREADS, os.cpu_count() or 1)
     if threads < 2:
         yield from map(work, blocks)
         return

@@ -12,7 +12,7 @@ constexpr uint32_t kPiece = 4096;  // bytes
 }  // namespace
 
 Ahead ahead_of(const Card& card, const Matrix* next) {
-    static const double asked = [] {  // MEASURING: MB; negative: the beginning of every row
+    const double asked = [] {  // MEASURING: MB; negative: the beginning of every row
         const char* text = std::getenv("DCA_AHEAD");
         return text == nullptr ? 0.0 : std::atof(text);
     }();
