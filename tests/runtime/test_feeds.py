@@ -20,7 +20,15 @@ def engine(model):
         yield engine
 
 
-PROMPTS = [[5], np.array([5], np.int32), np.array([5], np.int64), [7, 8, 9], np.arange(130), (5,), [np.int64(5)]]
+PROMPTS = [
+    [5],
+    np.array([5], np.int32),
+    np.array([5], np.int64),
+    [7, 8, 9],
+    np.arange(130),
+    (5,),
+    [np.int64(5)],
+]
 
 
 def test_a_mixed_step_chooses_what_each_alone_would(engine):
