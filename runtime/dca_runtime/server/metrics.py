@@ -83,6 +83,9 @@ class Metrics:
             ["model_name", "finished_reason"],
             registry=self.registry,
         )
+        self._steps = counter("dca:steps", "Steps of the engine.")
+        self._stepping = counter("dca:step_seconds", "Seconds in the engine's steps.")
+        self._pausing = counter("dca:between_steps_seconds", "Seconds between steps that follow each other.")
         self._set_aside = 0
 
     def text(self) -> bytes:
@@ -99,6 +102,12 @@ class Metrics:
         self._usage.set(usage)
         self._preempted.inc(set_aside - self._set_aside)
         self._set_aside = set_aside
+
+    def stepped(self, seconds: float, since_last: float) -> None:
+        """The engine made a step, so long after the last; 0 where there was nothing to do before it."""
+        self._steps.inc()
+        self._stepping.inc(seconds)
+        self._pausing.inc(since_last)
 
     def started(self, waited: float, prompt: int, cached: int) -> None:
         """An answer got its first row after ``waited`` seconds; so many tokens of its prompt were there."""

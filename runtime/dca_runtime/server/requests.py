@@ -2,7 +2,7 @@
 
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -42,8 +42,8 @@ class Token(NamedTuple):
     """A generated token."""
 
     id: int
-    logprob: float | None
-    top: list[tuple[int, float]]
+    logprob: float | None = None
+    top: Sequence[tuple[int, float]] = ()
 
 
 class Finished(NamedTuple):
@@ -81,6 +81,9 @@ class Stage(enum.Enum):
     READING = "reading"  # its prompt is being read
     WRITING = "writing"  # one token a step
     OVER = "over"
+
+
+_WRITING = Stage.WRITING  # looked for in every job at every step
 
 
 @dataclass(eq=False)
@@ -134,6 +137,8 @@ class Job:
 
     def next_ids(self, count: int) -> list[int]:
         """The ``count`` tokens to be appended next."""
+        if self.stage is _WRITING:
+            return self.generated[-1:]
         if self.read >= len(self.prompt):
             at = self.read - len(self.prompt)
             return self.generated[at : at + count]
@@ -143,14 +148,14 @@ class Job:
     def add(self, token: int) -> None:
         """Takes a generated token."""
         self.generated.append(token)
-        if self.length % PAGE_TOKENS == 0:
+        if (len(self.prompt) + len(self.generated)) % PAGE_TOKENS == 0:
             ids = (self.prompt[-PAGE_TOKENS:] + self.generated)[-PAGE_TOKENS:]
             self.keys += page_keys(ids)
 
     def token(self, choice: "Choice") -> Token:
         """What is told of a choice that was made with log-probabilities, for this job or for others."""
         if self.top_logprobs is None:
-            return Token(choice.token, None, [])
+            return Token(choice.token)
         return Token(choice.token, choice.logprob, choice.top[: self.top_logprobs])
 
     def next_sampling(self) -> Sampling:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import cast
 
 from dca_runtime.engine import Engine, TokenSequence
@@ -16,6 +17,9 @@ STEP_SECONDS = 0.18
 _FIRST_SPEED = 1000.0  # tokens/s, until reading has been measured
 _LEAST_ROWS = 32  # of reading in a step: the panels of products have so many rows
 _LEAST_SERVICE = 0.01  # seconds: below it all waiting requests are alike
+# Looked for in every job at every step.
+_LOADING, _READING, _WRITING = Stage.LOADING, Stage.READING, Stage.WRITING
+_arrived = attrgetter("arrived")
 
 
 @dataclass
@@ -52,6 +56,7 @@ class Scheduler:
         self._max_sequences = max_sequences
         self._clock = clock
         self._pages = engine.info.tokens // PAGE_TOKENS
+        self._promise: int | None = None  # of pages, while a step is planned; None: to be counted
         self._speed = _FIRST_SPEED
         self._speed_is_known = False
 
@@ -141,9 +146,10 @@ class Scheduler:
     def plan(self) -> Plan:
         """The rows of the next step, with pages in the pool for all of them."""
         plan = Plan()
+        self._promise = None
         reserved = 0
-        for job in sorted(self.active, key=lambda job: job.arrived):
-            if job.stage is Stage.WRITING and not job.paused and job.sequence is not None:
+        for job in sorted(self.active, key=_arrived):
+            if job.stage is _WRITING and not job.paused and job.sequence is not None:
                 pages = 0 if job.read % PAGE_TOKENS else 1
                 if pages == 0 or self._room(job, reserved + pages, plan):
                     plan.writes.append(job)
@@ -158,7 +164,7 @@ class Scheduler:
         for job in self._readers():
             if rows <= 0:
                 break
-            if job.stage is Stage.WAITING and not self._start(job):
+            if job.stage is Stage.WAITING and not self._start(job, plan):
                 continue
             count = min(rows, job.left)
             pages = self._pages_for(job, count)
@@ -169,7 +175,7 @@ class Scheduler:
         return plan
 
     def _loading_jobs(self) -> list[Job]:
-        return [job for job in self.active if job.stage is Stage.LOADING]
+        return [job for job in self.active if job.stage is _LOADING]
 
     def _readers(self) -> list[Job]:
         """Jobs with something to read, the one first whose wait is longest beside what it asks for.
@@ -178,37 +184,44 @@ class Scheduler:
         and the less of it is left, the sooner its turn.
         """
         now = self._clock()
-        readers = [job for job in self.active if job.stage is Stage.READING and not job.paused]
+        readers = [job for job in self.active if job.stage is _READING and not job.paused]
 
         def urgency(job: Job) -> float:
             service = max(job.to_read / self._speed, _LEAST_SERVICE)
             return (now - job.arrived) / service
 
-        ready = readers + [job for job in self.waiting if not job.paused]
-        return sorted(ready, key=urgency, reverse=True)
+        if self.waiting and self._takes_more():
+            readers += [job for job in self.waiting if not job.paused]
+        return sorted(readers, key=urgency, reverse=True)
 
-    def _paused_makes_way(self) -> bool:
-        """Sets a job aside whose client does not keep up; False: there is none."""
-        paused = next((job for job in self.active if job.paused), None)
-        if paused is None:
-            return False
-        self._set_aside(paused)
-        return True
+    def _takes_more(self) -> bool:
+        """Whether a waiting job may find room: one look, however many wait."""
+        if not self.active or any(job.paused for job in self.active):
+            return True
+        return len(self.active) < self._max_sequences and self._promised() < self._pages
 
-    def _start(self, job: Job) -> bool:
+    def _paused_makes_way(self, plan: Plan) -> bool:
+        """Sets the youngest job aside whose client does not keep up; False: there is none."""
+        paused = [job for job in self.active if job.paused]
+        if paused:
+            youngest = max(paused, key=_arrived)
+            plan.without(youngest)  # it may have been paused since it was planned
+            self._set_aside(youngest)
+        return bool(paused)
+
+    def _start(self, job: Job, plan: Plan) -> bool:
         """Gives a waiting job a sequence with what the pool holds of its prompt; False: not now."""
-        if len(self.active) >= self._max_sequences and not self._paused_makes_way():
-            return False
         keys = job.keys[: (job.length - 1) // PAGE_TOKENS]  # the last token must be evaluated in any case
-        entry, depth = self.tree.find(keys) if job.cache_prompt else (None, 0)
-        if job.cache_prompt and self._is_being_read(keys, depth):
-            return False
-        free_of_charge = min(depth, self.tree.live_prefix(keys)) if job.cache_prompt else 0
-        needed = _pages(job.length + 1) - free_of_charge
-        if self.active and self._promised() + needed > self._pages:
-            return False
-        if job.stored > depth * PAGE_TOKENS and len(self._loading_jobs()) >= MOST_LOADING:
-            return False
+        while True:
+            entry, depth = self.tree.find(keys) if job.cache_prompt else (None, 0)
+            if job.cache_prompt and self._is_being_read(keys, depth):
+                return False
+            if job.stored > depth * PAGE_TOKENS and len(self._loading_jobs()) >= MOST_LOADING:
+                return False
+            if self._has_room(job, min(depth, self.tree.live_prefix(keys)) if job.cache_prompt else 0):
+                break
+            if not self._paused_makes_way(plan):
+                return False
         sequence = self._engine.sequence() if entry is None else cast(TokenSequence, entry.sequence.fork())
         sequence.truncate(depth * PAGE_TOKENS)
         job.sequence, job.read = sequence, 0
@@ -220,7 +233,14 @@ class Scheduler:
         job.stage = Stage.READING if job.incoming is None else Stage.LOADING
         self.waiting.remove(job)
         self.active.append(job)
+        self._promise = None
         return True
+
+    def _has_room(self, job: Job, shared: int) -> bool:
+        """Whether a waiting job finds a place and the pages it asks for, of which others hold ``shared``."""
+        if len(self.active) >= self._max_sequences:
+            return False
+        return not self.active or self._promised() + _pages(job.length + 1) - shared <= self._pages
 
     def _stop_loading(self, job: Job) -> None:
         if job.incoming is not None:
@@ -245,8 +265,10 @@ class Scheduler:
 
     def _promised(self) -> int:
         """Pages that active jobs hold or will need: all of their prompts, and one more to write in."""
-        reading = sum(_pages(job.length) - _pages(job.read) for job in self.active)
-        return self.pages_used + reading + len(self.active)
+        if self._promise is None:
+            reading = sum(_pages(job.length) - _pages(job.read) for job in self.active)
+            self._promise = self.pages_used + reading + len(self.active)
+        return self._promise
 
     def _unpublished(self, job: Job) -> int:
         return _pages(job.read) - (0 if job.entry is None else len(job.entry.path))
@@ -255,19 +277,20 @@ class Scheduler:
         return _pages(job.read + count) - _pages(job.read)
 
     def _room(self, job: Job, pages: int, plan: Plan) -> bool:
-        """Makes room for ``pages`` pages: idle ones go first, then the youngest jobs are set aside.
+        """Makes room for ``pages`` pages: idle ones go first, then jobs whose clients do not keep up are set
+        aside, then the youngest.
 
-        False: ``job`` is itself the youngest, and was set aside.
+        False: ``job`` was itself set aside.
         """
-        while not self._free(pages):
-            youngest = max(self.active, key=lambda job: job.arrived)
+        while job.sequence is not None and not self._free(pages):
+            if self._paused_makes_way(plan):
+                continue
+            youngest = max(self.active, key=_arrived)
             if youngest is job and len(self.active) == 1:
                 return True  # the engine says what it lacks
             plan.without(youngest)
             self._set_aside(youngest)
-            if youngest is job:
-                return False
-        return True
+        return job.sequence is not None
 
     def _set_aside(self, job: Job) -> None:
         self.set_aside += 1
@@ -293,6 +316,7 @@ class Scheduler:
             job.sequence.close()
         job.entry = job.sequence = None
         job.read = 0
+        self._promise = None
 
     def _queue(self, job: Job) -> None:
         job.stage = Stage.WAITING
