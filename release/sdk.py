@@ -3,8 +3,8 @@
     python release/sdk.py dist [--model MODEL.gguf]
 
 They hold for the systems that the wheels hold for. Each is unpacked elsewhere, the examples are compiled with
-what its pkg-config file says and by its CMake package, and, with a model, they are run (under qemu for another
-machine) and must say what Python says.
+what its pkg-config file says and by its CMake package, and, with a model, they are run (under qemu where they are
+another machine's) and must say what Python says.
 """
 
 import argparse
@@ -20,7 +20,13 @@ from wheels import ROOT, TARGETS, digest, portable, release_time, version
 
 EXAMPLES = ("generate", "batch")
 PROMPT, TOKENS = "Once upon a time", "8"
-LINES = ("The capital of France is", "Once upon a time", "One, two, three,", "Water is made of", "She opened the")
+LINES = (
+    "The capital of France is",
+    "Once upon a time",
+    "One, two, three,",
+    "Water is made of",
+    "She opened the",
+)
 
 
 def run(*command: object, **options) -> str:
@@ -49,7 +55,7 @@ def make(target: str, out: Path) -> Path:
 
 
 def check(archive: Path, target: str, model: Path | None) -> None:
-    """Ends the run unless the examples compile against the archive and, with a model, say what Python says."""
+    """Ends the run unless the examples compile against the archive and, with a model, say what Python does."""
     here = target == os.uname().machine
     cross = "" if here else f"{target}-linux-gnu-"
     with tempfile.TemporaryDirectory() as scratch:
