@@ -3,8 +3,8 @@
     python release/sdk.py dist [--model MODEL.gguf]
 
 They hold for the systems that the wheels hold for. Each is unpacked elsewhere, the examples are compiled with
-what its pkg-config file says and by its CMake package, and, with a model, they are run (under qemu where they are
-another machine's) and must say what Python says.
+what its pkg-config file says and by its CMake package, and, with a model, they are run, under qemu where they
+are another machine's, and must say what Python says.
 """
 
 import argparse
@@ -55,7 +55,7 @@ def make(target: str, out: Path) -> Path:
 
 
 def check(archive: Path, target: str, model: Path | None) -> None:
-    """Ends the run unless the examples compile against the archive and, with a model, say what Python does."""
+    """Ends the run unless the examples compile against the archive and say what Python says of ``model``."""
     here = target == os.uname().machine
     cross = "" if here else f"{target}-linux-gnu-"
     with tempfile.TemporaryDirectory() as scratch:

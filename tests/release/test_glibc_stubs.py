@@ -25,7 +25,8 @@ extern "C" int __isoc23_sscanf(const char*, const char*, ...);
 extern "C" long long reads_numbers(const char* hexadecimal, const char* decimal) {
     int scanned = 0;
     if (__isoc23_sscanf(decimal, "%d", &scanned) != 1) return -1;
-    return __isoc23_strtol(hexadecimal, nullptr, 16) + scanned + static_cast<long long>(__isoc23_strtoull(decimal, nullptr, 10));
+    const unsigned long long read = __isoc23_strtoull(decimal, nullptr, 10);
+    return __isoc23_strtol(hexadecimal, nullptr, 16) + scanned + static_cast<long long>(read);
 }
 extern "C" double uses_what_changed(const char* path, double x) {
     struct stat status;
