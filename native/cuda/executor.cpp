@@ -44,7 +44,8 @@ void CudaExecutor::prepare(const Batch& batch) {
     if (under_way_) state_.wait();  // a step that failed half-way may still read its input
     under_way_ = true;
     const uint32_t rows = batch.rows(), most = state_.memory.decode_rows;
-    const bool recordable = rows <= most && batch.decode(kMostGuessedRows) && (rows == 1 || state_.h.n_experts == 0);
+    const bool whole = state_.exchange == nullptr || state_.exchange->records();
+    const bool recordable = whole && rows <= most && batch.decode(kMostGuessedRows) && (rows == 1 || state_.h.n_experts == 0);
     recorded_rows_ = recordable ? Recordings::rows_for(rows, most) : 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - rows;
     if (state_.input.set(batch, padding, state_.cache->padding_page()) || tried("CLEAR", 0) != 0) recordings_.clear();
