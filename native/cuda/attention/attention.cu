@@ -63,7 +63,9 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
         !aligned_16(args.workspace) || args.workspace_bytes < prefill_workspace_bytes())
         return cudaErrorInvalidValue;
 
-    if (args.lists.blocks && (!args.lists.pages || args.scheme.chunk_size < kPageTokens || args.scheme.moves()))
+    const LineBits& lines = args.lists.lines;
+    if (args.lists.blocks && (!args.lists.pages || args.scheme.moves())) return cudaErrorInvalidValue;
+    if (lines.columns && (!args.lists.blocks || !lines.diagonals || lines.words < line_words(static_cast<uint32_t>(context))))
         return cudaErrorInvalidValue;
 
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;

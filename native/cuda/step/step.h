@@ -9,7 +9,7 @@
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/kv_cache.h"
-#include "cuda/step/sparse_prefill.h"
+#include "cuda/step/prefill_choice.h"
 #include "cuda/ranks/exchange.h"
 #include "cuda/step/step_input.h"
 #include "cuda/weights/weights.h"
@@ -34,7 +34,7 @@ struct StepState {
     AttentionShape shape;
     Scheme scheme, window_scheme;
     WorkSpace memory;
-    std::unique_ptr<SparsePrefill> sparse;  // null: prefill is dense
+    std::unique_ptr<PrefillChoice> choice;  // null: prefill is dense
     CudaKvCache* cache = nullptr;
     StepInput input;
     Stream stream;
