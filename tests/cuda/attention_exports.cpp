@@ -1,6 +1,7 @@
 // The attention kernels under C names, for the Python beside this file.
 #include "cuda/attention/attention.h"
 #include "cuda/sparse/select_pages.h"
+#include "cuda/sparse/stated/choose_lines.h"
 
 using namespace dca::cuda;
 
@@ -36,9 +37,16 @@ uint32_t dca_select_blocks(uint32_t start, uint32_t n_queries, uint32_t chunk_si
 uint32_t dca_select_most_pages(uint32_t context) { return select_most_pages(context); }
 size_t dca_select_workspace_bytes(const dca::Scheme* scheme, uint32_t context) { return select_workspace_bytes(card(), *scheme, context); }
 
+int dca_choose_lines(const LineArgs* args, cudaStream_t stream) { return choose_lines(card(), *args, stream); }
+uint32_t dca_line_words(uint32_t context) { return line_words(context); }
+size_t dca_line_workspace_bytes(const AttentionShape* shape, uint32_t context, uint32_t last_queries, uint32_t heads) {
+    return line_workspace_bytes(*shape, context, last_queries, heads);
+}
+
 /// Sizes of the argument structs, so that the caller can check its own declarations.
 size_t dca_struct_bytes(int which) {
-    constexpr size_t kBytes[] = {sizeof(PrefillArgs), sizeof(DecodeArgs), sizeof(StoreArgs), sizeof(MeanArgs), sizeof(SelectArgs)};
+    constexpr size_t kBytes[] = {sizeof(PrefillArgs), sizeof(DecodeArgs), sizeof(StoreArgs),
+                                 sizeof(MeanArgs),    sizeof(SelectArgs), sizeof(LineArgs)};
     return kBytes[which];
 }
 }

@@ -119,10 +119,11 @@ _COMMON = [("shape", _Shape), ("scheme", _Scheme), ("cache", _Cache), ("rotary",
 
 
 class Lists(ctypes.Structure):
-    """PageLists; all zero: none."""
+    """PageLists, the last three LineBits; all zero: none."""
 
     _fields_ = [("blocks", ctypes.c_void_p), ("pages", ctypes.c_void_p)]
     _fields_ += [("n_blocks", ctypes.c_uint32), ("most_pages", ctypes.c_uint32)]
+    _fields_ += [("columns", ctypes.c_void_p), ("diagonals", ctypes.c_void_p), ("words", ctypes.c_uint32)]
 
 
 class _Prefill(ctypes.Structure):
@@ -546,7 +547,7 @@ class AttentionLibrary:
         cuda = ROOT / "native/cuda"
         sources = [
             *sorted((cuda / "attention").rglob("*.cu")),
-            *sorted((cuda / "sparse").glob("*.cu")),
+            *sorted((cuda / "sparse").rglob("*.cu")),
             cuda / "device/allow_shared.cpp",
             cuda / "device/card.cu",
             cuda / "device/tensor_map.cpp",
