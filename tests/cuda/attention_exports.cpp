@@ -28,7 +28,9 @@ int dca_store_keys_values(const StoreArgs* args, cudaStream_t stream) { return s
 size_t dca_prefill_workspace_bytes(const AttentionShape* shape, uint32_t context, int32_t kv_heads) {
     return prefill_workspace_bytes(*shape, context, kv_heads);
 }
-uint32_t dca_decode_group_rows(const AttentionShape* shape) { return decode_group_rows(card(), *shape); }
+uint32_t dca_decode_group_rows(const AttentionShape* shape, int32_t cache) {
+    return decode_group_rows(card(), *shape, static_cast<dca::CacheType>(cache));
+}
 size_t dca_decode_workspace_bytes(const AttentionShape* shape, uint32_t rows) { return decode_workspace_bytes(card(), *shape, rows); }
 
 int dca_mean_keys(const MeanArgs* args, cudaStream_t stream) { return mean_keys(*args, stream); }

@@ -162,6 +162,7 @@ class _Decode(ctypes.Structure):
         ("n_groups", ctypes.c_uint32),
         ("workspace", ctypes.c_void_p),
         ("workspace_rows", ctypes.c_uint32),
+        ("after_store", ctypes.c_bool),
     ]
 
 
@@ -475,7 +476,7 @@ class Problem:
 
     def most_group_rows(self) -> int:
         """How many rows may read their shared pages together; less than 2: none for this shape."""
-        return min(MOST_GROUP_ROWS, self.library.decode_group_rows(self._shape()))
+        return min(MOST_GROUP_ROWS, self.library.decode_group_rows(self._shape(), self.cache_dtype))
 
     def _traits(self) -> _Traits:
         t = self.traits
@@ -578,8 +579,8 @@ class AttentionLibrary:
     def prefill_workspace_bytes(self, shape: _Shape, context: int, kv_heads: int) -> int:
         return self._library.dca_prefill_workspace_bytes(ctypes.byref(shape), context, kv_heads)
 
-    def decode_group_rows(self, shape: _Shape) -> int:
-        return self._library.dca_decode_group_rows(ctypes.byref(shape))
+    def decode_group_rows(self, shape: _Shape, cache: str) -> int:
+        return self._library.dca_decode_group_rows(ctypes.byref(shape), CACHES[cache])
 
     def decode_workspace_bytes(self, shape: _Shape, rows: int) -> int:
         return self._library.dca_decode_workspace_bytes(ctypes.byref(shape), rows)

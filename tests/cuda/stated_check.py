@@ -56,7 +56,7 @@ def stated_cases(seed: int, count: int, longest: int = 2600) -> Iterator[tuple[C
 def line_weights(
     problem: Problem, start: int, stop: int, choosing: int
 ) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """(n_heads, keys) each: the weights of columns, from the first key seen on, and of diagonals; that key."""
+    """(n_heads, keys) each: weights of columns, from the first key seen on, and of diagonals; that key."""
     shape, scheme = problem.shape, problem.scheme
     s, chunk = scheme.chunk_size, start // scheme.chunk_size
     first = chunk * s if scheme.intra_only else 0

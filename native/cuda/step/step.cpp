@@ -42,7 +42,8 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
       window_scheme(spec.window_scheme),
       memory(hparams, weights, device, shape, spec),
       choice(make_choice(hparams, device, spec, memory)),
-      input(memory.block, memory.decode_rows, pages_for(spec.tokens), scheme, decode_group_rows(device.card, shape)),
+      input(memory.block, memory.decode_rows, pages_for(spec.tokens), scheme,
+            decode_group_rows(device.card, shape, supported_cache(spec.cache_type))),
       stream(make_stream()),
       rank(spec.link.rank),
       exchange(static_cast<CudaExchange*>(spec.link.exchange)) {
@@ -156,6 +157,7 @@ void StepState::store_keys_values(uint32_t layer) {
         .places = input.places(),
     };
     check(cuda::store_keys_values(device.card, args, stream.get()), "storing keys and values");
+    stored_one = rows == 1;
     if (choice != nullptr) choice->stored(layer, shape, *cache, stream.get());
 }
 
@@ -191,6 +193,7 @@ void StepState::attend(uint32_t layer) {
             .n_groups = variant_of(attention.traits, attention.scheme) == Variant::Plain ? group->n_groups : 0,
             .workspace = memory.decode_workspace,
             .workspace_rows = memory.decode_rows,
+            .after_store = stored_one,
         };
         check(attention_decode(device.card, args, stream.get()), "attending");
     }

@@ -49,6 +49,7 @@ struct StepState {
     const RowGroup* group = nullptr;  // the rows of the step still kept
     uint32_t rows = 0;                // of them
     uint32_t first_row = 0;           // of the activations that is theirs
+    bool stored_one = false;          // keys and values of a step of one row, by the kernel before attention
 
     /// Where the first kept row of an activation is.
     float* x() const noexcept { return memory.x + size_t{first_row} * h.n_embd; }

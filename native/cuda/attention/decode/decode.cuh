@@ -266,7 +266,9 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     const int own = threadIdx.x / 32;
     constexpr uint32_t kAhead = C::kStages * C::kWarps;
     if constexpr (!Items::kGroups) let_next_start();
-    const bool early = args.n_rows > 1;  // the step's input is there
+    // The step's input is there: of one row it is written by a kernel of the step, but store.cu lets this one start once all kernels
+    // before it have ended.
+    const bool early = args.n_rows > 1 || args.after_store;
     bool awaited = !early;
     const auto await = [&] {
         if (awaited) return;

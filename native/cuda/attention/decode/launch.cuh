@@ -84,27 +84,35 @@ cudaError_t launch_groups_sm90(const Card& card, const Params& params, uint32_t 
     return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, kSharedBytes, stream, maps, params);
 }
 
-/// Launches the kernel for groups of rows.
+/// Launches the kernel for groups of rows whose tiles lie in shared memory.
 template <class C>
-cudaError_t launch_groups(const Card& card, const Params& params, cudaStream_t stream) {
-    const uint64_t most = uint64_t{params.args.n_groups} * params.pairs * params.most_shared;
-#if defined(DCA_CUDA_SM90A)
-    if constexpr (!C::kQ8 && C::kHeadDim <= 128) {
-        if (card.compute_capability == 90) {
-            const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
-            return launch_groups_sm90<sm90::Config<C::kHeadDim, typename C::T>>(card, params, blocks, stream);
-        }
-    }
-#endif
-    if (card.shared_bytes < kStagedGroupBytes) return launch_items<C, Groups<C>>(card, params, most, stream);
+cudaError_t launch_groups_staged(const Card& card, const Params& params, uint32_t blocks, cudaStream_t stream) {
     constexpr size_t kFixedBytes = sizeof(GroupShared<C>);
     static_assert(kFixedBytes + group_results_bytes<C>() <= kStagedGroupBytes);
     const auto kernel = decode_group_kernel<C>;
     const cudaError_t error = allow_shared_bytes(kernel, card.shared_bytes);
     if (error != cudaSuccess) return error;
-    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
     const auto ring_bytes = static_cast<uint32_t>(card.shared_bytes - kFixedBytes);
     return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, card.shared_bytes, stream, params, ring_bytes);
+}
+
+/// Launches the kernel for groups of rows.
+template <class C>
+cudaError_t launch_groups(const Card& card, const Params& params, cudaStream_t stream) {
+    const uint64_t most = uint64_t{params.args.n_groups} * params.pairs * params.most_shared;
+    // Of a Q4 cache it is unpacking the codes that takes time, which every warp would do for a tile in shared memory, too.
+    if (C::kQ4 || card.shared_bytes < kStagedGroupBytes) return launch_items<C, Groups<C>>(card, params, most, stream);
+    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
+    if constexpr (!C::kQ4) {
+#if defined(DCA_CUDA_SM90A)
+        if constexpr (!C::kQ8 && C::kHeadDim <= 128) {
+            if (card.compute_capability == 90)
+                return launch_groups_sm90<sm90::Config<C::kHeadDim, typename C::T>>(card, params, blocks, stream);
+        }
+#endif
+        return launch_groups_staged<C>(card, params, blocks, stream);
+    }
+    return cudaErrorNotSupported;
 }
 
 template <int kHeadDim, class T, bool kQ8, int kHeadTiles, Variant kVariant>
@@ -126,9 +134,8 @@ cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream
     params.partial_softmax = reinterpret_cast<float2*>(workspace + grid.tickets_bytes());
     params.partial_out = reinterpret_cast<float*>(workspace + grid.tickets_bytes() + grid.softmax_bytes());
 
-    // A Q4 cache's pages are read for each row: the kernel of groups stages what is 8 or 16 bits a value.
-    if (C::kQ4 || decode_group_rows(card, args.shape) < 2) params.args.n_groups = 0;
-    if constexpr (kHeadTiles == 1 && kVariant == Variant::Plain && !C::kQ4) {
+    if (decode_group_rows(card, args.shape, args.cache.type) < 2) params.args.n_groups = 0;
+    if constexpr (kHeadTiles == 1 && kVariant == Variant::Plain) {
         if (params.args.n_groups != 0) {
             // Most keys are shared ones where there are groups.
             params.most_splits = grid.own_splits;
