@@ -79,6 +79,19 @@ def run(path, device, **options):
         return logits, chosen, np.array(session.info.density)
 
 
+def differing(expected, chosen):
+    """The share of the first layer's lines that only one side chose."""
+    assert expected.keys() == chosen.keys()
+    lines, both = 0, 0
+    for unit in expected:
+        for kind in ("columns", "diagonals") if unit[0] == 0 else ():
+            a, b = (set(getattr(each[unit], kind)) for each in (expected, chosen))
+            assert len(a) == len(b)
+            lines, both = lines + len(a), both + len(a & b)
+    assert lines > 0
+    return 1 - both / lines
+
+
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
 @pytest.mark.parametrize("cache_type", ["f16", "bf16", "q8", "q4"])
 def test_all_diagonals_are_dense_to_the_bit(tmp_path, head_dim, cache_type):
@@ -97,14 +110,7 @@ def test_all_diagonals_are_dense_to_the_bit(tmp_path, head_dim, cache_type):
 def test_the_cpu_chooses_alike(path, cache_type):
     """The first layer's input is the same on both but for rounding: nearly all lines are."""
     found = [run(path, device, cache_type=cache_type, prefill_block=512)[1] for device in ("cpu", "cuda")]
-    assert found[0].keys() == found[1].keys()
-    units = [unit for unit in found[0] if unit[0] == 0]
-    for kind in ("columns", "diagonals"):
-        expected, chosen = ([set(getattr(each[unit], kind)) for unit in units] for each in found)
-        assert list(map(len, expected)) == list(map(len, chosen))
-        assert sum(len(a ^ b) for a, b in zip(expected, chosen, strict=True)) <= 0.02 * sum(
-            map(len, expected)
-        )
+    assert differing(*found) <= 0.02
 
 
 def test_the_density_is_that_of_what_was_chosen(path):
@@ -130,9 +136,9 @@ def test_the_logits_are_near_those_of_the_cpu(path):
 
 
 @pytest.mark.parametrize("cache_type", ["f16", "q8", "q4"])
-@pytest.mark.parametrize("fields", [{}, {"head_dim": 128}, {"dtype": "q8_0", "ff": 128}], ids=str)
-def test_parity_given_what_was_chosen(tmp_path, fields, cache_type):
-    path = write(tmp_path / "m.gguf", [(60, 150), (0, 100), (200, 1), (31, 130)] * LAYERS, **fields)
+@pytest.mark.parametrize("head_dim", [64, 128])
+def test_parity_given_what_was_chosen(tmp_path, head_dim, cache_type):
+    path = write(tmp_path / "m.gguf", [(60, 150), (0, 100), (200, 1), (31, 130)] * LAYERS, head_dim=head_dim)
     with Model(path, device="cuda") as model:
         reference = TorchReference(path, "cuda", "f32")
         report = check_sparse(model, reference, TOKENS, "stated", weights="f16", cache_type=cache_type)
@@ -157,7 +163,7 @@ def test_sequences_of_one_step_choose_for_themselves(path):
             with model.session(context=TOKENS, prefill="stated") as session:
                 session.append(ids[:first])
                 alone = session.eval(ids[first:1400])
-            assert np.abs(alone - logits).max() < 0.02 * np.abs(alone).max()
+            assert np.abs(alone - logits).max() < 0.05 * np.abs(alone).max()
 
 
 @pytest.mark.parametrize("device", ["cuda:0,1", "cuda:0,1/layers"])
@@ -169,9 +175,7 @@ def test_ranks_choose_as_one_card_does(path, device):
         if error.status != Status.DEVICE:
             raise
         pytest.skip(f"needs two cards: {error}")
-    assert chosen.keys() == expected[1].keys()
-    first = [unit for unit in chosen if unit[0] == 0]
-    assert sum(chosen[unit] != expected[1][unit] for unit in first) <= 0.1 * len(first)
+    assert differing(expected[1], chosen) <= 0.02
     np.testing.assert_allclose(density, expected[2], atol=0.01)
     assert np.abs(logits - expected[0]).max() < 0.05 * np.abs(expected[0]).max()
 

@@ -346,15 +346,17 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
                 }
                 float s[C::kHeadTiles][C::kKeys / 16][4];
                 uint2 p[C::kHeadTiles][C::kKeys / 16];
-                warp.multiply_keys(raw[stage], s);
                 if constexpr (C::kQ4)
-                    if (keys.key >= fresh) warp.add_fine_keys(raw[stage], keys, s);
+                    warp.multiply_keys(raw[stage], s, keys, fresh);
+                else
+                    warp.multiply_keys(raw[stage], s);
                 const bool more = index + kAhead < end;
                 if (more) warp.load_keys(raw[stage], tiles.at(index + kAhead));
                 warp.absorb(s, p, keys, params.scale);
-                warp.multiply_values(raw[stage], p);
                 if constexpr (C::kQ4)
-                    if (keys.key >= fresh) warp.add_fine_values(raw[stage], keys, p);
+                    warp.multiply_values(raw[stage], p, keys, fresh);
+                else
+                    warp.multiply_values(raw[stage], p);
                 if (more) warp.load_values(raw[stage], tiles.at(index + kAhead));
             }
         }
