@@ -83,31 +83,42 @@ __device__ void write_row(void* data, void* scales, CacheType type, size_t row, 
 }
 
 __global__ void __launch_bounds__(32 * kWarps) store_kernel(const __grid_constant__ StoreArgs args) {
+    const bool early = args.n_rows > 1;  // the step's input is there
     // Of one row decode attention reads the step's input, and older pages, while this runs (DecodeArgs::after_store).
-    const bool one = args.n_rows == 1;
-    if (!one) let_next_start();
-    await_previous();
-    if (one) let_next_start();
+    if (!early) await_previous();
+    let_next_start();
     const AttentionShape& shape = args.shape;
     const LayerCache& cache = args.cache;
     const int lane = threadIdx.x % 32;
     const uint32_t item = (blockIdx.x * kWarps + threadIdx.x / 32) / 2;
     const bool of_keys = threadIdx.x / 32 % 2 == 0;
     const uint32_t source = item / shape.n_kv_heads, head = item % shape.n_kv_heads;
-    if (source >= args.n_rows) return;
-    const uint32_t place = args.places[source], index = args.indices[source];
-    const uint32_t page = place / kPageTokens;
-    if (page >= cache.pages) return;
-    const float2* cos_sin = args.rotary.cos_sin + static_cast<size_t>(args.scheme.key_position(index)) * (shape.rotary_dim / 2);
+    const uint32_t place = source < args.n_rows ? __ldcg(args.places + source) : ~0u, page = place / kPageTokens;
+    const bool stores = page < cache.pages;
+    float2 turn[kMaxPairs][2] = {};
+    if (stores && of_keys) {
+        const uint32_t position = args.scheme.key_position(__ldcg(args.indices + source));
+        const float2* cos_sin = args.rotary.cos_sin + static_cast<size_t>(position) * (shape.rotary_dim / 2);
+#pragma unroll
+        for (int n = 0; n < kMaxPairs; ++n) {
+            const int e = 2 * (lane + 32 * n);
+            if (e >= shape.head_dim) break;
+            turn[n][0] = RotatedElement(shape, e).turn(cos_sin, e);
+            turn[n][1] = RotatedElement(shape, e + 1).turn(cos_sin, e + 1);
+        }
+    }
+    if (early) await_previous();
+    if (!stores) return;
     const size_t from = source * (of_keys ? args.k_stride : args.v_stride) + head * shape.head_dim;
 
     float2 values[kMaxPairs] = {};
+#pragma unroll
     for (int n = 0; n < kMaxPairs; ++n) {
         const int e = 2 * (lane + 32 * n);
         if (e >= shape.head_dim) break;
         if (of_keys)
-            values[n] = {rotated_element(shape, args.k, from, e, args.dtype, cos_sin),
-                         rotated_element(shape, args.k, from, e + 1, args.dtype, cos_sin)};
+            values[n] = {RotatedElement(shape, e).load(args.k, from, e, args.dtype, turn[n][0]),
+                         RotatedElement(shape, e + 1).load(args.k, from, e + 1, args.dtype, turn[n][1])};
         else
             values[n] = {load_element(args.v, from + e, args.dtype), load_element(args.v, from + e + 1, args.dtype)};
     }
