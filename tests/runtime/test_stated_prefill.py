@@ -167,7 +167,7 @@ def test_ranks_choose_for_their_heads_and_layers(uneven, device):
             ) as session,
         ):
             session.append(IDS[:1000])
-            logits = session.eval(IDS[1000:])
+            logits = session.eval(IDS[1000:], all_logits=True)
             found.append((logits, np.array(session.info.density), session.line_selection()))
     (alone, expected, lines), (logits, density, of_ranks) = found
     assert [(e.layer, e.head, e.start, e.stop) for e in of_ranks] == [

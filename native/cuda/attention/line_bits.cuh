@@ -34,24 +34,25 @@ __device__ __forceinline__ uint32_t keys_read(const uint32_t* columns, const uin
 /// Masks the keys of a tile that a warp's queries, all of one quarter, do not read.
 template <int kTileKeys>
 struct LineMask {
-    uint32_t words[kTileKeys / 32];  // from this thread's first column on
+    uint32_t read;  // word lane % (kTileKeys / 32) of the tile's keys
 
-    /// `first_key` is that of column 0. All lanes come here.
+    /// `first_key` is that of column 0. All lanes come here, and to apply().
     __device__ __forceinline__ LineMask(const LineBits& lines, uint32_t head, int first_key, uint32_t begin, uint32_t count, int lane) {
         const size_t own = static_cast<size_t>(head) * lines.words;
-        const int key = first_key + lane % (kTileKeys / 32) * 32;  // a word a lane
-        const uint32_t read = keys_read(lines.columns + own, lines.diagonals + own, key, begin, count);
-#pragma unroll
-        for (int n = 0; n < kTileKeys / 32; ++n) words[n] = __shfl_sync(~0u, read, n) >> lane % 4 * 2;
+        const int key = first_key + lane % (kTileKeys / 32) * 32;
+        read = keys_read(lines.columns + own, lines.diagonals + own, key, begin, count);
     }
 
     /// s lies as softmax.cuh says.
     template <int kCount>
-    __device__ __forceinline__ void apply(float (&s)[kCount]) const {
+    __device__ __forceinline__ void apply(float (&s)[kCount], int lane) const {
+        static_assert(kCount == kTileKeys / 2);
 #pragma unroll
-        for (int n = 0; n < kCount; ++n) {
-            const int column = n / 4 * 8 + n % 2;
-            if ((words[column / 32] >> column % 32 & 1) == 0) s[n] = -INFINITY;
+        for (int word = 0; word < kTileKeys / 32; ++word) {
+            const uint32_t own = __shfl_sync(~0u, read, word) >> lane % 4 * 2;  // from this thread's first column on
+#pragma unroll
+            for (int n = 0; n < 16; ++n)
+                if ((own >> (n / 4 * 8 + n % 2) & 1) == 0) s[16 * word + n] = -INFINITY;
         }
     }
 };

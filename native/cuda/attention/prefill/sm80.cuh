@@ -237,7 +237,7 @@ struct Warp {
                 const QuarterRows own(rows.first + rows.begin, rows.end - rows.begin, quarter);
                 const LineMask<C::kKeys> read(lines, head, static_cast<int>(walk.key), own.first, own.count, lane);
 #pragma unroll
-                for (auto& logits : s) read.apply(logits);
+                for (auto& logits : s) read.apply(logits, lane);
             }
         }
 #pragma unroll

@@ -306,7 +306,7 @@ struct Consumer {
             } else if (params.lists.lines.columns != nullptr) {
                 const QuarterRows rows(block.first, block.rows, quarter);
                 LineMask<C::kKeys>(params.lists.lines, head, static_cast<int>(walk.key) - static_cast<int>(back), rows.first, rows.count, lane)
-                    .apply(s);
+                    .apply(s, lane);
             }
         }
         mask.apply(s, thread / 32 * 16 + lane / 4);
