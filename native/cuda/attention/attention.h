@@ -135,8 +135,8 @@ struct DecodeGroup {
     uint16_t row[kMostGroupRows];
 };
 
-/// How many rows a group may have; fewer than 2: there are no groups for this shape.
-uint32_t decode_group_rows(const Card& card, const AttentionShape& shape);
+/// How many rows a group may have; fewer than 2: there are no groups for this shape and cache.
+uint32_t decode_group_rows(const Card& card, const AttentionShape& shape, CacheType cache);
 
 struct DecodeArgs {
     AttentionShape shape;
@@ -157,6 +157,8 @@ struct DecodeArgs {
                                   // border that moves 0
     void* workspace;              // decode_workspace_bytes(workspace_rows), zeroed once; every call leaves its counters zero
     uint32_t workspace_rows;      // at most kMaxDecodeRows
+    bool after_store = false;     // of one row: the kernel before is store_keys_values() of its token alone, while which older
+                                  // pages are read
 };
 
 /// Attention of the newest token of each of n_rows sequences, or of up to kMostGuessedRows newest ones of some. What the kernel

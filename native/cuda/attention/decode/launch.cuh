@@ -90,19 +90,24 @@ cudaError_t launch_sm90(const Card& card, const Params& params, uint64_t most, c
                              sm90::kSpreadBytes, stream, params);
 }
 
-/// Launches the kernel for groups of rows.
+/// Launches the kernel for groups of rows. Of a Q4 cache it is unpacking the codes that takes time, which every warp would do for
+/// a tile in shared memory, too.
 template <class C>
 cudaError_t launch_groups(const Card& card, const Params& params, cudaStream_t stream) {
     const uint64_t most = uint64_t{params.args.n_groups} * params.pairs * params.most_shared;
-    if (card.shared_bytes < kStagedGroupBytes) return launch_items<C, Groups<C>>(card, params, most, stream);
-    constexpr size_t kFixedBytes = sizeof(GroupShared<C>);
-    static_assert(kFixedBytes + group_results_bytes<C>() <= kStagedGroupBytes);
-    const auto kernel = decode_group_kernel<C>;
-    const cudaError_t error = allow_shared_bytes(kernel, card.shared_bytes);
-    if (error != cudaSuccess) return error;
-    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
-    const auto ring_bytes = static_cast<uint32_t>(card.shared_bytes - kFixedBytes);
-    return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, card.shared_bytes, stream, params, ring_bytes);
+    if constexpr (!C::kQ4) {
+        if (card.shared_bytes >= kStagedGroupBytes) {
+            constexpr size_t kFixedBytes = sizeof(GroupShared<C>);
+            static_assert(kFixedBytes + group_results_bytes<C>() <= kStagedGroupBytes);
+            const auto kernel = decode_group_kernel<C>;
+            const cudaError_t error = allow_shared_bytes(kernel, card.shared_bytes);
+            if (error != cudaSuccess) return error;
+            const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
+            const auto ring_bytes = static_cast<uint32_t>(card.shared_bytes - kFixedBytes);
+            return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, card.shared_bytes, stream, params, ring_bytes);
+        }
+    }
+    return launch_items<C, Groups<C>>(card, params, most, stream);
 }
 
 template <int kHeadDim, class T, bool kQ8, int kHeadTiles, Variant kVariant>
@@ -124,10 +129,9 @@ cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream
     params.partial_softmax = reinterpret_cast<float2*>(workspace + grid.tickets_bytes());
     params.partial_out = reinterpret_cast<float*>(workspace + grid.tickets_bytes() + grid.softmax_bytes());
 
-    // A Q4 cache's pages are read for each row: the kernel of groups stages what is 8 or 16 bits a value.
-    if (C::kQ4 || decode_group_rows(card, args.shape) < 2) params.args.n_groups = 0;
+    if (decode_group_rows(card, args.shape, args.cache.type) < 2) params.args.n_groups = 0;
     const uint64_t most = uint64_t{args.n_rows} * grid.pairs * grid.splits;
-    if constexpr (kHeadTiles == 1 && kVariant == Variant::Plain && !C::kQ4) {
+    if constexpr (kHeadTiles == 1 && kVariant == Variant::Plain) {
         if (params.args.n_groups != 0) {
             // Most keys are shared ones where there are groups.
             params.most_splits = grid.own_splits;
@@ -137,7 +141,7 @@ cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream
 #if defined(DCA_CUDA_SM90A)
         // Rows that are many have splits of few keys, which blocks begin with less ado in the other kernel.
         const bool few = tried("LONE", 1) != 0 && args.n_rows > 1 && args.n_rows * grid.pairs <= static_cast<uint32_t>(card.multiprocessors);
-        if constexpr (!C::kQ8 && kHeadDim <= 128) {
+        if constexpr (!C::kCodes && kHeadDim <= 128) {
             if (card.compute_capability == 90 && (params.args.n_groups != 0 || few))
                 return launch_sm90<sm90::Config<kHeadDim, typename C::T>>(card, params, most, stream);
         }
