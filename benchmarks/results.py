@@ -26,6 +26,7 @@ import results_page
 from results_page import (
     Tables,
     combined_tables,
+    density_tables,
     efficiency_tables,
     found_tables,
     perplexity_tables,
@@ -53,6 +54,7 @@ STRETCHED = (
 )
 # The softmax sharpened as the prompt grows, as Qwen does it: by (0.1 ln(n / 8192) + 1)².
 SHARPENED = f"{PREDICTOR}/0.1/8192,{BETWEEN}/0.1/8192,{RETRIEVER}/0.1/8192"
+SPARSE = ",".join([RETRIEVER, *(f"{RETRIEVER}@sparse:{alpha}" for alpha in ("0.01", "0.03", "0.1", "0.3"))])
 DEPTHS = "10,20,30,40,50,60,70,80,90"
 # A passkey's answer is five tokens; where it crosses a chunk border intra + inter has no locality.
 # Here it does not, for any chunk size of the sweep.
@@ -250,6 +252,19 @@ PARTS = {
          "--passkey-lengths", BETWEEN_BORDERS, "--depths", DEPTHS, "--trials", 3],
         combined_tables,
         reads_text=True,
+    ),
+    # What sparse prefill costs, with the scheme that finds most of what is hidden far away.
+    "sparse": Part(
+        ["--attention", SPARSE, "--lengths", "16384,32768,65536", "--tasks", "keys", "--trials", 40],
+        density_tables,
+        reads_text=True,
+        experiment="density",
+    ),
+    "sparse-passkey": Part(
+        ["--attention", SPARSE.rsplit(",", 1)[0], "--lengths", "16384,32768,65536",
+         "--depths", DEPTHS, "--trials", 6],
+        found_tables,
+        experiment="passkey",
     ),
     "efficiency": Part(
         ["--attention", f"plain,{PREDICTOR},{MOVING}", "--lengths", "1024,4096,16384,65536",
