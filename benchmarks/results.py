@@ -43,7 +43,8 @@ BETWEEN = "dca:2048/2048/4096"  # what the sweep recommends
 SCALED = "plain@linear:4,plain@ntk:4,plain@yarn:4"  # PI, NTK-aware and YaRN
 # For a trained length of 8,192: STRING's border is a third of it, the first and last tokens of StreamingLLM
 # and LM-Infinite fill it.
-MOVING = "string:2731/128,streaming:4/8188,lm-infinite:10/8182"
+STRING = "string:2731/128"
+MOVING = f"{STRING},streaming:4/8188,lm-infinite:10/8182"
 # ReRoPE's width is half of it, Self-Extend's groups keep 65,536 tokens below it.
 ROTATED_TWICE = "rerope:4096,self-extend:16/1024"
 # The paper's orthogonality: DCA, and STRING, over a model whose positions are stretched already, with the
@@ -197,7 +198,7 @@ PARTS = {
     ),
     # How far it goes, and what moves that point.
     "longer": Part(
-        ["--attention", f"{PREDICTOR},{BETWEEN},{RETRIEVER},{STRETCHED},{SHARPENED}",
+        ["--attention", f"{PREDICTOR},{BETWEEN},{RETRIEVER},{STRETCHED},{SHARPENED},{STRING}",
          "--lengths", "8192,16384,32768,65536,131072,262144", "--window", 8192],
         perplexity_tables,
         reads_text=True,
