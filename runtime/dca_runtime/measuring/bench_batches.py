@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from dca_runtime.engine import Engine, TokenSequence
 from dca_runtime.measuring.bench import WARM_UP_TOKENS, random_tokens
 from dca_runtime.model import Model, ModelInfo
@@ -144,7 +142,7 @@ def _run(
 def decode(engine: Engine, sequences: Sequence[TokenSequence], steps: int) -> None:
     """Greedy steps of all sequences, each with the token that the step before chose."""
     greedy = Sampling(temperature=0)
-    tokens = [np.array([number % engine.n_vocab], np.int32) for number in range(len(sequences))]
+    tokens = [[number % engine.n_vocab] for number in range(len(sequences))]
     items = [(sequence, token, greedy) for sequence, token in zip(sequences, tokens, strict=True)]
     for _ in range(steps):
         for token, chosen in zip(tokens, engine.sample(items), strict=True):
