@@ -70,7 +70,7 @@ private:
 
     /// Apple's std::from_chars reads no floats.
     static std::optional<float> decimal(std::string_view digits) {
-        if (digits.empty() || digits.find_first_not_of("0123456789.eE+-") != digits.npos) return std::nullopt;
+        if (digits.empty() || digits.front() == '+' || digits.find_first_not_of("0123456789.eE+-") != digits.npos) return std::nullopt;
         std::istringstream stream{std::string(digits)};
         stream.imbue(std::locale::classic());
         float value{};
