@@ -33,6 +33,7 @@ class EngineInfo:
     scheme: Scheme | None  # in force: local_window 0 in the ablations; None: plain attention, or a border
     density: tuple[tuple[float, ...], ...] | None = None  # as in SessionInfo, over all sequences
     border: str | None = None  # as in SessionInfo
+    tokens_leaving: int = 0  # of tokens_used: in pages that will be free once they have left for host memory
 
 
 class Choice(NamedTuple):
@@ -106,6 +107,29 @@ class TokenSequence:
         """Whether its keys and values are in host memory."""
         with self.engine._exclusive():
             return bool(_ffi.lib().dca_sequence_asleep(self._handle()))
+
+    @property
+    def in_place(self) -> bool:
+        """Whether all its keys and values are in its pages: it does not sleep, and nothing is on its way."""
+        with self.engine._exclusive():
+            return bool(_ffi.lib().dca_sequence_in_place(self._handle()))
+
+    def park_pages(self, first: int, slots: Sequence[int]) -> None:
+        """Copies whole pages, from page ``first`` on, to ``slots``, while others' steps run.
+
+        Slots come from ``Engine.add_slots``. The sequence keeps the pages; those that it is shortened by are
+        free when they have left (``EngineInfo.tokens_leaving``). A slot may be given to another page at once:
+        copies keep their order. Raises DcaError.
+        """
+        with self.engine._exclusive():
+            _pages.park(self._handle(), _ffi.integer(first, 0, "first"), slots)
+
+    def unpark_pages(self, ids: TokenIds, slots: Sequence[int]) -> None:
+        """Appends whole pages of tokens that were parked in ``slots`` after the same tokens, while others'
+        steps run. Raises DcaError (status CONTEXT: the pool has too few pages), and leaves it as it is.
+        """
+        with self.engine._exclusive():
+            _pages.unpark(self._handle(), token_array(ids, self.engine.n_vocab), slots)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the sequence to ``path``, whole or not at all; ``Engine.load`` reads it. Raises DcaError."""
@@ -279,6 +303,19 @@ class Engine:
                 for choice, (_, _, top) in zip(choices, samplings, strict=True)
             ]
 
+    def add_slots(self, count: int) -> int:
+        """Makes room for ``count`` more pages in host memory (``TokenSequence.park_pages``).
+
+        Gives how many slots there are then. They are numbered from 0 on and freed with the engine. Any thread
+        may call this while the engine is used, which must not be closed meanwhile. Raises DcaError (status
+        MEMORY), and makes none.
+        """
+        self._home.check()
+        slots = ffi.new("uint32_t *")
+        with process.calling():
+            _ffi.check(_ffi.lib().dca_engine_add_slots(self._native, _ffi.integer(count, 0, "count"), slots))
+        return slots[0]
+
     @property
     def setup(self) -> _pages.Setup:
         """What keys and values of its sequences depend on beside their tokens."""
@@ -289,9 +326,7 @@ class Engine:
     def info(self) -> EngineInfo:
         """How full the engine is and what memory it holds."""
         with self._exclusive():
-            info = ffi.new("dca_engine_info *")
-            info.size = ffi.sizeof("dca_engine_info")
-            _ffi.check(_ffi.lib().dca_engine_get_info(self._native, info))
+            info = self._native_info()
             density = None
             if self.prefill != "dense":
                 density = prefill.density(_ffi.lib().dca_engine_density, self._native, self._heads)
@@ -301,6 +336,20 @@ class Engine:
                 if name not in fields:
                     fields[name] = getattr(info, name)
             return EngineInfo(**fields)
+
+    @property
+    def room(self) -> tuple[int, int]:
+        """Pages that are free, and pages that will be once they have left for host memory."""
+        with self._exclusive():
+            info = self._native_info()
+            used, leaving = info.tokens_used // info.page_tokens, info.tokens_leaving // info.page_tokens
+            return -(-info.tokens // info.page_tokens) - used, leaving
+
+    def _native_info(self) -> Any:
+        info = ffi.new("dca_engine_info *")
+        info.size = ffi.sizeof("dca_engine_info")
+        _ffi.check(_ffi.lib().dca_engine_get_info(self._native, info))
+        return info
 
     def _adopted(self, native: Any) -> TokenSequence:
         sequence = TokenSequence(self, native)

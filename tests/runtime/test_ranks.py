@@ -203,20 +203,35 @@ def test_a_q4_cache_is_refused(variant_gguf, device):
         model.session(context=256, cache_type="q4")
 
 
-@pytest.mark.parametrize("device", ["cpu/2", "cpu/2/layers"])
-def test_a_sequence_that_cannot_sleep_goes_on(variant_gguf, device):
+@pytest.mark.parametrize("device", ["cpu/2", "cpu/2=3,1", "cpu/2/layers"])
+def test_a_sequence_that_slept_goes_on(variant_gguf, device):
     ids = ids_of(0, 150)
     with Model(variant_gguf(), device=device) as model, model.engine(tokens=1024) as engine:
         sequence, other = engine.sequence(), engine.sequence()
-        engine.eval([(sequence, ids[:140])])
-        with pytest.raises(DcaError, match="sequences sleep on one device only so far") as refused:
-            sequence.sleep()
-        assert refused.value.status == Status.UNSUPPORTED
-        assert not sequence.asleep
-        engine.eval([(other, ids[:140])])
+        engine.eval([(sequence, ids[:140]), (other, ids[:140])], logits=False)
+        sequence.sleep()
+        assert sequence.asleep
+        with engine.sequence() as filler:
+            engine.eval([(filler, ids_of(1, 700))], logits=False)
         np.testing.assert_array_equal(
             engine.eval([(sequence, ids[140:])])[0], engine.eval([(other, ids[140:])])[0]
         )
+
+
+@pytest.mark.parametrize("device", ["cpu/2", "cpu/2=3,1", "cpu/2/layers"])
+def test_parked_pages_come_back(variant_gguf, device):
+    ids = ids_of(0, 300)
+    with Model(variant_gguf(), device=device) as model, model.engine(tokens=1024) as engine:
+        sequence, again = engine.sequence(), engine.sequence()
+        engine.add_slots(2)
+        engine.eval([(sequence, ids[:256])], logits=False)
+        sequence.park_pages(0, [1, 0])
+        (expected,) = engine.eval([(sequence, ids[256:])])
+        sequence.close()
+        with engine.sequence() as filler:
+            engine.eval([(filler, ids_of(1, 900))], logits=False)
+        again.unpark_pages(ids[:256], [1, 0])
+        np.testing.assert_array_equal(engine.eval([(again, ids[256:])])[0], expected)
 
 
 def test_a_step_that_is_cancelled_leaves_the_engine_usable(variant_gguf):

@@ -3,17 +3,7 @@
 #include <cstring>
 #include <utility>
 
-#include "core/error.h"
-
 namespace dca {
-
-namespace {
-
-[[noreturn]] void refuse_sleep() {
-    fail(DCA_ERROR_UNSUPPORTED, "sequences sleep on one device only so far, this model is on several; save them to a file instead");
-}
-
-}  // namespace
 
 GroupCache::GroupCache(const Hparams& hparams, std::vector<Part> parts)
     : n_layers_(hparams.n_layers), n_kv_heads_(hparams.n_kv_heads), parts_(std::move(parts)) {}
@@ -66,8 +56,31 @@ void GroupCache::load_page(uint32_t page, const std::byte* in) {
     }
 }
 
-std::shared_ptr<std::byte> GroupCache::host_memory(uint64_t) const { refuse_sleep(); }
-uint64_t GroupCache::start_saving(std::span<const uint32_t>, std::byte*) { refuse_sleep(); }
-uint64_t GroupCache::start_loading(std::span<const uint32_t>, const std::byte*) { refuse_sleep(); }
+uint64_t GroupCache::host_page_bytes() const {
+    uint64_t bytes = 0;
+    for (const Part& part : parts_) bytes += part.cache->host_page_bytes();
+    return bytes;
+}
+
+uint64_t GroupCache::start(Start copy, std::span<const uint32_t> pages, std::span<std::byte* const> memory) {
+    std::vector<std::byte*> own(memory.begin(), memory.end());
+    std::vector<uint64_t> numbers;
+    for (const Part& part : parts_) {
+        numbers.push_back((part.cache.get()->*copy)(pages, own));
+        for (std::byte*& page : own) page += part.cache->host_page_bytes();
+    }
+    under_way_.push_back(std::move(numbers));
+    return ++copies_;
+}
+
+bool GroupCache::copied(uint64_t number, bool waits) {
+    while (!under_way_.empty() && copies_ - under_way_.size() < number) {  // the first one's number is not above it
+        for (size_t rank = 0; rank < parts_.size(); ++rank) {
+            if (!parts_[rank].cache->copied(under_way_.front()[rank], waits)) return false;
+        }
+        under_way_.pop_front();
+    }
+    return true;
+}
 
 }  // namespace dca

@@ -1,6 +1,7 @@
 // The caches of several ranks as one: a page of it is that page of every rank's, each with the layers or the key heads that are its own.
 #pragma once
 
+#include <deque>
 #include <memory>
 #include <span>
 #include <string>
@@ -28,18 +29,29 @@ public:
     std::vector<PageSection> sections() const override { return parts_.front().cache->sections(); }
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;
-    /// These throw: a sequence of several ranks does not sleep. Nor have their caches a tail, which only q4's has.
-    std::shared_ptr<std::byte> host_memory(uint64_t bytes) const override;
-    uint64_t start_saving(std::span<const uint32_t> pages, std::byte* memory) override;
-    uint64_t start_loading(std::span<const uint32_t> pages, const std::byte* memory) override;
+    /// In host memory a page is every rank's own, one after the other. Nor have their caches a tail, which only q4's has.
+    uint64_t host_page_bytes() const override;
+    std::shared_ptr<std::byte> host_memory(uint64_t bytes) const override { return parts_.front().cache->host_memory(bytes); }
+    uint64_t start_saving(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override {
+        return start(&KvCache::start_saving, pages, memory);
+    }
+    uint64_t start_loading(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override {
+        return start(&KvCache::start_loading, pages, memory);
+    }
+    bool copied(uint64_t number, bool waits) override;
 
 private:
+    using Start = uint64_t (KvCache::*)(std::span<const uint32_t>, std::span<std::byte* const>);
+    uint64_t start(Start copy, std::span<const uint32_t> pages, std::span<std::byte* const> memory);
+
     /// Calls visit(where in the whole page, where in the part's, how many bytes) for every run of bytes that both have.
     template <class Visit>
     void each_run(const Part& part, Visit&& visit) const;
 
     uint32_t n_layers_, n_kv_heads_;
-    std::vector<Part> parts_;  // by rank
+    std::vector<Part> parts_;                      // by rank
+    std::deque<std::vector<uint64_t>> under_way_;  // copies: their numbers, by rank
+    uint64_t copies_ = 0;                          // the last one's number
 };
 
 }  // namespace dca

@@ -77,6 +77,7 @@ class Stage(enum.Enum):
     """Where a job stands."""
 
     WAITING = "waiting"  # holds no pages: new, or set aside
+    WAKING = "waking"  # its prompt's pages come from host memory
     LOADING = "loading"  # its prompt's pages come from the store
     READING = "reading"  # its prompt is being read
     WRITING = "writing"  # one token a step
@@ -113,6 +114,8 @@ class Job:
     entry: Entry | None = None
     incoming: "Incoming | None" = None  # while it is loading
     read: int = 0  # tokens in the sequence
+    coming: int = 0  # tokens on their way into it from host memory
+    asleep: int = 0  # tokens of the prompt that were in the pool or host memory when it was started
     started: float | None = None  # when it was first loaded for or got rows
     announced: bool = False  # Started was sent
     keys: list[bytes] = field(default_factory=list)  # of the full pages of prompt and answer
@@ -132,8 +135,8 @@ class Job:
 
     @property
     def to_read(self) -> int:
-        """Those of ``left`` that do not come from the store."""
-        return self.length - max(self.read, self.stored)
+        """Those of ``left`` that do not come from host memory or the store."""
+        return self.length - max(self.read, self.asleep, self.stored)
 
     def next_ids(self, count: int) -> list[int]:
         """The ``count`` tokens to be appended next."""

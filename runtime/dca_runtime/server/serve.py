@@ -31,6 +31,7 @@ class Served(NamedTuple):
     model: Model
     engine: Engine
     prompts: Prompts | None = None  # of the engine's setup; None: nothing is kept on disk
+    host_bytes: int = 0  # of host memory, for pages that sleep
 
 
 Load = Callable[[], Served]
@@ -73,8 +74,10 @@ def serve(load: Load, settings: Settings, host: str, port: int, ready: Callable[
 
     async def bring_up() -> None:
         try:
-            model, engine, prompts = Served(*await asyncio.to_thread(load))
-            app.state.service = Service(model, engine, settings, app.state.metrics, prompts)
+            served = Served(*await asyncio.to_thread(load))
+            app.state.service = Service(
+                served.model, served.engine, settings, app.state.metrics, served.prompts, served.host_bytes
+            )
         except BaseException as error:
             failure.append(error)
             server.should_exit = True

@@ -1,5 +1,6 @@
 """Who gets rows of the next step: those who write first, then pieces of prompts, as many as keep it short."""
 
+import enum
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,7 +10,9 @@ from typing import cast
 from dca_runtime.engine import Engine, TokenSequence
 from dca_runtime.options import PAGE_TOKENS
 from dca_runtime.server.requests import Job, Stage
-from dca_runtime.server.stepping.prefix_tree import PrefixTree
+from dca_runtime.server.stepping import waking
+from dca_runtime.server.stepping.prefix_tree import LetGo, PrefixTree
+from dca_runtime.server.stepping.sleepers import Sleepers
 from dca_runtime.server.stepping.stored import MOST_LOADING, Stored
 
 # Of reading in a step: the longest gap in other people's streams, and the wait until a stop is heard.
@@ -22,6 +25,12 @@ _LOADING, _READING, _WRITING = Stage.LOADING, Stage.READING, Stage.WRITING
 _arrived = attrgetter("arrived")
 
 
+class _Room(enum.Enum):
+    NOW = "now"
+    SOON = "soon"  # pages are leaving for host memory
+    NONE = "none"
+
+
 @dataclass
 class Plan:
     """The rows of one step."""
@@ -29,10 +38,14 @@ class Plan:
     writes: list[Job] = field(default_factory=list)
     reads: list[tuple[Job, int]] = field(default_factory=list)  # (job, tokens of its prompt)
     loads: list[Job] = field(default_factory=list)  # one of them gets pages from the store
+    wakes: list[Job] = field(default_factory=list)  # whose pages are on their way from host memory
+    woken: list[tuple[Job, int]] = field(default_factory=list)  # (job, tokens that came from there)
+    later: bool = False  # somebody waits for pages that are leaving
 
     def without(self, job: Job) -> None:
         """Takes the job's rows out."""
         self.loads = [other for other in self.loads if other is not job]
+        self.wakes = [other for other in self.wakes if other is not job]
         self.writes = [other for other in self.writes if other is not job]
         self.reads = [(other, count) for other, count in self.reads if other is not job]
 
@@ -46,8 +59,9 @@ class Scheduler:
         max_sequences: int,
         clock: Callable[[], float] = time.monotonic,
         stored: Stored | None = None,
+        sleepers: Sleepers | None = None,
     ) -> None:
-        self.tree = PrefixTree()
+        self.tree = PrefixTree(sleepers)
         self.waiting: list[Job] = []  # by arrival
         self.active: list[Job] = []  # those that have a sequence
         self.set_aside = 0  # how often a job had to give its pages up
@@ -115,6 +129,8 @@ class Scheduler:
             self.end(job)
         if self._stored is not None:
             self._stored.close(self.tree)
+        if self.tree.sleepers is not None:
+            self.tree.sleepers.close()
 
     def measured(self, rows: int, seconds: float, start: int | None = None) -> None:
         """Reading ``rows`` tokens of prompts took so long; of one prompt alone, from ``start`` on."""
@@ -154,25 +170,34 @@ class Scheduler:
                 if pages == 0 or self._room(job, reserved + pages, plan):
                     plan.writes.append(job)
                     reserved += pages
+        for job in [job for job in self.active if job.stage is Stage.WAKING]:
+            self._wake(job, reserved, plan)
         for job in self._loading_jobs():
             assert self._stored is not None
             pages = min(self._stored.most_pages, self._pages_for(job, job.left))
             if job.stage is Stage.LOADING and self._room(job, reserved + pages, plan):
                 plan.loads.append(job)
                 reserved += pages
-        rows = max(round(self._speed * STEP_SECONDS / _LEAST_ROWS), 1) * _LEAST_ROWS
+        rows = self._rows()
         for job in self._readers():
             if rows <= 0:
                 break
-            if job.stage is Stage.WAITING and not self._start(job, plan):
-                continue
+            if job.stage is Stage.WAITING:
+                if not self._start(job, plan):
+                    continue
+                self._wake(job, reserved, plan)
             count = min(rows, job.left)
             pages = self._pages_for(job, count)
             if job.stage is Stage.READING and self._room(job, reserved + pages, plan):
                 plan.reads.append((job, count))
                 reserved += pages
                 rows -= count
+        self._make_ready(reserved, plan)
         return plan
+
+    def _rows(self) -> int:
+        """Tokens of prompts that a step reads at most."""
+        return max(round(self._speed * STEP_SECONDS / _LEAST_ROWS), 1) * _LEAST_ROWS
 
     def _loading_jobs(self) -> list[Job]:
         return [job for job in self.active if job.stage is _LOADING]
@@ -214,9 +239,10 @@ class Scheduler:
         keys = job.keys[: (job.length - 1) // PAGE_TOKENS]  # the last token must be evaluated in any case
         while True:
             entry, depth = self.tree.find(keys) if job.cache_prompt else (None, 0)
-            if job.cache_prompt and self._is_being_read(keys, depth):
+            awake = depth + (len(self.tree.asleep(keys, depth)) if job.cache_prompt else 0)
+            if job.cache_prompt and self._is_being_read(keys, depth, awake):
                 return False
-            if job.stored > depth * PAGE_TOKENS and len(self._loading_jobs()) >= MOST_LOADING:
+            if job.stored > awake * PAGE_TOKENS and len(self._loading_jobs()) >= MOST_LOADING:
                 return False
             if self._has_room(job, min(depth, self.tree.live_prefix(keys)) if job.cache_prompt else 0):
                 break
@@ -228,13 +254,38 @@ class Scheduler:
         if job.cache_prompt:
             job.entry = self.tree.open(sequence)
         self.appended(job, depth * PAGE_TOKENS)
-        if self._stored is not None and job.stored > job.read:
-            job.incoming = self._stored.incoming(job)
-        job.stage = Stage.READING if job.incoming is None else Stage.LOADING
+        job.asleep = awake * PAGE_TOKENS
+        job.stage = Stage.WAKING
         self.waiting.remove(job)
         self.active.append(job)
         self._promise = None
         return True
+
+    def _wake(self, job: Job, reserved: int, plan: Plan) -> None:
+        """Has what sleeps of the job's prompt come, a part at a time; then the job loads or reads."""
+        waits = not self._has_come(job, plan)
+        if not waits and (count := len(waking.asleep(self.tree, job))):
+            waits = not self._room(job, reserved + count, plan)
+            # Making room may have cost some of them their place.
+            if not waits and (slots := waking.asleep(self.tree, job)) and waking.begin(job, slots):
+                waits = not self._has_come(job, plan) or bool(waking.asleep(self.tree, job))
+        if job.stage is not Stage.WAKING:  # it was set aside
+            return
+        if waits:
+            plan.wakes.append(job)
+            return
+        if self._stored is not None and job.stored > job.read:
+            job.incoming = self._stored.incoming(job)
+        job.stage = Stage.READING if job.incoming is None else Stage.LOADING
+
+    def _has_come(self, job: Job, plan: Plan) -> bool:
+        """Whether nothing is on its way into the job's sequence (any more)."""
+        count = waking.come(self.tree, job)
+        if count:
+            self.appended(job, count)
+            self._promise = None
+            plan.woken.append((job, count))
+        return count is not None
 
     def _has_room(self, job: Job, shared: int) -> bool:
         """Whether a waiting job finds a place and the pages it asks for, of which others hold ``shared``."""
@@ -247,17 +298,21 @@ class Scheduler:
             job.incoming.close()
             job.incoming = None
 
-    def _is_being_read(self, keys: list[bytes], depth: int) -> bool:
-        """Whether a job reads pages beyond ``depth`` just now that this prompt begins with too."""
+    def _is_being_read(self, keys: list[bytes], depth: int, awake: int) -> bool:
+        """Whether a job reads pages beyond ``awake`` just now that this prompt begins with too, or wakes some
+        beyond ``depth``."""
         for other in self.active:
-            reads = other.stage is Stage.LOADING or (other.stage is Stage.READING and not other.paused)
+            waking = other.stage is Stage.WAKING
+            reads = (
+                waking or other.stage is Stage.LOADING or (other.stage is Stage.READING and not other.paused)
+            )
             if reads and other.cache_prompt:
                 shared = 0
                 for mine, theirs in zip(keys, other.keys, strict=False):
                     if mine != theirs:
                         break
                     shared += 1
-                if shared > max(depth, other.read // PAGE_TOKENS):
+                if shared > max(depth if waking else awake, other.read // PAGE_TOKENS):
                     return True
         return False
 
@@ -280,9 +335,12 @@ class Scheduler:
         """Makes room for ``pages`` pages: idle ones go first, then jobs whose clients do not keep up are set
         aside, then the youngest.
 
-        False: ``job`` was itself set aside.
+        False: ``job`` was itself set aside, or must wait for pages that are leaving.
         """
-        while job.sequence is not None and not self._free(pages):
+        while job.sequence is not None and (room := self._free(pages)) is not _Room.NOW:
+            if room is _Room.SOON:
+                plan.later = True
+                return False
             if self._paused_makes_way(plan):
                 continue
             youngest = max(self.active, key=_arrived)
@@ -297,11 +355,29 @@ class Scheduler:
         self._release(job)
         self._queue(job)
 
-    def _free(self, pages: int) -> bool:
-        while (free := self._pages - self._engine.info.tokens_used // PAGE_TOKENS) < pages:
-            if not self.tree.shrink(pages - free):
-                return False
-        return True
+    def _free(self, pages: int) -> _Room:
+        while True:
+            free, leaving = self._engine.room
+            if free >= pages:
+                return _Room.NOW
+            if free + leaving >= pages:
+                return _Room.SOON
+            let_go = self.tree.shrink(pages - free - leaving)
+            if let_go is LetGo.LATER or (leaving and not let_go):
+                return _Room.SOON
+            if not let_go:
+                return _Room.NONE
+
+    def _make_ready(self, reserved: int, plan: Plan) -> None:
+        """Lets idle pages leave while the step runs, as many as the next one will lack."""
+        if self.tree.sleepers is None:
+            return
+        readers = [job for job in self.active if job.stage in (Stage.READING, Stage.LOADING)]
+        left = sum(job.left for job in readers) - sum(count for _, count in plan.reads)
+        wanted = reserved + _pages(min(max(left, 0), self._rows())) + len(self.active)
+        short = wanted - sum(self._engine.room)
+        if short > 0:
+            self.tree.shrink(short, must=False)
 
     def _release(self, job: Job) -> None:
         if job in self.active:
@@ -315,7 +391,7 @@ class Scheduler:
         elif job.sequence is not None:
             job.sequence.close()
         job.entry = job.sequence = None
-        job.read = 0
+        job.read = job.coming = 0
         self._promise = None
 
     def _queue(self, job: Job) -> None:

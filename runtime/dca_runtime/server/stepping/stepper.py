@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError, Status
+from dca_runtime.options import PAGE_TOKENS
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import (
@@ -23,6 +24,7 @@ from dca_runtime.server.requests import (
 )
 from dca_runtime.server.settings import Settings
 from dca_runtime.server.stepping.scheduler import Plan, Scheduler
+from dca_runtime.server.stepping.sleepers import Sleepers
 from dca_runtime.server.stepping.stored import Stored
 
 Delivery = list[tuple[Job, Event]]
@@ -35,6 +37,7 @@ _Result = TypeVar("_Result")
 _log = logging.getLogger("dca_serve")
 _IDLE_SECONDS = 0.05  # between looks at jobs that only wait for their clients
 _DISK_SECONDS = 0.005  # between looks at what the store's threads did
+_COPY_SECONDS = 0.0005  # between looks at copies to and from host memory
 _REPORT_SECONDS = 0.1  # between figures of how full the server is, while it steps
 _LIMIT_SECONDS = 0.05  # between looks at jobs whose time may be over
 
@@ -49,6 +52,7 @@ class Stepper(threading.Thread):
         metrics: Metrics,
         hand_over: Callable[[Delivery], None],
         stored: Stored | None = None,
+        sleepers: Sleepers | None = None,
     ) -> None:
         """hand_over: takes what a step brought; must not block."""
         super().__init__(name="stepper", daemon=True)
@@ -56,12 +60,14 @@ class Stepper(threading.Thread):
         self._settings = settings
         self._metrics = metrics
         self._hand_over = hand_over
-        self._scheduler = Scheduler(engine, settings.max_sequences, stored=stored)
+        self._sleepers = sleepers
+        self._scheduler = Scheduler(engine, settings.max_sequences, stored=stored, sleepers=sleepers)
         self._inbox: list[Job] = []
         self._news = threading.Condition()
         self._stopping = False
         self._refusing: ApiError | None = None  # what all jobs are told from now on
         self._out: Delivery = []
+        self._copies = False  # somebody waits for copies to or from host memory
         self._reported = 0.0  # when metrics were told how full it is
         self._stepped: float | None = None  # when the last step ended; None: there was nothing to do since
         self._limited = 0.0  # when jobs' times were looked at
@@ -110,7 +116,8 @@ class Stepper(threading.Thread):
                 with self._news:
                     if not (self._inbox or self._stopping):
                         disk = self._scheduler.loading or self._scheduler.saving
-                        self._news.wait(_DISK_SECONDS if disk else _IDLE_SECONDS)
+                        seconds = _COPY_SECONDS if self._copies else _DISK_SECONDS if disk else _IDLE_SECONDS
+                        self._news.wait(seconds)
         self._scheduler.close()
 
     def _next_jobs(self) -> bool:
@@ -139,6 +146,7 @@ class Stepper(threading.Thread):
             self._limited = now
             self._limit(now)
         plan = self._scheduler.plan()
+        self._copies = bool(plan.wakes) or plan.later
         self._announce(plan)
         loaded = self._load(plan.loads)
         chosen = [(job, 1) for job in plan.writes] + [read for read in plan.reads if read[1] == read[0].left]
@@ -148,7 +156,7 @@ class Stepper(threading.Thread):
         if pieces:
             self._read(pieces)
         self._scheduler.save()
-        return bool(chosen or pieces or loaded)
+        return bool(chosen or pieces or loaded or plan.woken)
 
     def _limit(self, now: float) -> None:
         """Ends jobs whose time is over, or all where the server stops."""
@@ -163,10 +171,16 @@ class Stepper(threading.Thread):
     def _announce(self, plan: Plan) -> None:
         """Tells jobs that get their first rows so."""
         reading = [job for job, _ in plan.reads]
-        for job in plan.loads + reading:
+        woken = [job for job, _ in plan.woken]
+        for job in plan.wakes + woken + plan.loads + reading:
             if job.started is None:
                 job.started = time.monotonic()
-                self._metrics.started(job.started - job.arrived, len(job.prompt), job.read)
+                in_pool = job.read - sum(count for other, count in plan.woken if other is job)
+                self._metrics.started(job.started - job.arrived, len(job.prompt), in_pool)
+        for job, count in plan.woken:
+            self._metrics.woken(count)
+            if job.progress and not job.announced and job.started is not None:
+                self._out.append((job, Loaded(job.read, time.monotonic() - job.started)))
         for job in reading:
             if not job.announced:
                 job.announced = True
@@ -319,6 +333,14 @@ class Stepper(threading.Thread):
             usage=scheduler.pages_used / scheduler.pages,
             set_aside=scheduler.set_aside,
         )
+        if self._sleepers is not None:
+            memory = self._sleepers.memory
+            self._metrics.asleep(
+                used=memory.used * memory.page_bytes,
+                limit=memory.limit * memory.page_bytes,
+                slept=self._sleepers.slept * PAGE_TOKENS,
+                dropped=self._sleepers.dropped * PAGE_TOKENS,
+            )
 
 
 def busy_error(wait: float) -> ApiError:
