@@ -14,7 +14,7 @@ from dca_runtime.server.errors import ApiError
 # Bytes that wait for a client before its answer stands still: in the process, and in the kernel beyond what
 # the client's side has room for. The kernel's own four megabytes would take whole answers of clients that
 # never read.
-_WAITING = 8192
+_WAITING = 4096
 _REQUEST_SECONDS = 120.0  # for a client to say what it wants
 
 
