@@ -209,7 +209,7 @@ async def many(client: Client, words: dict[int, int]) -> str:
     own = between(before, await client.stepping())
     start = min(stream.started for stream in streams)
     end = max(stream.tokens[-1] for stream in streams)
-    # All of them write from the last first token to the first last one: before and after it steps are of fewer.
+    # From the last first token to the first last one all write: before and after it steps are of fewer.
     read = max(stream.tokens[0] for stream in streams)
     full = min(stream.tokens[-1] for stream in streams)
     # Tokens that end inside a character come without a text: scaled to the server's own count.

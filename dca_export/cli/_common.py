@@ -255,7 +255,9 @@ def progress_bar(description: str, unit: str | None = None) -> Iterator[Update]:
         *([] if unit is None else [Rate()]),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # What is printed meanwhile goes above the bar on a terminal, and else where it would go without one.
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(description, total=None)
 
         def update(done: float, total: float, description: str | None = None) -> None:

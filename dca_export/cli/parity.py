@@ -116,7 +116,8 @@ def _parity(arguments: argparse.Namespace) -> int:
         # "cuda:0 (the card's name)", of several cards "cuda:0,1 (...)": the first. auto has been decided.
         device = re.split("[ ,/]", model.info.device)[0]
 
-        options = {"weights": weights, "text": arguments.text, "progress": update}
+        found = _print_line if arguments.json != "-" else lambda part: None
+        options = {"weights": weights, "text": arguments.text, "progress": update, "found": found}
         own = TorchReference(Path(arguments.model), device, weights)
         options_of_runtime = options | {"cache_type": arguments.cache_type}
         if arguments.prefill == "dense":
@@ -151,6 +152,16 @@ def _parity(arguments: argparse.Namespace) -> int:
             print(_cost(export))
         print("passed" if passed else "FAILED")
     return EXIT_OK if passed else EXIT_CHECK_FAILED
+
+
+def _print_line(part: "Part") -> None:
+    """A part as soon as it is known: the next may take minutes."""
+    agreement, verdict = part.agreement, "FAILED" if part.failures else "ok"
+    print(
+        f"{part.group}, {part.fed}, {part.cache_type} cache: {agreement.tokens:,} tokens, mean KL "
+        f"{agreement.mean_kl:.2e}, top-1 {agreement.top1:.2%}, {verdict}",
+        flush=True,
+    )
 
 
 def _cost(export: "Report") -> str:

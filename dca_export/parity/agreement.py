@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
-# Logits looked at together; in float64 a few arrays of this size are held.
-_BLOCK_VALUES = 1 << 21
+# Logits looked at together: a few arrays of so many float64 stay in a core's cache.
+_BLOCK_VALUES = 1 << 16
+_MOST_THREADS = 16
 
 
 @dataclass(frozen=True)
@@ -67,35 +71,27 @@ class Comparison:
         if reference.shape != runtime.shape:
             raise ValueError(f"logits of shape {reference.shape} cannot be compared with {runtime.shape}")
         rows = max(1, _BLOCK_VALUES // reference.shape[1])
-        for start in range(0, len(positions), rows):
-            block = slice(start, start + rows)
-            self._add_block(positions[block], reference[block], runtime[block], next_ids[block])
+        blocks = [slice(start, start + rows) for start in range(0, len(positions), rows)]
+        figures = _in_threads(
+            lambda block: _figures(positions[block], reference[block], runtime[block], next_ids[block]),
+            blocks,
+        )
+        for each in figures:  # in the order of positions, so that sums do not depend on threads
+            self._add(each)
 
-    def _add_block(
-        self, positions: np.ndarray, reference: np.ndarray, runtime: np.ndarray, next_ids: np.ndarray
-    ) -> None:
-        logits = np.stack((reference, runtime)).astype(np.float64)
-        self._not_finite += int(np.count_nonzero(~np.isfinite(logits)))
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite shows in the figures
-            difference = np.abs(logits[0] - logits[1])
-            log_p = logits - logits.max(axis=-1, keepdims=True)
-            log_p -= np.log(np.exp(log_p).sum(axis=-1, keepdims=True))
-            kl = (np.exp(log_p[0]) * (log_p[0] - log_p[1])).sum(axis=-1)
-        worst = difference.max(axis=-1)
-        row = int(np.argmax(worst))  # NaN counts as the largest
-        if not (math.isnan(self._max_difference) or worst[row] <= self._max_difference):
-            self._max_difference, self._worst_token = float(worst[row]), int(positions[row])
-        self._difference_sum += float(difference.sum())
-        self._kl_sum += float(kl.sum())
-        with np.errstate(invalid="ignore", over="ignore"):
-            self._spread_sum += float(logits[0].std(axis=-1).sum())
-        self._max_kl = float(np.maximum(self._max_kl, kl.max()))
-        self._disagreements += int(np.count_nonzero(logits[0].argmax(-1) != logits[1].argmax(-1)))
-        known = np.flatnonzero(next_ids >= 0)
-        self._nll -= log_p[:, known, next_ids[known]].sum(axis=-1)
-        self._labelled += len(known)
-        self._tokens += len(positions)
-        self._values += difference.size
+    def _add(self, block: _Figures) -> None:
+        self._not_finite += block.not_finite
+        if not (math.isnan(self._max_difference) or block.max_difference <= self._max_difference):
+            self._max_difference, self._worst_token = block.max_difference, block.worst_token
+        self._difference_sum += block.difference_sum
+        self._spread_sum += block.spread_sum
+        self._kl_sum += block.kl_sum
+        self._max_kl = float(np.maximum(self._max_kl, block.max_kl))
+        self._disagreements += block.disagreements
+        self._nll += block.nll
+        self._labelled += block.labelled
+        self._tokens += block.tokens
+        self._values += block.values
 
     def result(self) -> Agreement:
         """Raises ValueError if nothing was added."""
@@ -117,3 +113,77 @@ class Comparison:
             not_finite=self._not_finite,
             spread=self._spread_sum / self._tokens,
         )
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """What a block of positions adds to an Agreement."""
+
+    tokens: int
+    values: int
+    not_finite: int
+    max_difference: float
+    worst_token: int
+    difference_sum: float
+    spread_sum: float
+    kl_sum: float
+    max_kl: float
+    disagreements: int
+    nll: np.ndarray  # (2,), of reference and runtime, sums over the labelled positions
+    labelled: int
+
+
+def _figures(
+    positions: np.ndarray, reference: np.ndarray, runtime: np.ndarray, next_ids: np.ndarray
+) -> _Figures:
+    expected, found = reference.astype(np.float64), runtime.astype(np.float64)
+    known = np.flatnonzero(next_ids >= 0)
+    labels = next_ids[known]
+    disagreements = np.count_nonzero(expected.argmax(-1) != found.argmax(-1))
+    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite shows in the figures
+        difference = np.abs(expected - found)
+        worst = difference.max(axis=-1)
+        difference_sum = float(difference.sum())
+        not_finite = 0
+        if not math.isfinite(difference_sum):
+            not_finite = sum(int(np.count_nonzero(~np.isfinite(each))) for each in (expected, found))
+        spread_sum = float(expected.std(axis=-1).sum())
+        p = _to_log_p(expected)
+        _to_log_p(found)
+        kl = np.einsum("rv,rv->r", p, expected - found)
+        nll = np.array([-each[known, labels].sum() for each in (expected, found)])
+    row = int(np.argmax(worst))  # NaN counts as the largest
+    return _Figures(
+        tokens=len(positions),
+        values=reference.size,
+        not_finite=not_finite,
+        max_difference=float(worst[row]),
+        worst_token=int(positions[row]),
+        difference_sum=difference_sum,
+        spread_sum=spread_sum,
+        kl_sum=float(kl.sum()),
+        max_kl=float(kl.max()),
+        disagreements=int(disagreements),
+        nll=nll,
+        labelled=len(known),
+    )
+
+
+def _to_log_p(logits: np.ndarray) -> np.ndarray:
+    """Makes (n, n_vocab) logits logarithms of probabilities, in place; returns the probabilities."""
+    logits -= logits.max(axis=-1, keepdims=True)
+    p = np.exp(logits)
+    total = p.sum(axis=-1, keepdims=True)
+    logits -= np.log(total)
+    p /= total
+    return p
+
+
+def _in_threads(work: Callable[[slice], _Figures], blocks: list[slice]) -> Iterator[_Figures]:
+    """Of every block in order; NumPy lets go of Python's lock meanwhile."""
+    threads = min(len(blocks), _MOST_THREADS, os.cpu_count() or 1)
+    if threads < 2:
+        yield from map(work, blocks)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        yield from pool.map(work, blocks)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 Progress = Callable[[float, float, str], None]
 """(tokens done, tokens in all, what is running)"""
+Found = Callable[["Part"], None]
+"""takes each part as soon as it is known"""
 
 
 class Reference(Protocol):
@@ -108,6 +110,7 @@ def check(
     text: Path | None = None,
     methods: Sequence[str] | None = None,
     progress: Progress = lambda done, total, what: None,
+    found: Found = lambda part: None,
 ) -> Report:
     """Compares an open model of dca_runtime with the reference over `length` tokens.
 
@@ -149,7 +152,9 @@ def check(
         def advance(tokens: int, before: int = before, title: str = group.title) -> None:
             progress(before + tokens, total, title)
 
-        parts += run_group(model, reference, group, ids[: group.length], tolerances, advance)
+        for part in run_group(model, reference, group, ids[: group.length], tolerances, advance):
+            parts.append(part)
+            found(part)
         done += group.length
     return Report(
         file=str(model.path),

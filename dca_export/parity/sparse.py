@@ -14,7 +14,7 @@ import numpy as np
 
 from dca_export.errors import InputError
 from dca_export.gguf.budget_keys import read_budgets
-from dca_export.parity.check import Part, Progress, Report, run_group
+from dca_export.parity.check import Found, Part, Progress, Report, run_group
 from dca_export.parity.chosen import TIE, TIE_ON_CARDS, Chosen
 from dca_export.parity.plan import Group, plan
 from dca_export.parity.tokens import token_ids
@@ -41,6 +41,7 @@ def check_sparse(
     cache_type: str | None = None,
     text: Path | None = None,
     progress: Progress = lambda done, total, what: None,
+    found: Found = lambda part: None,
 ) -> Report:
     """As ``check`` with ``prefill`` ("sparse:0.1", "sparse:0.1:512", "stated"), against its own weights.
 
@@ -82,6 +83,7 @@ def check_sparse(
             tie = TIE_ON_CARDS if gpu else TIE if cache == "f32" else None
             failures = part.failures + chosen.failures(tie)
             parts.append(replace(part, failures=failures, chosen=chosen))
+            found(parts[-1])
     return Report(
         file=str(model.path),
         reference=reference.name,

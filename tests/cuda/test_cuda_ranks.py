@@ -36,8 +36,10 @@ DEVICES = {
     "unequal cards": "cuda:0=1,1=3",
     "layers of two": "cuda:0,1/layers",
     "layers of one": "cuda:0/2/layers",
+    "one card twice": "cuda:0/2",
+    "one card unequally": "cuda:0/2=1,3",
 }
-# In a process of its own (test_two_ranks_on_one_card).
+# In a process of its own (test_kernels_that_wait_for_each_other_on_one_card).
 ON_ONE_CARD = "DCA_TEST_RANKS_ON_ONE_CARD"
 if ON_ONE_CARD in os.environ:
     DEVICES = {"one card twice": "cuda:0/2"}
@@ -56,12 +58,14 @@ def device(request, tiny_gguf):
 
 @pytest.mark.alone
 @pytest.mark.skipif(ON_ONE_CARD in os.environ, reason="runs the others")
-def test_two_ranks_on_one_card():
-    """They wait for each other in kernels: one that is loaded only when it is first launched, or launched
-    behind another stream's, would wait for that one. So CUDA is told beforehand to do neither; cuBLASLt loads
-    its own late all the same, so the ranks are alike and load the same ones at once. Beside other processes a
-    card runs each of them for a while only, and every sum waits for all of these: it is alone."""
-    told = {"CUDA_MODULE_LOADING": "EAGER", "CUDA_DEVICE_MAX_CONNECTIONS": "32", ON_ONE_CARD: "1"}
+def test_kernels_that_wait_for_each_other_on_one_card():
+    """What two cards run, on one. There, a kernel that is loaded only when it is first launched, or launched
+    behind another stream's, would wait for one that waits for it. So CUDA is told beforehand to do neither;
+    cuBLASLt loads its own late all the same, so the ranks are alike and load the same ones at once. Beside
+    other processes a card runs each of them for a while only, and every sum waits for all of these: it is
+    alone."""
+    told = {"CUDA_MODULE_LOADING": "EAGER", "CUDA_DEVICE_MAX_CONNECTIONS": "32"}
+    told |= {"DCA_CARDS_SUM": "kernels", ON_ONE_CARD: "1"}
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-x", "--tb=short", "-p", "no:cacheprovider", __file__],
         env=os.environ | told,

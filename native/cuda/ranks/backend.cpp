@@ -38,10 +38,14 @@ std::string open_alike(const DeviceName& device) {
     return name;
 }
 
-/// For tests of NCCL where cards reach each other: DCA_CARDS_SUM=nccl.
-bool asked_for_nccl() {
-    const char* asked = std::getenv("DCA_CARDS_SUM");
-    return asked != nullptr && std::string_view(asked) == "nccl";
+/// Ranks on one card sum between their kernels: one that waits could keep from the card what it waits for, such as another
+/// rank's kernel that the driver loads late. DCA_CARDS_SUM=nccl, streams or kernels asks for another way than what is best.
+SumWay sum_way(const DeviceName& device) {
+    const char* set = std::getenv("DCA_CARDS_SUM");
+    const std::string_view asked = set == nullptr ? "" : set;
+    if (device.one_card_twice()) return asked == "kernels" ? SumWay::Kernels : SumWay::Streams;
+    if (asked == "nccl" || !let_peers_reach(device.cards)) return SumWay::Nccl;
+    return asked == "streams" ? SumWay::Streams : SumWay::Kernels;
 }
 
 std::string description_of(const DeviceName& device, const std::string& name) {
@@ -60,10 +64,10 @@ std::string description_of(const DeviceName& device, const std::string& name) {
 
 std::unique_ptr<Backend> make_cards_backend(const BackendSource& source, const DeviceName& device) {
     const std::string name = open_alike(device);
-    const bool peers = !asked_for_nccl() && let_peers_reach(device.cards);
+    const SumWay way = sum_way(device);
     const auto make_rank = [cards = device.cards](uint32_t rank, const BackendSource& own) { return make_card_backend(own, cards[rank]); };
-    const auto make_exchange = [cards = device.cards, peers](std::vector<uint32_t> vocabulary) -> std::unique_ptr<Exchange> {
-        return std::make_unique<CudaExchange>(std::move(vocabulary), cards, peers);
+    const auto make_exchange = [cards = device.cards, way](std::vector<uint32_t> vocabulary) -> std::unique_ptr<Exchange> {
+        return std::make_unique<CudaExchange>(std::move(vocabulary), cards, way);
     };
     const auto describe = [text = description_of(device, name)](const std::string&) { return text; };
     GroupMachine machine{make_rank, make_exchange, device.shares, describe};

@@ -7,20 +7,26 @@
 
 namespace dca::cuda {
 
-CudaExchange::CudaExchange(std::vector<uint32_t> vocabulary, std::vector<int> cards, bool peers)
+CudaExchange::CudaExchange(std::vector<uint32_t> vocabulary, std::vector<int> cards, SumWay way)
     : Exchange(std::move(vocabulary)),
       cards_(std::move(cards)),
-      peers_(peers),
+      way_(way),
       parts_(ranks()),
       tables_(ranks()),
       letters_(ranks()),
+      come_(ranks()),
+      waits_(ranks()),
       given_up_(allocate_pinned(sizeof(uint32_t), "connecting the cards")) {
     *reinterpret_cast<uint32_t*>(given_up_.get()) = 0;
 }
 
 CudaExchange::~CudaExchange() = default;
 
-void CudaExchange::join(uint32_t rank, Part part) { parts_[rank] = std::move(part); }
+void CudaExchange::join(uint32_t rank, Part part) {
+    parts_[rank] = std::move(part);
+    if (way_ != SumWay::Streams) return;
+    for (Event& event : come_[rank]) event = make_event();
+}
 
 void CudaExchange::connect() {
     for (uint32_t rank = 0; rank < ranks(); ++rank) {
@@ -28,19 +34,30 @@ void CudaExchange::connect() {
         table.rank = rank;
         table.ranks = ranks();
         table.one_card = ranks() > 1 && cards_[0] == cards_[1];
+        table.waited = way_ == SumWay::Streams;
         table.given_up = reinterpret_cast<uint32_t*>(given_up_.get());
         for (uint32_t other = 0; other < ranks(); ++other) table.of[other] = parts_[other].memory;
-        if (peers_) continue;
+        if (way_ != SumWay::Nccl) continue;
         // What NCCL has summed is added as if there was one rank.
         table.rank = 0;
         table.ranks = 1;
         table.of[0] = parts_[rank].memory;
     }
-    if (!peers_) communicators_ = make_communicators(cards_);
+    if (way_ == SumWay::Nccl) communicators_ = make_communicators(cards_);
+}
+
+void CudaExchange::await_others(uint32_t rank, cudaStream_t stream) {
+    const uint32_t turn = waits_[rank]++ % 2;
+    check(cudaEventRecord(come_[rank][turn].get(), stream), "summing over the cards");
+    meet();
+    for (uint32_t other = 0; other < ranks(); ++other) {
+        if (other != rank) check(cudaStreamWaitEvent(stream, come_[other][turn].get()), "summing over the cards");
+    }
 }
 
 void CudaExchange::sum(const Card& card, uint32_t rank, const SumArgs& args, cudaStream_t stream) {
-    if (!peers_)
+    if (way_ == SumWay::Streams) await_others(rank, stream);
+    if (way_ == SumWay::Nccl)
         sum_by_nccl(communicators_[rank], parts_[rank].memory.partial[static_cast<uint32_t>(args.partial)], args.n, NcclType::F32, stream);
     check(sum_ranks(card, tables_[rank], args, stream), "summing over the cards");
 }
@@ -48,19 +65,20 @@ void CudaExchange::sum(const Card& card, uint32_t rank, const SumArgs& args, cud
 void CudaExchange::mail(uint32_t rank, Partial partial, Dtype dtype, uint64_t first, uint64_t n, bool last, cudaStream_t stream) {
     const auto buffer = static_cast<uint32_t>(partial);
     std::byte* from = parts_[rank].memory.partial[buffer] + 2 * first;
-    if (!peers_) return sum_by_nccl(communicators_[rank], from, n, dtype == Dtype::F16 ? NcclType::F16 : NcclType::BF16, stream);
+    if (way_ == SumWay::Nccl) return sum_by_nccl(communicators_[rank], from, n, dtype == Dtype::F16 ? NcclType::F16 : NcclType::BF16, stream);
     for (uint32_t other = 0; other < ranks(); ++other) {
         if (other == rank) continue;
         const RankMemory& there = parts_[other].memory;
         std::byte* to = there.inbox[buffer] + inbox_place(rank, other) * there.inbox_bytes + 2 * first;
         check(cudaMemcpyAsync(to, from, 2 * n, cudaMemcpyDefault, stream), "summing over the cards");
     }
-    if (last) check(signal_mail(tables_[rank], ++letters_[rank], stream), "summing over the cards");
+    if (last && way_ == SumWay::Kernels) check(signal_mail(tables_[rank], ++letters_[rank], stream), "summing over the cards");
 }
 
 void CudaExchange::sum_and_norm(const Card& card, uint32_t rank, const SumNormArgs& args, cudaStream_t stream) {
     if (pushes(args.norm.rows)) return check(push_and_norm(card, tables_[rank], args, stream), "summing over the cards");
-    if (peers_) check(await_mail(tables_[rank], letters_[rank], stream), "summing over the cards");
+    if (way_ == SumWay::Streams) await_others(rank, stream);
+    if (way_ == SumWay::Kernels) check(await_mail(tables_[rank], letters_[rank], stream), "summing over the cards");
     check(add_mail_and_norm(card, tables_[rank], args, stream), "summing over the cards");
 }
 
@@ -112,7 +130,8 @@ void CudaExchange::reset() {
         check(cudaStreamSynchronize(stream), "ending a step that failed");
     }
     letters_.assign(ranks(), 0);
-    if (!peers_) communicators_ = make_communicators(cards_);
+    waits_.assign(ranks(), 0);
+    if (way_ == SumWay::Nccl) communicators_ = make_communicators(cards_);
     std::atomic_ref(*reinterpret_cast<uint32_t*>(given_up_.get())).store(0);
     Exchange::reset();
 }

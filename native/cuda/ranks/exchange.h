@@ -1,6 +1,7 @@
 // The exchange of ranks that are cards, or of several on one card (tests).
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -13,10 +14,17 @@
 
 namespace dca::cuda {
 
+/// How ranks add up.
+enum class SumWay {
+    Kernels,  // they reach each other's memory (let_peers_reach), and the kernel that adds waits for the others' parts
+    Streams,  // likewise, but the ranks' threads meet and their streams wait: nothing on a card waits for what has not begun
+    Nccl,
+};
+
 class CudaExchange final : public Exchange {
 public:
-    /// The cards, by rank; `peers`: they reach each other's memory (let_peers_reach). Otherwise NCCL sums.
-    CudaExchange(std::vector<uint32_t> vocabulary, std::vector<int> cards, bool peers);
+    /// The cards, by rank.
+    CudaExchange(std::vector<uint32_t> vocabulary, std::vector<int> cards, SumWay way);
     ~CudaExchange() override;
 
     /// A rank's part, before connect(): its memory, the streams that its sums run on, the whole rows of logits that all write
@@ -31,6 +39,9 @@ public:
     void join(uint32_t rank, Part part);
     void connect() override;
 
+    /// Whether a step can be recorded: not where threads meet in the midst of it.
+    bool records() const noexcept { return way_ != SumWay::Streams; }
+
     /// Throws a device error where a card gave up waiting for another in the step that has ended.
     void check_patience() const;
 
@@ -42,7 +53,7 @@ public:
     void sum(const Card& card, uint32_t rank, const SumArgs& args, cudaStream_t stream);
 
     /// Whether rows of 16-bit partials are sent by the kernel that adds them, so that nobody mails them.
-    bool pushes(uint32_t rows) const noexcept { return peers_ && rows <= kPushedRows; }
+    bool pushes(uint32_t rows) const noexcept { return way_ == SumWay::Kernels && rows <= kPushedRows; }
     /// What lies ready on `stream` goes to the others: n partial values of type dtype, from `first` on. `last`: of a sum.
     void mail(uint32_t rank, Partial partial, Dtype dtype, uint64_t first, uint64_t n, bool last, cudaStream_t stream);
     /// As SumNormArgs has it. Where NCCL sums, `stream` waits for what partials were mailed on.
@@ -54,11 +65,16 @@ public:
     float* gather_logits(uint32_t rank, const float* logits, uint32_t rows, cudaStream_t stream);
 
 private:
+    /// What runs next on a rank's `stream` finds done what the others have launched before their call of this.
+    void await_others(uint32_t rank, cudaStream_t stream);
+
     std::vector<int> cards_;
-    bool peers_;
+    SumWay way_;
     std::vector<Part> parts_;  // by rank, as the rest
     std::vector<RankTable> tables_;
     std::vector<uint32_t> letters_;            // how many sums have been mailed
+    std::vector<std::array<Event, 2>> come_;   // in turn: some may not have asked for the last one when it is their turn again
+    std::vector<uint32_t> waits_;              // of streams for others'
     std::vector<Communicator> communicators_;  // where NCCL sums
     PinnedMemory given_up_;                    // a word that waiting kernels look at
 };

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "cuda/device/card.h"
+#include "cuda/ranks/ahead.h"
 #include "cuda/ranks/table.h"
 
 namespace dca::cuda {
@@ -16,6 +17,7 @@ struct SumArgs {
     float* x;
     Partial partial;
     uint64_t n;
+    Ahead ahead;  // of what comes next
 };
 
 /// Launches on `stream` and returns without waiting.

@@ -9,6 +9,7 @@
 
 #include "cuda/device/card.h"
 #include "cuda/linear/elementwise.h"
+#include "cuda/ranks/ahead.h"
 #include "cuda/ranks/table.h"
 
 namespace dca::cuda {
@@ -19,6 +20,7 @@ struct SumNormArgs {
     float* x;
     Partial partial;
     NormArgs norm;  // of x; an RMS norm without a bias
+    Ahead ahead;    // of what comes next
 };
 
 // All launch on `stream` and return without waiting.

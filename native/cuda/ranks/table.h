@@ -51,6 +51,7 @@ struct RankMemory {
 struct RankTable {
     uint32_t rank = 0, ranks = 1;
     bool one_card = false;         // ranks share a card: a kernel that waits must not hold it
+    bool waited = false;           // the stream has waited for the others: no kernel has to
     uint32_t* given_up = nullptr;  // memory of the host: not 0 once a rank has failed, or kept another waiting too long
     RankMemory of[kMostCards] = {};
 };

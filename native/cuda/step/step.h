@@ -59,7 +59,8 @@ struct StepState {
 
     /// The kept rows of x, normed, to memory.normed in the activations' type; 1 / rms(x) of each to `factors` if set. Without
     /// weights they are only rounded.
-    void norm(const DeviceNorm& of, float* factors = nullptr);
+    /// `next` is the matrix that multiplies them, where one is known.
+    void norm(const DeviceNorm& of, const Matrix* next, float* factors = nullptr);
 
     /// Where a block's result goes: straight into x, or into memory.branch where a norm or a scale comes before it is added, or
     /// where the other block still reads x. Among ranks it is this one's part of a sum.
@@ -76,8 +77,15 @@ struct StepState {
         return adds_directly(w.ffn_post_norm) ? Sum{x(), true} : Sum{memory.branch, h.norms == Norms::Parallel};
     }
     /// Adds to x what attention or the feed-forward left where attention_sum() or ffn_sum() said, unless it did so itself.
-    void end_attention(const DeviceLayer& w);
-    void end_ffn(const DeviceLayer& w);
+    /// `next`: the matrix that is multiplied next; null: unknown.
+    void end_attention(const DeviceLayer& w, const Matrix* next = nullptr);
+    void end_ffn(const DeviceLayer& w, const Matrix* next = nullptr);
+
+    /// What is multiplied first in a layer, or behind the last one, and in its feed-forward; null: several, or not known yet.
+    const Matrix* begins(uint32_t layer) const noexcept {
+        return only_part(layer < h.n_layers ? weights.layers()[layer].qkv : weights.output());
+    }
+    const Matrix* begins_ffn(const DeviceLayer& w) const noexcept { return h.n_experts == 0 ? only_part(w.gate_up) : nullptr; }
 
     /// Logits that a product left in memory.logits, scaled and capped where the model does.
     void finish_logits(uint32_t rows);
@@ -126,8 +134,9 @@ private:
     void add_branch(const float* post_norm);
     /// The ranks' partials are summed into x, or where something comes before that into memory.branch, which holds another
     /// block's result already or (`fresh`) nothing.
-    void sum_partials(Partial partial, const float* post_norm, bool fresh);
-    void add_and_norm(const NormArgs& norm);
+    void sum_partials(Partial partial, const float* post_norm, bool fresh, const Matrix* next);
+    void add_and_norm(const NormArgs& norm, const Matrix* next);
+    static const Matrix* only_part(const FusedMatrices& fused) noexcept { return fused.merged() ? &fused.parts.front() : nullptr; }
 };
 
 /// The operations of core/backend/backend.h between begin() and end(), for one kind of step.

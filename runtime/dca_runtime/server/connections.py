@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import struct
 import time
 from typing import Any
 
@@ -61,6 +62,9 @@ class Connection(HttpToolsProtocol):
         if unsent != self._unsent:
             self._unsent, self._since = unsent, now
         if now - self._since > (slow_seconds if unsent else _REQUEST_SECONDS):
+            # Reset: the kernel would go on offering what it holds.
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.transport.abort()
 
 
