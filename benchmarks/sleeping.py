@@ -61,10 +61,10 @@ def main() -> None:
             "a step",
             "asked to leave",
             "left",
-            "a step meanwhile",
+            "step meanwhile",
             "asked to come",
             "came",
-            "a step meanwhile ",
+            "step till then",
         )
         times: dict[str, list[float]] = {name: [] for name in names}
         for repeat in range(args.repeats + 1):  # the first makes the memory
@@ -78,9 +78,7 @@ def main() -> None:
             coming = steps_until(lambda: long.in_place)
             came = time.perf_counter() - begin
             if repeat == 0:
-                print(
-                    f"the first time it was asked to leave took {asked[0] * 1e3:.0f} ms, which made the memory"
-                )
+                print(f"asked to leave for the first time, its memory made: {asked[0] * 1e3:.0f} ms")
                 continue
             for name, measured in zip(
                 names, (alone, asked[:1], [left], leaving, asked[1:], [came], coming), strict=True
@@ -93,7 +91,7 @@ def main() -> None:
             median = statistics.median(measured) if measured else float("nan")
             speed = f", {size / median / 1e9:.1f} GB/s" if name in ("left", "came") else ""
             most = f", at most {max(measured) * 1e3:.2f}" if measured else ""
-            print(f"{name.strip()}: {median * 1e3:.2f} ms{most}{speed}")
+            print(f"{name}: {median * 1e3:.2f} ms{most}{speed}")
 
 
 if __name__ == "__main__":
