@@ -46,6 +46,7 @@ class Plan:
         """Takes the job's rows out."""
         self.loads = [other for other in self.loads if other is not job]
         self.wakes = [other for other in self.wakes if other is not job]
+        self.woken = [(other, count) for other, count in self.woken if other is not job]
         self.writes = [other for other in self.writes if other is not job]
         self.reads = [(other, count) for other, count in self.reads if other is not job]
 
@@ -171,7 +172,8 @@ class Scheduler:
                     plan.writes.append(job)
                     reserved += pages
         for job in [job for job in self.active if job.stage is Stage.WAKING]:
-            self._wake(job, reserved, plan)
+            if job.stage is Stage.WAKING:  # and was not set aside for one before it
+                self._wake(job, reserved, plan)
         for job in self._loading_jobs():
             assert self._stored is not None
             pages = min(self._stored.most_pages, self._pages_for(job, job.left))
