@@ -207,7 +207,7 @@ void CudaKvCache::for_runs(std::span<const uint32_t> pages, std::span<std::byte*
 }
 
 size_t CudaKvCache::pages_a_piece() const {
-    constexpr size_t queued = 512;  // copies of a tensor of a page
+    constexpr size_t queued = 256;  // copies of a tensor of a page
     size_t tensors_of_page = 0;
     for (const Tensors& of : tensors()) tensors_of_page += of.count;
     return std::max<size_t>(queued / tensors_of_page, 1);
