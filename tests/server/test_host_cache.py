@@ -1,10 +1,14 @@
 """dca-serve --host-cache: conversations that the pool has no room for sleep in host memory and are woken."""
 
+import logging
+from types import SimpleNamespace
+
 import httpx
 import pytest
 from running_server import running
 
-from dca_export.cli.serve import main
+from dca_export.cli.serve import _host_bytes, main
+from dca_runtime import library
 
 PROMPTS = [
     f"{n} " + "It was a dark night, and nobody knew what the morning would bring. " * 12 for n in range(5)
@@ -59,3 +63,19 @@ def test_on_the_cpu_none_sleep_unless_it_is_asked_for(model, tmp_path, options):
 def test_a_size_that_is_none(capsys, model, size):
     assert main([str(model), f"--host-cache={size}"]) == 2
     assert "expected a size like 500M or 20G" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "wanted", "available", "expected"),
+    [
+        ("cuda:0 (NVIDIA H100 80GB HBM3)", None, 200 * 10**9, 50 * 10**9),
+        ("cuda:0 (NVIDIA H100 80GB HBM3)", 0, 200 * 10**9, 0),
+        ("cuda:0 (NVIDIA H100 80GB HBM3)", 7 * 10**9, 200 * 10**9, 7 * 10**9),
+        ("cuda:0 (NVIDIA H100 80GB HBM3)", None, None, 0),
+        ("cpu (AVX-512, 2 threads)", None, 200 * 10**9, 0),
+    ],
+)
+def test_what_may_sleep_where_nothing_is_said(monkeypatch, device, wanted, available, expected):
+    monkeypatch.setattr(library, "available_memory", lambda: available)
+    model = SimpleNamespace(info=SimpleNamespace(device=device))
+    assert _host_bytes(wanted, model, logging.getLogger("dca_serve")) == expected
