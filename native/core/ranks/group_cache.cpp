@@ -1,19 +1,10 @@
 #include "core/ranks/group_cache.h"
 
+#include <array>
 #include <cstring>
 #include <utility>
 
-#include "core/error.h"
-
 namespace dca {
-
-namespace {
-
-[[noreturn]] void refuse_sleep() {
-    fail(DCA_ERROR_UNSUPPORTED, "sequences sleep on one device only so far, this model is on several; save them to a file instead");
-}
-
-}  // namespace
 
 GroupCache::GroupCache(const Hparams& hparams, std::vector<Part> parts)
     : n_layers_(hparams.n_layers), n_kv_heads_(hparams.n_kv_heads), parts_(std::move(parts)) {}
@@ -29,16 +20,20 @@ void GroupCache::copy_page(uint32_t to, const KvCache& source, uint32_t from, ui
     for (size_t rank = 0; rank < parts_.size(); ++rank) parts_[rank].cache->copy_page(to, *other.parts_[rank].cache, from, tokens);
 }
 
-uint64_t GroupCache::page_bytes() const {
+uint64_t GroupCache::bytes_of(std::span<const PageSection> sections) const {
     uint64_t bytes = 0;
-    for (const PageSection& section : sections()) bytes += uint64_t{n_layers_} * section.tensors * n_kv_heads_ * section.head_bytes;
+    for (const PageSection& section : sections) bytes += uint64_t{n_layers_} * section.tensors * n_kv_heads_ * section.head_bytes;
     return bytes;
 }
 
+uint64_t GroupCache::page_bytes() const { return bytes_of(sections()); }
+
+uint64_t GroupCache::tail_bytes() const { return parts_.front().cache->tail_bytes() == 0 ? 0 : bytes_of(std::array{tail_section()}); }
+
 template <class Visit>
-void GroupCache::each_run(const Part& part, Visit&& visit) const {
+void GroupCache::each_run(const Part& part, std::span<const PageSection> sections, Visit&& visit) const {
     size_t section_begin = 0, own = 0;
-    for (const PageSection& section : sections()) {
+    for (const PageSection& section : sections) {
         const size_t tensor_bytes = n_kv_heads_ * section.head_bytes, run = part.heads.count * section.head_bytes;
         for (uint32_t tensor = part.layers.first * section.tensors; tensor < part.layers.end() * section.tensors; ++tensor) {
             visit(section_begin + tensor * tensor_bytes + part.heads.first * section.head_bytes, own, run);
@@ -53,7 +48,7 @@ void GroupCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) const
     for (const Part& part : parts_) {
         own_page.resize(part.cache->page_bytes());
         part.cache->save_page(page, tokens, own_page.data());
-        each_run(part, [&](size_t whole, size_t own, size_t bytes) { std::memcpy(out + whole, own_page.data() + own, bytes); });
+        each_run(part, sections(), [&](size_t whole, size_t own, size_t bytes) { std::memcpy(out + whole, own_page.data() + own, bytes); });
     }
 }
 
@@ -61,13 +56,71 @@ void GroupCache::load_page(uint32_t page, const std::byte* in) {
     std::vector<std::byte> own_page;
     for (const Part& part : parts_) {
         own_page.resize(part.cache->page_bytes());
-        each_run(part, [&](size_t whole, size_t own, size_t bytes) { std::memcpy(own_page.data() + own, in + whole, bytes); });
+        each_run(part, sections(), [&](size_t whole, size_t own, size_t bytes) { std::memcpy(own_page.data() + own, in + whole, bytes); });
         part.cache->load_page(page, own_page.data());
     }
 }
 
-std::shared_ptr<std::byte> GroupCache::host_memory(uint64_t) const { refuse_sleep(); }
-uint64_t GroupCache::start_saving(std::span<const uint32_t>, std::byte*) { refuse_sleep(); }
-uint64_t GroupCache::start_loading(std::span<const uint32_t>, const std::byte*) { refuse_sleep(); }
+void GroupCache::save_tail(uint32_t page, uint32_t tokens, std::byte* out) const {
+    std::vector<std::byte> own_tail;
+    for (const Part& part : parts_) {
+        own_tail.resize(part.cache->tail_bytes());
+        part.cache->save_tail(page, tokens, own_tail.data());
+        each_run(part, std::array{tail_section()},
+                 [&](size_t whole, size_t own, size_t bytes) { std::memcpy(out + whole, own_tail.data() + own, bytes); });
+    }
+}
+
+void GroupCache::load_tail(uint32_t page, const std::byte* in) {
+    std::vector<std::byte> own_tail;
+    for (const Part& part : parts_) {
+        own_tail.resize(part.cache->tail_bytes());
+        each_run(part, std::array{tail_section()},
+                 [&](size_t whole, size_t own, size_t bytes) { std::memcpy(own_tail.data() + own, in + whole, bytes); });
+        part.cache->load_tail(page, own_tail.data());
+    }
+}
+
+std::shared_ptr<std::byte> GroupCache::host_memory(uint64_t bytes) const {
+    const uint64_t pages = bytes / page_bytes();
+    const auto memory = std::make_shared<Memory>();
+    for (const Part& part : parts_) memory->of_rank.push_back(part.cache->host_memory(pages * part.cache->page_bytes()));
+    return {memory, reinterpret_cast<std::byte*>(memory.get())};
+}
+
+template <class Start>
+uint64_t GroupCache::start_all(Start&& start) {
+    std::vector<uint64_t> numbers;
+    try {
+        for (size_t rank = 0; rank < parts_.size(); ++rank) numbers.push_back(start(*parts_[rank].cache, rank));
+    } catch (...) {
+        // The memory is the caller's again once this returns.
+        for (size_t rank = 0; rank < numbers.size(); ++rank) static_cast<void>(parts_[rank].cache->copied(numbers[rank], true));
+        throw;
+    }
+    under_way_.push_back(std::move(numbers));
+    return ++copies_;
+}
+
+uint64_t GroupCache::start_saving(std::span<const uint32_t> pages, std::byte* memory) {
+    const auto& of_rank = reinterpret_cast<const Memory*>(memory)->of_rank;
+    return start_all([&](KvCache& cache, size_t rank) { return cache.start_saving(pages, of_rank[rank].get()); });
+}
+
+uint64_t GroupCache::start_loading(std::span<const uint32_t> pages, const std::byte* memory) {
+    const auto& of_rank = reinterpret_cast<const Memory*>(memory)->of_rank;
+    return start_all([&](KvCache& cache, size_t rank) { return cache.start_loading(pages, of_rank[rank].get()); });
+}
+
+bool GroupCache::copied(uint64_t number, bool waits) {
+    while (copies_ - under_way_.size() < number) {
+        const std::vector<uint64_t>& numbers = under_way_.front();
+        for (size_t rank = 0; rank < parts_.size(); ++rank) {
+            if (!parts_[rank].cache->copied(numbers[rank], waits)) return false;
+        }
+        under_way_.pop_front();
+    }
+    return true;
+}
 
 }  // namespace dca

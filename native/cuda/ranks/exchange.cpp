@@ -65,7 +65,8 @@ void CudaExchange::sum(const Card& card, uint32_t rank, const SumArgs& args, cud
 void CudaExchange::mail(uint32_t rank, Partial partial, Dtype dtype, uint64_t first, uint64_t n, bool last, cudaStream_t stream) {
     const auto buffer = static_cast<uint32_t>(partial);
     std::byte* from = parts_[rank].memory.partial[buffer] + 2 * first;
-    if (way_ == SumWay::Nccl) return sum_by_nccl(communicators_[rank], from, n, dtype == Dtype::F16 ? NcclType::F16 : NcclType::BF16, stream);
+    if (way_ == SumWay::Nccl)
+        return sum_by_nccl(communicators_[rank], from, n, dtype == Dtype::F16 ? NcclType::F16 : NcclType::BF16, stream);
     for (uint32_t other = 0; other < ranks(); ++other) {
         if (other == rank) continue;
         const RankMemory& there = parts_[other].memory;
