@@ -62,6 +62,7 @@ class Measured:
     lookup: float
     guessed: int
     right: int
+    tie: float | None  # where the texts part: how far apart the logits of the two tokens lie
 
 
 def main() -> None:
@@ -140,7 +141,18 @@ def measured(model: dca.Model, kind: str, ids: list[int], arguments: argparse.Na
         1 / max(min(seconds["lookup"]), 1e-9),
         lookup.guesses.guessed,
         lookup.guesses.right,
+        parting(model, ids, off.ids, lookup.ids),
     )
+
+
+def parting(model: dca.Model, ids: list[int], one: list[int], other: list[int]) -> float | None:
+    """How far apart the logits of the first two tokens lie in which the answers to a prompt differ."""
+    first = next((n for n, pair in enumerate(zip(one, other, strict=False)) if pair[0] != pair[1]), None)
+    if first is None:
+        return None
+    with model.session(context=len(ids) + first) as session:
+        logits = session.eval(ids + one[:first])
+    return abs(float(logits[one[first]] - logits[other[first]]))
 
 
 def print_tables(title: str, found: list[Measured]) -> None:
@@ -179,6 +191,11 @@ def print_tables(title: str, found: list[Measured]) -> None:
         )
     Console().print(table)
     print(f"the same text both ways: {sum(one.same for one in found)} of {len(found)} prompts")
+    for number, one in enumerate(found, 1):
+        if one.tie is not None:
+            print(
+                f"  prompt {number}: the logits of the tokens at which the texts part lie {one.tie:.4f} apart"
+            )
 
 
 if __name__ == "__main__":

@@ -39,8 +39,14 @@ from serve_load import document, quantile
 KEY = "a key for one run"
 HEADERS = {"Authorization": f"Bearer {KEY}"}
 CLIENTS = 32  # at a time
-PROMPTS = ("The lighthouse", "1 2 3 4 5", "Once upon a time", "def main():", "In 1815", "A kettle is")
+# The ASKED of them are asked whose answers hang least by a hair.
+PROMPTS = (
+    *("The lighthouse", "1 2 3 4 5", "Once upon a time", "def main():", "In 1815", "A kettle is"),
+    *("a b c d e f", "2, 4, 6, 8,", "Monday, Tuesday,", "January, February,", "one two three", "import os\n"),
+    *("The capital of France is", "for i in range(", "1, 1, 2, 3, 5, 8,", "<html>", "Dear Sir,", "10 9 8 7"),
+)
 TOKENS = 16  # of an answer
+ASKED = 6
 POOL, CONTEXT = 16384, 4096  # tokens
 MOST_GROWTH = 0.05  # of memory, after warm-up
 TOLD = 15  # seconds between lines that say how far it is
@@ -155,6 +161,7 @@ class Abuse:
     faults: Counter = field(default_factory=Counter)
     done: Counter = field(default_factory=Counter)
     written: int = 0  # tokens, of answers that came to an end
+    beside: list[float] = field(default_factory=list)  # seconds of answers while others do not read
 
     async def ask(self, prompt: str, stream: bool = False, tokens: int = TOKENS) -> str:
         """A whole answer."""
@@ -173,14 +180,27 @@ class Abuse:
 
     async def learn(self) -> None:
         """What the answers are while nobody else asks; fills the pool."""
-        for prompt in PROMPTS:
+        gaps = {prompt: await self.least_gap(prompt) for prompt in PROMPTS}
+        for prompt in sorted(PROMPTS, key=lambda prompt: gaps[prompt])[-ASKED:]:
             self.known[prompt] = await self.ask(prompt)
+        least = min(gaps[prompt] for prompt in self.known)
+        print(
+            f"answers are known; no other token comes nearer than {least:.3g} (log-probability)", flush=True
+        )
         for number in range(POOL // 1000 + 2):
             await self.ask(document(number, 1000), tokens=1)
 
+    async def least_gap(self, prompt: str) -> float:
+        """How far the likeliest token is before the next, where that is least in the answer: rows of a step
+        that nine or more share are summed in another order, which decides where it is next to nothing."""
+        body = {"prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "logprobs": 2}
+        reply = await self.http.post("/v1/completions", json=body)
+        tops = reply.json()["choices"][0]["logprobs"]["top_logprobs"]
+        return min(max(top.values()) - min(top.values()) for top in tops)
+
     async def right(self) -> None:
         """An answer that must be the one that was learnt."""
-        prompt = self.random.choice(PROMPTS)
+        prompt = self.random.choice(list(self.known))
         answer = await self.ask(prompt, self.random.random() < 0.5)
         if answer != self.known[prompt]:
             self.faults[f"wrong answer to {prompt!r}: {answer!r}"] += 1
@@ -242,7 +262,9 @@ class Abuse:
                 writer.write(request(body))
                 await writer.drain()
             for _ in range(20):
+                start = time.perf_counter()
                 await self.watched(self.right)
+                self.beside.append(time.perf_counter() - start)
             self.done["slow readers"] += clients
 
     async def counted(self) -> None:
@@ -375,7 +397,9 @@ async def run(arguments: argparse.Namespace, server: Server) -> Counter:
             await abuse.rest()
             await abuse.counted()
             held = server.held()
-            print(f"round {number}: {held}; {health}; faults: {dict(abuse.faults)}", flush=True)
+            beside = f"answers beside slow readers p50 {quantile(abuse.beside, 0.5):.1f} s"
+            beside += f", longest {max(abuse.beside):.1f} s"
+            print(f"round {number}: {held}; {health}; {beside}; faults: {dict(abuse.faults)}", flush=True)
             if time.monotonic() >= end:
                 break
         if held.memory > first.memory * (1 + MOST_GROWTH):

@@ -16,6 +16,7 @@ import asyncio
 import concurrent.futures
 import json
 import random
+import re
 import statistics
 import time
 from dataclasses import dataclass, field
@@ -68,6 +69,13 @@ class Client:
                 for first in range(processes)
             ]
             return [stream for streams in await asyncio.gather(*asked) for stream in streams]
+
+    async def stepping(self) -> dict[str, float]:
+        """The server's own counts of its steps, where it has such metrics."""
+        text = (await self._http.get("/metrics")).text
+        return {
+            name: float(value) for name, value in re.findall(r"^(dca:\w+)_total\{.*\} (\S+)$", text, re.M)
+        }
 
     async def ask(self, prompt: str, tokens: int, seen: Stream | None = None) -> Stream:
         """Streams a completion of ``tokens`` tokens."""
@@ -196,20 +204,36 @@ async def gone(client: Client, words: dict[int, int]) -> str:
 async def many(client: Client, words: dict[int, int]) -> str:
     """64 clients, prompts of 1,024 tokens that nobody has read, 128 tokens each."""
     prompts = [document(200 + n, words[1024]) for n in range(64)]
+    before = await client.stepping()
     streams = await client.ask_from_processes(prompts, 128, processes=8)
+    own = between(before, await client.stepping())
     start = min(stream.started for stream in streams)
     end = max(stream.tokens[-1] for stream in streams)
-    read = start + max(stream.first for stream in streams)
+    # From the last first token to the first last one all write: before and after it steps are of fewer.
+    read = max(stream.tokens[0] for stream in streams)
+    full = min(stream.tokens[-1] for stream in streams)
     # Tokens that end inside a character come without a text: scaled to the server's own count.
     whole = sum(stream.completion_tokens for stream in streams) / sum(
         len(stream.tokens) for stream in streams
     )
-    after = whole * sum(at > read for stream in streams for at in stream.tokens)
+    written = whole * sum(read < at <= full for stream in streams for at in stream.tokens)
     tokens = sum(stream.prompt_tokens + stream.completion_tokens for stream in streams)
     return (
         f"{tokens / (end - start):.0f} tokens/s in all, read and written; last first token after "
-        f"{read - start:.2f} s, from then on {after / (end - read):.0f} tokens/s written"
+        f"{read - start:.2f} s; {written / (full - read):.0f} tokens/s written while all write{own}"
     )
+
+
+def between(before: dict[str, float], after: dict[str, float]) -> str:
+    """What a server that counts its steps did beside them, as dca-serve does; else nothing."""
+    steps, inside, outside = (
+        after.get(name, 0.0) - before.get(name, 0.0)
+        for name in ("dca:steps", "dca:step_seconds", "dca:between_steps_seconds")
+    )
+    if not steps:
+        return ""
+    share = outside / (inside + outside)
+    return f"; between steps {1e3 * outside / steps:.3f} ms, {share:.1%} of their time ({steps:.0f} steps)"
 
 
 LOADS = {"questions": questions, "cold": cold, "beside": beside, "gone": gone, "many": many}

@@ -52,11 +52,12 @@ def missing(dist: Path, number: str) -> Iterator[str]:
 
 
 def abi_is_recorded(number: str) -> bool:
-    """Whether tests/sdk/abi.json is of this version and of what the headers say today."""
+    """Whether the record in tests/sdk is of this version and of what the headers say today."""
     sys.path.insert(0, str(ROOT / "tests" / "sdk"))
-    from abi import RECORD, recorded  # type: ignore[import-not-found]
+    from abi import RECORD, RELEASED, recorded, released  # type: ignore[import-not-found]
 
-    return json.loads(RECORD.read_text(encoding="utf-8")) == recorded(number)
+    declared = RELEASED.read_text(encoding="utf-8") == released()
+    return declared and json.loads(RECORD.read_text(encoding="utf-8")) == recorded(number)
 
 
 def problems(dist: Path | None) -> Iterator[str]:

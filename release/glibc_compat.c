@@ -1,5 +1,6 @@
 /* What newer headers and libstdc++.a refer to and glibc 2.28 does not have, by what it had instead.
  * Hidden: each library that is linked for wheels has its own. */
+#include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/random.h>
@@ -36,3 +37,24 @@ uint32_t arc4random(void) {
 
 /* 2.32: whether a process has one thread only, so that counters need not be atomic. They always are, then. */
 char __libc_single_threaded = 0;
+
+/* 2.38: what newer headers make of calls that read numbers, for C23's binary ones (0b101), which nothing here reads.
+ * Declared by hand: <stdlib.h> may lead the calls back to here. */
+long strtol(const char* text, char** end, int base);
+long long strtoll(const char* text, char** end, int base);
+unsigned long strtoul(const char* text, char** end, int base);
+unsigned long long strtoull(const char* text, char** end, int base);
+int __isoc99_vsscanf(const char* text, const char* format, va_list values);
+
+long __isoc23_strtol(const char* text, char** end, int base) { return strtol(text, end, base); }
+long long __isoc23_strtoll(const char* text, char** end, int base) { return strtoll(text, end, base); }
+unsigned long __isoc23_strtoul(const char* text, char** end, int base) { return strtoul(text, end, base); }
+unsigned long long __isoc23_strtoull(const char* text, char** end, int base) { return strtoull(text, end, base); }
+
+int __isoc23_sscanf(const char* text, const char* format, ...) {
+    va_list values;
+    va_start(values, format);
+    const int read = __isoc99_vsscanf(text, format, values);
+    va_end(values);
+    return read;
+}

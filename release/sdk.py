@@ -3,7 +3,8 @@
     python release/sdk.py dist [--model MODEL.gguf]
 
 They hold for the systems that the wheels hold for. Each is unpacked elsewhere, the examples are compiled with
-what its pkg-config file says, and, with a model, one of them is run (under qemu for another machine).
+what its pkg-config file says and by its CMake package, and, with a model, they are run, under qemu where they
+are another machine's, and must say what Python says.
 """
 
 import argparse
@@ -19,6 +20,13 @@ from wheels import ROOT, TARGETS, digest, portable, release_time, version
 
 EXAMPLES = ("generate", "batch")
 PROMPT, TOKENS = "Once upon a time", "8"
+LINES = (
+    "The capital of France is",
+    "Once upon a time",
+    "One, two, three,",
+    "Water is made of",
+    "She opened the",
+)
 
 
 def run(*command: object, **options) -> str:
@@ -47,7 +55,7 @@ def make(target: str, out: Path) -> Path:
 
 
 def check(archive: Path, target: str, model: Path | None) -> None:
-    """Ends the run unless the examples compile against the archive and, with a model, one says something."""
+    """Ends the run unless the examples compile against the archive and say what Python says of ``model``."""
     here = target == os.uname().machine
     cross = "" if here else f"{target}-linux-gnu-"
     with tempfile.TemporaryDirectory() as scratch:
@@ -59,13 +67,37 @@ def check(archive: Path, target: str, model: Path | None) -> None:
             strict = ["-std=c99", "-Wall", "-Wextra", "-Werror"]
             # The library asks for an older glibc than the one that is linked here.
             run(f"{cross}gcc", *strict, source, *flags, "-o", program)
+        # find_package(dca) compiles them too.
+        system = [] if here else ["-DCMAKE_SYSTEM_NAME=Linux", f"-DCMAKE_SYSTEM_PROCESSOR={target}"]
+        system += [f"-DCMAKE_C_COMPILER={cross}gcc", f"-DCMAKE_PREFIX_PATH={tree}"]
+        run("cmake", "-S", tree / "examples", "-B", tree / "by-cmake", "-G", "Ninja", *system)
+        run("cmake", "--build", tree / "by-cmake")
         if model is None:
             return
         start = ["env"] if here else [f"qemu-{target}", "-L", f"/usr/{target}-linux-gnu", "-E"]
-        said = run(*start, f"LD_LIBRARY_PATH={tree / 'lib'}", tree / EXAMPLES[0], model, PROMPT, TOKENS)
-        if not said.strip():
-            sys.exit(f"{archive.name}: its example said nothing")
-        print(f"{archive.name}: examples/{EXAMPLES[0]} says {said.strip()!r}")
+        start.append(f"LD_LIBRARY_PATH={tree / 'lib'}")
+        generated = run(*start, tree / "generate", model, PROMPT, TOKENS)
+        answered = run(*start, tree / "batch", model, TOKENS, input="\n".join(LINES) + "\n")
+    text, answers = by_python(model)
+    for name, said, expected in (("generate", generated, text), ("batch", answered, answers)):
+        if sorted(said.splitlines()) != sorted(expected.splitlines()):
+            sys.exit(f"{archive.name}: examples/{name} says {said!r}, Python {expected!r}")
+        print(f"{archive.name}: examples/{name} says what Python says, {said.strip()!r}")
+
+
+def by_python(model: Path) -> tuple[str, str]:
+    """What the examples have to print: generate's text, batch's answers."""
+    import dca_runtime as dca
+
+    with dca.Model(model, device="cpu") as loaded:
+
+        def text(prompt: str | list[int]) -> str:
+            return "".join(loaded.generate(prompt, max_tokens=int(TOKENS), temperature=0.0))
+
+        # batch takes lines of strangers: control tokens in them are text, and nothing is put before them.
+        plain = [loaded.tokenizer.encode(line, add_special=False, parse_special=False) for line in LINES]
+        answers = "".join(f"{number}\t{text(ids)}\n" for number, ids in enumerate(plain, 1))
+        return text(PROMPT) + "\n", answers
 
 
 def main() -> None:

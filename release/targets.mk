@@ -41,17 +41,16 @@ site: $(VENV)/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --config-file release/site/mkdocs.yml
 
 # Everything that a release promises, in dist, with checksums and notes. It ends with what it made; publishing is done by hand.
-# CUDA_WHEEL=OFF leaves out what takes an hour or more.
+# What is soon done comes first. CUDA_WHEEL=OFF leaves out what takes an hour or more.
+RELEASE_STAGES := lint site sanitize wheels sdk test-wheel test-container test-aarch64 test
+
 release: $(VENV)/release
 	$(BIN)/python release/check.py
-	$(MAKE) lint sanitize test wheels sdk test-wheel test-aarch64 test-container site
-	$(if $(filter OFF,$(CUDA_WHEEL)),,$(MAKE) cuda-wheel)
+	for stage in $(RELEASE_STAGES) $(if $(filter OFF,$(CUDA_WHEEL)),,cuda-wheel); do \
+		start=$$(date +%s); $(MAKE) $$stage || exit 1; echo "== make $$stage: $$(($$(date +%s) - start)) s"; done
 	$(BIN)/python release/finish.py dist
 
-$(VENV)/release: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[release]'
-	touch $@
-
-$(VENV)/site: $(VENV)/ready
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[site]'
+# The package is installed already: pip only adds what an extra names.
+$(VENV)/release $(VENV)/site: $(VENV)/ready
+	$(PIP) 'dca-export[$(@F)]'
 	touch $@

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dca_export.cli._common import EXIT_OK, command_parser, positive_int, run
+from dca_export.cli._common import EXIT_OK, command_parser, disk_size, positive_int, run
 from dca_export.cli._runtime import add_model_arguments
 from dca_export.cli._sources import model_file
 from dca_export.cli._store import add_store_arguments, chosen_store
 from dca_export.errors import InputError
 
 if TYPE_CHECKING:
+    from dca_runtime import Model
     from dca_runtime.server.serve import Served
     from dca_runtime.server.settings import Settings
 
@@ -27,6 +28,9 @@ dca-serve model.gguf --host 0.0.0.0 --api-key-file key.txt --cache-tokens 262144
 
 KEY_VARIABLE = "DCA_API_KEY"
 DEFAULT_CACHE_TOKENS = 65536
+HOST_SHARE = (
+    4  # of the host memory that is available when the model is loaded, a card's pages get the fourth part
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -63,6 +67,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         default=64,
         metavar="N",
         help="answers that are written at once; others wait (default: 64)",
+    )
+    parser.add_argument(
+        "--host-cache",
+        type=_host_size,
+        metavar="SIZE",
+        help="host memory in which conversations sleep that a card has no room for, like 20G; 0: none "
+        "(default: on cards a quarter of what is available; none on the CPU)",
     )
     add_store_arguments(parser)
     limits = parser.add_argument_group("limits")
@@ -149,7 +160,25 @@ def _load(arguments: argparse.Namespace) -> "Served":
     engine = model.engine(
         tokens=arguments.cache_tokens, cache_type=arguments.cache_type, prefill=arguments.prefill
     )
-    return Served(model, engine, None if store is None else store.prompts(engine, Path(model.path).name))
+    prompts = None if store is None else store.prompts(engine, Path(model.path).name)
+    return Served(model, engine, prompts, _host_bytes(arguments.host_cache, model, log))
+
+
+def _host_bytes(wanted: int | None, model: "Model", log: logging.Logger) -> int:
+    """How much host memory pages may sleep in."""
+    from dca_runtime.library import available_memory
+
+    if model.info.device.startswith("cpu"):
+        if wanted:
+            log.warning(
+                "--host-cache: on the CPU keys and values are in host memory anyway; a larger --cache-tokens "
+                "holds as much and copies nothing"
+            )
+        return wanted or 0
+    size = (available_memory() or 0) // HOST_SHARE if wanted is None else wanted
+    if size:
+        log.info("idle conversations sleep in up to %.1f GB of host memory (--host-cache)", size / 1e9)
+    return size
 
 
 def _settings(arguments: argparse.Namespace) -> "Settings":
@@ -178,6 +207,10 @@ def _key(arguments: argparse.Namespace) -> str | None:
     if key is not None and not key.strip():
         raise InputError(f"{source}: the key is empty, expected some characters")
     return key
+
+
+def _host_size(text: str) -> int:
+    return 0 if text == "0" else disk_size(text)
 
 
 def _port(text: str) -> int:

@@ -159,13 +159,13 @@ void CpuKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) const
     }
 }
 
-uint64_t CpuKvCache::start_saving(std::span<const uint32_t> pages, std::byte* memory) {
-    for (size_t i = 0; i < pages.size(); ++i) save_page(pages[i], kPageTokens, memory + i * page_bytes());
+uint64_t CpuKvCache::start_saving(std::span<const uint32_t> pages, std::span<std::byte* const> memory) {
+    for (size_t i = 0; i < pages.size(); ++i) save_page(pages[i], kPageTokens, memory[i]);
     return 0;  // done already
 }
 
-uint64_t CpuKvCache::start_loading(std::span<const uint32_t> pages, const std::byte* memory) {
-    for (size_t i = 0; i < pages.size(); ++i) load_page(pages[i], memory + i * page_bytes());
+uint64_t CpuKvCache::start_loading(std::span<const uint32_t> pages, std::span<std::byte* const> memory) {
+    for (size_t i = 0; i < pages.size(); ++i) load_page(pages[i], memory[i]);
     return 0;
 }
 

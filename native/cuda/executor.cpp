@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/backend/forward.h"
+#include "cuda/device/tried.h"
 #include "cuda/linear/elementwise.h"
 #include "cuda/weights/kernels.h"
 
@@ -47,7 +48,7 @@ void CudaExecutor::prepare(const Batch& batch) {
     const bool recordable = whole && rows <= most && batch.decode(kMostGuessedRows) && (rows == 1 || state_.h.n_experts == 0);
     recorded_rows_ = recordable ? Recordings::rows_for(rows, most) : 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - rows;
-    if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
+    if (state_.input.set(batch, padding, state_.cache->padding_page()) || tried("CLEAR", 0) != 0) recordings_.clear();
     state_.cache->begin(batch, state_.stream.get());
     if (state_.sparse != nullptr) state_.sparse->begin(batch, state_.shape, *state_.cache, state_.stream.get());
     // Memory that is given back or taken may wait for what runs on any card, and a sum that runs waits for all ranks.

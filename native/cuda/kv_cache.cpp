@@ -169,28 +169,36 @@ void CudaKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) cons
 
 std::shared_ptr<std::byte> CudaKvCache::host_memory(uint64_t bytes) const {
     HostBlocks& blocks = *host_blocks_;
+    const auto give_back = [kept = host_blocks_](uint64_t size, std::byte* block) {
+        const std::lock_guard lock(kept->mutex);
+        kept->free.emplace_back(size, PinnedMemory(block));
+    };
+    std::unique_lock lock(blocks.mutex);
     const auto fits = [&](const auto& block) { return block.first >= bytes && block.first / 2 <= bytes; };
-    auto found = std::ranges::find_if(blocks.free, fits);
-    if (found == blocks.free.end()) {
-        blocks.free.reserve(blocks.made + 1);  // so that giving one back allocates nothing
-        blocks.free.emplace_back(bytes, allocate_pinned(bytes, "letting a sequence sleep"));
-        ++blocks.made;
-        found = std::prev(blocks.free.end());
+    const auto found = std::ranges::find_if(blocks.free, fits);
+    uint64_t size = bytes;
+    PinnedMemory memory;
+    if (found != blocks.free.end()) {
+        size = found->first;
+        memory = std::move(found->second);
+        blocks.free.erase(found);
+        lock.unlock();
+    } else {
+        blocks.free.reserve(++blocks.made);  // so that giving one back allocates nothing
+        lock.unlock();                       // making one takes long
+        check(cudaSetDevice(device_.ordinal), "selecting the card");
+        memory = allocate_pinned(bytes, "letting a sequence sleep");
     }
-    const uint64_t size = found->first;
-    std::byte* memory = found->second.release();
-    blocks.free.erase(found);
-    const auto give_back = [kept = host_blocks_, size](std::byte* block) { kept->free.emplace_back(size, PinnedMemory(block)); };
-    return {memory, give_back};
+    return {memory.release(), [give_back, size](std::byte* block) { give_back(size, block); }};
 }
 
 template <class Copy>
-void CudaKvCache::for_runs(std::span<const uint32_t> pages, Copy copy) const {
+void CudaKvCache::for_runs(std::span<const uint32_t> pages, std::span<std::byte* const> memory, Copy copy) const {
     const size_t host_stride = page_bytes();
     for (size_t first = 0, next; first < pages.size(); first = next) {
         next = first + 1;
-        while (next < pages.size() && pages[next] == pages[next - 1] + 1) ++next;
-        size_t host = first * host_stride;
+        while (next < pages.size() && pages[next] == pages[next - 1] + 1 && memory[next] == memory[next - 1] + host_stride) ++next;
+        std::byte* host = memory[first];
         for (const Tensors& of : tensors()) {
             for (size_t number = 0; number < of.count; ++number, host += of.page_bytes)
                 copy(at(of, number, pages[first]), host, of.page_bytes, host_stride, next - first);
@@ -205,23 +213,23 @@ uint64_t CudaKvCache::number_copy() {
     return copies_;
 }
 
-uint64_t CudaKvCache::start_saving(std::span<const uint32_t> pages, std::byte* memory) {
+uint64_t CudaKvCache::start_saving(std::span<const uint32_t> pages, std::span<std::byte* const> memory) {
     check(cudaSetDevice(device_.ordinal), "selecting the card");
-    for_runs(pages, [&](const std::byte* device, size_t host, size_t width, size_t host_stride, size_t count) {
-        check(cudaMemcpy2DAsync(memory + host, host_stride, device, width, width, count, cudaMemcpyDeviceToHost, transfer_.get()),
+    for_runs(pages, memory, [&](const std::byte* device, std::byte* host, size_t width, size_t host_stride, size_t count) {
+        check(cudaMemcpy2DAsync(host, host_stride, device, width, width, count, cudaMemcpyDeviceToHost, transfer_.get()),
               "letting a sequence sleep");
     });
     return number_copy();
 }
 
-uint64_t CudaKvCache::start_loading(std::span<const uint32_t> pages, const std::byte* memory) {
+uint64_t CudaKvCache::start_loading(std::span<const uint32_t> pages, std::span<std::byte* const> memory) {
     check(cudaSetDevice(device_.ordinal), "selecting the card");
     for (const uint32_t page : pages) {
         if (means_ != nullptr) means_->set_current(page, false);
         fine_.pages.drop(page);
     }
-    for_runs(pages, [&](std::byte* device, size_t host, size_t width, size_t host_stride, size_t count) {
-        check(cudaMemcpy2DAsync(device, width, memory + host, host_stride, width, count, cudaMemcpyHostToDevice, transfer_.get()),
+    for_runs(pages, memory, [&](std::byte* device, const std::byte* host, size_t width, size_t host_stride, size_t count) {
+        check(cudaMemcpy2DAsync(device, width, host, host_stride, width, count, cudaMemcpyHostToDevice, transfer_.get()),
               "waking a sequence");
     });
     return number_copy();

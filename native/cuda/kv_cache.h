@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <utility>
@@ -55,8 +56,8 @@ public:
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;
     std::shared_ptr<std::byte> host_memory(uint64_t bytes) const override;
-    uint64_t start_saving(std::span<const uint32_t> pages, std::byte* memory) override;
-    uint64_t start_loading(std::span<const uint32_t> pages, const std::byte* memory) override;
+    uint64_t start_saving(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override;
+    uint64_t start_loading(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override;
     bool copied(uint64_t number, bool waits) override;
     uint64_t tail_bytes() const override { return fine_.slot_bytes; }
     PageSection tail_section() const override;
@@ -98,14 +99,15 @@ private:
     CacheType type_;
     DeviceMemory memory_;
     std::unique_ptr<PageMeans> means_;
-    /// Calls copy(device, host, device stride, host stride, width, count) for every tensor of every run of pages that follow each
-    /// other, of host memory of page_bytes() a page.
+    /// Calls copy(device, host, width, host stride, count) for every tensor of every run of pages that follow each other here and
+    /// there; pages lie back to back here, so their stride is the width.
     template <class Copy>
-    void for_runs(std::span<const uint32_t> pages, Copy copy) const;
+    void for_runs(std::span<const uint32_t> pages, std::span<std::byte* const> memory, Copy copy) const;
     uint64_t number_copy();
 
-    /// Pinned memory that sequences slept in: making and freeing it takes longer than the copies.
+    /// Pinned memory that pages slept in: making and freeing it takes longer than the copies. Threads take turns.
     struct HostBlocks {
+        std::mutex mutex;
         std::vector<std::pair<uint64_t, PinnedMemory>> free;  // (bytes, memory)
         size_t made = 0;
     };

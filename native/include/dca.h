@@ -307,10 +307,11 @@ typedef struct dca_engine_info {
     uint32_t page_tokens; /* tokens of a page */
     uint32_t max_rows;    /* tokens of a step at most */
     uint64_t cache_bytes;
-    uint64_t scratch_bytes; /* activations and work space */
-    dca_scheme scheme;      /* in force; chunk_size 0: none */
-    int32_t attention;      /* as in dca_session_info */
-    dca_border border;      /* likewise */
+    uint64_t scratch_bytes;  /* activations and work space */
+    dca_scheme scheme;       /* in force; chunk_size 0: none */
+    int32_t attention;       /* as in dca_session_info */
+    dca_border border;       /* likewise */
+    uint32_t tokens_leaving; /* of tokens_used, in pages that will be free once they have left for host memory */
 } dca_engine_info;
 
 DCA_API dca_status dca_engine_get_info(const dca_engine* engine, dca_engine_info* info);
@@ -343,6 +344,30 @@ DCA_API dca_status dca_sequence_wake(dca_sequence* sequence);
 
 /* 1 if the sequence sleeps, else 0. */
 DCA_API int dca_sequence_asleep(const dca_sequence* sequence);
+
+/* A second floor for pages, for who keeps many prefixes: slots of a page each in host memory, numbered from 0 on as they are
+ * added, and what is in which is the caller's to know. Copies to and from them go on while steps run, in the order in which
+ * they were asked for, so that a slot may be given to another page at once. */
+
+/* Adds `count` slots; `slots`, if not NULL, gets how many there are. The one call that may be made in another thread while the
+ * engine is used: memory that is quick to copy to takes long to make. */
+DCA_API dca_status dca_engine_add_slots(dca_engine* engine, uint32_t count, uint32_t* slots);
+
+/* Copies `n` whole pages of a sequence, from page `first` on, to slots. The sequence keeps them; those that it is shortened by
+ * afterwards are free for others when they have left (dca_engine_info.tokens_leaving). */
+DCA_API dca_status dca_sequence_park_pages(const dca_sequence* sequence, uint32_t first, const uint32_t* slots, size_t n);
+
+/* Appends n_tokens = n times page_tokens tokens to a sequence that ends at a page's end, with the keys and values in `n` slots:
+ * pages that were parked after the same tokens. Fails with DCA_ERROR_CONTEXT where pages are short. */
+DCA_API dca_status dca_sequence_unpark_pages(dca_sequence* sequence, const int32_t* tokens, size_t n_tokens, const uint32_t* slots,
+                                             size_t n);
+
+/* 1 if all keys and values of a sequence are in its pages; 0 if it sleeps, or they are on their way, which whatever needs them
+ * waits for. */
+DCA_API int dca_sequence_in_place(const dca_sequence* sequence);
+
+/* Bytes of host memory that this process could take without pushing anything out; UINT64_MAX where that is not known. */
+DCA_API uint64_t dca_available_memory(void);
 
 /* Tokens to append to a sequence, and where what follows from them goes. */
 typedef struct dca_feed {

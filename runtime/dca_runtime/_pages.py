@@ -1,6 +1,6 @@
 """Whole pages of a sequence or session, to and from memory: what a store of prefixes needs of the library."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,22 @@ def append(call: Callable[..., int], handle: Any, tokens: np.ndarray, pages: Any
     """``call`` is dca_sequence_append_pages or a session's; ``tokens`` int32, whole pages."""
     buffer = ffi.from_buffer("char[]", pages)
     _ffi.check(call(handle, ffi.from_buffer("int32_t[]", tokens), len(tokens), buffer, len(buffer)))
+
+
+def park(sequence: Any, first: int, slots: Sequence[int]) -> None:
+    """Copies whole pages of a ``dca_sequence *`` to slots."""
+    _ffi.check(_ffi.lib().dca_sequence_park_pages(sequence, first, _slots(slots), len(slots)))
+
+
+def unpark(sequence: Any, tokens: np.ndarray, slots: Sequence[int]) -> None:
+    """Appends whole pages, of ``tokens`` (int32), from slots."""
+    ids = ffi.from_buffer("int32_t[]", tokens)
+    call = _ffi.lib().dca_sequence_unpark_pages
+    _ffi.check(call(sequence, ids, len(tokens), _slots(slots), len(slots)))
+
+
+def _slots(slots: Sequence[int]) -> list[int]:
+    return [_ffi.integer(slot, 0, "a slot") for slot in slots]
 
 
 def checksum(data: Any, seed: int = 0) -> int:

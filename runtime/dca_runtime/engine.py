@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from dca_runtime import _ffi, _pages, attention, prefill, process
+from dca_runtime import _feeds, _ffi, _pages, attention, prefill, process
 from dca_runtime._convert import LOGITS_LAST, c_path, fill_cache_options, scheme_of, token_array
 from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError, Status
@@ -33,6 +33,7 @@ class EngineInfo:
     scheme: Scheme | None  # in force: local_window 0 in the ablations; None: plain attention, or a border
     density: tuple[tuple[float, ...], ...] | None = None  # as in SessionInfo, over all sequences
     border: str | None = None  # as in SessionInfo
+    tokens_leaving: int = 0  # of tokens_used: in pages that will be free once they have left for host memory
 
 
 class Choice(NamedTuple):
@@ -57,6 +58,7 @@ class TokenSequence:
     def __init__(self, engine: "Engine", native: Any) -> None:
         self.engine = engine
         self._native = native
+        self._address = _feeds.address(native)  # 0 once it is closed
         # The finalizer holds what keeps the native engine, so that it goes after the sequence in any order.
         home = engine._home
         self._free = weakref.finalize(self, _free_sequence, _ffi.lib(), native, engine._keep, home)
@@ -66,7 +68,7 @@ class TokenSequence:
         if self.engine._home.left():
             return
         with self.engine._exclusive(may_be_closed=True):
-            self._free()
+            self._drop()
 
     def __enter__(self) -> "TokenSequence":
         return self
@@ -105,6 +107,29 @@ class TokenSequence:
         """Whether its keys and values are in host memory."""
         with self.engine._exclusive():
             return bool(_ffi.lib().dca_sequence_asleep(self._handle()))
+
+    @property
+    def in_place(self) -> bool:
+        """Whether all its keys and values are in its pages: it does not sleep, and nothing is on its way."""
+        with self.engine._exclusive():
+            return bool(_ffi.lib().dca_sequence_in_place(self._handle()))
+
+    def park_pages(self, first: int, slots: Sequence[int]) -> None:
+        """Copies whole pages, from page ``first`` on, to ``slots``, while others' steps run.
+
+        Slots come from ``Engine.add_slots``. The sequence keeps the pages; those that it is shortened by are
+        free when they have left (``EngineInfo.tokens_leaving``). A slot may be given to another page at once:
+        copies keep their order. Raises DcaError.
+        """
+        with self.engine._exclusive():
+            _pages.park(self._handle(), _ffi.integer(first, 0, "first"), slots)
+
+    def unpark_pages(self, ids: TokenIds, slots: Sequence[int]) -> None:
+        """Appends whole pages of tokens that were parked in ``slots`` after the same tokens, while others'
+        steps run. Raises DcaError (status CONTEXT: the pool has too few pages), and leaves it as it is.
+        """
+        with self.engine._exclusive():
+            _pages.unpark(self._handle(), token_array(ids, self.engine.n_vocab), slots)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the sequence to ``path``, whole or not at all; ``Engine.load`` reads it. Raises DcaError."""
@@ -151,8 +176,12 @@ class TokenSequence:
                 ffi.buffer(_ffi.lib().dca_sequence_tokens(handle), 4 * length), np.int32
             ).copy()
 
+    def _drop(self) -> None:
+        self._address = 0
+        self._free()
+
     def _handle(self) -> Any:
-        if not self._free.alive:
+        if not self._address:
             raise DcaError("the sequence is closed")
         return self._native
 
@@ -196,7 +225,7 @@ class Engine:
             return
         with self._exclusive(may_be_closed=True):
             for sequence in list(self._sequences):
-                sequence._free()
+                sequence._drop()
             self._open = False
             self._keep.free()
 
@@ -262,7 +291,7 @@ class Engine:
         """
         with self._exclusive():
             choices, _ = self._chosen(items, 0, False)
-            return [choice.token for choice in choices]
+            return _feeds.chosen(choices)
 
     def choose(self, items: Sequence[Item], top_logprobs: int = 0) -> list[Choice]:
         """As ``sample``, with log-probabilities: the chosen token's and the ``top_logprobs`` largest."""
@@ -274,6 +303,19 @@ class Engine:
                 for choice, (_, _, top) in zip(choices, samplings, strict=True)
             ]
 
+    def add_slots(self, count: int) -> int:
+        """Makes room for ``count`` more pages in host memory (``TokenSequence.park_pages``).
+
+        Gives how many slots there are then. They are numbered from 0 on and freed with the engine. Any thread
+        may call this while the engine is used, which must not be closed meanwhile. Raises DcaError (status
+        MEMORY), and makes none.
+        """
+        self._home.check()
+        slots = ffi.new("uint32_t *")
+        with process.calling():
+            _ffi.check(_ffi.lib().dca_engine_add_slots(self._native, _ffi.integer(count, 0, "count"), slots))
+        return slots[0]
+
     @property
     def setup(self) -> _pages.Setup:
         """What keys and values of its sequences depend on beside their tokens."""
@@ -284,9 +326,7 @@ class Engine:
     def info(self) -> EngineInfo:
         """How full the engine is and what memory it holds."""
         with self._exclusive():
-            info = ffi.new("dca_engine_info *")
-            info.size = ffi.sizeof("dca_engine_info")
-            _ffi.check(_ffi.lib().dca_engine_get_info(self._native, info))
+            info = self._native_info()
             density = None
             if self.prefill != "dense":
                 density = prefill.density(_ffi.lib().dca_engine_density, self._native, self._heads)
@@ -297,6 +337,20 @@ class Engine:
                     fields[name] = getattr(info, name)
             return EngineInfo(**fields)
 
+    @property
+    def room(self) -> tuple[int, int]:
+        """Pages that are free, and pages that will be once they have left for host memory."""
+        with self._exclusive():
+            info = self._native_info()
+            used, leaving = info.tokens_used // info.page_tokens, info.tokens_leaving // info.page_tokens
+            return -(-info.tokens // info.page_tokens) - used, leaving
+
+    def _native_info(self) -> Any:
+        info = ffi.new("dca_engine_info *")
+        info.size = ffi.sizeof("dca_engine_info")
+        _ffi.check(_ffi.lib().dca_engine_get_info(self._native, info))
+        return info
+
     def _adopted(self, native: Any) -> TokenSequence:
         sequence = TokenSequence(self, native)
         self._sequences.add(sequence)
@@ -306,13 +360,13 @@ class Engine:
         self, items: Sequence[Item], top_logprobs: int, logprobs: bool
     ) -> tuple[Any, list[tuple[Any, Any, Any]]]:
         """(dca_choice[], the samplings as they were asked for)."""
-        feeds, _kept = self._feeds([item[:2] for item in items])
+        feeds, _kept = self._feeds(items)
         samplings = self._samplings(items, top_logprobs, logprobs)
         choices = ffi.new("dca_choice[]", len(items))
         pointers = ffi.new("dca_sampling *[]", [native for native, *_ in samplings])
         self._call(_ffi.lib().dca_engine_sample, feeds, pointers, choices)
-        for index, choice in enumerate(choices):
-            if choice.token < 0:
+        for index, token in enumerate(_feeds.chosen(choices)):
+            if token < 0:
                 raise DcaError(
                     f"item {index}: no token may be chosen: the mask allows none, or no logit is a number"
                 )
@@ -325,16 +379,16 @@ class Engine:
         converted = []
         for item in items:
             sampling = item[2]
-            drawn = sampling.seed is None and sampling.temperature > 0  # a seed for each item
-            if drawn or top_logprobs or logprobs or len(item) == 4 or sampling.logit_bias:
-                converted.append(self._sampling(item, top_logprobs, logprobs))
-                continue
-            known = self._converted.get(id(sampling))
+            alike = not (top_logprobs or logprobs) and (len(item) == 3 or item[3] is None)
+            known = self._converted.get(id(sampling)) if alike else None
             if known is None:
-                if len(self._converted) >= _MOST_CONVERTED:
-                    self._converted.clear()
-                known = sampling, self._sampling(item, 0, False)  # holds the object: its id stays its own
-                self._converted[id(sampling)] = known
+                native = self._sampling(item, top_logprobs, logprobs)
+                known = sampling, native  # holds the object: its id stays its own
+                drawn = sampling.seed is None and sampling.temperature > 0  # a seed for each item
+                if alike and not drawn and not sampling.logit_bias:
+                    if len(self._converted) >= _MOST_CONVERTED:
+                        self._converted.clear()
+                    self._converted[id(sampling)] = known
             converted.append(known[1])
         return converted
 
@@ -354,24 +408,15 @@ class Engine:
         native.top = top if top_logprobs else ffi.NULL
         return native, (biases, mask), top
 
-    def _feeds(self, items: Sequence[tuple[TokenSequence, TokenIds]]) -> tuple[Any, list[Any]]:
+    def _feeds(self, items: Sequence[Any]) -> tuple[Any, list[Any]]:
         """(dca_feed[] that ask for no logits, what they point to)."""
-        feeds = ffi.new("dca_feed[]", len(items))
-        # A step of many sequences has as many single tokens: those lie in one array.
-        single = ffi.new("int32_t[]", len(items))
-        kept = [single]
-        for index, (feed, (sequence, ids)) in enumerate(zip(feeds, items, strict=True)):
-            if sequence.engine is not self:
-                raise DcaError("the sequence belongs to another engine")
-            feed.sequence = sequence._handle()
-            if type(ids) is list and len(ids) == 1 and type(ids[0]) is int and 0 <= ids[0] < self.n_vocab:
-                single[index] = ids[0]
-                feed.tokens, feed.n = single + index, 1
-                continue
-            tokens = token_array(ids, self.n_vocab)
-            kept.append(tokens)
-            feed.tokens, feed.n = ffi.from_buffer("int32_t[]", tokens), len(tokens)
-        return feeds, kept
+        sequences = [item[0] for item in items]
+        if any(sequence.engine is not self for sequence in sequences):
+            raise DcaError("the sequence belongs to another engine")
+        addresses = [sequence._address for sequence in sequences]
+        if not all(addresses):
+            raise DcaError("the sequence is closed")
+        return _feeds.feeds(addresses, [item[1] for item in items], self.n_vocab)
 
     def _call(self, call: Any, feeds: Any, *more: Any) -> None:
         # One call of the library a step: each lets go of Python's lock, which others then keep for a while.

@@ -1,5 +1,6 @@
 """What is linked against the stubs asks for no newer glibc than they stand for."""
 
+import ctypes
 import re
 import shutil
 import subprocess
@@ -17,6 +18,16 @@ SOURCE = """
 #include <stdexcept>
 #include <sys/stat.h>
 #include <thread>
+// What the headers of glibc 2.38 make of strtol and sscanf.
+extern "C" long __isoc23_strtol(const char*, char**, int);
+extern "C" unsigned long long __isoc23_strtoull(const char*, char**, int);
+extern "C" int __isoc23_sscanf(const char*, const char*, ...);
+extern "C" long long reads_numbers(const char* hexadecimal, const char* decimal) {
+    int scanned = 0;
+    if (__isoc23_sscanf(decimal, "%d", &scanned) != 1) return -1;
+    const unsigned long long read = __isoc23_strtoull(decimal, nullptr, 10);
+    return __isoc23_strtol(hexadecimal, nullptr, 16) + scanned + static_cast<long long>(read);
+}
 extern "C" double uses_what_changed(const char* path, double x) {
     struct stat status;
     if (stat(path, &status) != 0 || dlopen(path, RTLD_NOW) == nullptr) throw std::runtime_error(path);
@@ -59,10 +70,21 @@ def link(tmp_path_factory):
     return link
 
 
-def test_the_library_loads_where_that_release_is(link):
-    if newest(link()) <= (2, 28):
-        pytest.skip("the glibc that is here is that old")
+@pytest.fixture(scope="module")
+def library(link) -> Path:
+    """The library as wheels are linked."""
     loader = next((link.stubs).glob("ld-linux-*.so.*"))
     libraries = ["-Wl,--no-as-needed", "-lpthread", "-ldl", str(loader)]
-    library = link("-L{stubs}", "-static-libstdc++", "{stubs}/glibc_compat.o", *libraries)
+    return link("-L{stubs}", "-static-libstdc++", "{stubs}/glibc_compat.o", *libraries)
+
+
+def test_the_library_loads_where_that_release_is(link, library):
+    if newest(link("{stubs}/glibc_compat.o")) <= (2, 28):
+        pytest.skip("the glibc that is here is that old")
     assert newest(library) <= (2, 28)
+
+
+def test_what_newer_headers_call_reads_numbers(library):
+    loaded = ctypes.CDLL(str(library))
+    loaded.reads_numbers.restype = ctypes.c_longlong
+    assert loaded.reads_numbers(b"ff", b"12") == 255 + 12 + 12

@@ -218,6 +218,22 @@ def test_a_sequence_that_slept_goes_on_as_one_that_did_not(variant_gguf, device,
             np.testing.assert_array_equal(engine.eval([(sequence, ids[300:])])[0], expected)
 
 
+@pytest.mark.parametrize("device", ["cpu/2", "cpu/2=3,1", "cpu/2/layers"])
+def test_parked_pages_come_back(variant_gguf, device):
+    ids = ids_of(0, 300)
+    with Model(variant_gguf(), device=device) as model, model.engine(tokens=1024) as engine:
+        sequence, again = engine.sequence(), engine.sequence()
+        engine.add_slots(2)
+        engine.eval([(sequence, ids[:256])], logits=False)
+        sequence.park_pages(0, [1, 0])
+        (expected,) = engine.eval([(sequence, ids[256:])])
+        sequence.close()
+        with engine.sequence() as filler:
+            engine.eval([(filler, ids_of(1, 900))], logits=False)
+        again.unpark_pages(ids[:256], [1, 0])
+        np.testing.assert_array_equal(engine.eval([(again, ids[256:])])[0], expected)
+
+
 def test_a_step_that_is_cancelled_leaves_the_engine_usable(variant_gguf):
     path, ids = variant_gguf(), ids_of(5, 90)
     calls = []

@@ -4,7 +4,8 @@
 
 The record (abi.json) is the last release's. What it holds must stay: a symbol, a function's type, an
 enumerator's value, where a field of a struct lies and what it is. What is new may come: functions,
-enumerators, and fields at the end of structs that begin with their own size.
+enumerators, and fields at the end of structs that begin with their own size. Beside it lie the declarations
+that it was made of (abi_released.h), for abidiff to say the same in its own way.
 """
 
 import copy
@@ -22,13 +23,14 @@ from pycparser import c_ast, c_generator
 
 ROOT = Path(__file__).parents[2]
 RECORD = Path(__file__).with_name("abi.json")
+RELEASED = Path(__file__).with_name("abi_released.h")
 OTHERS = ("size_t", "int32_t", "uint32_t", "int64_t", "uint64_t")  # types that the headers take from C's own
 Abi = dict[str, Any]
 
 
 def described(declarations: str, compiler: str = "cc") -> Abi:
     """Functions, enumerators and structs of plain C declarations; numbers are the compiler's."""
-    bare = re.sub(r"/\*.*?\*/", "", declarations, flags=re.DOTALL)
+    bare = uncommented(declarations)
     parsed = pycparser.CParser().parse("".join(f"typedef int {name};" for name in OTHERS) + bare)
     functions, enumerators, structs = {}, [], {}
     for entry in parsed.ext:
@@ -42,6 +44,10 @@ def described(declarations: str, compiler: str = "cc") -> Abi:
             structs[entry.name] = {field.name: type_of(field) for field in inner.decls}
     values, layouts = compiled(declarations, enumerators, structs, compiler)
     return {"functions": functions, "enumerators": values, "structs": layouts}
+
+
+def uncommented(declarations: str) -> str:
+    return re.sub(r"/\*.*?\*/", "", declarations, flags=re.DOTALL)
 
 
 def nodes(node: c_ast.Node) -> Iterator[c_ast.Node]:
@@ -140,12 +146,21 @@ def recorded(release: str) -> Abi:
     return {"release": release, "abi": int(number), **abi}
 
 
+def released() -> str:
+    """The headers' declarations without comments."""
+    from c_tokenizer import declarations
+
+    lines = "\n".join(line.rstrip() for line in uncommented(declarations()).splitlines())
+    return re.sub(r"\n{3,}", "\n\n", lines).strip() + "\n"
+
+
 def main() -> int:
     if sys.argv[1:] != ["--write"]:
         print(__doc__, file=sys.stderr)
         return 2
     from dca_runtime.library import library_version
 
+    RELEASED.write_text(released(), encoding="utf-8")
     RECORD.write_text(json.dumps(recorded(library_version()), indent=1) + "\n", encoding="utf-8")
     return 0
 

@@ -4,6 +4,7 @@
 #include "core/api/sampling.h"
 #include "core/api/support.h"
 #include "core/engine/sequence_file.h"
+#include "core/machine/available_memory.h"
 
 namespace dca {
 
@@ -77,7 +78,11 @@ void dca_engine_free(dca_engine* engine) {
 }
 
 dca_status dca_engine_get_info(const dca_engine* engine, dca_engine_info* info) {
-    return guarded([&] { dca::fill(info, dca::engine_of(engine)); });
+    return guarded([&] {
+        dca::Engine& runs = dca::engine_of(engine);
+        runs.look();
+        dca::fill(info, runs);
+    });
 }
 
 dca_status dca_engine_density(const dca_engine* engine, float* density, size_t capacity) {
@@ -98,7 +103,9 @@ dca_status dca_sequence_create(dca_engine* engine, dca_sequence** sequence) {
 dca_status dca_sequence_fork(const dca_sequence* sequence, dca_sequence** fork) {
     return guarded([&] {
         needed(fork, "fork") = nullptr;
-        auto copy = dca::awake_sequence_of(sequence).fork();
+        dca::Sequence& original = dca::sequence_of(sequence);
+        original.wake();
+        auto copy = original.fork();
         *fork = new dca_sequence{sequence->owned, std::move(copy)};
     });
 }
@@ -112,7 +119,11 @@ const int32_t* dca_sequence_tokens(const dca_sequence* sequence) {
 }
 
 dca_status dca_sequence_truncate(dca_sequence* sequence, uint32_t length) {
-    return guarded([&] { dca::awake_sequence_of(sequence).truncate(length); });
+    return guarded([&] {
+        dca::Sequence& shortened = dca::sequence_of(sequence);
+        shortened.wake();
+        shortened.truncate(length);
+    });
 }
 
 dca_status dca_sequence_sleep(dca_sequence* sequence) {
@@ -124,6 +135,37 @@ dca_status dca_sequence_wake(dca_sequence* sequence) {
 }
 
 int dca_sequence_asleep(const dca_sequence* sequence) { return sequence != nullptr && sequence->sequence->asleep() ? 1 : 0; }
+
+int dca_sequence_in_place(const dca_sequence* sequence) {
+    int in_place = 0;
+    static_cast<void>(guarded([&] { in_place = dca::sequence_of(sequence).in_place() ? 1 : 0; }));
+    return in_place;
+}
+
+dca_status dca_engine_add_slots(dca_engine* engine, uint32_t count, uint32_t* slots) {
+    return guarded([&] {
+        dca::Engine& owner = dca::engine_of(engine);
+        const uint32_t all = owner.slots().add(owner.cache(), count);
+        if (slots != nullptr) *slots = all;
+    });
+}
+
+dca_status dca_sequence_park_pages(const dca_sequence* sequence, uint32_t first, const uint32_t* slots, size_t n) {
+    return guarded([&] {
+        if (n != 0) needed(slots, "slots");
+        dca::sequence_of(sequence).park(first, {slots, n});
+    });
+}
+
+dca_status dca_sequence_unpark_pages(dca_sequence* sequence, const int32_t* tokens, size_t n_tokens, const uint32_t* slots, size_t n) {
+    return guarded([&] {
+        if (n_tokens != 0) needed(tokens, "tokens");
+        if (n != 0) needed(slots, "slots");
+        dca::sequence_of(sequence).unpark({tokens, n_tokens}, {slots, n});
+    });
+}
+
+uint64_t dca_available_memory(void) { return dca::available_memory(); }
 
 dca_status dca_engine_eval(dca_engine* engine, const dca_feed* feeds, size_t n) {
     return guarded([&] { dca::engine_of(engine).eval(dca::feeds_of(feeds, n, true, true)); });

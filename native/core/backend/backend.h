@@ -52,12 +52,14 @@ public:
     virtual void save_page(uint32_t page, uint32_t tokens, std::byte* out) const = 0;
     virtual void load_page(uint32_t page, const std::byte* in) = 0;
 
-    /// Pages that leave for host memory and come back, while steps go on with others (core/engine/sleep.h): memory that is
-    /// quick to copy to, and copies of page_bytes() a page, in an order of their own, that have a number each. They come to pass
-    /// in the order of their numbers; `memory` and the pages are theirs until then.
+    /// Pages that leave for host memory and come back, while steps go on with others (core/engine/sleep.h, parking.h): memory
+    /// that is quick to copy to, which any thread may ask for, and copies of host_page_bytes() a page, pages[i] to or from
+    /// memory[i], in an order of their own, that have a number each. They come to pass in the order of their numbers; what they
+    /// read and write is theirs until then.
+    virtual uint64_t host_page_bytes() const { return page_bytes(); }
     virtual std::shared_ptr<std::byte> host_memory(uint64_t bytes) const;
-    virtual uint64_t start_saving(std::span<const uint32_t> pages, std::byte* memory) = 0;
-    virtual uint64_t start_loading(std::span<const uint32_t> pages, const std::byte* memory) = 0;
+    virtual uint64_t start_saving(std::span<const uint32_t> pages, std::span<std::byte* const> memory) = 0;
+    virtual uint64_t start_loading(std::span<const uint32_t> pages, std::span<std::byte* const> memory) = 0;
     /// Whether that copy and those before it have come to pass; they have if it `waits`.
     virtual bool copied(uint64_t number, bool waits) {
         static_cast<void>(number), static_cast<void>(waits);

@@ -9,22 +9,31 @@
 namespace dca {
 
 Sequence::~Sequence() {
-    if (asleep_ != nullptr && asleep_->coming) static_cast<void>(engine_.cache_->copied(asleep_->number, true));
-    for (const uint32_t page : pages_) engine_.pool_.release(page);
+    try {
+        leave_behind(0);
+    } catch (...) {
+        // The device is lost, or there is no memory to remember the pages by: they are never free again.
+    }
 }
 
 std::unique_ptr<Sequence> Sequence::fork() const {
     auto copy = std::make_unique<Sequence>(engine_);
     copy->tokens_ = tokens_;
     copy->pages_ = pages_;
+    if (asleep_ != nullptr) {  // on its way: the copy waits for the same
+        copy->asleep_ = std::make_unique<Asleep>();
+        copy->asleep_->memory = asleep_->memory;
+        copy->asleep_->coming = true;
+        copy->asleep_->number = asleep_->number;
+    }
     for (const uint32_t page : pages_) engine_.pool_.retain(page);
     return copy;
 }
 
 void Sequence::truncate(uint32_t length) {
     if (length > tokens_.size()) fail(DCA_ERROR_ARGUMENT, "cannot truncate to ", length, " tokens, the sequence has ", tokens_.size());
+    leave_behind(pages_for(length));
     tokens_.resize(length);
-    for (; pages_.size() > pages_for(length); pages_.pop_back()) engine_.pool_.release(pages_.back());
 }
 
 /// Pages for what the feeds append, and copies of shared ones that they write to. Without commit() all is undone.
@@ -180,7 +189,11 @@ Engine::Engine(Model& model, const EngineOptions& options)
 }
 
 Engine::~Engine() {
-    for (const Leaving& leaving : leaving_) static_cast<void>(cache_->copied(leaving.number, true));
+    try {
+        for (const Leaving& leaving : leaving_) static_cast<void>(cache_->copied(leaving.number, true));
+    } catch (...) {
+        // The device is lost, and with it every copy.
+    }
 }
 
 PrefillSpec checked_prefill(const Model& model, int32_t prefill, float alpha, uint32_t from, bool record) {
@@ -228,6 +241,7 @@ void Engine::fill_info(dca_engine_info& info) const {
     info.scheme = scheme_info();
     info.attention = attention_info();
     info.border = border_info();
+    info.tokens_leaving = pages_leaving() * kPageTokens;
 }
 
 void Engine::check(std::span<const Feed> feeds, size_t least) const {

@@ -14,6 +14,7 @@
 
 #include "core/backend/backend.h"
 #include "core/model.h"
+#include "core/engine/host_slots.h"
 #include "core/engine/page_pool.h"
 #include "core/engine/sleep.h"
 #include "core/rope.h"
@@ -53,7 +54,15 @@ public:
     void wake();
     /// Awake, with all keys and values in place.
     void settle();
+    /// Whether they are; looks, and waits for nothing.
+    bool in_place();
     bool asleep() const noexcept { return asleep_ != nullptr && !asleep_->coming; }
+
+    /// Copies whole pages, from page `first` on, to slots of the engine's; steps may run meanwhile. Where the sequence lets go
+    /// of them they are free when they have left.
+    void park(uint32_t first, std::span<const uint32_t> slots);
+    /// Appends whole pages of tokens, whose keys and values are in slots; steps of others may run meanwhile.
+    void unpark(std::span<const int32_t> tokens, std::span<const uint32_t> slots);
 
     /// Exchanges what two sequences of one engine hold.
     void swap(Sequence& other) noexcept {
@@ -65,10 +74,13 @@ public:
 private:
     friend class Engine;
 
+    /// Gives back the pages behind the first `kept`, once what is on its way into them is there.
+    void leave_behind(size_t kept);
+
     Engine& engine_;
     std::vector<uint32_t> pages_;
     std::vector<int32_t> tokens_;
-    std::unique_ptr<Asleep> asleep_;  // from sleep() until settle()
+    std::unique_ptr<Asleep> asleep_;  // from sleep() or unpark() until settle()
 };
 
 /// Tokens to append to a sequence, and where what follows from them goes.
@@ -134,6 +146,9 @@ public:
 
     Model& model() noexcept { return model_; }
     KvCache& cache() noexcept { return *cache_; }
+    HostSlots& slots() noexcept { return *slots_; }
+    /// Frees the pages that have left for host memory by now.
+    void look() { await_free(0); }
     const Scheme& scheme() const noexcept { return scheme_; }
     const RopeFrequencies& rope() const noexcept { return rope_; }
     dca_cache_type cache_type() const noexcept { return cache_type_; }
@@ -141,6 +156,8 @@ public:
     const Executor& executor() const noexcept { return *executor_; }
     uint32_t tokens() const noexcept { return tokens_; }
     uint32_t tokens_used() const noexcept { return (pool_.size() - pool_.free()) * kPageTokens; }
+    /// Pages in use that will be free once they have left.
+    uint32_t pages_leaving() const noexcept;
     uint64_t cache_bytes() const noexcept { return cache_->bytes(); }
     uint64_t scratch_bytes() const noexcept { return executor_->scratch_bytes(); }
     dca_scheme scheme_info() const noexcept;
@@ -177,7 +194,8 @@ private:
     const char* room_;
     PagePool pool_;
     std::unique_ptr<KvCache> cache_;
-    std::deque<Leaving> leaving_;                                                 // in the order of their copies
+    std::unique_ptr<HostSlots> slots_ = std::make_unique<HostSlots>();
+    std::deque<Leaving> leaving_;                                                 // freed from the front
     std::unique_ptr<ColumnSquares> squares_ = std::make_unique<ColumnSquares>();  // outlives the executor
     std::unique_ptr<Executor> executor_;
 };

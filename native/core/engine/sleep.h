@@ -1,4 +1,4 @@
-// Sequences that sleep: their keys and values are in host memory, and their pages free for others.
+// Sequences that sleep, and pages that are parked: their keys and values are in host memory, and their pages free for others.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@ namespace dca {
 
 /// Where a sequence's keys and values are, or come from.
 struct Asleep {
-    std::shared_ptr<std::byte> memory;  // its pages, as the cache copies them (KvCache::start_saving)
-    size_t pages;
+    std::shared_ptr<std::byte> memory;  // its pages, as the cache copies them (KvCache::start_saving); null: they were parked
+    size_t pages = 0;
     std::vector<std::byte> tail;  // KvCache::save_tail of the last one
     bool coming = false;          // on the way back: copy `number`
     uint64_t number = 0;

@@ -81,42 +81,27 @@ void GroupCache::load_tail(uint32_t page, const std::byte* in) {
     }
 }
 
-std::shared_ptr<std::byte> GroupCache::host_memory(uint64_t bytes) const {
-    const uint64_t pages = bytes / page_bytes();
-    const auto memory = std::make_shared<Memory>();
-    for (const Part& part : parts_) memory->of_rank.push_back(part.cache->host_memory(pages * part.cache->page_bytes()));
-    return {memory, reinterpret_cast<std::byte*>(memory.get())};
+uint64_t GroupCache::host_page_bytes() const {
+    uint64_t bytes = 0;
+    for (const Part& part : parts_) bytes += part.cache->host_page_bytes();
+    return bytes;
 }
 
-template <class Start>
-uint64_t GroupCache::start_all(Start&& start) {
+uint64_t GroupCache::start(Start copy, std::span<const uint32_t> pages, std::span<std::byte* const> memory) {
+    std::vector<std::byte*> own(memory.begin(), memory.end());
     std::vector<uint64_t> numbers;
-    try {
-        for (size_t rank = 0; rank < parts_.size(); ++rank) numbers.push_back(start(*parts_[rank].cache, rank));
-    } catch (...) {
-        // The memory is the caller's again once this returns.
-        for (size_t rank = 0; rank < numbers.size(); ++rank) static_cast<void>(parts_[rank].cache->copied(numbers[rank], true));
-        throw;
+    for (const Part& part : parts_) {
+        numbers.push_back((part.cache.get()->*copy)(pages, own));
+        for (std::byte*& page : own) page += part.cache->host_page_bytes();
     }
     under_way_.push_back(std::move(numbers));
     return ++copies_;
 }
 
-uint64_t GroupCache::start_saving(std::span<const uint32_t> pages, std::byte* memory) {
-    const auto& of_rank = reinterpret_cast<const Memory*>(memory)->of_rank;
-    return start_all([&](KvCache& cache, size_t rank) { return cache.start_saving(pages, of_rank[rank].get()); });
-}
-
-uint64_t GroupCache::start_loading(std::span<const uint32_t> pages, const std::byte* memory) {
-    const auto& of_rank = reinterpret_cast<const Memory*>(memory)->of_rank;
-    return start_all([&](KvCache& cache, size_t rank) { return cache.start_loading(pages, of_rank[rank].get()); });
-}
-
 bool GroupCache::copied(uint64_t number, bool waits) {
-    while (copies_ - under_way_.size() < number) {
-        const std::vector<uint64_t>& numbers = under_way_.front();
+    while (!under_way_.empty() && copies_ - under_way_.size() < number) {  // the first one's number is not above it
         for (size_t rank = 0; rank < parts_.size(); ++rank) {
-            if (!parts_[rank].cache->copied(numbers[rank], waits)) return false;
+            if (!parts_[rank].cache->copied(under_way_.front()[rank], waits)) return false;
         }
         under_way_.pop_front();
     }

@@ -29,9 +29,15 @@ public:
     std::vector<PageSection> sections() const override { return parts_.front().cache->sections(); }
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;
-    std::shared_ptr<std::byte> host_memory(uint64_t bytes) const override;
-    uint64_t start_saving(std::span<const uint32_t> pages, std::byte* memory) override;
-    uint64_t start_loading(std::span<const uint32_t> pages, const std::byte* memory) override;
+    /// In host memory a page is every rank's own, one after the other.
+    uint64_t host_page_bytes() const override;
+    std::shared_ptr<std::byte> host_memory(uint64_t bytes) const override { return parts_.front().cache->host_memory(bytes); }
+    uint64_t start_saving(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override {
+        return start(&KvCache::start_saving, pages, memory);
+    }
+    uint64_t start_loading(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override {
+        return start(&KvCache::start_loading, pages, memory);
+    }
     bool copied(uint64_t number, bool waits) override;
     uint64_t tail_bytes() const override;
     PageSection tail_section() const override { return parts_.front().cache->tail_section(); }
@@ -39,24 +45,19 @@ public:
     void load_tail(uint32_t page, const std::byte* in) override;
 
 private:
-    /// What host_memory() is of: each rank's, apart.
-    struct Memory {
-        std::vector<std::shared_ptr<std::byte>> of_rank;
-    };
+    using Start = uint64_t (KvCache::*)(std::span<const uint32_t>, std::span<std::byte* const>);
+    uint64_t start(Start copy, std::span<const uint32_t> pages, std::span<std::byte* const> memory);
 
     /// Calls visit(where in the whole page, where in the part's, how many bytes) for every run of bytes that both have, of what
     /// consists of these sections.
     template <class Visit>
     void each_run(const Part& part, std::span<const PageSection> sections, Visit&& visit) const;
     uint64_t bytes_of(std::span<const PageSection> sections) const;
-    /// Starts a copy of every rank's, start(cache, rank) each, and numbers all of them together.
-    template <class Start>
-    uint64_t start_all(Start&& start);
 
     uint32_t n_layers_, n_kv_heads_;
-    std::vector<Part> parts_;  // by rank
-    uint64_t copies_ = 0;
-    std::deque<std::vector<uint64_t>> under_way_;  // the last copies' numbers, by rank: of number copies_ the last
+    std::vector<Part> parts_;                      // by rank
+    std::deque<std::vector<uint64_t>> under_way_;  // copies: their numbers, by rank
+    uint64_t copies_ = 0;                          // the last one's number
 };
 
 }  // namespace dca

@@ -163,7 +163,7 @@ struct DecodeArgs {
 /// that comes before in the stream must not write: pages that hold none of these tokens, and where n_rows is above 1 the rows,
 /// groups and page tables. The rotary table must reach as far as the lengths will. The launch depends on n_rows and n_groups
 /// alone, so a CUDA graph that holds it serves every step of as many. A row's result depends on its own sequence, on how much of
-/// it is shared, on n_rows and on whether n_groups is 0, to the last bit, not on the other rows.
+/// it is shared and the row's place in its group, on n_rows and on whether n_groups is 0, to the last bit, not on the other rows.
 cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream);
 
 /// Device bytes for attention_decode of up to `rows` rows.
@@ -197,7 +197,8 @@ struct FilledPages {
 cudaError_t settle_keys(const AttentionShape& shape, const LayerCache& cache, const FilledPages& pages, cudaStream_t stream);
 
 /// Rotates keys at P_k and writes them and the values into the cache, rounding to its dtype. The rotary table must
-/// reach as far as the indices will.
+/// reach as far as the indices will. Where n_rows is above 1 the kernel that comes before in the stream must not write the indices
+/// and places.
 cudaError_t store_keys_values(const Card& card, const StoreArgs& args, cudaStream_t stream);
 
 }  // namespace dca::cuda

@@ -101,19 +101,40 @@ struct QueryRotation {
     }
 };
 
+/// How element e of a row is rotated: with which other one and by which pair's cos and sin.
+struct RotatedElement {
+    int partner;  // e itself: not at all
+    int pair;
+    bool first;  // of the pair
+
+    __device__ __forceinline__ RotatedElement(const AttentionShape& shape, int e) : partner(e), pair(0), first(true) {
+        if (e >= shape.rotary_dim) return;
+        const int half = shape.rotary_dim / 2;
+        first = shape.rope_interleaved ? e % 2 == 0 : e < half;
+        pair = shape.rope_interleaved ? e / 2 : e % half;
+        partner = shape.rope_interleaved ? e ^ 1 : (first ? e + half : e - half);
+    }
+
+    /// `cos_sin` is the table's row of the position.
+    __device__ __forceinline__ float2 turn(const float2* cos_sin, int e) const {
+        return partner == e ? float2{1.0f, 0.0f} : __ldg(cos_sin + pair);
+    }
+
+    /// Element e of the row that starts at element `row` of `data`, turned.
+    __device__ __forceinline__ float load(const void* data, size_t row, int e, Dtype dtype, const float2& turn) const {
+        const float own = load_element(data, row + e, dtype);
+        if (partner == e) return own;
+        const float other = load_element(data, row + partner, dtype);
+        return first ? own * turn.x - other * turn.y : own * turn.x + other * turn.y;
+    }
+};
+
 /// Element e of the row that starts at element `row` of `data`, rotated alone; `cos_sin` is the table's row
 /// of the position.
 __device__ __forceinline__ float rotated_element(const AttentionShape& shape, const void* data, size_t row, int e, Dtype dtype,
                                                  const float2* cos_sin) {
-    const float own = load_element(data, row + e, dtype);
-    if (e >= shape.rotary_dim) return own;
-    const int half = shape.rotary_dim / 2;
-    const bool first = shape.rope_interleaved ? e % 2 == 0 : e < half;
-    const int pair = shape.rope_interleaved ? e / 2 : e % half;
-    const int partner = shape.rope_interleaved ? e ^ 1 : (first ? e + half : e - half);
-    const float other = load_element(data, row + partner, dtype);
-    const float2 cs = cos_sin[pair];
-    return first ? own * cs.x - other * cs.y : own * cs.x + other * cs.y;
+    const RotatedElement rotated(shape, e);
+    return rotated.load(data, row, e, dtype, rotated.turn(cos_sin, e));
 }
 
 }  // namespace dca::cuda

@@ -83,27 +83,40 @@ __device__ void write_row(void* data, void* scales, CacheType type, size_t row, 
 
 __global__ void __launch_bounds__(32 * kWarps) store_kernel(const __grid_constant__ StoreArgs args) {
     let_next_start();
-    await_previous();
+    const bool early = args.n_rows > 1;  // the step's input is there
+    if (!early) await_previous();
     const AttentionShape& shape = args.shape;
     const int lane = threadIdx.x % 32;
     const uint32_t item = blockIdx.x * kWarps + threadIdx.x / 32;
     const uint32_t source = item / shape.n_kv_heads, head = item % shape.n_kv_heads;
-    if (source >= args.n_rows) return;
-    const uint32_t page = args.places[source] / kPageTokens;
-    if (page >= args.cache.pages) return;
-    const uint32_t position = args.scheme.key_position(args.indices[source]);
-    const float2* cos_sin = args.rotary.cos_sin + static_cast<size_t>(position) * (shape.rotary_dim / 2);
+    const uint32_t place = source < args.n_rows ? __ldcg(args.places + source) : ~0u, page = place / kPageTokens;
+    const bool stores = page < args.cache.pages;
+    float2 turn[kMaxPairs][2] = {};
+    if (stores) {
+        const uint32_t position = args.scheme.key_position(__ldcg(args.indices + source));
+        const float2* cos_sin = args.rotary.cos_sin + static_cast<size_t>(position) * (shape.rotary_dim / 2);
+#pragma unroll
+        for (int n = 0; n < kMaxPairs; ++n) {
+            const int e = 2 * (lane + 32 * n);
+            if (e >= shape.head_dim) break;
+            turn[n][0] = RotatedElement(shape, e).turn(cos_sin, e);
+            turn[n][1] = RotatedElement(shape, e + 1).turn(cos_sin, e + 1);
+        }
+    }
+    if (early) await_previous();
+    if (!stores) return;
     const size_t k_row = source * args.k_stride + head * shape.head_dim, v_row = source * args.v_stride + head * shape.head_dim;
 
     float2 keys[kMaxPairs] = {}, values[kMaxPairs] = {};
+#pragma unroll
     for (int n = 0; n < kMaxPairs; ++n) {
         const int e = 2 * (lane + 32 * n);
         if (e >= shape.head_dim) break;
         values[n] = {load_element(args.v, v_row + e, args.dtype), load_element(args.v, v_row + e + 1, args.dtype)};
-        keys[n] = {rotated_element(shape, args.k, k_row, e, args.dtype, cos_sin),
-                   rotated_element(shape, args.k, k_row, e + 1, args.dtype, cos_sin)};
+        keys[n] = {RotatedElement(shape, e).load(args.k, k_row, e, args.dtype, turn[n][0]),
+                   RotatedElement(shape, e + 1).load(args.k, k_row, e + 1, args.dtype, turn[n][1])};
     }
-    const size_t row = (static_cast<size_t>(page) * shape.n_kv_heads + head) * kPageTokens + args.places[source] % kPageTokens;
+    const size_t row = (static_cast<size_t>(page) * shape.n_kv_heads + head) * kPageTokens + place % kPageTokens;
     if (holds_codes(args.cache.type)) {
         turn_pairs(keys, shape.head_dim);
         turn_pairs(values, shape.head_dim);

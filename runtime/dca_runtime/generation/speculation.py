@@ -131,6 +131,9 @@ class Pace:
     the time that steps of several rows take. On a card steps of several rows round otherwise than steps of
     one, which may turn a near tie; so that the same call gives the same text every time, the clock has no say
     there unless those steps take much longer than they should.
+
+    What guessing costs is kept within bounds whatever the text: an account in steps of a single row is paid
+    for guesses and gains what was right; where it has too little, nothing is guessed until it has saved up.
     """
 
     # What a step of several rows takes beyond one of a single row, in such steps: at all, and for each guess.
@@ -139,6 +142,10 @@ class Pace:
     _WEIGHT = 1 / 8  # of a step's time in the averages
     _FORGET = 0.995  # a step: what was bad is tried again some hundred steps later
     _MUCH = 1.5  # times as long as they should
+    # The account: wrong guesses can cost a text of n steps the time of 1 + 0.02 n steps, not more.
+    _CAPITAL = 1.0
+    _INCOME = 0.02  # a step
+    _MOST_SAVED = 4.0
 
     def __init__(self, device: str = "cpu") -> None:
         """device: as ModelInfo has it."""
@@ -148,17 +155,20 @@ class Pace:
         self._fixed, self._each = self._BEYOND[kind]
         self._trusted = 0.0 if kind == "cpu" else self._MUCH  # up to this scale the clock has no say
         self._scale = 1.0  # of both, as steps have shown
+        self._saved = self._CAPITAL
 
     def guesses(self, matched: int, most: int) -> int:
         """How many tokens to guess after ``matched`` tokens that occurred before; at most ``most``."""
         best, best_rate = 0, 1.0
         tokens = reached = 1.0  # expected of the step; the chance that all guesses so far are right
         shares = [share.value() for share in self._shares]
-        scale = self._scale if self._scale > self._trusted else 1.0
         for count in range(1, most + 1):
+            cost = self._cost(count)
+            if cost > self._saved:
+                break
             reached *= shares[self._index(matched + count - 1)]
             tokens += reached
-            rate = tokens / (1.0 + scale * self._beyond(count))
+            rate = tokens / (1.0 + cost)
             if rate > best_rate:
                 best, best_rate = count, rate
         if best == 0:
@@ -167,16 +177,24 @@ class Pace:
 
     def saw(self, matched: int, guessed: int, right: int) -> None:
         """Of ``guessed`` tokens after ``matched`` ones the first ``right`` were; the next, if any, not."""
+        self._saved = min(self._saved + right, self._MOST_SAVED)
         for index in range(min(right + 1, guessed)):
             self._share(matched + index).saw(index < right)
 
     def took(self, guessed: int, seconds: float) -> None:
         """A step with so many guesses took that long."""
+        self._saved = min(self._saved + self._INCOME, self._MOST_SAVED)
         if guessed == 0:
             self._single = self._average(self._single, seconds)
-        elif self._single is not None:
+            return
+        self._saved -= self._cost(guessed)
+        if self._single is not None:
             beyond = min(max(seconds / self._single - 1.0, 0.02 * guessed), guessed)
             self._scale = self._average(self._scale, beyond / self._beyond(guessed))
+
+    def _cost(self, guessed: int) -> float:
+        """Of a step with so many guesses, beyond a step without, in such steps."""
+        return (self._scale if self._scale > self._trusted else 1.0) * self._beyond(guessed)
 
     def _beyond(self, guessed: int) -> float:
         return self._fixed + self._each * guessed

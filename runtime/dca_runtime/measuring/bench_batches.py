@@ -142,7 +142,7 @@ def _run(
 def decode(engine: Engine, sequences: Sequence[TokenSequence], steps: int) -> None:
     """Greedy steps of all sequences, each with the token that the step before chose."""
     greedy = Sampling(temperature=0)
-    tokens = [[number % engine.n_vocab] for number in range(len(sequences))]  # as a server has them
+    tokens = [[number % engine.n_vocab] for number in range(len(sequences))]
     items = [(sequence, token, greedy) for sequence, token in zip(sequences, tokens, strict=True)]
     for _ in range(steps):
         for token, chosen in zip(tokens, engine.sample(items), strict=True):

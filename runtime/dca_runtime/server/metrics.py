@@ -68,6 +68,14 @@ class Metrics:
         self._hits = counter("vllm:prefix_cache_hits", "Prompt tokens found in the pool.")
         self._loaded = counter("vllm:external_prefix_cache_hits", "Prompt tokens that came from the store.")
         self._looked_up = counter("vllm:external_prefix_cache_queries", "Prompt tokens looked for there.")
+        self._asleep = gauge("dca:host_cache_bytes", "Host memory that pages sleep in.")
+        self._asleep_limit = gauge(
+            "dca:host_cache_limit_bytes", "The most that they may take; 0: none sleep."
+        )
+        self._slept = counter("dca:host_cache_slept_tokens", "Tokens copied to host memory.")
+        self._woken = counter("dca:host_cache_hits", "Prompt tokens that came from host memory.")
+        self._dropped = counter("dca:host_cache_dropped_tokens", "Tokens dropped there for want of room.")
+        self._counts = (0, 0)  # tokens that slept and were dropped
         self._prompt = counter("vllm:prompt_tokens", "Prompt tokens of requests that were started.")
         self._generated = counter("vllm:generation_tokens", "Tokens generated and given to clients.")
         self._counted = 0  # of them
@@ -83,6 +91,9 @@ class Metrics:
             ["model_name", "finished_reason"],
             registry=self.registry,
         )
+        self._steps = counter("dca:steps", "Steps of the engine.")
+        self._stepping = counter("dca:step_seconds", "Seconds in the engine's steps.")
+        self._pausing = counter("dca:between_steps_seconds", "Seconds between steps that follow each other.")
         self._set_aside = 0
 
     def text(self) -> bytes:
@@ -100,6 +111,12 @@ class Metrics:
         self._preempted.inc(set_aside - self._set_aside)
         self._set_aside = set_aside
 
+    def stepped(self, seconds: float, since_last: float) -> None:
+        """The engine made a step, so long after the last; 0 where there was nothing to do before it."""
+        self._steps.inc()
+        self._stepping.inc(seconds)
+        self._pausing.inc(since_last)
+
     def started(self, waited: float, prompt: int, cached: int) -> None:
         """An answer got its first row after ``waited`` seconds; so many tokens of its prompt were there."""
         self._queue.observe(waited)
@@ -114,6 +131,18 @@ class Metrics:
     def loaded(self, tokens: int) -> None:
         """So many tokens of a prompt came from the store."""
         self._loaded.inc(tokens)
+
+    def woken(self, tokens: int) -> None:
+        """So many tokens of a prompt came from host memory."""
+        self._woken.inc(tokens)
+
+    def asleep(self, used: int, limit: int, slept: int, dropped: int) -> None:
+        """Bytes of host memory in use and at most; tokens since the server's start."""
+        self._asleep.set(used)
+        self._asleep_limit.set(limit)
+        self._slept.inc(slept - self._counts[0])
+        self._dropped.inc(dropped - self._counts[1])
+        self._counts = (slept, dropped)
 
     def token(self, since_last: float, first: bool) -> None:
         """A token reached the event loop."""

@@ -2,7 +2,7 @@
 
 import enum
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
@@ -42,8 +42,8 @@ class Token(NamedTuple):
     """A generated token."""
 
     id: int
-    logprob: float | None
-    top: list[tuple[int, float]]
+    logprob: float | None = None
+    top: Sequence[tuple[int, float]] = ()
 
 
 class Finished(NamedTuple):
@@ -77,10 +77,14 @@ class Stage(enum.Enum):
     """Where a job stands."""
 
     WAITING = "waiting"  # holds no pages: new, or set aside
+    WAKING = "waking"  # its prompt's pages come from host memory
     LOADING = "loading"  # its prompt's pages come from the store
     READING = "reading"  # its prompt is being read
     WRITING = "writing"  # one token a step
     OVER = "over"
+
+
+_WRITING = Stage.WRITING  # looked for in every job at every step
 
 
 @dataclass(eq=False)
@@ -110,6 +114,8 @@ class Job:
     entry: Entry | None = None
     incoming: "Incoming | None" = None  # while it is loading
     read: int = 0  # tokens in the sequence
+    coming: int = 0  # tokens on their way into it from host memory
+    asleep: int = 0  # tokens of the prompt that were in the pool or host memory when it was started
     started: float | None = None  # when it was first loaded for or got rows
     announced: bool = False  # Started was sent
     keys: list[bytes] = field(default_factory=list)  # of the full pages of prompt and answer
@@ -129,11 +135,13 @@ class Job:
 
     @property
     def to_read(self) -> int:
-        """Those of ``left`` that do not come from the store."""
-        return self.length - max(self.read, self.stored)
+        """Those of ``left`` that do not come from host memory or the store."""
+        return self.length - max(self.read, self.asleep, self.stored)
 
     def next_ids(self, count: int) -> list[int]:
         """The ``count`` tokens to be appended next."""
+        if self.stage is _WRITING:
+            return self.generated[-1:]
         if self.read >= len(self.prompt):
             at = self.read - len(self.prompt)
             return self.generated[at : at + count]
@@ -143,14 +151,14 @@ class Job:
     def add(self, token: int) -> None:
         """Takes a generated token."""
         self.generated.append(token)
-        if self.length % PAGE_TOKENS == 0:
+        if (len(self.prompt) + len(self.generated)) % PAGE_TOKENS == 0:
             ids = (self.prompt[-PAGE_TOKENS:] + self.generated)[-PAGE_TOKENS:]
             self.keys += page_keys(ids)
 
     def token(self, choice: "Choice") -> Token:
         """What is told of a choice that was made with log-probabilities, for this job or for others."""
         if self.top_logprobs is None:
-            return Token(choice.token, None, [])
+            return Token(choice.token)
         return Token(choice.token, choice.logprob, choice.top[: self.top_logprobs])
 
     def next_sampling(self) -> Sampling:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import logging
 import os
 import signal
@@ -19,6 +20,7 @@ from dca_runtime.errors import DcaError, Status
 from dca_runtime.model import Model
 from dca_runtime.prompt_store import Prompts
 from dca_runtime.server.app import make_app
+from dca_runtime.server.connections import Connection, limit_unsent, look_at_all
 from dca_runtime.server.service import Service
 from dca_runtime.server.settings import Settings
 
@@ -29,11 +31,13 @@ class Served(NamedTuple):
     model: Model
     engine: Engine
     prompts: Prompts | None = None  # of the engine's setup; None: nothing is kept on disk
+    host_bytes: int = 0  # of host memory, for pages that sleep
 
 
 Load = Callable[[], Served]
 
 _LAST_SECONDS = 5  # for clients to take the ends of their answers
+_LOOK_TICKS = 50  # tenths of a second between looks at connections
 _SWITCH_SECONDS = 0.0005  # Python's own 5 ms between threads rival a step
 
 
@@ -61,6 +65,7 @@ def serve(load: Load, settings: Settings, host: str, port: int, ready: Callable[
             log_config=None,
             access_log=False,
             lifespan="on",
+            http=Connection,
             server_header=False,
             timeout_keep_alive=75,  # longer than clients and proxies do, so that none sends into the end
             timeout_graceful_shutdown=int(settings.stop_seconds) + _LAST_SECONDS,
@@ -69,12 +74,17 @@ def serve(load: Load, settings: Settings, host: str, port: int, ready: Callable[
 
     async def bring_up() -> None:
         try:
-            model, engine, prompts = Served(*await asyncio.to_thread(load))
-            app.state.service = Service(model, engine, settings, app.state.metrics, prompts)
+            served = Served(*await asyncio.to_thread(load))
+            app.state.service = Service(
+                served.model, served.engine, settings, app.state.metrics, served.prompts, served.host_bytes
+            )
         except BaseException as error:
             failure.append(error)
             server.should_exit = True
             return
+        # Nobody looks through all of what the start made for rubbish again, which holds everything up.
+        gc.collect()
+        gc.freeze()
         ready(address)
 
     @contextlib.asynccontextmanager
@@ -94,6 +104,14 @@ def serve(load: Load, settings: Settings, host: str, port: int, ready: Callable[
 
 class _Server(uvicorn.Server):
     """Stops at the first signal when answers are done or had their time, at the second at once."""
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second."""
+        if counter % _LOOK_TICKS == 0:
+            app = self.config.app
+            assert isinstance(app, FastAPI)
+            look_at_all(self.server_state.connections, app.state.settings.slow_reader_seconds)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Called after the first signal."""
@@ -122,6 +140,7 @@ def _listener(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        limit_unsent(listener)
         listener.bind((host, port))
     except (OSError, OverflowError) as error:
         raise DcaError(f"cannot listen on --host {host} --port {port}: {error}", Status.IO) from error

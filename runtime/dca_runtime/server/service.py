@@ -22,6 +22,8 @@ from dca_runtime.server.incoming import warn
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import Job
 from dca_runtime.server.settings import Settings
+from dca_runtime.server.stepping.host_memory import HostMemory
+from dca_runtime.server.stepping.sleepers import Sleepers
 from dca_runtime.server.stepping.stepper import Delivery, Stepper, busy_error
 from dca_runtime.server.stepping.stored import Stored
 from dca_runtime.text.chat import TEMPLATE_KEY
@@ -57,8 +59,10 @@ class Service:
         settings: Settings,
         metrics: Metrics,
         prompts: Prompts | None = None,
+        host_bytes: int = 0,
     ) -> None:
-        """prompts: of the engine's setup, to be closed with the service; None: none are kept on disk."""
+        """prompts: of the engine's setup, to be closed with the service; None: none are kept on disk.
+        host_bytes: host memory for pages that sleep; less than a page's: none."""
         self.model = model
         self.engine = engine
         self.context = _context(model, engine, settings.context)
@@ -73,7 +77,11 @@ class Service:
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="prepare")
         self._stored = None if prompts is None else Stored(prompts)
         self._disk = ThreadPoolExecutor(1, thread_name_prefix="prompt-store-find")
-        self._stepper = Stepper(engine, settings, metrics, self._hand_over, self._stored)
+        self.engine_info = engine.info  # of its making: from here on the engine is the stepper's
+        page_bytes = engine.setup.page_bytes
+        self.host_memory = HostMemory(engine, page_bytes, host_bytes) if host_bytes >= page_bytes else None
+        sleepers = None if self.host_memory is None else Sleepers(self.host_memory)
+        self._stepper = Stepper(engine, settings, metrics, self._hand_over, self._stored, sleepers)
         self._stepper.start()
 
     def end_answers(self) -> None:

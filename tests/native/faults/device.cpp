@@ -38,11 +38,11 @@ public:
         lose();
         cache_->load_page(page, in);
     }
-    uint64_t start_saving(std::span<const uint32_t> pages, std::byte* memory) override {
+    uint64_t start_saving(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override {
         lose();
         return cache_->start_saving(pages, memory);
     }
-    uint64_t start_loading(std::span<const uint32_t> pages, const std::byte* memory) override {
+    uint64_t start_loading(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override {
         lose();
         return cache_->start_loading(pages, memory);
     }

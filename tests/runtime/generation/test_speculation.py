@@ -7,6 +7,8 @@ import random
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import dca_runtime as dca
 from dca_runtime.generation.speculation import LONGEST_MATCH, MOST_GUESSES, Lookup, Pace, Speculator
@@ -129,6 +131,25 @@ def test_bad_guesses_cost_few_steps():
         pace.took(guessed, 1.0 + 0.3 * guessed)
         cost += 0.3 * guessed
     assert cost < 20
+
+
+@given(
+    st.sampled_from(
+        [("cpu", lambda guessed: 0.15 * guessed), ("cuda:0", lambda guessed: 0.65 + 0.05 * guessed)]
+    ),
+    st.lists(st.tuples(st.integers(2, 40), st.integers(0, MOST_GUESSES), st.booleans()), max_size=400),
+)
+def test_guessing_costs_a_step_and_two_per_cent_at_most(device, text):
+    """Whatever the text: each place has so many tokens that occurred before it, and so many right guesses."""
+    (name, beyond), lost = device, 0.0
+    pace = Pace(name)
+    for number, (matched, right, ends) in enumerate(text):
+        guessed = pace.guesses(matched, 1 if ends else MOST_GUESSES)
+        cost, right = beyond(guessed) if guessed else 0.0, min(right, guessed)
+        pace.took(guessed, 1.0 + cost)
+        pace.saw(matched, guessed, right)
+        lost += cost - right
+        assert lost <= 1.0 + 0.02 * (number + 1) + 1e-6
 
 
 def test_a_card_guesses_only_what_pays_for_a_step_of_several_rows():

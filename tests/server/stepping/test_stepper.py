@@ -217,6 +217,39 @@ def test_those_that_do_not_read_leave_their_places_to_others(model, make):
         assert one.ids == alone(model, one.job.prompt, 400)
 
 
+def test_those_that_do_not_read_leave_their_pages_to_others(model, make):
+    stepper = make(room=768)  # six pages
+    slow = [Collected(tokens(n, 250), 100) for n in range(2)]  # three pages each
+    for one in slow:
+        stepper.submit(one.job)
+    while not all(one.ids for one in slow):
+        time.sleep(0.01)
+    for one in slow:
+        one.job.paused = True
+    reader = Collected(tokens(9, 600), 20)  # five
+    assert run(stepper, [reader]) == [Finished("length")]
+    assert not any(one.over.is_set() for one in slow)
+    for one in slow:
+        one.job.paused = False
+    stepper.wake()
+    assert [one.wait() for one in slow] == [Finished("length")] * 2
+    for one in [reader, *slow]:
+        assert one.ids == alone(model, one.job.prompt, len(one.ids))
+
+
+def test_when_the_pool_is_full_those_that_do_not_read_go_before_the_youngest(model, make):
+    stepper = make(room=768)
+    slow, reader = Collected(tokens(1, 250), 300), Collected(tokens(2, 100), 600)
+    stepper.submit(slow.job)
+    while not slow.ids:
+        time.sleep(0.01)
+    slow.job.paused = True
+    assert run(stepper, [reader]) == [Finished("length")]  # in the end it takes all six pages
+    assert reader.job.started is not None and slow.job.sequence is None
+    assert stepper._scheduler.set_aside == 1
+    assert reader.ids == alone(model, reader.job.prompt, 600)
+
+
 class Wrong:
     """A constraint that allows nothing after some tokens."""
 

@@ -8,7 +8,7 @@
 // Where rows share their first pages (DecodeGroup), another kernel goes before: its products have the queries of
 // several rows as columns, each rotated at its own position, and what it finds for each row's shared keys are parts
 // which the row's other splits are merged with. It is the one of shared.cuh, or on a card whose shared memory does not
-// hold that one's tiles this one, with fewer rows.
+// hold that one's tiles this one, with fewer rows. On Hopper one kernel (sm90.cuh) does all of that, for 16-bit caches.
 #pragma once
 
 #include "cuda/attention/decode/splits.cuh"
@@ -93,9 +93,8 @@ __device__ __forceinline__ void turn_queries(uint16_t (&queries)[3][kColumns][C:
 /// Merges parts of an attention: `count` parts of head h have softmax(part, h) = (maximum, sum) and
 /// out(part, h, e), four values. Calls result(h, e, values, maximum, sum) with the merged ones. Some parts are read at a time, so
 /// that they take one latency.
-template <int kThreads, class Softmax, class Out, class Result>
+template <int kThreads, int kTogether = 8, class Softmax, class Out, class Result>
 __device__ __forceinline__ void merge(int heads, int head_dim, int count, float scale_log2, Softmax softmax, Out out, Result result) {
-    constexpr int kTogether = 8;
     const int quads = head_dim / 4;
     for (int n = threadIdx.x; n < heads * quads; n += kThreads) {
         const int head = n / quads, e = n % quads * 4;
@@ -285,7 +284,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     Split split;
     const auto enter = [&](uint32_t n) {
         split = find_split<C, Items>(shared.first_split, params, n);
-        warp.rows = {args.page_tables + of_row(args, args.rows[Items::row(args, split.item)].first_page),
+        warp.rows = {args.page_tables + of_row(args.rows[Items::row(args, split.item)].first_page),
                      static_cast<uint32_t>(args.shape.n_kv_heads), split.pair / params.groups};
     };
     int asked = 0;  // stages of the split's first tiles
@@ -327,7 +326,7 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
         }
         __syncthreads();
         if (threadIdx.x == 0) shared.split = split;  // registers are short in the loop
-        [[maybe_unused]] const uint32_t fresh = C::kQ4 ? of_row(args, args.rows[Items::row(args, split.item)].fresh_page) * kPageTokens : 0;
+        [[maybe_unused]] const uint32_t fresh = C::kQ4 ? of_row(args.rows[Items::row(args, split.item)].fresh_page) * kPageTokens : 0;
 
         warp.start();
         int loaded_range = -1;

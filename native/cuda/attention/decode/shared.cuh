@@ -189,8 +189,8 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_group_kernel(const __gr
         const bool works = stream < division.streams;
 
         const typename C::Tiles tiles(args.scheme, length_of(args, group.row[0]));
-        const HeadRows rows{args.page_tables + of_row(args, args.rows[group.row[0]].first_page),
-                            static_cast<uint32_t>(args.shape.n_kv_heads), split.pair};
+        const HeadRows rows{args.page_tables + of_row(args.rows[group.row[0]].first_page), static_cast<uint32_t>(args.shape.n_kv_heads),
+                            split.pair};
         const uint32_t ring = ptx::shared_address(rings) + stream * division.stages * G::kTileBytes;
         const int peers = 32 * division.quads;  // threads of a stream
         uint32_t ahead = split.begin + stream;  // tile that is copied next

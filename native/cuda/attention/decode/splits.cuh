@@ -37,14 +37,11 @@ struct Split {
     uint32_t begin, end;     // tiles
 };
 
-/// A field of a row: of many the step's input is there before its first kernel, and the first-level cache may hold it; one row's is
-/// written by a kernel of the step.
-__device__ __forceinline__ uint32_t of_row(const DecodeArgs& args, const uint32_t& field) {
-    return args.n_rows > 1 ? __ldg(&field) : __ldcg(&field);
-}
+/// A field of a row, past the first-level cache: one row's is written by a kernel of the step.
+__device__ __forceinline__ uint32_t of_row(const uint32_t& field) { return __ldcg(&field); }
 
 __device__ __forceinline__ uint32_t length_of(const DecodeArgs& args, uint32_t row) {
-    return min(of_row(args, args.rows[row].length), args.cache.pages * kPageTokens);
+    return min(of_row(args.rows[row].length), args.cache.pages * kPageTokens);
 }
 
 /// Parts that the keys of `shared` tokens are cut into, whole pages each.
@@ -67,7 +64,7 @@ struct OwnKeys {
 
     /// Tokens of the row that its group reads.
     static __device__ __forceinline__ uint32_t shared(const DecodeArgs& args, uint32_t row) {
-        return args.n_groups == 0 ? 0 : of_row(args, args.rows[row].shared);
+        return args.n_groups == 0 ? 0 : of_row(args.rows[row].shared);
     }
 
     /// Splits are as equal as they can be, by the row's own length.

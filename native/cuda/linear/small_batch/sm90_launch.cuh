@@ -5,14 +5,16 @@
 #include "cuda/device/allow_shared.h"
 #include "cuda/device/cluster_launch.h"
 #include "cuda/device/tensor_map.h"
+#include "cuda/device/tried.h"
 #include "cuda/linear/small_batch/sm90.cuh"
 #include "cuda/linear/small_batch/sm90.h"
 
 namespace dca::cuda::few::sm90 {
 
-/// A plane of rows of `row_bytes`, read in boxes of half a tile's rows and `box_bytes` of each.
-inline cudaError_t map_plane(const void* plane, uint32_t rows, uint64_t row_bytes, uint32_t box_bytes, uint32_t swizzle, CUtensorMap& map) {
-    return make_tensor_map({plane, {row_bytes / 2, rows, 1}, {row_bytes, row_bytes * rows}, {box_bytes / 2, kBoxRows, 1}, swizzle}, map);
+/// A plane of rows of `row_bytes`, read in boxes of `box_rows` rows and `box_bytes` of each.
+inline cudaError_t map_plane(const void* plane, uint32_t rows, uint64_t row_bytes, uint32_t box_rows, uint32_t box_bytes, uint32_t swizzle,
+                             CUtensorMap& map) {
+    return make_tensor_map({plane, {row_bytes / 2, rows, 1}, {row_bytes, row_bytes * rows}, {box_bytes / 2, box_rows, 1}, swizzle}, map);
 }
 
 template <class F, class T, int kN>
@@ -23,16 +25,16 @@ cudaError_t launch_kernel(const Card& card, const SmallBatchArgs& args, cudaStre
     const uint32_t tiles = (w.rows + kTileRows - 1) / kTileRows, steps = (w.cols + S::kCols - 1) / S::kCols;
     const uint32_t passes = (args.rows + kN - 1) / kN;
     const uint32_t room = static_cast<uint32_t>(card.shared_bytes) - kAlignment - sizeof(Barriers);
-    const uint32_t stages = std::min(kMostStages, room / C::kStageBytes);
+    const uint32_t stages = std::min<uint32_t>(tried("STAGES", kMostStages), room / C::kStageBytes);
     if (stages < kFewestStages) return cudaErrorNotSupported;
 
     Maps maps{};
     const uint64_t units = padded_units(w.cols);
-    cudaError_t status = map_plane(w.low, w.rows, uint64_t{w.cols} * F::kLowBits / 8, kStepBytes, kStepBytes, maps.low);
+    cudaError_t status = map_plane(w.low, w.rows, uint64_t{w.cols} * F::kLowBits / 8, C::kCopyRows, kStepBytes, kStepBytes, maps.low);
     if constexpr (F::kHighBytes > 0)
-        if (status == cudaSuccess) status = map_plane(w.high, w.rows, units * F::kHighBytes, S::kHighRow, 0, maps.high);
+        if (status == cudaSuccess) status = map_plane(w.high, w.rows, units * F::kHighBytes, C::kCopyRows, S::kHighRow, 0, maps.high);
     if constexpr (F::kScaleBytes > 0)
-        if (status == cudaSuccess) status = map_plane(w.scales, w.rows, units * F::kScaleBytes, C::kScaleBox, 0, maps.scales);
+        if (status == cudaSuccess) status = map_plane(w.scales, w.rows, units * F::kScaleBytes, C::kCopyRows, C::kScaleBox, 0, maps.scales);
 
     const auto kernel = multiply_kernel<F, T, kN>;
     const size_t bytes = size_t{stages} * C::kStageBytes + kAlignment;
@@ -44,7 +46,8 @@ cudaError_t launch_kernel(const Card& card, const SmallBatchArgs& args, cudaStre
     while (together > 1 && tiles > clusters.most(together)) --together;
     together = ceil_div(steps, ceil_div(steps, together));  // as few as have as few steps each
     const uint32_t blocks = together > 1 ? tiles * together : std::min(static_cast<uint32_t>(card.multiprocessors), tiles);
-    const Job job{args, tiles, steps, together, stages};
+    const Job job{
+        args, tiles, steps, together, stages, static_cast<uint32_t>(tried("PAIRED", 1)), static_cast<uint32_t>(tried("APART", 0))};
     return clusters.launch(card, kernel, dim3(passes, blocks), together, stream, maps, job);
 }
 

@@ -22,8 +22,11 @@ _TEXT: dict[str, Any] = {
 @router.get("/health", **JSON)
 async def health(request: Request) -> Response:
     """Whether requests are answered: 503 while the model loads."""
-    service_of(request)
-    return JsonAnswer({"status": "ok"})
+    memory = service_of(request).host_memory
+    if memory is None:
+        return JsonAnswer({"status": "ok"})
+    used, limit = (slots * memory.page_bytes for slots in (memory.used, memory.limit))
+    return JsonAnswer({"status": "ok", "host_cache": {"bytes": used, "limit": limit}})
 
 
 @router.get("/version", **JSON)
@@ -53,7 +56,7 @@ async def model(request: Request, name: str) -> Response:
 
 
 def _model(service: Service) -> dict[str, Any]:
-    info, engine = service.model.info, service.engine.info
+    info, engine = service.model.info, service.engine_info
     scheme = engine.scheme
     return {
         "id": service.settings.name,

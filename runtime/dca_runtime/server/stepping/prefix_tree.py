@@ -2,23 +2,27 @@
 
 A node is a page of tokens after the pages above it. What holds the pages are sequences: each entry is one
 whose first pages are the nodes of a path. A running request's entry is live and grows with it; once the
-request is over the entry is idle and may be shortened, the longest unused first.
+request is over the entry is idle and may be shortened, the longest unused first. What it is shortened by
+sleeps in host memory where there is any (sleepers.py): such a node has no entry, and above it is one that is
+in the pool, or another that sleeps.
 """
 
+import enum
 from collections.abc import Sequence
-from typing import Protocol, Self
 
 import numpy as np
 
 from dca_runtime.options import PAGE_TOKENS
+from dca_runtime.server.stepping.nodes import Entry, Holder, Node
+from dca_runtime.server.stepping.sleepers import Sleepers
 
 
-class Holder(Protocol):
-    """What the tree needs of an engine's sequence."""
+class LetGo(enum.IntEnum):
+    """What came of the wish for room."""
 
-    def fork(self) -> Self: ...
-    def truncate(self, length: int) -> None: ...
-    def close(self) -> None: ...
+    NOTHING = 0  # nothing is idle
+    LATER = 1  # memory for idle pages to sleep in is being made
+    DONE = 2
 
 
 def page_keys(ids: Sequence[int]) -> list[bytes]:
@@ -29,32 +33,13 @@ def page_keys(ids: Sequence[int]) -> list[bytes]:
     return [data[at : at + size] for at in range(0, full * size, size)]
 
 
-class _Node:
-    __slots__ = ("children", "entries", "key", "live", "parent")
-
-    def __init__(self, parent: "_Node | None", key: bytes) -> None:
-        self.parent = parent
-        self.key = key
-        self.children: dict[bytes, _Node] = {}
-        self.entries: dict[Entry, None] = {}  # whose paths lead through here, in the order they came
-        self.live = 0  # how many of them are live
-
-
-class Entry:
-    """A sequence and the path of the pages it begins with."""
-
-    def __init__(self, sequence: Holder) -> None:
-        self.sequence = sequence
-        self.path: list[_Node] = []
-        self.live = True
-        self.used = 0
-
-
 class PrefixTree:
     """The pages in the pool by their tokens. For one thread, the one that steps the engine."""
 
-    def __init__(self) -> None:
-        self._root = _Node(None, b"")
+    def __init__(self, sleepers: Sleepers | None = None) -> None:
+        """sleepers: None lets idle pages go for good."""
+        self.sleepers = sleepers
+        self._root = Node(None, b"")
         self._idle: set[Entry] = set()
         self._clock = 0  # counts uses
         self.live_pages = 0  # pages that running requests hold, shared ones once
@@ -65,7 +50,7 @@ class PrefixTree:
         depth = 0
         for key in keys:
             child = node.children.get(key)
-            if child is None:
+            if child is None or not child.entries:
                 break
             node = child
             depth += 1
@@ -74,6 +59,23 @@ class PrefixTree:
         entry = next(iter(node.entries))
         self._touch(entry)
         return entry, depth
+
+    def asleep(self, keys: Sequence[bytes], depth: int) -> list[int]:
+        """The slots of the pages that follow the first ``depth``, which the pool has, as far as there are."""
+        node: Node | None = self._root
+        for key in keys[:depth]:
+            node = None if node is None else node.children.get(key)
+        found: list[Node] = []
+        for key in keys[depth:]:
+            node = None if node is None else node.children.get(key)
+            if node is None or node.slot is None:
+                break
+            found.append(node)
+        if self.sleepers is not None:
+            for node in reversed(found):
+                if not node.entries:
+                    self.sleepers.touch(node)
+        return [node.slot for node in found if node.slot is not None]
 
     def live_prefix(self, keys: Sequence[bytes]) -> int:
         """How many of those pages, from the first on, running requests hold anyway."""
@@ -97,7 +99,9 @@ class PrefixTree:
         for key in keys[len(entry.path) :]:
             child = node.children.get(key)
             if child is None:
-                child = node.children[key] = _Node(node, key)
+                child = node.children[key] = Node(node, key)
+            if child.slot is not None and not child.entries and self.sleepers is not None:
+                self.sleepers.joined(child)
             child.entries[entry] = None
             if child.live == 0:
                 self.live_pages += 1
@@ -129,23 +133,31 @@ class PrefixTree:
         entry.live = False
         self._drop(entry)
 
-    def shrink(self, pages: int) -> bool:
+    def shrink(self, pages: int, must: bool = True) -> LetGo:
         """Lets go of up to ``pages`` pages at the end of the idle entry that was not used for the longest.
 
-        False: there is no idle entry. Pages that others share stay in the pool.
+        They sleep where there is memory for that, and are free in the pool when they have left. must: they go
+        for good where there is none. Pages that others share stay in the pool.
         """
-        if not self._idle:
-            return False
+        if not self._idle or not (must or self.sleepers is not None):
+            return LetGo.NOTHING
         entry = min(self._idle, key=lambda entry: entry.used)
         kept = max(len(entry.path) - pages, 0)
+        if self.sleepers is not None:
+            if not must and not self.sleepers.hold(entry, kept):
+                return LetGo.NOTHING
+            if self.sleepers.later(entry, kept):
+                return LetGo.LATER
+            for node in self.sleepers.put(entry, kept):
+                self._remove(node)
         if kept == 0:
             self._drop(entry)
-            return True
+            return LetGo.DONE
         for node in reversed(entry.path[kept:]):
             self._leave(node, entry)
         del entry.path[kept:]
         entry.sequence.truncate(kept * PAGE_TOKENS)
-        return True
+        return LetGo.DONE
 
     def clear(self) -> None:
         """Frees every idle entry."""
@@ -156,7 +168,7 @@ class PrefixTree:
         self._clock += 1
         entry.used = self._clock
 
-    def _one_less_live(self, node: _Node) -> None:
+    def _one_less_live(self, node: Node) -> None:
         node.live -= 1
         if node.live == 0:
             self.live_pages -= 1
@@ -168,7 +180,22 @@ class PrefixTree:
         self._idle.discard(entry)
         entry.sequence.close()
 
-    def _leave(self, node: _Node, entry: Entry) -> None:
+    def _leave(self, node: Node, entry: Entry) -> None:
         del node.entries[entry]
-        if not node.entries and node.parent is not None:
-            del node.parent.children[node.key]
+        if node.entries:
+            return
+        if self.sleepers is not None and node.slot is not None:
+            self.sleepers.left_alone(node)
+        else:
+            self._remove(node)
+
+    def _remove(self, node: Node) -> None:
+        """Takes a node out that has no place any more, and what stands on it, which can only be asleep."""
+        assert node.parent is not None
+        del node.parent.children[node.key]
+        below = list(node.children.values())
+        while below:
+            node = below.pop()
+            below += node.children.values()
+            assert self.sleepers is not None
+            self.sleepers.forget(node)

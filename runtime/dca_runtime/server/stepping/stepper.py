@@ -4,13 +4,11 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import TypeVar
-
-import numpy as np
+from typing import Any, TypeVar
 
 from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError, Status
-from dca_runtime.sampling import Sampling
+from dca_runtime.options import PAGE_TOKENS
 from dca_runtime.server.errors import ApiError
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import (
@@ -26,17 +24,22 @@ from dca_runtime.server.requests import (
 )
 from dca_runtime.server.settings import Settings
 from dca_runtime.server.stepping.scheduler import Plan, Scheduler
+from dca_runtime.server.stepping.sleepers import Sleepers
 from dca_runtime.server.stepping.stored import Stored
 
 Delivery = list[tuple[Job, Event]]
-_Item = tuple[Job, list[int], Sampling, np.ndarray | None]
+# A job, and what the engine is told of it: (sequence, ids), and in steps that choose its sampling, and a mask
+# where not every token may come.
+_Item = tuple[Job, tuple[Any, ...]]
 
 _Result = TypeVar("_Result")
 
 _log = logging.getLogger("dca_serve")
 _IDLE_SECONDS = 0.05  # between looks at jobs that only wait for their clients
 _DISK_SECONDS = 0.005  # between looks at what the store's threads did
+_COPY_SECONDS = 0.0005  # between looks at copies to and from host memory
 _REPORT_SECONDS = 0.1  # between figures of how full the server is, while it steps
+_LIMIT_SECONDS = 0.05  # between looks at jobs whose time may be over
 
 
 class Stepper(threading.Thread):
@@ -49,6 +52,7 @@ class Stepper(threading.Thread):
         metrics: Metrics,
         hand_over: Callable[[Delivery], None],
         stored: Stored | None = None,
+        sleepers: Sleepers | None = None,
     ) -> None:
         """hand_over: takes what a step brought; must not block."""
         super().__init__(name="stepper", daemon=True)
@@ -56,13 +60,17 @@ class Stepper(threading.Thread):
         self._settings = settings
         self._metrics = metrics
         self._hand_over = hand_over
-        self._scheduler = Scheduler(engine, settings.max_sequences, stored=stored)
+        self._sleepers = sleepers
+        self._scheduler = Scheduler(engine, settings.max_sequences, stored=stored, sleepers=sleepers)
         self._inbox: list[Job] = []
         self._news = threading.Condition()
         self._stopping = False
         self._refusing: ApiError | None = None  # what all jobs are told from now on
         self._out: Delivery = []
+        self._copies = False  # somebody waits for copies to or from host memory
         self._reported = 0.0  # when metrics were told how full it is
+        self._stepped: float | None = None  # when the last step ended; None: there was nothing to do since
+        self._limited = 0.0  # when jobs' times were looked at
         self.wait = 0.0  # seconds a new prompt would wait for those before it, estimated
         self.unstarted = 0  # jobs that wait for their first row
 
@@ -103,17 +111,20 @@ class Stepper(threading.Thread):
                 busy = False
             self._report(busy)
             if not busy:
+                self._stepped = None
                 self._flush()
                 with self._news:
                     if not (self._inbox or self._stopping):
                         disk = self._scheduler.loading or self._scheduler.saving
-                        self._news.wait(_DISK_SECONDS if disk else _IDLE_SECONDS)
+                        seconds = _COPY_SECONDS if self._copies else _DISK_SECONDS if disk else _IDLE_SECONDS
+                        self._news.wait(seconds)
         self._scheduler.close()
 
     def _next_jobs(self) -> bool:
         """Takes new jobs, waiting where there is nothing to do; False: the end."""
         scheduler = self._scheduler
         if not scheduler.active:
+            self._stepped = None
             self._flush()
         with self._news:
             while not (
@@ -128,17 +139,14 @@ class Stepper(threading.Thread):
 
     def _round(self) -> bool:
         """One step; False if there was nothing to step."""
+        for job in [job for job in self._scheduler.active + self._scheduler.waiting if job.cancelled]:
+            self._scheduler.end(job)
         now = time.monotonic()
-        for job in self._scheduler.active + self._scheduler.waiting:
-            if job.cancelled:
-                self._scheduler.end(job)
-            elif self._refusing is not None:
-                self._fail(job, self._refusing)
-            elif now - job.arrived > self._settings.request_seconds:
-                self._fail(job, ApiError(408, "the request took longer than this server allows"))
-            elif job.started is None and now - job.arrived > self._settings.queue_seconds:
-                self._fail(job, busy_error(self._scheduler.wait))
+        if self._refusing is not None or now - self._limited >= _LIMIT_SECONDS:
+            self._limited = now
+            self._limit(now)
         plan = self._scheduler.plan()
+        self._copies = bool(plan.wakes) or plan.later
         self._announce(plan)
         loaded = self._load(plan.loads)
         chosen = [(job, 1) for job in plan.writes] + [read for read in plan.reads if read[1] == read[0].left]
@@ -148,15 +156,31 @@ class Stepper(threading.Thread):
         if pieces:
             self._read(pieces)
         self._scheduler.save()
-        return bool(chosen or pieces or loaded)
+        return bool(chosen or pieces or loaded or plan.woken)
+
+    def _limit(self, now: float) -> None:
+        """Ends jobs whose time is over, or all where the server stops."""
+        for job in self._scheduler.active + self._scheduler.waiting:
+            if self._refusing is not None:
+                self._fail(job, self._refusing)
+            elif now - job.arrived > self._settings.request_seconds:
+                self._fail(job, ApiError(408, "the request took longer than this server allows"))
+            elif job.started is None and now - job.arrived > self._settings.queue_seconds:
+                self._fail(job, busy_error(self._scheduler.wait))
 
     def _announce(self, plan: Plan) -> None:
         """Tells jobs that get their first rows so."""
         reading = [job for job, _ in plan.reads]
-        for job in plan.loads + reading:
+        woken = [job for job, _ in plan.woken]
+        for job in plan.wakes + woken + plan.loads + reading:
             if job.started is None:
                 job.started = time.monotonic()
-                self._metrics.started(job.started - job.arrived, len(job.prompt), job.read)
+                in_pool = job.read - sum(count for other, count in plan.woken if other is job)
+                self._metrics.started(job.started - job.arrived, len(job.prompt), in_pool)
+        for job, count in plan.woken:
+            self._metrics.woken(count)
+            if job.progress and not job.announced and job.started is not None:
+                self._out.append((job, Loaded(job.read, time.monotonic() - job.started)))
         for job in reading:
             if not job.announced:
                 job.announced = True
@@ -181,56 +205,61 @@ class Stepper(threading.Thread):
         top = -1  # log-probabilities are wanted of so many of the likeliest; -1: none at all
         for job, count in chosen:
             try:
-                mask = None if job.constraint is None else job.constraint.mask()
-                items.append((job, job.next_ids(count), job.next_sampling(), mask))
+                feed: tuple[Any, ...] = (job.sequence, job.next_ids(count), job.next_sampling())
+                if job.constraint is not None and (mask := job.constraint.mask()) is not None:
+                    feed += (mask,)
+                items.append((job, feed))
             except Exception as error:
                 self._fail(job, error)
             if job.top_logprobs is not None:
                 top = max(top, job.top_logprobs)
 
         def call(some: Sequence[_Item]) -> list[Token]:
-            feeds = [
-                (job.sequence, ids, sampling) if mask is None else (job.sequence, ids, sampling, mask)
-                for job, ids, sampling, mask in some
-            ]
+            feeds = [feed for _, feed in some]
             if top < 0:
-                return [Token(token, None, []) for token in self._engine.sample(feeds)]  # type: ignore[arg-type]
-            choices = self._engine.choose(feeds, top)  # type: ignore[arg-type]
-            return [job.token(choice) for (job, *_), choice in zip(some, choices, strict=True)]
+                return [Token(token) for token in self._engine.sample(feeds)]
+            choices = self._engine.choose(feeds, top)
+            return [job.token(choice) for (job, _), choice in zip(some, choices, strict=True)]
 
         alone = chosen[0][0].read if len(chosen) == 1 and chosen[0][1] > 1 else None
-        self._flush()
-        start = time.perf_counter()
-        results = self._each(call, items)
-        seconds = time.perf_counter() - start
-        for (job, ids, *_), token in zip(items, results, strict=True):
+        results, seconds = self._timed(call, items)
+        for (job, feed), token in zip(items, results, strict=True):
             if token is not None:
-                self._scheduler.appended(job, len(ids))
+                self._scheduler.appended(job, len(feed[1]))
                 self._take(job, token)
         rows = sum(count for job, count in chosen if count > 1)
         if rows >= len(chosen) - 1 and all(results):
             self._scheduler.measured(rows, seconds, alone)
 
     def _read(self, pieces: list[tuple[Job, int]]) -> None:
-        items: list[_Item] = [(job, job.next_ids(count), job.sampling, None) for job, count in pieces]
+        items: list[_Item] = [(job, (job.sequence, job.next_ids(count))) for job, count in pieces]
 
         def call(some: Sequence[_Item]) -> list[bool]:
-            self._engine.eval([(job.sequence, ids) for job, ids, *_ in some], logits=False)  # type: ignore[misc]
+            self._engine.eval([feed for _, feed in some], logits=False)
             return [True] * len(some)
 
         alone = pieces[0][0].read if len(pieces) == 1 else None
-        self._flush()
-        start = time.perf_counter()
-        results = self._each(call, items)
-        seconds = time.perf_counter() - start
-        for (job, ids, *_), done in zip(items, results, strict=True):
+        results, seconds = self._timed(call, items)
+        for (job, feed), done in zip(items, results, strict=True):
             if done:
-                self._scheduler.appended(job, len(ids))
+                self._scheduler.appended(job, len(feed[1]))
                 self._scheduler.to_save(job)
                 if job.progress and job.started is not None:
                     self._out.append((job, Read(job.read, time.monotonic() - job.started)))
         if all(results):
             self._scheduler.measured(sum(count for _, count in pieces), seconds, alone)
+
+    def _timed(
+        self, call: Callable[[Sequence[_Item]], Sequence[_Result]], items: list[_Item]
+    ) -> tuple[Sequence[_Result | None], float]:
+        """``_each`` and the seconds it took."""
+        self._flush()
+        start = time.perf_counter()
+        results = self._each(call, items)
+        end = time.perf_counter()
+        self._metrics.stepped(end - start, 0.0 if self._stepped is None else start - self._stepped)
+        self._stepped = end
+        return results, end - start
 
     def _each(
         self, call: Callable[[Sequence[_Item]], Sequence[_Result]], items: list[_Item]
@@ -255,15 +284,17 @@ class Stepper(threading.Thread):
 
     def _take(self, job: Job, token: Token) -> None:
         """A token was chosen for the job."""
-        try:
-            whole = job.constraint is not None and job.constraint.accept(token.id)
-        except Exception as error:
-            self._fail(job, error)
-            return
+        whole = False
+        if job.constraint is not None:
+            try:
+                whole = job.constraint.accept(token.id)
+            except Exception as error:
+                self._fail(job, error)
+                return
         job.stage = Stage.WRITING
         job.add(token.id)
         self._out.append((job, token))
-        if token.id in job.end_ids or whole:
+        if whole or token.id in job.end_ids:
             self._finish(job, "stop")
         elif len(job.generated) >= job.max_tokens:
             self._finish(job, "length")
@@ -302,6 +333,14 @@ class Stepper(threading.Thread):
             usage=scheduler.pages_used / scheduler.pages,
             set_aside=scheduler.set_aside,
         )
+        if self._sleepers is not None:
+            memory = self._sleepers.memory
+            self._metrics.asleep(
+                used=memory.used * memory.page_bytes,
+                limit=memory.limit * memory.page_bytes,
+                slept=self._sleepers.slept * PAGE_TOKENS,
+                dropped=self._sleepers.dropped * PAGE_TOKENS,
+            )
 
 
 def busy_error(wait: float) -> ApiError:

@@ -1,0 +1,75 @@
+"""A connection: an answer that nobody takes stands still soon, and ends; errors come in our form."""
+
+import asyncio
+import socket
+import struct
+import time
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from dca_runtime.server.answering.streaming import dumps
+from dca_runtime.server.errors import ApiError
+
+# Bytes that wait for a client before its answer stands still: in the process, and in the kernel beyond what
+# the client's side has room for. The kernel's own four megabytes would take whole answers of clients that
+# never read.
+_WAITING = 8192
+_REQUEST_SECONDS = 120.0  # for a client to say what it wants
+
+
+def limit_unsent(listener: socket.socket) -> None:
+    """Lets the kernel hold little that a client has no room for, on each connection of the listener."""
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _WAITING)
+
+
+class Connection(HttpToolsProtocol):
+    """One client's."""
+
+    _unsent = 0  # bytes, when they became fewer the last time
+    _since = 0.0  # when that was, or when there was something to do
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called when a client connects."""
+        super().connection_made(transport)
+        transport.set_write_buffer_limits(high=_WAITING)
+        self._since = time.monotonic()
+
+    def on_response_complete(self) -> None:
+        """Called when an answer is whole, though perhaps not sent."""
+        self._since = time.monotonic()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answers what is no HTTP."""
+        body = dumps(ApiError(400, "the request is not valid HTTP", code="invalid_http").body())
+        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
+            body
+        )
+        self.transport.write(STATUS_LINE[400] + head + body)
+        self.transport.close()
+
+    def look(self, slow_seconds: float) -> None:
+        """Ends a connection on which nothing is being answered if its client takes or sends nothing.
+
+        A stream looks after itself. What was written before a connection is closed stays in memory, with the
+        connection, until the client takes it.
+        """
+        if self.cycle is not None and not self.cycle.response_complete and not self.transport.is_closing():
+            return
+        now, unsent = time.monotonic(), self.transport.get_write_buffer_size()
+        if unsent != self._unsent:
+            self._unsent, self._since = unsent, now
+        if now - self._since > (slow_seconds if unsent else _REQUEST_SECONDS):
+            # Reset: the kernel would go on offering what it holds.
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.transport.abort()
+
+
+def look_at_all(connections: set[Any], slow_seconds: float) -> None:
+    """``Connection.look`` for all of a server's."""
+    for connection in list(connections):
+        if isinstance(connection, Connection):
+            connection.look(slow_seconds)
