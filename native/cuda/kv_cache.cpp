@@ -269,6 +269,8 @@ std::vector<FreshPages::Filled> CudaKvCache::filled() const {
     return pages;
 }
 
+PageSection CudaKvCache::tail_section() const { return {2, size_t{kPageTokens} * (head_dim_ / 2)}; }
+
 void CudaKvCache::save_tail(uint32_t page, uint32_t tokens, std::byte* out) const {
     std::memset(out, kNoFineCodes, fine_.slot_bytes);
     const uint32_t slot = fine_.pages.of(page);

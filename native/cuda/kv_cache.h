@@ -60,6 +60,7 @@ public:
     uint64_t start_loading(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override;
     bool copied(uint64_t number, bool waits) override { return copier_.copied(number, waits); }
     uint64_t tail_bytes() const override { return fine_.slot_bytes; }
+    PageSection tail_section() const override;
     void save_tail(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_tail(uint32_t page, const std::byte* in) override;
 

@@ -77,7 +77,6 @@ public:
     }
     std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const override {
         if (prefill.stated != nullptr) return "stated budgets run on one device only so far; use prefill dense, or the device cpu";
-        if (cache == DCA_CACHE_Q4) return "a q4 cache is for one device only so far; use cache_type q8, or the device cpu";
         return backends_.front()->refuses(prefill, cache);
     }
 
