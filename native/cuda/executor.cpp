@@ -73,7 +73,7 @@ bool CudaExecutor::replay(const Batch& batch) {
     if (recordings_.under_way()) return false;
     prepare(batch);
     state_.input.upload(state_.stream.get());
-    if (recorded_rows_ == 0 || !recordings_.warm(recording())) return false;
+    if (recorded_rows_ == 0) return false;
     const auto issue = [&] {
         forward(*this, state_.h, batch, last_);
         if (!last_) return;
@@ -82,10 +82,17 @@ bool CudaExecutor::replay(const Batch& batch) {
         else
             block_.issue_norm();
     };
-    const bool played = recordings_.play(recording(), issue, state_.stream.get());
-    if (!played) keep_all_rows();  // from the start again: recording came as far as some operation
-    set_played(played);
-    return played;
+    bool ready = recordings_.warm(recording()) && recordings_.make(recording(), issue, state_.stream.get());
+    // In a recording kernels wait for the other ranks': all play theirs, or none. What may wait for a card comes before or after.
+    if (state_.exchange != nullptr) ready = state_.exchange->agree(state_.rank, ready);
+    if (!ready) {
+        keep_all_rows();  // from the start again: recording came as far as some operation
+        return false;
+    }
+    recordings_.play(recording(), state_.stream.get());
+    if (state_.exchange != nullptr) state_.exchange->meet();
+    set_played(true);
+    return true;
 }
 
 // replay() has prepared the step.

@@ -76,7 +76,6 @@ public:
         return bytes;
     }
     std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const override {
-        if (cache == DCA_CACHE_Q4) return "a q4 cache is for one device only so far; use cache_type q8, or the device cpu";
         return backends_.front()->refuses(prefill, cache);
     }
 

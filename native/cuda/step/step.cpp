@@ -55,27 +55,34 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
     exchange->join(rank, {memory.ranks, memory.rank_sizes, {stream.get(), post.get()}, memory.whole_logits, logits_sent.get()});
 }
 
-void StepState::sum_partials(Partial partial, const float* post_norm, bool fresh, const Matrix* next) {
+void StepState::sum_partials(Partial partial, const float* post_norm, bool fresh) {
     const uint64_t n = uint64_t{rows} * h.n_embd;
     const bool direct = adds_directly(post_norm);
     if (!direct && fresh) check(cudaMemsetAsync(memory.branch, 0, sizeof(float) * n, stream.get()), "summing over the cards");
-    exchange->sum(device.card, rank, {direct ? x() : memory.branch, partial, n, ahead_of(device.card, next)}, stream.get());
+    exchange->sum(device.card, rank, {.x = direct ? x() : memory.branch, .partial = partial, .n = n, .waits = false}, recording(),
+                  stream.get());
+}
+
+bool StepState::recording() const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(stream.get(), &status), "running the model");
+    return status != cudaStreamCaptureStatusNone;
 }
 
 void StepState::send_partials(Partial partial, uint32_t first, uint32_t count) {
     const bool last = first + count == rows;
     if (last) pending = partial;
-    if (exchange->pushes(rows)) return;
+    if (!exchange->mails(rows)) return;
     check(cudaEventRecord(ready.get(), stream.get()), "summing over the cards");
     check(cudaStreamWaitEvent(post.get(), ready.get()), "summing over the cards");
-    exchange->mail(rank, partial, weights.dtype(), uint64_t{first} * h.n_embd, uint64_t{count} * h.n_embd, last, post.get());
+    exchange->mail(rank, partial, weights.dtype(), uint64_t{first} * h.n_embd, uint64_t{count} * h.n_embd, post.get());
     if (last) check(cudaEventRecord(sent.get(), post.get()), "summing over the cards");
 }
 
-void StepState::add_and_norm(const NormArgs& norm, const Matrix* next) {
+void StepState::add_and_norm(const NormArgs& norm) {
     // NCCL's sums are there then, and a step that is being recorded has come back to its stream.
-    if (!exchange->pushes(rows)) check(cudaStreamWaitEvent(stream.get(), sent.get()), "summing over the cards");
-    exchange->sum_and_norm(device.card, rank, {x(), *pending, norm, ahead_of(device.card, next)}, stream.get());
+    if (exchange->mails(rows)) check(cudaStreamWaitEvent(stream.get(), sent.get()), "summing over the cards");
+    exchange->sum_and_norm(device.card, rank, {.x = x(), .partial = *pending, .norm = norm, .mailed = false}, recording(), stream.get());
     pending.reset();
 }
 
@@ -90,9 +97,9 @@ LayerAttention StepState::attention_of(uint32_t layer) const {
     return attention;
 }
 
-void StepState::norm(const DeviceNorm& of, const Matrix* next, float* factors) {
+void StepState::norm(const DeviceNorm& of, float* factors) {
     const NormArgs args{x(), of.weight, of.bias, h.norm, h.rms_epsilon, rows, h.n_embd, weights.dtype(), memory.normed, factors};
-    if (pending) return add_and_norm(args, next);
+    if (pending) return add_and_norm(args);
     check(cuda::norm(device.card, args, stream.get()), "norming");
 }
 
@@ -101,14 +108,14 @@ void StepState::add_branch(const float* post_norm) {
     check(cuda::add_branch(device.card, args, stream.get()), "adding a block's result");
 }
 
-void StepState::end_attention(const DeviceLayer& w, const Matrix* next) {
-    if (shared()) sum_partials(Partial::Attention, w.attention_post_norm, true, next);
+void StepState::end_attention(const DeviceLayer& w) {
+    if (shared()) sum_partials(Partial::Attention, w.attention_post_norm, true);
     // Of parallel blocks the other one reads x first.
     if (h.norms != Norms::Parallel && !adds_directly(w.attention_post_norm)) add_branch(w.attention_post_norm);
 }
 
-void StepState::end_ffn(const DeviceLayer& w, const Matrix* next) {
-    if (shared()) sum_partials(Partial::FeedForward, w.ffn_post_norm, h.norms != Norms::Parallel, next);
+void StepState::end_ffn(const DeviceLayer& w) {
+    if (shared()) sum_partials(Partial::FeedForward, w.ffn_post_norm, h.norms != Norms::Parallel);
     if (!adds_directly(w.ffn_post_norm)) add_branch(w.ffn_post_norm);
 }
 

@@ -12,6 +12,7 @@
 
 #include "cuda/device/wgmma.cuh"
 #include "cuda/linear/activation.cuh"
+#include "cuda/linear/small_batch/pair_table.cuh"
 #include "cuda/linear/small_batch/small_batch.cuh"
 
 namespace dca::cuda::few::sm90 {
@@ -56,6 +57,12 @@ struct Job {
     uint32_t together;      // blocks of a cluster: they share the steps of a tile
     uint32_t stages;        // of the ring
 };
+
+/// Where a block's shared memory begins: with a PairTable, behind which the ring is.
+__device__ __forceinline__ uint32_t memory_begin() {
+    extern __shared__ uint8_t memory[];
+    return (ptx::shared_address(memory) + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 /// A block's part of the job: every so manieth tile, and of its steps those in [begin, end).
 struct Place {
@@ -197,6 +204,7 @@ __device__ __forceinline__ void multiply_stage(uint32_t stage, [[maybe_unused]] 
         const uint32_t own = row + apart * h;
         extras[h].load_from(stage + C::kHighAt + own * S::kHighRow, scales_at + own * C::kScaleBox, t);
     }
+    const uint32_t own_pairs = memory_begin() + threadIdx.x % 32 * 4;
     Words low[2];
     uint32_t w[2][2][4];  // of this eight and of the one before, whose products are under way
     wgmma::pin(sums);
@@ -209,7 +217,7 @@ __device__ __forceinline__ void multiply_stage(uint32_t stage, [[maybe_unused]] 
         }
         uint32_t unpacked[2][4];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) unpack_eight<F, T>(low[h], extras[h], e, u, unpacked[h]);
+        for (int h = 0; h < 2; ++h) look_up_eight<F, T, kN>(low[h], extras[h], e, u, own_pairs, unpacked[h]);
         if (i >= 2) wgmma::wait<1>();
 #pragma unroll
         for (int s = 0; s < 2; ++s) {
@@ -312,11 +320,11 @@ __global__ void __launch_bounds__(Config<F, kN>::kThreads, 1)
     multiply_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Job job) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     using C = Config<F, kN>;
-    extern __shared__ uint8_t memory[];
     __shared__ Barriers barriers;
     let_next_start();
-    const uint32_t ring = (ptx::shared_address(memory) + kAlignment - 1) / kAlignment * kAlignment;
+    const uint32_t ring = memory_begin() + PairTable<F, kN>::kBytes;
     const Place place(job, barriers, ring);
+    PairTable<F, kN>::fill(memory_begin(), threadIdx.x, C::kThreads);
     if (threadIdx.x == 0) {
         for (uint32_t stage = 0; stage < job.stages; ++stage) {
             ptx::barrier_init(ptx::shared_address(&barriers.full[stage]), 1 + C::kXPair);

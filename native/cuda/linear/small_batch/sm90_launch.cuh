@@ -24,7 +24,7 @@ cudaError_t launch_kernel(const Card& card, const SmallBatchArgs& args, cudaStre
     const Matrix& w = args.w;
     const uint32_t tiles = (w.rows + kTileRows - 1) / kTileRows, steps = (w.cols + S::kCols - 1) / S::kCols;
     const uint32_t passes = (args.rows + kN - 1) / kN;
-    const uint32_t room = static_cast<uint32_t>(card.shared_bytes) - kAlignment - sizeof(Barriers);
+    const uint32_t room = static_cast<uint32_t>(card.shared_bytes) - kAlignment - sizeof(Barriers) - PairTable<F, kN>::kBytes;
     const uint32_t stages = std::min(kMostStages, room / C::kStageBytes);
     if (stages < kFewestStages) return cudaErrorNotSupported;
 
@@ -37,7 +37,7 @@ cudaError_t launch_kernel(const Card& card, const SmallBatchArgs& args, cudaStre
         if (status == cudaSuccess) status = map_plane(w.scales, w.rows, units * F::kScaleBytes, C::kScaleBox, 0, maps.scales);
 
     const auto kernel = multiply_kernel<F, T, kN>;
-    const size_t bytes = size_t{stages} * C::kStageBytes + kAlignment;
+    const size_t bytes = size_t{stages} * C::kStageBytes + PairTable<F, kN>::kBytes + kAlignment;
     if (status == cudaSuccess) status = allow_shared_bytes(kernel, bytes);
     if (status != cudaSuccess) return status;
 
