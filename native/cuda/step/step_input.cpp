@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "core/engine/page_pool.h"
-#include "cuda/device/tried.h"
 #include "cuda/step/shared_prefixes.h"
 
 namespace dca::cuda {
@@ -161,7 +160,7 @@ bool StepInput::set(const Batch& batch, uint32_t padding, uint32_t padding_page)
     write(batch);
     pad(padding, padding_page);
     if (n_groups_ != 0) group(batch);
-    return moved || tried("CLEAR", 0) != 0;
+    return moved;
 }
 
 void StepInput::upload(cudaStream_t stream) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/positions/key_ranges.h"
-#include "cuda/device/tried.h"
 #include "cuda/linear/small_batch/sm90.h"
 
 namespace dca::cuda {
@@ -44,10 +43,6 @@ bool small_batch_preferred(const Card& card, const Matrix& w, uint32_t rows) {
     if (w.format != WeightFormat::F16 && w.format != WeightFormat::BF16) return true;
     const uint32_t tiles = w.rows / few::kTileRows, multiprocessors = static_cast<uint32_t>(card.multiprocessors);
     const uint32_t rounds = ceil_div(tiles, multiprocessors);
-    const int own = tried("OWN", 0);  // 1: down, 2: output, 4: q, k and v
-    if (rows <= 16 && few::sm90::takes(card, w) && w.rows >= 4096 &&
-        ((own & 1 && w.cols > 2 * w.rows) || (own & 2 && w.cols == w.rows) || (own & 4 && w.rows > w.cols && w.rows < 2 * w.cols)))
-        return true;
     return rows <= 16 && few::sm90::takes(card, w) && 5 * tiles >= 4 * rounds * multiprocessors;
 }
 
