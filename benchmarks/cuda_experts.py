@@ -26,7 +26,7 @@ from random_gguf import SHAPES, Shape, write_random_gguf
 import dca_runtime as dca
 from dca_runtime.measuring.bench_batches import measure_batches
 
-LAYERS = {"mixtral-8x7b": 3, "qwen3-30b-a3b": 8}
+LAYERS = {"mixtral-8x7b": 2, "qwen3-30b-a3b": 4}
 PREFILL, DECODED, SEQUENCES = 8192, 64, 64
 
 

@@ -41,6 +41,7 @@ public:
     uint64_t start_saving(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override;
     uint64_t start_loading(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override;
     uint64_t tail_bytes() const override { return fine_codes_.empty() ? 0 : fine_slot_bytes(); }
+    PageSection tail_section() const override { return {1, fine_slot_bytes() / heads_}; }
     void save_tail(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_tail(uint32_t page, const std::byte* in) override;
 

@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "core/backend/forward.h"
-#include "cuda/device/tried.h"
 #include "cuda/linear/elementwise.h"
 #include "cuda/weights/kernels.h"
 
@@ -48,9 +47,9 @@ void CudaExecutor::prepare(const Batch& batch) {
     const bool recordable = whole && rows <= most && batch.decode(kMostGuessedRows) && (rows == 1 || state_.h.n_experts == 0);
     recorded_rows_ = recordable ? Recordings::rows_for(rows, most) : 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - rows;
-    if (state_.input.set(batch, padding, state_.cache->padding_page()) || tried("CLEAR", 0) != 0) recordings_.clear();
+    if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
     state_.cache->begin(batch, state_.stream.get());
-    if (state_.sparse != nullptr) state_.sparse->begin(batch, state_.shape, *state_.cache, state_.stream.get());
+    if (state_.choice != nullptr) state_.choice->begin(batch, state_.shape, *state_.cache, state_.stream.get());
     // Memory that is given back or taken may wait for what runs on any card, and a sum that runs waits for all ranks.
     if (state_.exchange != nullptr) state_.exchange->meet();
     keep_all_rows();
@@ -74,7 +73,7 @@ bool CudaExecutor::replay(const Batch& batch) {
     if (recordings_.under_way()) return false;
     prepare(batch);
     state_.input.upload(state_.stream.get());
-    if (recorded_rows_ == 0 || !recordings_.warm(recording())) return false;
+    if (recorded_rows_ == 0) return false;
     const auto issue = [&] {
         forward(*this, state_.h, batch, last_);
         if (!last_) return;
@@ -83,10 +82,17 @@ bool CudaExecutor::replay(const Batch& batch) {
         else
             block_.issue_norm();
     };
-    const bool played = recordings_.play(recording(), issue, state_.stream.get());
-    if (!played) keep_all_rows();  // from the start again: recording came as far as some operation
-    set_played(played);
-    return played;
+    bool ready = recordings_.warm(recording()) && recordings_.make(recording(), issue, state_.stream.get());
+    // In a recording kernels wait for the other ranks': all play theirs, or none. What may wait for a card comes before or after.
+    if (state_.exchange != nullptr) ready = state_.exchange->agree(state_.rank, ready);
+    if (!ready) {
+        keep_all_rows();  // from the start again: recording came as far as some operation
+        return false;
+    }
+    recordings_.play(recording(), state_.stream.get());
+    if (state_.exchange != nullptr) state_.exchange->meet();
+    set_played(true);
+    return true;
 }
 
 // replay() has prepared the step.
@@ -174,17 +180,17 @@ void CudaExecutor::end() {
     state_.wait();
     if (state_.shared()) state_.exchange->check_patience();
     under_way_ = false;
-    if (state_.sparse != nullptr) state_.sparse->end(*state_.cache);
+    if (state_.choice != nullptr) state_.choice->end(*state_.cache);
     if (recorded_rows_ != 0) recordings_.set_warm(recording());
 }
 
 void CudaExecutor::density(std::span<float> out) const {
-    if (state_.sparse == nullptr) return Executor::density(out);
-    state_.sparse->density(out);
+    if (state_.choice == nullptr) return Executor::density(out);
+    state_.choice->density(out);
 }
 
 std::vector<uint32_t> CudaExecutor::selection() const {
-    return state_.sparse == nullptr ? std::vector<uint32_t>{} : state_.sparse->selection();
+    return state_.choice == nullptr ? std::vector<uint32_t>{} : state_.choice->selection();
 }
 
 }  // namespace dca::cuda

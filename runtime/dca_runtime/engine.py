@@ -328,6 +328,8 @@ class Engine:
         self._home.check()
         slots = ffi.new("uint32_t *")
         with process.calling():
+            if not self._open:
+                raise DcaError("the engine is closed")
             _ffi.check(_ffi.lib().dca_engine_add_slots(self._native, _ffi.integer(count, 0, "count"), slots))
         return slots[0]
 

@@ -3,7 +3,8 @@
     python lost_card.py FILE DEVICE CARD now|soon
 
 steps a session on DEVICE. An assertion that fails on CARD then ends whatever this process has there, between
-two steps ("now") or, half a second later, during one ("soon").
+two steps ("now") or, half a second later, during one ("soon"). Then it asks the other cards, which CUDA may
+or may not let it use any more, and the CPU.
 """
 
 import json
@@ -38,14 +39,22 @@ def steps(session, count: int) -> list[tuple[float, str]]:
     return failed
 
 
+def answer(path: str, device: str) -> int | str:
+    """How many logits a new model gives, or what it says instead."""
+    try:
+        with Model(path, device=device) as model, model.session(context=64) as session:
+            return len(session.eval([1, 2, 3]))
+    except DcaError as error:
+        return f"{error.status.name}: {error}"
+
+
 def main() -> None:
     path, device, card, when = sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4]
     torch.zeros(1, device=f"cuda:{card}")
     others = [each for each in range(torch.cuda.device_count()) if each != card]
     before = {}
     for other in others:
-        with Model(path, device=f"cuda:{other}") as model, model.session(context=64) as session:
-            session.eval([1, 2, 3])
+        answer(path, f"cuda:{other}")
         before[other] = torch.cuda.mem_get_info(other)[0]
 
     with Model(path, device=device) as model, model.session(context=1 << 20) as session:
@@ -61,17 +70,19 @@ def main() -> None:
         except DcaError as error:
             with_new_session = str(error)
 
-    answers = []
-    for other in others:
-        with Model(path, device=f"cuda:{other}") as model, model.session(context=64) as session:
-            answers.append(len(session.eval([1, 2, 3])))
-    lost_memory = [before[other] - torch.cuda.mem_get_info(other)[0] for other in others]
+    answers = [answer(path, f"cuda:{other}") for other in others]
+    lost_memory = [
+        before[other] - torch.cuda.mem_get_info(other)[0]
+        for other, found in zip(others, answers, strict=True)
+        if isinstance(found, int)
+    ]
     print(
         json.dumps(
             {
                 "failed": failed,
                 "new session": with_new_session,
                 "answers": answers,
+                "on the CPU": answer(path, "cpu"),
                 "lost memory": lost_memory,
             }
         )

@@ -14,6 +14,8 @@ from dca_runtime.errors import Status
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
 Q8_CACHE_KL = 1e-3
+# Codes of four bits flip where sums run in another order; a page of another head costs more than 0.1.
+Q4_CACHE_KL = 2e-2
 SCHEME = (48, 16, 64)
 
 MODELS = {
@@ -104,6 +106,30 @@ def test_cache_types(variant_gguf, device, cache_type):
     assert mean_kl(expected, all_logits(path, device, ids, pieces=(60, 1), cache_type=cache_type)) < limit
 
 
+def test_a_q4_cache_is_as_on_one_card(variant_gguf, device):
+    path = variant_gguf(scheme=SCHEME)
+    ids = tokens(path, 300)
+    expected = all_logits(path, "cuda:0", ids, pieces=(250, 1), cache_type="q4")
+    assert mean_kl(expected, all_logits(path, device, ids, pieces=(250, 1), cache_type="q4")) < Q4_CACHE_KL
+
+
+@pytest.mark.parametrize("cache_type", ["f16", "q4"])
+def test_a_sequence_that_slept_goes_on_as_one_that_did_not(variant_gguf, device, cache_type):
+    path = variant_gguf()
+    ids, others = tokens(path, 330).tolist(), tokens(path, 600, seed=1).tolist()
+    with Model(path, device=device) as model:
+        options = {"tokens": 1024, "cache_type": cache_type, "scheme": SCHEME}
+        with model.engine(**options) as engine, engine.sequence() as awake:
+            engine.eval([(awake, ids[:300])])
+            expected = engine.eval([(awake, ids[300:])])[0]
+        with model.engine(**options) as engine:
+            sequence, other = engine.sequence(), engine.sequence()
+            engine.eval([(sequence, ids[:300])])
+            sequence.sleep()
+            engine.eval([(other, others)])  # writes to the pages that it left
+            np.testing.assert_array_equal(engine.eval([(sequence, ids[300:])])[0], expected)
+
+
 @pytest.mark.parametrize("kind", ["f16", "quantised", "mixture"])
 @pytest.mark.parametrize("count", [1, 2, 5, 33, 128])
 def test_engines_of_many_sequences(variant_gguf, device, kind, count):
@@ -140,8 +166,10 @@ def test_tokens_are_chosen_from_all_of_the_vocabulary(variant_gguf, device):
         assert min(likeliest) < 256 <= max(likeliest)  # of either rank's part
 
 
-@pytest.mark.parametrize("cache_type", ["f16", "q8"])
-def test_saved_sequences_do_not_depend_on_the_number_of_ranks(variant_gguf, device, tmp_path, cache_type):
+@pytest.mark.parametrize(("cache_type", "limit"), [("f16", 1e-3), ("q8", Q8_CACHE_KL), ("q4", Q4_CACHE_KL)])
+def test_saved_sequences_do_not_depend_on_the_number_of_ranks(
+    variant_gguf, device, tmp_path, cache_type, limit
+):
     path = variant_gguf(scheme=SCHEME)
     ids = tokens(path, 200).tolist()
     for saved, loaded in ((device, "cuda:0"), ("cuda:0", device)):
@@ -154,7 +182,7 @@ def test_saved_sequences_do_not_depend_on_the_number_of_ranks(variant_gguf, devi
             model.session(context=300, cache_type=cache_type) as session,
         ):
             session.load(tmp_path / "kept")
-            assert mean_kl(expected, session.eval([5])) < Q8_CACHE_KL
+            assert mean_kl(expected, session.eval([5])) < limit
 
 
 def test_sparse_prefill_chooses_what_one_card_does(variant_gguf, device):

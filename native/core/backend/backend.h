@@ -66,8 +66,10 @@ public:
         return true;
     }
 
-    /// What else a page that is not full takes in a file, behind it: what the step that goes on with it reads more finely.
+    /// What else a page that is not full takes in a file, behind it: what the step that goes on with it reads more finely. It is
+    /// one section.
     virtual uint64_t tail_bytes() const { return 0; }
+    virtual PageSection tail_section() const { return {}; }
     virtual void save_tail(uint32_t page, uint32_t tokens, std::byte* out) const {
         static_cast<void>(page), static_cast<void>(tokens), static_cast<void>(out);
     }
@@ -150,7 +152,7 @@ std::string smaller_caches(const EngineSpec& spec, uint32_t head_dim, Fitting fi
     };
     const bool codes = holds_codes(static_cast<CacheType>(spec.cache_type));
     if (!codes) add(DCA_CACHE_Q8, "q8");
-    if (spec.cache_type != DCA_CACHE_Q4 && spec.link.exchange == nullptr && refuses_q4(head_dim).empty()) add(DCA_CACHE_Q4, "q4");
+    if (spec.cache_type != DCA_CACHE_Q4 && refuses_q4(head_dim).empty()) add(DCA_CACHE_Q4, "q4");
     return text;
 }
 

@@ -1,5 +1,6 @@
 #include "core/ranks/exchange.h"
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 
@@ -40,7 +41,15 @@ void Exchange::meet() {
     }
 }
 
+bool Exchange::agree(uint32_t rank, bool yes) {
+    std::vector<uint8_t>& answers = answers_[asked_[rank]++ % 2];
+    answers[rank] = yes ? 1 : 0;
+    meet();
+    return std::ranges::count(answers, 0) == 0;
+}
+
 void Exchange::reset() {
+    std::ranges::fill(asked_, 0u);
     waiting_.store(0);
     aborted_.store(false);
 }

@@ -3,6 +3,7 @@
 // feed-forward, a whole row of logits), they meet.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <utility>
@@ -14,7 +15,8 @@ namespace dca {
 class Exchange {
 public:
     /// Rank r has rows [vocabulary[r], vocabulary[r + 1]) of the output matrix.
-    explicit Exchange(std::vector<uint32_t> vocabulary) : vocabulary_(std::move(vocabulary)) {}
+    explicit Exchange(std::vector<uint32_t> vocabulary)
+        : vocabulary_(std::move(vocabulary)), answers_{std::vector<uint8_t>(ranks()), std::vector<uint8_t>(ranks())}, asked_(ranks()) {}
     virtual ~Exchange() = default;
     Exchange(const Exchange&) = delete;
     Exchange& operator=(const Exchange&) = delete;
@@ -33,6 +35,9 @@ public:
     /// Returns when every rank has called it. Throws a device error once a rank has failed.
     void meet();
 
+    /// Whether all ranks say yes; all call it. Throws as meet() does.
+    bool agree(uint32_t rank, bool yes);
+
     /// Nothing of these ranks runs any more when this returns.
     virtual void settle() noexcept {}
 
@@ -48,6 +53,8 @@ private:
     std::atomic<uint32_t> waiting_{0};
     std::atomic<uint64_t> meetings_{0};
     std::atomic<bool> aborted_{false};
+    std::array<std::vector<uint8_t>, 2> answers_;  // by rank, in turn: some may still read the last ones
+    std::vector<uint32_t> asked_;                  // how often, by rank
 };
 
 }  // namespace dca

@@ -110,7 +110,8 @@ private:
     void on_all(Work&& work) {
         const std::lock_guard lock(turn().mutex);
         turn().take(*exchange_);
-        if (broken_) fail(DCA_ERROR_DEVICE, "the engine cannot go on since a step failed: ", *broken_, "; make a new one");
+        if (broken_)
+            fail(DCA_ERROR_DEVICE, "the engine cannot go on (a new one can where the cards answer) since a step failed: ", *broken_);
         try {
             threads_.run(work, [this] { exchange_->abort(); });
         } catch (...) {
@@ -161,8 +162,6 @@ public:
     }
 
     std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const override {
-        if (prefill.stated != nullptr) return "stated budgets run on one device only so far; use prefill dense, or the device cpu";
-        if (cache == DCA_CACHE_Q4) return "a q4 cache is for one device only so far; use cache_type q8, or the device cpu";
         return backends_.front()->refuses(prefill, cache);
     }
 
@@ -175,6 +174,7 @@ public:
         threads_.run([&](uint32_t rank) {
             EngineSpec own = spec;
             own.link = {.rank = rank, .exchange = exchange.get()};
+            own.prefill = shards_[rank].prefill(spec.prefill);
             try {
                 made[rank] = backends_[rank]->make_engine(std::move(own));
             } catch (const RoomError& error) {

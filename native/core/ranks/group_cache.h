@@ -29,7 +29,7 @@ public:
     std::vector<PageSection> sections() const override { return parts_.front().cache->sections(); }
     void save_page(uint32_t page, uint32_t tokens, std::byte* out) const override;
     void load_page(uint32_t page, const std::byte* in) override;
-    /// In host memory a page is every rank's own, one after the other. Nor have their caches a tail, which only q4's has.
+    /// In host memory a page is every rank's own, one after the other.
     uint64_t host_page_bytes() const override;
     std::shared_ptr<std::byte> host_memory(uint64_t bytes) const override { return parts_.front().cache->host_memory(bytes); }
     uint64_t start_saving(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override {
@@ -39,14 +39,20 @@ public:
         return start(&KvCache::start_loading, pages, memory);
     }
     bool copied(uint64_t number, bool waits) override;
+    uint64_t tail_bytes() const override;
+    PageSection tail_section() const override { return parts_.front().cache->tail_section(); }
+    void save_tail(uint32_t page, uint32_t tokens, std::byte* out) const override;
+    void load_tail(uint32_t page, const std::byte* in) override;
 
 private:
     using Start = uint64_t (KvCache::*)(std::span<const uint32_t>, std::span<std::byte* const>);
     uint64_t start(Start copy, std::span<const uint32_t> pages, std::span<std::byte* const> memory);
 
-    /// Calls visit(where in the whole page, where in the part's, how many bytes) for every run of bytes that both have.
+    /// Calls visit(where in the whole page, where in the part's, how many bytes) for every run of bytes that both have, of what
+    /// consists of these sections.
     template <class Visit>
-    void each_run(const Part& part, Visit&& visit) const;
+    void each_run(const Part& part, std::span<const PageSection> sections, Visit&& visit) const;
+    uint64_t bytes_of(std::span<const PageSection> sections) const;
 
     uint32_t n_layers_, n_kv_heads_;
     std::vector<Part> parts_;                      // by rank

@@ -21,11 +21,19 @@ cudaError_t describe_card(int ordinal, Card& card) {
     return error;
 }
 
-bool has_kernels() {
+bool has_kernels(cudaError_t& other) {
     cudaFuncAttributes attributes;
-    const bool has = cudaFuncGetAttributes(&attributes, probe) == cudaSuccess;
+    other = cudaSuccess;
+    const cudaError_t status = cudaFuncGetAttributes(&attributes, probe);
     static_cast<void>(cudaGetLastError());
-    return has;
+    switch (status) {
+        case cudaErrorNoKernelImageForDevice:
+        case cudaErrorInvalidDeviceFunction:
+        case cudaErrorInvalidKernelImage:
+        case cudaErrorUnsupportedPtxVersion:
+        case cudaErrorJitCompilerNotFound: return false;
+        default: other = status; return true;
+    }
 }
 
 }  // namespace dca::cuda

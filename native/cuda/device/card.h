@@ -17,7 +17,7 @@ struct Card {
 /// Asks the driver, which takes longer than a launch: once a card.
 cudaError_t describe_card(int ordinal, Card& card);
 
-/// Whether this build holds code that the current card can run.
-bool has_kernels();
+/// Whether this build holds code that the current card can run; an error that is about something else is `other`.
+bool has_kernels(cudaError_t& other);
 
 }  // namespace dca::cuda

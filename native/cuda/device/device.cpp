@@ -46,10 +46,12 @@ Device open_device(int ordinal) {
         fail(DCA_ERROR_DEVICE, device.description, " has compute capability ", properties.major, ".", properties.minor,
              ", must be 8.0 (Ampere) or newer; take device cpu");
     }
-    if (!has_kernels()) {
+    cudaError_t other = cudaSuccess;
+    if (!has_kernels(other)) {
         fail(DCA_ERROR_DEVICE, device.description, ": this build has no code for compute capability ", properties.major, ".",
              properties.minor, "; build with DCA_CUDA_ARCHITECTURES naming it, or take device cpu");
     }
+    check(other, "opening the card");
     return device;
 }
 

@@ -13,9 +13,8 @@ CudaExchange::CudaExchange(std::vector<uint32_t> vocabulary, std::vector<int> ca
       way_(way),
       parts_(ranks()),
       tables_(ranks()),
-      letters_(ranks()),
-      come_(ranks()),
       waits_(ranks()),
+      come_(ranks()),
       given_up_(allocate_pinned(sizeof(uint32_t), "connecting the cards")) {
     *reinterpret_cast<uint32_t*>(given_up_.get()) = 0;
 }
@@ -34,7 +33,6 @@ void CudaExchange::connect() {
         table.rank = rank;
         table.ranks = ranks();
         table.one_card = ranks() > 1 && cards_[0] == cards_[1];
-        table.waited = way_ == SumWay::Streams;
         table.given_up = reinterpret_cast<uint32_t*>(given_up_.get());
         for (uint32_t other = 0; other < ranks(); ++other) table.of[other] = parts_[other].memory;
         if (way_ != SumWay::Nccl) continue;
@@ -47,7 +45,12 @@ void CudaExchange::connect() {
 }
 
 void CudaExchange::await_others(uint32_t rank, cudaStream_t stream) {
-    const uint32_t turn = waits_[rank]++ % 2;
+    const uint32_t number = ++waits_[rank], turn = number % 2;
+    if (way_ == SumWay::Kernels) {
+        check(signal_others(tables_[rank], number, stream), "summing over the cards");
+        meet();
+        return check(cuda::await_others(tables_[rank], number, stream), "summing over the cards");
+    }
     check(cudaEventRecord(come_[rank][turn].get(), stream), "summing over the cards");
     meet();
     for (uint32_t other = 0; other < ranks(); ++other) {
@@ -55,31 +58,33 @@ void CudaExchange::await_others(uint32_t rank, cudaStream_t stream) {
     }
 }
 
-void CudaExchange::sum(const Card& card, uint32_t rank, const SumArgs& args, cudaStream_t stream) {
-    if (way_ == SumWay::Streams) await_others(rank, stream);
+void CudaExchange::sum(const Card& card, uint32_t rank, SumArgs args, bool recorded, cudaStream_t stream) {
+    args.waits = recorded && way_ == SumWay::Kernels;
     if (way_ == SumWay::Nccl)
         sum_by_nccl(communicators_[rank], parts_[rank].memory.partial[static_cast<uint32_t>(args.partial)], args.n, NcclType::F32, stream);
+    else if (!args.waits)
+        await_others(rank, stream);
     check(sum_ranks(card, tables_[rank], args, stream), "summing over the cards");
 }
 
-void CudaExchange::mail(uint32_t rank, Partial partial, Dtype dtype, uint64_t first, uint64_t n, bool last, cudaStream_t stream) {
+void CudaExchange::mail(uint32_t rank, Partial partial, Dtype dtype, uint64_t first, uint64_t n, cudaStream_t stream) {
     const auto buffer = static_cast<uint32_t>(partial);
     std::byte* from = parts_[rank].memory.partial[buffer] + 2 * first;
-    if (way_ == SumWay::Nccl) return sum_by_nccl(communicators_[rank], from, n, dtype == Dtype::F16 ? NcclType::F16 : NcclType::BF16, stream);
+    if (way_ == SumWay::Nccl)
+        return sum_by_nccl(communicators_[rank], from, n, dtype == Dtype::F16 ? NcclType::F16 : NcclType::BF16, stream);
     for (uint32_t other = 0; other < ranks(); ++other) {
         if (other == rank) continue;
         const RankMemory& there = parts_[other].memory;
         std::byte* to = there.inbox[buffer] + inbox_place(rank, other) * there.inbox_bytes + 2 * first;
         check(cudaMemcpyAsync(to, from, 2 * n, cudaMemcpyDefault, stream), "summing over the cards");
     }
-    if (last && way_ == SumWay::Kernels) check(signal_mail(tables_[rank], ++letters_[rank], stream), "summing over the cards");
 }
 
-void CudaExchange::sum_and_norm(const Card& card, uint32_t rank, const SumNormArgs& args, cudaStream_t stream) {
-    if (pushes(args.norm.rows)) return check(push_and_norm(card, tables_[rank], args, stream), "summing over the cards");
-    if (way_ == SumWay::Streams) await_others(rank, stream);
-    if (way_ == SumWay::Kernels) check(await_mail(tables_[rank], letters_[rank], stream), "summing over the cards");
-    check(add_mail_and_norm(card, tables_[rank], args, stream), "summing over the cards");
+void CudaExchange::sum_and_norm(const Card& card, uint32_t rank, SumNormArgs args, bool recorded, cudaStream_t stream) {
+    args.mailed = mails(args.norm.rows);
+    if (recorded && way_ == SumWay::Kernels) return check(push_and_norm(card, tables_[rank], args, stream), "summing over the cards");
+    if (way_ != SumWay::Nccl) await_others(rank, stream);
+    check(add_and_norm(tables_[rank], args, stream), "summing over the cards");
 }
 
 float* CudaExchange::gather_logits(uint32_t rank, const float* logits, uint32_t rows, cudaStream_t stream) {
@@ -129,7 +134,6 @@ void CudaExchange::reset() {
               "ending a step that failed");
         check(cudaStreamSynchronize(stream), "ending a step that failed");
     }
-    letters_.assign(ranks(), 0);
     waits_.assign(ranks(), 0);
     if (way_ == SumWay::Nccl) communicators_ = make_communicators(cards_);
     std::atomic_ref(*reinterpret_cast<uint32_t*>(given_up_.get())).store(0);

@@ -16,8 +16,11 @@ namespace dca::cuda {
 
 /// How ranks add up.
 enum class SumWay {
-    Kernels,  // they reach each other's memory (let_peers_reach), and the kernel that adds waits for the others' parts
-    Streams,  // likewise, but the ranks' threads meet and their streams wait: nothing on a card waits for what has not begun
+    // They reach each other's memory (let_peers_reach). In a recording the kernel that adds waits for the others' parts. Elsewhere
+    // the ranks' threads meet before, so that a kernel waits only for what has been launched: whatever a thread does later may wait
+    // for the cards (loading a kernel does, now and then, for all of the process's).
+    Kernels,
+    Streams,  // of one card: likewise, but streams wait in place of kernels, and nothing is recorded
     Nccl,
 };
 
@@ -39,7 +42,7 @@ public:
     void join(uint32_t rank, Part part);
     void connect() override;
 
-    /// Whether a step can be recorded: not where threads meet in the midst of it.
+    /// Whether steps are recorded.
     bool records() const noexcept { return way_ != SumWay::Streams; }
 
     /// Throws a device error where a card gave up waiting for another in the step that has ended.
@@ -49,15 +52,16 @@ public:
     void abort() noexcept override;
     void reset() override;
 
-    /// x += the sum over the ranks, as SumArgs has it.
-    void sum(const Card& card, uint32_t rank, const SumArgs& args, cudaStream_t stream);
+    /// x += the sum over the ranks. `recorded`: the stream records what is launched.
+    void sum(const Card& card, uint32_t rank, SumArgs args, bool recorded, cudaStream_t stream);
 
-    /// Whether rows of 16-bit partials are sent by the kernel that adds them, so that nobody mails them.
-    bool pushes(uint32_t rows) const noexcept { return way_ == SumWay::Kernels && rows <= kPushedRows; }
-    /// What lies ready on `stream` goes to the others: n partial values of type dtype, from `first` on. `last`: of a sum.
-    void mail(uint32_t rank, Partial partial, Dtype dtype, uint64_t first, uint64_t n, bool last, cudaStream_t stream);
-    /// As SumNormArgs has it. Where NCCL sums, `stream` waits for what partials were mailed on.
-    void sum_and_norm(const Card& card, uint32_t rank, const SumNormArgs& args, cudaStream_t stream);
+    /// Whether so many rows of 16-bit partials are mailed; fewer the kernel that adds them sends or reads. All of a recording are so
+    /// few.
+    bool mails(uint32_t rows) const noexcept { return way_ == SumWay::Nccl || rows > kPushedRows; }
+    /// What lies ready on `stream` goes to the others: n partial values of type dtype, from `first` on.
+    void mail(uint32_t rank, Partial partial, Dtype dtype, uint64_t first, uint64_t n, cudaStream_t stream);
+    /// x += the sum over the ranks, and its norm; `recorded` as above. `stream` waits for what this rank's were mailed on.
+    void sum_and_norm(const Card& card, uint32_t rank, SumNormArgs args, bool recorded, cudaStream_t stream);
 
     /// A rank's columns of `rows` rows of logits, (rows, columns), go to the ranks that choose the rows' tokens. What `stream`
     /// runs next finds whole rows, its own ones of those (first_row), at what is returned. All ranks call it, in the same order,
@@ -72,9 +76,8 @@ private:
     SumWay way_;
     std::vector<Part> parts_;  // by rank, as the rest
     std::vector<RankTable> tables_;
-    std::vector<uint32_t> letters_;            // how many sums have been mailed
-    std::vector<std::array<Event, 2>> come_;   // in turn: some may not have asked for the last one when it is their turn again
-    std::vector<uint32_t> waits_;              // of streams for others'
+    std::vector<uint32_t> waits_;              // so many sums outside of recordings, by rank
+    std::vector<std::array<Event, 2>> come_;   // to one of these, in turn: some may not have asked for the last one yet
     std::vector<Communicator> communicators_;  // where NCCL sums
     PinnedMemory given_up_;                    // a word that waiting kernels look at
 };

@@ -67,11 +67,11 @@ __device__ __forceinline__ uint4 await_packet(const RankTable& table, const uint
     return packet;
 }
 
-/// Returns when what was launched before has ended, with the number of the sum: 1, 2, ... Every sum of a kind has as many blocks
-/// that begin it, and all of an earlier one have their tickets before a later one may start.
-__device__ __forceinline__ uint32_t begin_sum(const RankTable& table, uint64_t* tickets, uint32_t blocks) {
+/// Returns when what was launched before has ended, with the number of the sum: 1, 2, ... Every sum of a kind has as many blocks,
+/// and all of an earlier one have their tickets before a later one may start.
+__device__ __forceinline__ uint32_t begin_sum(const RankTable& table, uint64_t* tickets) {
     __shared__ uint32_t number;
-    if (threadIdx.x == 0) number = static_cast<uint32_t>(atomicAdd(reinterpret_cast<unsigned long long*>(tickets), 1ull) / blocks) + 1;
+    if (threadIdx.x == 0) number = static_cast<uint32_t>(atomicAdd(reinterpret_cast<unsigned long long*>(tickets), 1ull) / gridDim.x) + 1;
     __syncthreads();
     if (!table.one_card) let_next_start();
     await_previous();

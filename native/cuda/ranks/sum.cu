@@ -17,9 +17,8 @@ __device__ __forceinline__ const float* partial_of(const RankTable& table, uint3
 /// Few values: every rank sends its own to all others, each with the sum's number, which tells the receiver that it has
 /// arrived. One way across the link instead of a signal and a reading.
 __global__ void __launch_bounds__(kThreads) push_kernel(const __grid_constant__ RankTable table, const SumArgs args) {
-    if (blockIdx.x >= kSumBlocks) return fetch_ahead(args.ahead, blockIdx.x - kSumBlocks);
-    const uint32_t number = begin_sum(table, table.of[table.rank].tickets, kSumBlocks);
-    const uint64_t pairs = args.n / 2, stride = uint64_t{kSumBlocks} * kThreads, begin = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
+    const uint32_t number = begin_sum(table, table.of[table.rank].tickets);
+    const uint64_t pairs = args.n / 2, stride = uint64_t{gridDim.x} * kThreads, begin = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
     const float2* partial = reinterpret_cast<const float2*>(partial_of(table, table.rank, args.partial));
     const auto slot = [&](uint32_t of, uint32_t from, uint64_t pair) {
         return table.of[of].pushed + (uint64_t{number % 2} * table.ranks + from) * (kPushedValues / 2) + pair;
@@ -52,8 +51,8 @@ __device__ __forceinline__ float4 sum(const float4& a, const float4& b) { return
 /// Many values: the ranks tell each other that theirs are there, and each reads all.
 __global__ void __launch_bounds__(kThreads) pull_kernel(const __grid_constant__ RankTable table, const SumArgs args) {
     const RankMemory& own = table.of[table.rank];
-    const uint32_t number = begin_sum(table, own.tickets, kSumBlocks);
-    if (!table.waited && threadIdx.x < table.ranks && threadIdx.x != table.rank) {
+    const uint32_t number = begin_sum(table, own.tickets);
+    if (args.waits && threadIdx.x < table.ranks && threadIdx.x != table.rank) {
         store_release(table.of[threadIdx.x].arrived + table.rank * kSumBlocks + blockIdx.x, number);
         await_number(table, own.arrived + threadIdx.x * kSumBlocks + blockIdx.x, number);
     }
@@ -85,13 +84,34 @@ __global__ void __launch_bounds__(kThreads) pull_kernel(const __grid_constant__ 
     }
 }
 
+__global__ void signal_kernel(const __grid_constant__ RankTable table, uint32_t number) {
+    if (threadIdx.x < table.ranks && threadIdx.x != table.rank) store_release(table.of[threadIdx.x].reached + table.rank, number);
+}
+
+__global__ void await_kernel(const __grid_constant__ RankTable table, uint32_t number) {
+    if (threadIdx.x < table.ranks && threadIdx.x != table.rank) await_number(table, table.of[table.rank].reached + threadIdx.x, number);
+}
+
 }  // namespace
+
+cudaError_t signal_others(const RankTable& table, uint32_t number, cudaStream_t stream) {
+    signal_kernel<<<1, 32, 0, stream>>>(table, number);
+    return cudaGetLastError();
+}
+
+cudaError_t await_others(const RankTable& table, uint32_t number, cudaStream_t stream) {
+    await_kernel<<<1, 32, 0, stream>>>(table, number);
+    return cudaGetLastError();
+}
 
 cudaError_t sum_ranks(const Card& card, const RankTable& table, const SumArgs& args, cudaStream_t stream) {
     if (args.n == 0 || args.n % 4 != 0) return cudaErrorInvalidValue;
-    const bool few = args.n <= kPushedValues && table.ranks > 1 && !table.waited;
-    const uint32_t beside = few && args.ahead.pieces != 0 ? kAheadBlocks : 0;
-    return launch_overlapped(card, few ? push_kernel : pull_kernel, dim3(kSumBlocks + beside), kThreads, 0, stream, table, args);
+    if (!args.waits) {  // behind what the stream waits for
+        pull_kernel<<<kSumBlocks, kThreads, 0, stream>>>(table, args);
+        return cudaGetLastError();
+    }
+    const bool few = args.n <= kPushedValues;
+    return launch_overlapped(card, few ? push_kernel : pull_kernel, dim3(kSumBlocks), kThreads, 0, stream, table, args);
 }
 
 }  // namespace dca::cuda

@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #include "cuda/device/card.h"
-#include "cuda/ranks/ahead.h"
 #include "cuda/ranks/table.h"
 
 namespace dca::cuda {
@@ -17,10 +16,16 @@ struct SumArgs {
     float* x;
     Partial partial;
     uint64_t n;
-    Ahead ahead;  // of what comes next
+    bool waits;  // for the others' partials; else they are there
 };
 
-/// Launches on `stream` and returns without waiting.
+// All launch on `stream` and return without waiting.
+
+/// What ran before on `stream` is there for the others; `number`: 1, 2, ..., the same for all ranks.
+cudaError_t signal_others(const RankTable& table, uint32_t number, cudaStream_t stream);
+/// What is launched next finds all others to have signalled that number.
+cudaError_t await_others(const RankTable& table, uint32_t number, cudaStream_t stream);
+
 cudaError_t sum_ranks(const Card& card, const RankTable& table, const SumArgs& args, cudaStream_t stream);
 
 }  // namespace dca::cuda

@@ -9,8 +9,8 @@
 namespace dca::cuda {
 namespace {
 
-constexpr uint32_t kMostThreads = 1024, kMailThreads = 256;  // of a block
-constexpr int kAtOnce = 2;                                   // times four values of a thread whose loads are on their way together
+constexpr uint32_t kMostThreads = 1024, kAddThreads = 256;  // of a block
+constexpr int kAtOnce = 2;                                  // times four values of a thread whose loads are on their way together
 
 /// Four values of T, in the bits of two words.
 template <class T>
@@ -48,7 +48,7 @@ __device__ __forceinline__ void norm_row(const NormArgs& norm, const float* x, f
 __device__ __forceinline__ float squares_of(const float4& v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
 
 /// Blocks of a kernel whose blocks wait for other ranks. Where those share the card some of it is left to them.
-__host__ __device__ __forceinline__ uint32_t push_blocks(const RankTable& table) { return table.one_card ? kSumBlocks : kPushedRows; }
+uint32_t push_blocks(const RankTable& table) { return table.one_card ? kSumBlocks : kPushedRows; }
 
 /// Few rows are a matter of latencies: every four values have a thread, so that none waits for one packet after another.
 int push_threads(uint32_t width) { return static_cast<int>(std::min((width / 4 + 31) / 32 * 32, kMostThreads)); }
@@ -57,16 +57,14 @@ int push_threads(uint32_t width) { return static_cast<int>(std::min((width / 4 +
 template <class T>
 __global__ void __launch_bounds__(kMostThreads)
     push_norm_kernel(const __grid_constant__ RankTable table, const __grid_constant__ SumNormArgs args) {
-    const uint32_t blocks = push_blocks(table);
-    if (blockIdx.x >= blocks) return fetch_ahead(args.ahead, blockIdx.x - blocks);
     const RankMemory& own = table.of[table.rank];
-    const uint32_t number = begin_sum(table, own.row_tickets, blocks);
+    const uint32_t number = begin_sum(table, own.row_tickets);
     const uint32_t rows = args.norm.rows, width = args.norm.width;
     const T* partials = reinterpret_cast<const T*>(own.partial[static_cast<uint32_t>(args.partial)]);
     const auto slot = [&](uint32_t of, uint32_t from, uint32_t row, uint32_t i) {
         return table.of[of].pushed_rows + ((uint64_t{number % 2} * table.ranks + from) * kPushedRows + row) * (width / 4) + i / 4;
     };
-    for (uint32_t row = blockIdx.x; row < rows; row += blocks) {
+    for (uint32_t row = blockIdx.x; row < rows; row += gridDim.x) {
         for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * blockDim.x) {
             const uint2 v = __ldcg(reinterpret_cast<const uint2*>(partials + uint64_t{row} * width + i));
             for (uint32_t r = 0; r < table.ranks; ++r) {
@@ -74,7 +72,7 @@ __global__ void __launch_bounds__(kMostThreads)
             }
         }
     }
-    for (uint32_t row = blockIdx.x; row < rows; row += blocks) {
+    for (uint32_t row = blockIdx.x; row < rows; row += gridDim.x) {
         float* x = args.x + uint64_t{row} * width;
         float squares = 0.0f;
         for (uint32_t begin = 4 * threadIdx.x; begin < width; begin += kAtOnce * 4 * blockDim.x) {
@@ -110,17 +108,9 @@ __global__ void __launch_bounds__(kMostThreads)
     }
 }
 
-__global__ void signal_kernel(const __grid_constant__ RankTable table, uint32_t number) {
-    if (threadIdx.x < table.ranks && threadIdx.x != table.rank) store_release(table.of[threadIdx.x].mailed + table.rank, number);
-}
-
-__global__ void await_kernel(const __grid_constant__ RankTable table, uint32_t number) {
-    if (threadIdx.x < table.ranks && threadIdx.x != table.rank) await_number(table, table.of[table.rank].mailed + threadIdx.x, number);
-}
-
 /// A block a row.
 template <class T>
-__global__ void __launch_bounds__(kMailThreads)
+__global__ void __launch_bounds__(kAddThreads)
     add_norm_kernel(const __grid_constant__ RankTable table, const __grid_constant__ SumNormArgs args) {
     let_next_start();
     await_previous();
@@ -128,12 +118,12 @@ __global__ void __launch_bounds__(kMailThreads)
     const uint32_t row = blockIdx.x, width = args.norm.width, buffer = static_cast<uint32_t>(args.partial);
     float* x = args.x + uint64_t{row} * width;
     float squares = 0.0f;
-    for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * kMailThreads) {
+    for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * kAddThreads) {
         float4 total = load_four(x + i);
         for (uint32_t r = 0; r < table.ranks; ++r) {
-            const std::byte* letter =
-                r == table.rank ? own.partial[buffer] : own.inbox[buffer] + inbox_place(r, table.rank) * own.inbox_bytes;
-            add(total, Four<T>{__ldcg(reinterpret_cast<const uint2*>(reinterpret_cast<const T*>(letter) + uint64_t{row} * width + i))});
+            const bool letter = args.mailed && r != table.rank;
+            const std::byte* from = letter ? own.inbox[buffer] + inbox_place(r, table.rank) * own.inbox_bytes : table.of[r].partial[buffer];
+            add(total, Four<T>{__ldcg(reinterpret_cast<const uint2*>(reinterpret_cast<const T*>(from) + uint64_t{row} * width + i))});
         }
         *reinterpret_cast<float4*>(x + i) = total;
         squares += squares_of(total);
@@ -146,24 +136,14 @@ __global__ void __launch_bounds__(kMailThreads)
 cudaError_t push_and_norm(const Card& card, const RankTable& table, const SumNormArgs& args, cudaStream_t stream) {
     if (args.norm.rows > kPushedRows || args.norm.width % 4 != 0) return cudaErrorInvalidValue;
     const auto kernel = args.norm.dtype == Dtype::F16 ? push_norm_kernel<__half> : push_norm_kernel<__nv_bfloat16>;
-    const uint32_t beside = args.ahead.pieces != 0 ? kAheadBlocks : 0;
-    return launch_overlapped(card, kernel, dim3(push_blocks(table) + beside), push_threads(args.norm.width), 0, stream, table, args);
+    return launch_overlapped(card, kernel, dim3(push_blocks(table)), push_threads(args.norm.width), 0, stream, table, args);
 }
 
-cudaError_t signal_mail(const RankTable& table, uint32_t number, cudaStream_t stream) {
-    signal_kernel<<<1, 32, 0, stream>>>(table, number);
-    return cudaGetLastError();
-}
-
-cudaError_t await_mail(const RankTable& table, uint32_t number, cudaStream_t stream) {
-    await_kernel<<<1, 32, 0, stream>>>(table, number);
-    return cudaGetLastError();
-}
-
-cudaError_t add_mail_and_norm(const Card& card, const RankTable& table, const SumNormArgs& args, cudaStream_t stream) {
+cudaError_t add_and_norm(const RankTable& table, const SumNormArgs& args, cudaStream_t stream) {
     if (args.norm.width % 4 != 0) return cudaErrorInvalidValue;
     const auto kernel = args.norm.dtype == Dtype::F16 ? add_norm_kernel<__half> : add_norm_kernel<__nv_bfloat16>;
-    return launch_overlapped(card, kernel, dim3(args.norm.rows), kMailThreads, 0, stream, table, args);
+    kernel<<<args.norm.rows, kAddThreads, 0, stream>>>(table, args);  // behind what the stream waits for
+    return cudaGetLastError();
 }
 
 }  // namespace dca::cuda

@@ -7,7 +7,7 @@ namespace {
 size_t pushed_bytes(const RankSizes& sizes) { return size_t{2} * sizes.ranks * (kPushedValues / 2) * sizeof(uint4); }
 size_t pushed_row_bytes(const RankSizes& sizes) { return size_t{2} * sizes.ranks * kPushedRows * (sizes.width / 4) * sizeof(uint4); }
 size_t arrived_bytes(const RankSizes& sizes) { return size_t{sizes.ranks} * kSumBlocks * sizeof(uint32_t); }
-size_t mailed_bytes(const RankSizes& sizes) { return (size_t{sizes.ranks} + 1) / 2 * 2 * sizeof(uint32_t); }  // whole words of 8 bytes
+size_t reached_bytes(const RankSizes& sizes) { return (size_t{sizes.ranks} + 1) / 2 * 2 * sizeof(uint32_t); }  // whole words of 8 bytes
 size_t letter_bytes(const RankSizes& sizes) { return size_t{2} * sizes.block * sizes.width; }
 
 }  // namespace
@@ -15,7 +15,7 @@ size_t letter_bytes(const RankSizes& sizes) { return size_t{2} * sizes.block * s
 size_t RankMemory::inbox_bytes_of(const RankSizes& sizes) { return kPartials * (sizes.ranks - 1) * letter_bytes(sizes); }
 
 size_t RankMemory::signal_bytes(const RankSizes& sizes) {
-    return pushed_bytes(sizes) + pushed_row_bytes(sizes) + arrived_bytes(sizes) + mailed_bytes(sizes) + 2 * sizeof(uint64_t);
+    return pushed_bytes(sizes) + pushed_row_bytes(sizes) + arrived_bytes(sizes) + reached_bytes(sizes) + 2 * sizeof(uint64_t);
 }
 
 void RankMemory::place(std::byte* inboxes, std::byte* signals, const RankSizes& sizes) {
@@ -31,7 +31,7 @@ void RankMemory::place(std::byte* inboxes, std::byte* signals, const RankSizes& 
     take(pushed, pushed_bytes(sizes));
     take(pushed_rows, pushed_row_bytes(sizes));
     take(arrived, arrived_bytes(sizes));
-    take(mailed, mailed_bytes(sizes));
+    take(reached, reached_bytes(sizes));
     take(tickets, sizeof(uint64_t));
     take(row_tickets, sizeof(uint64_t));
 }

@@ -37,7 +37,7 @@ struct RankMemory {
     uint4* pushed;          // (2, ranks, kPushedValues / 2): two values, each with the number of its sum
     uint4* pushed_rows;     // (2, ranks, kPushedRows, width / 4): twice two 16-bit values, each two with the number of their sum
     uint32_t* arrived;      // (ranks, kSumBlocks): the number of the sum that each of the others has come to
-    uint32_t* mailed;       // (ranks): the number of the others' last letter
+    uint32_t* reached;      // (ranks): the number of the last sum outside of a recording that each of the others has come to
     uint64_t* tickets;      // blocks of sums so far: each takes one when it starts, which says its sum's number
     uint64_t* row_tickets;  // the same of sums of rows
 
@@ -51,7 +51,6 @@ struct RankMemory {
 struct RankTable {
     uint32_t rank = 0, ranks = 1;
     bool one_card = false;         // ranks share a card: a kernel that waits must not hold it
-    bool waited = false;           // the stream has waited for the others: no kernel has to
     uint32_t* given_up = nullptr;  // memory of the host: not 0 once a rank has failed, or kept another waiting too long
     RankMemory of[kMostCards] = {};
 };

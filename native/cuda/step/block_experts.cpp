@@ -10,7 +10,7 @@ namespace dca::cuda {
 
 void BlockStep::feed_forward_experts(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    state_.norm(w.ffn_norm, nullptr, memory_.experts.factors);
+    state_.norm(w.ffn_norm, memory_.experts.factors);
     route(w);
     const StepState::Sum sum = state_.ffn_sum(w);
     if (!sum.add) {

@@ -93,7 +93,7 @@ void BlockStep::share_product(const FusedMatrices& fused, const std::byte* in, P
 
 void BlockStep::project_qkv(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    state_.norm(w.attention_norm, state_.begins(layer));
+    state_.norm(w.attention_norm);
     multiply(w.qkv, memory_.normed, {state_.qkv(), state_.qkv_width(), false, false});
     state_.norm_heads(w);
 }
@@ -119,7 +119,7 @@ void BlockStep::gate(const FusedMatrices& gate_up, uint32_t width) {
 
 void BlockStep::feed_forward(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
-    state_.norm(w.ffn_norm, state_.begins_ffn(w));
+    state_.norm(w.ffn_norm);
     gate(w.gate_up, h_.n_ff);
     if (state_.sums_while_norming(w.ffn_post_norm)) return share_product(w.down, memory_.gated, Partial::FeedForward);
     const StepState::Sum sum = state_.ffn_sum(w);
@@ -127,7 +127,7 @@ void BlockStep::feed_forward(uint32_t layer) {
     state_.end_ffn(w);
 }
 
-void BlockStep::issue_norm() { state_.norm(weights_.output_norm(), state_.begins(h_.n_layers)); }
+void BlockStep::issue_norm() { state_.norm(weights_.output_norm()); }
 
 void BlockStep::output(uint32_t rows, const Read& read) {
     if (!played_) issue_norm();

@@ -24,15 +24,17 @@ uint32_t Recordings::rows_for(uint32_t slices, uint32_t most) noexcept {
     return size == kSizes.end() || *size > most ? most : *size;
 }
 
-bool Recordings::play(uint32_t kind, const std::function<void()>& issue, cudaStream_t stream) {
+bool Recordings::make(uint32_t kind, const std::function<void()>& issue, cudaStream_t stream) {
     Recording& recording = recordings_[kind];
     if (recording.graph == nullptr && recording.failures < kMostFailures) {
         recording.graph = record(issue, stream);
         if (recording.graph == nullptr) ++recording.failures;
     }
-    if (recording.graph == nullptr) return false;
-    check(cudaGraphLaunch(recording.graph.get(), stream), "running the model");
-    return true;
+    return recording.graph != nullptr;
+}
+
+void Recordings::play(uint32_t kind, cudaStream_t stream) {
+    check(cudaGraphLaunch(recordings_.at(kind).graph.get(), stream), "running the model");
 }
 
 GraphExec Recordings::record(const std::function<void()>& issue, cudaStream_t stream) {
@@ -57,7 +59,8 @@ GraphExec Recordings::record(const std::function<void()>& issue, cudaStream_t st
     const Graph graph = end();
     cudaGraphExec_t exec = nullptr;
     if (graph == nullptr || !succeeded(cudaGraphInstantiate(&exec, graph.get(), 0))) return nullptr;
-    return GraphExec(exec);
+    GraphExec made(exec);
+    return succeeded(cudaGraphUpload(exec, stream)) ? std::move(made) : GraphExec();
 }
 
 }  // namespace dca::cuda

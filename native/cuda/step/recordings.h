@@ -24,9 +24,11 @@ public:
     bool warm(uint32_t kind) const { return recordings_.contains(kind); }
     void set_warm(uint32_t kind) { recordings_.try_emplace(kind); }
 
-    /// Launches the recording; where there is none yet, of what `issue` launches on `stream`. False: recording failed,
-    /// nothing was launched, and `issue` may have run in part.
-    bool play(uint32_t kind, const std::function<void()>& issue, cudaStream_t stream);
+    /// Whether there is a recording, if need be one made now of what `issue` launches on `stream`: nothing of it runs, and where it
+    /// fails `issue` may have come to some operation. What playing it takes of the card is taken here.
+    bool make(uint32_t kind, const std::function<void()>& issue, cudaStream_t stream);
+    /// Launches the recording, which is there.
+    void play(uint32_t kind, cudaStream_t stream);
 
     /// The calling thread's launches are being recorded.
     bool under_way() const noexcept { return under_way_; }

@@ -8,7 +8,7 @@ namespace dca::cuda {
 
 RowStep::Input RowStep::normed(const DeviceNorm& norm) {
     if (norm.weight == nullptr || h_.norm == NormKind::Rms) return {state_.x(), VectorType::F32, norm.weight};
-    state_.norm(norm, nullptr);
+    state_.norm(norm);
     return {memory_.normed, activation_type(), nullptr};
 }
 
@@ -74,6 +74,7 @@ void RowStep::project_qkv(uint32_t layer) {
 }
 
 void RowStep::store_keys_values(uint32_t layer) {
+    state_.stored_one = false;
     if (!stores_while_projecting(weights_.layers()[layer])) state_.store_keys_values(layer);
 }
 
@@ -81,7 +82,7 @@ void RowStep::project_output(uint32_t layer) {
     const DeviceLayer& w = weights_.layers()[layer];
     const StepState::Sum sum = state_.attention_sum(w);
     multiply(w.output, {memory_.attended, activation_type(), nullptr}, {sum.to, VectorType::F32, sum.add});
-    state_.end_attention(w, state_.begins_ffn(w));
+    state_.end_attention(w);
 }
 
 void RowStep::gate(const FusedMatrices& gate_up, const Input& in, uint32_t width) {
@@ -103,7 +104,7 @@ void RowStep::feed_forward(uint32_t layer) {
     gate(w.gate_up, normed(w.ffn_norm), h_.n_ff);
     const StepState::Sum sum = state_.ffn_sum(w);
     multiply(w.down, {memory_.gated_row, VectorType::F32, nullptr}, {sum.to, VectorType::F32, sum.add});
-    state_.end_ffn(w, state_.begins(layer + 1));
+    state_.end_ffn(w);
 }
 
 void RowStep::multiply_chosen(const FusedMatrices& fused, const Input& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated) {
@@ -146,7 +147,7 @@ void RowStep::feed_forward_experts(uint32_t layer) {
     const StepState::Sum sum = state_.ffn_sum(w);
     check(add_weighted_row(state_.device.card, m.results, m.weights, terms, h_.n_embd, sum.add, sum.to, state_.stream.get()),
           "adding experts");
-    state_.end_ffn(w, state_.begins(layer + 1));
+    state_.end_ffn(w);
 }
 
 void RowStep::issue_logits() {

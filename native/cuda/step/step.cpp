@@ -5,6 +5,8 @@
 
 #include "cuda/attention/variants.h"
 #include "cuda/step/compact_rows.h"
+#include "cuda/step/sparse_prefill.h"
+#include "cuda/step/stated_prefill.h"
 #include "cuda/experts/router.h"
 #include "cuda/linear/elementwise.h"
 
@@ -23,6 +25,12 @@ AttentionShape attention_shape(const Hparams& h) {
     };
 }
 
+std::unique_ptr<PrefillChoice> make_choice(const Hparams& h, const Device& device, const EngineSpec& spec, const WorkSpace& memory) {
+    if (spec.prefill.stated != nullptr) return std::make_unique<StatedPrefill>(h, device, spec, memory.lines);
+    if (spec.prefill.sparse) return std::make_unique<SparsePrefill>(h, device, spec, memory.sparse);
+    return nullptr;
+}
+
 }  // namespace
 
 StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights, const Device& card, const EngineSpec& spec)
@@ -33,8 +41,9 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
       scheme(spec.scheme),
       window_scheme(spec.window_scheme),
       memory(hparams, weights, device, shape, spec),
-      sparse(spec.prefill.sparse ? std::make_unique<SparsePrefill>(hparams, device, spec, memory.sparse) : nullptr),
-      input(memory.block, memory.decode_rows, pages_for(spec.tokens), scheme, decode_group_rows(device.card, shape)),
+      choice(make_choice(hparams, device, spec, memory)),
+      input(memory.block, memory.decode_rows, pages_for(spec.tokens), scheme,
+            decode_group_rows(device.card, shape, supported_cache(spec.cache_type))),
       stream(make_stream()),
       rank(spec.link.rank),
       exchange(static_cast<CudaExchange*>(spec.link.exchange)) {
@@ -46,27 +55,34 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
     exchange->join(rank, {memory.ranks, memory.rank_sizes, {stream.get(), post.get()}, memory.whole_logits, logits_sent.get()});
 }
 
-void StepState::sum_partials(Partial partial, const float* post_norm, bool fresh, const Matrix* next) {
+void StepState::sum_partials(Partial partial, const float* post_norm, bool fresh) {
     const uint64_t n = uint64_t{rows} * h.n_embd;
     const bool direct = adds_directly(post_norm);
     if (!direct && fresh) check(cudaMemsetAsync(memory.branch, 0, sizeof(float) * n, stream.get()), "summing over the cards");
-    exchange->sum(device.card, rank, {direct ? x() : memory.branch, partial, n, ahead_of(device.card, next)}, stream.get());
+    exchange->sum(device.card, rank, {.x = direct ? x() : memory.branch, .partial = partial, .n = n, .waits = false}, recording(),
+                  stream.get());
+}
+
+bool StepState::recording() const {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(stream.get(), &status), "running the model");
+    return status != cudaStreamCaptureStatusNone;
 }
 
 void StepState::send_partials(Partial partial, uint32_t first, uint32_t count) {
     const bool last = first + count == rows;
     if (last) pending = partial;
-    if (exchange->pushes(rows)) return;
+    if (!exchange->mails(rows)) return;
     check(cudaEventRecord(ready.get(), stream.get()), "summing over the cards");
     check(cudaStreamWaitEvent(post.get(), ready.get()), "summing over the cards");
-    exchange->mail(rank, partial, weights.dtype(), uint64_t{first} * h.n_embd, uint64_t{count} * h.n_embd, last, post.get());
+    exchange->mail(rank, partial, weights.dtype(), uint64_t{first} * h.n_embd, uint64_t{count} * h.n_embd, post.get());
     if (last) check(cudaEventRecord(sent.get(), post.get()), "summing over the cards");
 }
 
-void StepState::add_and_norm(const NormArgs& norm, const Matrix* next) {
+void StepState::add_and_norm(const NormArgs& norm) {
     // NCCL's sums are there then, and a step that is being recorded has come back to its stream.
-    if (!exchange->pushes(rows)) check(cudaStreamWaitEvent(stream.get(), sent.get()), "summing over the cards");
-    exchange->sum_and_norm(device.card, rank, {x(), *pending, norm, ahead_of(device.card, next)}, stream.get());
+    if (exchange->mails(rows)) check(cudaStreamWaitEvent(stream.get(), sent.get()), "summing over the cards");
+    exchange->sum_and_norm(device.card, rank, {.x = x(), .partial = *pending, .norm = norm, .mailed = false}, recording(), stream.get());
     pending.reset();
 }
 
@@ -81,9 +97,9 @@ LayerAttention StepState::attention_of(uint32_t layer) const {
     return attention;
 }
 
-void StepState::norm(const DeviceNorm& of, const Matrix* next, float* factors) {
+void StepState::norm(const DeviceNorm& of, float* factors) {
     const NormArgs args{x(), of.weight, of.bias, h.norm, h.rms_epsilon, rows, h.n_embd, weights.dtype(), memory.normed, factors};
-    if (pending) return add_and_norm(args, next);
+    if (pending) return add_and_norm(args);
     check(cuda::norm(device.card, args, stream.get()), "norming");
 }
 
@@ -92,14 +108,14 @@ void StepState::add_branch(const float* post_norm) {
     check(cuda::add_branch(device.card, args, stream.get()), "adding a block's result");
 }
 
-void StepState::end_attention(const DeviceLayer& w, const Matrix* next) {
-    if (shared()) sum_partials(Partial::Attention, w.attention_post_norm, true, next);
+void StepState::end_attention(const DeviceLayer& w) {
+    if (shared()) sum_partials(Partial::Attention, w.attention_post_norm, true);
     // Of parallel blocks the other one reads x first.
     if (h.norms != Norms::Parallel && !adds_directly(w.attention_post_norm)) add_branch(w.attention_post_norm);
 }
 
-void StepState::end_ffn(const DeviceLayer& w, const Matrix* next) {
-    if (shared()) sum_partials(Partial::FeedForward, w.ffn_post_norm, h.norms != Norms::Parallel, next);
+void StepState::end_ffn(const DeviceLayer& w) {
+    if (shared()) sum_partials(Partial::FeedForward, w.ffn_post_norm, h.norms != Norms::Parallel);
     if (!adds_directly(w.ffn_post_norm)) add_branch(w.ffn_post_norm);
 }
 
@@ -148,7 +164,8 @@ void StepState::store_keys_values(uint32_t layer) {
         .places = input.places(),
     };
     check(cuda::store_keys_values(device.card, args, stream.get()), "storing keys and values");
-    if (sparse != nullptr) sparse->store_means(layer, shape, *cache, stream.get());
+    stored_one = rows == 1;
+    if (choice != nullptr) choice->stored(layer, shape, *cache, stream.get());
 }
 
 void StepState::settle_pages() {
@@ -183,6 +200,7 @@ void StepState::attend(uint32_t layer) {
             .n_groups = variant_of(attention.traits, attention.scheme) == Variant::Plain ? group->n_groups : 0,
             .workspace = memory.decode_workspace,
             .workspace_rows = memory.decode_rows,
+            .after_store = stored_one,
         };
         check(attention_decode(device.card, args, stream.get()), "attending");
     }
@@ -208,10 +226,10 @@ void StepState::attend(uint32_t layer) {
             .fresh_page = slice.fresh_page,
         };
         const auto attend_part = [&](const PrefillArgs& part) { check(attention_prefill(device.card, part, stream.get()), "attending"); };
-        if (sparse == nullptr)
+        if (choice == nullptr)
             attend_part(args);
         else
-            sparse->attend(layer, args, slice.sparse_end, *cache, stream.get(), attend_part);
+            choice->attend(layer, args, slice.sparse_end, *cache, stream.get(), attend_part);
     }
 }
 

@@ -9,7 +9,7 @@
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/kv_cache.h"
-#include "cuda/step/sparse_prefill.h"
+#include "cuda/step/prefill_choice.h"
 #include "cuda/ranks/exchange.h"
 #include "cuda/step/step_input.h"
 #include "cuda/weights/weights.h"
@@ -34,7 +34,7 @@ struct StepState {
     AttentionShape shape;
     Scheme scheme, window_scheme;
     WorkSpace memory;
-    std::unique_ptr<SparsePrefill> sparse;  // null: prefill is dense
+    std::unique_ptr<PrefillChoice> choice;  // null: prefill is dense
     CudaKvCache* cache = nullptr;
     StepInput input;
     Stream stream;
@@ -49,6 +49,7 @@ struct StepState {
     const RowGroup* group = nullptr;  // the rows of the step still kept
     uint32_t rows = 0;                // of them
     uint32_t first_row = 0;           // of the activations that is theirs
+    bool stored_one = false;          // keys and values of a step of one row, by the kernel before attention
 
     /// Where the first kept row of an activation is.
     float* x() const noexcept { return memory.x + size_t{first_row} * h.n_embd; }
@@ -59,8 +60,7 @@ struct StepState {
 
     /// The kept rows of x, normed, to memory.normed in the activations' type; 1 / rms(x) of each to `factors` if set. Without
     /// weights they are only rounded.
-    /// `next` is the matrix that multiplies them, where one is known.
-    void norm(const DeviceNorm& of, const Matrix* next, float* factors = nullptr);
+    void norm(const DeviceNorm& of, float* factors = nullptr);
 
     /// Where a block's result goes: straight into x, or into memory.branch where a norm or a scale comes before it is added, or
     /// where the other block still reads x. Among ranks it is this one's part of a sum.
@@ -77,15 +77,8 @@ struct StepState {
         return adds_directly(w.ffn_post_norm) ? Sum{x(), true} : Sum{memory.branch, h.norms == Norms::Parallel};
     }
     /// Adds to x what attention or the feed-forward left where attention_sum() or ffn_sum() said, unless it did so itself.
-    /// `next`: the matrix that is multiplied next; null: unknown.
-    void end_attention(const DeviceLayer& w, const Matrix* next = nullptr);
-    void end_ffn(const DeviceLayer& w, const Matrix* next = nullptr);
-
-    /// What is multiplied first in a layer, or behind the last one, and in its feed-forward; null: several, or not known yet.
-    const Matrix* begins(uint32_t layer) const noexcept {
-        return only_part(layer < h.n_layers ? weights.layers()[layer].qkv : weights.output());
-    }
-    const Matrix* begins_ffn(const DeviceLayer& w) const noexcept { return h.n_experts == 0 ? only_part(w.gate_up) : nullptr; }
+    void end_attention(const DeviceLayer& w);
+    void end_ffn(const DeviceLayer& w);
 
     /// Logits that a product left in memory.logits, scaled and capped where the model does.
     void finish_logits(uint32_t rows);
@@ -120,6 +113,9 @@ struct StepState {
     void send_partials(Partial partial, uint32_t first, uint32_t count);
     std::optional<Partial> pending;
 
+    /// Whether what is launched is recorded.
+    bool recording() const;
+
     /// Every kept row's experts and their weights from the router's logits, which are multiplied by `factors`
     /// (a row; null: none) first.
     void choose_experts(const DeviceLayer& w, const float* factors);
@@ -134,9 +130,8 @@ private:
     void add_branch(const float* post_norm);
     /// The ranks' partials are summed into x, or where something comes before that into memory.branch, which holds another
     /// block's result already or (`fresh`) nothing.
-    void sum_partials(Partial partial, const float* post_norm, bool fresh, const Matrix* next);
-    void add_and_norm(const NormArgs& norm, const Matrix* next);
-    static const Matrix* only_part(const FusedMatrices& fused) noexcept { return fused.merged() ? &fused.parts.front() : nullptr; }
+    void sum_partials(Partial partial, const float* post_norm, bool fresh);
+    void add_and_norm(const NormArgs& norm);
 };
 
 /// The operations of core/backend/backend.h between begin() and end(), for one kind of step.
