@@ -1,12 +1,17 @@
 """Sparse prefill on one GPU: what choosing costs, what attention at a density costs, and a whole long prompt.
 
     python benchmarks/cuda_sparse.py kernels --library build/cuda_attention
+    python benchmarks/cuda_sparse.py stated --library build/cuda_attention
     python benchmarks/cuda_sparse.py prompt llama-3-8b.Q8_0.gguf --tokens 1000000 --density 0.05
 
 Random keys have no pages worth choosing, so the density is forced: the queries choose as always (that is
 timed), and then so many pages are drawn at random, the same for the 128 queries of a page, each head its own.
 No option of the runtime does that; `prompt` asks libdca_cuda for it by the name that it exports for this
 program (native/cuda/step/sparse_prefill.h).
+
+`stated` times stated budgets for the last queries of such a context. Columns and diagonals of random keys lie
+scattered over all pages, which is the worst there is; a budget of the sinks and the nearest diagonals alone,
+which come first in any case, is the best.
 """
 
 from __future__ import annotations
@@ -77,6 +82,49 @@ def kernels(arguments: argparse.Namespace) -> dict[str, Any]:
             print(f"| {share} | {density:.4f} | {took:.2f} | {took / dense:.4f} | {bound:.4f} |")
         found[cache] = {"ms": ms, "densities": densities}
         del problem, choosing, forced, runs, out
+        torch.cuda.empty_cache()
+    return found
+
+
+def stated(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Milliseconds of choosing by stated budgets and of attention to that beside dense, of one layer."""
+    import torch
+    from cuda_attention import Setting, median_ms
+
+    sys.path.insert(0, str(ROOT / "tests/cuda"))
+    from attention_library import AttentionLibrary, Problem
+    from stated_library import Lines
+
+    if (arguments.library / AttentionLibrary.FILE).exists():
+        library = AttentionLibrary(arguments.library / AttentionLibrary.FILE)
+    else:
+        library = AttentionLibrary.build(arguments.library)
+    setting = Setting(32, 8, 128, arguments.tokens, arguments.chunk)
+    n, queries, found = setting.length, arguments.queries, {}
+    print(f"{torch.cuda.get_device_name()}, {setting.label}, the last {queries:,} queries")
+    for cache in arguments.caches.split(","):
+        problem = Problem(
+            library, setting.shape, setting.scheme, n, "f16", cache, dequantized_kv_heads=setting.n_kv_heads
+        )
+        out = torch.empty_like(problem.q[0][-queries:])
+        runs = {"dense": lambda p=problem, o=out: p.prefill(n - queries, queries, o)}
+        made = {}
+        for text in arguments.budgets.split(","):
+            columns, diagonals = map(int, text.split("+"))
+            budgets = [(columns, diagonals)] * setting.n_heads
+            made[text] = lines = Lines(problem, n - queries, queries, 64, budgets, setting.n_heads)
+            lines.choose()
+            runs[f"choosing {text}"] = lines.choose
+            runs[f"attention {text}"] = lambda of=lines, o=out: of.attend(o)
+        pages = {text: lines.blocks[..., 3].float().mean().item() for text, lines in made.items()}
+        ms = median_ms(runs, arguments.repeats)
+        print(f"{cache} cache: dense {ms['dense']:.2f} ms")
+        for text, listed in pages.items():
+            took = [ms[f"{what} {text}"] for what in ("choosing", "attention")]
+            print(f"  {text}: {listed:.0f} of {n // 128} pages; choosing {took[0]:.2f} ms, ", end="")
+            print(f"attention {took[1]:.2f} ms, {took[1] / ms['dense']:.3f} of dense", flush=True)
+        found[cache] = {"ms": ms, "pages": pages}
+        del problem, made, runs, out
         torch.cuda.empty_cache()
     return found
 
@@ -170,6 +218,17 @@ def main() -> None:
     one.add_argument("--caches", default="f16,q8")
     one.add_argument("--repeats", type=int, default=3)
     one.set_defaults(run=kernels)
+    lines = commands.add_parser("stated", help="the same by stated budgets")
+    lines.add_argument("--library", type=Path, required=True, help="compile the kernels there, or take them")
+    lines.add_argument("--tokens", type=int, default=131072)
+    lines.add_argument("--chunk", type=int, default=24576)
+    lines.add_argument("--queries", type=int, default=8192)
+    lines.add_argument(
+        "--budgets", default="30+100,1000+6096", help="columns+diagonals of every head, a list"
+    )
+    lines.add_argument("--caches", default="f16,q8")
+    lines.add_argument("--repeats", type=int, default=3)
+    lines.set_defaults(run=stated)
     whole = commands.add_parser("prompt", help="a whole model's prefill, and decoding after it")
     whole.add_argument("model", type=Path, help="a GGUF file; benchmarks/random_gguf.py writes one")
     whole.add_argument("--tokens", type=int, default=1_000_000)

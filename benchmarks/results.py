@@ -26,6 +26,7 @@ import results_page
 from results_page import (
     Tables,
     combined_tables,
+    density_tables,
     efficiency_tables,
     found_tables,
     perplexity_tables,
@@ -42,7 +43,8 @@ BETWEEN = "dca:2048/2048/4096"  # what the sweep recommends
 SCALED = "plain@linear:4,plain@ntk:4,plain@yarn:4"  # PI, NTK-aware and YaRN
 # For a trained length of 8,192: STRING's border is a third of it, the first and last tokens of StreamingLLM
 # and LM-Infinite fill it.
-MOVING = "string:2731/128,streaming:4/8188,lm-infinite:10/8182"
+STRING = "string:2731/128"
+MOVING = f"{STRING},streaming:4/8188,lm-infinite:10/8182"
 # ReRoPE's width is half of it, Self-Extend's groups keep 65,536 tokens below it.
 ROTATED_TWICE = "rerope:4096,self-extend:16/1024"
 # The paper's orthogonality: DCA, and STRING, over a model whose positions are stretched already, with the
@@ -53,6 +55,7 @@ STRETCHED = (
 )
 # The softmax sharpened as the prompt grows, as Qwen does it: by (0.1 ln(n / 8192) + 1)².
 SHARPENED = f"{PREDICTOR}/0.1/8192,{BETWEEN}/0.1/8192,{RETRIEVER}/0.1/8192"
+SPARSE = ",".join([RETRIEVER, *(f"{RETRIEVER}@sparse:{alpha}" for alpha in ("0.01", "0.03", "0.1", "0.3"))])
 DEPTHS = "10,20,30,40,50,60,70,80,90"
 # A passkey's answer is five tokens; where it crosses a chunk border intra + inter has no locality.
 # Here it does not, for any chunk size of the sweep.
@@ -195,7 +198,7 @@ PARTS = {
     ),
     # How far it goes, and what moves that point.
     "longer": Part(
-        ["--attention", f"{PREDICTOR},{BETWEEN},{RETRIEVER},{STRETCHED},{SHARPENED}",
+        ["--attention", f"{PREDICTOR},{BETWEEN},{RETRIEVER},{STRETCHED},{SHARPENED},{STRING}",
          "--lengths", "8192,16384,32768,65536,131072,262144", "--window", 8192],
         perplexity_tables,
         reads_text=True,
@@ -250,6 +253,19 @@ PARTS = {
          "--passkey-lengths", BETWEEN_BORDERS, "--depths", DEPTHS, "--trials", 3],
         combined_tables,
         reads_text=True,
+    ),
+    # What sparse prefill costs, with the scheme that finds most of what is hidden far away.
+    "sparse": Part(
+        ["--attention", SPARSE, "--lengths", "16384,32768,65536", "--tasks", "keys", "--trials", 40],
+        density_tables,
+        reads_text=True,
+        experiment="density",
+    ),
+    "sparse-passkey": Part(
+        ["--attention", SPARSE.rsplit(",", 1)[0], "--lengths", "16384,32768,65536",
+         "--depths", DEPTHS, "--trials", 6],
+        found_tables,
+        experiment="passkey",
     ),
     "efficiency": Part(
         ["--attention", f"plain,{PREDICTOR},{MOVING}", "--lengths", "1024,4096,16384,65536",

@@ -179,15 +179,31 @@ def _factor(value: float) -> str:
 
 
 def found_tables(summary: Any) -> list[Table]:
-    """How many of how many were found by method and length."""
+    """How many of how many were found by method and length; and how much more than by the first method, of
+    the same prompts."""
     results = summary["results"]
     methods = list(dict.fromkeys(entry["method"] for entry in results))
     lengths = sorted({entry["length"] for entry in results})
-    table: Table = [["method", *(f"{length:,}" for length in lengths)]]
+    heads = [f"{length:,}" for length in lengths]
+    table: Table = [["method", *heads]]
     for method in methods:
         cells = ([e for e in results if (e["method"], e["length"]) == (method, n)] for n in lengths)
         table.append([method, *map(found, cells)])
-    return [table]
+    more: Table = [[f"more than {methods[0]}, points", *heads]]
+    for method in methods[1:]:
+        total = {e["length"]: e for e in summary["totals"] if e["method"] == method}
+        more.append([method, *(points(total.get(n)) for n in lengths)])
+    return [table, more]
+
+
+def points(total: Any) -> str:
+    """A difference of shares in percent, with its interval; ≈ where the two are not told apart."""
+    difference = total and total["against"]
+    if not difference:
+        return ""
+    low, high = difference["interval"]
+    shown = f"{100 * difference['difference']:+.0f} [{100 * low:+.0f}, {100 * high:+.0f}]"
+    return shown if difference["differs"] else f"≈ {shown}"
 
 
 def found(entries: Any) -> str:
@@ -215,6 +231,46 @@ def combined_tables(summary: Any) -> list[Table]:
         mark = [marks.get(method, "")] if marks else []
         table.append([method, *map(marked, row["lengths"]), keys, *mark])
     return [table]
+
+
+def density_tables(summary: Any) -> list[Table]:
+    """One row a length and method: what sparse prefill reads, and its figures beside the first method's."""
+    first = summary["results"][0]["method"]
+    table: Table = [
+        [
+            "tokens",
+            "method",
+            "density",
+            "perplexity",
+            f"× {first}",
+            "density of prompts",
+            "found",
+            "points more",
+        ]
+    ]
+    for entry in summary["results"]:
+        ratio, more = entry["ratio"], entry["difference_interval"]
+        table.append(
+            [
+                f"{entry['length']:,}",
+                entry["method"],
+                _two_digits(entry["density"]),
+                "" if entry["perplexity"] is None else ppl(entry["perplexity"]) + bounds(entry),
+                "" if ratio is None else times(_as_ratio(ratio, entry["ratio_interval"])),
+                _two_digits(entry["prompts_density"]),
+                found([{"trials": entry["prompts"], "found": entry["found"]}] if entry["prompts"] else []),
+                "" if more is None else f"[{100 * more[0]:+.0f}, {100 * more[1]:+.0f}]",
+            ]
+        )
+    return [table]
+
+
+def _two_digits(share: float | None) -> str:
+    return "" if share is None else f"{share:.2f}"
+
+
+def _as_ratio(value: float, interval: Any) -> Any:
+    return {"ratio": value, "interval": interval, "differs": not interval[0] <= 1 <= interval[1]}
 
 
 def efficiency_tables(summary: Any) -> list[Table]:

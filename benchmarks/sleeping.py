@@ -47,33 +47,51 @@ def main() -> None:
         def step() -> None:
             engine.eval([(other, [1])])
 
-        def leave() -> None:
-            long.sleep()
-            while engine.info.tokens_used > 1024:
-                step()
+        def steps_until(done) -> list[float]:
+            """Seconds of each step until ``done()``."""
+            steps = []
+            while not done():
+                steps.append(seconds(step))
+            return steps
 
-        def come() -> None:
-            long.wake()
-            long.truncate(pages * 128)  # needs all of it
+        def has_left() -> bool:
+            return engine.info.tokens_used <= 1024
 
-        times: dict[str, list[float]] = {"a step": [], "leaving, steps beside": [], "coming": []}
-        for _ in range(args.repeats):
-            times["a step"].append(seconds(step))
-            times["leaving, steps beside"].append(seconds(leave))
-            times["coming"].append(seconds(come))
-        long.sleep()
-        while engine.info.tokens_used > 1024:
-            step()
-        long.wake()
-        beside = [seconds(step) for _ in range(8)]
+        names = (
+            "a step",
+            "asked to leave",
+            "left",
+            "step meanwhile",
+            "asked to come",
+            "came",
+            "step till then",
+        )
+        times: dict[str, list[float]] = {name: [] for name in names}
+        for repeat in range(args.repeats + 1):  # the first makes the memory
+            alone = [seconds(step) for _ in range(5)]
+            asked = [seconds(long.sleep)]
+            begin = time.perf_counter() - asked[0]
+            leaving = steps_until(has_left)
+            left = time.perf_counter() - begin
+            begin = time.perf_counter()
+            asked.append(seconds(long.wake))
+            coming = steps_until(lambda: long.in_place)
+            came = time.perf_counter() - begin
+            if repeat == 0:
+                print(f"asked to leave for the first time, its memory made: {asked[0] * 1e3:.0f} ms")
+                continue
+            for name, measured in zip(
+                names, (alone, asked[:1], [left], leaving, asked[1:], [came], coming), strict=True
+            ):
+                times[name] += measured
 
         size = pages * page_bytes
         print(f"{model.info.device}: {pages * 128:,} tokens in {args.cache_type}, {size / 1e9:.2f} GB")
         for name, measured in times.items():
-            median = statistics.median(measured)
-            speed = "" if name == "a step" else f", {size / median / 1e9:.1f} GB/s"
-            print(f"{name}: {median * 1e3:.2f} ms{speed}")
-        print(f"steps while it comes: {', '.join(f'{s * 1e3:.2f}' for s in beside)} ms")
+            median = statistics.median(measured) if measured else float("nan")
+            speed = f", {size / median / 1e9:.1f} GB/s" if name in ("left", "came") else ""
+            most = f", at most {max(measured) * 1e3:.2f}" if measured else ""
+            print(f"{name}: {median * 1e3:.2f} ms{most}{speed}")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,14 @@ uint32_t arc4random(void) {
 /* 2.32: whether a process has one thread only, so that counters need not be atomic. They always are, then. */
 char __libc_single_threaded = 0;
 
+/* A part of every program that is linked against glibc's libc.so, which is a script and brings libc_nonshared.a along. */
+extern void* __dso_handle;
+int __cxa_atexit(void (*function)(void*), void* argument, void* library);
+
+int atexit(void (*function)(void)) {
+    return __cxa_atexit((void (*)(void*))function, NULL, __dso_handle);
+}
+
 /* 2.38: what newer headers make of calls that read numbers, for C23's binary ones (0b101), which nothing here reads.
  * Declared by hand: <stdlib.h> may lead the calls back to here. */
 long strtol(const char* text, char** end, int base);

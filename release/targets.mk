@@ -29,10 +29,12 @@ test-aarch64: $(VENV)/release
 	bash release/native_tests_aarch64.sh build/aarch64/tests/native/native_tests
 	$(BIN)/python release/test_aarch64.py $(WHEEL)_aarch64.whl
 
-container:
+# ENGINE=docker or buildah builds the image too. The format of images that the other two have by default knows no health checks.
+ENGINE ?= podman
+container: $(VENV)/release
 	mkdir -p build/container/wheelhouse
 	$(BIN)/python -m pip download --quiet --only-binary=:all: --dest build/container/wheelhouse -c constraints.txt '$(WHEEL)_x86_64.whl[serve]'
-	podman build --network=none --tag dca-serve --file release/Containerfile build/container
+	$(ENGINE) build $(if $(filter docker,$(ENGINE)),,--format=docker) --network=none --tag dca-serve --file release/Containerfile build/container
 
 test-container: $(VENV)/release
 	$(BIN)/python release/test_container.py $(WHEEL)_x86_64.whl "$(RELEASE_MODEL)"

@@ -79,8 +79,8 @@ CORE = {
     "backend": ["error", "positions", "hparams", "weights", "rope"],
     "ranks": ["error", "hparams", "weights", "backend"],
     "model": ["error", "gguf", "hparams", "weights", "backend"],
-    "engine": ["error", "gguf", "positions", "rope", "backend", "model"],
-    "api": ["error", "blocks", "gguf", "tokenizer", "backend", "model", "engine"],
+    "engine": ["text", "error", "machine", "gguf", "positions", "rope", "backend", "model"],
+    "api": ["error", "machine", "blocks", "gguf", "tokenizer", "backend", "model", "engine"],
 }
 CPU = {
     "buffer": [],

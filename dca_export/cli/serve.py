@@ -122,6 +122,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a web page's origin from which browsers may speak to the server, or * (may be repeated; "
         "default: none)",
     )
+    access.add_argument(
+        "--log-prompts", action="store_true", help="put the texts of prompts into the log (default: never)"
+    )
     return run(parser, _serve, argv)
 
 
@@ -189,6 +192,7 @@ def _settings(arguments: argparse.Namespace) -> "Settings":
         context=arguments.context,
         max_sequences=arguments.max_sequences,
         api_key=_key(arguments),
+        log_prompts=arguments.log_prompts,
         cors_origins=tuple(arguments.cors_origin),
         max_body=arguments.max_body,
         max_queue=arguments.max_queue,

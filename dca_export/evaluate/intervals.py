@@ -58,24 +58,29 @@ def block_bootstrap(tokens: np.ndarray, means: np.ndarray, seed: int = SEED) -> 
     tokens, means: (blocks,) each block's number of tokens and mean (for a difference, the difference of both
         means of the same block: what the text does to both cancels).
 
-    Blocks are drawn with replacement, so what tokens have to do with each other inside a block counts, and
-    what blocks have to do with each other does not. The percentiles are those that make the interval as wide
-    for few blocks as Student's t would (Hesterberg 2015, the expanded percentile interval). None where there
-    are too few blocks, or a mean is not finite.
+    Neighbouring blocks are joined into pieces, about as many as each has blocks, and pieces are drawn with
+    replacement: a hard page is followed by another, over far more than a block, and what lies within a piece
+    counts. Both grow with the text, so that what pieces have to do with each other vanishes. The percentiles
+    are those that make the interval as wide for few pieces as Student's t would (Hesterberg 2015, the
+    expanded percentile interval). None where there are too few blocks, or a mean is not finite.
     """
-    count = len(means)
-    if count < FEWEST_BLOCKS or not np.isfinite(means).all():
+    blocks = len(means)
+    if blocks < FEWEST_BLOCKS or not np.isfinite(means).all():
         return None
-    drawn = _draws(count, seed).astype(np.float64)
-    resampled = (drawn @ (tokens * means)) / (drawn @ tokens)
-    tail = NormalDist().cdf(-math.sqrt(count / (count - 1)) * _student(count - 1))
+    pieces = max(FEWEST_BLOCKS, math.isqrt(blocks))
+    firsts = np.arange(pieces) * blocks // pieces
+    sizes = np.add.reduceat(tokens, firsts)
+    sums = np.add.reduceat(tokens * means, firsts)
+    drawn = _draws(pieces, seed).astype(np.float64)
+    resampled = (drawn @ sums) / (drawn @ sizes)
+    tail = NormalDist().cdf(-math.sqrt(pieces / (pieces - 1)) * _student(pieces - 1))
     low, high = np.quantile(resampled, [tail, 1 - tail])
     return Interval(float(low), float(high))
 
 
 @lru_cache(maxsize=8)
 def _draws(count: int, seed: int) -> np.ndarray:
-    """How often each block is drawn, int16 (resamples, blocks): the same for all texts of as many blocks."""
+    """How often each piece is drawn, int16 (resamples, pieces): the same for all texts of as many pieces."""
     shares = np.full(count, 1 / count)
     return np.random.default_rng(seed).multinomial(count, shares, _RESAMPLES).astype(np.int16)
 

@@ -56,10 +56,9 @@ public:
         AttentionShape shape{};
         shape.head_dim = static_cast<int32_t>(hparams_.head_dim);
         shape.rotary_dim = static_cast<int32_t>(hparams_.rotary_dim);
-        if (prefill.stated != nullptr) return "stated budgets run on the CPU only so far; use prefill dense or sparse, or the device cpu";
-        if (prefill.sparse && !fast_shape(shape))
-            return "sparse prefill on a CUDA device takes head sizes of 64, 80, 96, 128 and 256 of which a multiple of 8 is rotated, this "
-                   "model's is " +
+        if (prefill.chooses() && !fast_shape(shape))
+            return std::string(prefill.sparse ? "sparse prefill" : "stated budgets") + " on a CUDA device takes head sizes of 64, 80, 96, 128 and 256 of which a multiple of 8 is rotated, "
+                   "this model's is " +
                    std::to_string(hparams_.head_dim) + " with " + std::to_string(hparams_.rotary_dim) +
                    " rotated; use prefill dense, or the device cpu";
         return Backend::refuses({}, cache);

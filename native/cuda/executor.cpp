@@ -6,7 +6,6 @@
 #include <vector>
 
 #include "core/backend/forward.h"
-#include "cuda/device/tried.h"
 #include "cuda/linear/elementwise.h"
 #include "cuda/weights/kernels.h"
 
@@ -48,9 +47,9 @@ void CudaExecutor::prepare(const Batch& batch) {
     const bool recordable = whole && rows <= most && batch.decode(kMostGuessedRows) && (rows == 1 || state_.h.n_experts == 0);
     recorded_rows_ = recordable ? Recordings::rows_for(rows, most) : 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - rows;
-    if (state_.input.set(batch, padding, state_.cache->padding_page()) || tried("CLEAR", 0) != 0) recordings_.clear();
+    if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
     state_.cache->begin(batch, state_.stream.get());
-    if (state_.sparse != nullptr) state_.sparse->begin(batch, state_.shape, *state_.cache, state_.stream.get());
+    if (state_.choice != nullptr) state_.choice->begin(batch, state_.shape, *state_.cache, state_.stream.get());
     // Memory that is given back or taken may wait for what runs on any card, and a sum that runs waits for all ranks.
     if (state_.exchange != nullptr) state_.exchange->meet();
     keep_all_rows();
@@ -181,17 +180,17 @@ void CudaExecutor::end() {
     state_.wait();
     if (state_.shared()) state_.exchange->check_patience();
     under_way_ = false;
-    if (state_.sparse != nullptr) state_.sparse->end(*state_.cache);
+    if (state_.choice != nullptr) state_.choice->end(*state_.cache);
     if (recorded_rows_ != 0) recordings_.set_warm(recording());
 }
 
 void CudaExecutor::density(std::span<float> out) const {
-    if (state_.sparse == nullptr) return Executor::density(out);
-    state_.sparse->density(out);
+    if (state_.choice == nullptr) return Executor::density(out);
+    state_.choice->density(out);
 }
 
 std::vector<uint32_t> CudaExecutor::selection() const {
-    return state_.sparse == nullptr ? std::vector<uint32_t>{} : state_.sparse->selection();
+    return state_.choice == nullptr ? std::vector<uint32_t>{} : state_.choice->selection();
 }
 
 }  // namespace dca::cuda

@@ -58,7 +58,7 @@ CudaKvCache::CudaKvCache(const Hparams& h, const Device& device, uint32_t tokens
       memory_(allocate_device(bytes_for(h, tokens, type) + bytes_for(h, 1, type), "allocating the cache")),
       means_(with_means ? std::make_unique<PageMeans>(h, pages_) : nullptr),
       stream_(make_stream()),
-      transfer_(make_stream()) {
+      copier_(device.ordinal) {
     if (type == CacheType::Q4) {
         fine_.slot_bytes = fine_slot_bytes(h);
         fine_.bytes = fine_bytes_for(h, tokens, type, rows, slices);
@@ -206,48 +206,41 @@ void CudaKvCache::for_runs(std::span<const uint32_t> pages, std::span<std::byte*
     }
 }
 
-uint64_t CudaKvCache::number_copy() {
-    Event event = make_event();
-    check(cudaEventRecord(event.get(), transfer_.get()), "moving the cache");
-    under_way_.emplace_back(++copies_, std::move(event));
-    return copies_;
+size_t CudaKvCache::pages_a_piece() const {
+    constexpr size_t queued = 256;  // copies of a tensor of a page
+    size_t tensors_of_page = 0;
+    for (const Tensors& of : tensors()) tensors_of_page += of.count;
+    return std::max<size_t>(queued / tensors_of_page, 1);
 }
 
 uint64_t CudaKvCache::start_saving(std::span<const uint32_t> pages, std::span<std::byte* const> memory) {
-    check(cudaSetDevice(device_.ordinal), "selecting the card");
-    for_runs(pages, memory, [&](const std::byte* device, std::byte* host, size_t width, size_t host_stride, size_t count) {
-        check(cudaMemcpy2DAsync(host, host_stride, device, width, width, count, cudaMemcpyDeviceToHost, transfer_.get()),
-              "letting a sequence sleep");
-    });
-    return number_copy();
+    const auto ask = [this, a_piece = pages_a_piece(), pages = std::vector(pages.begin(), pages.end()),
+                      memory = std::vector(memory.begin(), memory.end())](size_t piece, cudaStream_t stream) {
+        const size_t first = piece * a_piece, count = std::min(a_piece, pages.size() - first);
+        for_runs(std::span(pages).subspan(first, count), std::span(memory).subspan(first, count),
+                 [&](const std::byte* device, std::byte* host, size_t width, size_t host_stride, size_t height) {
+                     check(cudaMemcpy2DAsync(host, host_stride, device, width, width, height, cudaMemcpyDeviceToHost, stream),
+                           "letting a sequence sleep");
+                 });
+    };
+    return copier_.start((pages.size() + pages_a_piece() - 1) / pages_a_piece(), ask);
 }
 
 uint64_t CudaKvCache::start_loading(std::span<const uint32_t> pages, std::span<std::byte* const> memory) {
-    check(cudaSetDevice(device_.ordinal), "selecting the card");
     for (const uint32_t page : pages) {
         if (means_ != nullptr) means_->set_current(page, false);
         fine_.pages.drop(page);
     }
-    for_runs(pages, memory, [&](std::byte* device, const std::byte* host, size_t width, size_t host_stride, size_t count) {
-        check(cudaMemcpy2DAsync(device, width, host, host_stride, width, count, cudaMemcpyHostToDevice, transfer_.get()),
-              "waking a sequence");
-    });
-    return number_copy();
-}
-
-bool CudaKvCache::copied(uint64_t number, bool waits) {
-    while (!under_way_.empty() && under_way_.front().first <= number) {
-        const cudaEvent_t event = under_way_.front().second.get();
-        if (waits) {
-            check(cudaEventSynchronize(event), "moving the cache");
-        } else {
-            const cudaError_t state = cudaEventQuery(event);
-            if (state == cudaErrorNotReady) return false;
-            check(state, "moving the cache");
-        }
-        under_way_.pop_front();
-    }
-    return true;
+    const auto ask = [this, a_piece = pages_a_piece(), pages = std::vector(pages.begin(), pages.end()),
+                      memory = std::vector(memory.begin(), memory.end())](size_t piece, cudaStream_t stream) {
+        const size_t first = piece * a_piece, count = std::min(a_piece, pages.size() - first);
+        for_runs(std::span(pages).subspan(first, count), std::span(memory).subspan(first, count),
+                 [&](std::byte* device, const std::byte* host, size_t width, size_t host_stride, size_t height) {
+                     check(cudaMemcpy2DAsync(device, width, host, host_stride, width, height, cudaMemcpyHostToDevice, stream),
+                           "waking a sequence");
+                 });
+    };
+    return copier_.start((pages.size() + pages_a_piece() - 1) / pages_a_piece(), ask);
 }
 
 void CudaKvCache::clear_slot(uint32_t slot, cudaStream_t stream) {

@@ -8,7 +8,6 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -21,6 +20,7 @@
 #include "core/engine/fresh_pages.h"
 #include "core/engine/page_pool.h"
 #include "cuda/attention/attention.h"
+#include "cuda/device/copier.h"
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/sparse/page_means.h"
@@ -58,7 +58,7 @@ public:
     std::shared_ptr<std::byte> host_memory(uint64_t bytes) const override;
     uint64_t start_saving(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override;
     uint64_t start_loading(std::span<const uint32_t> pages, std::span<std::byte* const> memory) override;
-    bool copied(uint64_t number, bool waits) override;
+    bool copied(uint64_t number, bool waits) override { return copier_.copied(number, waits); }
     uint64_t tail_bytes() const override { return fine_.slot_bytes; }
     PageSection tail_section() const override;
     void save_tail(uint32_t page, uint32_t tokens, std::byte* out) const override;
@@ -103,7 +103,8 @@ private:
     /// there; pages lie back to back here, so their stride is the width.
     template <class Copy>
     void for_runs(std::span<const uint32_t> pages, std::span<std::byte* const> memory, Copy copy) const;
-    uint64_t number_copy();
+    /// Copies of so many pages at once that the driver's queue holds them.
+    size_t pages_a_piece() const;
 
     /// Pinned memory that pages slept in: making and freeing it takes longer than the copies. Threads take turns.
     struct HostBlocks {
@@ -112,13 +113,11 @@ private:
         size_t made = 0;
     };
 
-    Stream stream_;                                     // of copies; no step runs meanwhile
-    Stream transfer_;                                   // of those to and from host memory; steps do
-    std::deque<std::pair<uint64_t, Event>> under_way_;  // there
-    uint64_t copies_ = 0;
+    Stream stream_;  // of copies; no step runs meanwhile
     std::shared_ptr<HostBlocks> host_blocks_ = std::make_shared<HostBlocks>();
     Fine fine_;
     std::vector<LayerCache> layers_;
+    Copier copier_;  // of pages to and from host memory, while steps run; ends first
 };
 
 }  // namespace dca::cuda

@@ -1,6 +1,7 @@
 """An engine: one pool of keys and values, and many sequences that one step runs together."""
 
 import contextlib
+import math
 import os
 import threading
 import weakref
@@ -40,7 +41,7 @@ class Choice(NamedTuple):
     """A token chosen, and log-probabilities of the model's own distribution (natural logarithm)."""
 
     token: int
-    logprob: float
+    logprob: float  # not a number where it was not asked for
     top: list[tuple[int, float]]  # the likeliest tokens with theirs, likeliest first
 
 
@@ -216,7 +217,9 @@ class Engine:
         self._home = process.Home()
         self._keep = _Keep(lib, native[0], native_model, self._home)
         self._sequences: weakref.WeakSet[TokenSequence] = weakref.WeakSet()
-        self._converted: dict[int, tuple[Sampling, Any]] = {}  # by id
+        self._converted: dict[
+            tuple[int, int | None], tuple[Sampling, dict, Any]
+        ] = {}  # by id and top_logprobs
         self._open = True
 
     def close(self) -> None:
@@ -290,17 +293,30 @@ class Engine:
         batch. Raises DcaError as ``eval`` does, and where no token may be chosen.
         """
         with self._exclusive():
-            choices, _ = self._chosen(items, 0, False)
+            choices, _ = self._chosen(items, [None] * len(items))
             return _feeds.chosen(choices)
 
-    def choose(self, items: Sequence[Item], top_logprobs: int = 0) -> list[Choice]:
-        """As ``sample``, with log-probabilities: the chosen token's and the ``top_logprobs`` largest."""
-        top_logprobs = _ffi.integer(top_logprobs, 0, "top_logprobs", most=1024)
+    def choose(self, items: Sequence[Item], top_logprobs: int | Sequence[int | None] = 0) -> list[Choice]:
+        """As ``sample``, with log-probabilities: the chosen token's and the ``top_logprobs`` largest.
+
+        top_logprobs: how many for all items, or for each; None there: not even the chosen token's, which is
+            then not a number, and the step costs no more than ``sample``.
+        """
+        if isinstance(top_logprobs, Sequence):
+            if len(top_logprobs) != len(items):
+                raise DcaError(
+                    f"top_logprobs must be one for each of {len(items)} items, got {len(top_logprobs)}"
+                )
+            wanted = [None if top is None else _top(top) for top in top_logprobs]
+        else:
+            wanted = [_top(top_logprobs)] * len(items)
         with self._exclusive():
-            choices, samplings = self._chosen(items, top_logprobs, True)
+            choices, samplings = self._chosen(items, wanted)
             return [
-                Choice(choice.token, choice.logprob, [(one.token, one.value) for one in top])
-                for choice, (_, _, top) in zip(choices, samplings, strict=True)
+                Choice(choice.token, math.nan, [])
+                if top is None
+                else Choice(choice.token, choice.logprob, [(one.token, one.value) for one in likeliest])
+                for choice, (_, _, likeliest), top in zip(choices, samplings, wanted, strict=True)
             ]
 
     def add_slots(self, count: int) -> int:
@@ -313,6 +329,8 @@ class Engine:
         self._home.check()
         slots = ffi.new("uint32_t *")
         with process.calling():
+            if not self._open:
+                raise DcaError("the engine is closed")
             _ffi.check(_ffi.lib().dca_engine_add_slots(self._native, _ffi.integer(count, 0, "count"), slots))
         return slots[0]
 
@@ -357,11 +375,11 @@ class Engine:
         return sequence
 
     def _chosen(
-        self, items: Sequence[Item], top_logprobs: int, logprobs: bool
+        self, items: Sequence[Item], tops: Sequence[int | None]
     ) -> tuple[Any, list[tuple[Any, Any, Any]]]:
-        """(dca_choice[], the samplings as they were asked for)."""
+        """(dca_choice[], the samplings as they were asked for); tops: as ``choose`` takes them, for each."""
         feeds, _kept = self._feeds(items)
-        samplings = self._samplings(items, top_logprobs, logprobs)
+        samplings = self._samplings(items, tops)
         choices = ffi.new("dca_choice[]", len(items))
         pointers = ffi.new("dca_sampling *[]", [native for native, *_ in samplings])
         self._call(_ffi.lib().dca_engine_sample, feeds, pointers, choices)
@@ -372,27 +390,29 @@ class Engine:
                 )
         return choices, samplings
 
-    def _samplings(
-        self, items: Sequence[Item], top_logprobs: int, logprobs: bool
-    ) -> list[tuple[Any, Any, Any]]:
+    def _samplings(self, items: Sequence[Item], tops: Sequence[int | None]) -> list[tuple[Any, Any, Any]]:
         """``_sampling`` of every item; what comes again, in this step or the next, is converted once."""
         converted = []
-        for item in items:
+        filled = set()  # those whose place for the likeliest tokens is an item's of this step
+        for item, top in zip(items, tops, strict=True):
             sampling = item[2]
-            alike = not (top_logprobs or logprobs) and (len(item) == 3 or item[3] is None)
-            known = self._converted.get(id(sampling)) if alike else None
-            if known is None:
-                native = self._sampling(item, top_logprobs, logprobs)
-                known = sampling, native  # holds the object: its id stays its own
+            key = id(sampling), top
+            alike = (len(item) == 3 or item[3] is None) and key not in filled
+            known = self._converted.get(key) if alike else None
+            if known is None or known[1] != sampling.logit_bias:
+                # Holds the object, so that its id stays its own, and the biases: their owner may change them.
+                known = sampling, dict(sampling.logit_bias), self._sampling(item, top)
                 drawn = sampling.seed is None and sampling.temperature > 0  # a seed for each item
-                if alike and not drawn and not sampling.logit_bias:
+                if alike and not drawn:
                     if len(self._converted) >= _MOST_CONVERTED:
                         self._converted.clear()
-                    self._converted[id(sampling)] = known
-            converted.append(known[1])
+                    self._converted[key] = known
+            if top is not None:
+                filled.add(key)
+            converted.append(known[2])
         return converted
 
-    def _sampling(self, item: Item, top_logprobs: int, logprobs: bool) -> tuple[Any, Any, Any]:
+    def _sampling(self, item: Item, top: int | None) -> tuple[Any, Any, Any]:
         """(dca_sampling *, what it points to, where the likeliest tokens will be)."""
         native, biases = sampling_struct(item[2], drawn_seed(item[2]), self.n_vocab)
         mask = item[3] if len(item) == 4 else None
@@ -402,11 +422,11 @@ class Engine:
             if mask.shape != (words,):
                 raise DcaError(f"a mask must have {words} words of 32 bits, got shape {mask.shape}")
             native.allowed = ffi.from_buffer("uint32_t[]", mask)
-        top = ffi.new("dca_token_value[]", top_logprobs)
-        native.logprob = logprobs
-        native.top_logprobs = min(top_logprobs, self.n_vocab)
-        native.top = top if top_logprobs else ffi.NULL
-        return native, (biases, mask), top
+        likeliest = ffi.new("dca_token_value[]", min(top or 0, self.n_vocab))
+        native.logprob = top is not None
+        native.top_logprobs = len(likeliest)
+        native.top = likeliest if len(likeliest) else ffi.NULL
+        return native, (biases, mask), likeliest
 
     def _feeds(self, items: Sequence[Any]) -> tuple[Any, list[Any]]:
         """(dca_feed[] that ask for no logits, what they point to)."""
@@ -449,6 +469,10 @@ class Engine:
                 yield
             finally:
                 self._busy.release()
+
+
+def _top(count: int) -> int:
+    return _ffi.integer(count, 0, "top_logprobs", most=1024)
 
 
 class _Keep:

@@ -16,6 +16,7 @@ SMALL = {
     "needle": ["--attention", "plain", "--lengths", "500", "--depths", "10", "--trials", 1],
     "ablation": ["--lengths", "200", "--passkey-lengths", "600", "--depths", "50", "--trials", 1],
     "efficiency": ["--attention", "plain", "--lengths", "64", "--decode", 2],
+    "density": ["--attention", "plain,plain@sparse", "--lengths", "900", "--tasks", "keys", "--trials", 1],
     "sweep": ["--lengths", "200", "--passkey-lengths", "600", "--depths", "50", "--trials", 1],
 }
 SLIDING = ["--attention", "plain,dca", "--lengths", "100,200,400", "--stride", 90]

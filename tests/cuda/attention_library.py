@@ -119,10 +119,11 @@ _COMMON = [("shape", _Shape), ("scheme", _Scheme), ("cache", _Cache), ("rotary",
 
 
 class Lists(ctypes.Structure):
-    """PageLists; all zero: none."""
+    """PageLists, the last three LineBits; all zero: none."""
 
     _fields_ = [("blocks", ctypes.c_void_p), ("pages", ctypes.c_void_p)]
     _fields_ += [("n_blocks", ctypes.c_uint32), ("most_pages", ctypes.c_uint32)]
+    _fields_ += [("columns", ctypes.c_void_p), ("diagonals", ctypes.c_void_p), ("words", ctypes.c_uint32)]
 
 
 class _Prefill(ctypes.Structure):
@@ -161,6 +162,7 @@ class _Decode(ctypes.Structure):
         ("n_groups", ctypes.c_uint32),
         ("workspace", ctypes.c_void_p),
         ("workspace_rows", ctypes.c_uint32),
+        ("after_store", ctypes.c_bool),
     ]
 
 
@@ -474,7 +476,7 @@ class Problem:
 
     def most_group_rows(self) -> int:
         """How many rows may read their shared pages together; less than 2: none for this shape."""
-        return min(MOST_GROUP_ROWS, self.library.decode_group_rows(self._shape()))
+        return min(MOST_GROUP_ROWS, self.library.decode_group_rows(self._shape(), self.cache_dtype))
 
     def _traits(self) -> _Traits:
         t = self.traits
@@ -546,7 +548,7 @@ class AttentionLibrary:
         cuda = ROOT / "native/cuda"
         sources = [
             *sorted((cuda / "attention").rglob("*.cu")),
-            *sorted((cuda / "sparse").glob("*.cu")),
+            *sorted((cuda / "sparse").rglob("*.cu")),
             cuda / "device/allow_shared.cpp",
             cuda / "device/card.cu",
             cuda / "device/tensor_map.cpp",
@@ -577,8 +579,8 @@ class AttentionLibrary:
     def prefill_workspace_bytes(self, shape: _Shape, context: int, kv_heads: int) -> int:
         return self._library.dca_prefill_workspace_bytes(ctypes.byref(shape), context, kv_heads)
 
-    def decode_group_rows(self, shape: _Shape) -> int:
-        return self._library.dca_decode_group_rows(ctypes.byref(shape))
+    def decode_group_rows(self, shape: _Shape, cache: str) -> int:
+        return self._library.dca_decode_group_rows(ctypes.byref(shape), CACHES[cache])
 
     def decode_workspace_bytes(self, shape: _Shape, rows: int) -> int:
         return self._library.dca_decode_workspace_bytes(ctypes.byref(shape), rows)

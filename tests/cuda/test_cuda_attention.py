@@ -83,6 +83,11 @@ LONG = [
     Case(Shape(32, 8, 128), CHUNKS, 0, 17000, (16500,) * 7, "bf16", "bf16", 32),
     Case(Shape(4, 2, 64), CHUNKS, 0, 20000, (9000, 300), "f16", "f16", 33),
     Case(Shape(8, 8, 64), PLAIN, 0, 20000, (150, 200) * 16, "f16", "q8", 34),
+    # Few rows, whose last tile of keys is full, has one key, ends with its page.
+    Case(Shape(32, 8, 128), PLAIN, 0, 130, (1, 63, 64, 65, 127, 128), "f16", "f16", 35),
+    Case(
+        Shape(14, 2, 80), PositionScheme(96, 32, 128), 0, 400, (1, 63, 64, 65, 191, 256), "bf16", "bf16", 36
+    ),
 ]
 
 

@@ -39,6 +39,15 @@ def test_lines_on_each_other_differ_in_width_dash_and_marker():
     assert first.get_linestyle() != second.get_linestyle() and first.get_marker() != second.get_marker()
 
 
+def test_many_lines_are_named_beside_the_plot_in_colours_of_their_own():
+    series = {f"method {n}": [(1.0, n + 1.0), (2.0, n + 2.0)] for n in range(13)}
+    figure = plots.lines(series, "x", "y", 2, "title")
+    (axes,) = figure.axes
+    assert len({line.get_color() for line in axes.lines[:13]}) == 13
+    figure.draw_without_rendering()
+    assert axes.get_legend().get_window_extent().x0 > axes.get_window_extent().x1
+
+
 def test_maps_are_labelled_and_their_figures_can_be_read():
     figure = plots.heat_maps(
         {"dca": [[1.0, 0.5]], "plain": [[0.0, float("nan")]]}, [1000, 24000], [50], "tokens", "depth, %"

@@ -123,7 +123,9 @@ def test_a_cost_that_may_be_noise_excludes_no_finder():
 
 
 def test_recommendations_carry_their_bars():
-    kept = with_blocks({A: ([2.0, 2.1] * 8, [1, 1, 1, 1, 0, 1]), B: ([2.05, 2.12] * 8, [1, 0, 1, 0, 1, 1])})
+    kept = with_blocks(
+        {A: ([2.0, 2.0, 2.1] * 5, [1, 1, 1, 1, 0, 1]), B: ([2.05, 2.05, 2.12] * 5, [1, 0, 1, 0, 1, 1])}
+    )
     first = sweep.figures(kept)["recommendations"]["recommended"]
     assert first["method"] == A and first["scheme"] == [96, 32, 128, 0.0, 0] and first["seed"] == 3
     low, high = first["perplexity_interval"]

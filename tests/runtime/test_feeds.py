@@ -80,3 +80,43 @@ def test_samplings_with_a_mask_or_biases_are_not_taken_for_ones_without(engine):
     against = Sampling(temperature=0, logit_bias={likeliest: -100.0})
     assert engine.sample([(engine.sequence(), [5], against)]) != [likeliest]
     assert engine.sample([(engine.sequence(), [5], free)]) == [likeliest]
+
+
+def test_each_item_gets_the_log_probabilities_it_asked_for(engine):
+    """All with the same sampling, twice: places for them are kept for the next step."""
+    prompts = [[5], [6, 7], [8], [9]]
+    sequences = [engine.sequence() for _ in prompts]
+    forks = [one.fork() for one in sequences]
+    for step in range(2):
+        given = engine.choose(
+            [(one, ids, GREEDY) for one, ids in zip(sequences, prompts, strict=True)], [3, None, 0, 3]
+        )
+        alone = [engine.choose([(one, ids, GREEDY)], 3)[0] for one, ids in zip(forks, prompts, strict=True)]
+        assert [choice.token for choice in given] == [choice.token for choice in alone], step
+        assert [len(choice.top) for choice in given] == [3, 0, 0, 3]
+        assert np.isnan(given[1].logprob)
+        for choice, own in ((given[0], alone[0]), (given[2], alone[2]), (given[3], alone[3])):
+            assert choice.logprob == pytest.approx(own.logprob, abs=1e-4)
+            assert choice.top == [] or choice.top[0] == (choice.token, choice.logprob)
+        for choice, own in ((given[0], alone[0]), (given[3], alone[3])):
+            assert [id_ for id_, _ in choice.top] == [id_ for id_, _ in own.top]
+
+
+def test_as_many_numbers_of_log_probabilities_as_items(engine):
+    with pytest.raises(DcaError, match="one for each of 1 items"):
+        engine.choose([(engine.sequence(), [5], GREEDY)], [1, 2])
+
+
+def test_no_more_log_probabilities_than_tokens(engine):
+    (choice,) = engine.choose([(engine.sequence(), [5], GREEDY)], 1000)
+    assert sorted(id_ for id_, _ in choice.top) == list(range(engine.n_vocab))
+
+
+def test_biases_that_their_owner_changes_count_as_they_are(engine):
+    (likeliest,) = engine.sample([(engine.sequence(), [5], GREEDY)])
+    biases = {likeliest: -100.0}
+    against = Sampling(temperature=0, logit_bias=biases)
+    for _ in range(2):
+        assert engine.sample([(engine.sequence(), [5], against)]) != [likeliest]
+    biases[likeliest] = 0.0
+    assert engine.sample([(engine.sequence(), [5], against)]) == [likeliest]

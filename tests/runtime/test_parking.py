@@ -176,5 +176,12 @@ def test_more_than_the_machine_has(engine):
     assert engine.add_slots(1) == 1
 
 
+def test_a_closed_engine_gets_no_slots(model):
+    with model.engine(tokens=PAGE) as engine:
+        pass
+    with pytest.raises(dca.DcaError, match="closed"):
+        engine.add_slots(1)
+
+
 def test_memory_that_is_available():
     assert available_memory() is None or 0 < available_memory() < 2**50

@@ -139,13 +139,47 @@ def test_a_budget_is_no_number_of_the_mode(tmp_path):
         model.session(prefill="stated:0.1")
 
 
-def test_several_devices_refuse(tmp_path):
-    write(tmp_path / "m.gguf", 40, 110).close()
-    with (
-        dca.Model(tmp_path / "m.gguf", device="cpu/2") as model,
-        pytest.raises(dca.DcaError, match="one device"),
-    ):
-        model.session(prefill="stated")
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory):
+    """A model whose heads each have a budget of their own."""
+    path = tmp_path_factory.mktemp("uneven") / "m.gguf"
+    random = np.random.default_rng(1)
+    heads = LAYERS * HEADS
+    keys = {
+        "columns": random.integers(0, 90, heads).tolist(),
+        "diagonals": random.integers(80, 220, heads).tolist(),
+        "threshold": THRESHOLD,
+        "last_queries": 64,
+    }
+    tiny = Tiny(scheme=SCHEME, head_dim=32, context_length=512)
+    write_tiny_gguf(path, tiny, extra={KEYS + key: value for key, value in keys.items()})
+    return path
+
+
+@pytest.mark.parametrize("device", ["cpu/2", "cpu/2=1,1", "cpu/2/layers"])
+def test_ranks_choose_for_their_heads_and_layers(uneven, device):
+    found = []
+    for each in ("cpu", device):
+        with (
+            dca.Model(uneven, device=each) as model,
+            model.session(
+                context=TOKENS, prefill="stated", cache_type="f32", record_selection=True
+            ) as session,
+        ):
+            session.append(IDS[:1000])
+            logits = session.eval(IDS[1000:], all_logits=True)
+            found.append((logits, np.array(session.info.density), session.line_selection()))
+    (alone, expected, lines), (logits, density, of_ranks) = found
+    assert [(e.layer, e.head, e.start, e.stop) for e in of_ranks] == [
+        (e.layer, e.head, e.start, e.stop) for e in lines
+    ]
+    assert len({len(e.columns) for e in lines}) > 4  # heads differ
+    # The first layer reads the same bits; behind it sums run in another order.
+    first = [e for e in lines if e.layer == 0]
+    assert of_ranks[: len(first)] == first
+    np.testing.assert_array_equal(density[0], expected[0])
+    np.testing.assert_allclose(density[1], expected[1], atol=0.01)
+    assert np.abs(logits - alone).max() < 3e-2
 
 
 @pytest.mark.parametrize(

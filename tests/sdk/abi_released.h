@@ -213,6 +213,7 @@ typedef struct dca_engine_info {
     dca_scheme scheme;
     int32_t attention;
     dca_border border;
+    uint32_t tokens_leaving;
 } dca_engine_info;
 
 dca_status dca_engine_get_info(const dca_engine* engine, dca_engine_info* info);
@@ -234,6 +235,17 @@ dca_status dca_sequence_sleep(dca_sequence* sequence);
 dca_status dca_sequence_wake(dca_sequence* sequence);
 
 int dca_sequence_asleep(const dca_sequence* sequence);
+
+dca_status dca_engine_add_slots(dca_engine* engine, uint32_t count, uint32_t* slots);
+
+dca_status dca_sequence_park_pages(const dca_sequence* sequence, uint32_t first, const uint32_t* slots, size_t n);
+
+dca_status dca_sequence_unpark_pages(dca_sequence* sequence, const int32_t* tokens, size_t n_tokens, const uint32_t* slots,
+                                             size_t n);
+
+int dca_sequence_in_place(const dca_sequence* sequence);
+
+uint64_t dca_available_memory(void);
 
 typedef struct dca_feed {
     dca_sequence* sequence;

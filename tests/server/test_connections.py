@@ -113,6 +113,34 @@ def test_what_is_no_http_is_told_so_in_the_form_of_all_errors(server, data):
     assert set(json.loads(body)["error"]) == {"message", "type", "param", "code"}
 
 
+@pytest.mark.parametrize("head", [b"X: " + b"x" * 100_000, b"X: y\r\n" * 20_000])
+def test_a_head_that_does_not_end_is_refused(server, head):
+    with asked(server, b"POST /v1/completions HTTP/1.1\r\nHost: x\r\n" + head) as connection:
+        reply = connection.recv(4096)
+    assert reply.startswith(b"HTTP/1.1 431 ")
+    assert b'"head_too_large"' in reply
+
+
+def test_trailers_that_do_not_end_are_not_kept(server):
+    start = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+    with asked(server, start) as connection, pytest.raises(ConnectionError):
+        for _ in range(1000):
+            connection.sendall(b"X: " + b"x" * 10_000 + b"\r\n")
+            time.sleep(0.001)
+
+
+def test_bodies_and_many_requests_are_no_heads(server):
+    with httpx.Client(base_url=server.url, timeout=60) as http:
+        for _ in range(3):
+            reply = http.post("/tokenize", json={"prompt": "the " * 30_000})
+            assert reply.status_code == 200
+        for _ in range(300):
+            assert http.get("/health", headers={"X": "x" * 1000}).status_code == 200
+        body = iter([b'{"prompt": "', *[b"the " * 100] * 400, b'"}'])
+        reply = http.post("/tokenize", content=body, headers={"Content-Type": "application/json"})
+        assert reply.status_code == 200
+
+
 def test_steps_are_counted_with_the_time_between_them(server):
     before = figure(server, "dca:steps_total")
     httpx.post(f"{server.url}/v1/completions", json={"prompt": "the", "max_tokens": 9, "ignore_eos": True})

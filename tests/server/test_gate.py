@@ -84,18 +84,34 @@ def test_every_answer_has_an_id_which_the_client_may_choose(http):
     assert http.get("/health", headers={"X-Request-Id": "two words"}).headers["x-request-id"] != "two words"
 
 
-def test_the_log_has_figures_and_neither_prompts_nor_keys(http, server):
-    headers = {"x-api-key": KEY, "X-Request-Id": "logged"}
-    reply = http.post("/v1/chat/completions", json=CHAT, headers=headers).json()
+def logged(server, request_id):
+    """The log, and a request's line in it."""
     lines: list[dict] = []
     for _ in range(100):  # the line is written once the answer is, which the client may read first
         text = server.log.read_text()
-        lines = [one for one in map(json.loads, text.splitlines()) if one.get("id") == "logged"]
+        lines = [one for one in map(json.loads, text.splitlines()) if one.get("id") == request_id]
         if lines:
             break
         time.sleep(0.05)
     (line,) = lines
+    return text, line
+
+
+def test_the_log_has_figures_and_neither_prompts_nor_keys(http, server):
+    headers = {"x-api-key": KEY, "X-Request-Id": "logged"}
+    reply = http.post("/v1/chat/completions", json=CHAT, headers=headers).json()
+    text, line = logged(server, "logged")
     assert line["status"] == 200 and line["path"] == "/v1/chat/completions"
     assert line["prompt_tokens"] == reply["usage"]["prompt_tokens"]
     assert line["completion_tokens"] == reply["usage"]["completion_tokens"]
     assert "secret" not in text and KEY not in text
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_log_has_prompts_where_it_was_told_to(tiny_model, tmp_path, stream):
+    with running(tiny_model, tmp_path / "log", "--log-prompts", env={"DCA_API_KEY": KEY}) as server:
+        headers = {"x-api-key": KEY, "X-Request-Id": "logged"}
+        url = f"{server.url}/v1/chat/completions"
+        assert httpx.post(url, json=CHAT | {"stream": stream}, headers=headers, timeout=60).status_code == 200
+        text, line = logged(server, "logged")
+    assert "a secret question" in line["prompt"] and KEY not in text

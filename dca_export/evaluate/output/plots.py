@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 try:
+    from matplotlib import colormaps
     from matplotlib.figure import Figure  # noqa: F811 - without pyplot: no window, no global state
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 except ImportError as error:
@@ -65,7 +66,7 @@ def lines(
     bands: Bands | None = None,
 ) -> Figure:
     """One line a name through its (x, y) points; the trained length as a dashed line."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
+    figure = Figure(figsize=(8 if len(series) <= _FEW_LINES else 11, 5), layout="constrained")
     axes = figure.subplots()
     draw_lines(axes, series, x, y, trained, log_y, bands)
     axes.set_title(title)
@@ -84,12 +85,14 @@ def draw_lines(
     """The same into given axes; what is not finite is left out."""
     values: list[float] = []
     bands = bands or {}
+    colours = colormaps["tab10" if len(series) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     for order, (name, points) in enumerate(series.items()):
         finite = [(at, value) for at, value in points if math.isfinite(value)]
         values += [value for _, value in finite]
         style: dict[str, Any] = {
             "linestyle": _DASHES[order % len(_DASHES)],
             "marker": _MARKERS[order % len(_MARKERS)],
+            "color": colours[order % len(colours)],
         }
         # Lines that lie on each other: the later ones are thinner and dashed, so that each shows.
         (line,) = axes.plot(*(zip(*finite, strict=True) if finite else ((), ())), label=name, alpha=0.9,
@@ -108,7 +111,10 @@ def draw_lines(
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize="small", framealpha=0.6)
+    if len(series) <= _FEW_LINES:
+        axes.legend(fontsize="small", framealpha=0.6)
+    else:  # on the plot it would cover lines
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small")
 
 
 def _draw_band(axes: "Axes", band: Sequence[tuple[float, float, float]], colour: Any) -> None:
@@ -121,6 +127,7 @@ def _draw_band(axes: "Axes", band: Sequence[tuple[float, float, float]], colour:
 _DASHES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P")
 _PALE = (0.15, 0.85)  # shares between which a map is pale enough for black figures
+_FEW_LINES = 5  # whose names leave room on the plot
 _FEW_TICKS = 1.0  # decades: below, 1, 2 and 5 are too few labels
 
 

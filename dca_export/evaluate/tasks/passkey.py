@@ -12,6 +12,7 @@ from dca_export.errors import InputError
 from dca_export.evaluate import retrieval
 from dca_export.evaluate.results import Cell, CellProgress, Results, Table
 from dca_export.evaluate.retrieval import Answerer
+from dca_export.evaluate.tasks.fitting import most_units
 
 if TYPE_CHECKING:
     from dca_runtime import Model
@@ -26,7 +27,6 @@ QUESTION = "What is the pass key? The pass key is"
 
 TITLE = "Passkeys found"
 ANSWER_TOKENS = 10  # five digits are five tokens at most in the tokenizers in use, after a space or two
-_ANY_KEY = "10000"
 _MOST_FILLERS = 1 << 20  # a tokenizer to which more of them are nothing is none
 
 
@@ -36,8 +36,7 @@ class Prompts:
     def __init__(self, model: "Model", seed: int) -> None:
         self._model = model
         self._seed = seed
-        one, many = (len(self._ids(count, 0, _ANY_KEY)) for count in (1, 101))
-        self._per_filler = max(1.0, (many - one) / 100)
+        self._fillers: dict[tuple[int, int, int], int] = {}  # by what was asked: every method asks it again
 
     def build(self, length: int, depth: int, trial: int) -> tuple[list[int], str]:
         """Token ids of a prompt, and the key hidden in it.
@@ -47,20 +46,17 @@ class Prompts:
         comes before the key; the key depends on all three numbers and the seed. Raises InputError if the
         task does not fit in the length.
         """
-        key = str(np.random.default_rng([self._seed, length, depth, trial]).integers(10_000, 100_000))
+        asked = length, depth, trial
+        key = str(np.random.default_rng([self._seed, *asked]).integers(10_000, 100_000))
 
         def prompt(fillers: int) -> list[int]:
             return self._ids(fillers, round(fillers * depth / 100), key)
 
-        low, high = 1, max(2, int(length / self._per_filler))
-        if len(prompt(low)) > length:
+        if asked not in self._fillers:
+            self._fillers[asked] = most_units(lambda fillers: len(prompt(fillers)), length, _MOST_FILLERS)
+        if self._fillers[asked] == 0:
             raise InputError(f"a passkey prompt needs more than {length} tokens")
-        while len(prompt(high)) <= length and high < _MOST_FILLERS:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if len(prompt(middle)) <= length else (low, middle)
-        return prompt(low), key
+        return prompt(self._fillers[asked]), key
 
     def _ids(self, fillers: int, before: int, key: str) -> list[int]:
         parts = [" ".join([FILLER] * before), KEY.format(key=key), " ".join([FILLER] * (fillers - before))]

@@ -11,6 +11,7 @@ from dca_export.evaluate import intervals
 from dca_export.evaluate.methods import Method, pairs
 from dca_export.evaluate.results import Cell, CellProgress, Results, Table
 from dca_export.evaluate.retrieval import Answerer, against, difference, interval, shown_difference
+from dca_export.evaluate.tasks.fitting import most_units
 from dca_export.evaluate.tasks.recall_tasks import TASKS, Made
 
 if TYPE_CHECKING:
@@ -49,29 +50,21 @@ class Prompts:
     def __init__(self, model: "Model", seed: int) -> None:
         self._model = model
         self._seed = seed
-        self._last: tuple[Any, tuple[list[int], tuple[str, ...]]] | None = None  # methods ask for the same
+        self._units: dict[tuple[str, int, int], int] = {}  # by what was asked: every method asks it again
 
     def build(self, task: str, length: int, trial: int) -> tuple[list[int], tuple[str, ...]]:
         """Token ids, as many as the task's units fit in ``length``, and the answers.
 
         What is asked depends on task, length, trial and seed. Raises InputError if the task does not fit.
         """
-        asked = (task, length, trial)
-        if self._last is None or self._last[0] != asked:
-            self._last = asked, self._build(*asked)
-        return self._last[1]
-
-    def _build(self, task: str, length: int, trial: int) -> tuple[list[int], tuple[str, ...]]:
-        if len(self._ids(self._made(task, length, trial, 1))) > length:
+        asked = task, length, trial
+        if asked not in self._units:
+            self._units[asked] = most_units(
+                lambda units: len(self._ids(self._made(*asked, units))), length, _MOST_UNITS
+            )
+        if self._units[asked] == 0:
             raise InputError(f"task {task} needs more than {length} tokens")
-        low, high = 1, 2
-        while high < _MOST_UNITS and len(self._ids(self._made(task, length, trial, high))) <= length:
-            low, high = high, 2 * high
-        while high - low > max(1, low // 200):  # half a percent of the length is near enough
-            middle = (low + high) // 2
-            fits = len(self._ids(self._made(task, length, trial, middle))) <= length
-            low, high = (middle, high) if fits else (low, middle)
-        made = self._made(task, length, trial, low)
+        made = self._made(*asked, self._units[asked])
         return self._ids(made), made.answers
 
     def _made(self, task: str, length: int, trial: int, units: int) -> Made:

@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <charconv>
+#include <locale>
 #include <optional>
+#include <sstream>
+#include <string>
 #include <utility>
 
 #include "core/error.h"
@@ -32,7 +35,7 @@ public:
             unknown();
         }
         std::string_view kind = next('/');
-        if (const std::optional<int> ranks = number<int>(kind.substr(0, kind.find('=')))) {
+        if (const std::optional<int> ranks = number(kind.substr(0, kind.find('=')))) {
             ranks_on_one(*ranks);
             if (const size_t equals = kind.find('='); equals != std::string_view::npos) shares_on_one(kind.substr(equals + 1));
             kind = next('/');
@@ -58,11 +61,20 @@ private:
         return part;
     }
 
-    template <class T>
-    static std::optional<T> number(std::string_view digits) {
-        T value{};
+    static std::optional<int> number(std::string_view digits) {
+        int value{};
         const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
         if (error != std::errc() || end != digits.data() + digits.size()) return std::nullopt;
+        return value;
+    }
+
+    /// Apple's std::from_chars reads no floats.
+    static std::optional<float> decimal(std::string_view digits) {
+        if (digits.empty() || digits.front() == '+' || digits.find_first_not_of("0123456789.eE+-") != digits.npos) return std::nullopt;
+        std::istringstream stream{std::string(digits)};
+        stream.imbue(std::locale::classic());
+        float value{};
+        if (!(stream >> value) || !stream.eof()) return std::nullopt;
         return value;
     }
 
@@ -82,7 +94,7 @@ private:
     }
 
     float share(std::string_view digits) const {
-        const std::optional<float> share = number<float>(digits);
+        const std::optional<float> share = decimal(digits);
         if (!share || !(*share > 0.0f && *share <= kMostShare))
             fail(DCA_ERROR_ARGUMENT, "device is ", name_, ", a card's share must be a number above 0 and at most 1e6: cuda:0=3,1=1");
         return *share;
@@ -93,7 +105,7 @@ private:
         device_.shares.clear();
         each_part(list, [this](std::string_view part) {
             const size_t equals = part.find('=');
-            const std::optional<int> card = number<int>(part.substr(0, equals));
+            const std::optional<int> card = number(part.substr(0, equals));
             if (!card || *card < 0) unknown();
             if (std::ranges::count(device_.cards, *card) != 0)
                 fail(DCA_ERROR_ARGUMENT, "device is ", name_, ", which names card ", *card, " twice; name each card once");

@@ -32,8 +32,8 @@ struct SubBlocks {
     Floats16 weight[n];
 
     /// From n values a sub-block, one sub-block after the other. Those from `count` on are zeros. `importance`, where there
-    /// is one, is what an error at each value counts beside the value itself.
-    SubBlocks(const float* in, int count, const float* importance = nullptr) {
+    /// is one, is what an error at each value counts beside the value itself. `least`: what a value of zero counts, in rms.
+    SubBlocks(const float* in, int count, const float* importance = nullptr, float least = 1.0f) {
         float transposed[n][Floats16::size] = {};
         for (int b = 0; b < count; ++b)
             for (int i = 0; i < n; ++i) transposed[i][b] = in[b * n + i];
@@ -45,7 +45,7 @@ struct SubBlocks {
         // Large weights contribute more to a product and deserve more care, but not by their square:
         // that would give up the small ones.
         const Floats16 rms = sqrt(squares * (1.0f / n));
-        for (int i = 0; i < n; ++i) weight[i] = rms + abs(x[i]);
+        for (int i = 0; i < n; ++i) weight[i] = least * rms + abs(x[i]);
         if (importance == nullptr) return;
         for (int b = 0; b < count; ++b)
             for (int i = 0; i < n; ++i) transposed[i][b] = importance[b * n + i];

@@ -128,7 +128,8 @@ void Sequence::unpark(std::span<const int32_t> tokens, std::span<const uint32_t>
 }
 
 void Sequence::leave_behind(size_t kept) {
-    if (asleep_ != nullptr && asleep_->coming && !engine_.cache().copied(asleep_->number, false)) {
+    const bool comes = pages_.size() > kept && asleep_ != nullptr && asleep_->coming;
+    if (comes && !engine_.cache().copied(asleep_->number, false)) {
         engine_.leaving_.push_back({{pages_.begin() + static_cast<std::ptrdiff_t>(kept), pages_.end()}, asleep_->memory, asleep_->number});
         pages_.resize(kept);
     }

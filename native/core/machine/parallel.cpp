@@ -8,7 +8,6 @@
 #include <mutex>
 #include <set>
 #include <string>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -91,15 +90,15 @@ void parallel_ranges(int64_t n, int64_t grain, int threads, const std::function<
             }
         }
     };
-    {
-        std::vector<std::jthread> helpers;
-        try {
-            for (int64_t i = 1; i < n_threads; ++i) helpers.emplace_back(work);
-        } catch (const std::system_error&) {
-            // No more threads to be had: those there are do the work.
-        }
-        work();
+    std::vector<std::thread> helpers;
+    try {
+        helpers.reserve(static_cast<size_t>(n_threads));
+        for (int64_t i = 1; i < n_threads; ++i) helpers.emplace_back(work);
+    } catch (const std::exception&) {
+        // No more threads or no memory for them: those there are do the work.
     }
+    work();
+    for (std::thread& helper : helpers) helper.join();
     if (failure) std::rethrow_exception(failure);
 }
 

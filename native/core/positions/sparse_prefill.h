@@ -47,6 +47,7 @@ constexpr uint32_t kDenseTail = 256;    // a prompt's last tokens, what is asked
 
 constexpr uint32_t kSinkColumns = 30;      // of stated budgets: the first keys come before all other columns
 constexpr uint32_t kLocalDiagonals = 100;  // and the nearest distances before all other diagonals
+constexpr uint32_t kFewestTogether = 9;    // tokens of a sequence in a step: fewer read everything
 
 /// Whether queries of page `own` read `page` in any case.
 DCA_HOST_DEVICE bool always_read(uint32_t page, uint32_t own) { return page < kSinkPages || page + kLocalPages >= own; }

@@ -76,7 +76,6 @@ public:
         return bytes;
     }
     std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const override {
-        if (prefill.stated != nullptr) return "stated budgets run on one device only so far; use prefill dense, or the device cpu";
         return backends_.front()->refuses(prefill, cache);
     }
 
@@ -85,6 +84,7 @@ public:
         std::vector<std::unique_ptr<Executor>> executors;
         for (size_t rank = 0; rank < backends_.size(); ++rank) {
             EngineSpec own = spec;
+            own.prefill = shards_[rank].prefill(spec.prefill);
             own.link = {.rank = static_cast<uint32_t>(rank),
                         .previous = rank == 0 ? nullptr : executors.back().get(),
                         .last = rank + 1 == backends_.size()};

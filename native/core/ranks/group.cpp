@@ -162,7 +162,6 @@ public:
     }
 
     std::string refuses(const PrefillSpec& prefill, dca_cache_type cache) const override {
-        if (prefill.stated != nullptr) return "stated budgets run on one device only so far; use prefill dense, or the device cpu";
         return backends_.front()->refuses(prefill, cache);
     }
 
@@ -175,6 +174,7 @@ public:
         threads_.run([&](uint32_t rank) {
             EngineSpec own = spec;
             own.link = {.rank = rank, .exchange = exchange.get()};
+            own.prefill = shards_[rank].prefill(spec.prefill);
             try {
                 made[rank] = backends_[rank]->make_engine(std::move(own));
             } catch (const RoomError& error) {

@@ -93,8 +93,9 @@ std::vector<float> sliced(const std::vector<float>& values, Run run, uint32_t wi
 }
 
 /// The same of every row of (rows, width).
-std::vector<float> columns_of(const std::vector<float>& values, Run run, uint32_t width) {
-    std::vector<float> part;
+template <class T>
+std::vector<T> columns_of(const std::vector<T>& values, Run run, uint32_t width) {
+    std::vector<T> part;
     for (size_t row = 0; row < values.size(); row += width)
         part.insert(part.end(), values.begin() + static_cast<ptrdiff_t>(row + run.first),
                     values.begin() + static_cast<ptrdiff_t>(row + run.end()));
@@ -175,6 +176,7 @@ Shard shard_of(const Hparams& h, const Weights& w, const RankPart& part, bool fi
     shard.hparams.n_ff_expert = part.ff_expert.count;
     shard.hparams.n_ff_shared = part.ff_shared.count;
     shard.hparams.n_vocab = part.vocabulary.count;
+    shard.hparams.budgets.heads = columns_of(h.budgets.heads, part.heads, h.n_heads);
     for (size_t i = 0; i < w.layers.size(); ++i) shard.weights.layers[i] = layer_of(h, w.layers[i], part, first_rank);
     shard.weights.output = rows_of(w.output, part.vocabulary, 1);
     return shard;
@@ -187,6 +189,8 @@ Shard layers_of(const Hparams& h, const Weights& w, Run layers) {
     Shard shard{h, w};
     shard.hparams.n_layers = layers.count;
     shard.hparams.layers = some(h.layers);
+    if (std::vector<LineBudget>& budgets = shard.hparams.budgets.heads; !budgets.empty())
+        budgets = {budgets.begin() + size_t{layers.first} * h.n_heads, budgets.begin() + size_t{layers.end()} * h.n_heads};
     shard.weights.layers = some(w.layers);
     if (layers.end() != h.n_layers) shard.weights.output = w.token_embedding;  // nothing is multiplied with it
     return shard;

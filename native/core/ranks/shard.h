@@ -38,6 +38,12 @@ std::vector<RankPart> split_model(const Hparams& hparams, const Weights& weights
 struct Shard {
     Hparams hparams;  // n_heads, n_kv_heads, n_ff, n_ff_expert, n_ff_shared and n_vocab are the part's
     Weights weights;  // token_embedding stays whole
+
+    /// The whole model's prefill, with the part's budgets where it has some.
+    PrefillSpec prefill(PrefillSpec whole) const {
+        if (whole.stated != nullptr) whole.stated = &hparams.budgets;
+        return whole;
+    }
 };
 Shard shard_of(const Hparams& hparams, const Weights& weights, const RankPart& part, bool first_rank);
 

@@ -26,7 +26,8 @@ void CpuExecutor::plan_units() {
     units_.clear();
     const Scheme& scheme = whole_.scheme;
     for (const SliceRows& slice : slices_) {
-        if (slice.rows < kFewestForPanels) continue;
+        static_assert(kFewestTogether == kFewestForPanels);
+        if (slice.rows < kFewestTogether) continue;
         const uint64_t end = uint64_t{slice.start} + slice.rows;
         uint64_t first = slice.start;
         if (first < prefill_.from) first = (uint64_t{prefill_.from} + kPanelLanes - 1) / kPanelLanes * kPanelLanes;

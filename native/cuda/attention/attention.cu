@@ -63,7 +63,9 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
         !aligned_16(args.workspace) || args.workspace_bytes < prefill_workspace_bytes())
         return cudaErrorInvalidValue;
 
-    if (args.lists.blocks && (!args.lists.pages || args.scheme.chunk_size < kPageTokens || args.scheme.moves()))
+    const LineBits& lines = args.lists.lines;
+    if (args.lists.blocks && (!args.lists.pages || args.scheme.moves())) return cudaErrorInvalidValue;
+    if (lines.columns && (!args.lists.blocks || !lines.diagonals || lines.words < line_words(static_cast<uint32_t>(context))))
         return cudaErrorInvalidValue;
 
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
@@ -82,10 +84,11 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
     return cudaErrorInvalidValue;
 }
 
-uint32_t decode_group_rows(const Card& card, const AttentionShape& shape) {
+uint32_t decode_group_rows(const Card& card, const AttentionShape& shape, CacheType cache) {
     const uint32_t heads = shape.n_heads / shape.n_kv_heads;
     if (!fast_shape(shape) || heads > 8) return 0;
-    const uint32_t columns = decode_columns(shape.head_dim) * (card.shared_bytes < kStagedGroupBytes ? 1 : 4);
+    const bool staged = cache != CacheType::Q4 && card.shared_bytes >= kStagedGroupBytes;
+    const uint32_t columns = decode_columns(shape.head_dim) * (staged ? 4 : 1);
     return std::min(columns / heads, kMostGroupRows);
 }
 

@@ -135,8 +135,8 @@ struct DecodeGroup {
     uint16_t row[kMostGroupRows];
 };
 
-/// How many rows a group may have; fewer than 2: there are no groups for this shape.
-uint32_t decode_group_rows(const Card& card, const AttentionShape& shape);
+/// How many rows a group may have; fewer than 2: there are no groups for this shape and cache.
+uint32_t decode_group_rows(const Card& card, const AttentionShape& shape, CacheType cache);
 
 struct DecodeArgs {
     AttentionShape shape;
@@ -157,13 +157,15 @@ struct DecodeArgs {
                                   // border that moves 0
     void* workspace;              // decode_workspace_bytes(workspace_rows), zeroed once; every call leaves its counters zero
     uint32_t workspace_rows;      // at most kMaxDecodeRows
+    bool after_store = false;     // of one row: the kernel before is store_keys_values() of its token alone, while which older
+                                  // pages are read
 };
 
 /// Attention of the newest token of each of n_rows sequences, or of up to kMostGuessedRows newest ones of some. What the kernel
 /// that comes before in the stream must not write: pages that hold none of these tokens, and where n_rows is above 1 the rows,
 /// groups and page tables. The rotary table must reach as far as the lengths will. The launch depends on n_rows and n_groups
 /// alone, so a CUDA graph that holds it serves every step of as many. A row's result depends on its own sequence, on how much of
-/// it is shared and the row's place in its group, on n_rows and on whether n_groups is 0, to the last bit, not on the other rows.
+/// it is shared, on n_rows and on whether n_groups is 0, to the last bit, not on the other rows.
 cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream);
 
 /// Device bytes for attention_decode of up to `rows` rows.

@@ -1,5 +1,5 @@
-// What sparse prefill reads: for each head and block of queries a list of pages. sparse/select_pages.h makes the lists, the
-// prefill kernels walk them (list_walk.cuh).
+// What prompts read that do not read everything: for each head and block of queries a list of pages, and with stated budgets which
+// keys of these. sparse/select_pages.h and sparse/stated/choose_lines.h make the lists, the prefill kernels walk them (list_walk.cuh).
 #pragma once
 
 #include <cstddef>
@@ -41,17 +41,35 @@ struct ListedPage {
 };
 static_assert(kQuarters == 4 && Scheme::kEndless / kPageTokens <= 1u << 26);
 
+/// With stated budgets: the keys (columns) and the distances (diagonals) that each head has chosen for all queries of the call. Bit
+/// n + kLineMargin of a head's words is key or distance n; those around what is in use are zero.
+struct LineBits {
+    const uint32_t* columns = nullptr;    // (n_heads, words) in device memory; null: pages are read whole
+    const uint32_t* diagonals = nullptr;  // likewise
+    uint32_t words = 0;                   // at least line_words()
+};
+constexpr uint32_t kLineMargin = 128;
+constexpr uint32_t line_words(uint32_t context) { return pages_for(context) * (kPageTokens / 32) + 12; }
+
 /// The lists of a call, in device memory.
 struct PageLists {
     const ListedBlock* blocks;  // (n_heads, n_blocks); null: there are no lists, everything is read
     const ListedPage* pages;    // (n_heads, n_blocks, most_pages)
     uint32_t n_blocks, most_pages;
+    LineBits lines = {};
 
     /// Those of the heads from `head` on.
     PageLists from_head(uint32_t head) const {
         if (blocks == nullptr) return *this;
         const size_t skipped = static_cast<size_t>(head) * n_blocks;
-        return {blocks + skipped, pages + skipped * most_pages, n_blocks, most_pages};
+        PageLists rest = *this;
+        rest.blocks += skipped;
+        rest.pages += skipped * most_pages;
+        if (lines.columns != nullptr) {
+            rest.lines.columns += static_cast<size_t>(head) * lines.words;
+            rest.lines.diagonals += static_cast<size_t>(head) * lines.words;
+        }
+        return rest;
     }
 };
 

@@ -1,4 +1,5 @@
-// Rotates keys and writes keys and values into the cache, and turns outputs back where it holds codes: one warp a row and head.
+// Rotates keys and writes keys and values into the cache, and turns outputs back where it holds codes: one warp a row and head,
+// of keys and of values apart.
 #include "core/positions/key_ranges.h"
 #include "cuda/attention/hadamard.cuh"
 #include "cuda/attention/kernels.h"
@@ -82,17 +83,20 @@ __device__ void write_row(void* data, void* scales, CacheType type, size_t row, 
 }
 
 __global__ void __launch_bounds__(32 * kWarps) store_kernel(const __grid_constant__ StoreArgs args) {
-    let_next_start();
     const bool early = args.n_rows > 1;  // the step's input is there
+    // Of one row decode attention reads the step's input, and older pages, while this runs (DecodeArgs::after_store).
     if (!early) await_previous();
+    let_next_start();
     const AttentionShape& shape = args.shape;
+    const LayerCache& cache = args.cache;
     const int lane = threadIdx.x % 32;
-    const uint32_t item = blockIdx.x * kWarps + threadIdx.x / 32;
+    const uint32_t item = (blockIdx.x * kWarps + threadIdx.x / 32) / 2;
+    const bool of_keys = threadIdx.x / 32 % 2 == 0;
     const uint32_t source = item / shape.n_kv_heads, head = item % shape.n_kv_heads;
     const uint32_t place = source < args.n_rows ? __ldcg(args.places + source) : ~0u, page = place / kPageTokens;
-    const bool stores = page < args.cache.pages;
+    const bool stores = page < cache.pages;
     float2 turn[kMaxPairs][2] = {};
-    if (stores) {
+    if (stores && of_keys) {
         const uint32_t position = args.scheme.key_position(__ldcg(args.indices + source));
         const float2* cos_sin = args.rotary.cos_sin + static_cast<size_t>(position) * (shape.rotary_dim / 2);
 #pragma unroll
@@ -105,37 +109,33 @@ __global__ void __launch_bounds__(32 * kWarps) store_kernel(const __grid_constan
     }
     if (early) await_previous();
     if (!stores) return;
-    const size_t k_row = source * args.k_stride + head * shape.head_dim, v_row = source * args.v_stride + head * shape.head_dim;
+    const size_t from = source * (of_keys ? args.k_stride : args.v_stride) + head * shape.head_dim;
 
-    float2 keys[kMaxPairs] = {}, values[kMaxPairs] = {};
+    float2 values[kMaxPairs] = {};
 #pragma unroll
     for (int n = 0; n < kMaxPairs; ++n) {
         const int e = 2 * (lane + 32 * n);
         if (e >= shape.head_dim) break;
-        values[n] = {load_element(args.v, v_row + e, args.dtype), load_element(args.v, v_row + e + 1, args.dtype)};
-        keys[n] = {RotatedElement(shape, e).load(args.k, k_row, e, args.dtype, turn[n][0]),
-                   RotatedElement(shape, e + 1).load(args.k, k_row, e + 1, args.dtype, turn[n][1])};
+        if (of_keys)
+            values[n] = {RotatedElement(shape, e).load(args.k, from, e, args.dtype, turn[n][0]),
+                         RotatedElement(shape, e + 1).load(args.k, from, e + 1, args.dtype, turn[n][1])};
+        else
+            values[n] = {load_element(args.v, from + e, args.dtype), load_element(args.v, from + e + 1, args.dtype)};
     }
     const size_t row = (static_cast<size_t>(page) * shape.n_kv_heads + head) * kPageTokens + place % kPageTokens;
-    if (holds_codes(args.cache.type)) {
-        turn_pairs(keys, shape.head_dim);
-        turn_pairs(values, shape.head_dim);
-    }
-    if (args.cache.type == CacheType::Q4) {
-        __shared__ CodeRow codes[kWarps];
-        const __half* centre = centre_of(args.cache, page, head, shape.head_dim);
+    void *data = of_keys ? cache.keys : cache.values, *scales = of_keys ? cache.key_scales : cache.value_scales;
+    if (holds_codes(cache.type)) turn_pairs(values, shape.head_dim);
+    if (cache.type != CacheType::Q4) return write_row(data, scales, cache.type, row, shape.head_dim, values);
+    __shared__ CodeRow codes[kWarps];
+    if (of_keys) {
+        const __half* centre = centre_of(cache, page, head, shape.head_dim);
         for (int n = 0; n < kMaxPairs && 2 * (lane + 32 * n) < shape.head_dim; ++n) {
             const float2 of_pair = __half22float2(*reinterpret_cast<const __half2*>(centre + 2 * (lane + 32 * n)));
-            keys[n] = {keys[n].x - of_pair.x, keys[n].y - of_pair.y};
+            values[n] = {values[n].x - of_pair.x, values[n].y - of_pair.y};
         }
-        const auto fine = [&](void* of) { return const_cast<uint8_t*>(fine_row(args.cache, of, row, shape.n_kv_heads, shape.head_dim)); };
-        CodeRow& own = codes[threadIdx.x / 32];
-        write_q4_row(args.cache.keys, args.cache.key_scales, fine(args.cache.fine_keys), row, shape.head_dim, keys, own);
-        write_q4_row(args.cache.values, args.cache.value_scales, fine(args.cache.fine_values), row, shape.head_dim, values, own);
-        return;
     }
-    write_row(args.cache.keys, args.cache.key_scales, args.cache.type, row, shape.head_dim, keys);
-    write_row(args.cache.values, args.cache.value_scales, args.cache.type, row, shape.head_dim, values);
+    const uint8_t* fine = fine_row(cache, of_keys ? cache.fine_keys : cache.fine_values, row, shape.n_kv_heads, shape.head_dim);
+    write_q4_row(data, scales, const_cast<uint8_t*>(fine), row, shape.head_dim, values, codes[threadIdx.x / 32]);
 }
 
 /// A page's keys of one head, a warp a row at a time.
@@ -207,7 +207,7 @@ cudaError_t launch_settle(const AttentionShape& shape, const LayerCache& cache, 
 }
 
 cudaError_t launch_store(const Card& card, const StoreArgs& args, cudaStream_t stream) {
-    const uint32_t blocks = ceil_div(args.n_rows * args.shape.n_kv_heads, kWarps);
+    const uint32_t blocks = ceil_div(2 * args.n_rows * args.shape.n_kv_heads, kWarps);
     return launch_overlapped(card, store_kernel, dim3(blocks), 32 * kWarps, 0, stream, args);
 }
 

@@ -3,9 +3,8 @@
 // fine ones or not: over a page their errors cancel.
 #include "cuda/attention/hadamard.cuh"
 #include "cuda/attention/q4_cache.cuh"
-#include "cuda/attention/q8_cache.cuh"
-#include "cuda/device/halves.cuh"
 #include "cuda/device/vectors.cuh"
+#include "cuda/sparse/key_values.cuh"
 #include "cuda/sparse/select_pages.h"
 
 namespace dca::cuda {
@@ -13,30 +12,6 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kMaxHeadDim = 256;
-
-/// Eight values of a key, those from 8 `vector` on.
-__device__ __forceinline__ void load_eight(const LayerCache& cache, size_t row, int head_dim, int vector, float (&values)[8]) {
-    if (cache.type == CacheType::Q4) {
-        const auto* codes = static_cast<const uint8_t*>(cache.keys) + row * (head_dim / 2);
-        read_q4(codes, nullptr, static_cast<const __half2*>(cache.key_scales) + 2 * row, vector, head_dim / 8, values);
-        return;
-    }
-    const size_t at = row * head_dim + vector * 8;
-    if (cache.type == CacheType::Q8) {
-        const uint2 bytes = *reinterpret_cast<const uint2*>(static_cast<const uint8_t*>(cache.keys) + at);
-        const __half scale = static_cast<const __half*>(cache.key_scales)[row];
-#pragma unroll
-        for (int n = 0; n < 8; ++n) values[n] = q8_value((n < 4 ? bytes.x : bytes.y) >> n % 4 * 8 & 255, scale);
-        return;
-    }
-    const uint4 pairs = *reinterpret_cast<const uint4*>(static_cast<const uint16_t*>(cache.keys) + at);
-    const uint32_t words[4] = {pairs.x, pairs.y, pairs.z, pairs.w};
-#pragma unroll
-    for (int n = 0; n < 4; ++n) {
-        const float2 two = unpack(words[n], cache.type == CacheType::F16 ? Dtype::F16 : Dtype::BF16);
-        values[2 * n] = two.x, values[2 * n + 1] = two.y;
-    }
-}
 
 __global__ void __launch_bounds__(kThreads) mean_kernel(const MeanArgs args) {
     __shared__ float sums[kPageSides][kThreads * 8];  // (groups, head_dim)
@@ -54,7 +29,7 @@ __global__ void __launch_bounds__(kThreads) mean_kernel(const MeanArgs args) {
         float sum[kPageSides][8] = {};
         for (uint32_t token = group; token < kPageTokens; token += groups) {
             float values[8];
-            load_eight(args.cache, first_row + token, head_dim, vector, values);
+            load_eight(args.cache, first_row + token, nullptr, head_dim, vector, values);
 #pragma unroll
             for (int n = 0; n < 8; ++n) {
                 if (token < border)

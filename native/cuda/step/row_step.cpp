@@ -74,6 +74,7 @@ void RowStep::project_qkv(uint32_t layer) {
 }
 
 void RowStep::store_keys_values(uint32_t layer) {
+    state_.stored_one = false;
     if (!stores_while_projecting(weights_.layers()[layer])) state_.store_keys_values(layer);
 }
 

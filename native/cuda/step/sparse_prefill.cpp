@@ -2,9 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
-
-#include "core/positions/key_ranges.h"
 
 namespace dca::cuda {
 
@@ -12,53 +9,16 @@ namespace {
 
 std::atomic<float> forced_share = -1.0f;
 
-/// Pairs of a query at [begin, end) and a key that it sees.
-uint64_t pairs_seen(const Scheme& scheme, uint32_t begin, uint32_t end) {
-    uint64_t pairs = 0;
-    for (uint64_t at = begin; at < end;) {
-        const auto chunk = static_cast<uint32_t>(at / scheme.chunk_size);
-        const uint64_t stop = std::min<uint64_t>(end, (uint64_t{chunk} + 1) * scheme.chunk_size);
-        const uint64_t rows = stop - at, before = at - first_key(scheme, chunk);
-        pairs += rows * before + rows * (rows + 1) / 2;
-        at = stop;
-    }
-    return pairs;
-}
-
-/// The same arguments for queries [begin, end) only.
-PrefillArgs part_of(const PrefillArgs& slice, uint32_t begin, uint32_t end) {
-    PrefillArgs part = slice;
-    const uint32_t skipped = begin - slice.start;
-    part.q = static_cast<const std::byte*>(slice.q) + size_t{skipped} * slice.q_stride * 2;
-    part.out = static_cast<std::byte*>(slice.out) + size_t{skipped} * slice.out_stride * 2;
-    part.start = begin;
-    part.n_queries = end - begin;
-    return part;
-}
-
 }  // namespace
 
 void force_density(float share) noexcept { forced_share = share; }
 
 SparsePrefill::SparsePrefill(const Hparams& hparams, const Device& device, const EngineSpec& spec, const SparseMemory& memory)
-    : h_(hparams),
-      device_(device),
-      prefill_(spec.prefill),
-      scheme_(spec.scheme),
+    : PrefillChoice(hparams, device, spec, memory.lists),
       memory_(memory),
       forced_share_(forced_share),
-      host_(allocate_pinned(memory.most_filled * sizeof(FilledPage), "describing a step")),
-      seen_(hparams.n_layers) {
+      host_(allocate_pinned(memory.most_filled * sizeof(FilledPage), "describing a step")) {
     pages_.reserve(memory.most_filled);
-}
-
-SparsePrefill::Chosen SparsePrefill::choosing(uint32_t start, uint32_t end, uint32_t sparse_end) const noexcept {
-    // Whole blocks of 32, as they are cut at the slice's ends.
-    const auto up = [](uint64_t index) { return (index + kQuarter - 1) / kQuarter * kQuarter; };
-    const uint64_t begin = start >= prefill_.from ? start : up(prefill_.from);
-    const uint64_t stop = end <= sparse_end ? end : sparse_end / kQuarter * kQuarter;
-    if (begin >= stop || stop <= start) return {start, start};
-    return {static_cast<uint32_t>(begin), static_cast<uint32_t>(stop)};
 }
 
 void SparsePrefill::begin(const Batch& batch, const AttentionShape& shape, const CudaKvCache& cache, cudaStream_t stream) {
@@ -88,7 +48,7 @@ void SparsePrefill::begin(const Batch& batch, const AttentionShape& shape, const
     for (uint32_t layer = 0; layer < h_.n_layers; ++layer) make_means(layer, 0, missing_, shape, cache, stream);
 }
 
-void SparsePrefill::store_means(uint32_t layer, const AttentionShape& shape, const CudaKvCache& cache, cudaStream_t stream) const {
+void SparsePrefill::stored(uint32_t layer, const AttentionShape& shape, const CudaKvCache& cache, cudaStream_t stream) const {
     make_means(layer, missing_, pages_.size(), shape, cache, stream);
 }
 
@@ -112,18 +72,10 @@ void SparsePrefill::end(const CudaKvCache& cache) {
     missing_ = 0;
 }
 
-void SparsePrefill::attend(uint32_t layer, const PrefillArgs& slice, uint32_t sparse_end, const CudaKvCache& cache, cudaStream_t stream,
-                           const std::function<void(const PrefillArgs&)>& attend) {
-    if (h_.layers[layer].windowed) return attend(slice);  // layers with a window read all of it
-    const uint32_t end = slice.start + slice.n_queries;
-    seen_[layer] += pairs_seen(scheme_, slice.start, end);
-    const Chosen chosen = choosing(slice.start, end, sparse_end);
-    if (chosen.begin == chosen.end) return attend(slice);
-
-    if (slice.start < chosen.begin) attend(part_of(slice, slice.start, chosen.begin));
-    PrefillArgs part = part_of(slice, chosen.begin, chosen.end);
-    const uint32_t n_blocks = select_blocks(part.start, part.n_queries, scheme_.chunk_size);
-    part.lists = {memory_.blocks, memory_.pages, n_blocks, select_most_pages(chosen.end)};
+void SparsePrefill::attend_chosen(uint32_t layer, const PrefillArgs& chosen, const CudaKvCache& cache, cudaStream_t stream,
+                                  const Attend& attend) {
+    PrefillArgs part = chosen;
+    part.lists = lists_of(part);
     const SelectArgs args{
         .shape = part.shape,
         .scheme = part.scheme,
@@ -137,15 +89,14 @@ void SparsePrefill::attend(uint32_t layer, const PrefillArgs& slice, uint32_t sp
         .n_queries = part.n_queries,
         .alpha = prefill_.alpha,
         .forced_share = forced_share_,
-        .blocks = memory_.blocks,
-        .pages = memory_.pages,
+        .blocks = memory_.lists.blocks,
+        .pages = memory_.lists.pages,
         .workspace = memory_.select,
-        .unread = memory_.unread + size_t{layer} * h_.n_heads,
+        .unread = unread(layer),
     };
     check(select_pages(device_.card, args, stream), "choosing pages");
     if (prefill_.record) record(layer, part.lists, stream);
     attend(part);
-    if (chosen.end < end) attend(part_of(slice, chosen.end, end));
 }
 
 void SparsePrefill::record(uint32_t layer, const PageLists& lists, cudaStream_t stream) {
@@ -169,27 +120,9 @@ void SparsePrefill::record(uint32_t layer, const PageLists& lists, cudaStream_t 
             }
             words[4] = static_cast<uint32_t>(words.size() - 5);
             std::sort(words.begin() + 5, words.end());
-            recorded_.push_back(std::move(words));
+            keep(std::move(words));
             begin += rows;
         }
-    }
-}
-
-std::vector<uint32_t> SparsePrefill::selection() const {
-    std::vector<std::vector<uint32_t>> sorted = recorded_;
-    std::ranges::sort(sorted);
-    std::vector<uint32_t> all;
-    for (const std::vector<uint32_t>& block : sorted) all.insert(all.end(), block.begin(), block.end());
-    return all;
-}
-
-void SparsePrefill::density(std::span<float> out) const {
-    check(cudaSetDevice(device_.ordinal), "selecting the card");
-    std::vector<unsigned long long> unread(size_t{h_.n_layers} * h_.n_heads);
-    check(cudaMemcpy(unread.data(), memory_.unread, unread.size() * sizeof(unread[0]), cudaMemcpyDeviceToHost), "reading what was read");
-    for (size_t i = 0; i < out.size(); ++i) {
-        const uint64_t seen = seen_[i / h_.n_heads];
-        out[i] = seen == 0 ? NAN : static_cast<float>(static_cast<double>(seen - unread[i]) / static_cast<double>(seen));
     }
 }
 

@@ -5,6 +5,8 @@
 
 #include "cuda/attention/variants.h"
 #include "cuda/step/compact_rows.h"
+#include "cuda/step/sparse_prefill.h"
+#include "cuda/step/stated_prefill.h"
 #include "cuda/experts/router.h"
 #include "cuda/linear/elementwise.h"
 
@@ -23,6 +25,12 @@ AttentionShape attention_shape(const Hparams& h) {
     };
 }
 
+std::unique_ptr<PrefillChoice> make_choice(const Hparams& h, const Device& device, const EngineSpec& spec, const WorkSpace& memory) {
+    if (spec.prefill.stated != nullptr) return std::make_unique<StatedPrefill>(h, device, spec, memory.lines);
+    if (spec.prefill.sparse) return std::make_unique<SparsePrefill>(h, device, spec, memory.sparse);
+    return nullptr;
+}
+
 }  // namespace
 
 StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights, const Device& card, const EngineSpec& spec)
@@ -33,8 +41,9 @@ StepState::StepState(const Hparams& hparams, const DeviceWeights& device_weights
       scheme(spec.scheme),
       window_scheme(spec.window_scheme),
       memory(hparams, weights, device, shape, spec),
-      sparse(spec.prefill.sparse ? std::make_unique<SparsePrefill>(hparams, device, spec, memory.sparse) : nullptr),
-      input(memory.block, memory.decode_rows, pages_for(spec.tokens), scheme, decode_group_rows(device.card, shape)),
+      choice(make_choice(hparams, device, spec, memory)),
+      input(memory.block, memory.decode_rows, pages_for(spec.tokens), scheme,
+            decode_group_rows(device.card, shape, supported_cache(spec.cache_type))),
       stream(make_stream()),
       rank(spec.link.rank),
       exchange(static_cast<CudaExchange*>(spec.link.exchange)) {
@@ -155,7 +164,8 @@ void StepState::store_keys_values(uint32_t layer) {
         .places = input.places(),
     };
     check(cuda::store_keys_values(device.card, args, stream.get()), "storing keys and values");
-    if (sparse != nullptr) sparse->store_means(layer, shape, *cache, stream.get());
+    stored_one = rows == 1;
+    if (choice != nullptr) choice->stored(layer, shape, *cache, stream.get());
 }
 
 void StepState::settle_pages() {
@@ -190,6 +200,7 @@ void StepState::attend(uint32_t layer) {
             .n_groups = variant_of(attention.traits, attention.scheme) == Variant::Plain ? group->n_groups : 0,
             .workspace = memory.decode_workspace,
             .workspace_rows = memory.decode_rows,
+            .after_store = stored_one,
         };
         check(attention_decode(device.card, args, stream.get()), "attending");
     }
@@ -215,10 +226,10 @@ void StepState::attend(uint32_t layer) {
             .fresh_page = slice.fresh_page,
         };
         const auto attend_part = [&](const PrefillArgs& part) { check(attention_prefill(device.card, part, stream.get()), "attending"); };
-        if (sparse == nullptr)
+        if (choice == nullptr)
             attend_part(args);
         else
-            sparse->attend(layer, args, slice.sparse_end, *cache, stream.get(), attend_part);
+            choice->attend(layer, args, slice.sparse_end, *cache, stream.get(), attend_part);
     }
 }
 

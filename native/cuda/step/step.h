@@ -9,7 +9,7 @@
 #include "cuda/device/device.h"
 #include "cuda/device/resources.h"
 #include "cuda/kv_cache.h"
-#include "cuda/step/sparse_prefill.h"
+#include "cuda/step/prefill_choice.h"
 #include "cuda/ranks/exchange.h"
 #include "cuda/step/step_input.h"
 #include "cuda/weights/weights.h"
@@ -34,7 +34,7 @@ struct StepState {
     AttentionShape shape;
     Scheme scheme, window_scheme;
     WorkSpace memory;
-    std::unique_ptr<SparsePrefill> sparse;  // null: prefill is dense
+    std::unique_ptr<PrefillChoice> choice;  // null: prefill is dense
     CudaKvCache* cache = nullptr;
     StepInput input;
     Stream stream;
@@ -49,6 +49,7 @@ struct StepState {
     const RowGroup* group = nullptr;  // the rows of the step still kept
     uint32_t rows = 0;                // of them
     uint32_t first_row = 0;           // of the activations that is theirs
+    bool stored_one = false;          // keys and values of a step of one row, by the kernel before attention
 
     /// Where the first kept row of an activation is.
     float* x() const noexcept { return memory.x + size_t{first_row} * h.n_embd; }

@@ -58,7 +58,7 @@ struct WorkSpace::Plan {
     const Scheme& scheme;
     const Scheme& window_scheme;
     uint32_t n_frequencies;  // of the rotation tables
-    bool sparse;             // prefill
+    const PrefillSpec& prefill;
     const RankLink& link;
     uint32_t most_rows;  // of a step, were there memory for them: the same for all ranks
 
@@ -106,7 +106,9 @@ void WorkSpace::place(Arena& scratch, const Plan& plan, uint32_t tokens, CacheTy
     gate_up_row = scratch.take<float>(2 * hidden.of_row);
     gated_row = scratch.take<float>(hidden.of_row);
     if (h.n_experts > 0) experts.place(scratch, h, block);
-    if (plan.sparse) sparse.place(scratch, h, plan.card, plan.scheme, block, slices, tokens);
+    if (plan.prefill.sparse) sparse.place(scratch, h, plan.card, plan.scheme, block, slices, tokens);
+    if (const StatedBudgets* stated = plan.prefill.stated)
+        lines.place(scratch, h, plan.shape, plan.scheme, std::min(stated->last_queries, block), block, tokens);
     const uint64_t n_vocab = plan.link.exchange == nullptr ? h.n_vocab : plan.link.exchange->n_vocab();
     // Ranks go through rows of logits together, also where one of them has memory for shorter blocks only.
     vocab_rows = static_cast<uint32_t>(
@@ -139,7 +141,7 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
                      const EngineSpec& spec) {
     const CacheType type = supported_cache(spec.cache_type);
     block = std::min(spec.max_rows != 0 ? spec.max_rows : weights.quantised() ? kQuantisedBlock : kDenseBlock, spec.tokens);
-    const Plan plan{h,         weights, device.card, shape, spec.scheme, spec.window_scheme, spec.rope.n_frequencies, spec.prefill.sparse,
+    const Plan plan{h,         weights, device.card, shape, spec.scheme, spec.window_scheme, spec.rope.n_frequencies, spec.prefill,
                     spec.link, block};
     size_t free = 0, total = 0;
     check(cudaMemGetInfo(&free, &total), "asking for free memory");
@@ -152,7 +154,7 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
         place(scratch, plan, tokens, of_type);
         return scratch.bytes();
     };
-    const auto cache_bytes = [&](uint32_t tokens, CacheType of_type) { return CudaKvCache::bytes_for(h, tokens, of_type, plan.sparse); };
+    const auto cache_bytes = [&](uint32_t tokens, CacheType of_type) { return CudaKvCache::bytes_for(h, tokens, of_type, plan.prefill.sparse); };
     const auto fits = [&](uint32_t tokens, CacheType of_type) {
         const uint64_t scratch = measure(tokens, of_type);  // sets `slices`
         return cache_bytes(tokens, of_type) + cache_bytes(kPageTokens, of_type) +
@@ -192,9 +194,10 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
     const Stream stream = make_stream();
     check(cudaMemsetAsync(decode_workspace, 0, decode_workspace_bytes(device.card, shape, decode_rows), stream.get()),
           "preparing the work space");
-    if (plan.sparse)
-        check(cudaMemsetAsync(sparse.unread, 0, size_t{h.n_layers} * h.n_heads * sizeof(*sparse.unread), stream.get()),
-              "preparing the work space");
+    if (plan.prefill.chooses()) {
+        unsigned long long* unread = plan.prefill.sparse ? sparse.lists.unread : lines.lists.unread;
+        check(cudaMemsetAsync(unread, 0, size_t{h.n_layers} * h.n_heads * sizeof(*unread), stream.get()), "preparing the work space");
+    }
     if (spec.link.exchange != nullptr) {
         check(cudaMemsetAsync(ranks.pushed, 0, RankMemory::signal_bytes(rank_sizes), stream.get()), "preparing the work space");
         check(cudaStreamSynchronize(stream.get()), "preparing the work space");

@@ -42,6 +42,7 @@ struct WorkSpace {
     float* gated_row;        // half as wide
     ExpertMemory experts{};  // of a mixture
     SparseMemory sparse{};   // where prefill is sparse
+    LineMemory lines{};      // where it has stated budgets
     float* logits;           // (vocab_rows, n_vocab)
     uint32_t vocab_rows = 0;
     std::byte* dequantized;  // a quantised matrix, or as many of its rows as fit, in 16 bits

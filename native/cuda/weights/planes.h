@@ -295,16 +295,13 @@ struct alignas(16) ActivationBlock {
     uint32_t table;  // a second word: read from memory both stay in registers, where the compiler copies a constant for every look-up
 };
 
-/// The table that dot_piece looks up: every level plus kBias, which makes FP4's negative (look_up).
-template <class P>
-struct DotLevels : LevelWords<P::kLevels, P::kLevels == Levels::FP4 ? -13 : 0> {
-    static constexpr int kBias = P::kLevels == Levels::FP4 ? -13 : 0;
-};
-
 /// `first` and `second` are sums of 16 integers.
 template <class P>
 DCA_HOST_DEVICE ActivationBlock activation_block(float scale, int32_t first, int32_t second) {
-    if constexpr (P::kTable) return {scale, {first + second, static_cast<int32_t>(DotLevels<P>::k0)}, DotLevels<P>::k2};
+    if constexpr (P::kTable) {
+        using Split = SplitLevels<P::kLevels>;
+        return {scale, {first + second, static_cast<int32_t>(Split::k0)}, Split::k2};
+    }
     return {scale, {first, second}, 0};
 }
 
@@ -350,17 +347,20 @@ DCA_HOST_DEVICE float dot_piece(const Piece<P>& piece, const Words (&x)[Piece<P>
         }
         return float_of_half(piece.scales[0]) * block.scale * static_cast<float>(sum[0] + sum[1]);
     } else if constexpr (P::kTable) {
+        using Split = SplitLevels<P::kLevels>;
         DCA_UNROLL
         for (int j = 0; j < 4; ++j) {
-            uint32_t bytes[2];
-            look_up<DotLevels<P>>(piece.low.w[j], static_cast<uint32_t>(block.sum[1]), block.table, bytes);
+            uint32_t below[2], above[2];
+            look_up_split<Split>(piece.low.w[j], static_cast<uint32_t>(block.sum[1]), block.table, below, above);
             DCA_UNROLL
             for (int n = 0; n < 2; ++n) {
-                sum[n] = dot_pair<0, true>(pair(4 * j + 2 * n), bytes[n], sum[n]);
-                sum[n] = dot_pair<1, true>(pair(4 * j + 2 * n + 1), bytes[n], sum[n]);
+                sum[n] = dot_pair<0, true>(pair(4 * j + 2 * n), below[n], sum[n]);
+                sum[n] = dot_pair<1, true>(pair(4 * j + 2 * n + 1), below[n], sum[n]);
+                sum[n] = dot_pair<0, true>(pair(4 * j + 2 * n), above[n], sum[n]);
+                sum[n] = dot_pair<1, true>(pair(4 * j + 2 * n + 1), above[n], sum[n]);
             }
         }
-        const int32_t products = sum[0] + sum[1] - DotLevels<P>::kBias * block.sum[0];
+        const int32_t products = sum[0] + sum[1] - Split::kBias * block.sum[0];
         return group_scale<P>(piece.scales, 0) * block.scale * static_cast<float>(products);
     } else {
         DCA_UNROLL

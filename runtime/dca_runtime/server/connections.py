@@ -14,7 +14,8 @@ from dca_runtime.server.errors import ApiError
 # Bytes that wait for a client before its answer stands still: in the process, and in the kernel beyond what
 # the client's side has room for. The kernel's own four megabytes would take whole answers of clients that
 # never read.
-_WAITING = 8192
+_WAITING = 4096
+_MOST_HEAD = 65536  # bytes of a request's head: nothing else limits what is kept of it
 _REQUEST_SECONDS = 120.0  # for a client to say what it wants
 
 
@@ -27,6 +28,7 @@ def limit_unsent(listener: socket.socket) -> None:
 class Connection(HttpToolsProtocol):
     """One client's."""
 
+    _head = 0  # bytes that came since a head was whole, or part of a body: of the next head, or trailers
     _unsent = 0  # bytes, when they became fewer the last time
     _since = 0.0  # when that was, or when there was something to do
 
@@ -36,6 +38,27 @@ class Connection(HttpToolsProtocol):
         transport.set_write_buffer_limits(high=_WAITING)
         self._since = time.monotonic()
 
+    def data_received(self, data: bytes) -> None:
+        """Called with what comes."""
+        self._head += len(data)
+        super().data_received(data)
+        if self._head > _MOST_HEAD and not self.transport.is_closing():
+            if self.cycle is not None and not self.cycle.response_complete:
+                self.transport.abort()
+            else:
+                message = f"the request's head is larger than {_MOST_HEAD} bytes"
+                self._refuse(ApiError(431, message, code="head_too_large"))
+
+    def on_headers_complete(self) -> None:
+        """Called when the head of a request is whole."""
+        self._head = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Called with parts of a body."""
+        self._head = 0
+        super().on_body(body)
+
     def on_response_complete(self) -> None:
         """Called when an answer is whole, though perhaps not sent."""
         self._since = time.monotonic()
@@ -43,11 +66,12 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is no HTTP."""
-        body = dumps(ApiError(400, "the request is not valid HTTP", code="invalid_http").body())
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(
-            body
-        )
-        self.transport.write(STATUS_LINE[400] + head + body)
+        self._refuse(ApiError(400, "the request is not valid HTTP", code="invalid_http"))
+
+    def _refuse(self, error: ApiError) -> None:
+        body = dumps(error.body())
+        head = STATUS_LINE[error.status] + b"content-type: application/json\r\nconnection: close\r\n"
+        self.transport.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
         self.transport.close()
 
     def look(self, slow_seconds: float) -> None:

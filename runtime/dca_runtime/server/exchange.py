@@ -10,7 +10,7 @@ from dca_runtime.server.looks import Looks
 from dca_runtime.server.metrics import Metrics
 from dca_runtime.server.requests import Event, Failed, Finished, Job, Token
 
-_PAUSE_AT = 32  # events that wait for their reader
+_PAUSE_AT = 16  # events that wait for their reader
 
 
 class Left(Exception):

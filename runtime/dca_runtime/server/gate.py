@@ -71,6 +71,8 @@ class Gate:
                     "cached_tokens": answer.cached_tokens,
                     "completion_tokens": answer.completion_tokens,
                 }
+                if answer.prompt_text is not None:
+                    line["prompt"] = answer.prompt_text
             _log.info(json.dumps(line))
 
     def _check_key(self, scope: Scope, headers: Headers) -> None:

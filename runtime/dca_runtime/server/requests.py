@@ -159,7 +159,7 @@ class Job:
         """What is told of a choice that was made with log-probabilities, for this job or for others."""
         if self.top_logprobs is None:
             return Token(choice.token)
-        return Token(choice.token, choice.logprob, choice.top[: self.top_logprobs])
+        return Token(choice.token, choice.logprob, choice.top)
 
     def next_sampling(self) -> Sampling:
         """How the next token is chosen.

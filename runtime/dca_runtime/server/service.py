@@ -198,6 +198,8 @@ class Service:
                 )
             )
         answer = Answer(exchange, self.tokenizer, wanted.reading)
+        if self.settings.log_prompts:
+            answer.prompt_text = await self.beside(self.tokenizer.decode, wanted.prompt)
         for job in exchange.jobs:
             self._stepper.submit(job)
         try:

@@ -11,6 +11,7 @@ class Settings:
     context: int | None = None  # of one request, prompt and answer; None: what the model is good for
     max_sequences: int = 64  # that are read or written at once
     api_key: str | None = field(default=None, repr=False)
+    log_prompts: bool = False  # their texts, in the access log
     cors_origins: tuple[str, ...] = ()  # web pages from these may speak to the server
     max_body: int = 64 << 20  # bytes of a request
     max_messages: int = 10_000  # of one chat

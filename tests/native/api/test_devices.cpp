@@ -140,8 +140,8 @@ TEST(a_card_named_twice_and_too_many_ranks_are_refused) {
     dca_model* model = nullptr;
     CHECK(load_on("cuda:0,1,0", file.path(), &model) == DCA_ERROR_ARGUMENT);
     CHECK(said("names card 0 twice; name each card once"));
-    for (const char* device :
-         {"cuda:0=,1", "cuda:0=x,1", "cuda:0=0,1", "cuda:0=-1,1", "cuda:0=inf,1", "cuda:0=nan,1", "cpu/2=", "cpu/2=1,0", "cpu/2=1,,1"}) {
+    for (const char* device : {"cuda:0=,1", "cuda:0=x,1", "cuda:0=0,1", "cuda:0=-1,1", "cuda:0=1e9,1", "cuda:0=+1,1", "cuda:0=1x,1",
+                               "cuda:0=1 ,1", "cuda:0=inf,1", "cuda:0=nan,1", "cpu/2=", "cpu/2=1,0", "cpu/2=1,,1"}) {
         CHECK(load_on(device, file.path(), &model) == DCA_ERROR_ARGUMENT);
         CHECK(said("a card's share must be a number above 0"));
     }

@@ -20,6 +20,7 @@ namespace {
 
 constexpr uint32_t kPage = 128, kPages = 4, kRoom = kPage * kPages;
 constexpr size_t kMostSequences = 5, kMostCalls = 24;
+constexpr uint32_t kSlots = 3;
 constexpr std::array<size_t, 10> kCounts{1, 1, 2, 3, 9, 40, 127, 128, 130, 0};
 constexpr float kTolerance = 1e-2f;  // of logits of order 1: rows run as vectors or in panels, by their number (docs/architecture.md)
 
@@ -59,6 +60,7 @@ public:
         options.max_rows = 64;
         options.progress = [](uint64_t, uint64_t, void*) { return cancels ? 1 : 0; };
         fuzz::promise(dca_engine_create(small().model, &options, &engine_) == DCA_OK, "an engine");
+        fuzz::promise(dca_engine_add_slots(engine_, kSlots, nullptr) == DCA_OK, "slots");
         create();
     }
     ~Calls() {
@@ -70,7 +72,7 @@ public:
 
     void run() {
         for (size_t calls = 0; !input_.empty() && calls < kMostCalls; ++calls) {
-            switch (input_.next() % 8) {
+            switch (input_.next() % 10) {
                 case 0: create(); break;
                 case 1: fork(); break;
                 case 2: forget(); break;
@@ -78,6 +80,8 @@ public:
                 case 4: step(&Calls::eval, 1, false); break;
                 case 5: step(&Calls::sample, 1, false); break;
                 case 6: step(&Calls::score, 2, false); break;
+                case 8: park(); break;
+                case 9: unpark(); break;
                 default: step(&Calls::eval, 1, true); break;
             }
             check_pool();
@@ -122,6 +126,31 @@ private:
         if (!fits) return;
         known.tokens.resize(length);
         known.pages.resize((length + kPage - 1) / kPage);
+    }
+
+    void park() {
+        const Known& known = any();
+        const size_t first = input_.below(kPages), whole = known.tokens.size() / kPage;
+        const auto slot = static_cast<uint32_t>(input_.below(kSlots + 1));
+        const bool fits = first < whole && slot < kSlots;
+        fuzz::promise(fuzz::worked(dca_sequence_park_pages(known.handle, static_cast<uint32_t>(first), &slot, 1)) == fits,
+                      "a page to park");
+        if (fits) parked_[slot].assign(known.tokens.begin(), known.tokens.begin() + static_cast<ptrdiff_t>((first + 1) * kPage));
+    }
+
+    /// A slot's page after the tokens that it was parked after: what comes after others is of no use, and no error.
+    void unpark() {
+        Known& known = any();
+        const auto slot = static_cast<uint32_t>(input_.below(kSlots));
+        const std::vector<int32_t>& parked = parked_[slot];
+        if (parked.size() < kPage) return;
+        if (!std::equal(known.tokens.begin(), known.tokens.end(), parked.begin(), parked.end() - kPage)) return;
+        const std::vector<int32_t> page(parked.end() - kPage, parked.end());
+        const bool fits = used() < kPages;
+        fuzz::promise(fuzz::worked(dca_sequence_unpark_pages(known.handle, page.data(), page.size(), &slot, 1)) == fits, "room for a page");
+        if (!fits) return;
+        fuzz::promise(dca_sequence_in_place(known.handle) == 1, "a page in its place");
+        known.append(page);
     }
 
     std::vector<Fed> some_feeds() {
@@ -227,6 +256,7 @@ private:
     fuzz::Bytes& input_;
     dca_engine* engine_ = nullptr;
     std::vector<Known> all_;
+    std::array<std::vector<int32_t>, kSlots> parked_;  // by slot: the tokens up to the end of the page that is in it
     std::map<std::vector<int32_t>, std::vector<float>> answers_;
 };
 
@@ -238,6 +268,8 @@ std::vector<fuzz::Input> fuzz::seeds() {
     // A prompt, a fork, both going on; a truncate, and the same again; a pool that runs out.
     return {{4, 0, 0, 0, 0, 1, 5, 0, 1, 0, 0, 4, 1, 0, 0, 0, 1, 1, 0, 1, 0, 1, 1, 0},
             {4, 0, 0, 0, 0, 1, 8, 0, 3, 0, 0, 5, 0, 4, 0, 0, 0, 0, 1, 8, 0},
+            // A page is parked, and appended to another sequence.
+            {4, 0, 0, 0, 1, 7, 8, 0, 0, 1, 0, 9, 1, 1, 4, 0, 1, 1, 0},
             {4, 0, 0, 0, 0, 1, 8, 0, 1, 0, 0, 1, 0, 0, 4, 0, 0, 1, 0, 1, 8, 0, 4, 0, 0, 2, 0, 1, 8, 0, 2, 0, 0}};
 }
 

@@ -272,14 +272,14 @@ def test_any_history_gives_the_answers_of_prompts_alone(model, make, monkeypatch
         slow_copies(late)
     monkeypatch.setattr(waking, "_MOST", 2)
     random = np.random.default_rng(slots)
-    stepper = make(room=1024, slots=slots, max_sequences=4)
+    stepper = make(room=1024, slots=slots, max_sequences=6)
     parts = [tokens(seed, 150) for seed in range(3)]
     expected: dict[tuple, list[int]] = {}
     jobs = []
     for n in range(60):
         choice = tuple(int(one) for one in random.integers(3, size=random.integers(1, 5)))
         prompt = [token for part in choice for token in parts[part]] + [int(random.integers(2))]
-        count = int(random.choice([2, 5, 30]))
+        count = int(random.choice([2, 5, 30, 200]))
         one = Collected(prompt, count, cache_prompt=bool(random.integers(8)))
         jobs.append((one, count))
         stepper.submit(one.job)
@@ -301,7 +301,7 @@ def test_any_history_gives_the_answers_of_prompts_alone(model, make, monkeypatch
         assert one.wait() == WHOLE
         key = tuple(one.job.prompt)
         if len(expected.get(key, [])) < count:
-            expected[key] = alone(model, one.job.prompt, 30)
+            expected[key] = alone(model, one.job.prompt, max(count, 30))
         assert one.ids == expected[key][:count]
     stepper.wake()
     deadline = time.monotonic() + 20

@@ -14,23 +14,32 @@ template <int kHalfQ, int kHalfScale>
 class SymmetricFit {
 public:
     static constexpr int kN = 16;
+    static constexpr int kCoarser = 8;  // grids of scales that are tried besides, each a 64th of the integers shorter
 
     Floats16 d{0.0f};      // an exact half, the same for all
     Floats16 scale{0.0f};  // integers
     Floats16 q[kN];        // integers
 
     explicit SymmetricFit(const SubBlocks<kN>& values) {
-        const Floats16 real = best_scale(values);
-        Floats16 super = as_half(group_peak<Floats16::size>(real) * (-1.0f / kHalfScale));
+        const Floats16 real = best_scale(values), peak = group_peak<Floats16::size>(real);
         Floats16 least_error = HUGE_VALF;
-        for (int round = 0; round < kFitRounds; ++round) {
+        const auto attempt = [&](Floats16 super) {
             const Integers integers = best_integers(values, super, real);
             const Floats16 error = group_sum<Floats16::size>(integers.error);
             const Mask16 better = error < least_error;
             least_error = select(better, error, least_error);
             d = select(better, super, d);
             scale = select(better, integers.scale, scale);
+            return integers;
+        };
+        Floats16 super = as_half(peak * (-1.0f / kHalfScale));
+        for (int round = 0; round < kFitRounds; ++round) {
+            const Integers integers = attempt(super);
             if (round + 1 < kFitRounds) super = best_super(sums(values, super * integers.scale), integers, super);
+        }
+        // Solving does not leave the integers it starts from far behind: coarser grids may suit all sixteen scales better.
+        for (int trial = 1; trial <= kCoarser; ++trial) {
+            attempt(as_half(peak * (-1.0f / (kHalfScale * (1.0f - static_cast<float>(trial) / 64.0f)))));
         }
         const Floats16 inverse_scale = inverse(d * scale);
         for (int i = 0; i < kN; ++i) q[i] = level(values.x[i], inverse_scale);

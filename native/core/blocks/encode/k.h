@@ -70,9 +70,11 @@ void weighted_q2_k(const float* in, const float* importance, int64_t n_blocks, s
 
 void weighted_q3_k(const float* in, const float* importance, int64_t n_blocks, std::byte* out) {
     using Fit = SymmetricFit<4, 32>;
+    // Errors of three bits are large, and an imatrix says better than a value's size what they cost.
+    const float least = importance == nullptr ? 1.0f : 2.0f;
     auto* block = reinterpret_cast<BlockQ3_K*>(out);
     for (int64_t b = 0; b < n_blocks; ++b, ++block, in += kSuperBlock, importance = after(importance, kSuperBlock)) {
-        const Fit fit(SubBlocks<16>(in, Floats16::size, importance));
+        const Fit fit(SubBlocks<16>(in, Floats16::size, importance, least));
         uint8_t q[kSuperBlock];
         store_levels(fit.q, 4.0f, q);
         pack_bit_pairs(q, 0, block->qs);

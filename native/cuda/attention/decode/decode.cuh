@@ -8,7 +8,7 @@
 // Where rows share their first pages (DecodeGroup), another kernel goes before: its products have the queries of
 // several rows as columns, each rotated at its own position, and what it finds for each row's shared keys are parts
 // which the row's other splits are merged with. It is the one of shared.cuh, or on a card whose shared memory does not
-// hold that one's tiles this one, with fewer rows. On Hopper one kernel (sm90.cuh) does all of that, for 16-bit caches.
+// hold that one's tiles this one, with fewer rows.
 #pragma once
 
 #include "cuda/attention/decode/splits.cuh"
@@ -93,8 +93,9 @@ __device__ __forceinline__ void turn_queries(uint16_t (&queries)[3][kColumns][C:
 /// Merges parts of an attention: `count` parts of head h have softmax(part, h) = (maximum, sum) and
 /// out(part, h, e), four values. Calls result(h, e, values, maximum, sum) with the merged ones. Some parts are read at a time, so
 /// that they take one latency.
-template <int kThreads, int kTogether = 8, class Softmax, class Out, class Result>
+template <int kThreads, class Softmax, class Out, class Result>
 __device__ __forceinline__ void merge(int heads, int head_dim, int count, float scale_log2, Softmax softmax, Out out, Result result) {
+    constexpr int kTogether = 8;
     const int quads = head_dim / 4;
     for (int n = threadIdx.x; n < heads * quads; n += kThreads) {
         const int head = n / quads, e = n % quads * 4;
@@ -265,7 +266,9 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     const int own = threadIdx.x / 32;
     constexpr uint32_t kAhead = C::kStages * C::kWarps;
     if constexpr (!Items::kGroups) let_next_start();
-    const bool early = args.n_rows > 1;  // the step's input is there
+    // The step's input is there: of one row it is written by a kernel of the step, but store.cu lets this one start once all kernels
+    // before it have ended.
+    const bool early = args.n_rows > 1 || args.after_store;
     bool awaited = !early;
     const auto await = [&] {
         if (awaited) return;
@@ -299,6 +302,13 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
             warp.load_values(raw[stage], keys);
         }
         asked = stages;
+        if constexpr (C::kQ4) {
+            // Where they are is read first: not when they are needed.
+            const uint32_t fresh = of_row(args.rows[Items::row(args, split.item)].fresh_page) * kPageTokens;
+#pragma unroll 1
+            for (uint32_t index = split.begin + own; index < min(split.end, split.begin + stages * C::kWarps); index += C::kWarps)
+                if (const KeyTile keys = tiles.at(index); keys.key >= fresh) warp.ask_for_fine(keys);
+        }
     };
     uint32_t next = blockIdx.x;
     if (next >= count) {
@@ -307,12 +317,16 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     }
     enter(next);
     if (early && !Items::behind_groups(args)) {
-        // Pages that no row of the step is written to are there, too, all of the cache lines that they are in. One tile a warp:
-        // what the kernel before still has to read, and then the queries, wait for all that is asked for here.
+        // Pages that no row of the step is written to are there, too, all of the cache lines that they are in. One tile a warp, or two of
+        // 4 bits: what the kernel before still has to read, and then the queries, wait for all that is asked for here.
+        constexpr int kEarly = C::kQ4 ? C::kStages : 1;
         const uint32_t length = length_of(args, Items::row(args, split.item));
         const typename C::Tiles tiles(args.scheme, length, args.traits.window);
         const uint32_t first_written = (max(length, kMostGuessedRows) - kMostGuessedRows) / kPageTokens;
-        if (tiles.at(min(split.begin + C::kWarps, split.end) - 1).key / kPageTokens < first_written) load_first(1);
+        int there = 0;
+        for (uint32_t index = split.begin + own; there < kEarly && index < split.end; index += C::kWarps, ++there)
+            if (tiles.at(index).key / kPageTokens >= first_written) break;
+        if (there > 0) load_first(there);
         await();
     }
     while (true) {
@@ -343,15 +357,17 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
                 }
                 float s[C::kHeadTiles][C::kKeys / 16][4];
                 uint2 p[C::kHeadTiles][C::kKeys / 16];
-                warp.multiply_keys(raw[stage], s);
                 if constexpr (C::kQ4)
-                    if (keys.key >= fresh) warp.add_fine_keys(raw[stage], keys, s);
+                    warp.multiply_keys(raw[stage], s, keys, fresh);
+                else
+                    warp.multiply_keys(raw[stage], s);
                 const bool more = index + kAhead < end;
                 if (more) warp.load_keys(raw[stage], tiles.at(index + kAhead));
                 warp.absorb(s, p, keys, params.scale);
-                warp.multiply_values(raw[stage], p);
                 if constexpr (C::kQ4)
-                    if (keys.key >= fresh) warp.add_fine_values(raw[stage], keys, p);
+                    warp.multiply_values(raw[stage], p, keys, fresh);
+                else
+                    warp.multiply_values(raw[stage], p);
                 if (more) warp.load_values(raw[stage], tiles.at(index + kAhead));
             }
         }

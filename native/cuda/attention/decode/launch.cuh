@@ -3,14 +3,12 @@
 
 #include <algorithm>
 
-#include "cuda/attention/decode/combine.cuh"
 #include "cuda/attention/decode/decode.cuh"
+#include "cuda/attention/decode/group_sm90.cuh"
 #include "cuda/attention/decode/shared.cuh"
-#include "cuda/attention/decode/sm90.cuh"
 #include "cuda/attention/kernels.h"
 #include "cuda/device/allow_shared.h"
 #include "cuda/device/tensor_map.h"
-#include "cuda/device/tried.h"
 
 namespace dca::cuda::decode {
 
@@ -64,45 +62,54 @@ cudaError_t launch_items(const Card& card, const Params& params, uint64_t most, 
     return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, kSharedBytes, stream, params);
 }
 
-/// Launches Hopper's kernels for all rows.
+/// Launches Hopper's kernel for groups of rows.
 template <class C>
-cudaError_t launch_sm90(const Card& card, const Params& params, uint64_t most, cudaStream_t stream) {
+cudaError_t launch_groups_sm90(const Card& card, const Params& params, uint32_t blocks, cudaStream_t stream) {
     using P = Panels<C::kHeadDim>;
-    const DecodeArgs& args = params.args;
+    const LayerCache& cache = params.args.cache;
     constexpr uint64_t kRowBytes = 2 * C::kHeadDim;
-    TensorMapSpec spec{args.cache.keys,
-                       {C::kHeadDim, kPageTokens, uint64_t{args.cache.pages} * args.shape.n_kv_heads},
+    TensorMapSpec spec{cache.keys,
+                       {C::kHeadDim, kPageTokens, uint64_t{cache.pages} * params.args.shape.n_kv_heads},
                        {kRowBytes, kPageTokens * kRowBytes},
                        {P::kWidth, C::kKeys, 1},
                        P::kRowBytes};
     sm90::Maps maps;
     cudaError_t error = make_tensor_map(spec, maps.keys);
-    spec.data = args.cache.values;
+    spec.data = cache.values;
     if (error == cudaSuccess) error = make_tensor_map(spec, maps.values);
     constexpr int kSharedBytes = sizeof(sm90::Shared<C>) + 1023;  // room to align
-    const auto kernel = sm90::pages_kernel<C>;
+    const auto kernel = sm90::group_kernel<C>;
     if (error == cudaSuccess) error = allow_shared_bytes(kernel, kSharedBytes);
     if (error != cudaSuccess) return error;
-    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
-    error = launch_overlapped(card, kernel, dim3(blocks), C::kThreads, kSharedBytes, stream, maps, params);
-    if (error != cudaSuccess) return error;
-    return launch_overlapped(card, sm90::combine_kernel<C>, dim3(params.pairs, args.n_rows), 32 * static_cast<int>(params.part_heads),
-                             sm90::kSpreadBytes, stream, params);
+    return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, kSharedBytes, stream, maps, params);
 }
 
-/// Launches the kernel for groups of rows.
+/// Launches the kernel for groups of rows. Of a Q4 cache it is unpacking the codes that takes time, which every warp would do for
+/// a tile in shared memory, too.
 template <class C>
 cudaError_t launch_groups(const Card& card, const Params& params, cudaStream_t stream) {
     const uint64_t most = uint64_t{params.args.n_groups} * params.pairs * params.most_shared;
-    if (card.shared_bytes < kStagedGroupBytes) return launch_items<C, Groups<C>>(card, params, most, stream);
-    constexpr size_t kFixedBytes = sizeof(GroupShared<C>);
-    static_assert(kFixedBytes + group_results_bytes<C>() <= kStagedGroupBytes);
-    const auto kernel = decode_group_kernel<C>;
-    const cudaError_t error = allow_shared_bytes(kernel, card.shared_bytes);
-    if (error != cudaSuccess) return error;
-    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
-    const auto ring_bytes = static_cast<uint32_t>(card.shared_bytes - kFixedBytes);
-    return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, card.shared_bytes, stream, params, ring_bytes);
+#if defined(DCA_CUDA_SM90A)
+    if constexpr (!C::kCodes && C::kHeadDim <= 128) {
+        if (card.compute_capability == 90) {
+            const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
+            return launch_groups_sm90<sm90::Config<C::kHeadDim, typename C::T>>(card, params, blocks, stream);
+        }
+    }
+#endif
+    if constexpr (!C::kQ4) {
+        if (card.shared_bytes >= kStagedGroupBytes) {
+            constexpr size_t kFixedBytes = sizeof(GroupShared<C>);
+            static_assert(kFixedBytes + group_results_bytes<C>() <= kStagedGroupBytes);
+            const auto kernel = decode_group_kernel<C>;
+            const cudaError_t error = allow_shared_bytes(kernel, card.shared_bytes);
+            if (error != cudaSuccess) return error;
+            const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
+            const auto ring_bytes = static_cast<uint32_t>(card.shared_bytes - kFixedBytes);
+            return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, card.shared_bytes, stream, params, ring_bytes);
+        }
+    }
+    return launch_items<C, Groups<C>>(card, params, most, stream);
 }
 
 template <int kHeadDim, class T, bool kQ8, int kHeadTiles, Variant kVariant>
@@ -124,30 +131,19 @@ cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream
     params.partial_softmax = reinterpret_cast<float2*>(workspace + grid.tickets_bytes());
     params.partial_out = reinterpret_cast<float*>(workspace + grid.tickets_bytes() + grid.softmax_bytes());
 
-    // A Q4 cache's pages are read for each row: the kernel of groups stages what is 8 or 16 bits a value.
-    if (C::kQ4 || decode_group_rows(card, args.shape) < 2) params.args.n_groups = 0;
-    const uint64_t most = uint64_t{args.n_rows} * grid.pairs * grid.splits;
-    if constexpr (kHeadTiles == 1 && kVariant == Variant::Plain && !C::kQ4) {
+    if (decode_group_rows(card, args.shape, args.cache.type) < 2) params.args.n_groups = 0;
+    if constexpr (kHeadTiles == 1 && kVariant == Variant::Plain) {
         if (params.args.n_groups != 0) {
             // Most keys are shared ones where there are groups.
             params.most_splits = grid.own_splits;
             params.most_shared = grid.splits;
             params.most_parts = grid.own_splits + grid.splits;
-        }
-#if defined(DCA_CUDA_SM90A)
-        // Rows that are many have splits of few keys, which blocks begin with less ado in the other kernel.
-        const bool few = tried("LONE", 1) != 0 && args.n_rows > 1 && args.n_rows * grid.pairs <= static_cast<uint32_t>(card.multiprocessors);
-        if constexpr (!C::kQ8 && kHeadDim <= 128) {
-            if (card.compute_capability == 90 && (params.args.n_groups != 0 || few))
-                return launch_sm90<sm90::Config<kHeadDim, typename C::T>>(card, params, most, stream);
-        }
-#endif
-        if (params.args.n_groups != 0) {
             using Wide = Config<kHeadDim, T, kQ8, decode_columns(kHeadDim) / 8, kVariant>;
             const cudaError_t error = launch_groups<Wide>(card, params, stream);
             if (error != cudaSuccess) return error;
         }
     }
+    const uint64_t most = uint64_t{args.n_rows} * grid.pairs * grid.splits;
     return launch_items<C, Rows<C>>(card, params, most, stream);
 }
 

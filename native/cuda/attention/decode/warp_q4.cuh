@@ -3,7 +3,8 @@
 // planes; the columns of K and the rows of V^T are counted plane by plane. Codes become f16 in registers:
 //   K    bytes j, j + 1 of a word -> (low codes), (high codes): the pairs of neighbours that K's operand wants
 //   V    byte j of two rows       -> likewise: the pairs of keys that V^T's operand wants
-// Tiles of fresh pages are multiplied twice, the second time their fine codes, which are smaller by 16.
+// Tiles of fresh pages are multiplied twice, the second time their fine codes, which are smaller by 16: by the same code, of which a
+// step's kernels, one after the other, fetch a lot.
 #pragma once
 
 #include "cuda/attention/decode/warp.cuh"
@@ -71,8 +72,18 @@ struct Q4Warp : Warp<C> {
         raw.value_affine = read_affine(this->cache.value_scales, first, tile);
     }
 
-    /// s = K Q^T.
-    __device__ __forceinline__ void multiply_keys(const Q4Tile<C>& raw, float (&s)[C::kHeadTiles][C::kKeys / 16][4]) const {
+    /// Asks for the fine codes of the tile's page, if it has a slot.
+    __device__ __forceinline__ void ask_for_fine(const KeyTile& tile) const {
+        for (const void* of : {this->cache.fine_keys, this->cache.fine_values}) {
+            const uint8_t* first = fine_rows(of, tile);
+            if (first == nullptr) return;
+            for (int byte = 32 * this->lane; byte < C::kKeys * kRowBytes; byte += 32 * 32) ptx::prefetch_l2(first + byte);
+        }
+    }
+
+    /// s = K Q^T. Fine codes are read from the key `fresh` on, where the tile's page has a slot of them, over the first ones.
+    __device__ __forceinline__ void multiply_keys(Q4Tile<C>& raw, float (&s)[C::kHeadTiles][C::kKeys / 16][4], const KeyTile& tile,
+                                                  uint32_t fresh) const {
         // The centre with every query, the same for all keys.
 #pragma unroll
         for (auto& tiles : s) tiles[0][0] = tiles[0][1] = tiles[0][2] = tiles[0][3] = 0.0f;
@@ -98,29 +109,29 @@ struct Q4Warp : Warp<C> {
             for (int n = 1; n < C::kKeys / 16; ++n)
 #pragma unroll
                 for (int c = 0; c < 4; ++c) tiles[n][c] = tiles[0][c];
-        add_keys(raw.keys, raw.key_affine, s);
+        const uint8_t* fine = tile.key >= fresh ? fine_rows(this->cache.fine_keys, tile) : nullptr;
+#pragma unroll 1
+        while (true) {
+            add_keys(raw.keys, raw.key_affine, s);
+            if (fine == nullptr) return;
+            read_keys(raw.keys, fine, tile);
+            raw.key_affine = of_fine_codes(raw.key_affine);
+            fine = nullptr;
+        }
     }
 
-    __device__ __forceinline__ void multiply_values(const Q4Tile<C>& raw, const uint2 (&p)[C::kHeadTiles][C::kKeys / 16]) {
-        add_values(raw.values, raw.value_affine, p);
-    }
-
-    /// What the fine codes of the tile's page add, if it has a slot.
-    __device__ __forceinline__ void add_fine_keys(const Q4Tile<C>& raw, const KeyTile& tile,
-                                                  float (&s)[C::kHeadTiles][C::kKeys / 16][4]) const {
-        const uint8_t* first = fine_rows(this->cache.fine_keys, tile);
-        if (first == nullptr) return;
-        Q4Keys<C> fine;
-        read_keys(fine, first, tile);
-        add_keys(fine, of_fine_codes(raw.key_affine), s);
-    }
-    __device__ __forceinline__ void add_fine_values(const Q4Tile<C>& raw, const KeyTile& tile,
-                                                    const uint2 (&p)[C::kHeadTiles][C::kKeys / 16]) {
-        const uint8_t* first = fine_rows(this->cache.fine_values, tile);
-        if (first == nullptr) return;
-        Q4Values<C> fine;
-        read_values(fine, first, tile);
-        add_values(fine, of_fine_codes(raw.value_affine), p);
+    /// o += V^T P^T, likewise.
+    __device__ __forceinline__ void multiply_values(Q4Tile<C>& raw, const uint2 (&p)[C::kHeadTiles][C::kKeys / 16], const KeyTile& tile,
+                                                    uint32_t fresh) {
+        const uint8_t* fine = tile.key >= fresh ? fine_rows(this->cache.fine_values, tile) : nullptr;
+#pragma unroll 1
+        while (true) {
+            add_values(raw.values, raw.value_affine, p);
+            if (fine == nullptr) return;
+            read_values(raw.values, fine, tile);
+            raw.value_affine = of_fine_codes(raw.value_affine);
+            fine = nullptr;
+        }
     }
 
 private:

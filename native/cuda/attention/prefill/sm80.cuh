@@ -10,6 +10,7 @@
 
 #include "cuda/attention/epilogue.cuh"
 #include "cuda/attention/hadamard.cuh"
+#include "cuda/attention/line_bits.cuh"
 #include "cuda/attention/list_walk.cuh"
 #include "cuda/attention/mask.cuh"
 #include "cuda/attention/pages.cuh"
@@ -227,8 +228,18 @@ struct Warp {
     __device__ __forceinline__ void absorb(float (&s)[C::kRowTiles][C::kKeys / 2], uint32_t (&p)[C::kRowTiles][C::kKeys / 4],
                                            const typename C::Walk& walk) {
         TileMask<C::kKeys, C::kWindowed> mask(walk, lane, rows.first + first_row, 0, params.args.traits.window);
-        if constexpr (C::kListed)
-            if ((walk.quarters >> (rows.first % kPageTokens + first_row) / kQuarter & 1) == 0) mask.hide();
+        if constexpr (C::kListed) {
+            const uint32_t quarter = (rows.first % kPageTokens + first_row) / kQuarter;
+            const LineBits& lines = params.args.lists.lines;
+            if ((walk.quarters >> quarter & 1) == 0) {
+                mask.hide();
+            } else if (lines.columns != nullptr) {
+                const QuarterRows own(rows.first + rows.begin, rows.end - rows.begin, quarter);
+                const LineMask<C::kKeys> read(lines, head, static_cast<int>(walk.key), own.first, own.count, lane);
+#pragma unroll
+                for (auto& logits : s) read.apply(logits, lane);
+            }
+        }
 #pragma unroll
         for (int tile = 0; tile < C::kRowTiles; ++tile) {
             cap_if<C::kVariant>(s[tile], params.scale, params.args.traits);

@@ -13,12 +13,13 @@
 // write what they found undivided, and merge_parts (split.cuh) puts it together.
 //
 // With lists of pages (sparse prefill) the walk goes over those, the rows of a block are the tokens of a page, and a
-// warp masks the pages that others of the block read and its own queries do not.
+// warp masks the pages that others of the block read and its own queries do not; with stated budgets single keys, too.
 #pragma once
 
 #include <type_traits>
 
 #include "cuda/attention/epilogue.cuh"
+#include "cuda/attention/line_bits.cuh"
 #include "cuda/attention/list_walk.cuh"
 #include "cuda/attention/mask.cuh"
 #include "cuda/attention/pages.cuh"
@@ -293,12 +294,21 @@ struct Consumer {
             wgmma::Product<C::kHeadDim, T>::template registers<true>(o, p + key / 4, wgmma::advance(v, key * P::kRowBytes), 1);
     }
 
-    __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const typename C::Walk& walk) const {
+    __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const typename C::Walk& walk,
+                                         [[maybe_unused]] uint32_t head) const {
         cap_if<C::kVariant>(s, params.scale, params.traits);
         const uint32_t back = keys_back<C>(walk, params.blocks.end);
         TileMask<C::kKeys, C::kWindowed> mask(walk, lane, first_index<C>(block) + first_row, back, params.traits.window);
-        if constexpr (C::kListed)
-            if ((walk.quarters >> warp_row / kQuarter & 1) == 0) mask.hide();
+        if constexpr (C::kListed) {
+            const uint32_t quarter = warp_row / kQuarter;
+            if ((walk.quarters >> quarter & 1) == 0) {
+                mask.hide();
+            } else if (params.lists.lines.columns != nullptr) {
+                const QuarterRows rows(block.first, block.rows, quarter);
+                LineMask<C::kKeys>(params.lists.lines, head, static_cast<int>(walk.key) - static_cast<int>(back), rows.first, rows.count, lane)
+                    .apply(s, lane);
+            }
+        }
         mask.apply(s, thread / 32 * 16 + lane / 4);
     }
 
@@ -350,7 +360,7 @@ struct Consumer {
             wgmma::wait<0>();
             wgmma::pin(s);
             release(shared.keys_empty[ring.stage]);
-            mask(s, block, walk);
+            mask(s, block, walk, work.head);
             softmax.step(s, params.scale.scale_log2, keep);
             to_operands<T>(s, p);
 #pragma unroll
@@ -378,7 +388,7 @@ struct Consumer {
                 wgmma::wait<1>();
                 wgmma::pin(s);
                 release(shared.keys_empty[ring.stage]);
-                mask(s, block, walk);
+                mask(s, block, walk, work.head);
                 softmax.step(s, params.scale.scale_log2, keep);
                 // The assembler takes waits to be free to move and would put the next one in front of the
                 // softmax, which then overlaps with nothing. Asking again for values that are here stops it.

@@ -12,6 +12,7 @@
 
 #include "cuda/device/wgmma.cuh"
 #include "cuda/linear/activation.cuh"
+#include "cuda/linear/small_batch/pair_table.cuh"
 #include "cuda/linear/small_batch/small_batch.cuh"
 
 namespace dca::cuda::few::sm90 {
@@ -33,12 +34,11 @@ struct Config {
     static constexpr uint32_t kScalesAt = kHighAt + kTileRows * S::kHighRow, kStageBytes = kScalesAt + kTileRows * kScaleBox;
     static constexpr uint32_t kCopiedBytes = kTileRows * (kStepBytes + S::kHighRow + kScaleBox);
     static_assert(kHighAt % 1024 == 0 && kStageBytes % 1024 == 0, "tiles that are swizzled start at multiples of 1024 bytes");
-    static constexpr uint32_t kVectors = kConsumers * kN / 8;                  // float4 of a tile's sums
-    static constexpr uint32_t kCopyRows = F::kQuantised ? kTileRows / 2 : 32;  // that the copy engine brings at a time
+    static constexpr uint32_t kVectors = kConsumers * kN / 8;  // float4 of a tile's sums
 };
 
 constexpr uint32_t kMostStages = 8;
-constexpr uint32_t kBoxRows = kTileRows / 2;  // that follow each other in the matrix
+constexpr uint32_t kBoxRows = kTileRows / 2;  // that the copy engine brings at a time
 constexpr uint32_t kMostTogether = 8;         // blocks of a cluster: what every card has
 constexpr uint32_t kAlignment = 1024;
 
@@ -56,9 +56,13 @@ struct Job {
     uint32_t tiles, steps;  // of a tile
     uint32_t together;      // blocks of a cluster: they share the steps of a tile
     uint32_t stages;        // of the ring
-    uint32_t paired;        // steps that are asked for together
-    uint32_t apart;         // by so many steps a tile begins after the one before it
 };
+
+/// Where a block's shared memory begins: with a PairTable, behind which the ring is.
+__device__ __forceinline__ uint32_t memory_begin() {
+    extern __shared__ uint8_t memory[];
+    return (ptx::shared_address(memory) + kAlignment - 1) / kAlignment * kAlignment;
+}
 
 /// A block's part of the job: every so manieth tile, and of its steps those in [begin, end).
 struct Place {
@@ -95,18 +99,6 @@ struct Cursor {
 
     __device__ __forceinline__ explicit Cursor(const Place& place_) : place(place_), tile(place_.first_tile), k(place_.begin) {}
 
-    Cursor(const Cursor&) = default;
-    __device__ __forceinline__ Cursor& operator=(const Cursor& from) {  // of the same place
-        tile = from.tile, k = from.k, stage = from.stage, phase = from.phase;
-        return *this;
-    }
-
-    /// Which step of the tile it is. Tiles begin with different ones: columns of one number are a power of two apart in memory, and
-    /// some of its channels would be asked for all of them at a time.
-    __device__ __forceinline__ uint32_t step() const {
-        const uint32_t steps = place.end - place.begin, later = k + tile * place.job.apart % steps;
-        return later < place.end ? later : later - steps;
-    }
     __device__ __forceinline__ bool valid() const { return tile < place.job.tiles; }
     __device__ __forceinline__ void advance() {
         if (++k == place.end) k = place.begin, tile += place.tiles_apart;
@@ -116,42 +108,27 @@ struct Cursor {
     __device__ __forceinline__ uint32_t empty() const { return ptx::shared_address(&place.barriers.empty[stage]); }
 };
 
-/// Asks for some rows of a step's weights, the box number `box` of a stage.
-template <class F, int kN>
-__device__ __forceinline__ void copy_weights_box(const Cursor& at, const Maps& maps, uint32_t box) {
-    using C = Config<F, kN>;
-    constexpr uint32_t kOfHalf = kBoxRows / C::kCopyRows;
-    const Place& place = at.place;
-    const uint32_t stage = place.ring + at.stage * C::kStageBytes, full = at.full();
-    const uint32_t step = at.step();
-    const auto k = static_cast<int32_t>(step);
-    const int32_t row = place.box_row(at.tile, box / kOfHalf) + static_cast<int32_t>(box % kOfHalf * C::kCopyRows);
-    const uint32_t first = box * C::kCopyRows;  // in the stage
-    ptx::copy_box(stage + first * kStepBytes, &maps.low, full, k * static_cast<int32_t>(kStepBytes / 2), row, 0);
-    if constexpr (C::S::kHighRow > 0)
-        ptx::copy_box(stage + C::kHighAt + first * C::S::kHighRow, &maps.high, full, k * static_cast<int32_t>(C::S::kHighRow / 2), row, 0);
-    if constexpr (C::S::kScaleRow > 0)
-        ptx::copy_box(stage + C::kScalesAt + first * C::kScaleBox, &maps.scales, full, static_cast<int32_t>(C::scale_box(step)), row, 0);
-}
-
-/// One thread: all weights of the block. Neighbouring steps are asked for together, row by row: memory then opens a page for more
-/// of each row's bytes.
+/// One thread: all weights of the block.
 template <class F, int kN>
 __device__ __forceinline__ void copy_weights(const Place& place, const Maps& maps) {
     using C = Config<F, kN>;
-    Cursor at(place);
-    while (at.valid()) {
-        const uint32_t together = min(place.job.paired, place.end - at.k);
-        Cursor other = at;
-        for (uint32_t n = 0; n < together; ++n, other.advance()) {
-            ptx::barrier_wait(other.empty(), other.phase ^ 1);
-            ptx::barrier_arrive_expect(other.full(), C::kCopiedBytes);
+    for (Cursor at(place); at.valid(); at.advance()) {
+        const uint32_t stage = place.ring + at.stage * C::kStageBytes, full = at.full();
+        const auto k = static_cast<int32_t>(at.k);
+        ptx::barrier_wait(at.empty(), at.phase ^ 1);
+        ptx::barrier_arrive_expect(full, C::kCopiedBytes);
+#pragma unroll
+        for (uint32_t box = 0; box < 2; ++box) {
+            const int32_t row = place.box_row(at.tile, box);
+            const uint32_t first = box * kBoxRows;  // in the stage
+            ptx::copy_box(stage + first * kStepBytes, &maps.low, full, k * static_cast<int32_t>(kStepBytes / 2), row, 0);
+            if constexpr (C::S::kHighRow > 0)
+                ptx::copy_box(stage + C::kHighAt + first * C::S::kHighRow, &maps.high, full, k * static_cast<int32_t>(C::S::kHighRow / 2),
+                              row, 0);
+            if constexpr (C::S::kScaleRow > 0)
+                ptx::copy_box(stage + C::kScalesAt + first * C::kScaleBox, &maps.scales, full, static_cast<int32_t>(C::scale_box(at.k)),
+                              row, 0);
         }
-        for (uint32_t box = 0; box < kTileRows / C::kCopyRows; ++box) {
-            other = at;
-            for (uint32_t n = 0; n < together; ++n, other.advance()) copy_weights_box<F, kN>(other, maps, box);
-        }
-        at = other;
     }
 }
 
@@ -172,7 +149,7 @@ __device__ __forceinline__ void copy_x(const Place& place, uint32_t warp) {
     Cursor at(place);
     for (uint32_t n = 0; n < warp / C::kXPair; ++n) at.advance();
     while (at.valid()) {
-        const uint32_t to = place.ring + at.stage * C::kStageBytes + C::kXAt, step = at.step();
+        const uint32_t to = place.ring + at.stage * C::kStageBytes + C::kXAt;
         ptx::barrier_wait(at.empty(), at.phase ^ 1);
 #pragma unroll
         for (uint32_t first = worker < kWorkers ? 0 : kOfLane; first < kOfLane; first += kTogether) {
@@ -184,7 +161,7 @@ __device__ __forceinline__ void copy_x(const Place& place, uint32_t warp) {
             for (uint32_t m = 0; m < kTogether; ++m) {
 #pragma unroll
                 for (uint32_t t = 0; t < 4; ++t) {
-                    const uint32_t row = place.pass * kN + row_of(m), column = step * S::kCols + (t * 2 * S::kEights + eight_of(m)) * 8;
+                    const uint32_t row = place.pass * kN + row_of(m), column = at.k * S::kCols + (t * 2 * S::kEights + eight_of(m)) * 8;
                     const bool valid = row < args.rows && column < args.w.cols;
                     const uint16_t* from = static_cast<const uint16_t*>(args.x) + uint64_t{row} * args.w.cols + column;
                     own[m][t] = valid ? __ldcg(reinterpret_cast<const uint4*>(from)) : uint4{};
@@ -227,6 +204,7 @@ __device__ __forceinline__ void multiply_stage(uint32_t stage, [[maybe_unused]] 
         const uint32_t own = row + apart * h;
         extras[h].load_from(stage + C::kHighAt + own * S::kHighRow, scales_at + own * C::kScaleBox, t);
     }
+    const uint32_t own_pairs = memory_begin() + threadIdx.x % 32 * 4;
     Words low[2];
     uint32_t w[2][2][4];  // of this eight and of the one before, whose products are under way
     wgmma::pin(sums);
@@ -239,7 +217,7 @@ __device__ __forceinline__ void multiply_stage(uint32_t stage, [[maybe_unused]] 
         }
         uint32_t unpacked[2][4];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) unpack_eight<F, T>(low[h], extras[h], e, u, unpacked[h]);
+        for (int h = 0; h < 2; ++h) look_up_eight<F, T, kN>(low[h], extras[h], e, u, own_pairs, unpacked[h]);
         if (i >= 2) wgmma::wait<1>();
 #pragma unroll
         for (int s = 0; s < 2; ++s) {
@@ -322,7 +300,7 @@ __device__ __forceinline__ void multiply(const Place& place) {
     const uint32_t row = place.own_row(threadIdx.x), apart = place.rows_apart();
     for (Cursor at(place); at.valid(); at.advance()) {
         ptx::barrier_wait(at.full(), at.phase);
-        multiply_stage<F, T, kN>(place.ring + at.stage * C::kStageBytes, at.step(), row, apart, sums);
+        multiply_stage<F, T, kN>(place.ring + at.stage * C::kStageBytes, at.k, row, apart, sums);
         if (threadIdx.x % 32 == 0) ptx::barrier_arrive(at.empty());
         if (at.k + 1 != place.end) continue;
         if (place.job.together > 1) return add_up<F, T, kN>(place, at.tile, sums);  // a cluster has one tile
@@ -342,11 +320,11 @@ __global__ void __launch_bounds__(Config<F, kN>::kThreads, 1)
     multiply_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Job job) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     using C = Config<F, kN>;
-    extern __shared__ uint8_t memory[];
     __shared__ Barriers barriers;
     let_next_start();
-    const uint32_t ring = (ptx::shared_address(memory) + kAlignment - 1) / kAlignment * kAlignment;
+    const uint32_t ring = memory_begin() + PairTable<F, kN>::kBytes;
     const Place place(job, barriers, ring);
+    PairTable<F, kN>::fill(memory_begin(), threadIdx.x, C::kThreads);
     if (threadIdx.x == 0) {
         for (uint32_t stage = 0; stage < job.stages; ++stage) {
             ptx::barrier_init(ptx::shared_address(&barriers.full[stage]), 1 + C::kXPair);

@@ -6,15 +6,15 @@
 #include "cuda/device/cluster_launch.h"
 #include "cuda/device/tensor_map.h"
 #include "cuda/device/tried.h"
+#include "cuda/linear/small_batch/dense_sm90.cuh"
 #include "cuda/linear/small_batch/sm90.cuh"
 #include "cuda/linear/small_batch/sm90.h"
 
 namespace dca::cuda::few::sm90 {
 
-/// A plane of rows of `row_bytes`, read in boxes of `box_rows` rows and `box_bytes` of each.
-inline cudaError_t map_plane(const void* plane, uint32_t rows, uint64_t row_bytes, uint32_t box_rows, uint32_t box_bytes, uint32_t swizzle,
-                             CUtensorMap& map) {
-    return make_tensor_map({plane, {row_bytes / 2, rows, 1}, {row_bytes, row_bytes * rows}, {box_bytes / 2, box_rows, 1}, swizzle}, map);
+/// A plane of rows of `row_bytes`, read in boxes of half a tile's rows and `box_bytes` of each.
+inline cudaError_t map_plane(const void* plane, uint32_t rows, uint64_t row_bytes, uint32_t box_bytes, uint32_t swizzle, CUtensorMap& map) {
+    return make_tensor_map({plane, {row_bytes / 2, rows, 1}, {row_bytes, row_bytes * rows}, {box_bytes / 2, kBoxRows, 1}, swizzle}, map);
 }
 
 template <class F, class T, int kN>
@@ -24,20 +24,20 @@ cudaError_t launch_kernel(const Card& card, const SmallBatchArgs& args, cudaStre
     const Matrix& w = args.w;
     const uint32_t tiles = (w.rows + kTileRows - 1) / kTileRows, steps = (w.cols + S::kCols - 1) / S::kCols;
     const uint32_t passes = (args.rows + kN - 1) / kN;
-    const uint32_t room = static_cast<uint32_t>(card.shared_bytes) - kAlignment - sizeof(Barriers);
-    const uint32_t stages = std::min<uint32_t>(tried("STAGES", kMostStages), room / C::kStageBytes);
+    const uint32_t room = static_cast<uint32_t>(card.shared_bytes) - kAlignment - sizeof(Barriers) - PairTable<F, kN>::kBytes;
+    const uint32_t stages = std::min(kMostStages, room / C::kStageBytes);
     if (stages < kFewestStages) return cudaErrorNotSupported;
 
     Maps maps{};
     const uint64_t units = padded_units(w.cols);
-    cudaError_t status = map_plane(w.low, w.rows, uint64_t{w.cols} * F::kLowBits / 8, C::kCopyRows, kStepBytes, kStepBytes, maps.low);
+    cudaError_t status = map_plane(w.low, w.rows, uint64_t{w.cols} * F::kLowBits / 8, kStepBytes, kStepBytes, maps.low);
     if constexpr (F::kHighBytes > 0)
-        if (status == cudaSuccess) status = map_plane(w.high, w.rows, units * F::kHighBytes, C::kCopyRows, S::kHighRow, 0, maps.high);
+        if (status == cudaSuccess) status = map_plane(w.high, w.rows, units * F::kHighBytes, S::kHighRow, 0, maps.high);
     if constexpr (F::kScaleBytes > 0)
-        if (status == cudaSuccess) status = map_plane(w.scales, w.rows, units * F::kScaleBytes, C::kCopyRows, C::kScaleBox, 0, maps.scales);
+        if (status == cudaSuccess) status = map_plane(w.scales, w.rows, units * F::kScaleBytes, C::kScaleBox, 0, maps.scales);
 
     const auto kernel = multiply_kernel<F, T, kN>;
-    const size_t bytes = size_t{stages} * C::kStageBytes + kAlignment;
+    const size_t bytes = size_t{stages} * C::kStageBytes + PairTable<F, kN>::kBytes + kAlignment;
     if (status == cudaSuccess) status = allow_shared_bytes(kernel, bytes);
     if (status != cudaSuccess) return status;
 
@@ -46,9 +46,32 @@ cudaError_t launch_kernel(const Card& card, const SmallBatchArgs& args, cudaStre
     while (together > 1 && tiles > clusters.most(together)) --together;
     together = ceil_div(steps, ceil_div(steps, together));  // as few as have as few steps each
     const uint32_t blocks = together > 1 ? tiles * together : std::min(static_cast<uint32_t>(card.multiprocessors), tiles);
-    const Job job{
-        args, tiles, steps, together, stages, static_cast<uint32_t>(tried("PAIRED", 1)), static_cast<uint32_t>(tried("APART", 0))};
+    const Job job{args, tiles, steps, together, stages};
     return clusters.launch(card, kernel, dim3(passes, blocks), together, stream, maps, job);
+}
+
+template <class T, int kN>
+cudaError_t launch_dense(const Card& card, const SmallBatchArgs& args, cudaStream_t stream) {
+    using C = dense::Config<kN>;
+    const Matrix& w = args.w;
+    const uint64_t row_bytes = uint64_t{w.cols} * 2, rows = args.gated ? w.rows / 2 : w.rows;
+    dense::Maps maps;
+    cudaError_t status = make_tensor_map({w.low,
+                                          {w.cols, rows, args.gated ? 2u : 1u},
+                                          {row_bytes, row_bytes * rows},
+                                          {C::kGroupCols, args.gated ? C::kHalf : C::kRows, args.gated ? 2u : 1u},
+                                          C::kRowBytes},
+                                         maps.w);
+    if (status == cudaSuccess)
+        status = make_tensor_map({args.x, {w.cols, args.rows, 1}, {row_bytes, row_bytes * args.rows}, {C::kGroupCols, kN, 1}, C::kRowBytes},
+                                 maps.x);
+    constexpr size_t kBytes = sizeof(dense::Shared<C>) + 1023;  // room to align
+    const auto kernel = dense::multiply_kernel<T, kN>;
+    if (status == cudaSuccess) status = allow_shared_bytes(kernel, kBytes);
+    if (status != cudaSuccess) return status;
+    const uint32_t tiles = args.gated ? ceil_div(w.rows / 2, C::kHalf) : ceil_div(w.rows, C::kRows), steps = ceil_div(w.cols, C::kCols);
+    const uint32_t passes = ceil_div(args.rows, C::kN), blocks = std::min(static_cast<uint32_t>(card.multiprocessors), tiles);
+    return launch_overlapped(card, kernel, dim3(passes, blocks), C::kThreads, kBytes, stream, maps, args, tiles, steps);
 }
 
 template <int kN>
@@ -60,6 +83,8 @@ cudaError_t launch(const Card& card, const SmallBatchArgs& args, cudaStream_t st
         status = f16 ? launch_kernel<F, __half, kN>(card, args, stream) : launch_kernel<F, __nv_bfloat16, kN>(card, args, stream);
     });
     if (quantised) return status;
+    if (tried("DENSE", 0) != 0)
+        return f16 ? launch_dense<__half, kN>(card, args, stream) : launch_dense<__nv_bfloat16, kN>(card, args, stream);
     return f16 ? launch_kernel<Dense, __half, kN>(card, args, stream) : launch_kernel<Dense, __nv_bfloat16, kN>(card, args, stream);
 }
 

@@ -122,6 +122,7 @@ class Answer:
     def __init__(self, exchange: Exchange, tokenizer: Tokenizer, reading: Reading) -> None:
         self.exchange = exchange
         self.prompt_tokens = len(exchange.jobs[0].prompt)
+        self.prompt_text: str | None = None  # where it is to be logged
         self.cached_tokens = 0
         self.completion_tokens = 0
         self.ping_seconds: float | None = None  # so long ``deltas`` may be silent

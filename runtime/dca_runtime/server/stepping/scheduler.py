@@ -21,7 +21,7 @@ _FIRST_SPEED = 1000.0  # tokens/s, until reading has been measured
 _LEAST_ROWS = 32  # of reading in a step: the panels of products have so many rows
 _LEAST_SERVICE = 0.01  # seconds: below it all waiting requests are alike
 # Looked for in every job at every step.
-_LOADING, _READING, _WRITING = Stage.LOADING, Stage.READING, Stage.WRITING
+_LOADING, _READING, _WAKING, _WRITING = Stage.LOADING, Stage.READING, Stage.WAKING, Stage.WRITING
 _arrived = attrgetter("arrived")
 
 
@@ -46,6 +46,7 @@ class Plan:
         """Takes the job's rows out."""
         self.loads = [other for other in self.loads if other is not job]
         self.wakes = [other for other in self.wakes if other is not job]
+        self.woken = [(other, count) for other, count in self.woken if other is not job]
         self.writes = [other for other in self.writes if other is not job]
         self.reads = [(other, count) for other, count in self.reads if other is not job]
 
@@ -170,8 +171,9 @@ class Scheduler:
                 if pages == 0 or self._room(job, reserved + pages, plan):
                     plan.writes.append(job)
                     reserved += pages
-        for job in [job for job in self.active if job.stage is Stage.WAKING]:
-            self._wake(job, reserved, plan)
+        for job in [job for job in self.active if job.stage is _WAKING]:
+            if job.stage is _WAKING:  # and was not set aside for one before it
+                self._wake(job, reserved, plan)
         for job in self._loading_jobs():
             assert self._stored is not None
             pages = min(self._stored.most_pages, self._pages_for(job, job.left))
@@ -302,9 +304,9 @@ class Scheduler:
         """Whether a job reads pages beyond ``awake`` just now that this prompt begins with too, or wakes some
         beyond ``depth``."""
         for other in self.active:
-            waking = other.stage is Stage.WAKING
+            wakes = other.stage is _WAKING
             reads = (
-                waking or other.stage is Stage.LOADING or (other.stage is Stage.READING and not other.paused)
+                wakes or other.stage is Stage.LOADING or (other.stage is Stage.READING and not other.paused)
             )
             if reads and other.cache_prompt:
                 shared = 0
@@ -312,7 +314,7 @@ class Scheduler:
                     if mine != theirs:
                         break
                     shared += 1
-                if shared > max(depth if waking else awake, other.read // PAGE_TOKENS):
+                if shared > max(depth if wakes else awake, other.read // PAGE_TOKENS):
                     return True
         return False
 
@@ -372,7 +374,7 @@ class Scheduler:
         """Lets idle pages leave while the step runs, as many as the next one will lack."""
         if self.tree.sleepers is None:
             return
-        readers = [job for job in self.active if job.stage in (Stage.READING, Stage.LOADING)]
+        readers = [job for job in self.active if job.stage is _READING or job.stage is _LOADING]
         left = sum(job.left for job in readers) - sum(count for _, count in plan.reads)
         wanted = reserved + _pages(min(max(left, 0), self._rows())) + len(self.active)
         short = wanted - sum(self._engine.room)

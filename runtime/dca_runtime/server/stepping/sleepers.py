@@ -51,7 +51,7 @@ class Sleepers:
             slots.append(self._emptied(oldest))
             self.dropped += 1
             yield oldest
-        at = {node: index for index, node in enumerate(entry.path)}
+        at = {node: index for index, node in enumerate(entry.path[kept:], kept)}
         for run in _runs([at[node] for node in missing[: len(slots)]]):
             given, slots = slots[: len(run)], slots[len(run) :]
             try:

@@ -202,7 +202,6 @@ class Stepper(threading.Thread):
 
     def _choose(self, chosen: list[tuple[Job, int]]) -> None:
         items: list[_Item] = []
-        top = -1  # log-probabilities are wanted of so many of the likeliest; -1: none at all
         for job, count in chosen:
             try:
                 feed: tuple[Any, ...] = (job.sequence, job.next_ids(count), job.next_sampling())
@@ -211,14 +210,13 @@ class Stepper(threading.Thread):
                 items.append((job, feed))
             except Exception as error:
                 self._fail(job, error)
-            if job.top_logprobs is not None:
-                top = max(top, job.top_logprobs)
 
         def call(some: Sequence[_Item]) -> list[Token]:
             feeds = [feed for _, feed in some]
-            if top < 0:
+            tops = [job.top_logprobs for job, _ in some]
+            if not any(top is not None for top in tops):
                 return [Token(token) for token in self._engine.sample(feeds)]
-            choices = self._engine.choose(feeds, top)
+            choices = self._engine.choose(feeds, tops)
             return [job.token(choice) for (job, _), choice in zip(some, choices, strict=True)]
 
         alone = chosen[0][0].read if len(chosen) == 1 and chosen[0][1] > 1 else None

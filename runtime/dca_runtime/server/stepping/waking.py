@@ -12,8 +12,9 @@ def asleep(tree: PrefixTree, job: Job) -> list[int]:
     """Slots of what follows in the job's prompt, no more than are told to come at once."""
     if tree.sleepers is None or not job.cache_prompt:
         return []
-    keys = job.keys[: (job.length - 1) // PAGE_TOKENS]
-    return tree.asleep(keys, job.read // PAGE_TOKENS)[:_MOST]
+    there = job.read // PAGE_TOKENS
+    last = min((job.length - 1) // PAGE_TOKENS, there + _MOST)  # the last token must be evaluated in any case
+    return tree.asleep(job.keys[:last], there)
 
 
 def begin(job: Job, slots: list[int]) -> bool:
