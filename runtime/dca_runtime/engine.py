@@ -14,11 +14,10 @@ import numpy as np
 from dca_runtime import _feeds, _ffi, _pages, attention, prefill, process
 from dca_runtime._convert import LOGITS_LAST, c_path, fill_cache_options, scheme_of, token_array
 from dca_runtime._ffi import ffi
+from dca_runtime._samplings import Samplings
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.options import EngineOptions, Scheme, TokenIds
-from dca_runtime.sampling import Sampling, drawn_seed, sampling_struct
-
-_MOST_CONVERTED = 1024  # samplings whose native form is kept
+from dca_runtime.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class Choice(NamedTuple):
 
 Item: TypeAlias = (
     "tuple[TokenSequence, TokenIds, Sampling] | tuple[TokenSequence, TokenIds, Sampling, np.ndarray | None]"
+    " | tuple[TokenSequence, TokenIds, Sampling, np.ndarray | None, int]"
 )
 
 
@@ -217,9 +217,7 @@ class Engine:
         self._home = process.Home()
         self._keep = _Keep(lib, native[0], native_model, self._home)
         self._sequences: weakref.WeakSet[TokenSequence] = weakref.WeakSet()
-        self._converted: dict[
-            tuple[int, int | None], tuple[Sampling, dict, Any]
-        ] = {}  # by id and top_logprobs
+        self._samplings = Samplings(n_vocab)
         self._open = True
 
     def close(self) -> None:
@@ -288,9 +286,10 @@ class Engine:
         """Appends tokens, then chooses the token that follows each: its id, not yet appended.
 
         An item is (sequence, ids, Sampling) or (sequence, ids, Sampling, mask), mask a uint32 array of
-        (n_vocab + 31) // 32 words whose bit t % 32 of word t // 32 allows token t, or None. A choice
-        depends on the logits, the sampling with its seed and the token's index, never on who else is in the
-        batch. Raises DcaError as ``eval`` does, and where no token may be chosen.
+        (n_vocab + 31) // 32 words whose bit t % 32 of word t // 32 allows token t, or None; a fifth part is
+        how many tokens count as recent, in place of the sampling's repeat_window. A choice depends on the
+        logits, the sampling with its seed and the token's index, never on who else is in the batch. Raises
+        DcaError as ``eval`` does, and where no token may be chosen.
         """
         with self._exclusive():
             choices, _ = self._chosen(items, [None] * len(items))
@@ -379,7 +378,7 @@ class Engine:
     ) -> tuple[Any, list[tuple[Any, Any, Any]]]:
         """(dca_choice[], the samplings as they were asked for); tops: as ``choose`` takes them, for each."""
         feeds, _kept = self._feeds(items)
-        samplings = self._samplings(items, tops)
+        samplings = self._samplings.of(items, tops)
         choices = ffi.new("dca_choice[]", len(items))
         pointers = ffi.new("dca_sampling *[]", [native for native, *_ in samplings])
         self._call(_ffi.lib().dca_engine_sample, feeds, pointers, choices)
@@ -389,44 +388,6 @@ class Engine:
                     f"item {index}: no token may be chosen: the mask allows none, or no logit is a number"
                 )
         return choices, samplings
-
-    def _samplings(self, items: Sequence[Item], tops: Sequence[int | None]) -> list[tuple[Any, Any, Any]]:
-        """``_sampling`` of every item; what comes again, in this step or the next, is converted once."""
-        converted = []
-        filled = set()  # those whose place for the likeliest tokens is an item's of this step
-        for item, top in zip(items, tops, strict=True):
-            sampling = item[2]
-            key = id(sampling), top
-            alike = (len(item) == 3 or item[3] is None) and key not in filled
-            known = self._converted.get(key) if alike else None
-            if known is None or known[1] != sampling.logit_bias:
-                # Holds the object, so that its id stays its own, and the biases: their owner may change them.
-                known = sampling, dict(sampling.logit_bias), self._sampling(item, top)
-                drawn = sampling.seed is None and sampling.temperature > 0  # a seed for each item
-                if alike and not drawn:
-                    if len(self._converted) >= _MOST_CONVERTED:
-                        self._converted.clear()
-                    self._converted[key] = known
-            if top is not None:
-                filled.add(key)
-            converted.append(known[2])
-        return converted
-
-    def _sampling(self, item: Item, top: int | None) -> tuple[Any, Any, Any]:
-        """(dca_sampling *, what it points to, where the likeliest tokens will be)."""
-        native, biases = sampling_struct(item[2], drawn_seed(item[2]), self.n_vocab)
-        mask = item[3] if len(item) == 4 else None
-        if mask is not None:
-            mask = np.ascontiguousarray(mask, np.uint32)
-            words = (self.n_vocab + 31) // 32
-            if mask.shape != (words,):
-                raise DcaError(f"a mask must have {words} words of 32 bits, got shape {mask.shape}")
-            native.allowed = ffi.from_buffer("uint32_t[]", mask)
-        likeliest = ffi.new("dca_token_value[]", min(top or 0, self.n_vocab))
-        native.logprob = top is not None
-        native.top_logprobs = len(likeliest)
-        native.top = likeliest if len(likeliest) else ffi.NULL
-        return native, (biases, mask), likeliest
 
     def _feeds(self, items: Sequence[Any]) -> tuple[Any, list[Any]]:
         """(dca_feed[] that ask for no logits, what they point to)."""

@@ -120,3 +120,13 @@ def test_biases_that_their_owner_changes_count_as_they_are(engine):
         assert engine.sample([(engine.sequence(), [5], against)]) != [likeliest]
     biases[likeliest] = 0.0
     assert engine.sample([(engine.sequence(), [5], against)]) == [likeliest]
+
+
+def test_an_items_own_window_is_its_own(engine):
+    """One sampling for all of a step: penalties that count in nothing, in all, and as the sampling says."""
+    prompt = [7] * 30
+    against = Sampling(temperature=0, presence_penalty=100.0, repeat_window=30, logit_bias={7: 50.0})
+    windows = [(None, 0), (None, 30), (), (None, 2**40), (None, 0)]
+    for _ in range(2):
+        items = [(engine.sequence(), prompt, against, *window) for window in windows]
+        assert [id_ == 7 for id_ in engine.sample(items)] == [True, False, False, False, True]

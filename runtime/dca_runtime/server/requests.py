@@ -3,8 +3,8 @@
 import enum
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -122,6 +122,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self.keys = page_keys(self.prompt)
+        self.penalised = bool(self.sampling.presence_penalty or self.sampling.frequency_penalty)
 
     @property
     def length(self) -> int:
@@ -161,13 +162,13 @@ class Job:
             return Token(choice.token)
         return Token(choice.token, choice.logprob, choice.top)
 
-    def next_sampling(self) -> Sampling:
-        """How the next token is chosen.
+    def choosing(self) -> tuple[Any, ...]:
+        """How the next token is chosen, as the engine's items say it after the ids. Raises ApiError.
 
         Presence and frequency penalties look at the answer so far, as OpenAI defines them: the library counts
         within a window of the last tokens, so that is how long the window is.
         """
-        sampling = self.sampling
-        if sampling.presence_penalty or sampling.frequency_penalty:
-            return replace(sampling, repeat_window=len(self.generated))
-        return sampling
+        mask = None if self.constraint is None else self.constraint.mask()
+        if self.penalised:
+            return self.sampling, mask, len(self.generated)
+        return (self.sampling,) if mask is None else (self.sampling, mask)

@@ -323,6 +323,6 @@ def test_penalties_of_an_answer_look_at_the_answer_alone(make):
     run(make(), [free])
     bias = {free.ids[0]: 5.0}
     held = Collected(ids, 3, sampling=Sampling(temperature=0, presence_penalty=2.0, logit_bias=bias))
-    assert held.job.next_sampling().repeat_window == 0
+    assert held.job.choosing()[2] == 0
     run(make(), [held])
     assert held.ids[0] == free.ids[0]

@@ -204,10 +204,7 @@ class Stepper(threading.Thread):
         items: list[_Item] = []
         for job, count in chosen:
             try:
-                feed: tuple[Any, ...] = (job.sequence, job.next_ids(count), job.next_sampling())
-                if job.constraint is not None and (mask := job.constraint.mask()) is not None:
-                    feed += (mask,)
-                items.append((job, feed))
+                items.append((job, (job.sequence, job.next_ids(count), *job.choosing())))
             except Exception as error:
                 self._fail(job, error)
 
