@@ -57,7 +57,8 @@ public:
         shape.head_dim = static_cast<int32_t>(hparams_.head_dim);
         shape.rotary_dim = static_cast<int32_t>(hparams_.rotary_dim);
         if (prefill.chooses() && !fast_shape(shape))
-            return std::string(prefill.sparse ? "sparse prefill" : "stated budgets") + " on a CUDA device takes head sizes of 64, 80, 96, 128 and 256 of which a multiple of 8 is rotated, "
+            return std::string(prefill.sparse ? "sparse prefill" : "stated budgets") +
+                   " on a CUDA device takes head sizes of 64, 80, 96, 128 and 256 of which a multiple of 8 is rotated, "
                    "this model's is " +
                    std::to_string(hparams_.head_dim) + " with " + std::to_string(hparams_.rotary_dim) +
                    " rotated; use prefill dense, or the device cpu";

@@ -218,10 +218,14 @@ def test_a_sequence_that_slept_goes_on_as_one_that_did_not(variant_gguf, device,
             np.testing.assert_array_equal(engine.eval([(sequence, ids[300:])])[0], expected)
 
 
+@pytest.mark.parametrize("cache_type", ["f16", "q8", "q4"])
 @pytest.mark.parametrize("device", ["cpu/2", "cpu/2=3,1", "cpu/2/layers"])
-def test_parked_pages_come_back(variant_gguf, device):
+def test_parked_pages_come_back(variant_gguf, device, cache_type):
     ids = ids_of(0, 300)
-    with Model(variant_gguf(), device=device) as model, model.engine(tokens=1024) as engine:
+    with (
+        Model(variant_gguf(head_dim=64), device=device) as model,
+        model.engine(tokens=1024, cache_type=cache_type) as engine,
+    ):
         sequence, again = engine.sequence(), engine.sequence()
         engine.add_slots(2)
         engine.eval([(sequence, ids[:256])], logits=False)

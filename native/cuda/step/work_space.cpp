@@ -154,7 +154,9 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
         place(scratch, plan, tokens, of_type);
         return scratch.bytes();
     };
-    const auto cache_bytes = [&](uint32_t tokens, CacheType of_type) { return CudaKvCache::bytes_for(h, tokens, of_type, plan.prefill.sparse); };
+    const auto cache_bytes = [&](uint32_t tokens, CacheType of_type) {
+        return CudaKvCache::bytes_for(h, tokens, of_type, plan.prefill.sparse);
+    };
     const auto fits = [&](uint32_t tokens, CacheType of_type) {
         const uint64_t scratch = measure(tokens, of_type);  // sets `slices`
         return cache_bytes(tokens, of_type) + cache_bytes(kPageTokens, of_type) +

@@ -302,13 +302,6 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
             warp.load_values(raw[stage], keys);
         }
         asked = stages;
-        if constexpr (C::kQ4) {
-            // Where they are is read first: not when they are needed.
-            const uint32_t fresh = of_row(args.rows[Items::row(args, split.item)].fresh_page) * kPageTokens;
-#pragma unroll 1
-            for (uint32_t index = split.begin + own; index < min(split.end, split.begin + stages * C::kWarps); index += C::kWarps)
-                if (const KeyTile keys = tiles.at(index); keys.key >= fresh) warp.ask_for_fine(keys);
-        }
     };
     uint32_t next = blockIdx.x;
     if (next >= count) {
@@ -317,16 +310,12 @@ __global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_con
     }
     enter(next);
     if (early && !Items::behind_groups(args)) {
-        // Pages that no row of the step is written to are there, too, all of the cache lines that they are in. One tile a warp, or two of
-        // 4 bits: what the kernel before still has to read, and then the queries, wait for all that is asked for here.
-        constexpr int kEarly = C::kQ4 ? C::kStages : 1;
+        // Pages that no row of the step is written to are there, too, all of the cache lines that they are in. One tile a warp:
+        // what the kernel before still has to read, and then the queries, wait for all that is asked for here.
         const uint32_t length = length_of(args, Items::row(args, split.item));
         const typename C::Tiles tiles(args.scheme, length, args.traits.window);
         const uint32_t first_written = (max(length, kMostGuessedRows) - kMostGuessedRows) / kPageTokens;
-        int there = 0;
-        for (uint32_t index = split.begin + own; there < kEarly && index < split.end; index += C::kWarps, ++there)
-            if (tiles.at(index).key / kPageTokens >= first_written) break;
-        if (there > 0) load_first(there);
+        if (tiles.at(min(split.begin + C::kWarps, split.end) - 1).key / kPageTokens < first_written) load_first(1);
         await();
     }
     while (true) {

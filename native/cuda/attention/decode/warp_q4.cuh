@@ -72,15 +72,6 @@ struct Q4Warp : Warp<C> {
         raw.value_affine = read_affine(this->cache.value_scales, first, tile);
     }
 
-    /// Asks for the fine codes of the tile's page, if it has a slot.
-    __device__ __forceinline__ void ask_for_fine(const KeyTile& tile) const {
-        for (const void* of : {this->cache.fine_keys, this->cache.fine_values}) {
-            const uint8_t* first = fine_rows(of, tile);
-            if (first == nullptr) return;
-            for (int byte = 32 * this->lane; byte < C::kKeys * kRowBytes; byte += 32 * 32) ptx::prefetch_l2(first + byte);
-        }
-    }
-
     /// s = K Q^T. Fine codes are read from the key `fresh` on, where the tile's page has a slot of them, over the first ones.
     __device__ __forceinline__ void multiply_keys(Q4Tile<C>& raw, float (&s)[C::kHeadTiles][C::kKeys / 16][4], const KeyTile& tile,
                                                   uint32_t fresh) const {

@@ -305,7 +305,8 @@ struct Consumer {
                 mask.hide();
             } else if (params.lists.lines.columns != nullptr) {
                 const QuarterRows rows(block.first, block.rows, quarter);
-                LineMask<C::kKeys>(params.lists.lines, head, static_cast<int>(walk.key) - static_cast<int>(back), rows.first, rows.count, lane)
+                LineMask<C::kKeys>(params.lists.lines, head, static_cast<int>(walk.key) - static_cast<int>(back), rows.first, rows.count,
+                                   lane)
                     .apply(s, lane);
             }
         }

@@ -10,17 +10,24 @@
 
 namespace dca::cuda::few {
 
-/// For weights in F and kN rows of x at a time: more rows need the memory for stages.
+/// Eight weights in F of a row, for kN rows of x at a time. Without a table they are unpacked from their words, also where more
+/// rows need the memory for stages.
 template <class F, int kN>
 struct PairTable {
     static constexpr uint32_t kBytes = 0;
     __device__ __forceinline__ static void fill(uint32_t, uint32_t, uint32_t) {}
+    __device__ __forceinline__ void look_up(uint32_t, uint32_t) {}
+    template <class T>
+    __device__ __forceinline__ void unpack(const Words& low, const Extras<F>& extras, int e, int u, uint32_t (&out)[4]) const {
+        unpack_eight<F, T>(low, extras, e, u, out);
+    }
 };
 
 template <class P, int kN>
     requires(P::kTable && kN <= 16)
 struct PairTable<Quantised<P>, kN> {
     static constexpr uint32_t kLaneBytes = 4, kCodeBytes = 32 * kLaneBytes, kBytes = 256 * kCodeBytes;
+    uint32_t pairs[4];
 
     /// By `threads` threads, of which this is number `thread`; seen after a barrier.
     __device__ __forceinline__ static void fill(uint32_t table, uint32_t thread, uint32_t threads) {
@@ -32,31 +39,26 @@ struct PairTable<Quantised<P>, kN> {
         }
     }
 
-    /// What byte `i` of a word of codes stands for; `own`: the lane's copy of the table.
-    __device__ __forceinline__ static __half2 pair(uint32_t codes, int i, uint32_t own) {
-        const auto bits = ptx::load_shared<uint32_t>(__dp4a(codes, kCodeBytes << 8 * i, own));
-        return reinterpret_cast<const __half2&>(bits);
+    /// What a word of codes stands for; `own`: the lane's copy of the table.
+    __device__ __forceinline__ void look_up(uint32_t codes, uint32_t own) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) pairs[i] = ptx::load_shared<uint32_t>(__dp4a(codes, kCodeBytes << 8 * i, own));
+    }
+
+    /// As unpack_eight, to the bit, of the word that was looked up.
+    template <class T>
+    __device__ __forceinline__ void unpack(const Words&, const Extras<Quantised<P>>& extras, int, int u, uint32_t (&out)[4]) const {
+        const __half2 scale = __half2half2(__float2half_rn(group_scale<P>(extras.scales[u], 0)));
+#pragma unroll
+        for (int i = 0; i < 4; ++i) out[i] = pack_halves<T>(__hmul2(reinterpret_cast<const __half2&>(pairs[i]), scale));
     }
 
 private:
     __device__ __forceinline__ static __half level(uint32_t code) {
-        using Words = LevelWords<P::kLevels, 0>;
-        const uint32_t word = code < 8 ? code < 4 ? Words::k0 : Words::k1 : code < 12 ? Words::k2 : Words::k3;
+        using Levels = LevelWords<P::kLevels, 0>;
+        const uint32_t word = code < 8 ? code < 4 ? Levels::k0 : Levels::k1 : code < 12 ? Levels::k2 : Levels::k3;
         return __short2half_rn(static_cast<int8_t>(word >> 8 * (code % 4)));
     }
 };
-
-/// As unpack_eight, to the bit; by the table, of which `own` is the lane's copy, where there is one.
-template <class F, class T, int kN>
-__device__ __forceinline__ void look_up_eight(const Words& low, const Extras<F>& extras, int e, int u, [[maybe_unused]] uint32_t own,
-                                              uint32_t (&out)[4]) {
-    if constexpr (PairTable<F, kN>::kBytes > 0) {
-        const __half2 scale = __half2half2(__float2half_rn(group_scale<typename F::Planes>(extras.scales[u], 0)));
-#pragma unroll
-        for (int i = 0; i < 4; ++i) out[i] = pack_halves<T>(__hmul2(PairTable<F, kN>::pair(low.w[e], i, own), scale));
-    } else {
-        unpack_eight<F, T>(low, extras, e, u, out);
-    }
-}
 
 }  // namespace dca::cuda::few

@@ -204,20 +204,28 @@ __device__ __forceinline__ void multiply_stage(uint32_t stage, [[maybe_unused]] 
         const uint32_t own = row + apart * h;
         extras[h].load_from(stage + C::kHighAt + own * S::kHighRow, scales_at + own * C::kScaleBox, t);
     }
-    const uint32_t own_pairs = memory_begin() + threadIdx.x % 32 * 4;
     Words low[2];
+    const auto load_low = [&](int q) {
+#pragma unroll
+        for (uint32_t h = 0; h < 2; ++h) low[h] = ptx::load_shared<Words>(stage + wgmma_low_offset(row + apart * h, 2 * t + q));
+    };
+    load_low(0);
+    PairTable<F, kN> pairs[2];  // of the next eight: on their way while this one's products are issued
+    const uint32_t own_pairs = memory_begin() + threadIdx.x % 32 * 4;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) pairs[h].look_up(low[h].w[0], own_pairs);
     uint32_t w[2][2][4];  // of this eight and of the one before, whose products are under way
     wgmma::pin(sums);
 #pragma unroll
     for (int i = 0; i < 2 * kEights; ++i) {
         const int q = i / kEights, e = i % kEights, u = S::kLaneUnits == 2 ? q : 0;
-        if (e == 0) {
-#pragma unroll
-            for (uint32_t h = 0; h < 2; ++h) low[h] = ptx::load_shared<Words>(stage + wgmma_low_offset(row + apart * h, 2 * t + q));
-        }
         uint32_t unpacked[2][4];
 #pragma unroll
-        for (int h = 0; h < 2; ++h) look_up_eight<F, T, kN>(low[h], extras[h], e, u, own_pairs, unpacked[h]);
+        for (int h = 0; h < 2; ++h) pairs[h].template unpack<T>(low[h], extras[h], e, u, unpacked[h]);
+        if (e + 1 == kEights && q == 0) load_low(1);
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+            if (i + 1 < 2 * kEights) pairs[h].look_up(low[h].w[(e + 1) % kEights], own_pairs);
         if (i >= 2) wgmma::wait<1>();
 #pragma unroll
         for (int s = 0; s < 2; ++s) {

@@ -32,16 +32,16 @@ struct LineArgs {
     uint32_t start, n_queries;  // the unit: queries of one chunk
     uint32_t fresh_page;
     LineRotation rotation;
-    uint32_t last_queries;        // that choose, or all where there are fewer
-    const LineBudget* budgets;    // (n_heads) in device memory
-    uint32_t* columns;            // (n_heads, words), as LineBits has them
-    uint32_t* diagonals;          // likewise
-    uint32_t words;               // line_words() of the end of the unit at least
-    ListedBlock* blocks;          // (n_heads, select_blocks())
-    ListedPage* pages;            // (n_heads, select_blocks(), select_most_pages())
-    std::byte* workspace;         // 256-byte aligned
-    size_t workspace_bytes;       // line_workspace_bytes() of at least one head; of more is faster
-    unsigned long long* unread;   // as of SelectArgs
+    uint32_t last_queries;       // that choose, or all where there are fewer
+    const LineBudget* budgets;   // (n_heads) in device memory
+    uint32_t* columns;           // (n_heads, words), as LineBits has them
+    uint32_t* diagonals;         // likewise
+    uint32_t words;              // line_words() of the end of the unit at least
+    ListedBlock* blocks;         // (n_heads, select_blocks())
+    ListedPage* pages;           // (n_heads, select_blocks(), select_most_pages())
+    std::byte* workspace;        // 256-byte aligned
+    size_t workspace_bytes;      // line_workspace_bytes() of at least one head; of more is faster
+    unsigned long long* unread;  // as of SelectArgs
 };
 
 /// Columns, diagonals and the lists of every head and block of queries.

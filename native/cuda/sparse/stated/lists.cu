@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kThreads) list_kernel(const LineArgs args, con
 cudaError_t list_lines(const LineArgs& args, cudaStream_t stream) {
     const PageBlocks blocks(args.start, args.n_queries, args.scheme.chunk_size);
     list_kernel<<<dim3(blocks.count, args.shape.n_heads), kThreads, 0, stream>>>(args, blocks,
-                                                                                  select_most_pages(args.start + args.n_queries));
+                                                                                 select_most_pages(args.start + args.n_queries));
     return cudaGetLastError();
 }
 

@@ -123,7 +123,8 @@ __device__ __forceinline__ void multiply(const Shared<kHeadDim>& shared, float (
 #pragma unroll
         for (int key = 0; key < static_cast<int>(kTile); key += 16) {
             uint32_t k[4];
-            ptx::load_matrices(k, ptx::shared_address(shared.keys) + P::offset(kTile, key + lane / 16 * 8 + lane % 8, e + lane / 8 % 2 * 8));
+            ptx::load_matrices(k,
+                               ptx::shared_address(shared.keys) + P::offset(kTile, key + lane / 16 * 8 + lane % 8, e + lane / 8 % 2 * 8));
             ptx::mma_16x8x16<__half>(s[key / 8], q, k[0], k[1]);
             ptx::mma_16x8x16<__half>(s[key / 8 + 1], q, k[2], k[3]);
         }
@@ -134,8 +135,8 @@ __device__ __forceinline__ void multiply(const Shared<kHeadDim>& shared, float (
 /// queries from lane `first_lane` on score them: s is minus infinity where a key is of another range, which has its own call, or
 /// after the query.
 template <int kHeadDim, class Begin, class Take, class End>
-__device__ __forceinline__ void for_tiles(Shared<kHeadDim>& shared, const Work& work, uint32_t first_lane, float scale_log2, Begin begin_tile,
-                                          Take take, End end_tile) {
+__device__ __forceinline__ void for_tiles(Shared<kHeadDim>& shared, const Work& work, uint32_t first_lane, float scale_log2,
+                                          Begin begin_tile, Take take, End end_tile) {
     const LineArgs& args = work.args;
     const uint32_t begin = work.cut.tiles_begin() + blockIdx.x * kSplit, stop = min(begin + kSplit, work.cut.end);
     const uint32_t group = args.shape.n_heads / args.shape.n_kv_heads;

@@ -13,7 +13,7 @@ constexpr uint32_t kSplit = 512;  // keys of a block of threads
 
 /// The choosing queries in tiles, and the keys in splits, of which the first begins at a tile's border.
 struct Cut {
-    uint32_t first_key, end;  // keys [first_key, end)
+    uint32_t first_key, end;   // keys [first_key, end)
     uint32_t choosing, lanes;  // queries that choose; and what fills their tiles
     uint32_t splits;
 
