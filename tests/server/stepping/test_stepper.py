@@ -54,6 +54,20 @@ class Collected:
         return self.events[-1]
 
 
+class Stuck(Collected):
+    """One whose client stops reading at the third token; it is told in ``stopped``."""
+
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        self.stopped = threading.Event()
+
+    def take(self, event):
+        super().take(event)
+        if len(self.ids) == 3 and not self.stopped.is_set():
+            self.job.paused = True
+            self.stopped.set()
+
+
 @pytest.fixture
 def make(model):
     """``make(tokens, **settings)`` is a running stepper over a pool of that size."""
@@ -219,13 +233,10 @@ def test_those_that_do_not_read_leave_their_places_to_others(model, make):
 
 def test_those_that_do_not_read_leave_their_pages_to_others(model, make):
     stepper = make(room=768)  # six pages
-    slow = [Collected(tokens(n, 250), 100) for n in range(2)]  # three pages each
+    slow = [Stuck(tokens(n, 250), 100) for n in range(2)]  # three pages each
     for one in slow:
         stepper.submit(one.job)
-    while not all(one.ids for one in slow):
-        time.sleep(0.01)
-    for one in slow:
-        one.job.paused = True
+    assert all(one.stopped.wait(60) for one in slow)
     reader = Collected(tokens(9, 600), 20)  # five
     assert run(stepper, [reader]) == [Finished("length")]
     assert not any(one.over.is_set() for one in slow)
@@ -239,11 +250,9 @@ def test_those_that_do_not_read_leave_their_pages_to_others(model, make):
 
 def test_when_the_pool_is_full_those_that_do_not_read_go_before_the_youngest(model, make):
     stepper = make(room=768)
-    slow, reader = Collected(tokens(1, 250), 300), Collected(tokens(2, 100), 600)
+    slow, reader = Stuck(tokens(1, 250), 300), Collected(tokens(2, 100), 600)
     stepper.submit(slow.job)
-    while not slow.ids:
-        time.sleep(0.01)
-    slow.job.paused = True
+    assert slow.stopped.wait(60)
     assert run(stepper, [reader]) == [Finished("length")]  # in the end it takes all six pages
     assert reader.job.started is not None and slow.job.sequence is None
     assert stepper._scheduler.set_aside == 1
