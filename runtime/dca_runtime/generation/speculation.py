@@ -142,8 +142,8 @@ class Pace:
     _WEIGHT = 1 / 8  # of a step's time in the averages
     _FORGET = 0.995  # a step: what was bad is tried again some hundred steps later
     _MUCH = 1.5  # times as long as they should
-    # The account: wrong guesses can cost a text of n steps the time of 1 + 0.02 n steps, not more, as far as steps
-    # of several rows take what they are expected to.
+    # The account: wrong guesses can cost a text of n steps the time of 1 + 0.02 n steps, not more, as far as
+    # steps of several rows take what they are expected to.
     _CAPITAL = 1.0
     _INCOME = 0.02  # a step
     _MOST_SAVED = 4.0
