@@ -22,12 +22,24 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from attention_library import AttentionLibrary
+
 ROOT = Path(__file__).resolve().parents[1]
 DENSITIES = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+def attention_kernels(directory: Path) -> AttentionLibrary:
+    """The kernels that were compiled into ``directory``; compiles them where there are none."""
+    from attention_library import AttentionLibrary
+
+    if (directory / AttentionLibrary.FILE).exists():
+        return AttentionLibrary(directory / AttentionLibrary.FILE)
+    return AttentionLibrary.build(directory)
 
 
 def kernels(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -36,13 +48,10 @@ def kernels(arguments: argparse.Namespace) -> dict[str, Any]:
     from cuda_attention import Setting, median_ms
 
     sys.path.insert(0, str(ROOT / "tests/cuda"))
-    from attention_library import AttentionLibrary, Problem
+    from attention_library import Problem
     from sparse_library import Selection
 
-    if (arguments.library / AttentionLibrary.FILE).exists():
-        library = AttentionLibrary(arguments.library / AttentionLibrary.FILE)
-    else:
-        library = AttentionLibrary.build(arguments.library)
+    library = attention_kernels(arguments.library)
     setting = Setting(32, 8, 128, arguments.tokens, arguments.chunk)
     n, found = setting.length, {}
     print(f"{torch.cuda.get_device_name()}, {setting.label}, medians of {arguments.repeats}")
@@ -92,13 +101,10 @@ def stated(arguments: argparse.Namespace) -> dict[str, Any]:
     from cuda_attention import Setting, median_ms
 
     sys.path.insert(0, str(ROOT / "tests/cuda"))
-    from attention_library import AttentionLibrary, Problem
+    from attention_library import Problem
     from stated_library import Lines
 
-    if (arguments.library / AttentionLibrary.FILE).exists():
-        library = AttentionLibrary(arguments.library / AttentionLibrary.FILE)
-    else:
-        library = AttentionLibrary.build(arguments.library)
+    library = attention_kernels(arguments.library)
     setting = Setting(32, 8, 128, arguments.tokens, arguments.chunk)
     n, queries, found = setting.length, arguments.queries, {}
     print(f"{torch.cuda.get_device_name()}, {setting.label}, the last {queries:,} queries")

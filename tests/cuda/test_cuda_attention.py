@@ -18,7 +18,6 @@ from attention_check import (  # noqa: E402
     random_cases,
 )
 from attention_library import AttentionLibrary, PositionScheme, Shape  # noqa: E402
-from shared_build import built_once  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,
@@ -35,18 +34,6 @@ CASES = [
 
 
 FEW_QUERIES = list(cases_of_few_queries(seed=8, count=16))
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> AttentionLibrary:
-    major, minor = torch.cuda.get_device_capability()
-    target = "90a" if (major, minor) == (9, 0) else f"{major}{minor}"
-    return built_once(
-        tmp_path_factory,
-        "cuda_attention",
-        lambda directory: AttentionLibrary.build(directory, (target,)),
-        lambda directory: AttentionLibrary(directory / AttentionLibrary.FILE),
-    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))

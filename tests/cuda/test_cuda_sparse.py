@@ -8,7 +8,6 @@ torch = pytest.importorskip("torch")
 
 from attention_check import Case  # noqa: E402
 from attention_library import AttentionLibrary  # noqa: E402
-from shared_build import built_once  # noqa: E402
 from sparse_check import check_everything_kept, check_sparse, sparse_cases  # noqa: E402
 
 pytestmark = [
@@ -19,18 +18,6 @@ pytestmark = [
 ]
 
 CASES = list(sparse_cases(seed=5, count=30))
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> AttentionLibrary:
-    major, minor = torch.cuda.get_device_capability()
-    target = "90a" if (major, minor) == (9, 0) else f"{major}{minor}"
-    return built_once(
-        tmp_path_factory,
-        "cuda_attention",
-        lambda directory: AttentionLibrary.build(directory, (target,)),
-        lambda directory: AttentionLibrary(directory / AttentionLibrary.FILE),
-    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))

@@ -1,14 +1,10 @@
 """Stated budgets on a card: choice and attention against float64, the CPU and the reference."""
 
-import shutil
-
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
-from attention_library import AttentionLibrary  # noqa: E402
-from shared_build import built_once  # noqa: E402
 from stated_check import check_stated, stated_cases  # noqa: E402
 from tiny import Tiny, write_tiny_gguf  # noqa: E402
 
@@ -24,20 +20,6 @@ CASES = list(stated_cases(seed=7, count=30))
 SCHEME = (300, 100, 512)  # borders lie inside pages
 LAYERS, HEADS, TOKENS, FROM, ALL = 2, 4, 1500, 512, 1 << 20
 IDS = np.random.default_rng(7).integers(0, 320, TOKENS).astype(np.int32)
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> AttentionLibrary:
-    if shutil.which("nvcc") is None:
-        pytest.skip("needs nvcc")
-    major, minor = torch.cuda.get_device_capability()
-    target = "90a" if (major, minor) == (9, 0) else f"{major}{minor}"
-    return built_once(
-        tmp_path_factory,
-        "cuda_attention",
-        lambda directory: AttentionLibrary.build(directory, (target,)),
-        lambda directory: AttentionLibrary(directory / AttentionLibrary.FILE),
-    )
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case[0].seed))
