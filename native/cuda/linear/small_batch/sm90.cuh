@@ -21,16 +21,19 @@ namespace dca::cuda::few::sm90 {
 template <class F, int kN>
 struct Config {
     using S = Step<F>;
+    /// Whether mma multiplies and the copy engine brings x, too.
+    static constexpr bool kMma = kN == 16 && F::kLowBits == 4;
     static constexpr uint32_t kWarps = kTileRows / 16, kConsumers = 32 * kWarps;
     // Warps that bring x: of a step, of all steps under way. The sums of many rows leave no registers for more.
-    static constexpr uint32_t kXPair = kN > 32 ? 1 : 2, kXSteps = 3, kXWarps = kXSteps * kXPair;
+    static constexpr uint32_t kXPair = kMma || kN > 32 ? 1 : 2, kXSteps = kMma ? 1 : 3, kXWarps = kXSteps * kXPair;
     static constexpr uint32_t kThreads = kConsumers + 32 * (kXWarps + 1);
 
     // A stage: low plane, x, high plane, scales. The copy engine moves 16 bytes of a row at least.
     static constexpr uint32_t kScaleBox = S::kScaleRow == 0 ? 0 : std::max(16u, S::kScaleRow);
     /// Where the box with a step's scales begins in a row, in halves: at a multiple of 16 bytes, which some steps share.
     static __device__ __forceinline__ uint32_t scale_box(uint32_t k) { return k * S::kScaleRow / kScaleBox * (kScaleBox / 2); }
-    static constexpr uint32_t kXAt = kTileRows * kStepBytes, kHighAt = kXAt + kN * S::kCols * 2;
+    static constexpr uint32_t kXAt = kTileRows * kStepBytes, kXBytes = kMma ? 4 * kXBoxesApart : kN * S::kCols * 2;
+    static constexpr uint32_t kHighAt = kXAt + kXBytes;
     static constexpr uint32_t kScalesAt = kHighAt + kTileRows * S::kHighRow, kStageBytes = kScalesAt + kTileRows * kScaleBox;
     static constexpr uint32_t kCopiedBytes = kTileRows * (kStepBytes + S::kHighRow + kScaleBox);
     static_assert(kHighAt % 1024 == 0 && kStageBytes % 1024 == 0, "tiles that are swizzled start at multiples of 1024 bytes");
@@ -44,7 +47,7 @@ constexpr uint32_t kAlignment = 1024;
 
 /// The matrix's planes for the copy engine: boxes of half a tile's rows and a step's columns.
 struct Maps {
-    CUtensorMap low, high, scales;
+    CUtensorMap low, high, scales, x;
 };
 
 struct Barriers {
@@ -129,6 +132,21 @@ __device__ __forceinline__ void copy_weights(const Place& place, const Maps& map
                 ptx::copy_box(stage + C::kScalesAt + first * C::kScaleBox, &maps.scales, full, static_cast<int32_t>(C::scale_box(at.k)),
                               row, 0);
         }
+    }
+}
+
+/// One thread: x, of which no more is asked for before the previous kernel has ended.
+template <class F, int kN>
+__device__ __forceinline__ void copy_x_boxes(const Place& place, const Maps& maps) {
+    using C = Config<F, kN>;
+    for (Cursor at(place); at.valid(); at.advance()) {
+        const uint32_t to = place.ring + at.stage * C::kStageBytes + C::kXAt, full = at.full();
+        ptx::barrier_wait(at.empty(), at.phase ^ 1);
+        ptx::barrier_arrive_expect(full, 4 * kXBoxBytes);
+#pragma unroll
+        for (uint32_t t = 0; t < 4; ++t)
+            ptx::copy_box(to + t * kXBoxesApart, &maps.x, full, static_cast<int32_t>(at.k * C::S::kCols + t * kXBoxColumns),
+                          static_cast<int32_t>(place.pass * kN), 0);
     }
 }
 
@@ -249,6 +267,88 @@ __device__ __forceinline__ void multiply_stage(uint32_t stage, [[maybe_unused]] 
     wgmma::pin(sums);
 }
 
+/// The products of a stage that are a warp's: two warps that are neighbours share 32 rows, in two fragments that begin at rows[0] and
+/// rows[1], and each has one of the two units of every lane there, so that what it reads of x serves twice. Added to the sums.
+template <class F, class T>
+__device__ __forceinline__ void multiply_units(uint32_t stage, [[maybe_unused]] uint32_t k, const uint32_t (&rows)[2], uint32_t apart,
+                                               float (&sums)[2][8]) {
+    using C = Config<F, 16>;
+    using S = Step<F>;
+    const uint32_t lane = threadIdx.x % 32, g = lane / 4, t = lane % 4, half = threadIdx.x / 32 % 2;
+    Extras<F, 1> extras[2][2];
+    Words low[2][2];
+    PairTable<F, 16> pairs[2][2];  // of the next eight: on their way while this one is multiplied
+    const uint32_t own_pairs = memory_begin() + lane * 4;
+    uint32_t scales_at = stage + C::kScalesAt;
+    if constexpr (S::kScaleRow < C::kScaleBox) scales_at += k * S::kScaleRow % C::kScaleBox;
+#pragma unroll
+    for (int f = 0; f < 2; ++f) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) {
+            const uint32_t row = rows[f] + apart * h;
+            low[f][h] = ptx::load_shared<Words>(stage + wgmma_low_offset(row, 2 * t + half));
+            extras[f][h].load_from(stage + C::kHighAt + row * S::kHighRow, scales_at + row * C::kScaleBox, 2 * t + half);
+        }
+    }
+#pragma unroll
+    for (int f = 0; f < 2; ++f) {
+#pragma unroll
+        for (int h = 0; h < 2; ++h) pairs[f][h].look_up(low[f][h].w[0], own_pairs);
+    }
+    const uint32_t x = stage + C::kXAt + mma_x_offset(t, g, 4 * half);
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+        uint32_t w[2][2][4];
+#pragma unroll
+        for (int f = 0; f < 2; ++f) {
+#pragma unroll
+            for (int h = 0; h < 2; ++h) {
+                pairs[f][h].template unpack<T>(low[f][h], extras[f][h], e, 0, w[f][h]);
+                if (e < 3) pairs[f][h].look_up(low[f][h].w[(e + 1) % 4], own_pairs);
+            }
+        }
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+            const Words own_x = ptx::load_shared<Words>((x ^ e * 16) + n * 8 * 128);
+#pragma unroll
+            for (int s = 0; s < 2; ++s) {
+#pragma unroll
+                for (int f = 0; f < 2; ++f) {
+                    const uint32_t a[4] = {w[f][0][2 * s], w[f][1][2 * s], w[f][0][2 * s + 1], w[f][1][2 * s + 1]};
+                    ptx::mma_16x8x16<T>(reinterpret_cast<float (&)[4]>(sums[f][4 * n]), a, own_x.w[2 * s], own_x.w[2 * s + 1]);
+                }
+            }
+        }
+    }
+}
+
+/// Two warps that have summed half of the units each for two fragments: each gets the other's sums of its own fragment. They do it
+/// where their rows' weights were, `at`, which both have read.
+__device__ __forceinline__ void exchange_halves(uint32_t at, const float (&both)[2][8], float (&sums)[8]) {
+    const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32, half = warp % 2, barrier = 2 + warp / 2;
+    ptx::named_sync(barrier, 64);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        float other[4];
+#pragma unroll
+        for (int n = 0; n < 4; ++n) {
+            other[n] = half == 0 ? both[1][4 * i + n] : both[0][4 * i + n];
+            sums[4 * i + n] = half == 0 ? both[0][4 * i + n] : both[1][4 * i + n];
+        }
+        ptx::store_shared(at + ((2 * i + 1 - half) * 32 + lane) * 16, reinterpret_cast<const uint4&>(other));
+    }
+    ptx::named_sync(barrier, 64);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+        const float4 more = ptx::load_shared<float4>(at + ((2 * i + half) * 32 + lane) * 16);
+        sums[4 * i] += more.x;
+        sums[4 * i + 1] += more.y;
+        sums[4 * i + 2] += more.z;
+        sums[4 * i + 3] += more.w;
+    }
+    ptx::fence_async_proxy();
+}
+
 /// Sums of gate `row` and of its up, rows n and n + 1 of x, to y.
 template <class T>
 __device__ __forceinline__ void write_gated(const SmallBatchArgs& args, uint32_t row, uint32_t n, const float (&sums)[4]) {
@@ -306,11 +406,25 @@ __device__ __forceinline__ void multiply(const Place& place) {
     using C = Config<F, kN>;
     float sums[kN / 2] = {};
     const uint32_t row = place.own_row(threadIdx.x), apart = place.rows_apart();
+    [[maybe_unused]] const uint32_t rows[2] = {place.own_row(threadIdx.x & ~32u), place.own_row(threadIdx.x | 32u)};
+    [[maybe_unused]] float both[2][8] = {};
     for (Cursor at(place); at.valid(); at.advance()) {
+        const uint32_t stage = place.ring + at.stage * C::kStageBytes;
+        const bool last = at.k + 1 == place.end;
         ptx::barrier_wait(at.full(), at.phase);
-        multiply_stage<F, T, kN>(place.ring + at.stage * C::kStageBytes, at.k, row, apart, sums);
+        if constexpr (C::kMma) {
+            multiply_units<F, T>(stage, at.k, rows, apart, both);
+            if (last) {
+                exchange_halves(stage + place.own_row(threadIdx.x & ~63u) * kStepBytes, both, sums);
+#pragma unroll
+                for (int i = 0; i < 16; ++i) both[i / 8][i % 8] = 0.0f;
+            }
+            __syncwarp();
+        } else {
+            multiply_stage<F, T, kN>(stage, at.k, row, apart, sums);
+        }
         if (threadIdx.x % 32 == 0) ptx::barrier_arrive(at.empty());
-        if (at.k + 1 != place.end) continue;
+        if (!last) continue;
         if (place.job.together > 1) return add_up<F, T, kN>(place, at.tile, sums);  // a cluster has one tile
 #pragma unroll
         for (int i = 0; i < kN / 8; ++i) {
@@ -347,9 +461,13 @@ __global__ void __launch_bounds__(Config<F, kN>::kThreads, 1)
         return;
     }
     await_previous();
-    if (warp >= C::kWarps)
-        copy_x<F, kN>(place, warp - C::kWarps);
-    else
+    if (warp >= C::kWarps) {
+        if constexpr (C::kMma) {
+            if (threadIdx.x % 32 == 0) copy_x_boxes<F, kN>(place, maps);
+        } else {
+            copy_x<F, kN>(place, warp - C::kWarps);
+        }
+    } else
         multiply<F, T, kN>(place);
 #endif
 }
