@@ -17,8 +17,8 @@ struct PairTable {
     static constexpr uint32_t kBytes = 0;
     __device__ __forceinline__ static void fill(uint32_t, uint32_t, uint32_t) {}
     __device__ __forceinline__ void look_up(uint32_t, uint32_t) {}
-    template <class T, class E>
-    __device__ __forceinline__ void unpack(const Words& low, const E& extras, int e, int u, uint32_t (&out)[4]) const {
+    template <class T>
+    __device__ __forceinline__ void unpack(const Words& low, const Extras<F>& extras, int e, int u, uint32_t (&out)[4]) const {
         unpack_eight<F, T>(low, extras, e, u, out);
     }
 };
@@ -46,8 +46,8 @@ struct PairTable<Quantised<P>, kN> {
     }
 
     /// As unpack_eight, to the bit, of the word that was looked up.
-    template <class T, class E>
-    __device__ __forceinline__ void unpack(const Words&, const E& extras, int, int u, uint32_t (&out)[4]) const {
+    template <class T>
+    __device__ __forceinline__ void unpack(const Words&, const Extras<Quantised<P>>& extras, int, int u, uint32_t (&out)[4]) const {
         const __half2 scale = __half2half2(__float2half_rn(group_scale<P>(extras.scales[u], 0)));
 #pragma unroll
         for (int i = 0; i < 4; ++i) out[i] = pack_halves<T>(__hmul2(reinterpret_cast<const __half2&>(pairs[i]), scale));

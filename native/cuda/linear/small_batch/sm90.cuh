@@ -30,7 +30,7 @@ __device__ __forceinline__ void write_gated(const SmallBatchArgs& args, uint32_t
 template <class F, class T, int kN>
 __device__ __forceinline__ void write_vector(const Place& place, uint32_t tile, uint32_t vector, const float (&sums)[4]) {
     using C = Config<F, kN>;
-    const uint32_t i = vector / C::kConsumers, thread = vector % C::kConsumers, n = place.pass * kN + 8 * i + thread % 4 * 2;
+    const uint32_t i = vector / C::kLanes, thread = vector % C::kLanes, n = place.pass * kN + 8 * i + thread % 4 * 2;
     const SmallBatchArgs& args = place.job.args;
     if (args.gated)
         write_gated<T>(args, tile * kBoxRows + place.own_row(thread), n, sums);
@@ -38,15 +38,24 @@ __device__ __forceinline__ void write_vector(const Place& place, uint32_t tile, 
         write_sums<T>(args, tile * kTileRows + place.own_row(thread), n, sums);
 }
 
+/// This thread's lane of its warp's fragment f, among all lanes of all fragments.
+template <uint32_t kFragments>
+__device__ __forceinline__ uint32_t lane_of_fragment(uint32_t f) {
+    return (threadIdx.x / 32 * kFragments + f) * 32 + threadIdx.x % 32;
+}
+
 /// Adds up the sums of a cluster's blocks, in their order, each block a part of them.
 template <class F, class T, int kN>
-__device__ __forceinline__ void add_up(const Place& place, uint32_t tile, const float (&sums)[kN / 2]) {
+__device__ __forceinline__ void add_up(const Place& place, uint32_t tile, const float (&sums)[Config<F, kN>::kFragments][kN / 2]) {
     using C = Config<F, kN>;
     ptx::named_sync(1, C::kConsumers);  // nobody reads the ring any more
 #pragma unroll
-    for (int i = 0; i < kN / 8; ++i) {
-        const float4 own = {sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]};
-        ptx::store_shared(place.ring + (i * C::kConsumers + threadIdx.x) * 16, reinterpret_cast<const uint4&>(own));
+    for (uint32_t f = 0; f < C::kFragments; ++f) {
+#pragma unroll
+        for (int i = 0; i < kN / 8; ++i) {
+            const float4 own = {sums[f][4 * i], sums[f][4 * i + 1], sums[f][4 * i + 2], sums[f][4 * i + 3]};
+            ptx::store_shared(place.ring + (i * C::kLanes + lane_of_fragment<C::kFragments>(f)) * 16, reinterpret_cast<const uint4&>(own));
+        }
     }
     ptx::cluster_sync();
     const uint32_t end = (place.rank + 1) * C::kVectors / place.job.together;
@@ -65,39 +74,38 @@ __device__ __forceinline__ void add_up(const Place& place, uint32_t tile, const 
     ptx::cluster_sync();  // the others may still read
 }
 
-/// 16 warps.
+/// The warps that multiply.
 template <class F, class T, int kN>
 __device__ __forceinline__ void multiply(const Place& place) {
     using C = Config<F, kN>;
-    float sums[kN / 2] = {};
-    const uint32_t row = place.own_row(threadIdx.x), apart = place.rows_apart();
-    [[maybe_unused]] const uint32_t rows[2] = {place.own_row(threadIdx.x & ~32u), place.own_row(threadIdx.x | 32u)};
-    [[maybe_unused]] float both[2][8] = {};
+    constexpr uint32_t kFragments = C::kFragments;
+    float sums[kFragments][kN / 2] = {};
+    uint32_t rows[kFragments];
+#pragma unroll
+    for (uint32_t f = 0; f < kFragments; ++f) rows[f] = place.own_row(lane_of_fragment<kFragments>(f));
+    const uint32_t apart = place.rows_apart();
     for (Cursor at(place); at.valid(); at.advance()) {
         const uint32_t stage = place.ring + at.stage * C::kStageBytes;
-        const bool last = at.k + 1 == place.end;
         ptx::barrier_wait(at.full(), at.phase);
         if constexpr (C::kMma) {
-            multiply_units<F, T>(stage, at.k, rows, apart, both);
-            if (last) {
-                exchange_halves(stage + place.own_row(threadIdx.x & ~63u) * kStepBytes, both, sums);
-#pragma unroll
-                for (int i = 0; i < 16; ++i) both[i / 8][i % 8] = 0.0f;
-            }
+            MmaStage<F, T>().multiply(stage, at.k, rows, apart, sums);
             __syncwarp();
         } else {
-            multiply_stage<F, T, kN>(stage, at.k, row, apart, sums);
+            multiply_stage<F, T, kN>(stage, at.k, rows[0], apart, sums[0]);
         }
         if (threadIdx.x % 32 == 0) ptx::barrier_arrive(at.empty());
-        if (!last) continue;
+        if (at.k + 1 != place.end) continue;
         if (place.job.together > 1) return add_up<F, T, kN>(place, at.tile, sums);  // a cluster has one tile
 #pragma unroll
-        for (int i = 0; i < kN / 8; ++i) {
-            write_vector<F, T, kN>(place, at.tile, i * C::kConsumers + threadIdx.x,
-                                   {sums[4 * i], sums[4 * i + 1], sums[4 * i + 2], sums[4 * i + 3]});
-        }
+        for (uint32_t f = 0; f < kFragments; ++f) {
 #pragma unroll
-        for (float& sum : sums) sum = 0.0f;
+            for (int i = 0; i < kN / 8; ++i) {
+                write_vector<F, T, kN>(place, at.tile, i * C::kLanes + lane_of_fragment<kFragments>(f),
+                                       {sums[f][4 * i], sums[f][4 * i + 1], sums[f][4 * i + 2], sums[f][4 * i + 3]});
+            }
+#pragma unroll
+            for (float& sum : sums[f]) sum = 0.0f;
+        }
     }
 }
 

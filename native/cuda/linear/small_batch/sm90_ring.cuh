@@ -16,7 +16,8 @@ struct Config {
     using S = Step<F>;
     /// Whether mma multiplies and the copy engine brings x, too.
     static constexpr bool kMma = kN == 16 && F::kLowBits == 4;
-    static constexpr uint32_t kWarps = kTileRows / 16, kConsumers = 32 * kWarps;
+    static constexpr uint32_t kFragments = kMma ? 2 : 1;  // of 16 rows of weights, of a warp
+    static constexpr uint32_t kWarps = kTileRows / 16 / kFragments, kConsumers = 32 * kWarps;
     // Warps that bring x: of a step, of all steps under way. The sums of many rows leave no registers for more.
     static constexpr uint32_t kXPair = kMma || kN > 32 ? 1 : 2, kXSteps = kMma ? 1 : 3, kXWarps = kXSteps * kXPair;
     static constexpr uint32_t kThreads = kConsumers + 32 * (kXWarps + 1);
@@ -30,7 +31,8 @@ struct Config {
     static constexpr uint32_t kScalesAt = kHighAt + kTileRows * S::kHighRow, kStageBytes = kScalesAt + kTileRows * kScaleBox;
     static constexpr uint32_t kCopiedBytes = kTileRows * (kStepBytes + S::kHighRow + kScaleBox);
     static_assert(kHighAt % 1024 == 0 && kStageBytes % 1024 == 0, "tiles that are swizzled start at multiples of 1024 bytes");
-    static constexpr uint32_t kVectors = kConsumers * kN / 8;  // float4 of a tile's sums
+    static constexpr uint32_t kLanes = 2 * kTileRows;      // of all fragments
+    static constexpr uint32_t kVectors = kLanes * kN / 8;  // float4 of a tile's sums
 };
 
 constexpr uint32_t kMostStages = 8;

@@ -35,9 +35,10 @@ __device__ __forceinline__ uint32_t pack_halves(__half2 pair) {
     }
 }
 
-/// What a lane holds of a row beside the low plane: of each of its units, or of kUnits of them.
-template <class F, uint32_t kUnits = Step<F>::kLaneUnits == 0 ? 1 : Step<F>::kLaneUnits>
+/// What a lane holds of a row beside the low plane: of each of its units.
+template <class F>
 struct Extras {
+    static constexpr uint32_t kUnits = Step<F>::kLaneUnits == 0 ? 1 : Step<F>::kLaneUnits;
     static constexpr uint32_t kHighWords = F::kHighBytes == 0 ? 1 : F::kHighBytes / 4;
     static constexpr uint32_t kHalves = F::kScaleBytes == 0 ? 1 : F::kScaleBytes / 2;
     uint32_t high[kUnits][kHighWords];
@@ -53,7 +54,7 @@ struct Extras {
         memcpy(&to, &bits, kBytes);
     }
 
-    /// `high_at`, `scales_at`: the row's; `t`: which kUnits of its units.
+    /// `high_at`, `scales_at`: the row's, for lane % 4 = t.
     __device__ __forceinline__ void load_from(uint32_t high_at, uint32_t scales_at, uint32_t t) {
         if constexpr (F::kHighBytes > 0) load<kUnits * F::kHighBytes>(high, high_at + t * kUnits * F::kHighBytes);
         if constexpr (F::kScaleBytes > 0) load<kUnits * F::kScaleBytes>(scales, scales_at + t * kUnits * F::kScaleBytes);
@@ -61,8 +62,8 @@ struct Extras {
 };
 
 /// Eight e of the weights in a lane's chunk of 16 bytes as four pairs of T; `u` says which of its units they are in.
-template <class F, class T, uint32_t kUnits>
-__device__ __forceinline__ void unpack_eight(const Words& low, const Extras<F, kUnits>& extras, int e, int u, uint32_t (&out)[4]) {
+template <class F, class T>
+__device__ __forceinline__ void unpack_eight(const Words& low, const Extras<F>& extras, int e, int u, uint32_t (&out)[4]) {
     if constexpr (!F::kQuantised) {
 #pragma unroll
         for (int i = 0; i < 4; ++i) out[i] = low.w[i];
