@@ -142,10 +142,13 @@ class Pace:
     _WEIGHT = 1 / 8  # of a step's time in the averages
     _FORGET = 0.995  # a step: what was bad is tried again some hundred steps later
     _MUCH = 1.5  # times as long as they should
-    # The account: wrong guesses can cost a text of n steps the time of 1 + 0.02 n steps, not more, as far as
-    # steps of several rows take what they are expected to.
-    _CAPITAL = 1.0
-    _INCOME = 0.02  # a step
+    # The account: as far as steps of several rows take what they are expected to, wrong guesses cost a text of
+    # n steps the time of capital + income n steps at most, and once that of _CREDIT steps, where so long a
+    # match precedes them that the text is taken to be quoting. A short answer has few steps to spread a loss
+    # over: what it may lose to guesses that short matches suggest, it must have saved before. A card's steps of
+    # several rows may take half as long again as expected before the clock has a say, so there it saves less.
+    _CAPITAL_INCOME = {"cpu": (0.3, 0.02), "card": (0.0, 0.015)}
+    _CREDIT, _QUOTING = 1.0, 16  # steps, tokens
     _MOST_SAVED = 4.0
 
     def __init__(self, device: str = "cpu") -> None:
@@ -156,16 +159,17 @@ class Pace:
         self._fixed, self._each = self._BEYOND[kind]
         self._trusted = 0.0 if kind == "cpu" else self._MUCH  # up to this scale the clock has no say
         self._scale = 1.0  # of both, as steps have shown
-        self._saved = self._CAPITAL
+        self._saved, self._income = self._CAPITAL_INCOME[kind]
 
     def guesses(self, matched: int, most: int) -> int:
         """How many tokens to guess after ``matched`` tokens that occurred before; at most ``most``."""
         best, best_rate = 0, 1.0
         tokens = reached = 1.0  # expected of the step; the chance that all guesses so far are right
         shares = [share.value() for share in self._shares]
+        allowed = self._saved + (self._CREDIT if matched >= self._QUOTING else 0.0)
         for count in range(1, most + 1):
             cost = self._cost(count)
-            if cost > self._saved:
+            if cost > allowed:
                 break
             reached *= shares[self._index(matched + count - 1)]
             tokens += reached
@@ -184,7 +188,7 @@ class Pace:
 
     def took(self, guessed: int, seconds: float) -> None:
         """A step with so many guesses took that long."""
-        self._saved = min(self._saved + self._INCOME, self._MOST_SAVED)
+        self._saved = min(self._saved + self._income, self._MOST_SAVED)
         if guessed == 0:
             self._single = self._average(self._single, seconds)
             return

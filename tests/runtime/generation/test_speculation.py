@@ -152,6 +152,27 @@ def test_guessing_costs_a_step_and_two_per_cent_at_most(device, text):
         assert lost <= 1.0 + 0.02 * (number + 1) + 1e-6
 
 
+@pytest.mark.parametrize(
+    ("device", "capital", "income"), [("cpu", 0.3, 0.02), ("cuda:0 (NVIDIA H100)", 0.0, 0.015)]
+)
+def test_a_short_answer_loses_to_short_matches_what_it_earned_before(device, capital, income):
+    """So that no answer of 33 tokens is slowed by 3 %: the account starts with next to nothing."""
+    beyond = {"cpu": lambda n: 0.15 * n}.get(device, lambda n: 0.65 + 0.05 * n)
+    for matched in range(2, 16):
+        pace, lost = Pace(device), 0.0
+        for number in range(1, 400):
+            guessed = pace.guesses(matched, MOST_GUESSES)
+            pace.took(guessed, 1.0 + (beyond(guessed) if guessed else 0.0))
+            pace.saw(matched, guessed, 0)
+            lost += beyond(guessed) if guessed else 0.0
+            assert lost <= capital + income * number + 1e-6
+
+
+def test_a_text_that_has_repeated_so_much_is_quoting_and_gets_credit_at_once():
+    for device in ("cpu", "cuda:0"):
+        assert Pace(device).guesses(16, MOST_GUESSES) >= 6
+
+
 def test_a_card_guesses_only_what_pays_for_a_step_of_several_rows():
     """There two rows cost almost as much as eight: a likely guess or two are not worth it, eight are."""
     assert Pace("cuda:0 (NVIDIA H100)").guesses(2, MOST_GUESSES) == 0
