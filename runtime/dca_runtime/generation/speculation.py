@@ -142,11 +142,12 @@ class Pace:
     _WEIGHT = 1 / 8  # of a step's time in the averages
     _FORGET = 0.995  # a step: what was bad is tried again some hundred steps later
     _MUCH = 1.5  # times as long as they should
-    # The account: as far as steps of several rows take what they are expected to, wrong guesses cost a text of
-    # n steps the time of capital + income n steps at most, and once that of _CREDIT steps, where so long a
+    # The account: as far as steps of several rows take what they are expected to, wrong guesses cost a text
+    # of n steps the time of capital + income n steps at most, and once that of _CREDIT steps, where so long a
     # match precedes them that the text is taken to be quoting. A short answer has few steps to spread a loss
-    # over: what it may lose to guesses that short matches suggest, it must have saved before. A card's steps of
-    # several rows may take half as long again as expected before the clock has a say, so there it saves less.
+    # over: what it may lose to guesses that short matches suggest, it must have saved before. A card's steps
+    # of several rows may take half as long again as expected before the clock has a say, so there it saves
+    # less.
     _CAPITAL_INCOME = {"cpu": (0.3, 0.02), "card": (0.0, 0.015)}
     _CREDIT, _QUOTING = 1.0, 16  # steps, tokens
     _MOST_SAVED = 4.0
