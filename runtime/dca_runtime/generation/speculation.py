@@ -148,7 +148,7 @@ class Pace:
     # over: what it may lose to guesses that short matches suggest, it must have saved before. A card's steps
     # of several rows may take half as long again as expected before the clock has a say, so there it saves
     # less.
-    _CAPITAL_INCOME = {"cpu": (0.3, 0.02), "card": (0.0, 0.015)}
+    _CAPITAL_INCOME = {"cpu": (0.15, 0.02), "card": (0.0, 0.015)}
     _CREDIT, _QUOTING = 1.0, 16  # steps, tokens
     _MOST_SAVED = 4.0
 
