@@ -78,7 +78,7 @@ constexpr DCA_HOST_DEVICE uint32_t wgmma_x_offset(uint32_t n_rows, uint32_t n, u
 /// Where chunk c (0 ... 7) of a row's 128 bytes of low plane lies in its stage, in bytes: likewise swizzled.
 constexpr DCA_HOST_DEVICE uint32_t wgmma_low_offset(uint32_t row, uint32_t c) { return row * kStepBytes + (c ^ row % 8) * 16; }
 
-/// With 16 rows of x at most and four-bit planes it is mma again, as wgmma of 16 columns takes longer: x lies as the copy engine
+/// With 16 rows of x at most and four-bit planes it is mma again (sm90_mma.cuh): x lies as the copy engine
 /// brings it, in a box of all rows for the columns of each t. Boxes are 256 bytes more apart than they are long, so that
 /// the four t that read the same eight of two neighbouring rows meet no bank twice.
 constexpr uint32_t kXBoxColumns = 64, kXBoxBytes = 16 * kXBoxColumns * 2, kXBoxesApart = kXBoxBytes + 256;

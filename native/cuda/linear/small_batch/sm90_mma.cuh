@@ -1,5 +1,6 @@
-// The products of a stage by mma, where rows are few and planes of four bits: wgmma takes as long for 16 columns as for many, which
-// is longer than the weights are on their way.
+// The products of a stage by mma, where rows are few and planes of four bits: on an H100 16 rows of 28672 x 4096 in IQ4_XS take 29.3 us
+// so and 39.5 by wgmma, Q4_K 31.9 and 35.2, with the same bits. A warp has 32 rows of weights, so that what it reads of x serves
+// twice; x is as the copy engine brings it.
 #pragma once
 
 #include "cuda/linear/small_batch/sm90_ring.cuh"
