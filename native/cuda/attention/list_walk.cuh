@@ -11,26 +11,25 @@ struct ListWalk {
     static_assert(kPageTokens % kTileKeys == 0);
 
     const Scheme& scheme;
-    const ListedPage* list;  // the current page's entry
-    uint32_t left;           // entries behind it
+    const ListedPage* list;  // of the current page
+    uint32_t left;           // entries behind that
+    ListedPage entry;        // the current page's
     uint32_t chunk, queries_end;
-    uint32_t range_index;  // as Range
-    uint32_t range_end;    // keys of the current range end here
+    uint32_t range_end;  // keys of the current range end here
     uint32_t range_begin;
-    uint32_t key;       // the current tile's first key, a multiple of kTileKeys; may lie before range_begin
-    uint32_t quarters;  // of the queries, that read it
-    bool entered;       // the current tile is the first of its range
+    uint32_t key;  // the current tile's first key, a multiple of kTileKeys; may lie before range_begin
+    bool entered;  // the current tile is the first of its range
 
     __device__ __forceinline__ ListWalk(const Scheme& scheme_, const ListedBlock& block, const ListedPage* list_)
         : scheme(scheme_), list(list_), left(block.count - 1), chunk(block.chunk), queries_end(block.first + block.rows) {
-        range_index = ListedPage{__ldg(&list->bits)}.range();
+        entry.bits = __ldg(&list->bits);
         enter_range();
         enter_page();
     }
 
-    __device__ __forceinline__ Range range() const { return static_cast<Range>(range_index); }
+    __device__ __forceinline__ Range range() const { return static_cast<Range>(entry.range()); }
     /// The first page is in every list, and in the last range.
-    __device__ __forceinline__ bool in_last_range() const { return range_index + 1 == range_count(scheme, chunk); }
+    __device__ __forceinline__ bool in_last_range() const { return entry.range() + 1 == range_count(scheme, chunk); }
 
     __device__ __forceinline__ bool next() {
         entered = false;
@@ -42,11 +41,9 @@ struct ListWalk {
         }
         if (left == 0) return false;
         ++list, --left;
-        const uint32_t range = ListedPage{__ldg(&list->bits)}.range();
-        if (range != range_index) {
-            range_index = range;
-            enter_range();
-        }
+        const uint32_t before = entry.range();
+        entry.bits = __ldg(&list->bits);
+        if (entry.range() != before) enter_range();
         enter_page();
         return true;
     }
@@ -59,8 +56,6 @@ private:
         entered = true;
     }
     __device__ __forceinline__ void enter_page() {
-        const ListedPage entry{__ldg(&list->bits)};
-        quarters = entry.quarters();
         const uint32_t begin = entry.page() * kPageTokens, end = begin + kPageTokens;
         key = kTileKeys == kPageTokens ? begin : ((end < range_end ? end : range_end) - 1) / kTileKeys * kTileKeys;
     }

@@ -38,6 +38,17 @@ class Memory:
     def used(self):
         return self.limit - len(self.free)
 
+    @property
+    def unused(self):
+        return len(self.free)
+
+    @property
+    def grows(self):
+        return self.making
+
+    def keep_ready(self, count):
+        self.ready = count
+
     def coming(self, count):
         return self.making and count > len(self.free)
 

@@ -231,7 +231,7 @@ struct Warp {
         if constexpr (C::kListed) {
             const uint32_t quarter = (rows.first % kPageTokens + first_row) / kQuarter;
             const LineBits& lines = params.args.lists.lines;
-            if ((walk.quarters >> quarter & 1) == 0) {
+            if ((walk.entry.quarters() >> quarter & 1) == 0) {
                 mask.hide();
             } else if (lines.columns != nullptr) {
                 const QuarterRows own(rows.first + rows.begin, rows.end - rows.begin, quarter);

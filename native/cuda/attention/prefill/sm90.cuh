@@ -301,7 +301,7 @@ struct Consumer {
         TileMask<C::kKeys, C::kWindowed> mask(walk, lane, first_index<C>(block) + first_row, back, params.traits.window);
         if constexpr (C::kListed) {
             const uint32_t quarter = warp_row / kQuarter;
-            if ((walk.quarters >> quarter & 1) == 0) {
+            if ((walk.entry.quarters() >> quarter & 1) == 0) {
                 mask.hide();
             } else if (params.lists.lines.columns != nullptr) {
                 const QuarterRows rows(block.first, block.rows, quarter);
