@@ -64,7 +64,8 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
         return cudaErrorInvalidValue;
 
     const LineBits& lines = args.lists.lines;
-    if (args.lists.blocks && (!args.lists.pages || args.scheme.moves())) return cudaErrorInvalidValue;
+    const uint64_t listed = uint64_t{args.lists.n_blocks} * args.lists.most_pages * static_cast<uint32_t>(args.shape.n_heads);
+    if (args.lists.blocks && (!args.lists.pages || args.scheme.moves() || listed >> 32 != 0)) return cudaErrorInvalidValue;
     if (lines.columns && (!args.lists.blocks || !lines.diagonals || lines.words < line_words(static_cast<uint32_t>(context))))
         return cudaErrorInvalidValue;
 

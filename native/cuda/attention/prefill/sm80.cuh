@@ -75,7 +75,7 @@ struct Task {
             const uint32_t stop = listed.first + listed.rows;
             return {{first, listed.first > first ? min(listed.first - first, uint32_t{C::kRows}) : 0,
                      stop > first ? min(stop - first, uint32_t{C::kRows}) : 0, listed.chunk},
-                    {params.args.scheme, listed, lists.pages + number * lists.most_pages}};
+                    {params.args.scheme, listed, lists.pages, static_cast<uint32_t>(number * lists.most_pages)}};
         } else {
             const QueryBlock block = params.blocks.at(work.block);
             return {{block.first, 0, block.rows, block.chunk}, {params.args.scheme, block, params.args.traits.window}};

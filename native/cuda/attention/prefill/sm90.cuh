@@ -125,7 +125,7 @@ struct Task {
             const uint4 from = __ldg(reinterpret_cast<const uint4*>(params.lists.blocks + number));
             const ListedBlock listed{from.x, from.y, from.z, from.w};
             return {{listed.first, listed.rows, listed.chunk},
-                    {params.scheme, listed, params.lists.pages + number * params.lists.most_pages}};
+                    {params.scheme, listed, params.lists.pages, static_cast<uint32_t>(number * params.lists.most_pages)}};
         } else {
             const QueryBlock block = params.blocks.at(work.block);
             return {block, {params.scheme, block, params.traits.window}};
