@@ -168,6 +168,7 @@ void CudaKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) cons
 }
 
 std::shared_ptr<std::byte> CudaKvCache::host_memory(uint64_t bytes) const {
+    ++bytes;  // what lies behind a block in memory is never taken for its next page: no copy may cross from one to another
     HostBlocks& blocks = *host_blocks_;
     const auto give_back = [kept = host_blocks_](uint64_t size, std::byte* block) {
         const std::lock_guard lock(kept->mutex);

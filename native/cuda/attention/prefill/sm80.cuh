@@ -228,6 +228,9 @@ struct Warp {
     __device__ __forceinline__ void absorb(float (&s)[C::kRowTiles][C::kKeys / 2], uint32_t (&p)[C::kRowTiles][C::kKeys / 4],
                                            const typename C::Walk& walk) {
         TileMask<C::kKeys, C::kWindowed> mask(walk, lane, rows.first + first_row, 0, params.args.traits.window);
+        // Before anything is masked.
+#pragma unroll
+        for (auto& logits : s) cap_if<C::kVariant>(logits, params.scale, params.args.traits);
         if constexpr (C::kListed) {
             const uint32_t quarter = (rows.first % kPageTokens + first_row) / kQuarter;
             const LineBits& lines = params.args.lists.lines;
@@ -242,7 +245,6 @@ struct Warp {
         }
 #pragma unroll
         for (int tile = 0; tile < C::kRowTiles; ++tile) {
-            cap_if<C::kVariant>(s[tile], params.scale, params.args.traits);
             mask.apply(s[tile], 16 * tile + lane / 4);
             float keep[2];
             softmax[tile].step(s[tile], params.scale.scale_log2, keep);
