@@ -70,9 +70,9 @@ cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStr
         return cudaErrorInvalidValue;
 
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
-    const bool sm80 =
-        vectors && card.compute_capability >= 80 && fast_shape(args) && (args.cache.type != CacheType::Q4 || has_room_to_dequantize(args));
-    const bool sm90 = sm80 && prefill_sm90_takes(card, args);
+    const bool fast = vectors && card.compute_capability >= 80 && fast_shape(args);
+    const bool sm80 = fast && (args.cache.type != CacheType::Q4 || has_room_to_dequantize(args));
+    const bool sm90 = fast && prefill_sm90_takes(card, args);
     switch (args.kernel) {
         case PrefillKernel::Auto:
             if (sm90) return launch_prefill_sm90(card, args, stream);

@@ -48,8 +48,9 @@ struct Params {
     int32_t* next_item;  // counter of items drawn beyond the first of each thread block
     PageLists lists;     // if kListed
     Parts parts;         // if kSplit
+    KeyPiece piece;      // if kSplit
 
-    __device__ __forceinline__ uint32_t items() const { return order.count() * parts.count; }
+    __device__ __forceinline__ uint32_t items() const { return order.count() * parts.own; }
 };
 
 template <int kHeadDim_, class T_, Variant kVariant_, bool kSplit_ = false>
@@ -65,7 +66,7 @@ struct Config {
     static constexpr int kKeys = kPageTokens;
     using Walk = std::conditional_t<kListed, ListWalk<kKeys>, std::conditional_t<kSplit, SplitWalk<kKeys>, TileWalk<kKeys, kWindowed>>>;
     static_assert(!kListed || kRows == kPageTokens);
-    static_assert(!kSplit || kVariant == Variant::Plain);
+    static_assert(!kSplit || (kVariant == Variant::Plain && kRows == sm90_block_rows(kHeadDim)));
     static constexpr int kStages = 2;
     static constexpr int kThreads = 128 * (kConsumers + 1);
     static constexpr bool kQueriesInRegisters = kConsumers == 2;
@@ -113,13 +114,13 @@ struct Task {
     typename C::Walk walk;
 
     static __device__ __forceinline__ WorkOrder::Item work(const Params& params, uint32_t item) {
-        return params.order.at(C::kSplit ? item / params.parts.count : item);
+        return params.order.at(C::kSplit ? item / params.parts.own : item);
     }
 
     static __device__ __forceinline__ Task of(const Params& params, const WorkOrder::Item& work, [[maybe_unused]] uint32_t item) {
         if constexpr (C::kSplit) {
             const QueryBlock block = params.blocks.at(work.block);
-            return {block, {params.scheme, block, item % params.parts.count, params.parts.count}};
+            return {block, {params.scheme, block, params.piece, item % params.parts.own, params.parts.own}};
         } else if constexpr (C::kListed) {
             const size_t number = size_t{work.head} * params.lists.n_blocks + work.block;
             const uint4 from = __ldg(reinterpret_cast<const uint4*>(params.lists.blocks + number));
@@ -181,7 +182,8 @@ __device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_
 
         const HeadRows rows{params.page_table, static_cast<uint32_t>(params.shape.n_kv_heads), work.head / group};
         do {
-            const uint32_t page = rows.page_of(walk.key) * rows.n_kv_heads + rows.head;
+            const uint32_t held = rows.page_of(walk.key) - (C::kSplit ? params.piece.begin : 0);
+            const uint32_t page = held * rows.n_kv_heads + rows.head;
             const int32_t row = -static_cast<int32_t>(keys_back<C>(walk, params.blocks.end));
             ptx::barrier_wait(ptx::shared_address(&shared.keys_empty[ring.stage]), ring.phase ^ 1);
             copy_tile<C>(ptx::shared_address(shared.keys[ring.stage]), k_map, ptx::shared_address(&shared.keys_full[ring.stage]), row,
@@ -327,7 +329,7 @@ struct Consumer {
 
     /// Writes an item's part of the block, undivided.
     __device__ __forceinline__ void write_part(const float (&o)[C::kHeadDim / 2], const OnlineSoftmax& softmax, uint32_t item) const {
-        const size_t first = size_t{item} * C::kRows + warp_row + lane / 4;
+        const size_t first = params.parts.place(item) * C::kRows + warp_row + lane / 4;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const float sum = softmax.row_sum(half);
