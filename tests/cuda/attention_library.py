@@ -146,6 +146,7 @@ class _Prefill(ctypes.Structure):
         ("kernel", ctypes.c_int32),
         ("lists", Lists),
         ("fresh_page", ctypes.c_uint32),
+        ("n_behind", ctypes.c_uint32),
         ("piece", ctypes.c_uint32 * 4),
     ]
 
@@ -368,6 +369,7 @@ class Problem:
             KERNELS[kernel],
             lists or Lists(),
             self.fresh_page(start),
+            0,
             (ctypes.c_uint32 * 4)(*WHOLE),
         )
         return self.library.call("dca_attention_prefill", args)

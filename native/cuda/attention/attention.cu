@@ -58,7 +58,7 @@ size_t prefill_workspace_bytes(const AttentionShape& shape, uint32_t context, in
 cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
     const uint64_t context = uint64_t{args.start} + args.n_queries;
     if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || args.n_queries == 0 ||
-        context > uint64_t{args.cache.pages} * kPageTokens || !args.page_table ||
+        context_of(args) > uint64_t{args.cache.pages} * kPageTokens || !args.page_table ||
         !valid_positions(args.scheme, args.rotary, args.shape, context) || !aligned_16(args.q) || !aligned_16(args.out) ||
         !aligned_16(args.workspace) || args.workspace_bytes < prefill_workspace_bytes())
         return cudaErrorInvalidValue;

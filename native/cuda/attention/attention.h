@@ -102,6 +102,7 @@ struct PrefillArgs {
     PrefillKernel kernel;
     PageLists lists;          // of sparse prefill, for these very queries; Simple takes none
     uint32_t fresh_page = 0;  // Q4: the sequence's first page whose fine codes are read
+    uint32_t n_behind = 0;    // tokens behind the queries whose keys and values are there, too: part of a page that nobody sees
     KeyPiece piece = {};      // not all of it: a call of Sm90's own, whose cache holds these pages alone (prefill/dequantized.h)
 };
 

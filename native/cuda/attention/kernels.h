@@ -20,6 +20,9 @@ inline bool fast_shape(const PrefillArgs& args) {
     return compiled(variant_of(args), args.shape.head_dim) && args.shape.rotary_dim % 8 == 0;
 }
 
+/// Tokens whose keys and values are in the cache.
+inline uint64_t context_of(const PrefillArgs& args) { return uint64_t{args.start} + args.n_queries + args.n_behind; }
+
 cudaError_t launch_prefill_sm80(const Card& card, const PrefillArgs& args, cudaStream_t stream);
 
 /// Hopper: TMA and wgmma. A page table may be null here: pages 0, 1, 2, ... Head sizes up to 128; a Q8 cache is dequantized in the workspace first.

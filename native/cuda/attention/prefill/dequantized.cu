@@ -67,13 +67,13 @@ struct Passes {
         const uint32_t kv_heads = args.shape.n_kv_heads;
         if (has_room_to_dequantize(args)) {
             const size_t room = args.workspace_bytes - kDequantizedOffset;
-            const size_t fit = room / dequantized_head_bytes(args.shape, uint64_t{args.start} + args.n_queries);
+            const size_t fit = room / dequantized_head_bytes(args.shape, context_of(args));
             count = ceil_div(kv_heads, static_cast<uint32_t>(std::min<size_t>(kv_heads, fit)));
             heads = ceil_div(kv_heads, count);
             return;
         }
         const size_t page = dequantized_head_bytes(args.shape, 1);
-        const uint32_t before = args.start / kPageTokens, pages = pages_for(uint64_t{args.start} + args.n_queries);
+        const uint32_t before = args.start / kPageTokens, pages = pages_for(context_of(args));
         const QueryBlocks blocks(args.start, args.n_queries, args.scheme.chunk_size, sm90_block_rows(args.shape.head_dim));
         for (pieces = 2; pieces <= before; ++pieces) {
             offset = pieces_offset(args.shape, blocks.count, pieces);
@@ -90,8 +90,7 @@ struct Passes {
     KeyPiece piece(const PrefillArgs& args, uint32_t number) const {
         const uint64_t before = args.start / kPageTokens;
         const auto border = [&](uint32_t n) { return static_cast<uint32_t>(before * n / pieces); };
-        return {border(number), number + 1 == pieces ? pages_for(uint64_t{args.start} + args.n_queries) : border(number + 1), number,
-                pieces};
+        return {border(number), number + 1 == pieces ? pages_for(context_of(args)) : border(number + 1), number, pieces};
     }
 
     /// Behind the parts of so many blocks of queries of one key head.
@@ -105,8 +104,7 @@ struct Passes {
 }  // namespace
 
 bool has_room_to_dequantize(const PrefillArgs& args) {
-    const uint64_t context = uint64_t{args.start} + args.n_queries;
-    return args.workspace_bytes >= kDequantizedOffset + dequantized_head_bytes(args.shape, context);
+    return args.workspace_bytes >= kDequantizedOffset + dequantized_head_bytes(args.shape, context_of(args));
 }
 
 bool has_room_for_pieces(const Card& card, const PrefillArgs& args) {
@@ -162,7 +160,7 @@ cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args
             const KeyPiece piece = passes.piece(args, number);
             if (passes.pieces > 1) part.piece = piece;
             const uint32_t pages = piece.end - piece.begin;
-            const uint32_t n_keys = std::min(pages * kPageTokens, args.start + args.n_queries - piece.begin * kPageTokens);
+            const uint32_t n_keys = std::min(pages * kPageTokens, static_cast<uint32_t>(context_of(args)) - piece.begin * kPageTokens);
             const size_t vectors = static_cast<size_t>(n_keys) * (args.shape.head_dim / 8);
             const dim3 grid(static_cast<uint32_t>((vectors + kThreads - 1) / kThreads), heads, 2);
             dequantize_kernel<<<grid, kThreads, 0, stream>>>(args.cache, args.page_table, args.shape.n_kv_heads, args.shape.head_dim, first,

@@ -38,6 +38,7 @@ struct Params {
     Scheme scheme;
     QueryBlocks blocks;
     WorkOrder order;
+    uint32_t n_keys;  // tokens whose keys are there
     const float2* cos_sin;
     const uint32_t* page_table;  // null: pages 0, 1, 2, ...
     void* out;
@@ -184,7 +185,7 @@ __device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_
         do {
             const uint32_t held = rows.page_of(walk.key) - (C::kSplit ? params.piece.begin : 0);
             const uint32_t page = held * rows.n_kv_heads + rows.head;
-            const int32_t row = -static_cast<int32_t>(keys_back<C>(walk, params.blocks.end));
+            const int32_t row = -static_cast<int32_t>(keys_back<C>(walk, params.n_keys));
             ptx::barrier_wait(ptx::shared_address(&shared.keys_empty[ring.stage]), ring.phase ^ 1);
             copy_tile<C>(ptx::shared_address(shared.keys[ring.stage]), k_map, ptx::shared_address(&shared.keys_full[ring.stage]), row,
                          page);
@@ -299,7 +300,7 @@ struct Consumer {
     __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const typename C::Walk& walk,
                                          [[maybe_unused]] uint32_t head) const {
         cap_if<C::kVariant>(s, params.scale, params.traits);
-        const uint32_t back = keys_back<C>(walk, params.blocks.end);
+        const uint32_t back = keys_back<C>(walk, params.n_keys);
         TileMask<C::kKeys, C::kWindowed> mask(walk, lane, first_index<C>(block) + first_row, back, params.traits.window);
         if constexpr (C::kListed) {
             const uint32_t quarter = warp_row / kQuarter;

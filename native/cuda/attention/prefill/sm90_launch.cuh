@@ -60,6 +60,7 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, uint32_t parts, cu
     params.shape = shape;
     params.scheme = args.scheme;
     params.blocks = QueryBlocks(args.start, args.n_queries, args.scheme.chunk_size, C::kRows);
+    params.n_keys = static_cast<uint32_t>(context_of(args));
     params.cos_sin = args.rotary.cos_sin;
     params.page_table = args.page_table;
     params.out = args.out;
