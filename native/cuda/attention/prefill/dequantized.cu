@@ -63,7 +63,7 @@ struct Passes {
     uint32_t pieces = 1;
     size_t offset = kDequantizedOffset;  // of what is dequantized, in the workspace
 
-    explicit Passes(const PrefillArgs& args) {
+    Passes(const Card& card, const PrefillArgs& args) {
         const uint32_t kv_heads = args.shape.n_kv_heads;
         if (has_room_to_dequantize(args)) {
             const size_t room = args.workspace_bytes - kDequantizedOffset;
@@ -76,7 +76,7 @@ struct Passes {
         const uint32_t before = args.start / kPageTokens, pages = pages_for(context_of(args));
         const QueryBlocks blocks(args.start, args.n_queries, args.scheme.chunk_size, sm90_block_rows(args.shape.head_dim));
         for (pieces = 2; pieces <= before; ++pieces) {
-            offset = pieces_offset(args.shape, blocks.count, pieces);
+            offset = pieces_offset(card, args.shape, blocks.count, pieces);
             if (offset > args.workspace_bytes) break;
             if (ceil_div(before, pieces) + pages - before > (args.workspace_bytes - offset) / page) continue;
             heads = 1;
@@ -93,10 +93,10 @@ struct Passes {
         return {border(number), number + 1 == pieces ? pages_for(context_of(args)) : border(number + 1), number, pieces};
     }
 
-    /// Behind the parts of so many blocks of queries of one key head.
-    static size_t pieces_offset(const AttentionShape& shape, uint64_t blocks, uint64_t pieces) {
-        const uint64_t parts = blocks * (shape.n_heads / shape.n_kv_heads) * pieces;
-        const size_t bytes = kCounterBytes + std::max(kPartsBytes, parts * sm90_part_bytes(shape.head_dim));
+    /// Behind the parts of so many blocks of queries of one key head, or of fewer that are cut so that they fill the card.
+    static size_t pieces_offset(const Card& card, const AttentionShape& shape, uint64_t blocks, uint64_t pieces) {
+        const uint64_t items = std::max<uint64_t>(blocks * (shape.n_heads / shape.n_kv_heads), card.multiprocessors);
+        const size_t bytes = kCounterBytes + items * pieces * sm90_part_bytes(shape.head_dim);
         return (bytes + 255) / 256 * 256;
     }
 };
@@ -109,7 +109,7 @@ bool has_room_to_dequantize(const PrefillArgs& args) {
 
 bool has_room_for_pieces(const Card& card, const PrefillArgs& args) {
     return !has_room_to_dequantize(args) && variant_of(args) == Variant::Plain &&
-           prefill_sm90_takes_pieces(card, args.shape, args.scheme) && Passes(args).heads != 0;
+           prefill_sm90_takes_pieces(card, args.shape, args.scheme) && Passes(card, args).heads != 0;
 }
 
 size_t prefill_pieces_bytes(const Card& card, const AttentionShape& shape, const Scheme& scheme, uint32_t context, uint32_t n_queries,
@@ -120,7 +120,7 @@ size_t prefill_pieces_bytes(const Card& card, const AttentionShape& shape, const
     const uint32_t pieces = ceil_div(pages_for(context), held - own);
     // A chunk's border cuts a block in two, and so does a call's first query.
     const uint64_t blocks = n_queries / sm90_block_rows(shape.head_dim) + n_queries / scheme.chunk_size + 3;
-    return Passes::pieces_offset(shape, blocks, pieces) + size_t{held} * page;
+    return Passes::pieces_offset(card, shape, blocks, pieces) + size_t{held} * page;
 }
 
 bool dequantizing_pays(const Card& card, const PrefillArgs& args) {
@@ -135,14 +135,14 @@ bool dequantizing_pays(const Card& card, const PrefillArgs& args) {
     if (uint64_t{args.n_queries} * group * (splits ? idle : 1) < kLeastQueries) return false;
     if (splits) return true;
     // A pass of a few heads over few queries leaves multiprocessors idle.
-    const Passes passes(args);
+    const Passes passes(card, args);
     const auto rounds = [&](uint32_t heads) { return ceil_div(heads * blocks, card.multiprocessors); };
     return passes.count * rounds(passes.heads * group) <= 2 * rounds(args.shape.n_heads);
 }
 
 cudaError_t launch_prefill_dequantized(const Card& card, const PrefillArgs& args, PrefillLaunch kernel, cudaStream_t stream) {
     const uint32_t kv_heads = args.shape.n_kv_heads, group = args.shape.n_heads / args.shape.n_kv_heads;
-    const Passes passes(args);
+    const Passes passes(card, args);
     __half* dequantized = reinterpret_cast<__half*>(static_cast<uint8_t*>(args.workspace) + passes.offset);
 
     for (uint32_t first = 0; first < kv_heads; first += passes.heads) {

@@ -24,10 +24,11 @@ template <class C>
 uint32_t split_count(const Card& card, const PrefillArgs& args) {
     const QueryBlocks blocks(args.start, args.n_queries, args.scheme.chunk_size, C::kRows);
     const uint32_t items = blocks.count * args.shape.n_heads;
-    const uint64_t room = kPartsBytes / sm90_part_bytes(C::kHeadDim) / args.piece.count;
+    const bool pieces = args.piece.count > 1;  // whose parts have room in any case
+    const uint64_t room = pieces ? card.multiprocessors : kPartsBytes / sm90_part_bytes(C::kHeadDim);
     uint32_t parts = std::min<uint64_t>(card.multiprocessors, room) / items;
     if (parts < 2) return 1;
-    if (args.piece.count > 1) return std::max(1u, std::min(parts, args.start / args.piece.count / kLeastPartKeys));
+    if (pieces) return std::max(1u, std::min(parts, args.start / args.piece.count / kLeastPartKeys));
     for (uint32_t n = 0; n < blocks.count; ++n)
         parts = std::min(parts, TileWalk<C::kKeys>(args.scheme, blocks.at(n)).left() / (kLeastPartKeys / C::kKeys));
     return std::max(1u, parts);

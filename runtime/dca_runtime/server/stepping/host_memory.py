@@ -7,7 +7,7 @@ from typing import Protocol
 
 from dca_runtime.server.incoming import warn
 
-_PIECE_BYTES = 256 << 20  # that are made at once, and kept ready
+_PIECE_BYTES = 64 << 20  # that are made at once, and kept ready: steps wait some milliseconds meanwhile
 
 
 class Owner(Protocol):
