@@ -148,7 +148,7 @@ void CudaExecutor::logits(std::span<float* const> out) {
     std::vector<float*> rows(out.size());
     for (size_t row = 0; row < rows.size(); ++row) rows[row] = state_.memory.host_logits + row * n_vocab;
     read_logits(
-        rows, [&](const float* from, size_t n, float* to) { return write_to_host(state_.device.card, from, n, to, state_.stream.get()); });
+        rows, [&](const float* from, size_t n, float* to) { return write_to_host(from, n, to, state_.stream.get()); });
     for (size_t row = 0; row < rows.size(); ++row) std::memcpy(out[row], rows[row], n_vocab * sizeof(float));
 }
 

@@ -66,7 +66,7 @@ cudaError_t scale_and_cap(const Card& card, float* logits, uint64_t n, float sca
 
 /// Copies n values to host memory that the device can reach, from the device: its copy engine would do it after all that other
 /// streams have asked of it, which may be pages that leave for host memory.
-cudaError_t write_to_host(const Card& card, const float* from, uint64_t n, float* to, cudaStream_t stream);
+cudaError_t write_to_host(const float* from, uint64_t n, float* to, cudaStream_t stream);
 
 /// scores[r] = the logarithm of the sum of row r's exponentials, and the logit of targets[r], minus infinity where that is
 /// negative; logits (rows, n_vocab) f32. targets and scores may be host memory that the device can reach.
