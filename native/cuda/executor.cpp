@@ -147,8 +147,7 @@ void CudaExecutor::logits(std::span<float* const> out) {
     // Copying a few rows to memory that the card reaches, and from there, is quicker than letting the driver do it.
     std::vector<float*> rows(out.size());
     for (size_t row = 0; row < rows.size(); ++row) rows[row] = state_.memory.host_logits + row * n_vocab;
-    read_logits(
-        rows, [&](const float* from, size_t n, float* to) { return write_to_host(from, n, to, state_.stream.get()); });
+    read_logits(rows, [&](const float* from, size_t n, float* to) { return write_to_host(from, n, to, state_.stream.get()); });
     for (size_t row = 0; row < rows.size(); ++row) std::memcpy(out[row], rows[row], n_vocab * sizeof(float));
 }
 
