@@ -22,7 +22,7 @@ constexpr uint32_t kShortestBlock = 256;
 constexpr uint64_t kLogitsBytes = uint64_t{128} << 20;  // of several rows at once
 constexpr uint64_t kMostDequantized = uint64_t{512} << 20;
 constexpr uint64_t kMostDequantizedCache = uint64_t{512} << 20;
-constexpr uint64_t kDequantizedPiece = uint64_t{256} << 20;  // of a key head that takes more than that
+constexpr uint64_t kDequantizedPiece = uint64_t{128} << 20;  // of a key head that takes more than that
 constexpr uint64_t kReserve = uint64_t{256} << 20;           // for CUDA's own needs
 
 constexpr uint32_t kMostSlices = 128;  // of a step
