@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/backend/forward.h"
+#include "cuda/device/write_to_host.h"
 #include "cuda/linear/elementwise.h"
 #include "cuda/weights/kernels.h"
 

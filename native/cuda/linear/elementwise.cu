@@ -226,11 +226,6 @@ __global__ void __launch_bounds__(kThreads) scale_and_cap_kernel(float* logits, 
     logits[i] = cap == 0.0f ? logit : cap * tanhf(logit / cap);
 }
 
-__global__ void __launch_bounds__(kThreads) write_to_host_kernel(const float* from, uint64_t n, float* to) {
-    const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
-    if (i < n) to[i] = from[i];
-}
-
 /// One pass: every thread keeps a maximum and a sum of exponentials over its logits.
 __global__ void __launch_bounds__(kScoreThreads)
     score_kernel(const float* logits, uint32_t n_vocab, const int32_t* targets, float2* scores) {
@@ -283,11 +278,6 @@ cudaError_t add_branch(const Card& card, const AddBranchArgs& args, cudaStream_t
 
 cudaError_t scale_and_cap(const Card& card, float* logits, uint64_t n, float scale, float cap, cudaStream_t stream) {
     return launch_overlapped(card, scale_and_cap_kernel, dim3(blocks_for(n)), kThreads, 0, stream, logits, n, scale, cap);
-}
-
-cudaError_t write_to_host(const float* from, uint64_t n, float* to, cudaStream_t stream) {
-    write_to_host_kernel<<<blocks_for(n), kThreads, 0, stream>>>(from, n, to);
-    return cudaGetLastError();
 }
 
 cudaError_t head_norm(const Card& card, const HeadNormArgs& args, cudaStream_t stream) {

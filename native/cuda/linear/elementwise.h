@@ -64,10 +64,6 @@ cudaError_t add_branch(const Card& card, const AddBranchArgs& args, cudaStream_t
 /// logits become scale · logits, then cap · tanh(logits / cap) unless cap is 0.
 cudaError_t scale_and_cap(const Card& card, float* logits, uint64_t n, float scale, float cap, cudaStream_t stream);
 
-/// Copies n values to host memory that the device can reach, from the device: its copy engine would do it after all that other
-/// streams have asked of it, which may be pages that leave for host memory.
-cudaError_t write_to_host(const float* from, uint64_t n, float* to, cudaStream_t stream);
-
 /// scores[r] = the logarithm of the sum of row r's exponentials, and the logit of targets[r], minus infinity where that is
 /// negative; logits (rows, n_vocab) f32. targets and scores may be host memory that the device can reach.
 cudaError_t score_tokens(const float* logits, uint32_t rows, uint32_t n_vocab, const int32_t* targets, float2* scores, cudaStream_t stream);

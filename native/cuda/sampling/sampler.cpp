@@ -4,7 +4,7 @@
 #include <cmath>
 #include <limits>
 
-#include "cuda/linear/elementwise.h"
+#include "cuda/device/write_to_host.h"
 
 namespace dca::cuda {
 
