@@ -1,5 +1,6 @@
 #include "cuda/linear/elementwise.h"
 
+#include "cuda/device/tried.h"
 #include "cuda/device/vectors.cuh"
 #include "cuda/linear/activation.cuh"
 
@@ -37,10 +38,9 @@ __device__ __forceinline__ void write_normed(T* to, const float4& v, float scale
     *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(out);
 }
 
-/// A block a row. A thread keeps the first values it reads, and the norm's weights are there before x is. The next kernel is let
-/// start once x is asked for: what that one asks memory for, x would have to wait for.
+/// A block a row. A thread keeps the first values it reads, and the norm's weights are there before x is.
 template <class T>
-__global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constant__ NormArgs args) {
+__global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constant__ NormArgs args, bool early) {
     __shared__ float scratch[kThreads / 32];
     const float* x = args.x + uint64_t{blockIdx.x} * args.width;
     T* to = static_cast<T*>(args.to) + uint64_t{blockIdx.x} * args.width;
@@ -50,6 +50,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constan
         const uint32_t i = 4 * (threadIdx.x + n * kThreads);
         weights[n] = i < args.width ? *reinterpret_cast<const float4*>(args.weight + i) : float4{};
     }
+    if (early) let_next_start();
     await_previous();
     float squares = 0.0f;
 #pragma unroll
@@ -266,7 +267,7 @@ cudaError_t norm(const Card& card, const NormArgs& args, cudaStream_t stream) {
         } else if (args.kind == NormKind::Layer) {
             status = launch_overlapped(card, layer_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args);
         } else {
-            status = launch_overlapped(card, rms_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args);
+            status = launch_overlapped(card, rms_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args, tried("NORM", 1) != 0);
         }
     });
     return status;

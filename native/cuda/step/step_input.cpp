@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "core/engine/page_pool.h"
+#include "cuda/device/tried.h"
 #include "cuda/step/shared_prefixes.h"
 
 namespace dca::cuda {
@@ -160,7 +161,7 @@ bool StepInput::set(const Batch& batch, uint32_t padding, uint32_t padding_page)
     write(batch);
     pad(padding, padding_page);
     if (n_groups_ != 0) group(batch);
-    return moved;
+    return moved || tried("CLEAR", 0) != 0;
 }
 
 void StepInput::upload(cudaStream_t stream) {

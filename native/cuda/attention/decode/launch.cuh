@@ -9,6 +9,7 @@
 #include "cuda/attention/kernels.h"
 #include "cuda/device/allow_shared.h"
 #include "cuda/device/tensor_map.h"
+#include "cuda/device/tried.h"
 
 namespace dca::cuda::decode {
 
@@ -58,7 +59,7 @@ cudaError_t launch_items(const Card& card, const Params& params, uint64_t most, 
     const auto kernel = decode_kernel<C, Items>;
     const cudaError_t error = allow_shared_bytes(kernel, kSharedBytes);
     if (error != cudaSuccess) return error;
-    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
+    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors * C::kBlocks, most));
     return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, kSharedBytes, stream, params);
 }
 
@@ -141,6 +142,13 @@ cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream
             using Wide = Config<kHeadDim, T, kQ8, decode_columns(kHeadDim) / 8, kVariant>;
             const cudaError_t error = launch_groups<Wide>(card, params, stream);
             if (error != cudaSuccess) return error;
+            if constexpr (!C::kCodes && kHeadDim <= 128) {
+                if (card.compute_capability == 90 && tried("BESIDE", 1) != 0) {
+                    using Beside = Config<kHeadDim, T, kQ8, kHeadTiles, kVariant, true>;
+                    params.most_splits = params.fewest_splits = 1;
+                    return launch_items<Beside, Rows<Beside>>(card, params, uint64_t{args.n_rows} * grid.pairs, stream);
+                }
+            }
         }
     }
     const uint64_t most = uint64_t{args.n_rows} * grid.pairs * grid.splits;

@@ -5,6 +5,8 @@
 #include "cuda/device/allow_shared.h"
 #include "cuda/device/cluster_launch.h"
 #include "cuda/device/tensor_map.h"
+#include "cuda/device/tried.h"
+#include "cuda/linear/small_batch/dense_sm90.cuh"
 #include "cuda/linear/small_batch/sm90.cuh"
 #include "cuda/linear/small_batch/sm90.h"
 
@@ -48,6 +50,30 @@ cudaError_t launch_kernel(const Card& card, const SmallBatchArgs& args, cudaStre
     return clusters.launch(card, kernel, dim3(passes, blocks), together, stream, maps, job);
 }
 
+template <class T, int kN>
+cudaError_t launch_dense(const Card& card, const SmallBatchArgs& args, cudaStream_t stream) {
+    using C = dense::Config<kN>;
+    const Matrix& w = args.w;
+    const uint64_t row_bytes = uint64_t{w.cols} * 2, rows = args.gated ? w.rows / 2 : w.rows;
+    dense::Maps maps;
+    cudaError_t status = make_tensor_map({w.low,
+                                          {w.cols, rows, args.gated ? 2u : 1u},
+                                          {row_bytes, row_bytes * rows},
+                                          {C::kGroupCols, args.gated ? C::kHalf : C::kRows, args.gated ? 2u : 1u},
+                                          C::kRowBytes},
+                                         maps.w);
+    if (status == cudaSuccess)
+        status = make_tensor_map({args.x, {w.cols, args.rows, 1}, {row_bytes, row_bytes * args.rows}, {C::kGroupCols, kN, 1}, C::kRowBytes},
+                                 maps.x);
+    constexpr size_t kBytes = sizeof(dense::Shared<C>) + 1023;  // room to align
+    const auto kernel = dense::multiply_kernel<T, kN>;
+    if (status == cudaSuccess) status = allow_shared_bytes(kernel, kBytes);
+    if (status != cudaSuccess) return status;
+    const uint32_t tiles = args.gated ? ceil_div(w.rows / 2, C::kHalf) : ceil_div(w.rows, C::kRows), steps = ceil_div(w.cols, C::kCols);
+    const uint32_t passes = ceil_div(args.rows, C::kN), blocks = std::min(static_cast<uint32_t>(card.multiprocessors), tiles);
+    return launch_overlapped(card, kernel, dim3(passes, blocks), C::kThreads, kBytes, stream, maps, args, tiles, steps);
+}
+
 template <int kN>
 cudaError_t launch(const Card& card, const SmallBatchArgs& args, cudaStream_t stream) {
     const bool f16 = args.dtype == Dtype::F16;
@@ -57,7 +83,9 @@ cudaError_t launch(const Card& card, const SmallBatchArgs& args, cudaStream_t st
         status = f16 ? launch_kernel<F, __half, kN>(card, args, stream) : launch_kernel<F, __nv_bfloat16, kN>(card, args, stream);
     });
     if (quantised) return status;
-    return f16 ? launch_kernel<Dense, __half, kN>(card, args, stream) : launch_kernel<Dense, __nv_bfloat16, kN>(card, args, stream);
+    if (tried("DENSE", 1) == 0)
+        return f16 ? launch_kernel<Dense, __half, kN>(card, args, stream) : launch_kernel<Dense, __nv_bfloat16, kN>(card, args, stream);
+    return f16 ? launch_dense<__half, kN>(card, args, stream) : launch_dense<__nv_bfloat16, kN>(card, args, stream);
 }
 
 }  // namespace dca::cuda::few::sm90
