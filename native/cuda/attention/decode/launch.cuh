@@ -57,7 +57,10 @@ template <class C, class Items>
 cudaError_t launch_items(const Card& card, const Params& params, uint64_t most, cudaStream_t stream) {
     constexpr int kSharedBytes = sizeof(Shared<C>);
     const auto kernel = decode_kernel<C, Items>;
-    const cudaError_t error = allow_shared_bytes(kernel, kSharedBytes);
+    cudaError_t error = allow_shared_bytes(kernel, kSharedBytes);
+    if (error == cudaSuccess)
+        error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                     C::kBeside ? tried("CARVE", 100) : tried("SMALL", 28));
     if (error != cudaSuccess) return error;
     const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors * C::kBlocks, most));
     return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, kSharedBytes, stream, params);
@@ -81,6 +84,7 @@ cudaError_t launch_groups_sm90(const Card& card, const Params& params, uint32_t 
     constexpr int kSharedBytes = sizeof(sm90::Shared<C>) + 1023;  // room to align
     const auto kernel = sm90::group_kernel<C>;
     if (error == cudaSuccess) error = allow_shared_bytes(kernel, kSharedBytes);
+    if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, tried("CARVE", 100));
     if (error != cudaSuccess) return error;
     return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, kSharedBytes, stream, maps, params);
 }
@@ -143,7 +147,7 @@ cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream
             const cudaError_t error = launch_groups<Wide>(card, params, stream);
             if (error != cudaSuccess) return error;
             if constexpr (!C::kCodes && kHeadDim <= 128) {
-                if (card.compute_capability == 90 && tried("BESIDE", 1) != 0) {
+                if (card.compute_capability == 90 && args.mostly_shared && tried("BESIDE", 1) != 0) {
                     using Beside = Config<kHeadDim, T, kQ8, kHeadTiles, kVariant, true>;
                     params.most_splits = params.fewest_splits = 1;
                     return launch_items<Beside, Rows<Beside>>(card, params, uint64_t{args.n_rows} * grid.pairs, stream);

@@ -4,8 +4,8 @@
 // A block of threads has tiles of 64 weight rows, wgmma's left operand, and takes them in stages of 256 columns: 512 bytes of each
 // row follow each other in memory, whose pages are opened for as much. Each of four warpgroups multiplies 64 of these columns; at a
 // tile's end their sums are added up. One thread asks for weights from before the previous kernel's end on, as many as the ring
-// holds. With tiles as small as these a matrix of 4096 rows is on half of the card's multiprocessors, which is enough to keep memory
-// busy, and no sum is cut.
+// holds. A matrix of few tiles is cut along its columns as well: a cluster of blocks has a tile, and each of them writes a part of
+// it with the sums of all.
 #pragma once
 
 #include "cuda/device/launch.h"
@@ -41,6 +41,21 @@ struct Shared {
     float sums[C::kGroups][16][C::kSumStride];  // of 16 rows of x at a time
 };
 
+/// What a block multiplies: every so manieth tile, and of each tile's steps those in [begin, end).
+struct Part {
+    uint32_t tiles, together, first_tile, tiles_apart, rank, begin, end;
+
+    /// `together` blocks have a tile.
+    __device__ __forceinline__ Part(uint32_t tiles_, uint32_t steps, uint32_t together_)
+        : tiles(tiles_),
+          together(together_),
+          first_tile(blockIdx.y / together),
+          tiles_apart(gridDim.y / together),
+          rank(blockIdx.y % together),
+          begin(rank * steps / together),
+          end((rank + 1) * steps / together) {}
+};
+
 /// A stage of the ring, and how often the ring has gone round (its parity).
 template <class C>
 struct Turn {
@@ -50,9 +65,9 @@ struct Turn {
     }
 };
 
-/// One thread: all tiles' weights and x.
+/// One thread: the part's weights and x.
 template <class C>
-__device__ __forceinline__ void copy(Shared<C>& shared, const Maps& maps, bool gated, uint32_t tiles, uint32_t steps) {
+__device__ __forceinline__ void copy(Shared<C>& shared, const Maps& maps, bool gated, const Part& part) {
     const int32_t rows = gated ? C::kHalf : C::kRows;
     const auto weights = [&](uint32_t stage, uint32_t tile, uint32_t step) {
         const uint32_t full = ptx::shared_address(&shared.full[stage]), to = ptx::shared_address(shared.ring[stage]);
@@ -70,18 +85,20 @@ __device__ __forceinline__ void copy(Shared<C>& shared, const Maps& maps, bool g
             ptx::copy_box(to + group * C::kXSliceBytes, &maps.x, full, column + group * static_cast<int32_t>(C::kGroupCols), row, 0);
     };
     // The first stages' weights, then the previous kernel's x.
-    const uint32_t own = (tiles - blockIdx.y + gridDim.y - 1) / gridDim.y * steps, early = min(own, C::kStages);
-    const auto tile_of = [&](uint32_t n) { return blockIdx.y + n / steps * gridDim.y; };
-    for (uint32_t n = 0; n < early; ++n) weights(n, tile_of(n), n % steps);
+    const uint32_t steps = part.end - part.begin;
+    const uint32_t own = (part.tiles - part.first_tile + part.tiles_apart - 1) / part.tiles_apart * steps, early = min(own, C::kStages);
+    const auto tile_of = [&](uint32_t n) { return part.first_tile + n / steps * part.tiles_apart; };
+    const auto step_of = [&](uint32_t n) { return part.begin + n % steps; };
+    for (uint32_t n = 0; n < early; ++n) weights(n, tile_of(n), step_of(n));
     await_previous();
-    for (uint32_t n = 0; n < early; ++n) x(n, n % steps);
-    uint32_t tile = tile_of(early), step = early % steps;
+    for (uint32_t n = 0; n < early; ++n) x(n, step_of(n));
+    uint32_t tile = tile_of(early), step = step_of(early);
     Turn<C> turn{early % C::kStages, early / C::kStages % 2};
     for (uint32_t n = early; n < own; ++n, turn.advance()) {
         ptx::barrier_wait(ptx::shared_address(&shared.empty[turn.stage]), turn.phase ^ 1);
         weights(turn.stage, tile, step);
         x(turn.stage, step);
-        if (++step == steps) step = 0, tile += gridDim.y;
+        if (++step == part.end) step = part.begin, tile += part.tiles_apart;
     }
 }
 
@@ -101,49 +118,69 @@ __device__ __forceinline__ void write_value(const SmallBatchArgs& args, uint32_t
     }
 }
 
-/// Adds up what the warpgroups found of a tile, in their order, and writes it.
-template <class T, class C>
-__device__ __forceinline__ void write_tile(Shared<C>& shared, const SmallBatchArgs& args, uint32_t tile, const float (&sums)[C::kN / 2]) {
-    const uint32_t group = threadIdx.x / 128, lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4;
-#pragma unroll
-    for (uint32_t first = 0; first < C::kN; first += 16) {
-        ptx::named_sync(1, C::kConsumers);  // what was there has been read
-#pragma unroll
-        for (uint32_t i = 0; i < 8; ++i) shared.sums[group][i / 4 * 8 + lane % 4 * 2 + i % 2][row + i / 2 % 2 * 8] = sums[first / 2 + i];
-        ptx::named_sync(1, C::kConsumers);
-        const auto total = [&](uint32_t n, uint32_t r) {
-            float sum = shared.sums[0][n][r];
-#pragma unroll
-            for (uint32_t g = 1; g < C::kGroups; ++g) sum += shared.sums[g][n][r];
-            return sum;
-        };
-        const uint32_t before = blockIdx.x * C::kN + first;  // rows of x
-        if (args.gated) {
-            const uint32_t n = threadIdx.x / C::kHalf, r = threadIdx.x % C::kHalf, gate = tile * C::kHalf + r;
-            const uint32_t width = args.w.rows / 2;
-            if (gate >= width || before + n >= args.rows) continue;
-            const auto bias = [&](uint32_t of) { return args.bias == nullptr ? 0.0f : to_float(static_cast<const T*>(args.bias)[of]); };
-            const float value = gated(args.activation, total(n, r) + bias(gate), total(n, C::kHalf + r) + bias(width + gate));
-            static_cast<T*>(args.y)[uint64_t{before + n} * args.y_stride + gate] = rounded<T>(value);
-            continue;
-        }
-#pragma unroll
-        for (uint32_t half = 0; half < 2; ++half) {
-            const uint32_t n = 8 * half + threadIdx.x / C::kRows, r = threadIdx.x % C::kRows;
-            write_value<T>(args, tile * C::kRows + r, before + n, total(n, r));
-        }
-    }
+/// The same of gate r and its up.
+template <class T>
+__device__ __forceinline__ void write_gated(const SmallBatchArgs& args, uint32_t r, uint32_t n, float gate, float up) {
+    const uint32_t width = args.w.rows / 2;
+    if (r >= width || n >= args.rows) return;
+    const auto bias = [&](uint32_t of) { return args.bias == nullptr ? 0.0f : to_float(static_cast<const T*>(args.bias)[of]); };
+    const float value = gated(args.activation, gate + bias(r), up + bias(width + r));
+    static_cast<T*>(args.y)[uint64_t{n} * args.y_stride + r] = rounded<T>(value);
 }
 
-/// Grid: (passes over the rows of x, blocks).
+/// Adds up what the warpgroups of a tile's blocks found, in their order, and writes it, each block a part.
+template <class T, class C>
+__device__ __forceinline__ void write_tile(Shared<C>& shared, const SmallBatchArgs& args, const Part& part, uint32_t tile,
+                                           const float (&sums)[C::kN / 2]) {
+    const uint32_t group = threadIdx.x / 128, lane = threadIdx.x % 32, row = threadIdx.x % 128 / 32 * 16 + lane / 4;
+    const uint32_t width = args.gated ? C::kHalf : C::kRows, values = 16 * width;  // of y, of 16 rows of x
+#pragma unroll
+    for (uint32_t first = 0; first < C::kN; first += 16) {
+        // What was there has been read.
+        if (part.together == 1 || first == 0)
+            ptx::named_sync(1, C::kConsumers);
+        else
+            ptx::cluster_sync();
+#pragma unroll
+        for (uint32_t i = 0; i < 8; ++i) shared.sums[group][i / 4 * 8 + lane % 4 * 2 + i % 2][row + i / 2 % 2 * 8] = sums[first / 2 + i];
+        if (part.together == 1)
+            ptx::named_sync(1, C::kConsumers);
+        else
+            ptx::cluster_sync();
+        const auto total = [&](uint32_t n, uint32_t r) {
+            float sum = 0.0f;
+            for (uint32_t rank = 0; rank < part.together; ++rank) {
+#pragma unroll
+                for (uint32_t g = 0; g < C::kGroups; ++g) {
+                    const float* own = &shared.sums[g][n][r];
+                    sum += part.together == 1 ? *own : ptx::float_of_cluster(ptx::shared_address(own), rank);
+                }
+            }
+            return sum;
+        };
+        const uint32_t before = blockIdx.x * C::kN + first, end = (part.rank + 1) * values / part.together;  // rows of x; values
+        for (uint32_t value = part.rank * values / part.together + threadIdx.x; value < end; value += C::kConsumers) {
+            const uint32_t n = value / width, r = value % width;
+            if (args.gated)
+                write_gated<T>(args, tile * width + r, before + n, total(n, r), total(n, width + r));
+            else
+                write_value<T>(args, tile * width + r, before + n, total(n, r));
+        }
+    }
+    if (part.together > 1) ptx::cluster_sync();  // the others may still read
+}
+
+/// Grid: (passes over the rows of x, blocks), in clusters of `together` blocks; of more than one, which have one tile.
 template <class T, int kN>
-__global__ void __launch_bounds__(Config<kN>::kThreads, 1)
-    multiply_kernel(const __grid_constant__ Maps maps, const __grid_constant__ SmallBatchArgs args, uint32_t tiles, uint32_t steps) {
+__global__ void __launch_bounds__(Config<kN>::kThreads, 1) multiply_kernel(const __grid_constant__ Maps maps,
+                                                                           const __grid_constant__ SmallBatchArgs args, uint32_t tiles,
+                                                                           uint32_t steps, uint32_t together) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     using C = Config<kN>;
     extern __shared__ uint8_t memory[];
     Shared<C>& shared = *reinterpret_cast<Shared<C>*>((reinterpret_cast<uintptr_t>(memory) + 1023) & ~uintptr_t{1023});
     let_next_start();
+    const Part part(tiles, steps, together);
     if (threadIdx.x == 0) {
         for (uint32_t stage = 0; stage < C::kStages; ++stage) {
             ptx::barrier_init(ptx::shared_address(&shared.full[stage]), 1);
@@ -153,17 +190,17 @@ __global__ void __launch_bounds__(Config<kN>::kThreads, 1)
     }
     __syncthreads();
     if (threadIdx.x >= C::kConsumers) {
-        if (threadIdx.x == C::kConsumers) copy<C>(shared, maps, args.gated, tiles, steps);
+        if (threadIdx.x == C::kConsumers) copy<C>(shared, maps, args.gated, part);
         return;
     }
     await_previous();
     const uint32_t group = __shfl_sync(~0u, threadIdx.x / 128, 0);  // uniform, and known to be
     Turn<C> turn;
-    for (uint32_t tile = blockIdx.y; tile < tiles; tile += gridDim.y) {
+    for (uint32_t tile = part.first_tile; tile < part.tiles; tile += part.tiles_apart) {
         float sums[kN / 2];
 #pragma unroll
         for (float& sum : sums) sum = 0.0f;
-        for (uint32_t step = 0; step < steps; ++step, turn.advance()) {
+        for (uint32_t step = part.begin; step < part.end; ++step, turn.advance()) {
             const uint32_t stage = ptx::shared_address(shared.ring[turn.stage]);
             const uint64_t w = wgmma::descriptor<64>(stage + group * C::kSliceBytes, 16);
             const uint64_t x = wgmma::descriptor<64>(stage + C::kXAt + group * C::kXSliceBytes, 16);
@@ -178,7 +215,7 @@ __global__ void __launch_bounds__(Config<kN>::kThreads, 1)
             wgmma::pin(sums);
             if (threadIdx.x % 32 == 0) ptx::barrier_arrive(ptx::shared_address(&shared.empty[turn.stage]));
         }
-        write_tile<T, C>(shared, args, tile, sums);
+        write_tile<T, C>(shared, args, part, tile, sums);
     }
 #endif
 }

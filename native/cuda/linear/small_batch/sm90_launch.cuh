@@ -17,6 +17,13 @@ inline cudaError_t map_plane(const void* plane, uint32_t rows, uint64_t row_byte
     return make_tensor_map({plane, {row_bytes / 2, rows, 1}, {row_bytes, row_bytes * rows}, {box_bytes / 2, kBoxRows, 1}, swizzle}, map);
 }
 
+/// Blocks of a cluster that has a tile: as many as find room on the card.
+inline uint32_t blocks_together(const Card& card, const ClusterLaunch& clusters, uint32_t tiles, uint32_t steps) {
+    uint32_t together = std::clamp(static_cast<uint32_t>(card.multiprocessors) / tiles, 1u, std::min(steps, kMostTogether));
+    while (together > 1 && tiles > clusters.most(together)) --together;
+    return together;
+}
+
 template <class F, class T, int kN>
 cudaError_t launch_kernel(const Card& card, const SmallBatchArgs& args, cudaStream_t stream) {
     using C = Config<F, kN>;
@@ -42,8 +49,7 @@ cudaError_t launch_kernel(const Card& card, const SmallBatchArgs& args, cudaStre
     if (status != cudaSuccess) return status;
 
     const ClusterLaunch clusters{reinterpret_cast<const void*>(kernel), C::kThreads, bytes};
-    uint32_t together = std::clamp(static_cast<uint32_t>(card.multiprocessors) / tiles, 1u, std::min(steps, kMostTogether));
-    while (together > 1 && tiles > clusters.most(together)) --together;
+    uint32_t together = blocks_together(card, clusters, tiles, steps);
     together = ceil_div(steps, ceil_div(steps, together));  // as few as have as few steps each
     const uint32_t blocks = together > 1 ? tiles * together : std::min(static_cast<uint32_t>(card.multiprocessors), tiles);
     const Job job{args, tiles, steps, together, stages};
@@ -70,8 +76,10 @@ cudaError_t launch_dense(const Card& card, const SmallBatchArgs& args, cudaStrea
     if (status == cudaSuccess) status = allow_shared_bytes(kernel, kBytes);
     if (status != cudaSuccess) return status;
     const uint32_t tiles = args.gated ? ceil_div(w.rows / 2, C::kHalf) : ceil_div(w.rows, C::kRows), steps = ceil_div(w.cols, C::kCols);
-    const uint32_t passes = ceil_div(args.rows, C::kN), blocks = std::min(static_cast<uint32_t>(card.multiprocessors), tiles);
-    return launch_overlapped(card, kernel, dim3(passes, blocks), C::kThreads, kBytes, stream, maps, args, tiles, steps);
+    const ClusterLaunch clusters{reinterpret_cast<const void*>(kernel), C::kThreads, kBytes};
+    const uint32_t together = blocks_together(card, clusters, tiles, tried("TOGETHER", 8) < static_cast<int>(steps) ? tried("TOGETHER", 8) : steps);
+    const uint32_t blocks = together > 1 ? tiles * together : std::min(static_cast<uint32_t>(card.multiprocessors), tiles);
+    return clusters.launch(card, kernel, dim3(ceil_div(args.rows, C::kN), blocks), together, stream, maps, args, tiles, steps, together);
 }
 
 template <int kN>
