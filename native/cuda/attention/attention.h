@@ -127,7 +127,7 @@ constexpr uint32_t kMaxDecodeRows = 1024;
 constexpr uint32_t kMostGuessedRows = 8;  // of one sequence in a step: a token and the guesses at those that follow
 constexpr uint32_t kMostGroupRows = 16;
 
-constexpr uint32_t kMostOwnKeys = 1024;   // of a row beside its group's, where a step counts as mostly shared
+constexpr uint32_t kMostOwnKeys = 1024;  // of a row beside its group's, where a step counts as mostly shared
 
 /// Rows whose page tables begin with the same pages and whose newest tokens are in one chunk, so that their key ranges have the
 /// same borders there: what these pages hold is read once for all of them.

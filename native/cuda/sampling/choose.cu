@@ -75,8 +75,7 @@ __device__ __forceinline__ void each_token(const float* logits, uint32_t n, Visi
     for (uint32_t first = threadIdx.x; first < fours; first += kAtOnce * kThreads) {
         float4 values[kAtOnce];
 #pragma unroll
-        for (int k = 0; k < kAtOnce; ++k)
-            values[k] = first + k * kThreads < fours ? load_four(logits, n, first + k * kThreads) : float4{};
+        for (int k = 0; k < kAtOnce; ++k) values[k] = first + k * kThreads < fours ? load_four(logits, n, first + k * kThreads) : float4{};
 #pragma unroll
         for (int k = 0; k < kAtOnce; ++k) {
             const float own[4] = {values[k].x, values[k].y, values[k].z, values[k].w};

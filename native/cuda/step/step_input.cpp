@@ -81,7 +81,8 @@ void StepInput::write(const Batch& batch) {
     const uint32_t n_wanted = batch.wanted(), n_rows = batch.rows();
     const bool all_kept = n_wanted == n_rows, cut_rows = cut(batch);
     all_ = {.rows = 0, .single = 0, .decode = on_device(decode_), .groups = nullptr, .n_groups = 0, .mostly_shared = false, .longer = {}};
-    kept_ = {.rows = 0, .single = 0, .decode = on_device(kept_decode_), .groups = nullptr, .n_groups = 0, .mostly_shared = false, .longer = {}};
+    kept_ = {
+        .rows = 0, .single = 0, .decode = on_device(kept_decode_), .groups = nullptr, .n_groups = 0, .mostly_shared = false, .longer = {}};
     kept_order_.clear();
     kept_in_one_run_ = true;
     first_kept_ = 0;

@@ -265,8 +265,8 @@ __global__ void __launch_bounds__(65536 / C::kLaunchRegisters, 1)
     if (threadIdx.x >= C::kConsumerThreads) {
         ptx::give_registers<C::kCopierRegisters>();
         each_split([&](const Split& split, const DecodeGroup& group, const typename C::Tiles& tiles) {
-            const HeadRows rows{args.page_tables + of_row(args.rows[group.row[0]].first_page),
-                                static_cast<uint32_t>(args.shape.n_kv_heads), split.pair};
+            const HeadRows rows{args.page_tables + of_row(args.rows[group.row[0]].first_page), static_cast<uint32_t>(args.shape.n_kv_heads),
+                                split.pair};
             if (threadIdx.x == C::kConsumerThreads) copy_tiles<C>(shared, maps, split, tiles, rows, at);
             __syncwarp();
         });

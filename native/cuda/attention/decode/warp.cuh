@@ -41,7 +41,7 @@ struct Config {
     static constexpr int kThreads = 32 * kWarps;
     static constexpr int kKeys = kHeadDim > 128 || kHeadTiles > 1 || !kCodes ? 16 : 32;  // of a warp's tile
     static constexpr int kStages = kHeadDim > 128 || kHeadTiles > 1 || kBeside ? 1 : 2;  // tiles in flight, as registers allow
-    static constexpr int kBlocks = kBeside ? 4 : 1;  // of a multiprocessor, by their registers
+    static constexpr int kBlocks = kBeside ? 4 : 1;                                      // of a multiprocessor, by their registers
     // Features of a plane of values, one a byte of a row: Q4's bytes hold two planes.
     static constexpr int kPlanes = kQ4 ? 2 : 1, kPlane = kHeadDim / kPlanes;
     static constexpr int kKeyRun = kQ8 || (kQ4 && kHeadDim > 64) ? 16 : 8;  // values of one load of 16 bytes, or 8 of Q4

@@ -71,15 +71,19 @@ cudaError_t launch_dense(const Card& card, const SmallBatchArgs& args, cudaStrea
     if (status == cudaSuccess)
         status = make_tensor_map({args.x, {w.cols, args.rows, 1}, {row_bytes, row_bytes * args.rows}, {C::kGroupCols, kN, 1}, C::kRowBytes},
                                  maps.x);
-    constexpr size_t kBytes = sizeof(dense::Shared<C>) + 1023;  // room to align
+    const uint32_t stages = std::min<uint32_t>(C::kMostStages, tried("STAGES", 4));
+    const size_t kBytes = sizeof(dense::Shared<C>) + stages * C::kStageBytes + 1023;  // room to align
     const auto kernel = dense::multiply_kernel<T, kN>;
     if (status == cudaSuccess) status = allow_shared_bytes(kernel, kBytes);
+    if (status == cudaSuccess) status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, tried("CARVE", 100));
     if (status != cudaSuccess) return status;
     const uint32_t tiles = args.gated ? ceil_div(w.rows / 2, C::kHalf) : ceil_div(w.rows, C::kRows), steps = ceil_div(w.cols, C::kCols);
     const ClusterLaunch clusters{reinterpret_cast<const void*>(kernel), C::kThreads, kBytes};
-    const uint32_t together = blocks_together(card, clusters, tiles, tried("TOGETHER", 8) < static_cast<int>(steps) ? tried("TOGETHER", 8) : steps);
+    const uint32_t together =
+        blocks_together(card, clusters, tiles, tried("TOGETHER", 8) < static_cast<int>(steps) ? tried("TOGETHER", 8) : steps);
     const uint32_t blocks = together > 1 ? tiles * together : std::min(static_cast<uint32_t>(card.multiprocessors), tiles);
-    return clusters.launch(card, kernel, dim3(ceil_div(args.rows, C::kN), blocks), together, stream, maps, args, tiles, steps, together);
+    return clusters.launch(card, kernel, dim3(ceil_div(args.rows, C::kN), blocks), together, stream, maps, args, tiles, steps, together,
+                           stages);
 }
 
 template <int kN>
