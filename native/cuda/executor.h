@@ -48,7 +48,7 @@ private:
     void keep_all_rows();
     void set_played(bool played);
     /// The number of the step's recording.
-    uint32_t recording() const noexcept { return 3 * recorded_rows_ + state_.input.sharing(); }
+    uint32_t recording() const noexcept { return 2 * recorded_rows_ + (state_.input.grouped() ? 1 : 0); }
     void choose_step();
     void read_logits(std::span<float* const> out);
     std::unique_ptr<StepState> owned_;

@@ -127,8 +127,6 @@ constexpr uint32_t kMaxDecodeRows = 1024;
 constexpr uint32_t kMostGuessedRows = 8;  // of one sequence in a step: a token and the guesses at those that follow
 constexpr uint32_t kMostGroupRows = 16;
 
-constexpr uint32_t kMostOwnKeys = 1024;  // of a row beside its group's, where a step counts as mostly shared
-
 /// Rows whose page tables begin with the same pages and whose newest tokens are in one chunk, so that their key ranges have the
 /// same borders there: what these pages hold is read once for all of them.
 struct DecodeGroup {
@@ -157,7 +155,6 @@ struct DecodeArgs {
     const DecodeGroup* groups;    // (n_groups) in device memory; a row is in one at most
     uint32_t n_groups;            // at most n_rows / 2; 0: `shared` of rows is not read. With traits, an intra_only scheme or a
                                   // border that moves 0
-    bool mostly_shared = false;   // every row that has tokens is in a group, which reads all but kMostOwnKeys of them at most
     void* workspace;              // decode_workspace_bytes(workspace_rows), zeroed once; every call leaves its counters zero
     uint32_t workspace_rows;      // at most kMaxDecodeRows
     bool after_store = false;     // of one row: the kernel before is store_keys_values() of its token alone, while which older
@@ -166,9 +163,9 @@ struct DecodeArgs {
 
 /// Attention of the newest token of each of n_rows sequences, or of up to kMostGuessedRows newest ones of some. What the kernel
 /// that comes before in the stream must not write: pages that hold none of these tokens, and where n_rows is above 1 the rows,
-/// groups and page tables. The rotary table must reach as far as the lengths will. The launch depends on n_rows, n_groups and
-/// mostly_shared alone, so a CUDA graph that holds it serves every step of as many. A row's result depends on its own sequence, on
-/// how much of it is shared, on n_rows, on whether n_groups is 0 and on mostly_shared, to the last bit, not on the other rows.
+/// groups and page tables. The rotary table must reach as far as the lengths will. The launch depends on n_rows and n_groups
+/// alone, so a CUDA graph that holds it serves every step of as many. A row's result depends on its own sequence, on how much of
+/// it is shared, on n_rows and on whether n_groups is 0, to the last bit, not on the other rows.
 cudaError_t attention_decode(const Card& card, const DecodeArgs& args, cudaStream_t stream);
 
 /// Device bytes for attention_decode of up to `rows` rows.

@@ -1,6 +1,5 @@
 #include "cuda/linear/elementwise.h"
 
-#include "cuda/device/tried.h"
 #include "cuda/device/vectors.cuh"
 #include "cuda/linear/activation.cuh"
 
@@ -40,7 +39,7 @@ __device__ __forceinline__ void write_normed(T* to, const float4& v, float scale
 
 /// A block a row. A thread keeps the first values it reads, and the norm's weights are there before x is.
 template <class T>
-__global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constant__ NormArgs args, bool early) {
+__global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constant__ NormArgs args) {
     __shared__ float scratch[kThreads / 32];
     const float* x = args.x + uint64_t{blockIdx.x} * args.width;
     T* to = static_cast<T*>(args.to) + uint64_t{blockIdx.x} * args.width;
@@ -50,7 +49,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constan
         const uint32_t i = 4 * (threadIdx.x + n * kThreads);
         weights[n] = i < args.width ? *reinterpret_cast<const float4*>(args.weight + i) : float4{};
     }
-    if (early) let_next_start();
+    let_next_start();
     await_previous();
     float squares = 0.0f;
 #pragma unroll
@@ -58,7 +57,6 @@ __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constan
         const uint32_t i = 4 * (threadIdx.x + n * kThreads);
         kept[n] = i < args.width ? __ldcg(reinterpret_cast<const float4*>(x + i)) : float4{};
     }
-    let_next_start();
 #pragma unroll
     for (const float4& v : kept) squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     const uint32_t beyond = 4 * (threadIdx.x + kKept * kThreads);
@@ -267,7 +265,7 @@ cudaError_t norm(const Card& card, const NormArgs& args, cudaStream_t stream) {
         } else if (args.kind == NormKind::Layer) {
             status = launch_overlapped(card, layer_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args);
         } else {
-            status = launch_overlapped(card, rms_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args, tried("NORM", 1) != 0);
+            status = launch_overlapped(card, rms_norm_kernel<T>, dim3(args.rows), kThreads, 0, stream, args);
         }
     });
     return status;

@@ -198,7 +198,6 @@ void StepState::attend(uint32_t layer) {
             .page_tables = input.page_tables(),
             .groups = group->groups,
             .n_groups = variant_of(attention.traits, attention.scheme) == Variant::Plain ? group->n_groups : 0,
-            .mostly_shared = group->mostly_shared,
             .workspace = memory.decode_workspace,
             .workspace_rows = memory.decode_rows,
             .after_store = stored_one,

@@ -4,7 +4,6 @@
 #include <numeric>
 
 #include "core/engine/page_pool.h"
-#include "cuda/device/tried.h"
 #include "cuda/step/shared_prefixes.h"
 
 namespace dca::cuda {
@@ -80,9 +79,8 @@ void StepInput::order_slices(const Batch& batch) {
 void StepInput::write(const Batch& batch) {
     const uint32_t n_wanted = batch.wanted(), n_rows = batch.rows();
     const bool all_kept = n_wanted == n_rows, cut_rows = cut(batch);
-    all_ = {.rows = 0, .single = 0, .decode = on_device(decode_), .groups = nullptr, .n_groups = 0, .mostly_shared = false, .longer = {}};
-    kept_ = {
-        .rows = 0, .single = 0, .decode = on_device(kept_decode_), .groups = nullptr, .n_groups = 0, .mostly_shared = false, .longer = {}};
+    all_ = {.rows = 0, .single = 0, .decode = on_device(decode_), .groups = nullptr, .n_groups = 0, .longer = {}};
+    kept_ = {.rows = 0, .single = 0, .decode = on_device(kept_decode_), .groups = nullptr, .n_groups = 0, .longer = {}};
     kept_order_.clear();
     kept_in_one_run_ = true;
     first_kept_ = 0;
@@ -148,16 +146,11 @@ void StepInput::group(const Batch& batch) {
     const std::vector<DecodeGroup> groups = find_groups(rows, scheme_, group_rows_);
     if (groups.empty()) return;
     std::fill_n(std::copy(groups.begin(), groups.end(), on_host(groups_)), n_groups_ - groups.size(), DecodeGroup{});
-    size_t mostly = 0;  // rows
     for (const DecodeGroup& group : groups) {
-        for (uint32_t n = 0; n < group.rows; ++n) {
-            on_host(decode_)[group.row[n]].shared = group.shared;
-            mostly += rows[group.row[n]].length - group.shared <= kMostOwnKeys;
-        }
+        for (uint32_t n = 0; n < group.rows; ++n) on_host(decode_)[group.row[n]].shared = group.shared;
     }
     all_.groups = on_device(groups_);
     all_.n_groups = n_groups_;
-    all_.mostly_shared = mostly == rows.size();
     kept_ = all_;
 }
 
@@ -167,7 +160,7 @@ bool StepInput::set(const Batch& batch, uint32_t padding, uint32_t padding_page)
     write(batch);
     pad(padding, padding_page);
     if (n_groups_ != 0) group(batch);
-    return moved || tried("CLEAR", 0) != 0;
+    return moved;
 }
 
 void StepInput::upload(cudaStream_t stream) {

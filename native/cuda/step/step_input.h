@@ -27,7 +27,6 @@ struct RowGroup {
     const DecodeRow* decode = nullptr;    // (single) in device memory
     const DecodeGroup* groups = nullptr;  // (n_groups) of these, in device memory
     uint32_t n_groups = 0;
-    bool mostly_shared = false;  // as DecodeArgs says
     std::vector<SliceRows> longer;
 };
 
@@ -59,9 +58,8 @@ public:
     const RowGroup& all() const noexcept { return all_; }
     const RowGroup& kept() const noexcept { return kept_; }
 
-    /// In how far rows share their first pages, in a step of rows that are all alone and wanted: 0, not at all; 1, some, or in
-    /// part; 2, mostly. Recordings are of one of these.
-    uint32_t sharing() const noexcept { return all_.n_groups == 0 ? 0 : all_.mostly_shared ? 2 : 1; }
+    /// Whether rows share their first pages, in a step of rows that are all alone and wanted.
+    bool grouped() const noexcept { return all_.n_groups != 0; }
 
     /// Of each row kept, which of all rows it is, ascending: in device memory, and whether they follow each other from
     /// first_kept() on.

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import torch
 from attention_library import (
-    MOST_OWN_KEYS,
     PAGE_TOKENS,
     AttentionLibrary,
     DecodeRows,
@@ -196,20 +195,17 @@ def check_shared_decode(
     case: Case,
     pages: tuple[int, ...] = (1, 2, 9, 20),
     rows: tuple[int, ...] = (2, 3, 9, 17),
-    mostly: bool = False,
 ) -> float | None:
     """The same for rows that read their shared first pages together, others beside them; None: this shape has
-    no such groups. How many pages and rows: one of ``pages``, one of ``rows``. ``mostly``: no others, and few
-    keys that are not shared."""
+    no such groups. How many pages and rows: one of ``pages``, one of ``rows``."""
     draw = random.Random(case.seed)
     shared = draw.choice(pages)
     n_tokens, s = shared * PAGE_TOKENS, case.scheme.chunk_size
-    newest = n_tokens + draw.randrange(min(2 * s, MOST_OWN_KEYS if mostly else 1200))
+    newest = n_tokens + draw.randrange(2 * min(s, 600))
     first = max(n_tokens, newest // s * s)
-    last = min((newest // s + 1) * s - 1, first + 700, *([n_tokens + MOST_OWN_KEYS - 1] if mostly else []))
+    last = min((newest // s + 1) * s - 1, first + 700)
     lengths = [draw.randint(first, last) + 1 for _ in range(draw.choice(rows))]
-    grouped = len(lengths)
-    lengths += [] if mostly else [n_tokens + draw.randrange(1, 500) for _ in range(2)]
+    lengths += [n_tokens + draw.randrange(1, 500) for _ in range(2)]  # the last two in no group
     problem = Problem(
         library,
         case.shape,
@@ -228,15 +224,13 @@ def check_shared_decode(
     tokens: list[tuple[int, int] | None] = [(n, length - 1) for n, length in enumerate(lengths)]
     tokens += [None] * draw.choice((0, 1, 3))
     draw.shuffle(tokens)
-    together = [row for row, at in enumerate(tokens) if at is not None and at[0] < grouped]
+    together = [row for row, at in enumerate(tokens) if at is not None and at[0] < len(lengths) - 2]
     groups = []
     while len(together) > 1:
         size = min(len(together), draw.randint(2, most))
-        if mostly and len(together) - size == 1:  # which would be in no group
-            size += 1 if size < most else -1
         groups.append((n_tokens, together[:size]))
         together = together[size:]
-    return check_rows(problem, case, tokens, groups, mostly)
+    return check_rows(problem, case, tokens, groups)
 
 
 def check_rows(
@@ -244,12 +238,11 @@ def check_rows(
     case: Case,
     tokens: list[tuple[int, int] | None],
     groups: list[tuple[int, list[int]]] | None = None,
-    mostly_shared: bool = False,
 ) -> float:
     """The worst row's relative error. The call is made twice: the second finds its counters as the first did
     and gives the same bits, and so does one where every other row is padding (without groups: they have no
     padding)."""
-    rows = dataclasses.replace(problem.decode_rows(tokens, groups), mostly_shared=mostly_shared)
+    rows = problem.decode_rows(tokens, groups)
     where = f"decode of {len(tokens)} rows: {case}"
 
     def decode(of: DecodeRows) -> torch.Tensor:

@@ -25,7 +25,6 @@ DTYPES = {"f16": 0, "bf16": 1}
 CACHES = {"f16": 0, "bf16": 2, "q8": 3, "q4": 4}  # as dca_cache_type; the kernels take no f32
 TORCH_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 MOST_GROUP_ROWS = 16  # kMostGroupRows
-MOST_OWN_KEYS = 1024  # kMostOwnKeys
 NOT_SUPPORTED = 801  # cudaErrorNotSupported
 
 
@@ -161,7 +160,6 @@ class _Decode(ctypes.Structure):
         ("page_tables", ctypes.c_void_p),
         ("groups", ctypes.c_void_p),
         ("n_groups", ctypes.c_uint32),
-        ("mostly_shared", ctypes.c_bool),
         ("workspace", ctypes.c_void_p),
         ("workspace_rows", ctypes.c_uint32),
         ("after_store", ctypes.c_bool),
@@ -191,7 +189,6 @@ class DecodeRows:
     groups: torch.Tensor | None = (
         None  # int32 (n_rows // 2, 10), unused ones zero: DecodeGroup; None: no groups
     )
-    mostly_shared: bool = False
 
 
 def hadamard(size: int) -> torch.Tensor:
@@ -410,7 +407,6 @@ class Problem:
             self.page_tables.data_ptr(),
             None if rows.groups is None else rows.groups.data_ptr(),
             0 if rows.groups is None else len(rows.groups),
-            rows.mostly_shared,
             self.decode_workspace.data_ptr(),
             self.workspace_rows,
         )

@@ -103,14 +103,6 @@ def test_decode_of_many_shared_pages_matches_float64(
     assert check_shared_decode(library, case, pages=(130,), rows=(rows,)) is not None
 
 
-@pytest.mark.parametrize("case", SHARING, ids=lambda case: str(case.seed))
-@pytest.mark.parametrize("rows", [2, 16, 40])
-def test_decode_of_mostly_shared_pages_matches_float64(
-    library: AttentionLibrary, case: Case, rows: int
-) -> None:
-    assert check_shared_decode(library, case, pages=(9, 130), rows=(rows,), mostly=True) is not None
-
-
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))
 def test_stored_cache_matches_float64(library: AttentionLibrary, case: Case) -> None:
     check_store(library, case)

@@ -259,7 +259,7 @@ struct Groups : SharedKeys<C> {
 
 /// Items is Rows or Groups.
 template <class C, class Items>
-__global__ void __launch_bounds__(C::kThreads, C::kBlocks) decode_kernel(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(C::kThreads, 1) decode_kernel(const __grid_constant__ Params params) {
     extern __shared__ __align__(16) uint8_t memory[];
     Shared<C>& shared = *reinterpret_cast<Shared<C>*>(memory);
     const DecodeArgs& args = params.args;

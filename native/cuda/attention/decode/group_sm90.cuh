@@ -21,11 +21,7 @@ struct Config {
     static constexpr int kQueries = 64;  // at most, of a group's rows and heads: wgmma's rows
     static constexpr int kKeys = 64;     // of a tile
     static constexpr int kConsumers = 2;
-    static constexpr int kConsumerThreads = 128 * kConsumers, kThreads = kConsumerThreads + 128;
-    // Registers of a thread. As many as 128 a thread in all leave a multiprocessor room for four warps of the kernel that comes
-    // after (decode.cuh), which begins beside this one.
-    static constexpr int kLaunchRegisters = 128, kConsumerRegisters = 168, kCopierRegisters = 48;
-    static_assert(kConsumers * kConsumerRegisters + kCopierRegisters <= (kConsumers + 1) * kLaunchRegisters);
+    static constexpr int kConsumerThreads = 128 * kConsumers, kThreads = kConsumerThreads + 32;
     // More bytes than a multiprocessor's share of memory brings in a latency. A stage always has tiles of one warpgroup, so that
     // none waits for a round of the ring that is not the next.
     static constexpr int kStages = 4;
@@ -236,10 +232,8 @@ __device__ __forceinline__ void merge_results(const Shared<C>& shared, const Par
         });
 }
 
-/// Three warpgroups, the last of which copies.
 template <class C>
-__global__ void __launch_bounds__(65536 / C::kLaunchRegisters, 1)
-    group_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(C::kThreads, 1) group_kernel(const __grid_constant__ Maps maps, const __grid_constant__ Params params) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     extern __shared__ uint8_t memory[];
     Shared<C>& shared = *reinterpret_cast<Shared<C>*>((reinterpret_cast<uintptr_t>(memory) + 1023) & ~uintptr_t{1023});
@@ -252,27 +246,8 @@ __global__ void __launch_bounds__(65536 / C::kLaunchRegisters, 1)
         ptx::barrier_init_fence();
     }
     count_splits<C, SharedKeys<C>>(shared.first_split, params);  // comes to a barrier
-    Position<C> at;
-    const auto each_split = [&](auto&& visit) {
-        const uint32_t count = shared.first_split[args.n_groups] * params.pairs;
-        for (uint32_t next = blockIdx.x; next < count; next += gridDim.x) {
-            const Split split = find_split<C, SharedKeys<C>>(shared.first_split, params, next);
-            const DecodeGroup& group = args.groups[split.item];
-            visit(split, group, typename C::Tiles(args.scheme, length_of(args, group.row[0])));
-            __syncthreads();
-        }
-    };
-    if (threadIdx.x >= C::kConsumerThreads) {
-        ptx::give_registers<C::kCopierRegisters>();
-        each_split([&](const Split& split, const DecodeGroup& group, const typename C::Tiles& tiles) {
-            const HeadRows rows{args.page_tables + of_row(args.rows[group.row[0]].first_page), static_cast<uint32_t>(args.shape.n_kv_heads),
-                                split.pair};
-            if (threadIdx.x == C::kConsumerThreads) copy_tiles<C>(shared, maps, split, tiles, rows, at);
-            __syncwarp();
-        });
-        return;
-    }
-    ptx::take_registers<C::kConsumerRegisters>();
+    const uint32_t count = shared.first_split[args.n_groups] * params.pairs;
+    const bool copies = threadIdx.x >= C::kConsumerThreads;
     bool awaited = false;
     const auto await = [&] {
         if (awaited) return;
@@ -280,17 +255,29 @@ __global__ void __launch_bounds__(65536 / C::kLaunchRegisters, 1)
         awaited = true;
         let_next_start();  // Rows::behind_groups: not before the keys of the step are stored
     };
-    each_split([&](const Split& split, const DecodeGroup& group, const typename C::Tiles& tiles) {
-        await();
-        rotate<C>(shared, params, group, split.pair, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
-        ptx::fence_async_proxy();
-        ptx::named_sync(1, C::kConsumerThreads);
-        Consumer<C>{shared, params}.run(split, tiles, at);
-        ptx::named_sync(1, C::kConsumerThreads);
-        merge_results<C>(shared, params, group, split);
-        ptx::fence_async_proxy();  // the copy engine writes next where the results were
-        at.advance(split.end - split.begin);
-    });
+    Position<C> at;
+    for (uint32_t next = blockIdx.x; next < count; next += gridDim.x) {
+        const Split split = find_split<C, SharedKeys<C>>(shared.first_split, params, next);
+        const DecodeGroup& group = args.groups[split.item];
+        const typename C::Tiles tiles(args.scheme, length_of(args, group.row[0]));
+        const HeadRows rows{args.page_tables + of_row(args.rows[group.row[0]].first_page), static_cast<uint32_t>(args.shape.n_kv_heads),
+                            split.pair};
+        if (copies) {
+            if (threadIdx.x == C::kConsumerThreads) copy_tiles<C>(shared, maps, split, tiles, rows, at);
+            __syncwarp();
+        } else {
+            await();
+            rotate<C>(shared, params, group, split.pair, tiles.at(split.begin).range, tiles.at(split.end - 1).range);
+            ptx::fence_async_proxy();
+            ptx::named_sync(1, C::kConsumerThreads);
+            Consumer<C>{shared, params}.run(split, tiles, at);
+            ptx::named_sync(1, C::kConsumerThreads);
+            merge_results<C>(shared, params, group, split);
+            ptx::fence_async_proxy();  // the copy engine writes next where the results were
+        }
+        if (!copies || threadIdx.x != C::kConsumerThreads) at.advance(split.end - split.begin);
+        __syncthreads();
+    }
     await();  // who waits for this kernel waits for all before it
 #endif
 }

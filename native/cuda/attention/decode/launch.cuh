@@ -9,7 +9,6 @@
 #include "cuda/attention/kernels.h"
 #include "cuda/device/allow_shared.h"
 #include "cuda/device/tensor_map.h"
-#include "cuda/device/tried.h"
 
 namespace dca::cuda::decode {
 
@@ -52,17 +51,20 @@ inline uint32_t fewest_splits(const Card& card, uint32_t n_rows, uint32_t pairs)
     return std::max(1u, card.multiprocessors / (n_rows * pairs));
 }
 
+/// Per cent of a multiprocessor's memory that blocks of decode have in a step of several rows. Tiles come through the
+/// first-level cache, and products of few rows, which want nearly all for blocks, would leave it 28 KB: on an H100 eight rows of
+/// 16,384 keys then take 200 us instead of 189. A single row's products want little.
+constexpr int kSharedPercent = 28;
+
 /// Launches the kernel for Items of all rows; blocks take splits in turn, `most` of them.
 template <class C, class Items>
 cudaError_t launch_items(const Card& card, const Params& params, uint64_t most, cudaStream_t stream) {
     constexpr int kSharedBytes = sizeof(Shared<C>);
     const auto kernel = decode_kernel<C, Items>;
     cudaError_t error = allow_shared_bytes(kernel, kSharedBytes);
-    if (error == cudaSuccess)
-        error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
-                                     C::kBeside ? tried("CARVE", 100) : tried("SMALL", 28));
+    if (error == cudaSuccess) error = divide_memory(kernel, params.args.n_rows > 1 ? kSharedPercent : cudaSharedmemCarveoutDefault);
     if (error != cudaSuccess) return error;
-    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors * C::kBlocks, most));
+    const auto blocks = static_cast<uint32_t>(std::min<uint64_t>(card.multiprocessors, most));
     return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, kSharedBytes, stream, params);
 }
 
@@ -84,7 +86,7 @@ cudaError_t launch_groups_sm90(const Card& card, const Params& params, uint32_t 
     constexpr int kSharedBytes = sizeof(sm90::Shared<C>) + 1023;  // room to align
     const auto kernel = sm90::group_kernel<C>;
     if (error == cudaSuccess) error = allow_shared_bytes(kernel, kSharedBytes);
-    if (error == cudaSuccess) error = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, tried("CARVE", 100));
+    if (error == cudaSuccess) error = divide_memory(kernel, cudaSharedmemCarveoutMaxShared);
     if (error != cudaSuccess) return error;
     return launch_overlapped(card, kernel, dim3(blocks), C::kThreads, kSharedBytes, stream, maps, params);
 }
@@ -146,13 +148,6 @@ cudaError_t launch(const Card& card, const DecodeArgs& args, cudaStream_t stream
             using Wide = Config<kHeadDim, T, kQ8, decode_columns(kHeadDim) / 8, kVariant>;
             const cudaError_t error = launch_groups<Wide>(card, params, stream);
             if (error != cudaSuccess) return error;
-            if constexpr (!C::kCodes && kHeadDim <= 128) {
-                if (card.compute_capability == 90 && args.mostly_shared && tried("BESIDE", 1) != 0) {
-                    using Beside = Config<kHeadDim, T, kQ8, kHeadTiles, kVariant, true>;
-                    params.most_splits = params.fewest_splits = 1;
-                    return launch_items<Beside, Rows<Beside>>(card, params, uint64_t{args.n_rows} * grid.pairs, stream);
-                }
-            }
         }
     }
     const uint64_t most = uint64_t{args.n_rows} * grid.pairs * grid.splits;

@@ -24,8 +24,7 @@ namespace dca::cuda::decode {
 /// In the place of the products' type: f16 products over a Q4 cache (warp_q4.cuh).
 struct Q4Codes {};
 
-/// kBeside_: of a kernel that runs beside that of the groups, which leaves it few registers.
-template <int kHeadDim_, class T_, bool kQ8_, int kHeadTiles_, Variant kVariant_, bool kBeside_ = false>
+template <int kHeadDim_, class T_, bool kQ8_, int kHeadTiles_, Variant kVariant_>
 struct Config {
     static constexpr bool kQ4 = std::is_same_v<T_, Q4Codes>;
     using T = std::conditional_t<kQ4, __half, T_>;  // of the products
@@ -36,12 +35,10 @@ struct Config {
     static constexpr bool kWindowed = kVariant != Variant::Plain;
     static constexpr int kHeadTiles = kHeadTiles_;  // of 8 query heads
     static constexpr int kHeads = 8 * kHeadTiles;
-    static constexpr bool kBeside = kBeside_;
-    static constexpr int kWarps = kBeside ? 4 : 8;
+    static constexpr int kWarps = 8;
     static constexpr int kThreads = 32 * kWarps;
     static constexpr int kKeys = kHeadDim > 128 || kHeadTiles > 1 || !kCodes ? 16 : 32;  // of a warp's tile
-    static constexpr int kStages = kHeadDim > 128 || kHeadTiles > 1 || kBeside ? 1 : 2;  // tiles in flight, as registers allow
-    static constexpr int kBlocks = kBeside ? 4 : 1;                                      // of a multiprocessor, by their registers
+    static constexpr int kStages = kHeadDim > 128 || kHeadTiles > 1 ? 1 : 2;             // tiles in flight, as registers allow
     // Features of a plane of values, one a byte of a row: Q4's bytes hold two planes.
     static constexpr int kPlanes = kQ4 ? 2 : 1, kPlane = kHeadDim / kPlanes;
     static constexpr int kKeyRun = kQ8 || (kQ4 && kHeadDim > 64) ? 16 : 8;  // values of one load of 16 bytes, or 8 of Q4

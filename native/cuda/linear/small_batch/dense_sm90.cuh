@@ -25,7 +25,7 @@ struct Config {
     static constexpr uint32_t kRowBytes = 2 * kGroupCols;  // that are swizzled
     static constexpr uint32_t kSliceBytes = kRows * kRowBytes, kXSliceBytes = kN * kRowBytes;
     static constexpr uint32_t kXAt = kGroups * kSliceBytes, kStageBytes = kXAt + kGroups * kXSliceBytes;
-    static constexpr uint32_t kMostStages = kN > 32 ? 3 : kN > 16 ? 4 : 5;
+    static constexpr uint32_t kStages = kN > 32 ? 3 : 4;
     static constexpr uint32_t kSumStride = kRows + 1;  // floats; free of bank conflicts
 };
 
@@ -36,9 +36,9 @@ struct Maps {
 
 template <class C>
 struct Shared {
-    alignas(8) uint64_t full[C::kMostStages], empty[C::kMostStages];
+    alignas(1024) uint8_t ring[C::kStages][C::kStageBytes];
+    alignas(8) uint64_t full[C::kStages], empty[C::kStages];
     float sums[C::kGroups][16][C::kSumStride];  // of 16 rows of x at a time
-    alignas(1024) uint8_t ring[][C::kStageBytes];
 };
 
 /// What a block multiplies: every so manieth tile, and of each tile's steps those in [begin, end).
@@ -57,16 +57,17 @@ struct Part {
 };
 
 /// A stage of the ring, and how often the ring has gone round (its parity).
+template <class C>
 struct Turn {
-    uint32_t stages, stage = 0, phase = 0;
+    uint32_t stage = 0, phase = 0;
     __device__ __forceinline__ void advance() {
-        if (++stage == stages) stage = 0, phase ^= 1;
+        if (++stage == C::kStages) stage = 0, phase ^= 1;
     }
 };
 
 /// One thread: the part's weights and x.
 template <class C>
-__device__ __forceinline__ void copy(Shared<C>& shared, const Maps& maps, bool gated, const Part& part, uint32_t stages) {
+__device__ __forceinline__ void copy(Shared<C>& shared, const Maps& maps, bool gated, const Part& part) {
     const int32_t rows = gated ? C::kHalf : C::kRows;
     const auto weights = [&](uint32_t stage, uint32_t tile, uint32_t step) {
         const uint32_t full = ptx::shared_address(&shared.full[stage]), to = ptx::shared_address(shared.ring[stage]);
@@ -85,14 +86,14 @@ __device__ __forceinline__ void copy(Shared<C>& shared, const Maps& maps, bool g
     };
     // The first stages' weights, then the previous kernel's x.
     const uint32_t steps = part.end - part.begin;
-    const uint32_t own = (part.tiles - part.first_tile + part.tiles_apart - 1) / part.tiles_apart * steps, early = min(own, stages);
+    const uint32_t own = (part.tiles - part.first_tile + part.tiles_apart - 1) / part.tiles_apart * steps, early = min(own, C::kStages);
     const auto tile_of = [&](uint32_t n) { return part.first_tile + n / steps * part.tiles_apart; };
     const auto step_of = [&](uint32_t n) { return part.begin + n % steps; };
     for (uint32_t n = 0; n < early; ++n) weights(n, tile_of(n), step_of(n));
     await_previous();
     for (uint32_t n = 0; n < early; ++n) x(n, step_of(n));
     uint32_t tile = tile_of(early), step = step_of(early);
-    Turn turn{stages, early % stages, early / stages % 2};
+    Turn<C> turn{early % C::kStages, early / C::kStages % 2};
     for (uint32_t n = early; n < own; ++n, turn.advance()) {
         ptx::barrier_wait(ptx::shared_address(&shared.empty[turn.stage]), turn.phase ^ 1);
         weights(turn.stage, tile, step);
@@ -173,7 +174,7 @@ __device__ __forceinline__ void write_tile(Shared<C>& shared, const SmallBatchAr
 template <class T, int kN>
 __global__ void __launch_bounds__(Config<kN>::kThreads, 1)
     multiply_kernel(const __grid_constant__ Maps maps, const __grid_constant__ SmallBatchArgs args, uint32_t tiles, uint32_t steps,
-                    uint32_t together, uint32_t stages) {
+                    uint32_t together) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
     using C = Config<kN>;
     extern __shared__ uint8_t memory[];
@@ -181,7 +182,7 @@ __global__ void __launch_bounds__(Config<kN>::kThreads, 1)
     let_next_start();
     const Part part(tiles, steps, together);
     if (threadIdx.x == 0) {
-        for (uint32_t stage = 0; stage < stages; ++stage) {
+        for (uint32_t stage = 0; stage < C::kStages; ++stage) {
             ptx::barrier_init(ptx::shared_address(&shared.full[stage]), 1);
             ptx::barrier_init(ptx::shared_address(&shared.empty[stage]), C::kConsumers / 32);
         }
@@ -189,12 +190,12 @@ __global__ void __launch_bounds__(Config<kN>::kThreads, 1)
     }
     __syncthreads();
     if (threadIdx.x >= C::kConsumers) {
-        if (threadIdx.x == C::kConsumers) copy<C>(shared, maps, args.gated, part, stages);
+        if (threadIdx.x == C::kConsumers) copy<C>(shared, maps, args.gated, part);
         return;
     }
     await_previous();
     const uint32_t group = __shfl_sync(~0u, threadIdx.x / 128, 0);  // uniform, and known to be
-    Turn turn{stages};
+    Turn<C> turn;
     for (uint32_t tile = part.first_tile; tile < part.tiles; tile += part.tiles_apart) {
         float sums[kN / 2];
 #pragma unroll

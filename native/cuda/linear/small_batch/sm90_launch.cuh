@@ -5,7 +5,6 @@
 #include "cuda/device/allow_shared.h"
 #include "cuda/device/cluster_launch.h"
 #include "cuda/device/tensor_map.h"
-#include "cuda/device/tried.h"
 #include "cuda/linear/small_batch/dense_sm90.cuh"
 #include "cuda/linear/small_batch/sm90.cuh"
 #include "cuda/linear/small_batch/sm90.h"
@@ -71,19 +70,16 @@ cudaError_t launch_dense(const Card& card, const SmallBatchArgs& args, cudaStrea
     if (status == cudaSuccess)
         status = make_tensor_map({args.x, {w.cols, args.rows, 1}, {row_bytes, row_bytes * args.rows}, {C::kGroupCols, kN, 1}, C::kRowBytes},
                                  maps.x);
-    const uint32_t stages = std::min<uint32_t>(C::kMostStages, tried("STAGES", 4));
-    const size_t kBytes = sizeof(dense::Shared<C>) + stages * C::kStageBytes + 1023;  // room to align
+    constexpr size_t kBytes = sizeof(dense::Shared<C>) + 1023;  // room to align
     const auto kernel = dense::multiply_kernel<T, kN>;
     if (status == cudaSuccess) status = allow_shared_bytes(kernel, kBytes);
-    if (status == cudaSuccess) status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, tried("CARVE", 100));
+    if (status == cudaSuccess) status = divide_memory(kernel, cudaSharedmemCarveoutMaxShared);
     if (status != cudaSuccess) return status;
     const uint32_t tiles = args.gated ? ceil_div(w.rows / 2, C::kHalf) : ceil_div(w.rows, C::kRows), steps = ceil_div(w.cols, C::kCols);
     const ClusterLaunch clusters{reinterpret_cast<const void*>(kernel), C::kThreads, kBytes};
-    const uint32_t together =
-        blocks_together(card, clusters, tiles, tried("TOGETHER", 8) < static_cast<int>(steps) ? tried("TOGETHER", 8) : steps);
+    const uint32_t together = blocks_together(card, clusters, tiles, steps);
     const uint32_t blocks = together > 1 ? tiles * together : std::min(static_cast<uint32_t>(card.multiprocessors), tiles);
-    return clusters.launch(card, kernel, dim3(ceil_div(args.rows, C::kN), blocks), together, stream, maps, args, tiles, steps, together,
-                           stages);
+    return clusters.launch(card, kernel, dim3(ceil_div(args.rows, C::kN), blocks), together, stream, maps, args, tiles, steps, together);
 }
 
 template <int kN>
@@ -95,8 +91,6 @@ cudaError_t launch(const Card& card, const SmallBatchArgs& args, cudaStream_t st
         status = f16 ? launch_kernel<F, __half, kN>(card, args, stream) : launch_kernel<F, __nv_bfloat16, kN>(card, args, stream);
     });
     if (quantised) return status;
-    if (tried("DENSE", 1) == 0)
-        return f16 ? launch_kernel<Dense, __half, kN>(card, args, stream) : launch_kernel<Dense, __nv_bfloat16, kN>(card, args, stream);
     return f16 ? launch_dense<__half, kN>(card, args, stream) : launch_dense<__nv_bfloat16, kN>(card, args, stream);
 }
 

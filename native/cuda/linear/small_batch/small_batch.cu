@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/positions/key_ranges.h"
-#include "cuda/device/tried.h"
 #include "cuda/linear/small_batch/sm90.h"
 
 namespace dca::cuda {
@@ -42,13 +41,6 @@ bool small_batch_takes(const Card& card, const Matrix& w, uint32_t rows) {
 bool small_batch_preferred(const Card& card, const Matrix& w, uint32_t rows) {
     if (!small_batch_takes(card, w, rows)) return false;
     if (w.format != WeightFormat::F16 && w.format != WeightFormat::BF16) return true;
-    if (tried("OLD", 0) != 0) {
-        const uint32_t large = w.rows / few::kTileRows, multiprocessors = static_cast<uint32_t>(card.multiprocessors);
-        return rows <= 16 && few::sm90::takes(card, w) && 5 * large >= 4 * ceil_div(large, multiprocessors) * multiprocessors;
-    }
-    const int own = tried("OWN", 7);  // 1: down, 2: output, 4: q, k and v
-    if ((w.cols > 2 * w.rows && !(own & 1)) || (w.cols == w.rows && !(own & 2)) || (w.rows > w.cols && w.rows < 2 * w.cols && !(own & 4)))
-        return false;
     const uint32_t tiles = w.rows / few::sm90::kDenseRows;
     return rows <= 16 && few::sm90::takes(card, w) && 3 * tiles >= static_cast<uint32_t>(card.multiprocessors);
 }
