@@ -84,7 +84,7 @@ bool CudaExecutor::replay(const Batch& batch) {
         if (step_ == &row_)
             row_.issue_logits();
         else
-            block_.issue_norm();
+            static_cast<void>(block_.issue_logits(0));
     };
     bool ready = recordings_.warm(recording()) && recordings_.make(recording(), issue, state_.stream.get());
     // In a recording kernels wait for the other ranks': all play theirs, or none. What may wait for a card comes before or after.
@@ -172,12 +172,13 @@ void CudaExecutor::sample(std::span<SampleRequest* const> requests) {
     for (const uint32_t wanted : state_.input.kept_order()) in_order.push_back(requests[wanted]);
     step_->output(static_cast<uint32_t>(requests.size()), [&](uint32_t first, uint32_t count) {
         const std::span<SampleRequest* const> of_these = std::span(in_order).subspan(first, count);
-        if (state_.exchange == nullptr) return sampler_.sample(state_.memory.logits, state_.h.n_vocab, of_these, state_.stream.get());
+        const Card& card = state_.device.card;
+        if (state_.exchange == nullptr) return sampler_.sample(card, state_.memory.logits, state_.h.n_vocab, of_these, state_.stream.get());
         CudaExchange& exchange = *state_.exchange;
         if (first != 0) exchange.meet();  // all have chosen from what lay there
         float* whole = exchange.gather_logits(state_.rank, state_.memory.logits, count, state_.stream.get());
         const uint32_t own = exchange.first_row(state_.rank, count), end = exchange.first_row(state_.rank + 1, count);
-        if (own != end) sampler_.sample(whole, exchange.n_vocab(), of_these.subspan(own, end - own), state_.stream.get());
+        if (own != end) sampler_.sample(card, whole, exchange.n_vocab(), of_these.subspan(own, end - own), state_.stream.get());
     });
 }
 
