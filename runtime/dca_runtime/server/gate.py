@@ -93,10 +93,9 @@ class Gate:
     async def _body(self, headers: Headers, receive: Receive) -> bytes:
         """The whole body, which is no larger than is allowed. Raises ApiError."""
         most = self._settings.max_body
-        too_large = ApiError(413, f"the body is larger than {most} bytes", code="body_too_large")
         stated = headers.get("content-length", "0")
         if stated.isdigit() and int(stated) > most:
-            raise too_large
+            raise _too_large(most)
         pieces, size = [], 0
         try:
             async with asyncio.timeout(_BODY_SECONDS):
@@ -107,11 +106,15 @@ class Gate:
                     pieces.append(message.get("body", b""))
                     size += len(pieces[-1])
                     if size > most:
-                        raise too_large
+                        raise _too_large(most)
                     if not message.get("more_body", False):
                         return b"".join(pieces)
         except TimeoutError:
             raise ApiError(408, f"the body did not come within {_BODY_SECONDS:g} s") from None
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"the body is larger than {most} bytes", code="body_too_large")
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
