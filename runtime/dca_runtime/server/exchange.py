@@ -14,8 +14,8 @@ _PAUSE_AT = 16  # events that wait for their reader
 
 
 def _nobody(event: Event) -> None:
-    """Who hears the events of a job that is over: it and its exchange hold each other no longer, so that both,
-    with the prompt and all that was written, are freed at once."""
+    """Who hears the events of a job that is over. It and its exchange hold each other no longer then, so that
+    both, with the prompt and all that was written, are freed at once."""
 
 
 class Left(Exception):
