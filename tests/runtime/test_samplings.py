@@ -2,6 +2,7 @@
 
 import weakref
 
+import numpy as np
 import pytest
 
 from dca_runtime import DcaError, Sampling
@@ -40,6 +41,7 @@ def test_a_step_that_fails_keeps_those_of_no_earlier_one():
     step(samplings, sampling)
     there = weakref.ref(sampling)
     del sampling
-    with pytest.raises(DcaError):
-        step(samplings, Sampling(temperature=0, logit_bias={N_VOCAB: 1.0}))
+    mask_of_another_vocabulary = np.zeros(1, np.uint32)
+    with pytest.raises(DcaError, match="10 words"):
+        samplings.of([(None, [1], Sampling(temperature=0), mask_of_another_vocabulary)], [None])
     assert there() is None

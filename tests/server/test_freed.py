@@ -17,12 +17,13 @@ from dca_runtime import Model
 from dca_runtime.server.serve import Served, serve
 from dca_runtime.server.settings import Settings
 
+OURS = ("dca_runtime", "fastapi", "starlette", "uvicorn")
 KINDS = ("Answer", "ApiError", "Exchange", "HTTPException", "Job", "Request", "RequestResponseCycle",
          "RequestValidationError", "Token")
 
 def tell(*_):
-    ours = ("dca_runtime", "fastapi", "starlette", "uvicorn")
-    there = collections.Counter(type(o).__name__ for o in gc.get_objects() if type(o).__module__.startswith(ours))
+    kinds = [type(one) for one in gc.get_objects()]
+    there = collections.Counter(kind.__name__ for kind in kinds if kind.__module__.startswith(OURS))
     print(*[f"{kind}:{there[kind]}" for kind in KINDS if there[kind]], flush=True)
 
 def load():

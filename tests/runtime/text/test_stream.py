@@ -148,7 +148,7 @@ def test_added_tokens_are_spelled_as_they_are_and_special_ones_left_out_if_asked
 
 
 def test_few_tokens_bytes_are_kept_of_a_large_vocabulary():
-    """Dozens of bytes each: 20,000 tokens' would be two to three megabytes."""
+    """Dozens of bytes each: 20,000 tokens' would be two megabytes."""
     spellings = [f"t{number}" for number in range(20_000)]
     backend = Backend(models.BPE({text: id_ for id_, text in enumerate(spellings)}, []))
     backend.decoder = decoders.ByteLevel()
