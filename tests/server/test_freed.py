@@ -1,4 +1,4 @@
-"""A request that is over holds nothing: all of it is freed with its answer, not when Python looks for circles."""
+"""A request that is over holds nothing: all of it is freed with its answer, without a search for circles."""
 
 import json
 import signal
