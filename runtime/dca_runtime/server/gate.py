@@ -54,7 +54,9 @@ class Gate:
             except ApiError as error:
                 await JsonAnswer(error.body(), error.status, error.headers())(scope, receive, noting)
             else:
-                await self._app(scope, receive if body is None else _replayed(body, receive), noting)
+                # HEAD is GET whose body nobody sends: monitors ask so whether a server is there.
+                route = scope | {"method": "GET"} if scope["method"] == "HEAD" else scope
+                await self._app(route, receive if body is None else _replayed(body, receive), noting)
         finally:
             line = {
                 "id": request_id,
