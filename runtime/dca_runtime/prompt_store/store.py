@@ -175,7 +175,7 @@ class Prompts:
         return True
 
     def read_in(self, sample: Sample) -> None:
-        """Says how long a piece of a prompt took to read; ``finish_reading`` makes a speed of the last ones."""
+        """Says how long a piece of a prompt took; ``finish_reading`` makes a speed of the last ones."""
         self._samples.append(sample)
 
     def finish_reading(self) -> None:

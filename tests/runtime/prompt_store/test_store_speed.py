@@ -52,7 +52,7 @@ def test_a_speed_is_that_of_the_last_readings_however_many_there_were(store):
             for _ in range(5000):
                 prompts.read_in(Sample(0, 1, seconds))
         prompts.finish_reading()
-        assert prompts.speed == Speed(pytest.approx(1e-3), 0.0)
+        assert prompts.speed.seconds(0, 1) == pytest.approx(1e-3)
 
 
 @pytest.mark.parametrize(
