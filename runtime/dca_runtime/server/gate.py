@@ -55,7 +55,7 @@ class Gate:
                 await JsonAnswer(error.body(), error.status, error.headers())(scope, receive, noting)
             else:
                 # HEAD is GET whose body nobody sends: monitors ask so whether a server is there.
-                route = scope | {"method": "GET"} if scope["method"] == "HEAD" else scope
+                route = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
                 await self._app(route, receive if body is None else _replayed(body, receive), noting)
         finally:
             line = {
