@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dca_runtime import DcaError, Sampling
-from dca_runtime._samplings import Samplings
+from dca_runtime.engine._samplings import Samplings
 
 N_VOCAB = 320
 
