@@ -46,7 +46,10 @@ void CudaExecutor::prepare(const Batch& batch) {
     const uint32_t rows = batch.rows(), most = state_.memory.decode_rows;
     const bool whole = state_.exchange == nullptr || state_.exchange->records();
     const bool recordable = whole && rows <= most && batch.decode(kMostGuessedRows) && (rows == 1 || state_.h.n_experts == 0);
-    recorded_rows_ = recordable ? Recordings::rows_for(rows, most) : 0;
+    // Steps that check guesses, 2 ... 8 rows of a sequence, are one kind: they take about the same time, and an answer has few of
+    // them to make recordings for.
+    const uint32_t at_least = rows > batch.slices.size() ? kMostGuessedRows : 1;
+    recorded_rows_ = recordable ? Recordings::rows_for(std::max(rows, at_least), most) : 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - rows;
     if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
     state_.cache->begin(batch, state_.stream.get());

@@ -33,6 +33,10 @@ cudaError_t launch_kernel(const Card& card, const SmallBatchArgs& args, cudaStre
         if (status == cudaSuccess) status = map_plane(w.high, w.rows, units * F::kHighBytes, S::kHighRow, 0, maps.high);
     if constexpr (F::kScaleBytes > 0)
         if (status == cudaSuccess) status = map_plane(w.scales, w.rows, units * F::kScaleBytes, C::kScaleBox, 0, maps.scales);
+    if constexpr (C::kMma)
+        if (status == cudaSuccess)
+            status = make_tensor_map(
+                {args.x, {w.cols, args.rows, 1}, {w.cols * 2ull, uint64_t{w.cols} * 2 * args.rows}, {kXBoxColumns, kN, 1}, 128}, maps.x);
 
     const auto kernel = multiply_kernel<F, T, kN>;
     const size_t bytes = size_t{stages} * C::kStageBytes + PairTable<F, kN>::kBytes + kAlignment;
