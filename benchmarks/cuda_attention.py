@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/cuda"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/cuda/attention"))
 
 from attention_check import Case, check_all, reference, row_errors  # noqa: E402
 from attention_library import PAGE_TOKENS, TORCH_DTYPES, AttentionLibrary, PositionScheme, Problem, Shape  # noqa: E402

@@ -47,7 +47,7 @@ def kernels(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
     from cuda_attention import Setting, median_ms
 
-    sys.path.insert(0, str(ROOT / "tests/cuda"))
+    sys.path.insert(0, str(ROOT / "tests/cuda/attention"))
     from attention_library import Problem
     from sparse_library import Selection
 
@@ -100,7 +100,7 @@ def stated(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
     from cuda_attention import Setting, median_ms
 
-    sys.path.insert(0, str(ROOT / "tests/cuda"))
+    sys.path.insert(0, str(ROOT / "tests/cuda/attention"))
     from attention_library import Problem
     from stated_library import Lines
 

@@ -76,7 +76,8 @@ class has, were exported in f32 and run by the piece and by the token over five 
 transformers' own to 2e-3 in logits, Dual Chunk Attention with the reference. "names" says that tensors
 called and laid out as the package gguf and llama.cpp's converter have them gave the same, in the runtime and
 in the reference. On a card "names"' models gave what the CPU gives, with weights and activations in 16 bits,
-by the piece and by the token, plain and under Dual Chunk Attention (`tests/cuda/test_cuda_families.py`).
+by the piece and by the token, plain and under Dual Chunk Attention
+(`tests/cuda/models/test_cuda_families.py`).
 
 "llama.cpp": "same file" says that the converter of llama.cpp (October 2026) makes a file with the same
 tensors, to the byte, and the same keys but for a few that one of both leaves to defaults

@@ -18,6 +18,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import signal
 import sys
 import warnings
@@ -119,14 +120,16 @@ def run(
     except KeyboardInterrupt:
         return _fail(parser.prog, "interrupted", EXIT_INTERRUPTED)
     except (InputError, DcaError) as error:
-        return _fail(parser.prog, str(error), EXIT_BAD_INPUT)
+        typed = sys.argv[1:] if argv is None else argv
+        return _fail(parser.prog, _with_option(str(error), typed), EXIT_BAD_INPUT)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             discard_output()
         where = f"{error.filename}: " if error.filename is not None else ""
         return _fail(parser.prog, f"{where}{error.strerror or error}", EXIT_BAD_INPUT)
     except MemoryError as error:
-        return _fail(parser.prog, f"not enough memory ({error})", EXIT_BAD_INPUT)
+        more = f" ({error})" if str(error) else ""
+        return _fail(parser.prog, f"not enough memory{more}", EXIT_BAD_INPUT)
 
 
 @contextlib.contextmanager
@@ -146,6 +149,14 @@ def _warnings_in_one_line(prog: str) -> Iterator[None]:
         warnings.simplefilter("default", DcaWarning)
         warnings.showwarning = show
         yield
+
+
+def _with_option(message: str, argv: Sequence[str]) -> str:
+    """A message about a value by its name in Python, after the option that it was typed with, if it was."""
+    name = re.match(r"[a-z_]+(?= (?:must|is) )", message)
+    option = "--" + name[0].replace("_", "-") if name is not None else None
+    typed = any(word == option or word.startswith(f"{option}=") for word in argv)
+    return f"argument {option}: {message}" if typed else message
 
 
 def _fail(prog: str, message: str, code: int) -> int:

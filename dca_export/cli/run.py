@@ -118,6 +118,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.system is not None and not arguments.chat:
         raise InputError("--system needs --chat")
     prompt = _prompt(arguments)
+    for text in (prompt, arguments.system):
+        if text is not None and not text.isascii():
+            _check_typed(text)
     asked = {
         "temperature": arguments.temp,
         "top_k": arguments.top_k,
@@ -136,6 +139,15 @@ def _run(arguments: argparse.Namespace) -> int:
         else:
             _generate(model, arguments, sampling, prompt, groups)
     return EXIT_OK
+
+
+def _check_typed(text: str) -> None:
+    """Bytes of an argument that are not UTF-8 are surrogates in Python. Raises InputError."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        place = len(text[: error.start].encode())
+        raise InputError(f"the prompt or --system is not UTF-8 text (byte {place})") from error
 
 
 def _prompt(arguments: argparse.Namespace) -> str | None:

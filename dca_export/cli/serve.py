@@ -14,7 +14,9 @@ from dca_export.cli._common import EXIT_OK, command_parser, disk_size, positive_
 from dca_export.cli._runtime import add_model_arguments
 from dca_export.cli._sources import model_file
 from dca_export.cli._store import add_store_arguments, chosen_store
+from dca_export.documents.decode import stated_text
 from dca_export.errors import InputError
+from dca_runtime.model_file.model_path import check_path
 
 if TYPE_CHECKING:
     from dca_runtime import Model
@@ -136,8 +138,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             f"dca-serve needs packages that are not installed ({error.name}): pip install 'dca-export[serve]'"
         ) from error
     arguments.model = model_file(arguments.model)
-    if not Path(arguments.model).is_file():
-        raise InputError(f"{arguments.model}: no such file")
+    check_path(arguments.model)
     settings = _settings(arguments)
     _log_to_stderr()
 
@@ -156,10 +157,13 @@ def _load(arguments: argparse.Namespace) -> "Served":
     from dca_runtime.server.serve import Served
 
     log = logging.getLogger("dca_serve")
-    store = chosen_store(arguments, tell=log.info, warn=log.warning)
+    told: list[str] = []  # about a new store, once there is a model that it is for
+    store = chosen_store(arguments, tell=told.append, warn=log.warning)
     model = Model(
         arguments.model, device=arguments.device, threads=arguments.threads, repack=arguments.repack
     )
+    for line in told:
+        log.info(line)
     engine = model.engine(
         tokens=arguments.cache_tokens, cache_type=arguments.cache_type, prefill=arguments.prefill
     )
@@ -205,7 +209,8 @@ def _key(arguments: argparse.Namespace) -> str | None:
     """The key that requests must carry; None: none. Raises InputError for one that is empty."""
     key, source = arguments.api_key, "--api-key"
     if arguments.api_key_file is not None:
-        key, source = arguments.api_key_file.read_text(encoding="utf-8").strip(), f"{arguments.api_key_file}"
+        source = str(arguments.api_key_file)
+        key = stated_text(arguments.api_key_file.read_bytes(), source).strip()
     elif key is None and KEY_VARIABLE in os.environ:
         key, source = os.environ[KEY_VARIABLE], KEY_VARIABLE
     if key is not None and not key.strip():

@@ -68,7 +68,10 @@ def text_in(data: bytes, path: str, is_html: bool = False) -> str:
         from dca_export.documents.html import html_text
 
         return html_text(data, path)
-    return decode.stated_text(data, path)
+    text = decode.stated_text(data, path)
+    if not text.strip():
+        raise InputError(f"{path}: holds no text")
+    return text
 
 
 def standard_input() -> bytes:

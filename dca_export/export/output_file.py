@@ -91,7 +91,10 @@ def directory_beside(path: Path) -> Iterator[Path]:
 
 def _locked_directory(path: Path) -> tuple[Path, int]:
     for _ in range(_TRIES):
-        directory = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        try:
+            directory = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error  # in the name that was asked for
         try:
             lock = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
         except FileNotFoundError:

@@ -13,7 +13,7 @@ from dca_export.checkpoint.quantized.table import dequantised, find_quantised
 from dca_export.checkpoint.tensors import SourceTensor, open_checkpoint
 from dca_export.errors import InputError
 from dca_export.gguf.file import GgufFile, is_gguf
-from dca_export.reference.gguf_weights import load_gguf
+from dca_export.reference.gguf.weights import load_gguf
 
 
 def load_reference(path: str | Path, dtype: torch.dtype = torch.float32) -> PreTrainedModel:

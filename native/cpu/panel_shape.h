@@ -10,9 +10,9 @@
 namespace dca::cpu {
 
 // Fewer rows are vectors, each of which gets the bits that it gets alone, whatever stands beside it: a step of a token and
-// guesses at the next ones (dca_runtime/lookup.py) finds what steps of one token would. Products still read weights once for
-// all of them: packed ones and floats multiply up to eight rows at a time as vectors too, others read a few rows of weights
-// again from the second-level cache, which costs less than a panel up to here.
+// guesses at the next ones (dca_runtime/generation/speculation.py) finds what steps of one token would. Products still read
+// weights once for all of them: packed ones and floats multiply up to eight rows at a time as vectors too, others read a few
+// rows of weights again from the second-level cache, which costs less than a panel up to here.
 constexpr uint32_t kFewestForPanels = 9;
 
 /// Row r is lane r % lanes of panel r / lanes; the last panel may have lanes without a row.

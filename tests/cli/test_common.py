@@ -42,12 +42,24 @@ def test_body_decides_the_exit_code(code):
         ),
         (OSError("disk on fire"), "dca-thing: disk on fire", 2),
         (MemoryError("8 GiB"), "dca-thing: not enough memory (8 GiB)", 2),
+        (MemoryError(), "dca-thing: not enough memory", 2),
         (KeyboardInterrupt(), "dca-thing: interrupted", 130),
     ],
 )
 def test_expected_errors_are_one_line(error, line, code, capsys):
     assert run_body(failing(error)) == code
     assert capsys.readouterr().err == line + "\n"
+
+
+@pytest.mark.parametrize("typed", [["--size", "3"], ["--size=3"]])
+def test_an_error_about_a_value_names_the_option_that_was_typed(typed, capsys):
+    run_body(failing(DcaError("size must be 1 or 2, got 3", Status.ARGUMENT)), typed)
+    assert capsys.readouterr().err == "dca-thing: argument --size: size must be 1 or 2, got 3\n"
+
+
+def test_an_error_about_a_value_that_was_not_typed_stays(capsys):
+    run_body(failing(DcaError("size must be 1 or 2, got 3", Status.ARGUMENT)))
+    assert capsys.readouterr().err == "dca-thing: size must be 1 or 2, got 3\n"
 
 
 def test_a_bug_keeps_its_traceback():

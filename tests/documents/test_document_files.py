@@ -77,6 +77,13 @@ def test_a_folder_is_its_texts_by_name(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("data", [b"", b" \n\t\r\n", b"\xef\xbb\xbf"])
+def test_a_file_without_text_is_a_line(tmp_path, data):
+    (tmp_path / "blank.txt").write_bytes(data)
+    with pytest.raises(InputError, match="blank.txt: holds no text"):
+        texts_of(str(tmp_path / "blank.txt"))
+
+
 def test_a_folder_without_text_is_a_line(tmp_path):
     with pytest.raises(InputError, match="no file in this folder holds text"):
         texts_of(str(tmp_path))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dca_export.export.block_bounds import FORMATS, allowed_error
+from dca_export.export.verify.block_bounds import FORMATS, allowed_error
 from dca_runtime import blocks
 
 KINDS = sorted(FORMATS, key=lambda kind: kind.name)

@@ -12,7 +12,7 @@ from dca_export.export.plan import ExportOptions
 from dca_export.export.recipes import RECIPES
 from dca_export.export.scheme_choice import SchemeOptions
 from dca_export.export.verify import verify
-from dca_export.export.verify_values import MOST_ERROR
+from dca_export.export.verify.values import MOST_ERROR
 from dca_export.export.write import export_model
 from dca_export.gguf.copy import Copy
 from dca_export.gguf.file import GgufFile, packed_value

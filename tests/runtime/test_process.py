@@ -104,6 +104,7 @@ def wrong_paths(tmp_path, monkeypatch):
         ("checkpoint", "dca-export checkpoint checkpoint.gguf"),
         ("models", "models/one.gguf"),
         ("missing.gguf", "no such file"),
+        ("", "the name of the model is empty"),
         ("Qwen/Qwen3-0.6B", "dca-export hf:Qwen/Qwen3-0.6B Qwen3-0.6B.gguf"),
     ],
 )

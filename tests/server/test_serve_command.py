@@ -23,6 +23,15 @@ def test_a_missing_file(capsys, tmp_path):
     assert "no such file" in refused(capsys, tmp_path / "none.gguf")
 
 
+def test_a_directory(capsys, tmp_path):
+    assert "a directory, expected a GGUF file" in refused(capsys, tmp_path)
+
+
+def test_a_key_that_is_no_text(capsys, tiny_model, tmp_path):
+    (tmp_path / "key").write_bytes(b"caf\xe9")
+    assert "key: not UTF-8 text (byte 3)" in refused(capsys, tiny_model, "--api-key-file", tmp_path / "key")
+
+
 def test_a_damaged_file(capsys, tmp_path):
     (tmp_path / "bad.gguf").write_bytes(b"GGUF" + b"\xff" * 100)
     assert "bad.gguf" in refused(capsys, tmp_path / "bad.gguf", "--port", "0", "--device", "cpu")

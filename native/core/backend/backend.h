@@ -52,7 +52,7 @@ public:
     virtual void save_page(uint32_t page, uint32_t tokens, std::byte* out) const = 0;
     virtual void load_page(uint32_t page, const std::byte* in) = 0;
 
-    /// Pages that leave for host memory and come back, while steps go on with others (core/engine/sleep.h, parking.h): memory
+    /// Pages that leave for host memory and come back, while steps go on with others (core/engine/sleep.h, host_slots.h): memory
     /// that is quick to copy to, which any thread may ask for, and copies of host_page_bytes() a page, pages[i] to or from
     /// memory[i], in an order of their own, that have a number each. They come to pass in the order of their numbers; what they
     /// read and write is theirs until then.

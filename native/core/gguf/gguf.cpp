@@ -78,7 +78,7 @@ public:
 
     std::string_view string(uint64_t limit, const char* what) {
         const uint64_t length = read<uint64_t>(what);
-        if (length > limit) {
+        if (length > limit && length <= left()) {  // one that the file has no room for is for take to refuse
             fail(DCA_ERROR_FORMAT, path_, ": ", what, " at byte ", position_ - 8, " is ", length, " bytes long, must be at most ", limit);
         }
         const auto text = take(length, what);
@@ -138,7 +138,7 @@ void GgufFile::read_header() {
 void GgufFile::read_values(ByteReader& reader, uint64_t count) {
     constexpr uint64_t least_bytes = 8 + 4 + 1;  // empty key, type, one byte of value
     if (count > reader.left() / least_bytes) {
-        fail(DCA_ERROR_FORMAT, path(), ": states ", count, " metadata values, more than the file has room for");
+        fail(DCA_ERROR_FORMAT, path(), ": truncated or damaged: states ", count, " metadata values, more than the file has room for");
     }
     for (uint64_t i = 0; i < count; ++i) {
         GgufValue value;
@@ -182,7 +182,7 @@ void GgufFile::read_values(ByteReader& reader, uint64_t count) {
 void GgufFile::read_tensors(ByteReader& reader, uint64_t count) {
     constexpr uint64_t least_bytes = 8 + 4 + 8 + 4 + 8;  // empty name, one dimension, type, offset
     if (count > reader.left() / least_bytes) {
-        fail(DCA_ERROR_FORMAT, path(), ": states ", count, " tensors, more than the file has room for");
+        fail(DCA_ERROR_FORMAT, path(), ": truncated or damaged: states ", count, " tensors, more than the file has room for");
     }
     const uint32_t alignment = get_u32("general.alignment").value_or(kDefaultAlignment);
     if (alignment < 8 || (alignment & (alignment - 1)) != 0) {

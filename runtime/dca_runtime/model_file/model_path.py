@@ -15,6 +15,8 @@ def check_path(path: str) -> None:
 
     The message says what to do where the path is a directory or looks like a name on the Hub.
     """
+    if not path:
+        raise DcaError("the name of the model is empty, expected that of a GGUF file", Status.IO)
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:

@@ -2,7 +2,7 @@
 
 llama.cpp's answers lie in llama_cpp_ids.json: ids of the hard texts for SmolLM2, and for each
 pre-tokenizer a SHA-256 of the ids that a vocabulary made for it gives. Where llama-cpp-python is installed
-the file itself is checked; ``python tests/runtime/test_tokenizer.py MODEL.gguf`` writes it.
+the file itself is checked; ``python tests/runtime/text/test_tokenizer.py MODEL.gguf`` writes it.
 """
 
 import hashlib

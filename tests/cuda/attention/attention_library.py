@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ENDLESS = 1 << 31
 PAGE_TOKENS = 128  # core/engine/page_pool.h
 KERNELS = {"auto": 0, "simple": 1, "sm80": 2, "sm90": 3}

@@ -8,8 +8,8 @@ from collections.abc import Callable
 import numpy as np
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
-from dca_export.export.block_bounds import FORMATS, allowed_error
 from dca_export.export.convert import float32, read_chunks
+from dca_export.export.verify.block_bounds import FORMATS, allowed_error
 from dca_export.model.layout import PlannedTensor
 from dca_runtime import blocks
 

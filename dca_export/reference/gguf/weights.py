@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from dca_export.errors import InputError
 from dca_export.gguf.file import GgufFile, TensorInfo
-from dca_export.reference.gguf_config import build_config
-from dca_export.reference.gguf_families import Architecture, find_architecture
-from dca_export.reference.gguf_keys import Keys
+from dca_export.reference.gguf.config import build_config
+from dca_export.reference.gguf.families import Architecture, find_architecture
+from dca_export.reference.gguf.keys import Keys
 
 _OUTER = {
     "model.embed_tokens": "token_embd",

@@ -1,6 +1,6 @@
 """The CUDA products of few rows against float64, every format; a row's result whatever stands beside it.
 
-python -m pytest tests/cuda/test_small_batch.py
+python -m pytest tests/cuda/linear/test_small_batch.py
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 DTYPES = {"f16": 0, "bf16": 1}
 TORCH_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 UNIT = 32

@@ -9,8 +9,8 @@ import numpy as np
 from transformers import AutoConfig, PreTrainedConfig
 
 from dca_export.errors import InputError
-from dca_export.reference.gguf_families import Architecture
-from dca_export.reference.gguf_keys import Keys
+from dca_export.reference.gguf.families import Architecture
+from dca_export.reference.gguf.keys import Keys
 
 
 def build_config(
@@ -35,7 +35,7 @@ def build_config(
         "max_position_embeddings": keys.get("context_length"),
         "rope_parameters": _rope(keys, architecture, head_dim, vector),
         "tie_word_embeddings": not keys.has("output.weight"),
-        # Every layer sees every token, as in the runtime, but in families that say otherwise (gguf_families).
+        # Every layer sees every token, as in the runtime, but in families that say otherwise (families.py).
         "sliding_window": None,
         "use_sliding_window": False,
         "attention_bias": any(keys.has(f"blk.0.attn_{name}.bias") for name in ("q", "k", "v", "output")),

@@ -1,20 +1,20 @@
-"""An engine: one pool of keys and values, and many sequences that one step runs together."""
+"""Steps of many sequences together: what they append, score and choose, and how full their pool is."""
 
-import contextlib
 import math
 import os
-import threading
-import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from dca_runtime import _feeds, _ffi, _pages, attention, prefill, process
-from dca_runtime._convert import LOGITS_LAST, c_path, fill_cache_options, scheme_of, token_array
+from dca_runtime import _ffi, attention, prefill, process
+from dca_runtime._convert import LOGITS_LAST, c_path, fill_cache_options, scheme_of
 from dca_runtime._ffi import ffi
-from dca_runtime._samplings import Samplings
+from dca_runtime.engine import _feeds
+from dca_runtime.engine._samplings import Samplings
+from dca_runtime.engine.handle import EngineHandle
+from dca_runtime.engine.sequence import TokenSequence
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.options import EngineOptions, Scheme, TokenIds
 from dca_runtime.sampling import Sampling
@@ -45,149 +45,13 @@ class Choice(NamedTuple):
 
 
 Item: TypeAlias = (
-    "tuple[TokenSequence, TokenIds, Sampling] | tuple[TokenSequence, TokenIds, Sampling, np.ndarray | None]"
-    " | tuple[TokenSequence, TokenIds, Sampling, np.ndarray | None, int]"
+    tuple[TokenSequence, TokenIds, Sampling]
+    | tuple[TokenSequence, TokenIds, Sampling, np.ndarray | None]
+    | tuple[TokenSequence, TokenIds, Sampling, np.ndarray | None, int]
 )
 
 
-class TokenSequence:
-    """Tokens with their keys and values in an engine. Made by ``Engine.sequence``, ``fork`` and ``load``.
-
-    A context manager; ``close`` gives its pages back.
-    """
-
-    def __init__(self, engine: "Engine", native: Any) -> None:
-        self.engine = engine
-        self._native = native
-        self._address = _feeds.address(native)  # 0 once it is closed
-        # The finalizer holds what keeps the native engine, so that it goes after the sequence in any order.
-        home = engine._home
-        self._free = weakref.finalize(self, _free_sequence, _ffi.lib(), native, engine._keep, home)
-
-    def close(self) -> None:
-        """Frees the sequence and the pages that no other holds. Nothing the second time, nor in a fork."""
-        if self.engine._home.left():
-            return
-        with self.engine._exclusive(may_be_closed=True):
-            self._drop()
-
-    def __enter__(self) -> "TokenSequence":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def fork(self) -> "TokenSequence":
-        """Another sequence that holds the same; every page is shared until one of them writes to it."""
-        with self.engine._exclusive():
-            native = ffi.new("dca_sequence **")
-            _ffi.check(_ffi.lib().dca_sequence_fork(self._handle(), native))
-            return self.engine._adopted(native[0])
-
-    def truncate(self, length: int) -> None:
-        """Forgets every token from index ``length`` on; what comes before stays valid."""
-        with self.engine._exclusive():
-            _ffi.check(_ffi.lib().dca_sequence_truncate(self._handle(), _ffi.integer(length, 0, "length")))
-
-    def sleep(self) -> None:
-        """Lets its keys and values leave for host memory, so that others get its pages.
-
-        They leave while others' steps run. Whatever needs them wakes the sequence. Raises DcaError.
-        """
-        with self.engine._exclusive():
-            _ffi.check(_ffi.lib().dca_sequence_sleep(self._handle()))
-
-    def wake(self) -> None:
-        """Starts the way back ahead of need: it goes on while others' steps run. Raises DcaError (status
-        CONTEXT), and sleeps on, where the pool has too few pages."""
-        with self.engine._exclusive():
-            _ffi.check(_ffi.lib().dca_sequence_wake(self._handle()))
-
-    @property
-    def asleep(self) -> bool:
-        """Whether its keys and values are in host memory."""
-        with self.engine._exclusive():
-            return bool(_ffi.lib().dca_sequence_asleep(self._handle()))
-
-    @property
-    def in_place(self) -> bool:
-        """Whether all its keys and values are in its pages: it does not sleep, and nothing is on its way."""
-        with self.engine._exclusive():
-            return bool(_ffi.lib().dca_sequence_in_place(self._handle()))
-
-    def park_pages(self, first: int, slots: Sequence[int]) -> None:
-        """Copies whole pages, from page ``first`` on, to ``slots``, while others' steps run.
-
-        Slots come from ``Engine.add_slots``. The sequence keeps the pages; those that it is shortened by are
-        free when they have left (``EngineInfo.tokens_leaving``). A slot may be given to another page at once:
-        copies keep their order. Raises DcaError.
-        """
-        with self.engine._exclusive():
-            _pages.park(self._handle(), _ffi.integer(first, 0, "first"), slots)
-
-    def unpark_pages(self, ids: TokenIds, slots: Sequence[int]) -> None:
-        """Appends whole pages of tokens that were parked in ``slots`` after the same tokens, while others'
-        steps run. Raises DcaError (status CONTEXT: the pool has too few pages), and leaves it as it is.
-        """
-        with self.engine._exclusive():
-            _pages.unpark(self._handle(), token_array(ids, self.engine.n_vocab), slots)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the sequence to ``path``, whole or not at all; ``Engine.load`` reads it. Raises DcaError."""
-        with self.engine._exclusive():
-            _ffi.check(_ffi.lib().dca_sequence_save(self._handle(), c_path(path)))
-
-    @property
-    def setup(self) -> _pages.Setup:
-        """What its keys and values depend on beside the tokens."""
-        return self.engine.setup
-
-    def read_pages(self, first: int, count: int, out: Any) -> None:
-        """Copies ``count`` whole pages, from page ``first`` on, into the writable buffer ``out``.
-
-        ``out`` has ``count * setup.page_bytes`` bytes. Raises DcaError.
-        """
-        with self.engine._exclusive():
-            _pages.read(_ffi.lib().dca_sequence_read_pages, self._handle(), first, count, out)
-
-    def append_pages(self, ids: TokenIds, pages: Any) -> None:
-        """Appends whole pages of tokens with the keys and values ``read_pages`` gave for the same tokens up
-        to there under an equal ``setup``; the sequence ends at a page's end. The bytes are not checked.
-        Raises DcaError, and leaves the sequence as it is.
-        """
-        with self.engine._exclusive():
-            tokens = token_array(ids, self.engine.n_vocab)
-            _pages.append(_ffi.lib().dca_sequence_append_pages, self._handle(), tokens, pages)
-
-    @property
-    def length(self) -> int:
-        """Tokens in the sequence."""
-        with self.engine._exclusive():
-            return _ffi.lib().dca_sequence_length(self._handle())
-
-    @property
-    def ids(self) -> np.ndarray:
-        """The token ids, int32 (length,)."""
-        with self.engine._exclusive():
-            handle = self._handle()
-            length = _ffi.lib().dca_sequence_length(handle)
-            if length == 0:
-                return np.empty(0, np.int32)
-            return np.frombuffer(
-                ffi.buffer(_ffi.lib().dca_sequence_tokens(handle), 4 * length), np.int32
-            ).copy()
-
-    def _drop(self) -> None:
-        self._address = 0
-        self._free()
-
-    def _handle(self) -> Any:
-        if not self._address:
-            raise DcaError("the sequence is closed")
-        return self._native
-
-
-class Engine:
+class Engine(EngineHandle):
     """Steps many sequences at once over one pool of pages. Made by ``Model.engine``.
 
     One thread at a time may use it and its sequences. A context manager; ``close`` frees all of it.
@@ -198,37 +62,19 @@ class Engine:
     ) -> None:
         """``native_model`` is an open ``dca_model *``, whose vocabulary has ``n_vocab`` tokens;
         ``heads``: its layers and the query heads of each."""
-        self.n_vocab = n_vocab
         self.prefill = prefill.parse(options.prefill).name
         self._heads = heads
         self.attention = attention.parse(options.attention).name
         self.cache_type = options.cache_type
         self._callback = _ffi.Callback(options.progress)
-        self._busy = threading.Lock()
-        lib = _ffi.lib()
         native_options = _ffi.options("dca_engine_options")
         native_options.tokens = _ffi.integer(options.tokens, 1, "tokens")
         native_options.max_rows = _ffi.integer(options.max_rows, 0, "max_rows")
         fill_cache_options(native_options, options, self._callback)
         native = ffi.new("dca_engine **")
-        _ffi.check(lib.dca_engine_create(native_model, native_options, native))
-        self._native = native[0]
-        # Sequences hold this too, so that the native engine is freed after the last of them.
-        self._home = process.Home()
-        self._keep = _Keep(lib, native[0], native_model, self._home)
-        self._sequences: weakref.WeakSet[TokenSequence] = weakref.WeakSet()
+        _ffi.check(_ffi.lib().dca_engine_create(native_model, native_options, native))
+        super().__init__(native[0], native_model, n_vocab)
         self._samplings = Samplings(n_vocab)
-        self._open = True
-
-    def close(self) -> None:
-        """Frees the engine and its sequences. Does nothing the second time, nor in a forked child."""
-        if self._home.left():
-            return
-        with self._exclusive(may_be_closed=True):
-            for sequence in list(self._sequences):
-                sequence._drop()
-            self._open = False
-            self._keep.free()
 
     def __enter__(self) -> "Engine":
         return self
@@ -241,7 +87,7 @@ class Engine:
         with self._exclusive():
             native = ffi.new("dca_sequence **")
             _ffi.check(_ffi.lib().dca_sequence_create(self._native, native))
-            return self._adopted(native[0])
+            return TokenSequence(self, native[0])
 
     def load(self, path: str | os.PathLike[str]) -> TokenSequence:
         """A new sequence with what ``TokenSequence.save`` wrote, by this or another program.
@@ -252,7 +98,7 @@ class Engine:
         with self._exclusive():
             native = ffi.new("dca_sequence **")
             _ffi.check(_ffi.lib().dca_sequence_load(self._native, c_path(path), native))
-            return self._adopted(native[0])
+            return TokenSequence(self, native[0])
 
     def eval(self, items: Sequence[tuple[TokenSequence, TokenIds]], logits: bool = True) -> list[np.ndarray]:
         """Appends tokens to sequences; float32 logits (n_vocab,) after the last of each, in order.
@@ -334,12 +180,6 @@ class Engine:
         return slots[0]
 
     @property
-    def setup(self) -> _pages.Setup:
-        """What keys and values of its sequences depend on beside their tokens."""
-        with self._exclusive():
-            return _pages.setup(_ffi.lib().dca_engine_setup, self._native)
-
-    @property
     def info(self) -> EngineInfo:
         """How full the engine is and what memory it holds."""
         with self._exclusive():
@@ -367,11 +207,6 @@ class Engine:
         info.size = ffi.sizeof("dca_engine_info")
         _ffi.check(_ffi.lib().dca_engine_get_info(self._native, info))
         return info
-
-    def _adopted(self, native: Any) -> TokenSequence:
-        sequence = TokenSequence(self, native)
-        self._sequences.add(sequence)
-        return sequence
 
     def _chosen(
         self, items: Sequence[Item], tops: Sequence[int | None]
@@ -417,37 +252,6 @@ class Engine:
             raise
         _ffi.check(status)
 
-    @contextlib.contextmanager
-    def _exclusive(self, may_be_closed: bool = False) -> Iterator[None]:
-        """Refuses a second user: another thread, or the progress callback of a call that still runs."""
-        self._home.check()
-        with process.calling():
-            if not self._busy.acquire(blocking=False):
-                raise DcaError("the engine is busy: a call on it has not returned yet")
-            try:
-                if not (self._open or may_be_closed):
-                    raise DcaError("the engine is closed")
-                yield
-            finally:
-                self._busy.release()
-
 
 def _top(count: int) -> int:
     return _ffi.integer(count, 0, "top_logprobs", most=1024)
-
-
-class _Keep:
-    """Frees a native engine once, when it is told to or when the last that holds it goes."""
-
-    def __init__(self, lib: Any, native: Any, native_model: Any, home: process.Home) -> None:
-        self.free = weakref.finalize(self, _free_engine, lib, native, native_model, home)
-
-
-def _free_sequence(lib: Any, native: Any, keep: _Keep, home: process.Home) -> None:
-    if process.may_free(home):
-        lib.dca_sequence_free(native)
-
-
-def _free_engine(lib: Any, native: Any, native_model: Any, home: process.Home) -> None:
-    if process.may_free(home):
-        lib.dca_engine_free(native)

@@ -13,12 +13,12 @@ import numpy as np
 from dca_export.adapters.changes import AdapterOption
 from dca_export.checkpoint.tensors import open_checkpoint
 from dca_export.errors import InputError
-from dca_export.export.accounting import account
 from dca_export.export.gguf_source import planned_of
 from dca_export.export.plan import CopyPlan, DirectoryPlan, ExportOptions, plan_export
 from dca_export.export.scheme_choice import SchemeOptions
-from dca_export.export.verify_entries import compare_entries, entries_of
-from dca_export.export.verify_values import TYPES, compare_values
+from dca_export.export.verify.accounting import account
+from dca_export.export.verify.entries import compare_entries, entries_of
+from dca_export.export.verify.values import TYPES, compare_values
 from dca_export.export.weighting import FILE_KEY
 from dca_export.gguf.file import GgufFile, TensorInfo, open_parts
 from dca_export.gguf.scheme_keys import read_border, read_scheme

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dca_export.errors import InputError
-from dca_export.reference.gguf_keys import Keys
+from dca_export.reference.gguf.keys import Keys
 
 Values = dict[str, Any]
 
@@ -25,7 +25,7 @@ class Architecture:
     """The rows of q and k stand in the interleaved rotary order; transformers wants halves."""
     mixture: bool = False
     modules: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """modules of a layer whose tensors are called otherwise than gguf_weights says"""
+    """modules of a layer whose tensors are called otherwise than weights.py says"""
     shifted_norms: bool = False
     """norms multiply by 1 + weight in transformers, by the file's numbers in the file"""
     values: Callable[[Keys, Values], Values] = _nothing
