@@ -15,7 +15,7 @@ from dca_export.gguf.file import GgufFile
 from dca_export.parity.agreement import Agreement, Comparison
 from dca_export.parity.chosen import Chosen
 from dca_export.parity.feeding import Feeder, chunk_borders
-from dca_export.parity.plan import Group, plan, plan_methods
+from dca_export.parity.plan import EXACT_ON_GPU, Group, plan, plan_methods
 from dca_export.parity.tokens import token_ids
 from dca_export.parity.tolerance import Tolerance, export_tolerance, tolerance_for
 from dca_export.reference import borders
@@ -86,8 +86,11 @@ class Report:
 
     @property
     def demanded(self) -> dict[str, str]:
-        """The limits, by the type of the cache that they are for."""
-        return {part.cache_type: str(part.tolerance) for part in self.parts}
+        """The limits, by the type of the cache that they are for, of all groups."""
+        texts: dict[str, dict[str, None]] = {}
+        for part in self.parts:
+            texts.setdefault(part.cache_type, {})[str(part.tolerance)] = None
+        return {cache: "; or ".join(limits) for cache, limits in texts.items()}
 
     def as_json(self) -> dict[str, Any]:
         """Plain values; every figure of every part and the verdict."""
@@ -147,12 +150,15 @@ def check(
     total, done = sum(group.length for group in groups), 0
     parts: list[Part] = []
     for group in groups:
-        before = done
+        before, limits = done, tolerances
+        if group.precision == "flash":
+            own = own_rounding(reference, group, ids[:EXACT_ON_GPU])
+            limits = {cache: limit.beside(own) for cache, limit in tolerances.items()}
 
         def advance(tokens: int, before: int = before, title: str = group.title) -> None:
             progress(before + tokens, total, title)
 
-        for part in run_group(model, reference, group, ids[: group.length], tolerances, advance):
+        for part in run_group(model, reference, group, ids[: group.length], limits, advance):
             parts.append(part)
             found(part)
         done += group.length
@@ -170,6 +176,18 @@ def check(
 def _experts(model: Model) -> bool:
     """Whether feed-forwards are mixtures, which pick others for the smallest reason."""
     return any(key.endswith(".expert_count") and value > 0 for key, value in model.metadata.items())
+
+
+def own_rounding(reference: Reference, group: Group, ids: list[int]) -> Agreement:
+    """How far the reference's flash form is from its exact one on these tokens, as the group attends."""
+    exact = np.concatenate(list(reference.stream(ids, replace(group, precision="exact"))))
+    comparison, start = Comparison(), 0
+    next_ids = np.array([*ids[1:], -1], np.int64)
+    for rows in reference.stream(ids, replace(group, precision="flash")):
+        positions = np.arange(start, start + len(rows))
+        comparison.add(positions, exact[positions], rows, next_ids[positions])
+        start += len(rows)
+    return comparison.result()
 
 
 def run_group(

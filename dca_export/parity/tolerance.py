@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dca_export.parity.agreement import Agreement
+
+_MOST_ADDED = 10  # times a limit, to that limit
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,27 @@ class Tolerance:
             if not agreement.top1_disagreements <= allowed:
                 found.append(f"top-1 agreement {agreement.top1:.3%} is below {self.top1:.1%}")
         return found
+
+    def beside(self, own: Agreement) -> Tolerance:
+        """Limits against a reference that rounds, too: its `own` distance from the exact one is added.
+
+        Mean KLs of small differences that know nothing of each other add up, and of two differences the
+        largest at any position is at most their sum; the largest KL, a square of it, at most twice the sum of
+        both, and another token comes first at most where one of the two has one. More than ten times the
+        limit is not added: a reference so far off tells damage no longer. One that is not finite meets none.
+        """
+
+        def add(limit: float | None, more: float) -> float | None:
+            return None if limit is None else limit + min(more, _MOST_ADDED * limit)
+
+        return replace(
+            self,
+            reason=f"{self.reason}; the reference's own rounding, mean KL {own.mean_kl:.2g}",
+            relative_difference=add(self.relative_difference, own.relative_difference),
+            mean_kl=add(self.mean_kl, own.mean_kl),
+            max_kl=add(self.max_kl, (self.max_kl or 0.0) + 2 * own.max_kl),
+            top1=None if self.top1 is None else self.top1 - min(1 - own.top1, _MOST_ADDED * (1 - self.top1)),
+        )
 
     def exemptions(self, agreement: Agreement) -> list[str]:
         """What was let pass though it is beyond a limit."""

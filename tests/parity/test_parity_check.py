@@ -196,6 +196,46 @@ def test_on_a_gpu_the_flash_reference_takes_the_whole_length():
     assert 0 < len(alone) <= DECODED_CPU
 
 
+class RoundingReference(MadeUpReference):
+    """Its flash form adds noise of this size to the right logits."""
+
+    def __init__(self, noise: float):
+        super().__init__(flash=True)
+        self.noise = noise
+
+    def stream(self, ids, group):
+        noise = np.random.default_rng(1)
+        for rows in super().stream(ids, group):
+            error = noise.standard_normal(rows.shape) * self.noise * (group.precision == "flash")
+            yield (rows + error).astype(np.float32)
+
+
+def wrong_from(position: int, noise: float):
+    random = np.random.default_rng(2)
+    return lambda session, at, call: random.standard_normal(N_VOCAB) * noise * (at >= position)
+
+
+def test_what_the_flash_reference_rounds_is_no_fault_of_the_runtime():
+    """A mean KL of about 3e-4 is three times what a runtime in f16 may have."""
+    model = MadeUpModel(device="cuda (made up)", spoil=wrong_from(0, 0.01))
+    report = check(model, RoundingReference(0.03), LENGTH, weights="f16")
+    flash = parts(report)["DCA, flash reference", "whole prefill"]
+    assert flash.agreement.mean_kl > 1e-4
+    assert report.passed, [part.failures for part in report.parts]
+
+
+def test_what_is_more_than_the_flash_reference_rounds_fails():
+    model = MadeUpModel(device="cuda (made up)", spoil=wrong_from(30, 0.3))
+    report = check(model, RoundingReference(0.03), LENGTH, weights="f16")
+    assert all(part.failures for part in report.parts)
+
+
+def test_a_flash_reference_that_is_wrong_itself_excuses_nothing():
+    report = check(MadeUpModel(device="cuda (made up)"), RoundingReference(1.0), LENGTH, weights="f16")
+    failed = {part.group for part in report.parts if part.failures}
+    assert failed == {"DCA, flash reference"}
+
+
 # The native runtime against PyTorch.
 
 

@@ -88,3 +88,21 @@ def test_an_original_checkpoint_allows_for_the_rounding_of_weights_only():
     types = ("f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k")
     kl = [export_tolerance(kind, "cpu", "f32", True).mean_kl for kind in types]
     assert kl[1:] == sorted(kl[1:])
+
+
+def test_a_reference_that_rounds_adds_what_it_rounds():
+    own = replace(GOOD, max_difference=0.05, mean_kl=6e-5, max_kl=4e-4, top1_disagreements=20)
+    limit = tolerance_for("f16", "cuda:0", "f16")
+    beside = limit.beside(own)
+    assert beside.mean_kl == pytest.approx(limit.mean_kl + 6e-5)
+    assert beside.relative_difference == pytest.approx(limit.relative_difference + 0.05)
+    assert beside.max_kl == pytest.approx(2 * (limit.max_kl + 4e-4))
+    assert beside.top1 == pytest.approx(limit.top1 - 0.02)
+    assert beside.max_difference is None
+    assert "mean KL 6e-05" in str(beside)
+
+
+def test_a_reference_that_is_far_off_adds_ten_times_the_limit_at_most():
+    limit = tolerance_for("f16", "cuda:0", "f16")
+    assert limit.beside(replace(GOOD, mean_kl=1.0)).mean_kl == pytest.approx(11 * limit.mean_kl)
+    assert limit.beside(replace(GOOD, mean_kl=math.nan)).failures(GOOD)

@@ -130,8 +130,7 @@ void CudaExchange::reset() {
     for (uint32_t rank = 0; rank < ranks(); ++rank) {
         check(cudaSetDevice(cards_[rank]), "selecting the card");
         const cudaStream_t stream = parts_[rank].streams.front();
-        check(cudaMemsetAsync(parts_[rank].memory.pushed, 0, RankMemory::signal_bytes(parts_[rank].sizes), stream),
-              "ending a step that failed");
+        check(parts_[rank].memory.clear(parts_[rank].sizes, stream), "ending a step that failed");
         check(cudaStreamSynchronize(stream), "ending a step that failed");
     }
     waits_.assign(ranks(), 0);

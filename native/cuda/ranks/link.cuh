@@ -32,6 +32,17 @@ __device__ __forceinline__ uint4 load_packet(const uint4* from) {
     return v;
 }
 
+/// Two words, either of which is seen whole.
+__device__ __forceinline__ void store_words(uint2* to, const uint2& v) {
+    asm volatile("st.volatile.global.v2.u32 [%0], {%1, %2};" ::"l"(to), "r"(v.x), "r"(v.y) : "memory");
+}
+
+__device__ __forceinline__ uint2 load_words(const uint2* from) {
+    uint2 v;
+    asm volatile("ld.volatile.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(from) : "memory");
+    return v;
+}
+
 /// How long a thread waits for another rank.
 class Patience {
 public:
@@ -65,6 +76,13 @@ __device__ __forceinline__ void await_number(const RankTable& table, const uint3
 __device__ __forceinline__ uint4 await_packet(const RankTable& table, const uint4* at, uint32_t number, uint4 packet) {
     for (Patience patience(table); (packet.y != number || packet.w != number) && !patience.ended();) packet = load_packet(at);
     return packet;
+}
+
+/// Takes words away once they have come; `words` is what was there before.
+__device__ __forceinline__ uint2 take_words(const RankTable& table, uint2* at, uint2 words) {
+    for (Patience patience(table); (words.x == kNothing || words.y == kNothing) && !patience.ended();) words = load_words(at);
+    store_words(at, {kNothing, kNothing});
+    return words;
 }
 
 /// Returns when what was launched before has ended, with the number of the sum: 1, 2, ... Every sum of a kind has as many blocks,

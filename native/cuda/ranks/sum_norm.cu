@@ -47,13 +47,19 @@ __device__ __forceinline__ void norm_row(const NormArgs& norm, const float* x, f
 
 __device__ __forceinline__ float squares_of(const float4& v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
 
+/// With bits that say that they have come.
+__device__ __forceinline__ uint2 sendable(const uint2& v) {
+    return {v.x == kNothing ? kNoNumbers : v.x, v.y == kNothing ? kNoNumbers : v.y};
+}
+
 /// Blocks of a kernel whose blocks wait for other ranks. Where those share the card some of it is left to them.
 uint32_t push_blocks(const RankTable& table) { return table.one_card ? kSumBlocks : kPushedRows; }
 
 /// Few rows are a matter of latencies: every four values have a thread, so that none waits for one packet after another.
 int push_threads(uint32_t width) { return static_cast<int>(std::min((width / 4 + 31) / 32 * 32, kMostThreads)); }
 
-/// A block takes a row at a time, where there are as many as blocks: one.
+/// A block takes a row at a time, where there are as many as blocks: one. What has been read is taken away at once: its place is
+/// written again two sums on, by a rank that has this one's of the sum between.
 template <class T>
 __global__ void __launch_bounds__(kMostThreads)
     push_norm_kernel(const __grid_constant__ RankTable table, const __grid_constant__ SumNormArgs args) {
@@ -68,7 +74,7 @@ __global__ void __launch_bounds__(kMostThreads)
         for (uint32_t i = 4 * threadIdx.x; i < width; i += 4 * blockDim.x) {
             const uint2 v = __ldcg(reinterpret_cast<const uint2*>(partials + uint64_t{row} * width + i));
             for (uint32_t r = 0; r < table.ranks; ++r) {
-                if (r != table.rank) store_packet(slot(r, table.rank, row, i), {v.x, number, v.y, number});
+                if (r != table.rank) store_words(slot(r, table.rank, row, i), sendable(v));
             }
         }
     }
@@ -90,12 +96,9 @@ __global__ void __launch_bounds__(kMostThreads)
                         add(total[k], Four<T>{__ldcg(reinterpret_cast<const uint2*>(partials + uint64_t{row} * width + i))});
                     });
                 } else {
-                    uint4 packets[kAtOnce];
-                    each([&](int k, uint32_t i) { packets[k] = load_packet(slot(table.rank, r, row, i)); });
-                    each([&](int k, uint32_t i) {
-                        const uint4 packet = await_packet(table, slot(table.rank, r, row, i), number, packets[k]);
-                        add(total[k], Four<T>{{packet.x, packet.z}});
-                    });
+                    uint2 words[kAtOnce];
+                    each([&](int k, uint32_t i) { words[k] = load_words(slot(table.rank, r, row, i)); });
+                    each([&](int k, uint32_t i) { add(total[k], Four<T>{take_words(table, slot(table.rank, r, row, i), words[k])}); });
                 }
             }
             each([&](int k, uint32_t i) {

@@ -21,6 +21,9 @@ constexpr uint32_t kPushedRows = 128;         // of a sum that comes with the ne
 enum class Partial : uint32_t { Attention = 0, FeedForward = 1 };
 constexpr uint32_t kPartials = 2;
 
+// Two 16-bit values that nobody sends: those that are not numbers go with other bits.
+constexpr uint32_t kNothing = 0xffffffffu, kNoNumbers = 0x7fff7fffu;
+
 constexpr uint32_t kWaitedTooLong = 2;  // RankTable::given_up
 
 /// The sizes of a rank's memory.
@@ -35,16 +38,18 @@ struct RankMemory {
     uint64_t inbox_bytes;           // of one of them
 
     uint4* pushed;          // (2, ranks, kPushedValues / 2): two values, each with the number of its sum
-    uint4* pushed_rows;     // (2, ranks, kPushedRows, width / 4): twice two 16-bit values, each two with the number of their sum
+    uint2* pushed_rows;     // (2, ranks, kPushedRows, width / 4): four 16-bit values, kNothing where none have come
     uint32_t* arrived;      // (ranks, kSumBlocks): the number of the sum that each of the others has come to
     uint32_t* reached;      // (ranks): the number of the last sum outside of a recording that each of the others has come to
     uint64_t* tickets;      // blocks of sums so far: each takes one when it starts, which says its sum's number
     uint64_t* row_tickets;  // the same of sums of rows
 
-    /// Places inboxes, and lets the rest lie one after another from `pushed` on, zero at first.
+    /// Places inboxes, and lets the rest lie one after another from `pushed` on, which clear() begins with.
     static size_t inbox_bytes_of(const RankSizes& sizes);  // of both
     static size_t signal_bytes(const RankSizes& sizes);
     void place(std::byte* inboxes, std::byte* signals, const RankSizes& sizes);
+    /// What waits for others finds nothing of theirs; once `stream` has come here.
+    cudaError_t clear(const RankSizes& sizes, cudaStream_t stream) const;
 };
 
 /// All ranks of an engine as one of them sees them.

@@ -211,7 +211,7 @@ WorkSpace::WorkSpace(const Hparams& h, const DeviceWeights& weights, const Devic
         check(cudaMemsetAsync(unread, 0, size_t{h.n_layers} * h.n_heads * sizeof(*unread), stream.get()), "preparing the work space");
     }
     if (spec.link.exchange != nullptr) {
-        check(cudaMemsetAsync(ranks.pushed, 0, RankMemory::signal_bytes(rank_sizes), stream.get()), "preparing the work space");
+        check(ranks.clear(rank_sizes, stream.get()), "preparing the work space");
         check(cudaStreamSynchronize(stream.get()), "preparing the work space");
     }
     upload(spec.rope, rotary.cos_sin, stream.get());
