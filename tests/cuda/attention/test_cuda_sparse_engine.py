@@ -214,5 +214,5 @@ def test_parity_given_what_was_chosen(variant_gguf, kind, cache_type):
             cache_type=cache_type,
         )
     assert report.passed, [part.failures for part in report.parts]
-    assert {part.cache_type for part in report.parts} == {cache_type}
+    assert {part.cache_type for part in report.parts} == {"f16", cache_type}  # choices are judged over f16
     assert any(part.chosen.density < 1 for part in report.parts)
