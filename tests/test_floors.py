@@ -116,7 +116,7 @@ CUDA = {
     "kv_cache": ["device", "attention", "sparse"],
     "ranks": ["device", "linear"],
     "step": ["device", "attention", "weights", "linear", "sparse", "experts", "kv_cache", "ranks"],
-    "executor": ["sampling", "weights", "linear", "step"],
+    "executor": ["device", "sampling", "weights", "linear", "step"],
     "backend": [
         "device",
         "refusals",

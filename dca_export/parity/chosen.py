@@ -9,9 +9,10 @@ from dataclasses import dataclass
 # the runs of tests/parity both sides chose the same throughout.
 TIE = 1e-3
 # On a card activations are rounded to 16 bits, and so are the queries and means that choose. Random models
-# of six layers, 2,600 tokens, on an H100 (2026-11-26): up to 0.03 with weights in f16 and Q8_0, 0.10 in bf16,
-# 0.24 with a cache in q8; at most 122 of 14,544 pages differed. Twice that.
-TIE_ON_CARDS = 0.5
+# of six layers, 2,600 tokens, on an H100 (2026-11-26): up to 0.03 with weights in f16 and Q8_0, 0.10 in bf16;
+# single keys of stated budgets, two layers, 1,500 tokens, up to 0.06 over f16, 0.14 over bf16 (codes: 0.63
+# in q8, 8.6 in q4, so choices over them are not judged). Twice that.
+TIE_ON_CARDS = 0.3
 
 
 @dataclass(frozen=True)

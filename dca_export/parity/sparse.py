@@ -46,8 +46,8 @@ def check_sparse(
     """As ``check`` with ``prefill`` ("sparse:0.1", "sparse:0.1:512", "stated"), against its own weights.
 
     Every way of feeding has a pass of the reference of its own, which reads what the runtime read there. What
-    was chosen is judged with a cache in f32; on a card, which has none, with the one given. Raises
-    InputError, and DcaError from the runtime.
+    was chosen is judged with a cache in f32, on a card, which has none, in 16 bits: codes of fewer move the
+    weights of pages and keys by more than any tie. Raises InputError, and DcaError from the runtime.
     """
     from dca_runtime import prefill as modes
 
@@ -56,7 +56,8 @@ def check_sparse(
     gpu = model.info.device.startswith("cuda")
     least = "f16" if gpu else "f32"
     cache_type = cache_type or (least if weights == "f32" else "f16")
-    caches = [cache_type] if gpu else list(dict.fromkeys((least, cache_type)))
+    judged, tie = judged_with(gpu, cache_type)
+    caches = list(dict.fromkeys((judged, cache_type)))
     ids, source = token_ids(model, length, text)
     scheme = None if model.info.scheme is None else Scheme(*model.info.scheme)
     groups = [
@@ -80,8 +81,7 @@ def check_sparse(
             (part,) = run_group(model, _Given(reference, sparse), group, ids, tolerances, advance)
             margin = max((each.margin for each in sparse.disagreements), default=0.0)
             chosen = Chosen(sparse.compared, len(sparse.disagreements), margin, density)
-            tie = TIE_ON_CARDS if gpu else TIE if cache == "f32" else None
-            failures = part.failures + chosen.failures(tie)
+            failures = part.failures + chosen.failures(tie if cache == judged else None)
             parts.append(replace(part, failures=failures, chosen=chosen))
             found(parts[-1])
     return Report(
@@ -93,6 +93,13 @@ def check_sparse(
         text=source,
         parts=parts,
     )
+
+
+def judged_with(gpu: bool, cache_type: str) -> tuple[str, float]:
+    """The cache over which choices are judged, and how far from the threshold a tie may be there."""
+    if gpu:
+        return ("bf16" if cache_type == "bf16" else "f16"), TIE_ON_CARDS
+    return "f32", TIE
 
 
 class _Pages:

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/backend/forward.h"
+#include "cuda/device/write_to_host.h"
 #include "cuda/linear/elementwise.h"
 #include "cuda/weights/kernels.h"
 
@@ -121,7 +122,7 @@ void CudaExecutor::keep_wanted_rows() {
     choose_step();
 }
 
-void CudaExecutor::read_logits(std::span<float* const> out) {
+void CudaExecutor::read_logits(std::span<float* const> out, const CopyRows& copy) {
     const size_t n_vocab = state_.h.n_vocab;
     const std::vector<uint32_t>& order = state_.input.kept_order();
     step_->output(static_cast<uint32_t>(out.size()), [&](uint32_t first, uint32_t count) {
@@ -130,9 +131,7 @@ void CudaExecutor::read_logits(std::span<float* const> out) {
             float* to = out[order[first + row]];
             uint32_t run = 1;
             while (row + run < count && out[order[first + row + run]] == to + run * n_vocab) ++run;
-            check(cudaMemcpyAsync(to, state_.memory.logits + row * n_vocab, run * n_vocab * sizeof(float), cudaMemcpyDeviceToHost,
-                                  state_.stream.get()),
-                  "reading logits");
+            check(copy(state_.memory.logits + row * n_vocab, run * n_vocab, to), "reading logits");
             row += run;
         }
     });
@@ -141,11 +140,15 @@ void CudaExecutor::read_logits(std::span<float* const> out) {
 
 void CudaExecutor::logits(std::span<float* const> out) {
     const size_t n_vocab = state_.h.n_vocab;
-    if (out.size() > state_.memory.host_logits_rows) return read_logits(out);
+    if (out.size() > state_.memory.host_logits_rows) {
+        return read_logits(out, [&](const float* from, size_t n, float* to) {
+            return cudaMemcpyAsync(to, from, n * sizeof(float), cudaMemcpyDeviceToHost, state_.stream.get());
+        });
+    }
     // Copying a few rows to memory that the card reaches, and from there, is quicker than letting the driver do it.
     std::vector<float*> rows(out.size());
     for (size_t row = 0; row < rows.size(); ++row) rows[row] = state_.memory.host_logits + row * n_vocab;
-    read_logits(rows);
+    read_logits(rows, [&](const float* from, size_t n, float* to) { return write_to_host(from, n, to, state_.stream.get()); });
     for (size_t row = 0; row < rows.size(); ++row) std::memcpy(out[row], rows[row], n_vocab * sizeof(float));
 }
 

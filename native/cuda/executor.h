@@ -1,6 +1,7 @@
 // Steps on a card, as core/backend/backend.h has them: how many rows are kept decides which kind of step runs the operations.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <span>
 
@@ -50,7 +51,9 @@ private:
     /// The number of the step's recording.
     uint32_t recording() const noexcept { return 2 * recorded_rows_ + (state_.input.grouped() ? 1 : 0); }
     void choose_step();
-    void read_logits(std::span<float* const> out);
+    /// Copies so many logits from the card.
+    using CopyRows = std::function<cudaError_t(const float* from, size_t n, float* to)>;
+    void read_logits(std::span<float* const> out, const CopyRows& copy);
     std::unique_ptr<StepState> owned_;
     StepState& state_;
     BlockStep block_;

@@ -168,16 +168,17 @@ void CudaKvCache::save_page(uint32_t page, uint32_t tokens, std::byte* out) cons
 }
 
 std::shared_ptr<std::byte> CudaKvCache::host_memory(uint64_t bytes) const {
+    ++bytes;  // what lies behind a block in memory is never taken for its next page: no copy may cross from one to another
     HostBlocks& blocks = *host_blocks_;
-    const auto give_back = [kept = host_blocks_](uint64_t size, std::byte* block) {
+    const auto give_back = [kept = host_blocks_](uint64_t size, LargePinned block) {
         const std::lock_guard lock(kept->mutex);
-        kept->free.emplace_back(size, PinnedMemory(block));
+        kept->free.emplace_back(size, std::move(block));
     };
     std::unique_lock lock(blocks.mutex);
     const auto fits = [&](const auto& block) { return block.first >= bytes && block.first / 2 <= bytes; };
     const auto found = std::ranges::find_if(blocks.free, fits);
     uint64_t size = bytes;
-    PinnedMemory memory;
+    LargePinned memory;
     if (found != blocks.free.end()) {
         size = found->first;
         memory = std::move(found->second);
@@ -187,9 +188,10 @@ std::shared_ptr<std::byte> CudaKvCache::host_memory(uint64_t bytes) const {
         blocks.free.reserve(++blocks.made);  // so that giving one back allocates nothing
         lock.unlock();                       // making one takes long
         check(cudaSetDevice(device_.ordinal), "selecting the card");
-        memory = allocate_pinned(bytes, "letting a sequence sleep");
+        memory = allocate_large_pinned(bytes, "letting a sequence sleep");
     }
-    return {memory.release(), [give_back, size](std::byte* block) { give_back(size, block); }};
+    const auto unpin = memory.get_deleter();
+    return {memory.release(), [give_back, size, unpin](std::byte* block) { give_back(size, LargePinned(block, unpin)); }};
 }
 
 template <class Copy>

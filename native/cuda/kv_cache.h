@@ -22,6 +22,7 @@
 #include "cuda/attention/attention.h"
 #include "cuda/device/copier.h"
 #include "cuda/device/device.h"
+#include "cuda/device/large_pinned.h"
 #include "cuda/device/resources.h"
 #include "cuda/sparse/page_means.h"
 
@@ -109,7 +110,7 @@ private:
     /// Pinned memory that pages slept in: making and freeing it takes longer than the copies. Threads take turns.
     struct HostBlocks {
         std::mutex mutex;
-        std::vector<std::pair<uint64_t, PinnedMemory>> free;  // (bytes, memory)
+        std::vector<std::pair<uint64_t, LargePinned>> free;  // (bytes, memory)
         size_t made = 0;
     };
 

@@ -9,8 +9,10 @@ from hf_to_gguf import write_gguf
 import dca_runtime as dca
 from dca_export.errors import InputError
 from dca_export.parity import sparse as sparse_parity
-from dca_export.parity.sparse import check_sparse
+from dca_export.parity.chosen import TIE, TIE_ON_CARDS
+from dca_export.parity.sparse import check_sparse, judged_with
 from dca_export.parity.torch_reference import TorchReference
+from dca_runtime.options import CACHE_TYPES
 
 LENGTH = 1600
 MODE = "sparse:0.7:512"
@@ -60,6 +62,12 @@ def test_other_choices_than_the_references_are_no_ties(path, monkeypatch):
     failures = [failure for part in report(path).parts for failure in part.failures]
     assert any("read by one side only" in failure for failure in failures)
     assert any("largest difference" in failure for failure in failures)  # and the attention is another
+
+
+@pytest.mark.parametrize("cache_type", CACHE_TYPES)
+def test_choices_are_judged_over_the_finest_cache_that_there_is(cache_type):
+    assert judged_with(False, cache_type) == ("f32", TIE)
+    assert judged_with(True, cache_type) == ("bf16" if cache_type == "bf16" else "f16", TIE_ON_CARDS)
 
 
 def test_a_length_before_it_sets_in(path):

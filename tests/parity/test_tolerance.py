@@ -8,6 +8,7 @@ import pytest
 
 from dca_export.parity.agreement import Agreement
 from dca_export.parity.tolerance import Tolerance, export_tolerance, tolerance_for
+from dca_runtime.options import CACHE_TYPES
 
 GOOD = Agreement(
     tokens=1000,
@@ -66,6 +67,13 @@ def test_the_more_a_cache_rounds_the_more_is_let_pass():
     for name in ("relative_difference", "mean_kl", "max_kl"):
         values = [getattr(limit, name) for limit in limits]
         assert values == sorted(set(values))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:0 (a card)"])
+@pytest.mark.parametrize("weights", ["f16", "bf16", "q8_0"])
+def test_there_are_limits_for_every_cache_of_a_device(device, weights):
+    for cache_type in CACHE_TYPES:
+        assert tolerance_for(weights, device, cache_type).mean_kl is not None
 
 
 def test_a_rounded_cache_may_move_tokens_to_other_experts_and_one_in_f32_may_not():

@@ -159,6 +159,8 @@ struct TileWalk {
     }
 
     DCA_HOST_DEVICE Range range() const { return static_cast<Range>(range_index); }
+    /// The keys of the current range; with kWindowed as far as the block sees them.
+    DCA_HOST_DEVICE KeyRange keys() const { return {range_begin, range_end}; }
     DCA_HOST_DEVICE bool in_last_range() const { return range_index + 1 == ranges; }
 
     DCA_HOST_DEVICE bool next() {

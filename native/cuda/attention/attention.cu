@@ -58,20 +58,21 @@ size_t prefill_workspace_bytes(const AttentionShape& shape, uint32_t context, in
 cudaError_t attention_prefill(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
     const uint64_t context = uint64_t{args.start} + args.n_queries;
     if (!valid_shape(args.shape) || !valid_cache(args.cache, args.shape) || args.n_queries == 0 ||
-        context > uint64_t{args.cache.pages} * kPageTokens || !args.page_table ||
+        context_of(args) > uint64_t{args.cache.pages} * kPageTokens || !args.page_table ||
         !valid_positions(args.scheme, args.rotary, args.shape, context) || !aligned_16(args.q) || !aligned_16(args.out) ||
         !aligned_16(args.workspace) || args.workspace_bytes < prefill_workspace_bytes())
         return cudaErrorInvalidValue;
 
     const LineBits& lines = args.lists.lines;
-    if (args.lists.blocks && (!args.lists.pages || args.scheme.moves())) return cudaErrorInvalidValue;
+    const uint64_t listed = uint64_t{args.lists.n_blocks} * args.lists.most_pages * static_cast<uint32_t>(args.shape.n_heads);
+    if (args.lists.blocks && (!args.lists.pages || args.scheme.moves() || listed >> 32 != 0)) return cudaErrorInvalidValue;
     if (lines.columns && (!args.lists.blocks || !lines.diagonals || lines.words < line_words(static_cast<uint32_t>(context))))
         return cudaErrorInvalidValue;
 
     const bool vectors = args.q_stride % 8 == 0 && args.out_stride % 8 == 0;
-    const bool sm80 =
-        vectors && card.compute_capability >= 80 && fast_shape(args) && (args.cache.type != CacheType::Q4 || has_room_to_dequantize(args));
-    const bool sm90 = sm80 && prefill_sm90_takes(card, args);
+    const bool fast = vectors && card.compute_capability >= 80 && fast_shape(args);
+    const bool sm80 = fast && (args.cache.type != CacheType::Q4 || has_room_to_dequantize(args));
+    const bool sm90 = fast && prefill_sm90_takes(card, args);
     switch (args.kernel) {
         case PrefillKernel::Auto:
             if (sm90) return launch_prefill_sm90(card, args, stream);

@@ -21,6 +21,7 @@
 #include "core/engine/page_pool.h"
 #include "core/positions/scheme.h"
 #include "cuda/attention/page_lists.h"
+#include "cuda/attention/prefill/split_walk.h"
 #include "cuda/device/card.h"
 #include "cuda/device/dtype.h"
 
@@ -101,6 +102,8 @@ struct PrefillArgs {
     PrefillKernel kernel;
     PageLists lists;          // of sparse prefill, for these very queries; Simple takes none
     uint32_t fresh_page = 0;  // Q4: the sequence's first page whose fine codes are read
+    uint32_t n_behind = 0;    // tokens behind the queries whose keys and values are there, too: part of a page that nobody sees
+    KeyPiece piece = {};      // not all of it: a call of Sm90's own, whose cache holds these pages alone (prefill/dequantized.h)
 };
 
 /// Causal attention of n_queries tokens of one sequence over a cache that already holds their keys.
@@ -114,6 +117,11 @@ size_t prefill_workspace_bytes();
 /// calls have few queries). With less, or few queries, the bytes are dequantized tile by tile in the sm_80 kernel.
 /// A Q4 cache is always dequantized: with less room the simple kernel reads it.
 size_t prefill_workspace_bytes(const AttentionShape& shape, uint32_t context, int32_t kv_heads);
+
+/// The same where one key head takes more than `dequantized` bytes: for a piece of so many bytes of its keys and values at a time,
+/// in calls of up to n_queries. 0: this card, shape or scheme wants a whole key head.
+size_t prefill_pieces_bytes(const Card& card, const AttentionShape& shape, const Scheme& scheme, uint32_t context, uint32_t n_queries,
+                            size_t dequantized);
 
 /// One sequence's newest token in a step of many.
 struct DecodeRow {

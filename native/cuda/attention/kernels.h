@@ -20,14 +20,20 @@ inline bool fast_shape(const PrefillArgs& args) {
     return compiled(variant_of(args), args.shape.head_dim) && args.shape.rotary_dim % 8 == 0;
 }
 
+/// Tokens whose keys and values are in the cache.
+inline uint64_t context_of(const PrefillArgs& args) { return uint64_t{args.start} + args.n_queries + args.n_behind; }
+
 cudaError_t launch_prefill_sm80(const Card& card, const PrefillArgs& args, cudaStream_t stream);
 
 /// Hopper: TMA and wgmma. A page table may be null here: pages 0, 1, 2, ... Head sizes up to 128; a Q8 cache is dequantized in the workspace first.
 bool prefill_sm90_takes(const Card& card, const PrefillArgs& args);
+bool prefill_sm90_takes_pieces(const Card& card, const AttentionShape& shape, const Scheme& scheme);
 cudaError_t launch_prefill_sm90(const Card& card, const PrefillArgs& args, cudaStream_t stream);
 
 /// The Hopper kernel's workspace: a counter, and what blocks of threads find that share queries. A part of a block's takes 66 KB at
 /// most; as many as there are multiprocessors.
+constexpr uint32_t sm90_block_rows(int head_dim) { return head_dim <= 64 ? 192 : 128; }
+constexpr size_t sm90_part_bytes(int head_dim) { return sm90_block_rows(head_dim) * (2 + static_cast<size_t>(head_dim)) * sizeof(float); }
 constexpr size_t kCounterBytes = 256;
 constexpr size_t kPartsBytes = size_t{10} << 20;
 constexpr uint32_t kLeastPartKeys = 4096;

@@ -6,63 +6,63 @@
 
 namespace dca::cuda {
 
+/// Kernels have it in registers, of which they have none to spare: what follows from something else is computed anew.
 template <uint32_t kTileKeys>
 struct ListWalk {
     static_assert(kPageTokens % kTileKeys == 0);
 
     const Scheme& scheme;
-    const ListedPage* list;  // the current page's entry
-    uint32_t left;           // entries behind it
+    const ListedPage* lists;  // of all blocks
+    uint32_t at;              // the current page's entry there
+    uint32_t last;            // the block's last one
+    ListedPage entry;         // the current page's
     uint32_t chunk, queries_end;
-    uint32_t range_index;  // as Range
-    uint32_t range_end;    // keys of the current range end here
-    uint32_t range_begin;
-    uint32_t key;       // the current tile's first key, a multiple of kTileKeys; may lie before range_begin
-    uint32_t quarters;  // of the queries, that read it
-    bool entered;       // the current tile is the first of its range
+    uint32_t key;  // the current tile's first key, a multiple of kTileKeys; may lie before those of its range
+    bool entered;  // the current tile is the first of its range
 
-    __device__ __forceinline__ ListWalk(const Scheme& scheme_, const ListedBlock& block, const ListedPage* list_)
-        : scheme(scheme_), list(list_), left(block.count - 1), chunk(block.chunk), queries_end(block.first + block.rows) {
-        range_index = ListedPage{__ldg(&list->bits)}.range();
-        enter_range();
+    /// The block's entries are those from `first` on.
+    __device__ __forceinline__ ListWalk(const Scheme& scheme_, const ListedBlock& block, const ListedPage* lists_, uint32_t first)
+        : scheme(scheme_),
+          lists(lists_),
+          at(first),
+          last(first + block.count - 1),
+          chunk(block.chunk),
+          queries_end(block.first + block.rows) {
+        entry.bits = __ldg(&lists[at].bits);
+        entered = true;
         enter_page();
     }
 
-    __device__ __forceinline__ Range range() const { return static_cast<Range>(range_index); }
+    __device__ __forceinline__ Range range() const { return static_cast<Range>(entry.range()); }
+    /// The keys of the current range.
+    __device__ __forceinline__ KeyRange keys() const { return key_range<false>(scheme, chunk, range(), queries_end); }
     /// The first page is in every list, and in the last range.
-    __device__ __forceinline__ bool in_last_range() const { return range_index + 1 == range_count(scheme, chunk); }
+    __device__ __forceinline__ bool in_last_range() const { return entry.range() + 1 == range_count(scheme, chunk); }
 
     __device__ __forceinline__ bool next() {
         entered = false;
         if constexpr (kTileKeys < kPageTokens) {
-            if (key % kPageTokens != 0 && key > range_begin) {
+            if (key % kPageTokens != 0 && key > keys().begin) {
                 key -= kTileKeys;
                 return true;
             }
         }
-        if (left == 0) return false;
-        ++list, --left;
-        const uint32_t range = ListedPage{__ldg(&list->bits)}.range();
-        if (range != range_index) {
-            range_index = range;
-            enter_range();
-        }
+        if (at == last) return false;
+        ++at;
+        const uint32_t before = entry.range();
+        entry.bits = __ldg(&lists[at].bits);
+        entered = entry.range() != before;
         enter_page();
         return true;
     }
 
 private:
-    __device__ __forceinline__ void enter_range() {
-        const KeyRange keys = key_range<false>(scheme, chunk, range(), queries_end);
-        range_begin = keys.begin;
-        range_end = keys.end;
-        entered = true;
-    }
     __device__ __forceinline__ void enter_page() {
-        const ListedPage entry{__ldg(&list->bits)};
-        quarters = entry.quarters();
-        const uint32_t begin = entry.page() * kPageTokens, end = begin + kPageTokens;
-        key = kTileKeys == kPageTokens ? begin : ((end < range_end ? end : range_end) - 1) / kTileKeys * kTileKeys;
+        key = entry.page() * kPageTokens;
+        if constexpr (kTileKeys < kPageTokens) {
+            const uint32_t page_end = key + kPageTokens, range_end = keys().end;
+            key = ((page_end < range_end ? page_end : range_end) - 1) / kTileKeys * kTileKeys;
+        }
     }
 };
 

@@ -32,7 +32,8 @@ struct TileMask {
     /// first one on. With `window` 0 the layer has none.
     template <class Walk>
     __device__ __forceinline__ TileMask(const Walk& walk, int lane, uint32_t first_query, uint32_t back = 0, uint32_t window = 0) {
-        const uint32_t first_key = walk.key > walk.range_begin ? walk.key : walk.range_begin;
+        const KeyRange keys = walk.keys();
+        const uint32_t first_key = walk.key > keys.begin ? walk.key : keys.begin;
         const int before = static_cast<int>(back) - lane % 4 * 2;
         begin = static_cast<int>(first_key - walk.key) + before;
         causal = walk.range() == Range::Intra;
@@ -40,14 +41,14 @@ struct TileMask {
             const Distances of_range = distances(walk.scheme, walk.range(), window);
             const auto column = [&](int64_t key) { return static_cast<int>(max(key - walk.key, -int64_t{Scheme::kEndless / 2})) + before; };
             causal = causal || of_range.least > 0;
-            last = column(walk.range_end);
+            last = column(keys.end);
             limit = causal ? column(int64_t{first_query} + 1 - of_range.least) : last;
             seen = column(int64_t{first_query} + 1 - of_range.below);
-            needed = kTileKeys + before > min(limit, last) || walk.key < walk.range_begin || back > 0 ||
+            needed = kTileKeys + before > min(limit, last) || walk.key < keys.begin || back > 0 ||
                      walk.key < window_begin(of_range.below, walk.queries_end - 1);
         } else {
-            const uint32_t first_limit = causal ? first_query + 1 : walk.range_end;
-            needed = walk.key + kTileKeys > first_limit || walk.key < walk.range_begin || back > 0;
+            const uint32_t first_limit = causal ? first_query + 1 : keys.end;
+            needed = walk.key + kTileKeys > first_limit || walk.key < keys.begin || back > 0;
             limit = static_cast<int>(first_limit - walk.key) + before;
         }
     }

@@ -54,7 +54,7 @@ constexpr uint32_t line_words(uint32_t context) { return pages_for(context) * (k
 /// The lists of a call, in device memory.
 struct PageLists {
     const ListedBlock* blocks;  // (n_heads, n_blocks); null: there are no lists, everything is read
-    const ListedPage* pages;    // (n_heads, n_blocks, most_pages)
+    const ListedPage* pages;    // (n_heads, n_blocks, most_pages), fewer than 2^32
     uint32_t n_blocks, most_pages;
     LineBits lines = {};
 

@@ -3,7 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
+
+#include "cuda/device/write_to_host.h"
 
 namespace dca::cuda {
 
@@ -46,6 +47,13 @@ void Sampler::make_room(std::span<SampleRequest* const> requests, uint32_t n_voc
         chosen_ = allocate_pinned(requests.size() * sizeof(Chosen), "describing samples");
         most_chosen_ = requests.size();
     }
+    const size_t logits =
+        n_vocab * static_cast<size_t>(std::ranges::count_if(requests, [](const auto* each) { return on_the_host(*each); }));
+    if (logits > most_logits_) {
+        most_logits_ = 0;
+        logits_ = allocate_pinned(logits * sizeof(float), "reading logits");
+        most_logits_ = logits;
+    }
 }
 
 void Sampler::describe(std::span<SampleRequest* const> requests, uint32_t n_vocab) {
@@ -86,12 +94,11 @@ void Sampler::describe(std::span<SampleRequest* const> requests, uint32_t n_voca
 void Sampler::sample(float* logits, uint32_t n_vocab, std::span<SampleRequest* const> requests, cudaStream_t stream) {
     make_room(requests, n_vocab);
     describe(requests, n_vocab);
-    std::vector<std::vector<float>> copies(requests.size());  // of rows that the host answers
+    float* copied = reinterpret_cast<float*>(logits_.get());
     for (size_t i = 0; i < requests.size(); ++i) {
         if (!on_the_host(*requests[i])) continue;
-        copies[i].resize(n_vocab);
-        check(cudaMemcpyAsync(copies[i].data(), logits + i * n_vocab, n_vocab * sizeof(float), cudaMemcpyDeviceToHost, stream),
-              "reading logits");
+        check(write_to_host(logits + i * n_vocab, n_vocab, copied, stream), "reading logits");
+        copied += n_vocab;
     }
     check(cudaMemcpyAsync(device_.get(), host_.get(), bytes_, cudaMemcpyHostToDevice, stream), "describing samples");
     auto* chosen = reinterpret_cast<Chosen*>(chosen_.get());
@@ -99,10 +106,12 @@ void Sampler::sample(float* logits, uint32_t n_vocab, std::span<SampleRequest* c
                         stream),
           "choosing tokens");
     check(cudaStreamSynchronize(stream), "running the model");
+    copied = reinterpret_cast<float*>(logits_.get());
     for (size_t i = 0; i < requests.size(); ++i) {
         SampleRequest& request = *requests[i];
         if (on_the_host(request)) {
-            dca::sample(copies[i], request);
+            dca::sample({copied, n_vocab}, request);
+            copied += n_vocab;
             continue;
         }
         request.token = chosen[i].token;

@@ -27,6 +27,8 @@ private:
 
     PinnedMemory chosen_;  // Chosen, that the device writes
     size_t most_chosen_ = 0;
+    PinnedMemory logits_;  // of rows that the host answers, likewise
+    size_t most_logits_ = 0;
 };
 
 }  // namespace dca::cuda

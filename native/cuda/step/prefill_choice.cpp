@@ -31,6 +31,7 @@ PrefillArgs part_of(const PrefillArgs& slice, uint32_t begin, uint32_t end) {
     part.out = static_cast<std::byte*>(slice.out) + size_t{skipped} * slice.out_stride * 2;
     part.start = begin;
     part.n_queries = end - begin;
+    part.n_behind = slice.start + slice.n_queries + slice.n_behind - end;  // all of a step's keys are stored first
     return part;
 }
 

@@ -22,7 +22,8 @@ constexpr uint32_t kShortestBlock = 256;
 constexpr uint64_t kLogitsBytes = uint64_t{128} << 20;  // of several rows at once
 constexpr uint64_t kMostDequantized = uint64_t{512} << 20;
 constexpr uint64_t kMostDequantizedCache = uint64_t{512} << 20;
-constexpr uint64_t kReserve = uint64_t{256} << 20;  // for CUDA's own needs
+constexpr uint64_t kDequantizedPiece = uint64_t{128} << 20;  // of a key head that takes more than that
+constexpr uint64_t kReserve = uint64_t{256} << 20;           // for CUDA's own needs
 
 constexpr uint32_t kMostSlices = 128;  // of a step
 
@@ -67,12 +68,21 @@ struct WorkSpace::Plan {
         return {scratch.take<float2>(size_t{positions} * n_frequencies), positions};
     }
 
-    /// Prefill dequantizes a cache of codes for the fastest kernel, some heads at a time.
+    /// Prefill dequantizes a cache of codes for the fastest kernel, some heads at a time, or a piece of one.
     size_t prefill_bytes(uint32_t block, uint32_t tokens, CacheType type) const {
         if (!holds_codes(type) || block == 1) return prefill_workspace_bytes();
         const uint64_t a_head = prefill_workspace_bytes(shape, tokens, 1);
+        if (a_head > kMostDequantizedCache && reads_everything()) {
+            const uint64_t pieces = prefill_pieces_bytes(card, shape, scheme, tokens, block, kDequantizedPiece);
+            if (pieces != 0 && pieces < a_head) return pieces;
+        }
         const auto heads = std::clamp<uint64_t>(kMostDequantizedCache / a_head, 1, h.n_kv_heads);
         return prefill_workspace_bytes(shape, tokens, static_cast<int32_t>(heads));
+    }
+    /// Whether the queries of every layer attend to all keys, and to nothing else.
+    bool reads_everything() const {
+        const auto sinks = [](const DeviceLayer& layer) { return layer.sinks != nullptr; };
+        return h.window == 0 && h.attention_cap == 0.0f && !prefill.chooses() && std::ranges::none_of(weights.layers(), sinks);
     }
     /// Room for a layer's largest matrix in 16 bits, and at least for kDequantizedRows rows of any.
     uint64_t dequantized_bytes() const {

@@ -149,8 +149,12 @@ def row_errors(out: torch.Tensor, expected: torch.Tensor) -> torch.Tensor:
     return (out.double() - expected).norm(dim=-1) / expected.norm(dim=-1)
 
 
-def check_prefill(library: AttentionLibrary, case: Case, kernels: tuple[str, ...]) -> dict[str, float]:
-    """The worst row's relative error by kernel that takes the case; AssertionError where one is wrong."""
+def check_prefill(
+    library: AttentionLibrary, case: Case, kernels: tuple[str, ...], pages: int | None = None
+) -> dict[str, float]:
+    """The worst row's relative error by kernel that takes the case; AssertionError where one is wrong.
+
+    ``pages``: the kernel "pieces" has work space for as many dequantized ones beside the queries' own."""
     n_tokens = case.start + case.n_queries
     problem = make_problem(library, case)
     indices = torch.arange(case.start, n_tokens, device="cuda")
@@ -165,7 +169,12 @@ def check_prefill(library: AttentionLibrary, case: Case, kernels: tuple[str, ...
             dtype=problem.q[0].dtype,
         )
         out = canvas[:, : case.shape.n_heads]
-        if not problem.prefill(case.start, case.n_queries, out, kernel):
+        if kernel == "pieces":
+            held = (pages or 0) + -(-case.n_queries // PAGE_TOKENS) + 1
+            taken = problem.prefill_in_pieces(case.start, case.n_queries, held, out)
+        else:
+            taken = problem.prefill(case.start, case.n_queries, out, kernel)
+        if not taken:
             continue
         errors = row_errors(out, expected)
         worst[kernel] = errors.max().item()
@@ -364,6 +373,16 @@ def cases_of_few_queries(seed: int, count: int) -> Iterator[Case]:
         dtype = draw.choice(("f16", "bf16"))
         cache = ("f16", dtype, "q8", "q4")[draw.randrange(4)]
         yield Case(shape, scheme, start, n_queries, (), dtype, cache, 1000 * seed + n, Traits())
+
+
+def cases_in_pieces(seed: int, count: int) -> Iterator[tuple[Case, int]]:
+    """The same over caches of codes, and for how many pages of the keys before the queries there is room."""
+    draw = random.Random(seed)
+    for n, case in enumerate(cases_of_few_queries(seed, count)):
+        n_queries = draw.choice((case.n_queries, draw.randrange(400, 1500)))
+        scheme = PositionScheme() if n % 5 == 4 else case.scheme
+        case = dataclasses.replace(case, scheme=scheme, cache=("q8", "q4")[n % 2], n_queries=n_queries)
+        yield case, draw.choice((1, 7, 30, 50))
 
 
 def random_cases(seed: int, count: int, longest: int = 3000) -> Iterator[Case]:

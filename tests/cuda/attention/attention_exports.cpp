@@ -28,6 +28,10 @@ int dca_store_keys_values(const StoreArgs* args, cudaStream_t stream) { return s
 size_t dca_prefill_workspace_bytes(const AttentionShape* shape, uint32_t context, int32_t kv_heads) {
     return prefill_workspace_bytes(*shape, context, kv_heads);
 }
+size_t dca_prefill_pieces_bytes(const AttentionShape* shape, const dca::Scheme* scheme, uint32_t context, uint32_t n_queries,
+                                size_t dequantized) {
+    return prefill_pieces_bytes(card(), *shape, *scheme, context, n_queries, dequantized);
+}
 uint32_t dca_decode_group_rows(const AttentionShape* shape, int32_t cache) {
     return decode_group_rows(card(), *shape, static_cast<dca::CacheType>(cache));
 }

@@ -126,6 +126,9 @@ class Lists(ctypes.Structure):
     _fields_ += [("columns", ctypes.c_void_p), ("diagonals", ctypes.c_void_p), ("words", ctypes.c_uint32)]
 
 
+WHOLE = (0, 2**31 // PAGE_TOKENS, 0, 1)  # a KeyPiece: all pages, the only one
+
+
 class _Prefill(ctypes.Structure):
     _fields_ = [
         *_COMMON,
@@ -143,6 +146,8 @@ class _Prefill(ctypes.Structure):
         ("kernel", ctypes.c_int32),
         ("lists", Lists),
         ("fresh_page", ctypes.c_uint32),
+        ("n_behind", ctypes.c_uint32),
+        ("piece", ctypes.c_uint32 * 4),
     ]
 
 
@@ -364,8 +369,26 @@ class Problem:
             KERNELS[kernel],
             lists or Lists(),
             self.fresh_page(start),
+            0,
+            (ctypes.c_uint32 * 4)(*WHOLE),
         )
         return self.library.call("dca_attention_prefill", args)
+
+    def prefill_in_pieces(self, start: int, n_queries: int, pages: int, out: torch.Tensor) -> bool:
+        """The same by the Hopper kernel with work space for ``pages`` dequantized pages of a key head; False
+        if it does not take this."""
+        whole, (shape, scheme, *_) = self.prefill_workspace, self._common()
+        page_bytes = 2 * 2 * PAGE_TOKENS * self.shape.head_dim
+        size = self.library._library.dca_prefill_pieces_bytes(
+            ctypes.byref(shape), ctypes.byref(scheme), start + n_queries, n_queries, pages * page_bytes
+        )
+        if size == 0:
+            return False
+        self.prefill_workspace = torch.full((size,), 255, device="cuda", dtype=torch.uint8)
+        try:
+            return self.prefill(start, n_queries, out, "sm90")
+        finally:
+            self.prefill_workspace = whole
 
     def decode_rows(
         self, tokens: list[tuple[int, int] | None], groups: list[tuple[int, list[int]]] | None = None
@@ -531,6 +554,12 @@ class AttentionLibrary:
         self._library = ctypes.CDLL(str(path))
         self._library.dca_struct_bytes.restype = ctypes.c_size_t
         self._library.dca_prefill_workspace_bytes.restype = ctypes.c_size_t
+        self._library.dca_prefill_pieces_bytes.restype = ctypes.c_size_t
+        self._library.dca_prefill_pieces_bytes.argtypes = [
+            *(ctypes.c_void_p,) * 2,
+            *(ctypes.c_uint32,) * 2,
+            ctypes.c_size_t,
+        ]
         self._library.dca_decode_workspace_bytes.restype = ctypes.c_size_t
         for which, declared in enumerate((_Prefill, _Decode, _Store)):
             expected = self._library.dca_struct_bytes(which)

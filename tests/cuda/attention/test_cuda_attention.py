@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from attention_check import (  # noqa: E402
     Case,
+    cases_in_pieces,
     cases_of_few_queries,
     cases_with_borders,
     cases_with_traits,
@@ -34,6 +35,7 @@ CASES = [
 
 
 FEW_QUERIES = list(cases_of_few_queries(seed=8, count=16))
+IN_PIECES = list(cases_in_pieces(seed=9, count=20))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))
@@ -50,6 +52,14 @@ def test_few_queries_after_many_keys_match_float64(
 ) -> None:
     if not check_prefill(library, case, (kernel,)):
         pytest.skip(f"{kernel} does not take this shape here")
+
+
+@pytest.mark.parametrize("case, pages", IN_PIECES, ids=lambda value: str(getattr(value, "seed", value)))
+def test_keys_that_are_dequantized_in_pieces_match_float64(
+    library: AttentionLibrary, case: Case, pages: int
+) -> None:
+    if not check_prefill(library, case, ("pieces",), pages):
+        pytest.skip("the Hopper kernel alone takes pieces")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: str(case.seed))

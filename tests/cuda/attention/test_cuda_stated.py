@@ -75,8 +75,9 @@ def differing(expected, chosen):
 
 
 @pytest.mark.parametrize("head_dim", [64, 128, 256])
-@pytest.mark.parametrize("cache_type", ["f16", "bf16", "q8", "q4"])
+@pytest.mark.parametrize("cache_type", ["f16", "bf16", "q4"])
 def test_all_diagonals_are_dense_to_the_bit(tmp_path, head_dim, cache_type):
+    """Not in q8, which another kernel reads where a chunk has few queries (dequantizing_pays)."""
     path = write(tmp_path / "m.gguf", [(8, ALL)] * LAYERS * HEADS, head_dim=head_dim)
     options = {"context": TOKENS, "cache_type": cache_type}
     with (

@@ -14,15 +14,6 @@ from dca_runtime.errors import Status
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu")]
 
 Q8_CACHE_KL = 1e-3
-# Sums in another order move a key or value by δ, and its code of four bits to the next one, a step Δ
-# away, with probability p = E|δ| / Δ. That is an error of Δ² p in the mean, where rounding to codes has
-# Δ² / 12: 12 p times what the cache costs in KL, which is quadratic in small errors. Between two runs on
-# cards δ / σ is √2 · √(2 F16_KL) = 0.02 at most (comparison.py; E|δ| is 0.8 of it). Δ is a fifteenth of the
-# range of 32 values or more, 4.1 σ in the mean: 0.27 σ. So p = 0.059, 12 p = 0.7. A page of another head
-# costs ten times what the cache does.
-Q4_FLIPPED = 0.7
-Q4_COST = 1.2e-2  # of these models, mean KL from a cache in f16: 1.0e-2 to 1.2e-2 for three seeds on a CPU
-Q4_CACHE_KL = Q4_FLIPPED * Q4_COST
 SCHEME = (48, 16, 64)
 
 MODELS = {
@@ -120,11 +111,24 @@ def test_cache_types(variant_gguf, device, cache_type):
     assert mean_kl(expected, all_logits(path, device, ids, pieces=(60, 1), cache_type=cache_type)) < limit
 
 
+def cost_of_q4(path, ids, pieces, rows=slice(None)) -> float:
+    """The divergence that codes of four bits cost on one card: a bound for that between one card and several.
+
+    Sums in another order move a number by a few roundings of 11 bits, 2^-9 of it at most; it is at most 8
+    steps of its codes from their middle, so by 1/64 of a step, and as many codes flip, by a step. That is
+    1/64 of a step squared in the mean, against 1/12 that coding itself costs: a fifth. Divergence goes with
+    squared errors; the rest is room for a position's luck.
+    """
+    f16, q4 = (all_logits(path, "cuda:0", ids, pieces, cache_type=kind) for kind in ("f16", "q4"))
+    return mean_kl(f16[rows], q4[rows])
+
+
 def test_a_q4_cache_is_as_on_one_card(variant_gguf, device):
     path = variant_gguf(scheme=SCHEME)
     ids = tokens(path, 300)
     expected = all_logits(path, "cuda:0", ids, pieces=(250, 1), cache_type="q4")
-    assert mean_kl(expected, all_logits(path, device, ids, pieces=(250, 1), cache_type="q4")) < Q4_CACHE_KL
+    found = all_logits(path, device, ids, pieces=(250, 1), cache_type="q4")
+    assert mean_kl(expected, found) < cost_of_q4(path, ids, (250, 1))
 
 
 @pytest.mark.parametrize("cache_type", ["f16", "q4"])
@@ -180,12 +184,13 @@ def test_tokens_are_chosen_from_all_of_the_vocabulary(variant_gguf, device):
         assert min(likeliest) < 256 <= max(likeliest)  # of either rank's part
 
 
-@pytest.mark.parametrize(("cache_type", "limit"), [("f16", 1e-3), ("q8", Q8_CACHE_KL), ("q4", Q4_CACHE_KL)])
+@pytest.mark.parametrize(("cache_type", "limit"), [("f16", 1e-3), ("q8", Q8_CACHE_KL), ("q4", None)])
 def test_saved_sequences_do_not_depend_on_the_number_of_ranks(
     variant_gguf, device, tmp_path, cache_type, limit
 ):
     path = variant_gguf(scheme=SCHEME)
     ids = tokens(path, 200).tolist()
+    limit = limit or cost_of_q4(path, np.array([*ids, 5], np.int32), (200, 1), slice(-1, None))
     for saved, loaded in ((device, "cuda:0"), ("cuda:0", device)):
         with Model(path, device=saved) as model, model.session(context=300, cache_type=cache_type) as session:
             session.append(ids)

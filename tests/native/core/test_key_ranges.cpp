@@ -2,6 +2,7 @@
 // GPU kernels share the header.
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "check.h"
@@ -156,7 +157,7 @@ TEST(parts_of_a_walk_are_its_tiles_in_order_none_empty) {
                 for (uint32_t parts = 1; parts <= tiles; ++parts) {
                     std::vector<Tile> found;
                     for (uint32_t part = 0; part < parts; ++part) {
-                        dca::cuda::SplitWalk<16> some(scheme, blocks.at(b), part, parts);
+                        dca::cuda::SplitWalk<16> some(scheme, blocks.at(b), {}, part, parts);
                         Range last = some.range();
                         const size_t before = found.size();
                         bool in_last = some.in_last_range();
@@ -171,6 +172,35 @@ TEST(parts_of_a_walk_are_its_tiles_in_order_none_empty) {
                 }
             }
         }
+}
+
+TEST(pieces_of_keys_are_the_walk_in_another_order) {
+    using Visit = std::pair<uint32_t, Range>;
+    for (const uint32_t s : {100u, 129u, 700u, 1u << 31}) {
+        const Scheme scheme = scheme_of(s, s / 2, 2 * s, false);
+        const QueryBlocks blocks(1000, 300, s, 64);
+        for (uint32_t b = 0; b < blocks.count; ++b) {
+            std::vector<Visit> whole;
+            TileWalk<128> walk(scheme, blocks.at(b));
+            do whole.push_back({walk.key, walk.range()});
+            while (walk.next());
+            std::ranges::sort(whole);
+            for (const std::vector<uint32_t>& borders :
+                 {std::vector<uint32_t>{0, 11}, {0, 1, 11}, {0, 3, 7, 11}, {0, 1, 2, 3, 4, 5, 6, 7, 11}}) {
+                const auto count = static_cast<uint32_t>(borders.size() - 1);
+                std::vector<Visit> found;
+                for (uint32_t n = 0; n < count; ++n) {
+                    dca::cuda::SplitWalk<128> piece(scheme, blocks.at(b), {borders[n], borders[n + 1], n, count}, 0, 1);
+                    do {
+                        CHECK(piece.key / 128 >= borders[n] && piece.key / 128 < borders[n + 1]);
+                        found.push_back({piece.key, piece.range()});
+                    } while (piece.next());
+                }
+                std::ranges::sort(found);
+                CHECK(found == whole);
+            }
+        }
+    }
 }
 
 TEST(tiles_show_every_query_its_keys_once_where_the_border_moves) {

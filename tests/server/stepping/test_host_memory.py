@@ -82,6 +82,21 @@ def test_there_are_no_more_than_the_limit(make):
     assert memory.take(1) == []
 
 
+def test_as_many_as_are_to_be_ready_are_made_before_they_are_wanted(make):
+    engine = Engine()
+    memory = make(engine, limit=30)
+    memory.keep_ready(9)
+    wait_for(lambda: memory.unused == 12)
+    memory.take(4)
+    wait_for(lambda: memory.unused == 12)
+    memory.keep_ready(0)
+    memory.take(6)
+    assert engine.made == 16 and memory.grows
+    memory.keep_ready(100)
+    wait_for(lambda: engine.made == 30)
+    assert not memory.grows
+
+
 def test_slots_are_coming_while_they_are_made(make):
     engine = Engine()
     engine.let = threading.Semaphore(0)

@@ -38,6 +38,17 @@ class Memory:
     def used(self):
         return self.limit - len(self.free)
 
+    @property
+    def unused(self):
+        return len(self.free)
+
+    @property
+    def grows(self):
+        return self.making
+
+    def keep_ready(self, count):
+        self.ready = count
+
     def coming(self, count):
         return self.making and count > len(self.free)
 
@@ -249,12 +260,101 @@ def test_ahead_of_need_nothing_is_dropped():
     assert requests.run("abcd") == (2, 2)
 
 
+def test_what_there_is_memory_for_leaves_at_once(requests):
+    requests.memory.free, kept = requests.memory.free[:1], requests.memory.free[1:]
+    requests.memory.making = True
+    requests.run("abcd")
+    assert requests.tree.shrink(3) is LetGo.DONE
+    assert requests.pages.used == 3
+    assert requests.tree.shrink(2) is LetGo.LATER
+    requests.memory.free += kept
+    assert requests.run("abcd") == (3, 1)
+
+
+def copied_ahead(requests):
+    """Rounds until there is nothing more to copy."""
+    for rounds in range(100):
+        if not requests.tree.copying_ahead:
+            return rounds
+        requests.tree.copy_ahead()
+    raise AssertionError("it does not end")
+
+
+def test_idle_pages_are_copied_ahead_and_then_leave_without_a_copy(requests):
+    requests.run("abcd")
+    copied_ahead(requests)
+    assert requests.sleepers.slept == 4 and requests.pages.used == 4
+    requests.pages.fails = True
+    assert requests.tree.shrink(3) is LetGo.DONE
+    assert requests.pages.used == 1
+    assert requests.run("abcd") == (1, 3)
+
+
+def test_a_few_pages_are_copied_at_a_time(requests):
+    requests.sleepers._ahead = 2
+    requests.run("abcde")
+    requests.tree.copy_ahead()
+    assert requests.sleepers.slept == 2
+    assert requests.tree.shrink(2) is LetGo.DONE  # the last ones are there first
+    assert requests.sleepers.slept == 2
+
+
+def test_pages_of_running_requests_are_not_copied_ahead(requests):
+    entry, *_ = requests.begin("abc")
+    requests.run("abxy")
+    copied_ahead(requests)
+    assert requests.sleepers.slept == 2
+    requests.tree.settle(entry)
+    copied_ahead(requests)
+    assert requests.sleepers.slept == 3  # and what two idle ones share stays as long as either
+
+
+def test_copying_ahead_drops_nothing_and_ends_where_memory_is_full():
+    requests = Requests(3)
+    requests.run("ab")
+    requests.tree.shrink(100)
+    requests.run("cdef")
+    copied_ahead(requests)
+    assert (requests.sleepers.slept, requests.sleepers.dropped) == (3, 0)
+    requests.check()
+
+
+def test_copying_ahead_waits_for_memory_that_is_being_made(requests):
+    requests.memory.free, kept = [], requests.memory.free
+    requests.memory.making = True
+    requests.run("abcd")
+    requests.tree.copy_ahead()
+    assert requests.tree.copying_ahead
+    requests.memory.free, requests.memory.making = kept, False
+    copied_ahead(requests)
+    assert requests.sleepers.slept == 4
+
+
+def test_where_copying_ahead_fails_it_ends(requests):
+    requests.run("abcd")
+    requests.pages.fails = True
+    copied_ahead(requests)
+    requests.check()
+    assert requests.memory.used == 0
+
+
+def test_memory_is_made_for_what_is_in_the_pool_alone(requests):
+    requests.run("abcd")
+    requests.sleepers.expect(4)
+    assert requests.memory.ready == 4
+    copied_ahead(requests)
+    requests.sleepers.expect(4)
+    assert requests.memory.ready == 0
+
+
 @pytest.mark.parametrize("limit", [1, 3, 8, 40])
 def test_any_history_keeps_the_two_floors_in_order(limit):
     requests, random, live = Requests(limit), np.random.default_rng(limit), []
     for step in range(3000):
-        action = random.integers(6)
-        if action <= 2:
+        action = random.integers(7)
+        if action == 6:
+            requests.tree.copy_ahead()
+        elif action <= 2:
             names = [str(random.integers(3)) for _ in range(random.integers(1, 7))]
             live.append(requests.begin(names)[0])
         elif action == 3 and live:

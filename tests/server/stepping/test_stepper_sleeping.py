@@ -79,6 +79,19 @@ def test_a_conversation_that_had_to_go_is_woken_not_read(model, make):
     assert figure(stepper, "vllm:prefix_cache_hits_total") < 640
 
 
+def test_a_conversation_is_copied_when_it_is_over_not_when_it_must_go(model, make):
+    stepper = make()
+    ask(stepper, tokens(0, 700))
+    end = time.monotonic() + 20
+    while stepper._scheduler.copying_ahead:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    ask(stepper, tokens(1, 8))  # tells the metrics
+    assert figure(stepper, "dca:host_cache_slept_tokens_total") == 640
+    assert ask(stepper, tokens(0, 700)).cached == 640
+    assert figure(stepper, "dca:host_cache_hits_total") == 0  # it is in the pool as well
+
+
 def test_conversations_take_turns_and_each_goes_on_where_it_was(model, make):
     stepper, talks = make(), [tokens(n, 400) for n in range(5)]
     for turn in range(3):

@@ -75,7 +75,7 @@ struct Task {
             const uint32_t stop = listed.first + listed.rows;
             return {{first, listed.first > first ? min(listed.first - first, uint32_t{C::kRows}) : 0,
                      stop > first ? min(stop - first, uint32_t{C::kRows}) : 0, listed.chunk},
-                    {params.args.scheme, listed, lists.pages + number * lists.most_pages}};
+                    {params.args.scheme, listed, lists.pages, static_cast<uint32_t>(number * lists.most_pages)}};
         } else {
             const QueryBlock block = params.blocks.at(work.block);
             return {{block.first, 0, block.rows, block.chunk}, {params.args.scheme, block, params.args.traits.window}};
@@ -228,10 +228,13 @@ struct Warp {
     __device__ __forceinline__ void absorb(float (&s)[C::kRowTiles][C::kKeys / 2], uint32_t (&p)[C::kRowTiles][C::kKeys / 4],
                                            const typename C::Walk& walk) {
         TileMask<C::kKeys, C::kWindowed> mask(walk, lane, rows.first + first_row, 0, params.args.traits.window);
+        // Before anything is masked.
+#pragma unroll
+        for (auto& logits : s) cap_if<C::kVariant>(logits, params.scale, params.args.traits);
         if constexpr (C::kListed) {
             const uint32_t quarter = (rows.first % kPageTokens + first_row) / kQuarter;
             const LineBits& lines = params.args.lists.lines;
-            if ((walk.quarters >> quarter & 1) == 0) {
+            if ((walk.entry.quarters() >> quarter & 1) == 0) {
                 mask.hide();
             } else if (lines.columns != nullptr) {
                 const QuarterRows own(rows.first + rows.begin, rows.end - rows.begin, quarter);
@@ -242,7 +245,6 @@ struct Warp {
         }
 #pragma unroll
         for (int tile = 0; tile < C::kRowTiles; ++tile) {
-            cap_if<C::kVariant>(s[tile], params.scale, params.args.traits);
             mask.apply(s[tile], 16 * tile + lane / 4);
             float keep[2];
             softmax[tile].step(s[tile], params.scale.scale_log2, keep);

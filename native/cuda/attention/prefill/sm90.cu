@@ -7,10 +7,19 @@ bool prefill_sm90_takes(const Card& card, const PrefillArgs& args) {
 #if defined(DCA_CUDA_SM90A)
     return card.compute_capability == 90 && fast_shape(args) && args.shape.head_dim <= 128 &&
            (args.cache.type != CacheType::Q8 || dequantizing_pays(card, args)) &&
-           (args.cache.type != CacheType::Q4 || has_room_to_dequantize(args));
+           (args.cache.type != CacheType::Q4 || has_room_to_dequantize(args) || has_room_for_pieces(card, args));
 #else
     static_cast<void>(card), static_cast<void>(args);
     return false;  // built without machine code for sm_90a
+#endif
+}
+
+bool prefill_sm90_takes_pieces(const Card& card, const AttentionShape& shape, const Scheme& scheme) {
+#if defined(DCA_CUDA_SM90A)
+    return card.compute_capability == 90 && fast_shape(shape, {}, scheme) && shape.head_dim <= 128 && !scheme.intra_only && !scheme.moves();
+#else
+    static_cast<void>(card), static_cast<void>(shape), static_cast<void>(scheme);
+    return false;
 #endif
 }
 

@@ -38,6 +38,7 @@ struct Params {
     Scheme scheme;
     QueryBlocks blocks;
     WorkOrder order;
+    uint32_t n_keys;  // tokens whose keys are there
     const float2* cos_sin;
     const uint32_t* page_table;  // null: pages 0, 1, 2, ...
     void* out;
@@ -48,8 +49,9 @@ struct Params {
     int32_t* next_item;  // counter of items drawn beyond the first of each thread block
     PageLists lists;     // if kListed
     Parts parts;         // if kSplit
+    KeyPiece piece;      // if kSplit
 
-    __device__ __forceinline__ uint32_t items() const { return order.count() * parts.count; }
+    __device__ __forceinline__ uint32_t items() const { return order.count() * parts.own; }
 };
 
 template <int kHeadDim_, class T_, Variant kVariant_, bool kSplit_ = false>
@@ -65,7 +67,7 @@ struct Config {
     static constexpr int kKeys = kPageTokens;
     using Walk = std::conditional_t<kListed, ListWalk<kKeys>, std::conditional_t<kSplit, SplitWalk<kKeys>, TileWalk<kKeys, kWindowed>>>;
     static_assert(!kListed || kRows == kPageTokens);
-    static_assert(!kSplit || kVariant == Variant::Plain);
+    static_assert(!kSplit || (kVariant == Variant::Plain && kRows == sm90_block_rows(kHeadDim)));
     static constexpr int kStages = 2;
     static constexpr int kThreads = 128 * (kConsumers + 1);
     static constexpr bool kQueriesInRegisters = kConsumers == 2;
@@ -113,19 +115,19 @@ struct Task {
     typename C::Walk walk;
 
     static __device__ __forceinline__ WorkOrder::Item work(const Params& params, uint32_t item) {
-        return params.order.at(C::kSplit ? item / params.parts.count : item);
+        return params.order.at(C::kSplit ? item / params.parts.own : item);
     }
 
     static __device__ __forceinline__ Task of(const Params& params, const WorkOrder::Item& work, [[maybe_unused]] uint32_t item) {
         if constexpr (C::kSplit) {
             const QueryBlock block = params.blocks.at(work.block);
-            return {block, {params.scheme, block, item % params.parts.count, params.parts.count}};
+            return {block, {params.scheme, block, params.piece, item % params.parts.own, params.parts.own}};
         } else if constexpr (C::kListed) {
             const size_t number = size_t{work.head} * params.lists.n_blocks + work.block;
             const uint4 from = __ldg(reinterpret_cast<const uint4*>(params.lists.blocks + number));
             const ListedBlock listed{from.x, from.y, from.z, from.w};
             return {{listed.first, listed.rows, listed.chunk},
-                    {params.scheme, listed, params.lists.pages + number * params.lists.most_pages}};
+                    {params.scheme, listed, params.lists.pages, static_cast<uint32_t>(number * params.lists.most_pages)}};
         } else {
             const QueryBlock block = params.blocks.at(work.block);
             return {block, {params.scheme, block, params.traits.window}};
@@ -181,8 +183,9 @@ __device__ __forceinline__ void produce(Shared<C>& shared, const CUtensorMap* q_
 
         const HeadRows rows{params.page_table, static_cast<uint32_t>(params.shape.n_kv_heads), work.head / group};
         do {
-            const uint32_t page = rows.page_of(walk.key) * rows.n_kv_heads + rows.head;
-            const int32_t row = -static_cast<int32_t>(keys_back<C>(walk, params.blocks.end));
+            const uint32_t held = rows.page_of(walk.key) - (C::kSplit ? params.piece.begin : 0);
+            const uint32_t page = held * rows.n_kv_heads + rows.head;
+            const int32_t row = -static_cast<int32_t>(keys_back<C>(walk, params.n_keys));
             ptx::barrier_wait(ptx::shared_address(&shared.keys_empty[ring.stage]), ring.phase ^ 1);
             copy_tile<C>(ptx::shared_address(shared.keys[ring.stage]), k_map, ptx::shared_address(&shared.keys_full[ring.stage]), row,
                          page);
@@ -297,11 +300,11 @@ struct Consumer {
     __device__ __forceinline__ void mask(float (&s)[C::kKeys / 2], const QueryBlock& block, const typename C::Walk& walk,
                                          [[maybe_unused]] uint32_t head) const {
         cap_if<C::kVariant>(s, params.scale, params.traits);
-        const uint32_t back = keys_back<C>(walk, params.blocks.end);
+        const uint32_t back = keys_back<C>(walk, params.n_keys);
         TileMask<C::kKeys, C::kWindowed> mask(walk, lane, first_index<C>(block) + first_row, back, params.traits.window);
         if constexpr (C::kListed) {
             const uint32_t quarter = warp_row / kQuarter;
-            if ((walk.quarters >> quarter & 1) == 0) {
+            if ((walk.entry.quarters() >> quarter & 1) == 0) {
                 mask.hide();
             } else if (params.lists.lines.columns != nullptr) {
                 const QuarterRows rows(block.first, block.rows, quarter);
@@ -327,7 +330,7 @@ struct Consumer {
 
     /// Writes an item's part of the block, undivided.
     __device__ __forceinline__ void write_part(const float (&o)[C::kHeadDim / 2], const OnlineSoftmax& softmax, uint32_t item) const {
-        const size_t first = size_t{item} * C::kRows + warp_row + lane / 4;
+        const size_t first = params.parts.place(item) * C::kRows + warp_row + lane / 4;
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
             const float sum = softmax.row_sum(half);

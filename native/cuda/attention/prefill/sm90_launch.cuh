@@ -10,21 +10,25 @@
 
 namespace dca::cuda::sm90 {
 
-/// Where the parts of so many items lie in the workspace, behind the counter.
+/// Where the parts of so many items of the order lie in the workspace, behind the counter; a call finds `own` of them.
 template <class C>
-Parts place_parts(void* workspace, uint32_t count, uint32_t items) {
+Parts place_parts(void* workspace, const KeyPiece& piece, uint32_t own, uint32_t items) {
+    const uint32_t count = piece.count * own;
     float2* softmax = reinterpret_cast<float2*>(static_cast<uint8_t*>(workspace) + kCounterBytes);
-    return {count, reinterpret_cast<float*>(softmax + size_t{items} * C::kRows), softmax};
+    return {count, piece.number * own, own, reinterpret_cast<float*>(softmax + size_t{items} * count * C::kRows), softmax};
 }
 
-/// Parts that each block of queries is cut into: so many that the card is full, as far as keys and the workspace allow.
+/// Parts that each block of queries, and each piece of its keys, is cut into: so many that the card is full, as far as keys and
+/// the workspace allow. The same for all pieces.
 template <class C>
 uint32_t split_count(const Card& card, const PrefillArgs& args) {
-    constexpr uint64_t kItemBytes = C::kRows * (sizeof(float2) + C::kHeadDim * sizeof(float));
     const QueryBlocks blocks(args.start, args.n_queries, args.scheme.chunk_size, C::kRows);
     const uint32_t items = blocks.count * args.shape.n_heads;
-    uint32_t parts = std::min<uint64_t>(card.multiprocessors, kPartsBytes / kItemBytes) / items;
+    const bool pieces = args.piece.count > 1;  // whose parts have room in any case
+    const uint64_t room = pieces ? card.multiprocessors : kPartsBytes / sm90_part_bytes(C::kHeadDim);
+    uint32_t parts = std::min<uint64_t>(card.multiprocessors, room) / items;
     if (parts < 2) return 1;
+    if (pieces) return std::max(1u, std::min(parts, args.start / args.piece.count / kLeastPartKeys));
     for (uint32_t n = 0; n < blocks.count; ++n)
         parts = std::min(parts, TileWalk<C::kKeys>(args.scheme, blocks.at(n)).left() / (kLeastPartKeys / C::kKeys));
     return std::max(1u, parts);
@@ -57,6 +61,7 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, uint32_t parts, cu
     params.shape = shape;
     params.scheme = args.scheme;
     params.blocks = QueryBlocks(args.start, args.n_queries, args.scheme.chunk_size, C::kRows);
+    params.n_keys = static_cast<uint32_t>(context_of(args));
     params.cos_sin = args.rotary.cos_sin;
     params.page_table = args.page_table;
     params.out = args.out;
@@ -67,16 +72,17 @@ cudaError_t launch(const Card& card, const PrefillArgs& args, uint32_t parts, cu
     params.next_item = static_cast<int32_t*>(args.workspace);
     params.order = make_work_order(card, args, C::kListed ? args.lists.n_blocks : params.blocks.count);
     params.lists = args.lists;
-    params.parts = C::kSplit ? place_parts<C>(args.workspace, parts, params.order.count() * parts) : Parts{};
+    params.piece = args.piece;
+    params.parts = C::kSplit ? place_parts<C>(args.workspace, args.piece, parts, params.order.count()) : Parts{};
 
     constexpr int kSharedBytes = sizeof(Shared<C>) + 1023;  // room to align
     const auto kernel = prefill_kernel<C>;
     if (error == cudaSuccess) error = allow_shared_bytes(kernel, kSharedBytes);
     if (error == cudaSuccess) error = cudaMemsetAsync(params.next_item, 0, sizeof(int32_t), stream);
     if (error != cudaSuccess) return error;
-    const uint32_t grid = std::min(params.order.count() * params.parts.count, static_cast<uint32_t>(card.multiprocessors));
+    const uint32_t grid = std::min(params.order.count() * params.parts.own, static_cast<uint32_t>(card.multiprocessors));
     kernel<<<grid, C::kThreads, kSharedBytes, stream>>>(q_map, k_map, v_map, params);
-    if constexpr (C::kSplit) {
+    if (C::kSplit && args.piece.number + 1 == args.piece.count) {
         constexpr int kWarps = 4;
         const dim3 merging(params.order.count(), ceil_div(C::kRows, kWarps));
         merge_parts<C::kHeadDim, C::kRows, kWarps><<<merging, 32 * kWarps, 0, stream>>>(
@@ -90,7 +96,7 @@ template <int kHeadDim, class T, Variant kVariant>
 cudaError_t launch_parts(const Card& card, const PrefillArgs& args, cudaStream_t stream) {
     using C = Config<kHeadDim, T, kVariant>;
     if constexpr (kVariant == Variant::Plain) {
-        if (const uint32_t parts = split_count<C>(card, args); parts > 1)
+        if (const uint32_t parts = split_count<C>(card, args); parts > 1 || args.piece.count > 1)
             return launch<Config<kHeadDim, T, kVariant, true>>(card, args, parts, stream);
     }
     return launch<C>(card, args, 1, stream);

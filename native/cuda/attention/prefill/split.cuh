@@ -10,11 +10,15 @@
 
 namespace dca::cuda {
 
-/// In the workspace; item n is part n % count of the order's item n / count.
+/// In the workspace; item n of a call is part first + n % own of the order's item n / own.
 struct Parts {
-    uint32_t count = 1;         // of a block of queries
-    float* out = nullptr;       // (items, rows of a block, head_dim), undivided
-    float2* softmax = nullptr;  // (items, rows of a block): maximum, sum
+    uint32_t count = 1;           // of a block of queries
+    uint32_t first = 0, own = 1;  // those of the call
+    float* out = nullptr;         // (the order's items, count, rows of a block, head_dim), undivided
+    float2* softmax = nullptr;    // (the order's items, count, rows of a block): maximum, sum
+
+    /// Where an item's part lies.
+    DCA_HOST_DEVICE size_t place(uint32_t item) const { return size_t{item / own} * count + first + item % own; }
 };
 
 /// Where results go: as of PrefillArgs.

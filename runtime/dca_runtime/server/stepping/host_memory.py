@@ -7,7 +7,7 @@ from typing import Protocol
 
 from dca_runtime.server.incoming import warn
 
-_PIECE_BYTES = 256 << 20  # that are made at once, and kept ready
+_PIECE_BYTES = 64 << 20  # that are made at once, and kept ready: steps wait some milliseconds meanwhile
 
 
 class Owner(Protocol):
@@ -27,7 +27,7 @@ class HostMemory:
         self._piece = max(min(_PIECE_BYTES // page_bytes, self.limit), 1)
         self._free: list[int] = []  # a heap: neighbours are copied at once
         self._made = 0
-        self._wanted = self._piece  # free ones
+        self._wanted = self._ready = self._piece  # free ones: that somebody waits for, that are to be there
         self._stopping = False
         self._changed = threading.Condition()
         self._maker = threading.Thread(target=self._make, name="host-memory", daemon=True)
@@ -39,6 +39,18 @@ class HostMemory:
         with self._changed:
             return self._made - len(self._free)
 
+    @property
+    def unused(self) -> int:
+        """Slots that hold none."""
+        with self._changed:
+            return len(self._free)
+
+    @property
+    def grows(self) -> bool:
+        """Whether there are fewer slots than there may be."""
+        with self._changed:
+            return self._made < self.limit
+
     def coming(self, count: int) -> bool:
         """Whether fewer than ``count`` slots are free, and more are being made."""
         with self._changed:
@@ -47,6 +59,13 @@ class HostMemory:
             self._wanted = max(self._wanted, count)
             self._changed.notify_all()
             return True
+
+    def keep_ready(self, count: int) -> None:
+        """Has memory made until ``count`` slots are free, or there are as many as there may be."""
+        with self._changed:
+            self._ready = max(count, self._piece)
+            if self._short():
+                self._changed.notify_all()
 
     def take(self, count: int) -> list[int]:
         """Up to ``count`` free slots."""
@@ -70,7 +89,7 @@ class HostMemory:
         self._maker.join()
 
     def _short(self) -> bool:
-        return self._made < self.limit and len(self._free) < self._wanted
+        return self._made < self.limit and len(self._free) < max(self._wanted, self._ready)
 
     def _make(self) -> None:
         while True:

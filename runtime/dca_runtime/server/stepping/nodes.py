@@ -34,3 +34,4 @@ class Entry:
         self.path: list[Node] = []
         self.live = True
         self.used = 0
+        self.uncopied = 0  # pages at its start that were not copied ahead to host memory

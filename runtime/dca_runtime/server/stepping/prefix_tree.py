@@ -41,6 +41,7 @@ class PrefixTree:
         self.sleepers = sleepers
         self._root = Node(None, b"")
         self._idle: set[Entry] = set()
+        self._uncopied: dict[Entry, None] = {}  # idle ones that may have pages to copy ahead, by age
         self._clock = 0  # counts uses
         self.live_pages = 0  # pages that running requests hold, shared ones once
 
@@ -125,6 +126,9 @@ class PrefixTree:
         entry.sequence.truncate(len(entry.path) * PAGE_TOKENS)
         self._touch(entry)
         self._idle.add(entry)
+        if self.sleepers is not None:
+            entry.uncopied = len(entry.path)
+            self._uncopied[entry] = None
 
     def discard(self, entry: Entry) -> None:
         """Forgets a live entry and frees its sequence."""
@@ -147,7 +151,9 @@ class PrefixTree:
             if not must and not self.sleepers.hold(entry, kept):
                 return LetGo.NOTHING
             if self.sleepers.later(entry, kept):
-                return LetGo.LATER
+                kept = self.sleepers.ready(entry, kept)  # the rest follows
+                if kept == len(entry.path):
+                    return LetGo.LATER
             for node in self.sleepers.put(entry, kept):
                 self._remove(node)
         if kept == 0:
@@ -158,6 +164,18 @@ class PrefixTree:
         del entry.path[kept:]
         entry.sequence.truncate(kept * PAGE_TOKENS)
         return LetGo.DONE
+
+    @property
+    def copying_ahead(self) -> bool:
+        """Whether idle pages are to be copied to host memory before they must leave."""
+        return bool(self._uncopied)
+
+    def copy_ahead(self) -> None:
+        """Has some of them copied, as memory allows."""
+        if self.sleepers is not None and self._uncopied:
+            entry = next(iter(self._uncopied))
+            if not self.sleepers.copy_ahead(entry):
+                del self._uncopied[entry]
 
     def clear(self) -> None:
         """Frees every idle entry."""
@@ -178,6 +196,7 @@ class PrefixTree:
             self._leave(node, entry)
         entry.path.clear()
         self._idle.discard(entry)
+        self._uncopied.pop(entry, None)
         entry.sequence.close()
 
     def _leave(self, node: Node, entry: Entry) -> None:

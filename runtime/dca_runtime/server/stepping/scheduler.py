@@ -120,6 +120,11 @@ class Scheduler:
         return self._stored is not None and self._stored.unsaved
 
     @property
+    def copying_ahead(self) -> bool:
+        """Whether idle pages are to be copied to host memory."""
+        return self.tree.copying_ahead
+
+    @property
     def loading(self) -> bool:
         """Whether pages are to come from the store."""
         return bool(self._loading_jobs())
@@ -377,9 +382,11 @@ class Scheduler:
         readers = [job for job in self.active if job.stage is _READING or job.stage is _LOADING]
         left = sum(job.left for job in readers) - sum(count for _, count in plan.reads)
         wanted = reserved + _pages(min(max(left, 0), self._rows())) + len(self.active)
-        short = wanted - sum(self._engine.room)
-        if short > 0:
-            self.tree.shrink(short, must=False)
+        there = sum(self._engine.room)
+        if wanted > there:
+            self.tree.shrink(wanted - there, must=False)
+        self.tree.sleepers.expect(self._pages - there)
+        self.tree.copy_ahead()
 
     def _release(self, job: Job) -> None:
         if job in self.active:

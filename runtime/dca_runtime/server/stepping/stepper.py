@@ -36,7 +36,7 @@ _Result = TypeVar("_Result")
 
 _log = logging.getLogger("dca_serve")
 _IDLE_SECONDS = 0.05  # between looks at jobs that only wait for their clients
-_DISK_SECONDS = 0.005  # between looks at what the store's threads did
+_BESIDE_SECONDS = 0.005  # between looks at what goes on beside the steps: the store, copies ahead of need
 _COPY_SECONDS = 0.0005  # between looks at copies to and from host memory
 _REPORT_SECONDS = 0.1  # between figures of how full the server is, while it steps
 _LIMIT_SECONDS = 0.05  # between looks at jobs whose time may be over
@@ -115,9 +115,10 @@ class Stepper(threading.Thread):
                 self._flush()
                 with self._news:
                     if not (self._inbox or self._stopping):
-                        disk = self._scheduler.loading or self._scheduler.saving
-                        seconds = _COPY_SECONDS if self._copies else _DISK_SECONDS if disk else _IDLE_SECONDS
-                        self._news.wait(seconds)
+                        scheduler = self._scheduler
+                        beside = scheduler.loading or scheduler.saving or scheduler.copying_ahead
+                        idle = _BESIDE_SECONDS if beside else _IDLE_SECONDS
+                        self._news.wait(_COPY_SECONDS if self._copies else idle)
         self._scheduler.close()
 
     def _next_jobs(self) -> bool:
@@ -128,7 +129,12 @@ class Stepper(threading.Thread):
             self._flush()
         with self._news:
             while not (
-                self._inbox or self._stopping or scheduler.active or scheduler.waiting or scheduler.saving
+                self._inbox
+                or self._stopping
+                or scheduler.active
+                or scheduler.waiting
+                or scheduler.saving
+                or scheduler.copying_ahead
             ):
                 self._news.wait()
             new, self._inbox = self._inbox, []
