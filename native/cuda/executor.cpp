@@ -46,7 +46,10 @@ void CudaExecutor::prepare(const Batch& batch) {
     const uint32_t rows = batch.rows(), most = state_.memory.decode_rows;
     const bool whole = state_.exchange == nullptr || state_.exchange->records();
     const bool recordable = whole && rows <= most && batch.decode(kMostGuessedRows) && (rows == 1 || state_.h.n_experts == 0);
-    recorded_rows_ = recordable ? Recordings::rows_for(rows, most) : 0;
+    // Steps that check guesses, 2 ... 8 rows of a sequence, are one kind: they take about the same time, and an answer has few of
+    // them to make recordings for.
+    const uint32_t at_least = rows > batch.slices.size() ? kMostGuessedRows : 1;
+    recorded_rows_ = recordable ? Recordings::rows_for(std::max(rows, at_least), most) : 0;
     const uint32_t padding = recorded_rows_ == 0 ? 0 : recorded_rows_ - rows;
     if (state_.input.set(batch, padding, state_.cache->padding_page())) recordings_.clear();
     state_.cache->begin(batch, state_.stream.get());
@@ -81,7 +84,7 @@ bool CudaExecutor::replay(const Batch& batch) {
         if (step_ == &row_)
             row_.issue_logits();
         else
-            block_.issue_norm();
+            static_cast<void>(block_.issue_logits(0));
     };
     bool ready = recordings_.warm(recording()) && recordings_.make(recording(), issue, state_.stream.get());
     // In a recording kernels wait for the other ranks': all play theirs, or none. What may wait for a card comes before or after.
@@ -169,12 +172,13 @@ void CudaExecutor::sample(std::span<SampleRequest* const> requests) {
     for (const uint32_t wanted : state_.input.kept_order()) in_order.push_back(requests[wanted]);
     step_->output(static_cast<uint32_t>(requests.size()), [&](uint32_t first, uint32_t count) {
         const std::span<SampleRequest* const> of_these = std::span(in_order).subspan(first, count);
-        if (state_.exchange == nullptr) return sampler_.sample(state_.memory.logits, state_.h.n_vocab, of_these, state_.stream.get());
+        const Card& card = state_.device.card;
+        if (state_.exchange == nullptr) return sampler_.sample(card, state_.memory.logits, state_.h.n_vocab, of_these, state_.stream.get());
         CudaExchange& exchange = *state_.exchange;
         if (first != 0) exchange.meet();  // all have chosen from what lay there
         float* whole = exchange.gather_logits(state_.rank, state_.memory.logits, count, state_.stream.get());
         const uint32_t own = exchange.first_row(state_.rank, count), end = exchange.first_row(state_.rank + 1, count);
-        if (own != end) sampler_.sample(whole, exchange.n_vocab(), of_these.subspan(own, end - own), state_.stream.get());
+        if (own != end) sampler_.sample(card, whole, exchange.n_vocab(), of_these.subspan(own, end - own), state_.stream.get());
     });
 }
 

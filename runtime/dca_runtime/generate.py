@@ -103,7 +103,7 @@ class Generation(Iterator[str]):
         self._rows: list[int] | list[np.ndarray] = []
         self._guesses: list[int] = []  # one for each row but the last
         self._sees_logits = bool(self._processors) or self._top is not None
-        self._speculator = Speculator(session.device) if speculates(speculate) else None
+        self._speculator = Speculator(session.device, session.beyond) if speculates(speculate) else None
         self._own_session = own_session
         self._prompts = prompts
         self._on_read = on_read
@@ -193,7 +193,7 @@ class Generation(Iterator[str]):
         if guessed > right:
             self.session.truncate(self.session.length - (guessed - right))
         self.decoded_tokens += right
-        if self._speculator is not None:
+        if self._speculator is not None and guessed:
             self._speculator.saw(right, checked)
 
     def _evaluate(self) -> None:
@@ -227,7 +227,7 @@ class Generation(Iterator[str]):
 
     def _guess(self) -> list[int]:
         """Tokens that may follow the next one; as many as there is room for and tokens are wanted of."""
-        if self._speculator is None:
+        if self._speculator is None or not self._speculator.may_guess():
             return []
         room = self._context - self.session.length - 1
         wanted = room if self._max_tokens is None else self._max_tokens - len(self.ids) - 1

@@ -18,6 +18,7 @@ from dca_runtime._ffi import ffi
 from dca_runtime.engine import Engine
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.generation.prompt import Marks, Prompt
+from dca_runtime.generation.speculation import beyond_one_row
 from dca_runtime.model_file.metadata import Metadata
 from dca_runtime.model_file.model_path import check_path
 from dca_runtime.model_file.trained import reach, warn_of_border, warn_of_length, warn_of_scheme
@@ -201,7 +202,11 @@ class Model:
         )
         self._home.check()
         with self._lock:
-            session = Session(self._handle(), self.info.n_vocab, self.info.device, options, self._heads)
+            info = self.info
+            session = Session(self._handle(), info.n_vocab, info.device, options, self._heads)
+            session.beyond = beyond_one_row(
+                info.device, info.n_layers, info.weight_bytes_used, info.n_params_used
+            )
             self._sessions.add(session)
         warn_of_scheme(session.info.scheme, self._reach(session.rope))
         return session

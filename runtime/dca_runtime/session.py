@@ -57,6 +57,7 @@ class Session:
         self.device = device  # as ModelInfo.device
         self.prefill = prefill.parse(options.prefill).name
         self._heads = heads
+        self.beyond: tuple[float, float] | None = None  # speculation.beyond_one_row of the model
         self.attention = attention.parse(options.attention).name
         self.cache_type = options.cache_type
         self.rope = options.rope

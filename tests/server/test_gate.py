@@ -53,6 +53,17 @@ def test_who_has_not_may_not(http, headers, path):
     assert reply.headers["www-authenticate"] == "Bearer"
 
 
+@pytest.mark.parametrize("path", ["/", "/health"])
+def test_head_is_get_without_a_body(http, path):
+    head, get = http.head(path), http.get(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-length"] == get.headers["content-length"]
+
+
+def test_head_needs_the_key_where_get_does(http):
+    assert http.head("/v1/models").status_code == 401
+
+
 def test_health_needs_no_key(http):
     assert http.get("/health").status_code == 200
 

@@ -20,4 +20,18 @@ cudaError_t allow_shared_bytes(const void* kernel, size_t bytes) {
     return status;
 }
 
+cudaError_t divide_memory(const void* kernel, int percent) {
+    static std::mutex mutex;
+    static std::map<std::pair<int, const void*>, int> divided;  // by card and kernel
+
+    int ordinal = 0;
+    if (const cudaError_t status = cudaGetDevice(&ordinal); status != cudaSuccess) return status;
+    const std::lock_guard lock(mutex);
+    int& last = divided.try_emplace({ordinal, kernel}, cudaSharedmemCarveoutDefault).first->second;
+    if (percent == last) return cudaSuccess;
+    const cudaError_t status = cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, percent);
+    if (status == cudaSuccess) last = percent;
+    return status;
+}
+
 }  // namespace dca::cuda

@@ -174,6 +174,19 @@ __device__ __forceinline__ float4 load_of_cluster(uint32_t at, uint32_t rank) {
     return v;
 }
 
+/// Likewise 4 bytes.
+__device__ __forceinline__ float float_of_cluster(uint32_t at, uint32_t rank) {
+    float v;
+    asm volatile(
+        "{\n.reg .b32 there;\n"
+        "mapa.shared::cluster.u32 there, %1, %2;\n"
+        "ld.shared::cluster.f32 %0, [there];\n}"
+        : "=f"(v)
+        : "r"(at), "r"(rank)
+        : "memory");
+    return v;
+}
+
 /// Barrier `id` of `threads` threads: waits for the others, or only tells them.
 __device__ __forceinline__ void named_sync(uint32_t id, uint32_t threads) {
     asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");

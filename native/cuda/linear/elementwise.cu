@@ -37,8 +37,7 @@ __device__ __forceinline__ void write_normed(T* to, const float4& v, float scale
     *reinterpret_cast<uint2*>(to) = *reinterpret_cast<const uint2*>(out);
 }
 
-/// A block a row. A thread keeps the first values it reads, and the norm's weights are there before x is. The next kernel is let
-/// start once x is asked for: what that one asks memory for, x would have to wait for.
+/// A block a row. A thread keeps the first values it reads, and the norm's weights are there before x is.
 template <class T>
 __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constant__ NormArgs args) {
     __shared__ float scratch[kThreads / 32];
@@ -50,6 +49,7 @@ __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constan
         const uint32_t i = 4 * (threadIdx.x + n * kThreads);
         weights[n] = i < args.width ? *reinterpret_cast<const float4*>(args.weight + i) : float4{};
     }
+    let_next_start();
     await_previous();
     float squares = 0.0f;
 #pragma unroll
@@ -57,7 +57,6 @@ __global__ void __launch_bounds__(kThreads) rms_norm_kernel(const __grid_constan
         const uint32_t i = 4 * (threadIdx.x + n * kThreads);
         kept[n] = i < args.width ? __ldcg(reinterpret_cast<const float4*>(x + i)) : float4{};
     }
-    let_next_start();
 #pragma unroll
     for (const float4& v : kept) squares += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
     const uint32_t beyond = 4 * (threadIdx.x + kKept * kThreads);

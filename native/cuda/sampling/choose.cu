@@ -3,6 +3,7 @@
 #include "core/positions/host_device.h"
 #include "core/backend/sampling.h"
 #include "cuda/device/allow_shared.h"
+#include "cuda/device/launch.h"
 #include "cuda/sampling/choose.h"
 
 namespace dca::cuda {
@@ -29,6 +30,7 @@ struct Shared {
     float columns[kDigits][kThreads];  // a sum for each digit and thread
     double sums[kWarps];
     uint64_t best[kWarps];
+    ChooseRow row;
 };
 
 /// A value and a token as one number, larger for a larger value and, among equal ones, for a lower token.
@@ -56,17 +58,33 @@ __device__ double block_total(double value, Shared& shared) {
     return total;
 }
 
-/// Calls visit(token, logit) for this thread's tokens; it may change that logit. Several loads are under way at once.
+/// Logits 4 i and the three behind it, those beyond the last anything. From the second-level cache: the kernel before may have
+/// written them after this one had started. The rows of odd vocabularies begin anywhere.
+__device__ __forceinline__ float4 load_four(const float* logits, uint32_t n, uint32_t i) {
+    if (n % 4 == 0) return __ldcg(reinterpret_cast<const float4*>(logits) + i);
+    const auto one = [&](uint32_t token) { return token < n ? __ldcg(logits + token) : 0.0f; };
+    return {one(4 * i), one(4 * i + 1), one(4 * i + 2), one(4 * i + 3)};
+}
+
+/// Calls visit(token, logit) for this thread's tokens in ascending order, the same whatever the row; it may change that logit.
+/// Several loads are under way at once.
 template <class Visit>
 __device__ __forceinline__ void each_token(const float* logits, uint32_t n, Visit&& visit) {
-    constexpr int kAtOnce = 8;
-    for (uint32_t first = threadIdx.x; first < n; first += kAtOnce * kThreads) {
-        float values[kAtOnce];
+    constexpr int kAtOnce = 4;
+    const uint32_t fours = (n + 3) / 4;
+    for (uint32_t first = threadIdx.x; first < fours; first += kAtOnce * kThreads) {
+        float4 values[kAtOnce];
 #pragma unroll
-        for (int k = 0; k < kAtOnce; ++k) values[k] = first + k * kThreads < n ? logits[first + k * kThreads] : 0.0f;
+        for (int k = 0; k < kAtOnce; ++k) values[k] = first + k * kThreads < fours ? load_four(logits, n, first + k * kThreads) : float4{};
 #pragma unroll
-        for (int k = 0; k < kAtOnce; ++k)
-            if (first + k * kThreads < n) visit(first + k * kThreads, values[k]);
+        for (int k = 0; k < kAtOnce; ++k) {
+            const float own[4] = {values[k].x, values[k].y, values[k].z, values[k].w};
+#pragma unroll
+            for (uint32_t c = 0; c < 4; ++c) {
+                const uint32_t token = 4 * (first + k * kThreads) + c;
+                if (token < n) visit(token, own[c]);
+            }
+        }
     }
 }
 
@@ -197,7 +215,14 @@ __device__ uint32_t draw(const ChooseRow& row, const float* logits, uint32_t n, 
 __global__ void __launch_bounds__(kThreads) choose_kernel(float* all_logits, uint32_t n, const ChooseRow* rows, Chosen* chosen) {
     extern __shared__ __align__(16) uint8_t memory[];
     Shared& shared = *reinterpret_cast<Shared*>(memory);
-    const ChooseRow row = rows[blockIdx.x];
+    // By one warp, as it may come from the host; the kernel before does not write it.
+    constexpr uint32_t kWords = sizeof(ChooseRow) / sizeof(uint32_t);
+    static_assert(kWords <= 32);
+    if (threadIdx.x < kWords)
+        reinterpret_cast<uint32_t*>(&shared.row)[threadIdx.x] = reinterpret_cast<const uint32_t*>(rows + blockIdx.x)[threadIdx.x];
+    __syncthreads();
+    const ChooseRow& row = shared.row;
+    await_previous();
     float* logits = all_logits + uint64_t{blockIdx.x} * n;
 
     const double total = row.wants_logprob ? log_sum(logits, n, shared) : 0.0;
@@ -241,10 +266,10 @@ __global__ void __launch_bounds__(kThreads) choose_kernel(float* all_logits, uin
 
 }  // namespace
 
-cudaError_t choose_tokens(float* logits, uint32_t n_vocab, const ChooseRow* rows, uint32_t n_rows, Chosen* chosen, cudaStream_t stream) {
+cudaError_t choose_tokens(const Card& card, float* logits, uint32_t n_vocab, const ChooseRow* rows, uint32_t n_rows, Chosen* chosen,
+                          cudaStream_t stream) {
     if (const cudaError_t status = allow_shared_bytes(choose_kernel, sizeof(Shared)); status != cudaSuccess) return status;
-    choose_kernel<<<n_rows, kThreads, sizeof(Shared), stream>>>(logits, n_vocab, rows, chosen);
-    return cudaGetLastError();
+    return launch_overlapped(card, choose_kernel, dim3(n_rows), kThreads, sizeof(Shared), stream, logits, n_vocab, rows, chosen);
 }
 
 }  // namespace dca::cuda

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "cuda/device/card.h"
+
 namespace dca::cuda {
 
 /// A token that penalties or a bias touch.
@@ -35,8 +37,10 @@ struct Chosen {
     float logprob;  // if wanted
 };
 
-/// One block of threads a row. Overwrites the logits (n_rows, n_vocab). `rows` is device memory, `chosen` may be host memory
-/// that the device can reach. Launches on `stream`, returns without waiting and allocates nothing.
-cudaError_t choose_tokens(float* logits, uint32_t n_vocab, const ChooseRow* rows, uint32_t n_rows, Chosen* chosen, cudaStream_t stream);
+/// One block of threads a row. Overwrites the logits (n_rows, n_vocab), 16-byte aligned. `rows`, which the kernel that comes before
+/// must not write, and `chosen` may be host memory that the device can reach. Launches on `stream`, returns without waiting and
+/// allocates nothing.
+cudaError_t choose_tokens(const Card& card, float* logits, uint32_t n_vocab, const ChooseRow* rows, uint32_t n_rows, Chosen* chosen,
+                          cudaStream_t stream);
 
 }  // namespace dca::cuda

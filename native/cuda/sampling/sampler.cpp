@@ -14,6 +14,11 @@ size_t mask_words(uint32_t n_vocab) noexcept { return (size_t{n_vocab} + 31) / 3
 
 bool on_the_host(const SampleRequest& request) noexcept { return request.top_logprobs != 0; }
 
+/// Whether its row points to anything.
+bool has_entries(const SampleRequest* request) noexcept {
+    return !request->occurring.empty() || !request->biases.empty() || request->allowed != nullptr;
+}
+
 void place(Arena& arena, uint32_t n_vocab, const SampleRequest& request, ChooseRow& row) {
     row.occurring = arena.take<TokenValue>(request.occurring.size());
     row.biases = arena.take<TokenValue>(request.biases.size());
@@ -91,7 +96,7 @@ void Sampler::describe(std::span<SampleRequest* const> requests, uint32_t n_voca
     }
 }
 
-void Sampler::sample(float* logits, uint32_t n_vocab, std::span<SampleRequest* const> requests, cudaStream_t stream) {
+void Sampler::sample(const Card& card, float* logits, uint32_t n_vocab, std::span<SampleRequest* const> requests, cudaStream_t stream) {
     make_room(requests, n_vocab);
     describe(requests, n_vocab);
     float* copied = reinterpret_cast<float*>(logits_.get());
@@ -100,11 +105,12 @@ void Sampler::sample(float* logits, uint32_t n_vocab, std::span<SampleRequest* c
         check(write_to_host(logits + i * n_vocab, n_vocab, copied, stream), "reading logits");
         copied += n_vocab;
     }
-    check(cudaMemcpyAsync(device_.get(), host_.get(), bytes_, cudaMemcpyHostToDevice, stream), "describing samples");
+    // Most requests have nothing but their row: a copy of it would come between the logits and the choice.
+    const bool rows_only = std::ranges::none_of(requests, has_entries);
+    if (!rows_only) check(cudaMemcpyAsync(device_.get(), host_.get(), bytes_, cudaMemcpyHostToDevice, stream), "describing samples");
+    const auto* rows = reinterpret_cast<const ChooseRow*>(rows_only ? host_.get() : device_.get());
     auto* chosen = reinterpret_cast<Chosen*>(chosen_.get());
-    check(choose_tokens(logits, n_vocab, reinterpret_cast<const ChooseRow*>(device_.get()), static_cast<uint32_t>(requests.size()), chosen,
-                        stream),
-          "choosing tokens");
+    check(choose_tokens(card, logits, n_vocab, rows, static_cast<uint32_t>(requests.size()), chosen, stream), "choosing tokens");
     check(cudaStreamSynchronize(stream), "running the model");
     copied = reinterpret_cast<float*>(logits_.get());
     for (size_t i = 0; i < requests.size(); ++i) {

@@ -14,13 +14,13 @@ class Sampler {
 public:
     /// Answers requests, one a row of `logits` (device memory, (requests, n_vocab)), which it overwrites. Rows that ask for
     /// the likeliest tokens' log-probabilities are copied to the host and answered there. Waits for `stream`.
-    void sample(float* logits, uint32_t n_vocab, std::span<SampleRequest* const> requests, cudaStream_t stream);
+    void sample(const Card& card, float* logits, uint32_t n_vocab, std::span<SampleRequest* const> requests, cudaStream_t stream);
 
 private:
     void make_room(std::span<SampleRequest* const> requests, uint32_t n_vocab);
     void describe(std::span<SampleRequest* const> requests, uint32_t n_vocab);
 
-    // What is copied to the device: rows, then what they point to.
+    // Rows, then what they point to. Copied to the device, unless rows are all there is: those it reads where they are.
     PinnedMemory host_;
     DeviceMemory device_;
     size_t capacity_ = 0, bytes_ = 0;

@@ -127,16 +127,20 @@ void BlockStep::feed_forward(uint32_t layer) {
     state_.end_ffn(w);
 }
 
-void BlockStep::issue_norm() { state_.norm(weights_.output_norm()); }
+uint32_t BlockStep::issue_logits(uint32_t first) {
+    if (first == 0) state_.norm(weights_.output_norm());
+    // Padding is multiplied too: products then have few sizes, and a row's bits do not depend on how many are real.
+    const uint32_t count = std::min(memory_.vocab_rows, state_.rows - first);
+    multiply(weights_.output().parts.front(), memory_.normed + size_t{first} * h_.n_embd * 2, nullptr,
+             {memory_.logits, h_.n_vocab, true, false}, count);
+    state_.finish_logits(count);
+    return count;
+}
 
 void BlockStep::output(uint32_t rows, const Read& read) {
-    if (!played_) issue_norm();
     for (uint32_t first = 0; first < rows; first += memory_.vocab_rows) {
-        // Padding is multiplied too: products then have few sizes, and a row's bits do not depend on how many are real.
-        const uint32_t count = std::min(memory_.vocab_rows, state_.rows - first);
-        multiply(weights_.output().parts.front(), memory_.normed + size_t{first} * h_.n_embd * 2, nullptr,
-                 {memory_.logits, h_.n_vocab, true, false}, count);
-        state_.finish_logits(count);
+        const bool played = played_ && first == 0;
+        const uint32_t count = played ? std::min(memory_.vocab_rows, state_.rows) : issue_logits(first);
         read(first, std::min(count, rows - first));
     }
 }

@@ -12,10 +12,11 @@ class BlockStep final : public Step {
 public:
     explicit BlockStep(StepState& state) : Step(state), gemm_(state.memory.product_workspace) {}
 
-    /// Whether the step is a recording that was played: its rows are normed for output() then.
+    /// Whether the step is a recording that was played: output() finds its rows normed and their first logits then.
     void set_played(bool played) noexcept { played_ = played; }
-    /// Launches the norm that output() reads.
-    void issue_norm();
+    /// Launches what comes to the logits of the rows from `first` on, as many as there is room for, and says how many those are.
+    /// The first rows come first: they have all rows normed.
+    uint32_t issue_logits(uint32_t first);
 
     void project_qkv(uint32_t layer) override;
     void store_keys_values(uint32_t layer) override;

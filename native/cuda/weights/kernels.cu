@@ -76,7 +76,16 @@ template <class T>
 __global__ void __launch_bounds__(kThreads) embed_dense_kernel(const EmbedArgs args) {
     const Position at(args);
     const T* row = static_cast<const T*>(args.table.low) + uint64_t{at.row} * args.table.cols;
-    for (uint32_t i = threadIdx.x; i < args.table.cols; i += kThreads) at.out()[i] = to_float(row[i]) * args.scale;
+    constexpr uint32_t kAtOnce = 8;  // loads
+    for (uint32_t first = threadIdx.x; first < args.table.cols; first += kAtOnce * kThreads) {
+        T values[kAtOnce];
+#pragma unroll
+        for (uint32_t k = 0; k < kAtOnce; ++k)
+            if (first + k * kThreads < args.table.cols) values[k] = row[first + k * kThreads];
+#pragma unroll
+        for (uint32_t k = 0; k < kAtOnce; ++k)
+            if (first + k * kThreads < args.table.cols) at.out()[first + k * kThreads] = to_float(values[k]) * args.scale;
+    }
 }
 
 }  // namespace

@@ -9,11 +9,9 @@ from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError
 from dca_runtime.sampling import Sampling, drawn_seed, sampling_struct
 
-_MOST_KNOWN = 1024  # samplings whose native form is kept
-
 
 class Samplings:
-    """Those of one engine's items (``Engine.sample``)."""
+    """Those of one engine's items (``Engine.sample``): the last step's are kept, for the next one."""
 
     def __init__(self, n_vocab: int) -> None:
         self._n_vocab = n_vocab
@@ -25,21 +23,20 @@ class Samplings:
         tops: how many of those are wanted of each; None: not even the chosen token's log-probability.
         """
         converted = []
+        before, self._known = self._known, {}  # what this step does not use again is over, or seldom
         filled = set()  # those that are one item's in this step: its window, its place for the likeliest
         for item, top in zip(items, tops, strict=True):
             sampling, own_window = item[2], len(item) > 4
             masked = len(item) > 3 and item[3] is not None
             key = id(sampling), top, own_window
             taken = key in filled
-            known = None if masked or taken else self._known.get(key)
+            known = None if masked or taken else before.get(key)
             if known is None or known[1] != sampling.logit_bias:
                 # Holds the object, so that its id stays its own, and the biases: their owner may change them.
                 known = sampling, dict(sampling.logit_bias), self._one(item, top)
-                drawn = sampling.seed is None and sampling.temperature > 0  # a seed for each item
-                if not (drawn or masked or taken):
-                    if len(self._known) >= _MOST_KNOWN:
-                        self._known.clear()
-                    self._known[key] = known
+            drawn = sampling.seed is None and sampling.temperature > 0  # a seed for each item
+            if not (drawn or masked or taken):
+                self._known[key] = before[key] = known
             if own_window:
                 known[2][0].penalty_window = min(item[4], 2**32 - 1)
             if own_window or top is not None:

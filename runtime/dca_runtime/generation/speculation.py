@@ -31,6 +31,21 @@ def speculates(speculate: str) -> bool:
     return speculate != "off"
 
 
+def beyond_one_row(
+    device: str, n_layers: int, weight_bytes: int, n_params: int
+) -> tuple[float, float] | None:
+    """What a step of several rows takes beyond one of a single row, in such steps: at all, and a guess.
+
+    None: as ``Pace`` expects on the device. ``weight_bytes`` and ``n_params``: what a token reads. On a card
+    several rows of 16-bit weights take some 60 us more a layer, however small the matrices are (cuBLASLt
+    multiplies them), where a single row takes 20 and the weights' way from memory. An H100: 0.7 and 2.5 ms
+    in SmolLM2-135M; 1.2 to 1.3 times in Llama 3 8B's shape.
+    """
+    if device.startswith("cpu") or weight_bytes < 1.9 * n_params:
+        return None
+    return 60e-6 * n_layers / (weight_bytes / 2.5e12 + 20e-6 * n_layers), 0.0
+
+
 class Lookup:
     """Finds where the end of a text occurred before, and what came after it there."""
 
@@ -39,6 +54,8 @@ class Lookup:
         self._ends: dict[
             tuple[int, int], array.array[int]
         ] = {}  # a pair of tokens -> where its second one is
+        # How many of the last pairs had occurred before, in a row: a match has one token more at most.
+        self.known = 0
 
     def see(self, ids: list[int]) -> None:
         """Appends tokens to the text."""
@@ -48,8 +65,10 @@ class Lookup:
             if len(tokens) >= SHORTEST_MATCH:
                 pair = (tokens[-2], id_)
                 ends = self._ends.get(pair)
+                self.known += 1
                 if ends is None:
                     ends = self._ends[pair] = array.array("i")
+                    self.known = 0
                 ends.append(len(tokens) - 1)
 
     def match(self) -> tuple[int, int]:
@@ -142,10 +161,14 @@ class Pace:
     _WEIGHT = 1 / 8  # of a step's time in the averages
     _FORGET = 0.995  # a step: what was bad is tried again some hundred steps later
     _MUCH = 1.5  # times as long as they should
-    # The account: wrong guesses can cost a text of n steps the time of 1 + 0.02 n steps, not more, as far as
-    # steps of several rows take what they are expected to.
-    _CAPITAL = 1.0
-    _INCOME = 0.02  # a step
+    # The account: as far as steps of several rows take what they are expected to, wrong guesses cost a text
+    # of n steps the time of capital + income n steps at most, and once that of a step of guesses, where so
+    # long a match precedes them that the text is taken to be quoting. A short answer has few steps to spread
+    # a loss over: what it may lose to guesses that short matches suggest, it must have saved before. A card's
+    # steps of several rows may take half as long again as expected before the clock has a say, so there it
+    # saves less.
+    _CAPITAL_INCOME = {"cpu": (0.15, 0.02), "card": (0.0, 0.015)}
+    _QUOTING = 16  # tokens
     _MOST_SAVED = 4.0
 
     def __init__(self, device: str = "cpu") -> None:
@@ -156,16 +179,25 @@ class Pace:
         self._fixed, self._each = self._BEYOND[kind]
         self._trusted = 0.0 if kind == "cpu" else self._MUCH  # up to this scale the clock has no say
         self._scale = 1.0  # of both, as steps have shown
-        self._saved = self._CAPITAL
+        self._saved, self._income = self._CAPITAL_INCOME[kind]
+
+    def expect(self, fixed: float, each: float) -> None:
+        """What steps of several rows take beyond one of a single row, in such steps: at all, and a guess."""
+        self._fixed, self._each = fixed, each
+
+    def poor(self, known: int) -> bool:
+        """Whether nothing can be guessed after at most ``known`` + 1 tokens that occurred before."""
+        return self._saved < self._cost(1) and known + 1 < self._QUOTING
 
     def guesses(self, matched: int, most: int) -> int:
         """How many tokens to guess after ``matched`` tokens that occurred before; at most ``most``."""
         best, best_rate = 0, 1.0
         tokens = reached = 1.0  # expected of the step; the chance that all guesses so far are right
         shares = [share.value() for share in self._shares]
+        allowed = self._saved + (self._cost(MOST_GUESSES) if matched >= self._QUOTING else 0.0)
         for count in range(1, most + 1):
             cost = self._cost(count)
-            if cost > self._saved:
+            if cost > allowed:
                 break
             reached *= shares[self._index(matched + count - 1)]
             tokens += reached
@@ -184,7 +216,7 @@ class Pace:
 
     def took(self, guessed: int, seconds: float) -> None:
         """A step with so many guesses took that long."""
-        self._saved = min(self._saved + self._INCOME, self._MOST_SAVED)
+        self._saved = min(self._saved + self._income, self._MOST_SAVED)
         if guessed == 0:
             self._single = self._average(self._single, seconds)
             return
@@ -224,17 +256,25 @@ class Guesses:
 class Speculator:
     """Guesses at the tokens that come next in a text, and learns how many are worth it."""
 
-    def __init__(self, device: str = "cpu") -> None:
-        """device: that evaluates the steps, as ModelInfo has it."""
+    def __init__(self, device: str = "cpu", beyond: tuple[float, float] | None = None) -> None:
+        """device: that evaluates the steps, as ModelInfo has it; beyond: as ``beyond_one_row`` gives it."""
         self.counts = Guesses()
         self._lookup = Lookup()
         self._pace = Pace(device)
+        if beyond is not None:
+            self._pace.expect(*beyond)
         self._matched = 0  # of the last guesses
         self._guessed = 0
 
     def see(self, ids: list[int]) -> None:
         """Appends tokens to the text."""
         self._lookup.see(ids)
+
+    def may_guess(self) -> bool:
+        """Whether ``guess`` may find any: a first look, which a step of a fast card has time for."""
+        self._guessed = 0
+        known = self._lookup.known
+        return known > 0 and not self._pace.poor(known)
 
     def guess(self, most: int) -> list[int]:
         """At most ``most`` tokens that may come next, often none."""

@@ -3,6 +3,7 @@
 import contextlib
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,9 @@ from dca_runtime.prompt_store.speed import Sample, Speed
 from dca_runtime.prompt_store.writer import Writer
 
 MODEL_LINE = "name "  # of the setup's file, beside the library's lines: what people call the model
+# Pieces of readings whose times are kept, the last ones: a server that only short prompts come to never asks
+# for a speed. A million tokens in pieces of 256 are as many.
+_MOST_SAMPLES = 4096
 
 
 class HasSetup(Protocol):
@@ -91,7 +95,7 @@ class Prompts:
         self._index = Index(self.folder, self._root, setup.page_bytes, warn)
         self._writer = Writer(directory, self._index, self._root, setup.page_bytes, warn, self._describe)
         self._described = False
-        self._samples: list[Sample] = []
+        self._samples: deque[Sample] = deque(maxlen=_MOST_SAMPLES)
         self._lock = threading.Lock()
         self.speed: Speed | None = speed.load(self.folder)  # of reading a prompt, if it is known
         self.load_rate: float | None = None  # bytes/s of the last loading that was long enough
@@ -171,7 +175,7 @@ class Prompts:
         return True
 
     def read_in(self, sample: Sample) -> None:
-        """Says how long a piece of a prompt took to read; ``finish_reading`` makes a speed of them."""
+        """Says how long a piece of a prompt took; ``finish_reading`` makes a speed of the last ones."""
         self._samples.append(sample)
 
     def finish_reading(self) -> None:
@@ -179,7 +183,7 @@ class Prompts:
 
         Waits for the disk; for any thread, also while another says ``read_in``.
         """
-        samples, self._samples = self._samples, []
+        samples, self._samples = self._samples, deque(maxlen=_MOST_SAMPLES)
         found = speed.measured(samples)
         if found is not None:
             self.speed = found

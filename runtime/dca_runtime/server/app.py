@@ -46,6 +46,12 @@ def _reply(error: ApiError) -> Response:
     return JsonAnswer(error.body(), error.status, error.headers())
 
 
+def _without_frames(error: Exception) -> None:
+    """Frees a request with its answer: a frame of the framework's holds its errors, which hold the frame, and
+    both the body, until Python looks for such circles, which is seldom."""
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+
+
 async def _api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return _reply(error)
@@ -54,6 +60,7 @@ async def _api_error(request: Request, error: Exception) -> Response:
 async def _validation_error(request: Request, error: Exception) -> Response:
     """The first thing wrong with a request; what was sent is not repeated."""
     assert isinstance(error, RequestValidationError)
+    _without_frames(error)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
         return _reply(ApiError(400, "the body is not valid JSON", code="invalid_json"))
@@ -64,6 +71,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    _without_frames(error)
     if error.status_code == 404:
         return _reply(ApiError(404, f"there is nothing at {request.url.path[:200]}", code="not_found"))
     answer = _reply(ApiError(error.status_code, str(error.detail)))

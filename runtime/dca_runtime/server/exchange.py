@@ -13,6 +13,11 @@ from dca_runtime.server.requests import Event, Failed, Finished, Job, Token
 _PAUSE_AT = 16  # events that wait for their reader
 
 
+def _nobody(event: Event) -> None:
+    """Who hears the events of a job that is over. It and its exchange hold each other no longer then, so that
+    both, with the prompt and all that was written, are freed at once."""
+
+
 class Left(Exception):
     """The client left."""
 
@@ -48,7 +53,7 @@ class Exchange:
             self._metrics.token(now - (job.arrived if before is None else before), first=before is None)
             self._last[index] = now
         elif isinstance(event, Finished | Failed):
-            self._running.discard(index)
+            self._over(index)
             reason = event.reason if isinstance(event, Finished) else "error"
             self._metrics.finished(reason, now - job.arrived)
         self._heard = now
@@ -97,10 +102,14 @@ class Exchange:
     def end(self, index: int, reason: str) -> None:
         """The job ``index`` is to write no more: its answer is whole ("stop") or unwanted ("abort")."""
         if index in self._running:
-            self._running.discard(index)
+            self._over(index)
             self._metrics.finished(reason, time.monotonic() - self.jobs[index].arrived)
             self.jobs[index].cancelled = True
             self._wake()
+
+    def _over(self, index: int) -> None:
+        self._running.discard(index)
+        self.jobs[index].deliver = _nobody
 
     def cancel(self) -> None:
         """Ends what still runs: the client left, or the answer failed."""

@@ -103,6 +103,8 @@ class Service:
         call = functools.partial(function, *arguments, **named)
         try:
             return await self._loop.run_in_executor(self._pool, call)
+        except ApiError:
+            raise
         except Exception as error:
             raise ApiError.of(error) from error
 

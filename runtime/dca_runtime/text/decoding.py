@@ -12,6 +12,7 @@ from dca_runtime.text.tokenizers_guard import guarded
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _MOST_ID = 2**32 - 1  # what the package takes for an id
+_MOST_KNOWN = 8192  # tokens whose bytes are kept: a text's own, where vocabularies have 256,000
 
 
 def _byte_letters() -> dict[str, int]:
@@ -79,7 +80,10 @@ class Decoder:
                 data = bytes(_BYTE_OF[letter] for letter in spelling)
             except KeyError:  # an added token, which is spelled as it is
                 data = spelling.encode()
+            if len(known) >= _MOST_KNOWN:
+                known.clear()
             known[operator.index(id_)] = data
+            return data
         return known[id_]
 
     def _spelling(self, id_: int) -> str | None:

@@ -20,9 +20,10 @@ from dca_runtime.text.vocabulary import MODEL_KEY, build_tokenizer, byte_level_p
 
 HUGGINGFACE_KEY = "tokenizer.huggingface.json"
 MAX_ID = 2**31 - 1  # ids are int32 in libdca
-# Characters. The package encodes one text under Python's lock, which other threads then wait for (a server's
-# streams, for seconds where somebody sends a book), and a batch of texts, be it of one, beside them.
-_LONG = 4096
+# Characters, about a microsecond each. The package encodes one text under Python's lock, which other threads
+# then wait for (a server's steps for 3 ms at each prompt of 1,024 tokens, for seconds where somebody sends a
+# book), and a batch of texts, be it of one, beside them.
+_LONG = 512
 END_IDS_KEY = "tokenizer.end_token_ids"  # docs/format.md
 
 # Texts that end a turn or a text in the models in use. Files name one end token, often not the one that

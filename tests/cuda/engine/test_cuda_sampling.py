@@ -36,10 +36,10 @@ FILTERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def engines(variant_gguf):
+@pytest.fixture(scope="module", params=[515, 516], ids=["rows begin anywhere", "rows of whole fours"])
+def engines(variant_gguf, request):
     """The same model on both devices, its logits spread by a large norm so that rounding moves few draws."""
-    path = variant_gguf(layers=1)
+    path = variant_gguf(layers=1, vocab=request.param)
     with Model(path) as cpu, Model(path, device="cuda") as cuda:
         with (
             cpu.engine(tokens=2**15, cache_type="f32", scheme=SCHEME) as one,

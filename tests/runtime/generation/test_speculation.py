@@ -11,7 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dca_runtime as dca
-from dca_runtime.generation.speculation import LONGEST_MATCH, MOST_GUESSES, Lookup, Pace, Speculator
+from dca_runtime.generation.speculation import (
+    LONGEST_MATCH,
+    MOST_GUESSES,
+    Lookup,
+    Pace,
+    Speculator,
+    beyond_one_row,
+)
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +38,9 @@ class Always:
 
     def __init__(self, device):
         pass
+
+    def poor(self, known):
+        return False
 
     def guesses(self, matched, most):
         return most
@@ -150,6 +160,52 @@ def test_guessing_costs_a_step_and_two_per_cent_at_most(device, text):
         pace.saw(matched, guessed, right)
         lost += cost - right
         assert lost <= 1.0 + 0.02 * (number + 1) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("device", "capital", "income"), [("cpu", 0.15, 0.02), ("cuda:0 (NVIDIA H100)", 0.0, 0.015)]
+)
+def test_a_short_answer_loses_to_short_matches_what_it_earned_before(device, capital, income):
+    """So that no answer of 33 tokens is slowed by 3 %: the account starts with next to nothing."""
+    beyond = {"cpu": lambda n: 0.15 * n}.get(device, lambda n: 0.65 + 0.05 * n)
+    for matched in range(2, 16):
+        pace, lost = Pace(device), 0.0
+        for number in range(1, 400):
+            guessed = pace.guesses(matched, MOST_GUESSES)
+            pace.took(guessed, 1.0 + (beyond(guessed) if guessed else 0.0))
+            pace.saw(matched, guessed, 0)
+            lost += beyond(guessed) if guessed else 0.0
+            assert lost <= capital + income * number + 1e-6
+
+
+def test_small_models_in_16_bits_make_fewer_guesses_on_a_card():
+    """There several rows take 3.5 times as long as one: a guess that a short match suggests is too dear."""
+    small = beyond_one_row("cuda:0 (NVIDIA H100)", 30, 269_000_000, 134_500_000)
+    large = beyond_one_row("cuda:0 (NVIDIA H100)", 32, 15_000_000_000, 7_500_000_000)
+    assert small is not None and 2.3 < small[0] < 2.7
+    assert large is not None and 0.2 < large[0] < 0.35
+    assert beyond_one_row("cuda:0", 30, 84_000_000, 134_500_000) is None
+    assert beyond_one_row("cpu", 30, 269_000_000, 134_500_000) is None
+    pace = Pace("cuda:0 (NVIDIA H100)")
+    pace.expect(*small)
+    assert pace.guesses(15, MOST_GUESSES) == 0 < pace.guesses(16, MOST_GUESSES)
+
+
+def test_the_first_look_excludes_no_guess():
+    draw = random.Random(3)
+    for device in ("cpu", "cuda:0"):
+        speculator = Speculator(device)
+        for _ in range(3000):
+            speculator.see([draw.randrange(6)])
+            first_look, found = speculator.may_guess(), speculator.guess(MOST_GUESSES)
+            assert first_look or not found
+            speculator.took(1.0)
+            speculator.saw(0, min(len(found), 1))
+
+
+def test_a_text_that_has_repeated_so_much_is_quoting_and_gets_credit_at_once():
+    for device in ("cpu", "cuda:0"):
+        assert Pace(device).guesses(16, MOST_GUESSES) >= 6
 
 
 def test_a_card_guesses_only_what_pays_for_a_step_of_several_rows():

@@ -46,6 +46,15 @@ def test_a_speed_is_found_by_the_next_process(store):
         assert prompts.speed == Speed(2.0 / 2048, 0.0)
 
 
+def test_a_speed_is_that_of_the_last_readings_however_many_there_were(store):
+    with store.prompts(Pretended()) as prompts:
+        for seconds in (1.0, 1e-3):
+            for _ in range(5000):
+                prompts.read_in(Sample(0, 1, seconds))
+        prompts.finish_reading()
+        assert prompts.speed.seconds(0, 1) == pytest.approx(1e-3)
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"per_token": 0, "per_pair": 0}', '{"per_token": "x", "per_pair": 0}']
 )

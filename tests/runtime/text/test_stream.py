@@ -1,5 +1,7 @@
 """Text from ids that come one by one: the pieces joined are what all ids decode to."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -143,3 +145,18 @@ def test_added_tokens_are_spelled_as_they_are_and_special_ones_left_out_if_asked
         stream = ByteStream(decoder, [], skip)
         text = "".join(stream.push(id_) for id_ in ids) + stream.flush()
         assert text == decoder.text(decoder.spellings(ids, skip)) == ("a 今 xa" if skip else "a 今 x<s>a")
+
+
+def test_few_tokens_bytes_are_kept_of_a_large_vocabulary():
+    """Dozens of bytes each: 20,000 tokens' would be two megabytes."""
+    spellings = [f"t{number}" for number in range(20_000)]
+    backend = Backend(models.BPE({text: id_ for id_, text in enumerate(spellings)}, []))
+    backend.decoder = decoders.ByteLevel()
+    decoder = Decoder(backend)
+    tracemalloc.start()
+    try:
+        assert all(decoder.bytes_of(id_, True) == text.encode() for id_, text in enumerate(spellings))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 1.5e6

@@ -35,15 +35,14 @@ bool small_batch_takes(const Card& card, const Matrix& w, uint32_t rows) {
 }
 
 /// A quantised matrix would have to be expanded to 16 bits for cuBLASLt: written and read again, nine times the bytes of a
-/// four-bit one. Of 16-bit ones up to 16 rows are multiplied here where whole tiles keep the card busy: on an H100 Llama 3 8B's
-/// gates and ups take 80 us beside cuBLASLt's 85, its vocabulary 350 beside 372, and gates can be multiplied at once. The others
-/// take about as long either way, more rows up to 1.4 times as long (benchmarks/cuda_small_batch.py).
+/// four-bit one. 16-bit ones of up to 16 rows are multiplied here where their tiles are on a third of the card's multiprocessors,
+/// which is enough to keep memory busy: they start before the kernel before ends, and gates are multiplied at once
+/// (docs/benchmarks.md). More rows take longer here.
 bool small_batch_preferred(const Card& card, const Matrix& w, uint32_t rows) {
     if (!small_batch_takes(card, w, rows)) return false;
     if (w.format != WeightFormat::F16 && w.format != WeightFormat::BF16) return true;
-    const uint32_t tiles = w.rows / few::kTileRows, multiprocessors = static_cast<uint32_t>(card.multiprocessors);
-    const uint32_t rounds = ceil_div(tiles, multiprocessors);
-    return rows <= 16 && few::sm90::takes(card, w) && 5 * tiles >= 4 * rounds * multiprocessors;
+    const uint32_t tiles = w.rows / few::sm90::kDenseRows;
+    return rows <= 16 && few::sm90::takes(card, w) && 3 * tiles >= static_cast<uint32_t>(card.multiprocessors);
 }
 
 bool small_batch_gates(const Card& card, const Matrix& w, uint32_t rows) {
