@@ -130,6 +130,7 @@ class ReferenceSession:
         self.method, self.scheme, self.rope = attention, scheme, rope
         self.n_vocab = model.info.n_vocab
         self.device = model.info.device
+        self.beyond = None  # what steps of several rows cost here is found by doing them
         self.rope_length = context if scheme is None else None  # None: that of the scheme
         self._model, self._context = model, context
         self._progress = progress or (lambda done, total: None)
