@@ -154,7 +154,9 @@ def _warnings_in_one_line(prog: str) -> Iterator[None]:
 def _with_option(message: str, argv: Sequence[str]) -> str:
     """A message about a value by its name in Python, after the option that it was typed with, if it was."""
     name = re.match(r"[a-z_]+(?= (?:must|is) )", message)
-    option = "--" + name[0].replace("_", "-") if name is not None else None
+    if name is None:
+        return message
+    option = "--" + name[0].replace("_", "-")
     typed = any(word == option or word.startswith(f"{option}=") for word in argv)
     return f"argument {option}: {message}" if typed else message
 

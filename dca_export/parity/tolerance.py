@@ -62,7 +62,9 @@ class Tolerance:
         """
 
         def add(limit: float | None, more: float) -> float | None:
-            return None if limit is None else limit + min(more, _MOST_ADDED * limit)
+            if limit is None:
+                return None
+            return limit + (min(more, _MOST_ADDED * limit) if math.isfinite(more) else math.nan)
 
         return replace(
             self,

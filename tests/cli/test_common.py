@@ -57,9 +57,10 @@ def test_an_error_about_a_value_names_the_option_that_was_typed(typed, capsys):
     assert capsys.readouterr().err == "dca-thing: argument --size: size must be 1 or 2, got 3\n"
 
 
-def test_an_error_about_a_value_that_was_not_typed_stays(capsys):
-    run_body(failing(DcaError("size must be 1 or 2, got 3", Status.ARGUMENT)))
-    assert capsys.readouterr().err == "dca-thing: size must be 1 or 2, got 3\n"
+@pytest.mark.parametrize("message", ["size must be 1 or 2, got 3", "None of its keys is there"])
+def test_an_error_about_no_value_that_was_typed_stays(message, capsys):
+    run_body(failing(DcaError(message, Status.ARGUMENT)))
+    assert capsys.readouterr().err == f"dca-thing: {message}\n"
 
 
 def test_a_bug_keeps_its_traceback():

@@ -105,4 +105,5 @@ def test_a_reference_that_rounds_adds_what_it_rounds():
 def test_a_reference_that_is_far_off_adds_ten_times_the_limit_at_most():
     limit = tolerance_for("f16", "cuda:0", "f16")
     assert limit.beside(replace(GOOD, mean_kl=1.0)).mean_kl == pytest.approx(11 * limit.mean_kl)
-    assert limit.beside(replace(GOOD, mean_kl=math.nan)).failures(GOOD)
+    for value in (math.nan, math.inf):
+        assert limit.beside(replace(GOOD, mean_kl=value)).failures(GOOD)

@@ -63,15 +63,19 @@ class Counting:
         with self.connect(path, body) as connection, connection.makefile("rb") as answer:
             return int(answer.read().split()[1])
 
+    def there(self):
+        """What of requests is there now."""
+        self.process.send_signal(signal.SIGUSR1)
+        line = self.process.stdout.readline()
+        assert line, "the server died"
+        return line.strip()
+
     def held(self):
         """What of requests is there, once nothing is, or after some seconds."""
         end = time.monotonic() + 20
-        while True:
-            self.process.send_signal(signal.SIGUSR1)
-            held = self.process.stdout.readline().strip()
-            if not held or time.monotonic() > end:
-                return held
+        while (held := self.there()) and time.monotonic() < end:
             time.sleep(0.1)
+        return held
 
 
 @pytest.fixture(scope="module")
@@ -139,4 +143,8 @@ def test_who_left_holds_nothing(server):
 def test_who_never_reads_holds_nothing_once_it_was_let_go(server):
     connection = server.connect("/v1/completions", LONG | {"stream": True, "logprobs": 5})
     with connection:
+        seen, end = "", time.monotonic() + 20
+        while not ("Job" in seen and "Exchange" in seen and "Answer" in seen) and time.monotonic() < end:
+            seen = server.there()
+        assert "Job:1" in seen and "Exchange:1" in seen and "Answer:1" in seen  # so what is held is seen
         assert server.held() == ""

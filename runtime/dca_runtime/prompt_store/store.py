@@ -184,7 +184,7 @@ class Prompts:
         Waits for the disk; for any thread, also while another says ``read_in``.
         """
         samples, self._samples = self._samples, deque(maxlen=_MOST_SAMPLES)
-        found = speed.measured(samples)
+        found = speed.measured(list(samples))  # a deque that is added to meanwhile cannot be walked over
         if found is not None:
             self.speed = found
             with contextlib.suppress(OSError):

@@ -20,7 +20,7 @@ from dca_runtime.server.errors import CONTEXT_CODE, ApiError, refuse
 from dca_runtime.server.exchange import Exchange
 from dca_runtime.server.incoming import warn
 from dca_runtime.server.metrics import Metrics
-from dca_runtime.server.requests import Job
+from dca_runtime.server.requests import Constraint, Job
 from dca_runtime.server.settings import Settings
 from dca_runtime.server.stepping.host_memory import HostMemory
 from dca_runtime.server.stepping.sleepers import Sleepers
@@ -179,12 +179,18 @@ class Service:
         limit = room if wanted.max_tokens is None else min(wanted.max_tokens, room)
         self._check_queue()
         stored = await self._find(wanted)
+        constraints: list[Constraint | None] = [None] * wanted.n
+        if wanted.grammar is not None:
+            constraints = [
+                await self.beside(self._grammars.constraint, *wanted.grammar) for _ in range(wanted.n)
+            ]
+        logged = None
+        if self.settings.log_prompts:
+            logged = await self.beside(self.tokenizer.decode, wanted.prompt)
+        # From here on nothing is waited for until the jobs run: whoever leaves leaves nothing behind.
         exchange = Exchange(self.metrics, self._stepper.wake)
         seed = drawn_seed(wanted.sampling)
-        for index in range(wanted.n):
-            constraint = None
-            if wanted.grammar is not None:
-                constraint = await self.beside(self._grammars.constraint, *wanted.grammar)
+        for index, constraint in enumerate(constraints):
             exchange.add(
                 Job(
                     prompt=wanted.prompt,
@@ -200,8 +206,7 @@ class Service:
                 )
             )
         answer = Answer(exchange, self.tokenizer, wanted.reading)
-        if self.settings.log_prompts:
-            answer.prompt_text = await self.beside(self.tokenizer.decode, wanted.prompt)
+        answer.prompt_text = logged
         for job in exchange.jobs:
             self._stepper.submit(job)
         try:

@@ -72,19 +72,20 @@ class Decoder:
         Raises DcaError: the id is not an integer.
         """
         known = self._bytes[skip_special]
-        if type(id_) is not int or id_ not in known:
-            spelling = "".join(self.spellings([id_], skip_special))
-            if not spelling:
-                return b""
-            try:
-                data = bytes(_BYTE_OF[letter] for letter in spelling)
-            except KeyError:  # an added token, which is spelled as it is
-                data = spelling.encode()
-            if len(known) >= _MOST_KNOWN:
-                known.clear()
-            known[operator.index(id_)] = data
+        data = known.get(id_) if type(id_) is int else None  # one look: another thread may clear them
+        if data is not None:
             return data
-        return known[id_]
+        spelling = "".join(self.spellings([id_], skip_special))
+        if not spelling:
+            return b""
+        try:
+            data = bytes(_BYTE_OF[letter] for letter in spelling)
+        except KeyError:  # an added token, which is spelled as it is
+            data = spelling.encode()
+        if len(known) >= _MOST_KNOWN:
+            known.clear()
+        known[operator.index(id_)] = data
+        return data
 
     def _spelling(self, id_: int) -> str | None:
         try:

@@ -55,6 +55,17 @@ def test_a_speed_is_that_of_the_last_readings_however_many_there_were(store):
         assert prompts.speed.seconds(0, 1) == pytest.approx(1e-3)
 
 
+def test_a_reading_may_be_told_of_while_a_speed_is_found(store, monkeypatch):
+    with store.prompts(Pretended()) as prompts:
+        told_to = prompts._samples  # by a thread that began before the last readings were taken
+        monkeypatch.setattr(
+            "dca_runtime.prompt_store.speed.measured",
+            lambda samples: [told_to.append(one) for one in samples] and None,
+        )
+        prompts.read_in(Sample(0, 1, 1.0))
+        prompts.finish_reading()
+
+
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"per_token": 0, "per_pair": 0}', '{"per_token": "x", "per_pair": 0}']
 )

@@ -92,6 +92,23 @@ def test_a_conversation_is_copied_when_it_is_over_not_when_it_must_go(model, mak
     assert figure(stepper, "dca:host_cache_hits_total") == 0  # it is in the pool as well
 
 
+def test_a_card_that_is_lost_while_pages_are_copied_is_told_of_once(model, make, monkeypatch, caplog):
+    def lost(engine):
+        raise DcaError("the device was lost", Status.DEVICE)
+
+    monkeypatch.setattr(Sleepers, "copy_ahead", lambda self, entry: True)  # and there is more
+    stepper = make()
+    ask(stepper, tokens(0, 700))
+    assert stepper._scheduler.copying_ahead
+    monkeypatch.setattr(Engine, "room", property(lost))
+    end = time.monotonic() + 20
+    while stepper._scheduler.copying_ahead:
+        assert time.monotonic() < end
+        time.sleep(0.001)
+    time.sleep(0.1)
+    assert [record.message for record in caplog.records].count("a step failed") == 1
+
+
 def test_conversations_take_turns_and_each_goes_on_where_it_was(model, make):
     stepper, talks = make(), [tokens(n, 400) for n in range(5)]
     for turn in range(3):

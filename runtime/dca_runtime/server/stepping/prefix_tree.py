@@ -177,6 +177,10 @@ class PrefixTree:
             if not self.sleepers.copy_ahead(entry):
                 del self._uncopied[entry]
 
+    def leave_uncopied(self) -> None:
+        """What is idle now is not copied ahead of need."""
+        self._uncopied.clear()
+
     def clear(self) -> None:
         """Frees every idle entry."""
         for entry in list(self._idle):

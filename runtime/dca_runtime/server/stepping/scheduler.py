@@ -124,6 +124,13 @@ class Scheduler:
         """Whether idle pages are to be copied to host memory."""
         return self.tree.copying_ahead
 
+    def failed(self) -> None:
+        """A step failed: what goes on beside steps is left, which would have the next one tried at once, and
+        failing, for ever."""
+        self.tree.leave_uncopied()
+        if self._stored is not None:
+            self._stored.leave_unsaved()
+
     @property
     def loading(self) -> bool:
         """Whether pages are to come from the store."""

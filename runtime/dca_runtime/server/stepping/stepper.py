@@ -108,6 +108,7 @@ class Stepper(threading.Thread):
                 _log.exception("a step failed")
                 for job in self._scheduler.active + self._scheduler.waiting:
                     self._fail(job, error)
+                self._scheduler.failed()
                 busy = False
             self._report(busy)
             if not busy:

@@ -74,6 +74,10 @@ class Stored:
             if len(self._unsaved) > _MOST_UNSAVED:
                 self._unsaved.popitem(last=False)
 
+    def leave_unsaved(self) -> None:
+        """What is not saved yet is not kept."""
+        self._unsaved.clear()
+
     def save(self, tree: PrefixTree) -> None:
         """Copies some pages for the thread that writes: as many as it has room for, of one prompt.
 
