@@ -21,10 +21,13 @@ from pathlib import Path
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/cuda/attention"))
+TESTS = Path(__file__).resolve().parents[1] / "tests/cuda"
+sys.path[:0] = [str(TESTS / "attention"), str(TESTS)]
 
+from attention_arguments import PAGE_TOKENS, TORCH_DTYPES, PositionScheme, Shape  # noqa: E402
 from attention_check import Case, check_all, reference, row_errors  # noqa: E402
-from attention_library import PAGE_TOKENS, TORCH_DTYPES, AttentionLibrary, PositionScheme, Problem, Shape  # noqa: E402
+from attention_library import AttentionLibrary  # noqa: E402
+from attention_problem import Problem  # noqa: E402
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/cuda/linear"))
+TESTS = Path(__file__).resolve().parents[1] / "tests/cuda"
+sys.path[:0] = [str(TESTS / "linear"), str(TESTS)]
 
 from small_batch_library import FORMATS, TORCH_DTYPES, SmallBatchLibrary, Weights  # noqa: E402
 

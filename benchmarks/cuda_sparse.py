@@ -47,8 +47,8 @@ def kernels(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
     from cuda_attention import Setting, median_ms
 
-    sys.path.insert(0, str(ROOT / "tests/cuda/attention"))
-    from attention_library import Problem
+    sys.path[:0] = [str(ROOT / "tests/cuda/attention"), str(ROOT / "tests/cuda")]
+    from attention_problem import Problem
     from sparse_library import Selection
 
     library = attention_kernels(arguments.library)
@@ -100,8 +100,8 @@ def stated(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
     from cuda_attention import Setting, median_ms
 
-    sys.path.insert(0, str(ROOT / "tests/cuda/attention"))
-    from attention_library import Problem
+    sys.path[:0] = [str(ROOT / "tests/cuda/attention"), str(ROOT / "tests/cuda")]
+    from attention_problem import Problem
     from stated_library import Lines
 
     library = attention_kernels(arguments.library)

@@ -11,15 +11,9 @@ import random
 from collections.abc import Iterator
 
 import torch
-from attention_library import (
-    PAGE_TOKENS,
-    AttentionLibrary,
-    DecodeRows,
-    PositionScheme,
-    Problem,
-    Shape,
-    Traits,
-)
+from attention_arguments import PAGE_TOKENS, PositionScheme, Shape, Traits
+from attention_library import AttentionLibrary
+from attention_problem import DecodeRows, Problem
 
 # Unit roundoffs. Queries, softmax weights and outputs each round once, by about 0.4 of these in the mean
 # square; ROOM covers the worst of thousands of rows. Errors are relative to the norm of a head's output row.

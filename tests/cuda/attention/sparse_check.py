@@ -6,8 +6,10 @@ import random
 from collections.abc import Iterator
 
 import torch
+from attention_arguments import PAGE_TOKENS, PositionScheme, Shape, Traits
 from attention_check import ROUNDOFF, Case, make_problem, reference, rotate, row_errors
-from attention_library import PAGE_TOKENS, AttentionLibrary, PositionScheme, Problem, Shape, Traits
+from attention_library import AttentionLibrary
+from attention_problem import Problem
 from sparse_library import QUARTER, ListedBlock, Selection
 
 SINKS, LOCAL = 2, 4  # pages that are read in any case

@@ -6,7 +6,8 @@ import ctypes
 import dataclasses
 
 import torch
-from attention_library import DTYPES, PAGE_TOKENS, Lists, Problem, _Cache, _Rotary, _Scheme, _Shape
+from attention_arguments import DTYPES, PAGE_TOKENS, Lists, _Cache, _Rotary, _Scheme, _Shape
+from attention_problem import Problem
 
 QUARTER = 32  # queries that choose together
 SIDES = 2  # means of a page

@@ -6,8 +6,10 @@ import random
 from collections.abc import Iterator
 
 import torch
+from attention_arguments import PositionScheme, Shape, Traits
 from attention_check import Case, make_problem, reference, rotate, row_errors
-from attention_library import AttentionLibrary, PositionScheme, Problem, Shape, Traits
+from attention_library import AttentionLibrary
+from attention_problem import Problem
 from stated_library import Budget, Lines
 
 SINKS, LOCAL = 30, 100  # columns, and diagonals, that come before all others

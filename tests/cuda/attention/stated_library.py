@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from attention_library import DTYPES, Lists, Problem, _Cache, _Scheme, _Shape
+from attention_arguments import DTYPES, Lists, _Cache, _Scheme, _Shape
+from attention_problem import Problem
 
 MARGIN = 128  # kLineMargin: bits before key or distance 0
 

@@ -6,6 +6,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from attention_arguments import PositionScheme, Shape  # noqa: E402
 from attention_check import (  # noqa: E402
     Case,
     cases_in_pieces,
@@ -18,7 +19,7 @@ from attention_check import (  # noqa: E402
     check_store,
     random_cases,
 )
-from attention_library import AttentionLibrary, PositionScheme, Shape  # noqa: E402
+from attention_library import AttentionLibrary  # noqa: E402
 
 pytestmark = [
     pytest.mark.gpu,

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
-import subprocess
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
+from compile_library import ROOT, compile_library
 
-ROOT = Path(__file__).resolve().parents[3]
 DTYPES = {"f16": 0, "bf16": 1}
 TORCH_DTYPES = {"f16": torch.float16, "bf16": torch.bfloat16}
 UNIT = 32
@@ -186,7 +184,6 @@ class SmallBatchLibrary:
         cls, directory: Path, targets: tuple[str, ...] = ("90a",), nvcc: str = "nvcc", jobs: int = 8
     ) -> SmallBatchLibrary:
         """Compiles the kernels into ``directory``; raises CalledProcessError if nvcc fails."""
-        directory.mkdir(parents=True, exist_ok=True)
         cuda = ROOT / "native/cuda"
         sources = [
             *sorted((cuda / "linear/small_batch").glob("*.cu")),
@@ -196,18 +193,7 @@ class SmallBatchLibrary:
             cuda / "device/tensor_map.cpp",
             Path(__file__).with_name("small_batch_exports.cpp"),
         ]
-        flags = [nvcc, "-std=c++20", "-O3", "-Xcompiler", "-fPIC"]
-        flags += [f"-I{ROOT / 'native'}", f"-I{ROOT / 'native/include'}"]
-        flags += [f"-gencode=arch=compute_{t},code=sm_{t}" for t in targets]
-        flags += ["-DDCA_CUDA_SM90A"] if "90a" in targets else []
-        objects = [directory / f"{source.name}.o" for source in sources]
-        commands = [[*flags, "-c", str(s), "-o", str(o)] for s, o in zip(sources, objects, strict=True)]
-        with ThreadPoolExecutor(jobs) as pool:
-            for done in pool.map(lambda command: subprocess.run(command, check=True), commands):
-                done.check_returncode()
-        path = directory / cls.FILE
-        subprocess.run([*flags, "-shared", *map(str, objects), "-o", str(path)], check=True)
-        return cls(path)
+        return cls(compile_library(directory / cls.FILE, sources, targets, nvcc, jobs))
 
     @classmethod
     def build_for_this_card(cls, directory: Path) -> SmallBatchLibrary:
