@@ -28,6 +28,7 @@ struct LayerWeights {
     std::vector<float> attention_norm_bias, ffn_norm_bias;  // (n_embd), empty where the model has none
 
     Tensor router;                                        // (n_experts, n_embd); set in mixtures only
+    uint32_t first_expert = 0;                            // of those whose matrices are here: all, of a rank maybe some
     Tensor expert_gate, expert_up;                        // n_experts × (n_ff_expert, n_embd)
     Tensor expert_down;                                   // n_experts × (n_embd, n_ff_expert)
     std::vector<float> router_bias;                       // (n_experts) or empty

@@ -22,6 +22,13 @@ MODELS = {
     "one key head": {"heads": 6, "kv_heads": 1},
     "mixture": {"experts": 8, "ff": 128, "ff_shared": 64, "shared_gate": True, "architecture": "qwen2moe"},
     "mixture, quantised": {"experts": 4, "ff": 128, "types": (("", "Q5_1"),)},
+    "mixture, experts shared out": {"experts": 8, "experts_used": 4, "ff": 128, "ff_shared": 64},
+    "mixture of blocks that cannot be cut": {
+        "experts": 6,
+        "experts_used": 4,
+        "ff": 256,
+        "types": (("", "Q4_K"), ("attn", "Q8_0")),
+    },
 }
 
 

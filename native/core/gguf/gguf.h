@@ -92,6 +92,15 @@ struct Tensor {
         return part;
     }
 
+    /// Experts [first, first + count).
+    Tensor expert_slice(int64_t first, int64_t count) const noexcept {
+        Tensor part = *this;
+        part.depth = count;
+        part.data = data + first * matrix_step();
+        part.matrix_stride = matrix_step();
+        return part;
+    }
+
 private:
     int64_t bytes_of(int64_t columns) const noexcept {
         const BlockInfo& info = block_info(type);

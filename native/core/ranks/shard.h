@@ -3,7 +3,8 @@
 // the residual stream is summed over the ranks (exchange.h).
 //
 //   W_q, W_k, W_v    rows of the rank's heads           W_o      columns of the rank's query heads
-//   W_gate, W_up     rows of the rank's columns         W_down   the rank's columns; of a mixture the same of every expert
+//   W_gate, W_up     rows of the rank's columns         W_down   the rank's columns; of a mixture the same of every expert,
+//                                                               or, where a token takes many, all columns of some experts
 //   output           rows of the rank's vocabulary      the rest, and biases of what is summed (rank 0 alone has them)   whole
 #pragma once
 
@@ -26,7 +27,7 @@ struct Run {
 /// What a rank has. Where there are fewer key heads than ranks, several ranks have the same one, with some of its query heads
 /// each.
 struct RankPart {
-    Run heads, kv_heads, ff, ff_expert, ff_shared, vocabulary;
+    Run heads, kv_heads, ff, experts, ff_expert, ff_shared, vocabulary;
 };
 
 /// Cuts a model for ranks that get shares of it in these proportions (all positive): at borders of key heads, and of the

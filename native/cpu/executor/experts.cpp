@@ -42,12 +42,13 @@ void CpuExecutor::run_expert(const LayerWeights& w, Activation& x, uint32_t expe
     const Routed& routed = routed_[expert];
     if (routed.rows.empty()) return;
     const PanelShape shape = shape_of(static_cast<uint32_t>(routed.rows.size()));
-    const Tensor down = w.expert_down.expert(expert);
-    const auto bias = [expert](const std::vector<float>& of_all, uint32_t width) {
-        return of_all.empty() ? std::span<const float>() : std::span(of_all).subspan(size_t{expert} * width, width);
+    const uint32_t own = expert - w.first_expert;
+    const Tensor down = w.expert_down.expert(own);
+    const auto bias = [own](const std::vector<float>& of_all, uint32_t width) {
+        return of_all.empty() ? std::span<const float>() : std::span(of_all).subspan(size_t{own} * width, width);
     };
     gather(x, shape_, routed.rows, shape, gathered_.memory.data());
-    gated(w.expert_gate.expert(expert), w.expert_up.expert(expert), gathered_, shape, bias(w.expert_gate_bias, h_.n_ff_expert),
+    gated(w.expert_gate.expert(own), w.expert_up.expert(own), gathered_, shape, bias(w.expert_gate_bias, h_.n_ff_expert),
           bias(w.expert_up_bias, h_.n_ff_expert));
     multiply(down, make_input(gate_.memory.data(), gate_.width, shape, {&down}), output(expert_out_, bias(w.expert_down_bias, h_.n_embd)));
     for (size_t i = 0; i < routed.rows.size(); ++i) {
@@ -86,7 +87,8 @@ void CpuExecutor::feed_forward_experts(uint32_t layer) {
     const bool direct = adds_directly(w.ffn_post_norm);
     if (!direct) std::ranges::fill(std::span(branch_.memory.data(), branch_.memory.size()), 0.0f);
     Activation& sum = direct ? x_ : branch_;
-    for (uint32_t expert = 0; expert < h_.n_experts; ++expert) run_expert(w, x, expert, sum);
+    const auto own = static_cast<uint32_t>(w.expert_down.depth);
+    for (uint32_t i = 0; i < own; ++i) run_expert(w, x, w.first_expert + i, sum);
     if (h_.n_ff_shared != 0) run_shared_expert(w, x, sum);
     if (!direct) add_branch(w.ffn_post_norm);
 }

@@ -52,16 +52,19 @@ __global__ void __launch_bounds__(kThreads)
     to = add_product(to, weights[i / fours * stride], at_four(results, 4 * i));
 }
 
-__global__ void __launch_bounds__(kThreads)
-    add_weighted_row_kernel(const float* results, const float* weights, uint32_t terms, uint32_t width, bool add, float* x) {
+__global__ void __launch_bounds__(kThreads) add_weighted_row_kernel(const __grid_constant__ AddWeightedRowArgs args) {
     let_next_start();
     await_previous();
     const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
-    if (i >= width) return;
+    if (i >= args.width) return;
+    const auto term = [&](uint32_t t) { return __ldcg(args.weights + t) * __ldcg(args.results + uint64_t{t} * args.width + i); };
     float sum = 0.0f;
 #pragma unroll 8
-    for (uint32_t t = 0; t < terms; ++t) sum += __ldcg(weights + t) * __ldcg(results + uint64_t{t} * width + i);
-    x[i] = add ? __ldcg(x + i) + sum : sum;
+    for (uint32_t t = 0; t < args.n_used; ++t) {
+        if (args.own.hold(__ldcg(args.experts + t))) sum += term(t);
+    }
+    if (args.shared) sum += term(args.n_used);
+    args.x[i] = args.add ? __ldcg(args.x + i) + sum : sum;
 }
 
 }  // namespace
@@ -87,10 +90,8 @@ cudaError_t add_weighted(const float* results, const float* weights, uint32_t st
     return cudaGetLastError();
 }
 
-cudaError_t add_weighted_row(const Card& card, const float* results, const float* weights, uint32_t terms, uint32_t width, bool add,
-                             float* x, cudaStream_t stream) {
-    return launch_overlapped(card, add_weighted_row_kernel, dim3(blocks_for(width)), kThreads, 0, stream, results, weights, terms, width,
-                             add, x);
+cudaError_t add_weighted_row(const Card& card, const AddWeightedRowArgs& args, cudaStream_t stream) {
+    return launch_overlapped(card, add_weighted_row_kernel, dim3(blocks_for(args.width)), kThreads, 0, stream, args);
 }
 
 }  // namespace dca::cuda

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "cuda/device/launch.h"
+#include "cuda/experts/own.h"
 
 namespace dca::cuda {
 
@@ -29,8 +30,17 @@ cudaError_t scatter_results(const ScatterArgs& args, cudaStream_t stream);
 cudaError_t add_weighted(const float* results, const float* weights, uint32_t stride, uint32_t rows, uint32_t width, float* x,
                          cudaStream_t stream);
 
-/// x = the sum over t of weights[t] · results row t, for one token; x += it if `add`.
-cudaError_t add_weighted_row(const Card& card, const float* results, const float* weights, uint32_t terms, uint32_t width, bool add,
-                             float* x, cudaStream_t stream);
+struct AddWeightedRowArgs {
+    const float* results;     // (n_used + 1, width), the shared expert's last; of experts that are elsewhere anything
+    const float* weights;     // (n_used + 1)
+    const uint32_t* experts;  // (n_used) that the token chose
+    OwnExperts own;
+    uint32_t n_used, width;
+    bool shared;  // whether there is a shared expert
+    bool add;     // x += the sum
+    float* x;     // (width)
+};
+/// x = the sum over a token's experts here of their weights times results.
+cudaError_t add_weighted_row(const Card& card, const AddWeightedRowArgs& args, cudaStream_t stream);
 
 }  // namespace dca::cuda

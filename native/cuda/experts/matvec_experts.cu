@@ -8,6 +8,7 @@ namespace {
 struct ExpertProducts {
     MatvecArgs first;
     const uint32_t* experts;
+    OwnExperts own;
     PlaneBytes w_apart;  // bytes between what belongs to two matrices or two choices
     uint64_t x_apart, y_apart;
     uint32_t bias_apart;  // values
@@ -21,7 +22,9 @@ __global__ void __launch_bounds__(vec::kThreads, 1) matvec_experts_kernel(const 
     let_next_start();
     await_previous();  // no weight can be fetched before the router has chosen
     const uint32_t choice = blockIdx.y;
-    const uint64_t expert = __ldcg(products.experts + choice);
+    const uint32_t chosen = __ldcg(products.experts + choice);
+    if (!products.own.hold(chosen)) return;
+    const uint64_t expert = chosen - products.own.first;
     MatvecArgs args = products.first;
     args.w.low = moved(args.w.low, expert * products.w_apart.low);
     if constexpr (W::kHighBytes > 0) args.w.high = moved(args.w.high, expert * products.w_apart.high);
@@ -50,6 +53,7 @@ cudaError_t matvec_experts(const Card& card, const ExpertMatvecArgs& args, cudaS
     const ExpertProducts products{
         .first = args.first,
         .experts = args.experts,
+        .own = args.own,
         .w_apart = plane_bytes(w.format, w.rows, w.cols),
         .x_apart = args.x_apart * value_bytes(args.first.x_type),
         .y_apart = args.y_apart * value_bytes(args.first.y_type),

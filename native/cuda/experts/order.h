@@ -7,9 +7,11 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <numeric>
 #include <span>
 #include <vector>
 
+#include "cuda/experts/own.h"
 #include "cuda/weights/planes.h"
 
 namespace dca::cuda {
@@ -73,15 +75,16 @@ struct ExpertRun {
     uint32_t first_place, end_place;  // of their pairs
 };
 
-/// Cuts the experts, of which number e has counts[e] pairs, into runs of at most `capacity` pairs; no
-/// expert has more than that alone. Runs without pairs are left out.
-inline std::vector<ExpertRun> expert_runs(std::span<const uint32_t> counts, uint32_t capacity) {
+/// Cuts a card's own experts, of all of which number e has counts[e] pairs, into runs of at most `capacity` pairs;
+/// no expert has more than that alone. Runs without pairs are left out.
+inline std::vector<ExpertRun> expert_runs(std::span<const uint32_t> counts, const OwnExperts& own, uint32_t capacity) {
     std::vector<ExpertRun> runs;
-    ExpertRun run{};
+    const uint32_t before = std::accumulate(counts.begin(), counts.begin() + own.first, 0u);
+    ExpertRun run{own.first, own.first, before, before};
     const auto close = [&] {
         if (run.end_place > run.first_place) runs.push_back(run);
     };
-    for (uint32_t expert = 0; expert < counts.size(); ++expert) {
+    for (uint32_t expert = own.first; expert < own.first + own.count; ++expert) {
         if (run.end_place - run.first_place + counts[expert] > capacity) {
             close();
             run.first_expert = expert;

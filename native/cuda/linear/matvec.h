@@ -7,6 +7,7 @@
 
 #include "core/hparams.h"
 #include "cuda/device/launch.h"
+#include "cuda/experts/own.h"
 #include "cuda/weights/planes.h"
 
 namespace dca::cuda {
@@ -48,9 +49,10 @@ cudaError_t matvec(const Card& card, const MatvecArgs& args, cudaStream_t stream
 
 /// The matrices of some experts, each times a vector.
 struct ExpertMatvecArgs {
-    MatvecArgs first;         // w is the matrix of expert 0, x and y the first choice's, bias that of expert 0; neither add nor kv
+    MatvecArgs first;         // w is the matrix of the first own expert, as is bias, x and y the first choice's; neither add nor kv
     uint32_t bias_apart;      // values between the biases of two experts
-    const uint32_t* experts;  // (n_chosen) in device memory: which matrix each choice takes
+    const uint32_t* experts;  // (n_chosen) in device memory: whose matrix each choice takes
+    OwnExperts own;           // the y of others stays as it is
     uint32_t n_chosen;
     uint32_t x_apart, y_apart;  // elements between the vectors of two choices (0: they share one) and between their results
 };

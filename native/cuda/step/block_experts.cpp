@@ -16,7 +16,8 @@ void BlockStep::feed_forward_experts(uint32_t layer) {
     if (!sum.add) {
         check(cudaMemsetAsync(sum.to, 0, size_t{state_.rows} * h_.n_embd * sizeof(float), state_.stream.get()), "adding experts");
     }
-    for (const ExpertRun& run : expert_runs({memory_.experts.counts, h_.n_experts}, memory_.block)) run_experts(w, run, sum.to);
+    const std::span<const uint32_t> counts(memory_.experts.counts, h_.n_experts);
+    for (const ExpertRun& run : expert_runs(counts, w.own_experts, memory_.block)) run_experts(w, run, sum.to);
     if (h_.n_ff_shared > 0) run_shared_expert(w, sum.to);
     state_.end_ffn(w);
 }
@@ -45,20 +46,21 @@ void BlockStep::route(const DeviceLayer& w) {
     state_.wait();
 }
 
-void BlockStep::multiply_experts(const FusedMatrices& fused, const ExpertRun& run, const std::byte* in, const Output& out) {
+void BlockStep::multiply_experts(const FusedMatrices& fused, const OwnExperts& own_experts, const ExpertRun& run, const std::byte* in,
+                                 const Output& out) {
     const size_t value_bytes = out.f32 ? 4 : 2;
     const std::byte* biases = static_cast<const std::byte*>(out.f32 ? fused.bias : fused.bias_16);
     uint32_t column = 0;
     for (const Matrix& part : fused.parts) {
         uint32_t row = 0;
         for (uint32_t expert = run.first_expert; expert < run.end_expert; ++expert) {
-            const uint32_t tokens = memory_.experts.counts[expert];
+            const uint32_t tokens = memory_.experts.counts[expert], own = expert - own_experts.first;
             if (tokens == 0) continue;
             Output here = out;
             here.to = static_cast<std::byte*>(out.to) + (size_t{row} * out.stride + column) * value_bytes;
-            const std::byte* bias = biases == nullptr ? nullptr : biases + (size_t{expert} * fused.rows + column) * value_bytes;
+            const std::byte* bias = biases == nullptr ? nullptr : biases + (size_t{own} * fused.rows + column) * value_bytes;
             // Padding reads and writes rows of the experts to come, which write theirs afterwards, or behind the last.
-            multiply(expert_matrix(part, expert), in + size_t{row} * part.cols * 2, bias, here, padded_tokens(tokens));
+            multiply(expert_matrix(part, own), in + size_t{row} * part.cols * 2, bias, here, padded_tokens(tokens));
             row += tokens;
         }
         column += part.rows;
@@ -70,11 +72,11 @@ void BlockStep::run_experts(const DeviceLayer& w, const ExpertRun& run, float* s
     const uint32_t rows = run.end_place - run.first_place;
     check(gather_tokens(memory_.normed, m.pairs + run.first_place, rows, h_.n_experts_used, h_.n_embd, m.gathered, state_.stream.get()),
           "gathering tokens");
-    multiply_experts(w.gate_up, run, m.gathered, {memory_.gate_up, 2 * h_.n_ff_expert, false, false});
+    multiply_experts(w.gate_up, w.own_experts, run, m.gathered, {memory_.gate_up, 2 * h_.n_ff_expert, false, false});
     check(gate_multiply(state_.device.card, h_.activation, memory_.gate_up, rows, h_.n_ff_expert, weights_.dtype(), memory_.gated,
                         state_.stream.get()),
           "gating");
-    multiply_experts(w.down, run, memory_.gated, {m.results, h_.n_embd, true, false});
+    multiply_experts(w.down, w.own_experts, run, memory_.gated, {m.results, h_.n_embd, true, false});
     const ScatterArgs scatter{
         .results = m.results,
         .places = m.places,

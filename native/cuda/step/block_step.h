@@ -46,7 +46,8 @@ private:
     // A mixture of experts (block_experts.cpp): every row's experts, and the rows sorted by expert; the experts
     // of a run; the shared one. Each adds to `sum`, x or what is added to it at last.
     void route(const DeviceLayer& w);
-    void multiply_experts(const FusedMatrices& fused, const ExpertRun& run, const std::byte* in, const Output& out);
+    void multiply_experts(const FusedMatrices& fused, const OwnExperts& own_experts, const ExpertRun& run, const std::byte* in,
+                          const Output& out);
     void run_experts(const DeviceLayer& w, const ExpertRun& run, float* sum);
     void run_shared_expert(const DeviceLayer& w, float* sum);
 

@@ -107,14 +107,15 @@ void RowStep::feed_forward(uint32_t layer) {
     state_.end_ffn(w);
 }
 
-void RowStep::multiply_chosen(const FusedMatrices& fused, const Input& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated) {
+void RowStep::multiply_chosen(const FusedMatrices& fused, const OwnExperts& own, const Input& in, uint32_t in_apart, float* out,
+                              uint32_t out_apart, bool gated) {
     uint32_t row = 0;
     for (const Matrix& part : fused.parts) {
         MatvecArgs first = product(part, in, {out + row, VectorType::F32, false});
         first.gated = gated;
         if (gated) first.rows_apart = part.rows / 2;
         first.bias = fused.bias == nullptr ? nullptr : fused.bias + row;
-        const ExpertMatvecArgs args{first, fused.rows, memory_.experts.chosen, h_.n_experts_used, in_apart, out_apart};
+        const ExpertMatvecArgs args{first, fused.rows, memory_.experts.chosen, own, h_.n_experts_used, in_apart, out_apart};
         check(matvec_experts(state_.device.card, args, state_.stream.get()), "multiplying a row");
         row += part.rows;
     }
@@ -130,23 +131,22 @@ void RowStep::feed_forward_experts(uint32_t layer) {
 
     const Input in = normed(w.ffn_norm);
     if (w.gate_up.merged()) {
-        multiply_chosen(w.gate_up, in, 0, memory_.gated_row, width, true);
+        multiply_chosen(w.gate_up, w.own_experts, in, 0, memory_.gated_row, width, true);
     } else {
-        multiply_chosen(w.gate_up, in, 0, memory_.gate_up_row, 2 * width, false);
+        multiply_chosen(w.gate_up, w.own_experts, in, 0, memory_.gate_up_row, 2 * width, false);
         check(
             gate_multiply_f32(state_.device.card, h_.activation, memory_.gate_up_row, used, width, memory_.gated_row, state_.stream.get()),
             "gating");
     }
-    multiply_chosen(w.down, {memory_.gated_row, VectorType::F32, nullptr}, width, m.results, h_.n_embd, false);
+    multiply_chosen(w.down, w.own_experts, {memory_.gated_row, VectorType::F32, nullptr}, width, m.results, h_.n_embd, false);
     if (h_.n_ff_shared > 0) {
         gate(w.shared_gate_up, in, h_.n_ff_shared);
         multiply(w.shared_down, {memory_.gated_row, VectorType::F32, nullptr},
                  {m.results + size_t{used} * h_.n_embd, VectorType::F32, false});
     }
-    const uint32_t terms = used + (h_.n_ff_shared > 0 ? 1 : 0);
     const StepState::Sum sum = state_.ffn_sum(w);
-    check(add_weighted_row(state_.device.card, m.results, m.weights, terms, h_.n_embd, sum.add, sum.to, state_.stream.get()),
-          "adding experts");
+    const AddWeightedRowArgs add{m.results, m.weights, m.chosen, w.own_experts, used, h_.n_embd, h_.n_ff_shared > 0, sum.add, sum.to};
+    check(add_weighted_row(state_.device.card, add, state_.stream.get()), "adding experts");
     state_.end_ffn(w);
 }
 

@@ -48,7 +48,8 @@ private:
     /// memory_.gated_row (width) = act(gate · in) · up · in
     void gate(const FusedMatrices& gate_up, const Input& in, uint32_t width);
     /// The matrices of the row's experts, each times its vector.
-    void multiply_chosen(const FusedMatrices& fused, const Input& in, uint32_t in_apart, float* out, uint32_t out_apart, bool gated);
+    void multiply_chosen(const FusedMatrices& fused, const OwnExperts& own, const Input& in, uint32_t in_apart, float* out,
+                         uint32_t out_apart, bool gated);
 
     VectorType activation_type() const noexcept { return weights_.dtype() == Dtype::F16 ? VectorType::F16 : VectorType::BF16; }
 

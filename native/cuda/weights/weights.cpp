@@ -78,6 +78,7 @@ public:
                 .ffn_post_norm = vector(layer.ffn_post_norm),
                 .router = mixture ? copied(router_matrix(layer, h)) : nullptr,
                 .router_bias = vector(layer.router_bias),
+                .own_experts = mixture ? OwnExperts{layer.first_expert, static_cast<uint32_t>(layer.expert_down.depth)} : OwnExperts{},
                 .shared_gated = !layer.shared_router.empty(),
                 .shared_gate_up = layer.shared_gate ? fuse({{&layer.shared_gate, nullptr}, {&layer.shared_up, nullptr}}) : FusedMatrices{},
                 .shared_down = layer.shared_down ? fuse({{&layer.shared_down, nullptr}}) : FusedMatrices{},

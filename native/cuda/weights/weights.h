@@ -7,6 +7,7 @@
 #include "core/backend/backend.h"
 #include "cuda/device/dtype.h"
 #include "cuda/device/resources.h"
+#include "cuda/experts/own.h"
 #include "cuda/weights/planes.h"
 
 namespace dca::cuda {
@@ -42,13 +43,14 @@ struct DeviceLayer {
     FusedMatrices output;
     float* attention_post_norm;  // (n_embd), null: none
     DeviceNorm ffn_norm;         // of parallel blocks the other's
-    FusedMatrices gate_up;       // of a mixture: of expert 0, the others behind it (expert_matrix)
+    FusedMatrices gate_up;       // of a mixture: of the first own expert, the others behind it (expert_matrix)
     FusedMatrices down;
     float* ffn_post_norm;  // (n_embd), null: none
 
     // Of a mixture; otherwise null and without parts.
     float* router = nullptr;       // (router_rows, n_embd), ffn_norm multiplied in: it takes x before the norm
     float* router_bias = nullptr;  // (n_experts), null: none
+    OwnExperts own_experts{};      // whose matrices gate_up and down hold
     bool shared_gated = false;     // the shared expert has a logit of its own, row n_experts
     FusedMatrices shared_gate_up, shared_down;
 };

@@ -28,6 +28,13 @@ MODELS = {
     "head 128": {"heads": 8, "kv_heads": 2, "head_dim": 128},
     "mixture": {"experts": 8, "ff": 128, "ff_shared": 64, "shared_gate": True, "architecture": "qwen2moe"},
     "mixture, quantised": {"experts": 4, "ff": 128, "types": (("", "Q5_1"),)},
+    "mixture, experts shared out": {"experts": 8, "experts_used": 4, "ff": 128, "ff_shared": 64},
+    "mixture of blocks that cannot be cut": {
+        "experts": 6,
+        "experts_used": 4,
+        "ff": 256,
+        "types": (("", "Q4_K"), ("attn", "Q8_0")),
+    },
 }
 
 
@@ -141,7 +148,7 @@ def test_a_sequence_that_slept_goes_on_as_one_that_did_not(variant_gguf, device,
             np.testing.assert_array_equal(engine.eval([(sequence, ids[300:])])[0], expected)
 
 
-@pytest.mark.parametrize("kind", ["f16", "quantised", "mixture"])
+@pytest.mark.parametrize("kind", ["f16", "quantised", "mixture", "mixture, experts shared out"])
 @pytest.mark.parametrize("count", [1, 2, 5, 33, 128])
 def test_engines_of_many_sequences(variant_gguf, device, kind, count):
     path = variant_gguf(**MODELS[kind])

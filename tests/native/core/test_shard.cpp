@@ -76,6 +76,21 @@ TEST(fewer_key_heads_than_ranks_are_had_by_several) {
     CHECK((runs(three, &RankPart::heads) == std::vector<Run>{{0, 2}, {2, 2}, {4, 4}}));
 }
 
+TEST(experts_are_cut_where_a_token_takes_few_and_shared_out_where_it_takes_many) {
+    Sketch few = sketch(8, 8, 64, 0);
+    few.h.n_experts = 8;
+    few.h.n_experts_used = 2;
+    few.h.n_ff_expert = 512;
+    few.w.layers[0].expert_down = few.w.layers[0].down;
+    CHECK((runs(split(few, {1, 1}), &RankPart::experts) == std::vector<Run>{{0, 8}, {0, 8}}));
+    CHECK((runs(split(few, {1, 1}), &RankPart::ff_expert) == std::vector<Run>{{0, 256}, {256, 256}}));
+    Sketch many = few;
+    many.h.n_experts_used = 4;
+    CHECK((runs(split(many, {1, 1, 1}), &RankPart::experts) == std::vector<Run>{{0, 3}, {3, 2}, {5, 3}}));
+    CHECK((runs(split(many, {3, 1}), &RankPart::experts) == std::vector<Run>{{0, 6}, {6, 2}}));
+    CHECK((runs(split(many, {1, 1}), &RankPart::ff_expert) == std::vector<Run>{{0, 512}, {0, 512}}));
+}
+
 TEST(parts_follow_the_shares) {
     const auto parts = split(sketch(32, 8, 128, 8192), {3, 1});
     CHECK((runs(parts, &RankPart::kv_heads) == std::vector<Run>{{0, 6}, {6, 2}}));

@@ -90,7 +90,7 @@ TEST(cuda_experts_are_cut_into_runs_that_fit) {
     for (const uint32_t capacity : {8u, 9u, 16u, 100u}) {
         uint32_t place = 0;
         std::vector<int> seen(counts.size(), 0);
-        for (const ExpertRun& run : expert_runs(counts, capacity)) {
+        for (const ExpertRun& run : expert_runs(counts, {0, static_cast<uint32_t>(counts.size())}, capacity)) {
             CHECK(run.first_place == place);
             CHECK(run.end_place > run.first_place && run.end_place - run.first_place <= capacity);
             for (uint32_t e = run.first_expert; e < run.end_expert; ++e) {
@@ -102,8 +102,18 @@ TEST(cuda_experts_are_cut_into_runs_that_fit) {
         CHECK(place == std::accumulate(counts.begin(), counts.end(), 0u));
         for (size_t e = 0; e < counts.size(); ++e) CHECK(seen[e] == 1 || (seen[e] == 0 && counts[e] == 0));
     }
-    CHECK(expert_runs(counts, 100).size() == 1);
-    CHECK(expert_runs(std::vector<uint32_t>(4, 0), 8).empty());
+    CHECK(expert_runs(counts, {0, static_cast<uint32_t>(counts.size())}, 100).size() == 1);
+    CHECK(expert_runs(std::vector<uint32_t>(4, 0), {0, 4}, 8).empty());
+}
+
+TEST(cuda_experts_of_a_rank_have_the_places_that_the_sort_gave_them) {
+    const std::vector<uint32_t> counts = {3, 0, 5, 2, 4};
+    const std::vector<ExpertRun> runs = expert_runs(counts, {2, 2}, 6);
+    CHECK(runs.size() == 2);
+    CHECK(runs[0].first_expert == 2 && runs[0].end_expert == 3 && runs[0].first_place == 3 && runs[0].end_place == 8);
+    CHECK(runs[1].first_expert == 3 && runs[1].end_expert == 4 && runs[1].first_place == 8 && runs[1].end_place == 10);
+    CHECK(OwnExperts({2, 2}).hold(3));
+    CHECK(!OwnExperts({2, 2}).hold(1) && !OwnExperts({2, 2}).hold(4));
 }
 
 TEST(cuda_experts_lie_one_behind_the_other) {
