@@ -198,9 +198,12 @@ TEST(small_batch_reads_of_swizzled_weights_meet_no_bank_twice) {
 }
 
 TEST(small_batch_boxes_of_x_are_read_where_the_copy_engine_puts_them) {
-    for (uint32_t t = 0; t < 4; ++t) {
-        for (uint32_t n = 0; n < 16; ++n) {
-            for (uint32_t i = 0; i < 8; ++i) CHECK(mma_x_offset(t, n, i) == swizzled(t * kXBoxesApart + n * 128 + 16 * i));
+    for (const uint32_t n_rows : {16u, 32u}) {
+        for (uint32_t t = 0; t < 4; ++t) {
+            for (uint32_t n = 0; n < n_rows; ++n) {
+                for (uint32_t i = 0; i < 8; ++i)
+                    CHECK(mma_x_offset(n_rows, t, n, i) == swizzled(t * x_boxes_apart(n_rows) + n * 128 + 16 * i));
+            }
         }
     }
 }
@@ -209,13 +212,15 @@ TEST(small_batch_reads_of_boxes_of_x_meet_no_bank_twice) {
     for (uint32_t i = 0; i < 8; ++i) {
         for (uint32_t first = 0; first < 32; first += 8) {
             std::vector<uint32_t> slots;
-            for (uint32_t lane = first; lane < first + 8; ++lane) slots.push_back(mma_x_offset(lane % 4, lane / 4, i) / 16);
+            for (uint32_t lane = first; lane < first + 8; ++lane) slots.push_back(mma_x_offset(32, lane % 4, lane / 4, i) / 16);
             CHECK(conflict_free(slots));
         }
     }
 }
 
-TEST(small_batch_boxes_of_x_do_not_overlap) { CHECK(kXBoxesApart >= kXBoxBytes && kXBoxesApart % 128 == 0); }
+TEST(small_batch_boxes_of_x_do_not_overlap) {
+    for (const uint32_t n_rows : {16u, 32u}) CHECK(x_boxes_apart(n_rows) >= x_box_bytes(n_rows) && x_boxes_apart(n_rows) % 128 == 0);
+}
 
 TEST(small_batch_copies_of_x_for_wgmma_meet_no_bank_twice) {
     for (uint32_t first = 0; first < 16 * 8; first += 8) {

@@ -78,14 +78,16 @@ constexpr DCA_HOST_DEVICE uint32_t wgmma_x_offset(uint32_t n_rows, uint32_t n, u
 /// Where chunk c (0 ... 7) of a row's 128 bytes of low plane lies in its stage, in bytes: likewise swizzled.
 constexpr DCA_HOST_DEVICE uint32_t wgmma_low_offset(uint32_t row, uint32_t c) { return row * kStepBytes + (c ^ row % 8) * 16; }
 
-/// With 16 rows of x at most and four-bit planes it is mma again (sm90_mma.cuh): x lies as the copy engine
+/// With 32 rows of x at most and four-bit planes it is mma again (sm90_mma.cuh): x lies as the copy engine
 /// brings it, in a box of all rows for the columns of each t. Boxes are 256 bytes more apart than they are long, so that
 /// the four t that read the same eight of two neighbouring rows meet no bank twice.
-constexpr uint32_t kXBoxColumns = 64, kXBoxBytes = 16 * kXBoxColumns * 2, kXBoxesApart = kXBoxBytes + 256;
+constexpr uint32_t kXBoxColumns = 64;
+constexpr DCA_HOST_DEVICE uint32_t x_box_bytes(uint32_t n_rows) { return n_rows * kXBoxColumns * 2; }
+constexpr DCA_HOST_DEVICE uint32_t x_boxes_apart(uint32_t n_rows) { return x_box_bytes(n_rows) + 256; }
 
 /// Where eight i (0 ... 7) of a box's row n lies in the stage of x, in bytes: swizzled by its address, as the hardware does.
-constexpr DCA_HOST_DEVICE uint32_t mma_x_offset(uint32_t t, uint32_t n, uint32_t i) {
-    return t * kXBoxesApart + n * 128 + (i ^ (2 * t + n) % 8) * 16;
+constexpr DCA_HOST_DEVICE uint32_t mma_x_offset(uint32_t n_rows, uint32_t t, uint32_t n, uint32_t i) {
+    return t * x_boxes_apart(n_rows) + n * 128 + (i ^ (2 * t + n) % 8) * 16;
 }
 
 /// All steps of all tiles, one after another, cut into equal runs for the blocks: every block reads about as many weights as

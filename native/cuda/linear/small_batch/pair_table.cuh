@@ -24,7 +24,7 @@ struct PairTable {
 };
 
 template <class P, int kN>
-    requires(P::kTable && kN <= 16)
+    requires(P::kTable && kN <= 32)
 struct PairTable<Quantised<P>, kN> {
     static constexpr uint32_t kLaneBytes = 4, kCodeBytes = 32 * kLaneBytes, kBytes = 256 * kCodeBytes;
     uint32_t pairs[4];

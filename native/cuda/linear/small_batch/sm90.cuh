@@ -88,7 +88,7 @@ __device__ __forceinline__ void multiply(const Place& place) {
         const uint32_t stage = place.ring + at.stage * C::kStageBytes;
         ptx::barrier_wait(at.full(), at.phase);
         if constexpr (C::kMma) {
-            MmaStage<F, T>().multiply(stage, at.k, rows, apart, sums);
+            MmaStage<F, T, kN>().multiply(stage, at.k, rows, apart, sums);
             __syncwarp();
         } else {
             multiply_stage<F, T, kN>(stage, at.k, rows[0], apart, sums[0]);

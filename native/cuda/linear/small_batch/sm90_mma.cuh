@@ -8,19 +8,19 @@
 namespace dca::cuda::few::sm90 {
 
 /// What a lane holds of a stage while it is multiplied: of the rows g and g + 8 of its warp's fragments.
-template <class F, class T>
+template <class F, class T, int kN>
 class MmaStage {
 public:
-    using C = Config<F, 16>;
+    using C = Config<F, kN>;
     using S = Step<F>;
-    static constexpr int kFragments = C::kFragments, kEights = 8;
+    static constexpr int kFragments = C::kFragments, kEights = 8, kEightsOfX = kN / 8;
 
     /// `rows`: where the fragments' rows g are in the stage; rows g + 8 are `apart` further on.
     __device__ __forceinline__ void multiply(uint32_t stage, [[maybe_unused]] uint32_t k, const uint32_t (&rows)[kFragments],
-                                             uint32_t apart, float (&sums)[kFragments][8]) {
+                                             uint32_t apart, float (&sums)[kFragments][kN / 2]) {
         const uint32_t lane = threadIdx.x % 32, t = lane % 4;
         const uint32_t own_pairs = memory_begin() + lane * 4;
-        const uint32_t x = stage + C::kXAt + mma_x_offset(t, lane / 4, 0);
+        const uint32_t x = stage + C::kXAt + mma_x_offset(kN, t, lane / 4, 0);
         uint32_t scales_at = stage + C::kScalesAt;
         if constexpr (S::kScaleRow < C::kScaleBox) scales_at += k * S::kScaleRow % C::kScaleBox;
         Extras<F> extras[kFragments][2];
@@ -37,15 +37,15 @@ public:
                 }
             }
         }
-        PairTable<F, 16> pairs[kFragments][2];  // of the next eight: on their way while this one is multiplied
+        PairTable<F, kN> pairs[kFragments][2];  // of the next eight: on their way while this one is multiplied
 #pragma unroll
         for (int f = 0; f < kFragments; ++f) {
 #pragma unroll
             for (int h = 0; h < 2; ++h) pairs[f][h].look_up(low[f][h][0].w[0], own_pairs);
         }
-        Words next_x[2];
+        Words next_x[kEightsOfX];
 #pragma unroll
-        for (int n = 0; n < 2; ++n) next_x[n] = ptx::load_shared<Words>(x + n * 8 * 128);
+        for (int n = 0; n < kEightsOfX; ++n) next_x[n] = ptx::load_shared<Words>(x + n * 8 * 128);
 #pragma unroll
         for (int i = 0; i < kEights; ++i) {
             const int q = i / 4, e = i % 4, next = (i + 1) % kEights;
@@ -58,14 +58,16 @@ public:
                     if (i + 1 < kEights) pairs[f][h].look_up(low[f][h][next / 4].w[next % 4], own_pairs);
                 }
             }
-            const Words own_x[2] = {next_x[0], next_x[1]};
+            Words own_x[kEightsOfX];
 #pragma unroll
-            for (int n = 0; n < 2; ++n)
+            for (int n = 0; n < kEightsOfX; ++n) own_x[n] = next_x[n];
+#pragma unroll
+            for (int n = 0; n < kEightsOfX; ++n)
                 if (i + 1 < kEights) next_x[n] = ptx::load_shared<Words>((x ^ next * 16) + n * 8 * 128);
 #pragma unroll
             for (int s = 0; s < 2; ++s) {
 #pragma unroll
-                for (int n = 0; n < 2; ++n) {
+                for (int n = 0; n < kEightsOfX; ++n) {
 #pragma unroll
                     for (int f = 0; f < kFragments; ++f) {
                         const uint32_t a[4] = {w[f][0][2 * s], w[f][1][2 * s], w[f][0][2 * s + 1], w[f][1][2 * s + 1]};

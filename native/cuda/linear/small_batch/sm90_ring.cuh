@@ -15,7 +15,7 @@ template <class F, int kN>
 struct Config {
     using S = Step<F>;
     /// Whether mma multiplies and the copy engine brings x, too.
-    static constexpr bool kMma = kN == 16 && F::kLowBits == 4;
+    static constexpr bool kMma = kN <= 32 && F::kLowBits == 4;
     static constexpr uint32_t kFragments = kMma ? 2 : 1;  // of 16 rows of weights, of a warp
     static constexpr uint32_t kWarps = kTileRows / 16 / kFragments, kConsumers = 32 * kWarps;
     // Warps that bring x: of a step, of all steps under way. The sums of many rows leave no registers for more.
@@ -26,7 +26,8 @@ struct Config {
     static constexpr uint32_t kScaleBox = S::kScaleRow == 0 ? 0 : std::max(16u, S::kScaleRow);
     /// Where the box with a step's scales begins in a row, in halves: at a multiple of 16 bytes, which some steps share.
     static __device__ __forceinline__ uint32_t scale_box(uint32_t k) { return k * S::kScaleRow / kScaleBox * (kScaleBox / 2); }
-    static constexpr uint32_t kXAt = kTileRows * kStepBytes, kXBytes = kMma ? 4 * kXBoxesApart : kN * S::kCols * 2;
+    static constexpr uint32_t kXAt = kTileRows * kStepBytes,
+                              kXBytes = kMma ? (4 * x_boxes_apart(kN) + 1023) / 1024 * 1024 : kN * S::kCols * 2;
     static constexpr uint32_t kHighAt = kXAt + kXBytes;
     static constexpr uint32_t kScalesAt = kHighAt + kTileRows * S::kHighRow, kStageBytes = kScalesAt + kTileRows * kScaleBox;
     static constexpr uint32_t kCopiedBytes = kTileRows * (kStepBytes + S::kHighRow + kScaleBox);
@@ -137,10 +138,10 @@ __device__ __forceinline__ void copy_x_boxes(const Place& place, const Maps& map
     for (Cursor at(place); at.valid(); at.advance()) {
         const uint32_t to = place.ring + at.stage * C::kStageBytes + C::kXAt, full = at.full();
         ptx::barrier_wait(at.empty(), at.phase ^ 1);
-        ptx::barrier_arrive_expect(full, 4 * kXBoxBytes);
+        ptx::barrier_arrive_expect(full, 4 * x_box_bytes(kN));
 #pragma unroll
         for (uint32_t t = 0; t < 4; ++t)
-            ptx::copy_box(to + t * kXBoxesApart, &maps.x, full, static_cast<int32_t>(at.k * C::S::kCols + t * kXBoxColumns),
+            ptx::copy_box(to + t * x_boxes_apart(kN), &maps.x, full, static_cast<int32_t>(at.k * C::S::kCols + t * kXBoxColumns),
                           static_cast<int32_t>(place.pass * kN), 0);
     }
 }
