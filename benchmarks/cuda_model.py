@@ -288,7 +288,8 @@ def _measure(
 def prefill_limit(shape: Shape, length: int, ceilings: Ceilings) -> float:
     """Tokens a second if matrices and causal attention ran at the measured matrix rate."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    matrices = 2 * shape.layers * shape.width * (2 * queries + 2 * keys + 3 * shape.ff)
+    ff = 3 * shape.ff * max(shape.experts_used, 1)
+    matrices = 2 * shape.layers * shape.width * (2 * queries + 2 * keys + ff)
     attention = 2 * shape.layers * queries * length  # two products, half the square
     return ceilings.flop_per_s / (matrices + attention)
 

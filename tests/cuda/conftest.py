@@ -1,12 +1,27 @@
 """Fixtures of all tests of the CUDA backend."""
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from dca_runtime import DcaError, Model
 from dca_runtime.errors import Status
+
+
+@pytest.fixture(scope="package", autouse=True)
+def share_of_the_cores() -> Iterator[None]:
+    """Of several workers each has its part of the cores: with all of them in each, tests took ten times as long."""
+    torch = pytest.importorskip("torch")
+    threads, cores = torch.get_num_threads(), sorted(os.sched_getaffinity(0))
+    count = max(2, len(cores) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+    first = count * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % len(cores)
+    os.sched_setaffinity(0, (cores + cores)[first : first + count])
+    torch.set_num_threads(count)
+    yield
+    torch.set_num_threads(threads)
+    os.sched_setaffinity(0, cores)
 
 
 @pytest.fixture(scope="session")

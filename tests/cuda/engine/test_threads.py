@@ -104,6 +104,7 @@ def test_engines_come_and_go_while_others_run(variant_gguf):
                 np.testing.assert_array_equal(rows, expected)
 
 
+@pytest.mark.alone
 def test_steps_beside_a_thread_that_waits_for_the_whole_card(variant_gguf):
     """That voids graphs that are being recorded, whoever does it: the steps are then issued without."""
     torch = pytest.importorskip("torch")

@@ -50,6 +50,7 @@ def test_a_card_that_is_lost_is_said_and_the_process_goes_on(variant_gguf, devic
 
 
 @two_cards
+@pytest.mark.alone
 def test_a_card_that_is_full_is_named_and_used_once_it_is_not(variant_gguf):
     tokens = 4_000_000  # half a kilobyte each on either card
     with Model(variant_gguf(scheme=(48, 16, 64)), device="cuda:0,1") as model:
