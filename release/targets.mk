@@ -9,7 +9,7 @@ RELEASE_MODEL = $$($(BIN)/python -c "from importlib.util import find_spec as f; 
 wheels: $(VENV)/release
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python release/wheels.py dist --twice
 
-# An hour or more on two cores.
+# Half an hour of two cores, an hour if they have other work.
 cuda-wheel: $(VENV)/release $(VENV)/cuda-packages
 	VIRTUAL_ENV="$(abspath $(VENV))" PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python release/wheels.py dist --cuda --targets x86_64 \
 		--define 'DCA_CUDA_ARCHITECTURES=$(CUDA_ARCHITECTURES)'
@@ -43,7 +43,7 @@ site: $(VENV)/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --config-file release/site/mkdocs.yml
 
 # Everything that a release promises, in dist, with checksums and notes. It ends with what it made; publishing is done by hand.
-# What is soon done comes first. CUDA_WHEEL=OFF leaves out what takes an hour or more.
+# What is soon done comes first. CUDA_WHEEL=OFF leaves out what takes longest.
 RELEASE_STAGES := lint site sanitize wheels sdk test-wheel test-container test-aarch64 test
 
 release: $(VENV)/release

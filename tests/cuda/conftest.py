@@ -12,7 +12,7 @@ from dca_runtime.errors import Status
 
 @pytest.fixture(scope="package", autouse=True)
 def share_of_the_cores() -> Iterator[None]:
-    """Of several workers each has its part of the cores: with all of them in each, tests took ten times longer."""
+    """Each of several workers has its part of the cores: where each had all, tests took ten times longer."""
     torch = pytest.importorskip("torch")
     threads, cores = torch.get_num_threads(), sorted(os.sched_getaffinity(0))
     count = max(2, len(cores) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
