@@ -24,7 +24,7 @@ from dca_runtime.server.requests import Constraint, Job
 from dca_runtime.server.settings import Settings
 from dca_runtime.server.stepping.host_memory import HostMemory
 from dca_runtime.server.stepping.sleepers import Sleepers
-from dca_runtime.server.stepping.stepper import Delivery, Stepper, busy_error
+from dca_runtime.server.stepping.stepper import Delivery, Stepper, busy_error, stopping_error
 from dca_runtime.server.stepping.stored import Stored
 from dca_runtime.text.chat import TEMPLATE_KEY
 
@@ -86,7 +86,7 @@ class Service:
 
     def end_answers(self) -> None:
         """Ends all that is being answered: the server stops."""
-        self._stepper.refuse_all(_stopping())
+        self._stepper.refuse_all(stopping_error())
 
     async def close(self) -> None:
         """Stops stepping and frees the engine and the model."""
@@ -231,7 +231,7 @@ class Service:
 
     def _check_queue(self) -> None:
         if self.stopping:
-            raise _stopping()
+            raise stopping_error()
         full = self._stepper.unstarted >= self.settings.max_queue
         if full or self._stepper.wait > self.settings.queue_seconds:
             raise busy_error(self._stepper.wait)
@@ -247,10 +247,6 @@ class Service:
 def _deliver(delivery: Delivery) -> None:
     for job, event in delivery:
         job.deliver(event)
-
-
-def _stopping() -> ApiError:
-    return ApiError(503, "the server is stopping", code="stopping", retry_after=10)
 
 
 def _context(model: Model, engine: Engine, wanted: int | None) -> int:

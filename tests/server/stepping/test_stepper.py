@@ -335,3 +335,16 @@ def test_penalties_of_an_answer_look_at_the_answer_alone(make):
     assert held.job.choosing()[2] == 0
     run(make(), [held])
     assert held.ids[0] == free.ids[0]
+
+
+def test_whoever_stops_it_ends_what_runs_and_what_comes_later(make):
+    stepper = make()
+    runs = Stuck(tokens(1, 10), 2000)
+    stepper.submit(runs.job)
+    assert runs.stopped.wait(60)
+    stepper.stop()
+    stepper.join(60)
+    late = Collected(tokens(2, 10))
+    stepper.submit(late.job)
+    for ended in (runs.wait(), late.wait()):
+        assert ended.error.code == "stopping"

@@ -75,12 +75,14 @@ class Stepper(threading.Thread):
         self.unstarted = 0  # jobs that wait for their first row
 
     def submit(self, job: Job) -> None:
-        """Takes a job; its events come through ``hand_over``."""
+        """Takes a job; its events come through ``hand_over``, the last of which ends it."""
         with self._news:
             if not self._stopping:
                 self._inbox.append(job)
                 self.unstarted += 1
-            self._news.notify()
+                self._news.notify()
+                return
+        self._hand_over([(job, Failed(stopping_error()))])
 
     def wake(self) -> None:
         """Tells that a job was cancelled, or goes on."""
@@ -94,7 +96,7 @@ class Stepper(threading.Thread):
             self._news.notify()
 
     def stop(self) -> None:
-        """Ends after the step that runs; jobs get no further events."""
+        """Ends after the step that runs, and with it all jobs."""
         with self._news:
             self._stopping = True
             self._news.notify()
@@ -120,6 +122,9 @@ class Stepper(threading.Thread):
                         beside = scheduler.loading or scheduler.saving or scheduler.copying_ahead
                         idle = _BESIDE_SECONDS if beside else _IDLE_SECONDS
                         self._news.wait(_COPY_SECONDS if self._copies else idle)
+        for job in self._scheduler.active + self._scheduler.waiting:
+            self._fail(job, stopping_error())
+        self._flush()
         self._scheduler.close()
 
     def _next_jobs(self) -> bool:
@@ -354,3 +359,8 @@ def busy_error(wait: float) -> ApiError:
         code="server_busy",
         retry_after=seconds,
     )
+
+
+def stopping_error() -> ApiError:
+    """What a client is told of a server that stops."""
+    return ApiError(503, "the server is stopping", code="stopping", retry_after=10)
