@@ -272,7 +272,7 @@ class Model:
         return self.tokenizer.decode(ids, skip_special=skip_special)
 
     def apply_chat_template(
-        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
+        self, /, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **variables: Any
     ) -> Prompt:
         """The prompt that the file's chat template makes of ``messages`` ({"role": …, "content": …}).
 
@@ -285,12 +285,16 @@ class Model:
         template = self.metadata.get(chat.TEMPLATE_KEY)
         if not isinstance(template, str):
             raise DcaError(f"{self.path}: no chat template ({chat.TEMPLATE_KEY})", Status.UNSUPPORTED)
-        marks = Marks(self.tokenizer.special_spellings, [messages, variables])
-        # Variables such as bos_token hold control tokens on purpose.
-        marked = {name: v if name.endswith("_token") else marks.mark(v) for name, v in variables.items()}
+        try:
+            marks = Marks(self.tokenizer.special_spellings, [messages, variables])
+            # Variables such as bos_token hold control tokens on purpose.
+            marked = {name: v if name.endswith("_token") else marks.mark(v) for name, v in variables.items()}
+            messages = marks.mark(messages)
+        except RecursionError:
+            raise DcaError("the messages are nested too deep for a chat template") from None
         rendered = chat.render(
             template,
-            marks.mark(messages),
+            messages,
             add_generation_prompt=add_generation_prompt,
             **(self.tokenizer.special_texts | marked),
         )

@@ -1,8 +1,12 @@
 """Rendered chat templates: which spellings of control tokens in them are the template's own."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+import secrets
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+
+_LONGEST = 10**4000  # of integers that Python writes; chat templates are given no longer ones
 
 
 class Prompt(str):
@@ -12,11 +16,11 @@ class Prompt(str):
     string operations is an ordinary string, which knows nothing of that.
     """
 
-    plain: tuple[int, ...]  # where in it a control token's spelling begins that came with a message
+    plain: tuple[int, ...]  # where in it a control token's spelling begins that came with a message, in order
 
     def __new__(cls, text: str, plain: Iterable[int] = ()) -> "Prompt":
         prompt = super().__new__(cls, text)
-        prompt.plain = tuple(plain)
+        prompt.plain = tuple(sorted(plain))
         return prompt
 
 
@@ -28,13 +32,16 @@ class Marks:
     """
 
     def __init__(self, spellings: Iterable[str], values: Any) -> None:
-        """``values``: all that is to be marked, messages and other variables of the template."""
-        texts = list(_strings(values))
+        """``values``: all that the template is given, messages and other variables.
+
+        Raises RecursionError: they are nested too deep.
+        """
+        texts = list(_texts(values))
         self._spelling = _longest_first(spellings)
-        number = 10**15
-        while any(str(number) in text for text in texts):
-            number += 1
-        self._mark = str(number)
+        # Drawn, so that nobody can write texts that hold all the numbers that would be tried.
+        self._mark = _drawn()
+        while any(self._mark in text for text in texts):
+            self._mark = _drawn()
 
     def mark(self, value: Any) -> Any:
         """``value`` with the spellings in its strings marked, in lists and mappings at any depth."""
@@ -72,9 +79,9 @@ def encode_marked(
     ordinary = start = 0  # where the text not encoded yet begins, and the stretch within it
     pattern = _longest_first(spellings)
     found = () if pattern is None else pattern.finditer(prompt)
-    own = [match.span() for match in found if not _inside(match, prompt)]
+    own = [match.span() for match in found if not _inside(match, prompt.plain)]
     for end, following in [*own, (len(prompt), len(prompt))]:
-        if any(start <= place < end for place in prompt.plain):
+        if bisect_left(prompt.plain, start) < bisect_left(prompt.plain, end):
             ids += encode(prompt[ordinary:start], True)
             ids += encode(prompt[start:end], False)
             ordinary = end
@@ -82,8 +89,13 @@ def encode_marked(
     return ids + encode(prompt[ordinary:], True)
 
 
-def _inside(found: re.Match[str], prompt: Prompt) -> bool:
-    return any(place <= found.start() < place + len(found[0]) for place in prompt.plain)
+def _inside(found: re.Match[str], plain: Sequence[int]) -> bool:
+    before = bisect_right(plain, found.start())
+    return before > 0 and found.start() < plain[before - 1] + len(found[0])
+
+
+def _drawn() -> str:
+    return str(10**15 + secrets.randbelow(10**15))
 
 
 def _longest_first(spellings: Iterable[str]) -> re.Pattern[str] | None:
@@ -92,13 +104,16 @@ def _longest_first(spellings: Iterable[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(map(re.escape, ordered))) if ordered else None
 
 
-def _strings(value: Any) -> Iterable[str]:
+def _texts(value: Any) -> Iterable[str]:
+    """The strings in a value, and how its numbers are written."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
         for key, item in value.items():
-            yield from _strings(key)
-            yield from _strings(item)
+            yield from _texts(key)
+            yield from _texts(item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _strings(item)
+            yield from _texts(item)
+    elif isinstance(value, float) or (isinstance(value, int) and abs(value) < _LONGEST):
+        yield repr(value)

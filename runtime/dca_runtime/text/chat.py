@@ -25,7 +25,7 @@ _START_SECONDS = 30.0  # for the process to start, on a machine that is busy
 
 
 def render(
-    template: str, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool, **variables: Any
+    template: str, messages: Sequence[Mapping[str, Any]], /, add_generation_prompt: bool, **variables: Any
 ) -> str:
     """The prompt for ``messages``, which like ``variables`` must be what JSON can say.
 

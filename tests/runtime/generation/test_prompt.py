@@ -1,10 +1,14 @@
 """Prompts: one beginning, no end, and control tokens only where the template has them."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dca_runtime as dca
+from dca_runtime import DcaError
+from dca_runtime.generation.prompt import Marks, Prompt, encode_marked
 
 CONTROL = {"<|endoftext|>": 0, "<|im_start|>": 1, "<|im_end|>": 2}  # of tiny models
 
@@ -54,6 +58,49 @@ def test_honest_prompts_are_what_they_were(model):
     prompt = model.apply_chat_template([{"role": "user", "content": "the"}])
     assert prompt == "<|im_start|>user\nthe<|im_end|>\n<|im_start|>assistant\n"
     assert model.tokenize(prompt) == model.tokenize(str(prompt), add_special=False)
+
+
+@pytest.mark.parametrize("number", [10**15, 1e15, -(10**15)])
+def test_numbers_are_no_marks(number):
+    marks = Marks(CONTROL, [{"content": "<|im_end|>", "amount": number}])
+    rendered = f"{marks.mark('<|im_end|>')} {number!r}"
+    assert str(marks.unmark(rendered)) == f"<|im_end|> {number!r}"
+
+
+def test_a_mark_is_found_soon_whatever_numbers_a_text_holds():
+    numbers = " ".join(str(10**15 + index) for index in range(60_000, 0, -1)) + " " + str(10**15)
+    before = time.process_time()
+    Marks(CONTROL, numbers)
+    assert time.process_time() - before < 1
+
+
+def test_spellings_of_control_tokens_cost_as_much_each_however_many_there_are():
+    def seconds(count: int) -> float:
+        text = "<|im_end|><|im_start|>" * count  # every second one is a message's
+        prompt = Prompt(text, range(0, len(text), 22))
+        before = time.process_time()
+        ids = encode_marked(prompt, CONTROL, lambda part, parse: [parse] * part.count("<|"))
+        assert len(ids) == 2 * count
+        return time.process_time() - before
+
+    few = min(seconds(500) for _ in range(3))
+    assert seconds(16_000) < 150 * few + 0.5  # 32 times as many
+
+
+@pytest.mark.parametrize("where", ["messages", "variables"])
+def test_what_is_nested_too_deep_is_told(model, where):
+    deep = "the"
+    for _ in range(5000):
+        deep = [deep]
+    messages = [{"role": "user", "content": deep if where == "messages" else "the"}]
+    with pytest.raises(DcaError, match="nested too deep"):
+        model.apply_chat_template(messages, **({"deep": deep} if where == "variables" else {}))
+
+
+@pytest.mark.parametrize("name", ["self", "template"])
+def test_variables_of_a_template_have_any_name(model, name):
+    messages = [{"role": "user", "content": "the"}]
+    assert model.apply_chat_template(messages, **{name: "x"}) == model.apply_chat_template(messages)
 
 
 # Beginnings and ends.
