@@ -23,7 +23,10 @@ LOGITS_NONE, LOGITS_LAST, LOGITS_ALL = 0, 1, 2  # dca_logits
 
 def token_array(ids: TokenIds, n_vocab: int) -> np.ndarray:
     """``ids`` as int32 (n,). Which of them, and how many, are good is for the library to say."""
-    array = np.asarray(ids)
+    try:
+        array = np.asarray(ids)
+    except ValueError:  # lists of different lengths in a list
+        raise DcaError("expected token ids in one dimension, got lists in it") from None
     if array.dtype == np.int32 and array.ndim == 1 and array.flags.c_contiguous:
         return array
     if array.ndim != 1:

@@ -46,7 +46,9 @@ def parse(text: str) -> Attention:
         return Attention(text)
     kind, _, rest = text.partition(":")
     numbers = rest.split("/")
-    if kind not in BORDERS or len(numbers) != 2 or not all(part.isdecimal() for part in numbers):
+    # No longer number is in the range, and Python reads none of thousands of digits.
+    whole = all(part.isdecimal() and len(part) <= 20 for part in numbers)
+    if kind not in BORDERS or len(numbers) != 2 or not whole:
         forms = [f"{name}:{'/'.join(words)}" for name, words in BORDERS.items()]
         raise DcaError(f"attention must be one of {', '.join([*ATTENTIONS, *forms])} (tokens), got {text!r}")
     first, second = map(int, numbers)

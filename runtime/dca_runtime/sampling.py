@@ -89,6 +89,8 @@ class Sampling:
 
 def _number(value: Any) -> float:
     """The value, or NaN, which no range holds, if it is no finite number."""
+    if isinstance(value, str | bytes | bytearray):  # that spells one
+        return math.nan
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
@@ -151,7 +153,7 @@ class Sampler:
 
 def drawn_seed(sampling: Sampling) -> int:
     """The sampling's seed, or a new one where it has none."""
-    return secrets.randbits(64) if sampling.seed is None else sampling.seed % 2**64
+    return secrets.randbits(64) if sampling.seed is None else operator.index(sampling.seed) % 2**64
 
 
 def sampling_struct(sampling: Sampling, seed: int, n_vocab: int) -> tuple[Any, Any]:

@@ -166,11 +166,12 @@ class Session:
     def truncate(self, length: int) -> None:
         """Forgets every token from index ``length`` on; what comes before stays valid."""
         with self._exclusive():
-            if not 0 <= length <= self._read_info().length:
+            tokens = _ffi.integer(length, 0, "length")
+            if tokens > self._read_info().length:
                 raise DcaError(
                     f"cannot truncate to {length} tokens: the session has {self._read_info().length}"
                 )
-            _ffi.check(_ffi.lib().dca_session_truncate(self._native, length))
+            _ffi.check(_ffi.lib().dca_session_truncate(self._native, tokens))
 
     def exact_prefix(self, other: "Session") -> int:
         """How many tokens from the start of a sequence both sessions give the very same keys and values.

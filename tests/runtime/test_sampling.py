@@ -130,11 +130,25 @@ def test_nothing_to_choose_from_is_said(temperature):
         for name in ("temperature", "top_p", "min_p", "repeat_penalty", "top_k", "repeat_window", "seed")
         for value in (INF, np.nan, "x", -1)
     ]
-    + [{name: 1.5} for name in ("top_k", "repeat_window", "seed")],
+    + [{name: 1.5} for name in ("top_k", "repeat_window", "seed")]
+    + [
+        {name: value}
+        for name in ("temperature", "repeat_penalty", "presence_penalty")
+        for value in ("1", b"1")
+    ],
 )
 def test_values_of_another_kind_are_said(fields):
     with pytest.raises(DcaError, match=next(iter(fields))):
         Sampling(**fields)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.int64, np.uint64])
+def test_integers_of_numpy_are_those_of_python(kind):
+    def picks(number):
+        sampler = Sampler(Sampling(seed=number(7), top_k=number(50), repeat_window=number(3)))
+        return [sampler.pick(np.zeros(100, np.float32)) for _ in range(20)]
+
+    assert picks(kind) == picks(int)
 
 
 def test_extreme_penalties_still_choose():

@@ -45,3 +45,19 @@ def test_a_step_that_fails_keeps_those_of_no_earlier_one():
     with pytest.raises(DcaError, match="10 words"):
         samplings.of([(None, [1], Sampling(temperature=0), mask_of_another_vocabulary)], [None])
     assert there() is None
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ((None, -1), "recent"),
+        ((None, 1.5), "recent"),
+        ((None, None), "recent"),
+        ((["a"],), "10 words"),
+        (([-1] * 10,), "10 words"),
+        (([[1], [1, 2]],), "10 words"),
+    ],
+)
+def test_wrong_parts_of_an_item_are_named(more, says):
+    with pytest.raises(DcaError, match=says):
+        Samplings(N_VOCAB).of([(None, [1], Sampling(temperature=0), *more)], [None])

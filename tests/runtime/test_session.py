@@ -313,6 +313,7 @@ def test_threads_share_a_model(model, ids):
     [
         ([], "at least 1"),
         ([[1, 2]], "one dimension"),
+        ([[1], [1, 2]], "one dimension"),
         (3, "one dimension"),
         ([1, 320], "320 at index 1"),
         ([-1], "-1 at index 0"),
@@ -346,6 +347,7 @@ def test_score_needs_two(model):
     ("options", "says"),
     [
         ({"attention": "dual"}, "attention"),
+        ({"attention": "string:" + "9" * 5000 + "/1"}, "attention"),
         ({"cache_type": "f8"}, "cache_type"),
         ({"context": -1}, "context"),
         ({"context": 0}, "context"),
@@ -368,7 +370,7 @@ def test_dca_needs_a_scheme(tiny_gguf):
         model.session(attention="dca")
 
 
-@pytest.mark.parametrize("length", [-1, 6])
+@pytest.mark.parametrize("length", [-1, 6, 2**32, 1.5, "3", None])
 def test_wrong_truncation_is_named(model, ids, length):
     with model.session() as session:
         session.append(ids[:5])

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from dca_runtime import _ffi
 from dca_runtime._ffi import ffi
 from dca_runtime.errors import DcaError
 from dca_runtime.sampling import Sampling, drawn_seed, sampling_struct
@@ -38,7 +39,8 @@ class Samplings:
             if not (drawn or masked or taken):
                 self._known[key] = before[key] = known
             if own_window:
-                known[2][0].penalty_window = min(item[4], 2**32 - 1)
+                window = _ffi.integer(item[4], 0, "how many tokens count as recent", most=2**63)
+                known[2][0].penalty_window = min(window, 2**32 - 1)
             if own_window or top is not None:
                 filled.add(key)
             converted.append(known[2])
@@ -48,10 +50,14 @@ class Samplings:
         native, biases = sampling_struct(item[2], drawn_seed(item[2]), self._n_vocab)
         mask = item[3] if len(item) > 3 else None
         if mask is not None:
-            mask = np.ascontiguousarray(mask, np.uint32)
             words = (self._n_vocab + 31) // 32
+            wanted = f"a mask must have {words} words of 32 bits"
+            try:
+                mask = np.ascontiguousarray(mask, np.uint32)
+            except (TypeError, ValueError, OverflowError) as error:
+                raise DcaError(f"{wanted}: {error}") from None
             if mask.shape != (words,):
-                raise DcaError(f"a mask must have {words} words of 32 bits, got shape {mask.shape}")
+                raise DcaError(f"{wanted}, got shape {mask.shape}")
             native.allowed = ffi.from_buffer("uint32_t[]", mask)
         likeliest = ffi.new("dca_token_value[]", min(top or 0, self._n_vocab))
         native.logprob = top is not None
