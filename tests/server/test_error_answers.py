@@ -107,6 +107,43 @@ def test_what_is_no_request_is_refused(http, path, body):
     error_of(reply)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+@pytest.mark.parametrize(
+    ("path", "change", "param"),
+    [
+        (
+            "/v1/responses",
+            {"input": "a", "tools": [{"type": "function", "name": "f", "parameters": {"a": ["?"]}}]},
+            "tools.0.parameters",
+        ),
+        (
+            "/v1/chat/completions",
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"a": "?"}}}]},
+            "tools.0.function.parameters",
+        ),
+        ("/v1/chat/completions", {"chat_template_kwargs": {"a": {"b": "?"}}}, "chat_template_kwargs"),
+        ("/v1/messages", {"tools": [{"name": "f", "input_schema": {"a": "?"}}]}, "tools.0.input_schema"),
+    ],
+)
+def test_numbers_that_json_does_not_have_are_refused_wherever_they_are(http, path, change, param, number):
+    body = json.dumps(CHAT | change).replace('"?"', number)
+    reply = http.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert (reply.status_code, error_of(reply)["param"]) == (400, param), reply.text
+
+
+def test_what_is_nested_too_deep_is_refused(http):
+    deep = '{"a":' * 900 + "1" + "}" * 900
+    body = json.dumps(CHAT | {"chat_template_kwargs": {"a": "?"}}).replace('"?"', deep)
+    reply = http.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
+    assert reply.status_code == 400 and "nested too deep" in error_of(reply)["message"]
+
+
+@pytest.mark.parametrize("name", ["self", "template"])
+def test_variables_of_templates_have_any_name(http, name):
+    reply = http.post("/v1/chat/completions", json=CHAT | {"chat_template_kwargs": {name: 1}})
+    assert reply.status_code == 200, reply.text
+
+
 def test_a_number_that_is_none_is_refused(http):
     body = b'{"temperature": NaN, "messages": [{"role": "user", "content": "x"}]}'
     reply = http.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})

@@ -1,11 +1,13 @@
 """What a client is told when a request cannot be answered."""
 
+import logging
 from typing import Any
 
 from dca_runtime.errors import DcaError, Status
 
 CONTEXT_CODE = "context_length_exceeded"  # agents shorten their prompt when they read it
 
+_log = logging.getLogger("dca_serve")
 # What a client can do nothing about; every other failure of the library lies in what it was given.
 _OURS = {Status.IO, Status.MEMORY, Status.DEVICE, Status.INTERNAL}
 
@@ -39,6 +41,7 @@ class ApiError(Exception):
             return cls(503, f"not enough memory for this request: {error}", code="out_of_memory")
         if isinstance(error, DcaError):
             return cls(500 if error.status in _OURS else 400, str(error), param=param)
+        _log.error("a request failed", exc_info=error)
         return cls(500, "the server failed at this request; its log says how", code="internal_error")
 
     def body(self) -> dict[str, Any]:

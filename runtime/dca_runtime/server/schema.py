@@ -1,10 +1,26 @@
 """The protocols' types: what requests may hold. Unknown fields are ignored."""
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-JsonSchema = dict[str, Any]
+
+def _json(value: dict[str, Any]) -> dict[str, Any]:
+    """Raises ValueError for numbers that Python reads in JSON, and JSON does not have."""
+    left: list[Any] = [value]
+    while left:
+        one = left.pop()
+        if isinstance(one, dict):
+            left += one.values()
+        elif isinstance(one, list):
+            left += one
+        elif isinstance(one, float) and not math.isfinite(one):
+            raise ValueError(f"JSON has no {one!r}")
+    return value
+
+
+JsonObject = Annotated[dict[str, Any], AfterValidator(_json)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Stops = Annotated[list[Stop], Field(max_length=64)]
 ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
@@ -111,7 +127,7 @@ class FunctionTool(Strict):
 
     name: ToolName
     description: str | None = None
-    parameters: JsonSchema | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
@@ -139,7 +155,7 @@ class SchemaFormat(Strict):
     """A JSON schema with its name."""
 
     name: str | None = None
-    schema_: JsonSchema = Field(alias="schema")
+    schema_: JsonObject = Field(alias="schema")
     strict: bool | None = None
 
 
@@ -162,7 +178,7 @@ class ChatRequest(GenerationFields):
     tools: list[ChatTool] | None = Field(None, max_length=512)
     tool_choice: Literal["none", "auto", "required"] | NamedTool | None = None
     parallel_tool_calls: bool | None = None
-    chat_template_kwargs: dict[str, Any] | None = None
+    chat_template_kwargs: JsonObject | None = None
 
 
 class CompletionRequest(GenerationFields):
@@ -204,7 +220,7 @@ class ResponseTool(Strict):
     type: Literal["function"]
     name: ToolName
     description: str | None = None
-    parameters: JsonSchema | None = None
+    parameters: JsonObject | None = None
     strict: bool | None = None
 
 
@@ -220,7 +236,7 @@ class TextFormat(Strict):
 
     type: Literal["text", "json_object", "json_schema"]
     name: str | None = None
-    schema_: JsonSchema | None = Field(None, alias="schema")
+    schema_: JsonObject | None = Field(None, alias="schema")
     strict: bool | None = None
 
 
@@ -256,7 +272,7 @@ class MessageBlock(Strict):
     text: str | None = None
     id: str | None = None
     name: ToolName | None = None
-    input: dict[str, Any] | None = None
+    input: JsonObject | None = None
     tool_use_id: str | None = None
     content: "str | list[MessageBlock] | None" = None
 
@@ -273,7 +289,7 @@ class MessageTool(Strict):
 
     name: ToolName
     description: str | None = None
-    input_schema: JsonSchema | None = None
+    input_schema: JsonObject | None = None
     type: str | None = None
 
 

@@ -179,11 +179,9 @@ class Service:
         limit = room if wanted.max_tokens is None else min(wanted.max_tokens, room)
         self._check_queue()
         stored = await self._find(wanted)
-        constraints: list[Constraint | None] = [None] * wanted.n
+        constraints: Sequence[Constraint | None] = [None] * wanted.n
         if wanted.grammar is not None:
-            constraints = [
-                await self.beside(self._grammars.constraint, *wanted.grammar) for _ in range(wanted.n)
-            ]
+            constraints = await self.beside(self._grammars.constraints, wanted.n, *wanted.grammar)
         logged = None
         if self.settings.log_prompts:
             logged = await self.beside(self.tokenizer.decode, wanted.prompt)

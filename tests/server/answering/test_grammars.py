@@ -48,6 +48,41 @@ def allows(model):
     return check
 
 
+def test_a_form_that_no_answer_has_is_refused_before_a_step(model):
+    with pytest.raises(ApiError) as caught:
+        Grammars(model).constraint(json_grammar({"$ref": "#"}, False), "response_format")
+    error = caught.value
+    assert (error.status, error.param, error.code) == (400, "response_format", "invalid_schema")
+    assert "<state>" not in error.message and len(error.message) < 200
+
+
+def test_what_is_wrong_with_a_schema_is_told_without_the_grammar_around_it(model):
+    with pytest.raises(ApiError, match="Unknown format: nonsense$"):
+        Grammars(model).constraint(json_grammar({"type": "string", "format": "nonsense"}, False), "x")
+
+
+def test_the_first_mask_is_made_with_the_constraint(model, monkeypatch):
+    constraint = Grammars(model).constraint(json_grammar(SCHEMA, False), "response_format")
+    made = constraint.mask()
+    with monkeypatch.context() as patch:
+        patch.setattr(constraint, "_matcher", None)  # a step asks nothing of it
+        assert (constraint.mask() == made).all()
+    (brace,) = model.tokenize("{")
+    constraint.accept(brace)
+    assert (constraint.mask() != made).any()
+
+
+def test_answers_to_one_request_go_ways_of_their_own(model):
+    first, second = Grammars(model).constraints(2, json_grammar(SCHEMA, False), "response_format")
+    begin = second.mask()
+    for id_ in model.tokenize('{"n":'):
+        first.accept(id_)
+    assert (second.mask() == begin).all()
+    for id_ in model.tokenize('{"n":1'):
+        second.accept(id_)
+    assert second.mask()[model.tokenize("}")[0] // 32] >> model.tokenize("}")[0] % 32 & 1
+
+
 def calls(form, required, several, after_thinking=False):
     return call_grammar(TOOLS, form, required=required, several=several, after_thinking=after_thinking)
 

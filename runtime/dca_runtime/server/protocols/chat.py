@@ -142,12 +142,16 @@ def chat_messages(messages: Sequence[ChatMessage]) -> list[dict[str, Any]]:
 def arguments_object(text: str, param: str) -> dict[str, Any]:
     """The arguments of a call, which protocols carry as text and templates want as an object."""
     try:
-        value = json.loads(text or "{}")
+        value = json.loads(text or "{}", parse_constant=_no_json)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise ApiError(400, "the arguments of a tool call must be a JSON object", param=param)
     return value
+
+
+def _no_json(constant: str) -> None:
+    raise ValueError(constant)
 
 
 def _text(content: str | list[TextPart] | None, param: str) -> str:

@@ -1,6 +1,7 @@
 """POST /v1/messages and /v1/messages/count_tokens: Anthropic's protocol, text and tools."""
 
 import json
+import sys
 from collections.abc import AsyncGenerator, Iterator
 from typing import Any
 
@@ -166,10 +167,15 @@ def _tool_use(name: str) -> dict[str, Any]:
 def _object(arguments: str) -> dict[str, Any]:
     """The arguments of a call; of one that a limit cut nothing can be said."""
     try:
-        value = json.loads(arguments)
-    except ValueError:
+        value = json.loads(arguments, parse_float=_float)
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _float(text: str) -> float:
+    """The nearest number that JSON can say: a model may well write 1e999."""
+    return max(min(float(text), sys.float_info.max), -sys.float_info.max)
 
 
 def _stop(answer: Answer, finish: str) -> dict[str, Any]:

@@ -311,9 +311,7 @@ class Stepper(threading.Thread):
         self._scheduler.end(job)
 
     def _fail(self, job: Job, error: Exception) -> None:
-        if not isinstance(error, ApiError | DcaError | MemoryError):
-            _log.error("a request failed", exc_info=error)
-        elif isinstance(error, DcaError) and error.status == Status.CONTEXT:
+        if isinstance(error, DcaError) and error.status == Status.CONTEXT:
             error = ApiError(503, f"the server's cache is full: {error}", code="cache_full", retry_after=5)
         self._out.append((job, Failed(ApiError.of(error))))
         self._scheduler.end(job)
