@@ -144,6 +144,20 @@ def test_variables_of_templates_have_any_name(http, name):
     assert reply.status_code == 200, reply.text
 
 
+@pytest.mark.parametrize("body", [b"{", b'{"prompt": "\xff"}', b"\x1f\x8b\x08", b'{"a":' * 100_000])
+def test_a_body_that_is_no_json_is_told_so(http, body):
+    reply = http.post("/v1/completions", content=body, headers={"Content-Type": "application/json"})
+    assert (reply.status_code, error_of(reply)["code"]) == (400, "invalid_json")
+    assert error_of(reply)["message"] == "the body is not valid JSON"
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "", None])
+def test_a_body_of_another_content_type_is_told_which_is_wanted(http, kind):
+    headers = {} if kind is None else {"Content-Type": kind}
+    reply = http.post("/v1/completions", content=json.dumps({"prompt": "the"}), headers=headers)
+    assert reply.status_code == 400 and "Content-Type: application/json" in error_of(reply)["message"]
+
+
 def test_a_number_that_is_none_is_refused(http):
     body = b'{"temperature": NaN, "messages": [{"role": "user", "content": "x"}]}'
     reply = http.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})

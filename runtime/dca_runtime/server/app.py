@@ -63,7 +63,11 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     _without_frames(error)
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return _reply(ApiError(400, "the body is not valid JSON", code="invalid_json"))
+        return _reply(_no_json())
+    if isinstance(error.body, bytes):  # of another content type: it was not even looked at
+        return _reply(
+            ApiError(400, "the body must be JSON, with Content-Type: application/json", code="invalid_json")
+        )
     path = ".".join(str(part) for part in first["loc"] if part != "body")[:200]
     message = f"{path}: {first['msg']}" if path else f"the body: {first['msg']}"
     return _reply(ApiError(400, message, param=path or None, code="invalid_value"))
@@ -72,11 +76,17 @@ async def _validation_error(request: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     _without_frames(error)
+    if error.status_code == 400:  # the framework's, for JSON that is no text or is nested too deep
+        return _reply(_no_json())
     if error.status_code == 404:
         return _reply(ApiError(404, f"there is nothing at {request.url.path[:200]}", code="not_found"))
     answer = _reply(ApiError(error.status_code, str(error.detail)))
     answer.headers.update(error.headers or {})
     return answer
+
+
+def _no_json() -> ApiError:
+    return ApiError(400, "the body is not valid JSON", code="invalid_json")
 
 
 async def _mistake(request: Request, error: Exception) -> Response:
