@@ -16,6 +16,7 @@ from dca_runtime.options import Progress
 
 _LIBRARY = "libdca.dylib" if sys.platform == "darwin" else "libdca.so"
 LIBRARY_VARIABLE = "DCA_LIBRARY"  # names a libdca to use instead of the installed one
+_FREEING = ("dca_model_free", "dca_session_free", "dca_engine_free", "dca_sequence_free")
 _BEGIN, _END = "/* ffi: begin", "/* ffi: end */"
 
 
@@ -63,9 +64,14 @@ def lib() -> Any:
     """The opened library."""
     path = _library()
     try:
-        return ffi.dlopen(path)
+        opened = ffi.dlopen(path)
     except OSError as error:
         raise DcaError(f"{path}: cannot open the library ({error})", Status.IO) from error
+    # What frees handles runs at any moment, even while this thread holds the lock with which cffi finds a
+    # function the first time.
+    for name in _FREEING:
+        getattr(opened, name)
+    return opened
 
 
 def check(status: int) -> None:

@@ -1,11 +1,13 @@
 """Pages that are parked in host memory come back as they were, for all with the same tokens before them."""
 
 import threading
+import time
 
 import numpy as np
 import pytest
 
 import dca_runtime as dca
+from dca_runtime import _ffi
 from dca_runtime.library import available_memory
 
 SCHEME = (100, 30, 160)
@@ -100,6 +102,27 @@ def test_slots_are_added_in_another_thread_while_steps_run(engine):
         sequence.truncate(2 * PAGE)
     assert engine.add_slots(0) == 50
     sequence.park_pages(0, [49, 7])
+
+
+def test_closing_waits_for_slots_that_are_being_added(tiny_gguf, monkeypatch):
+    said, began = [], threading.Event()
+
+    def slow(native, count, slots):
+        began.set()
+        time.sleep(0.2)
+        said.append("added")
+        return 0
+
+    monkeypatch.setitem(vars(_ffi.lib()), "dca_engine_add_slots", slow)
+    with dca.Model(tiny_gguf()) as model:
+        engine = model.engine(tokens=256)
+        adding = threading.Thread(target=engine.add_slots, args=[1])
+        adding.start()
+        assert began.wait(10)
+        engine.close()
+        said.append("closed")
+        adding.join()
+    assert said == ["added", "closed"]
 
 
 def test_a_sequence_that_sleeps_is_not_in_place(engine):

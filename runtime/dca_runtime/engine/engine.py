@@ -168,12 +168,12 @@ class Engine(EngineHandle):
         """Makes room for ``count`` more pages in host memory (``TokenSequence.park_pages``).
 
         Gives how many slots there are then. They are numbered from 0 on and freed with the engine. Any thread
-        may call this while the engine is used, which must not be closed meanwhile. Raises DcaError (status
-        MEMORY), and makes none.
+        may call this while the engine is used; closing it waits. Raises DcaError (status MEMORY), and makes
+        none.
         """
         self._home.check()
         slots = ffi.new("uint32_t *")
-        with process.calling():
+        with process.calling(), self._beside:
             if not self._open:
                 raise DcaError("the engine is closed")
             _ffi.check(_ffi.lib().dca_engine_add_slots(self._native, _ffi.integer(count, 0, "count"), slots))

@@ -23,14 +23,14 @@ class EngineHandle:
         self._home = process.Home()
         self._keep = Keep(_ffi.lib(), native, native_model, self._home)
         self._sequences: weakref.WeakSet[Any] = weakref.WeakSet()  # those that close with it
-        self._busy = threading.Lock()
+        self._beside = threading.Lock()  # held by what may run beside steps, not beside close
         self._open = True
 
     def close(self) -> None:
         """Frees the engine and its sequences. Does nothing the second time, nor in a forked child."""
         if self._home.left():
             return
-        with self._exclusive(may_be_closed=True):
+        with self._exclusive(may_be_closed=True), self._beside:
             for sequence in list(self._sequences):
                 sequence._drop()
             self._open = False
@@ -47,21 +47,42 @@ class EngineHandle:
         """Refuses a second user: another thread, or the progress callback of a call that still runs."""
         self._home.check()
         with process.calling():
-            if not self._busy.acquire(blocking=False):
+            if not self._keep.busy.acquire(blocking=False):
                 raise DcaError("the engine is busy: a call on it has not returned yet")
             try:
                 if not (self._open or may_be_closed):
                     raise DcaError("the engine is closed")
                 yield
             finally:
-                self._busy.release()
+                self._keep.busy.release()
+                self._keep.settle()
 
 
 class Keep:
-    """Frees a native engine once, when it is told to or when the last that holds it goes."""
+    """Frees a native engine once, when it is told to or when the last that holds it goes.
+
+    Frees its sequences too. They go at any moment, in any thread, as garbage does, and must not under a step.
+    """
 
     def __init__(self, lib: Any, native: Any, native_model: Any, home: process.Home) -> None:
+        self.busy = threading.Lock()  # held while the engine or a sequence of it is used
+        self._lib = lib
+        self._dropped: list[Any] = []
         self.free = weakref.finalize(self, _free_engine, lib, native, native_model, home)
+
+    def drop(self, sequence: Any) -> None:
+        """Frees a ``dca_sequence *``: now, or after the call that uses the engine."""
+        self._dropped.append(sequence)
+        self.settle()
+
+    def settle(self) -> None:
+        """Frees what was dropped while the engine was in use, unless it is again: then that call will."""
+        while self._dropped and self.busy.acquire(blocking=False):
+            try:
+                while self._dropped:
+                    self._lib.dca_sequence_free(self._dropped.pop())
+            finally:
+                self.busy.release()
 
 
 def _free_engine(lib: Any, native: Any, native_model: Any, home: process.Home) -> None:

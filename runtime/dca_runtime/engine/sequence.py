@@ -27,7 +27,7 @@ class TokenSequence:
         self._native = native
         self._address = _feeds.address(native)  # 0 once it is closed
         # The finalizer holds what keeps the native engine, so that it goes after the sequence in any order.
-        self._free = weakref.finalize(self, _free, _ffi.lib(), native, engine._keep, engine._home)
+        self._free = weakref.finalize(self, _free, native, engine._keep, engine._home)
         engine._sequences.add(self)
 
     def close(self) -> None:
@@ -153,6 +153,6 @@ class TokenSequence:
         return self._native
 
 
-def _free(lib: Any, native: Any, keep: Keep, home: process.Home) -> None:
+def _free(native: Any, keep: Keep, home: process.Home) -> None:
     if process.may_free(home):
-        lib.dca_sequence_free(native)
+        keep.drop(native)
