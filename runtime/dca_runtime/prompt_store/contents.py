@@ -73,12 +73,12 @@ class SetupContents:
                     parents[entry.name] = parent
                     parent = entry.name
         for name in parents:
-            chain = []
-            while name in parents and name not in depths:
-                chain.append(name)
+            chain: dict[bytes, None] = {}
+            while name in parents and name not in depths and name not in chain:
+                chain[name] = None
                 name = parents[name]
-            # A prompt whose beginning was evicted is of no use.
-            depth = 0 if name == root else depths.get(name, -1)
+            # A prompt whose beginning was evicted is of no use, nor are pages that go in a circle.
+            depth = 0 if name == root and name not in chain else depths.get(name, -1)
             for one in reversed(chain):
                 depth = -1 if depth < 0 else depth + 1
                 depths[one] = depth

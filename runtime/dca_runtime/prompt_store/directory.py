@@ -1,14 +1,17 @@
 """Where a store lies, how large it may become, and that it is its owner's alone."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import re
 import shutil
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from dca_runtime.errors import DcaError, Status
 
@@ -16,6 +19,8 @@ DIRECTORY_VARIABLE = "DCA_CACHE_DIR"  # names the store in place of the user's c
 SETTINGS = "store.json"
 SETUP_FILE, SPEED_FILE = "setup.txt", "speed.json"  # in a setup's folder
 _LOCK = "lock"
+_LOCK_SECONDS = 5.0  # for another process to let go of it: who was stopped, or hangs, never does
+_LOOK_SECONDS = 0.01
 _FORMAT = 1
 _SETUP_FOLDER = re.compile(r"[0-9a-f]{32}")
 _SHARE = 10  # of the free disk a new store may take the tenth part
@@ -79,10 +84,13 @@ class Directory:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Around what looks at the whole store to remove something: one process at a time."""
+        """Around what looks at the whole store to remove something: one process at a time.
+
+        Raises OSError, also if another process does not let go of it.
+        """
         descriptor = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            _wait_for_lock(descriptor)
             yield
         finally:
             os.close(descriptor)
@@ -117,11 +125,33 @@ class Directory:
     def _stated_limit(self) -> int | None:
         """What the settings say; None: they are damaged."""
         path = self.path / SETTINGS
+        settings = read_json(path)
         try:
-            settings = json.loads(path.read_bytes())
             version, limit = settings["format"], int(settings["limit"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, OverflowError):
             return None
         if version != _FORMAT:
             raise DcaError(f"{path}: of another version of dca-export; give another --cache-dir")
-        return limit
+        return limit if limit >= 0 else None
+
+
+def read_json(path: Path) -> Any:
+    """What a small file of the store says; None: nothing that is JSON. Raises OSError."""
+    data = path.read_bytes()
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _wait_for_lock(descriptor: int) -> None:
+    end = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                held = f"another process has held its lock for {_LOCK_SECONDS:g} s"
+                raise OSError(errno.EAGAIN, held) from None
+        time.sleep(_LOOK_SECONDS)

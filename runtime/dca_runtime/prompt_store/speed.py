@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dca_runtime.options import PAGE_TOKENS
-from dca_runtime.prompt_store.directory import SPEED_FILE, Directory
+from dca_runtime.prompt_store.directory import SPEED_FILE, Directory, read_json
 
 _LEAST_TOKENS = 1024  # of a reading that tells something
 
@@ -61,8 +61,8 @@ def measured(samples: Iterable[Sample]) -> Speed | None:
 
 def load(folder: Path) -> Speed | None:
     """What was saved in a setup's folder; None: nothing, or nothing of use."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        stated = json.loads((folder / SPEED_FILE).read_bytes())
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
+        stated = read_json(folder / SPEED_FILE)
         speed = Speed(float(stated["per_token"]), float(stated["per_pair"]))
         if 0 < speed.per_token < math.inf and 0 <= speed.per_pair < math.inf:
             return speed

@@ -1,5 +1,6 @@
 """Whatever happened to the files, what is loaded is what was saved; the rest is skipped with a line."""
 
+import fcntl
 import os
 import shutil
 import stat
@@ -9,7 +10,8 @@ import pytest
 from pretended import PAGE, PAGE_BYTES, Pretended, found, keep, prompt
 
 from dca_runtime import DcaError, PromptStore
-from dca_runtime.prompt_store import page_file
+from dca_runtime.prompt_store import page_file, speed
+from dca_runtime.prompt_store.contents import contents
 
 IDS = prompt(1, 6)
 
@@ -209,3 +211,63 @@ def test_a_writer_that_fails_in_any_way_does_not_hold_up_who_saves(store, lines,
     keep(store, prompt(5, 40))
     assert len(lines) == 1 and "a mistake" in lines[0]
     assert files_of(store) == []
+
+
+DAMAGED_JSON = [
+    "",
+    "{",
+    "[" * 100_000,
+    "[]",
+    "null",
+    '{"format": 1, "limit": 1e999}',
+    '{"format": 1, "limit": -5}',
+]
+DAMAGED_JSON += ['{"format": 1, "limit": NaN}', '{"format": 1, "limit": "x"}', '{"format": 1}', "\xff"]
+
+
+@pytest.mark.parametrize("text", DAMAGED_JSON)
+def test_damaged_settings_are_made_new(store, file, lines, text):
+    (store.directory.path / "store.json").write_text(text, "latin-1")
+    told = []
+    again = PromptStore(store.directory.path, tell=told.append)
+    assert len(told) == 1 and again.directory.limit > 0
+    assert found(again, [*IDS, 1]) == 6 * PAGE
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "7", '{"per_token": ' + "9" * 400 + ', "per_pair": 0}', '{"per_token": NaN}', "\xff"],
+)
+def test_a_damaged_speed_is_none(store, file, text):
+    (file.parent / "speed.json").write_text(text, "latin-1")
+    assert speed.load(file.parent) is None
+
+
+def test_pages_that_are_said_to_go_in_a_circle_are_no_prompt(store, file):
+    header = page_file.read_header(os.open(file, os.O_RDONLY))
+    first, second = header.entries[:2]
+    circle = page_file.PageFile(file.parent, header.root, second.name, PAGE_BYTES, 2)
+    circle.append(first, bytes(PAGE_BYTES))
+    circle.append(second, bytes(PAGE_BYTES))
+    circle.close()
+    file.unlink()
+    [setup] = contents(store.directory)
+    assert setup.prompts == []
+
+
+@pytest.fixture
+def locked(store, monkeypatch):
+    """Another process holds the store's lock, and does not let go of it."""
+    monkeypatch.setattr("dca_runtime.prompt_store.directory._LOCK_SECONDS", 0.1)
+    descriptor = os.open(store.directory.path / "lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield
+    os.close(descriptor)
+
+
+def test_a_lock_that_is_never_let_go_of_is_not_waited_for(store, lines, locked):
+    keep(store, IDS)  # waits until what can be written is
+    assert len(lines) == 1 and "another process has held its lock" in lines[0]
+    assert found(store, IDS) == 0
+    with pytest.raises(DcaError, match="another process has held its lock"):
+        PromptStore(store.directory.path, limit=10**6)
