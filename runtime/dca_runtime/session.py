@@ -63,7 +63,7 @@ class Session:
         self.rope = options.rope
         self._callback = _ffi.Callback(options.progress)
         self._busy = threading.Lock()
-        self._converted: tuple[Sampling, Any] | None = None  # the last one
+        self._converted: tuple[Sampling, dict[int, float], Any] | None = None  # the last one, its biases
         self._home = process.Home()
         lib = _ffi.lib()
         native = ffi.new("dca_session **")
@@ -120,9 +120,12 @@ class Session:
         """
         tokens = token_array(ids, self.n_vocab)
         drawn = sampling.seed is None and sampling.temperature > 0
-        if drawn or self._converted is None or self._converted[0] is not sampling:
-            self._converted = sampling, sampling_struct(sampling, drawn_seed(sampling), self.n_vocab)
-        native, _kept = self._converted[1]
+        known = self._converted
+        # The owner of the biases may have changed them.
+        if drawn or known is None or known[0] is not sampling or known[1] != sampling.logit_bias:
+            struct = sampling_struct(sampling, drawn_seed(sampling), self.n_vocab)
+            self._converted = known = sampling, dict(sampling.logit_bias), struct
+        native, _kept = known[2]
         choices = ffi.new("dca_choice[]", len(tokens) if every else 1)
         which = LOGITS_ALL if every else LOGITS_LAST
         self._append(_ffi.lib().dca_session_sample, tokens, which, native, choices)

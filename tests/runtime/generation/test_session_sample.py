@@ -90,3 +90,12 @@ def test_ids_that_eval_refuses_are_refused(model, ids):
         with pytest.raises(dca.DcaError):
             session.sample(ids, Sampling())
         assert session.length == 0
+
+
+def test_biases_that_change_between_tokens_count(model):
+    biases = {}
+    sampling = Sampling(temperature=0.0, logit_bias=biases)
+    with model.session() as session:
+        session.sample([5], sampling)
+        biases[7] = 1000.0
+        assert session.sample([5], sampling) == [7]
