@@ -1,9 +1,14 @@
 """What cannot be answered: every error has one form, says what is wrong, and leaves the server whole."""
 
+import contextlib
 import json
+import time
 
 import httpx
 import pytest
+from pydantic import ValidationError
+
+from dca_runtime.server.schema import ChatRequest, CompletionRequest, DetokenizeRequest
 
 CHAT = {"model": "tiny", "messages": [{"role": "user", "content": "the"}], "max_tokens": 2}
 TOOL = {"type": "function", "function": {"name": "f"}}
@@ -241,3 +246,24 @@ def test_a_text_far_beyond_the_context_is_refused_before_it_is_encoded(http, pat
 def test_tokens_are_counted_however_many_they_are(http, path):
     reply = http.post(path, json={"messages": [{"role": "user", "content": "the " * 20_000}]}).json()
     assert reply.get("count", reply.get("input_tokens")) > 20_000
+
+
+MILLION = 1_000_000
+LONG = {
+    "ids": (CompletionRequest, {"prompt": [5] * MILLION}),
+    "texts": (CompletionRequest, {"prompt": ["a", 1] * MILLION}),
+    "lists": (CompletionRequest, {"prompt": [[1]] * MILLION}),
+    "biases": (CompletionRequest, {"prompt": "a", "logit_bias": {str(id_): 1 for id_ in range(MILLION)}}),
+    "messages": (ChatRequest, {"messages": CHAT["messages"] * MILLION}),
+    "wrong messages": (ChatRequest, {"messages": [1] * MILLION}),
+    "wrong tokens": (DetokenizeRequest, {"tokens": ["a"] * MILLION}),
+}
+
+
+@pytest.mark.parametrize("what", LONG)
+def test_a_million_faults_take_no_longer_than_a_few(what):
+    kind, body = LONG[what]
+    before = time.process_time()
+    with contextlib.suppress(ValidationError):
+        kind.model_validate(body)
+    assert time.process_time() - before < 0.6

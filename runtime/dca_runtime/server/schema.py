@@ -3,7 +3,7 @@
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 
 def _json(value: dict[str, Any]) -> dict[str, Any]:
@@ -20,6 +20,13 @@ def _json(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _few(value: Any) -> Any:
+    """Raises ValueError for a mapping that is too long, before each of its entries is looked at."""
+    if isinstance(value, dict) and len(value) > MOST_BIASES:
+        raise ValueError(f"at most {MOST_BIASES} entries")
+    return value
+
+
 JsonObject = Annotated[dict[str, Any], AfterValidator(_json)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Stops = Annotated[list[Stop], Field(max_length=64)]
@@ -27,6 +34,11 @@ ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
 Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**64 - 1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+# Bodies are read on the event loop: of a long list that is wrong the first fault is looked for, not millions.
+Texts = Annotated[list[str], Field(fail_fast=True)]
+Ids = Annotated[list[int], Field(fail_fast=True)]
+MOST_MESSAGES = 20_000  # that are looked at; a server may allow fewer
+MOST_BIASES = MOST_PROMPTS = 1024
 
 
 class Strict(BaseModel):
@@ -63,7 +75,9 @@ class SamplingFields(Strict):
     repeat_penalty: Annotated[Finite, Field(gt=0, le=100)] | None = None
     presence_penalty: Annotated[Finite, Field(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[Finite, Field(ge=-2, le=2)] | None = None
-    logit_bias: dict[str, Annotated[Finite, Field(ge=-100, le=100)]] | None = Field(None, max_length=1024)
+    logit_bias: Annotated[
+        dict[str, Annotated[Finite, Field(ge=-100, le=100)]] | None, BeforeValidator(_few)
+    ] = Field(None, max_length=MOST_BIASES)
     seed: Seed | None = None
 
 
@@ -169,7 +183,7 @@ class ResponseFormat(Strict):
 class ChatRequest(GenerationFields):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[ChatMessage], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     max_tokens: Count | None = None
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
@@ -184,7 +198,7 @@ class ChatRequest(GenerationFields):
 class CompletionRequest(GenerationFields):
     """POST /v1/completions."""
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: str | Texts | Ids | Annotated[list[Ids], Field(max_length=MOST_PROMPTS, fail_fast=True)]
     max_tokens: Annotated[int, Field(ge=0, le=2**31 - 1)] | None = Field(None, description="none: 16")
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
@@ -250,7 +264,7 @@ class ResponsesRequest(SamplingFields):
     """POST /v1/responses. Nothing is stored."""
 
     model: str | None = None
-    input: str | Annotated[list[ResponseItem], Field(min_length=1)]
+    input: str | Annotated[list[ResponseItem], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     instructions: str | None = None
     max_output_tokens: Count | None = None
     stream: bool | None = None
@@ -305,7 +319,7 @@ class CountRequest(Strict):
     """POST /v1/messages/count_tokens."""
 
     model: str | None = None
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES, fail_fast=True)]
     system: str | list[MessageBlock] | None = None
     tools: list[MessageTool] | None = Field(None, max_length=512)
     tool_choice: MessageToolChoice | None = None
@@ -331,7 +345,7 @@ class TokenizeRequest(Strict):
     model: str | None = None
     prompt: str | None = None
     content: str | None = None
-    messages: list[ChatMessage] | None = None
+    messages: Annotated[list[ChatMessage], Field(max_length=MOST_MESSAGES, fail_fast=True)] | None = None
     add_special_tokens: bool | None = Field(
         None, description="What begins and ends a text (true); not for messages"
     )
@@ -342,4 +356,4 @@ class DetokenizeRequest(Strict):
     """POST /detokenize."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Ids
