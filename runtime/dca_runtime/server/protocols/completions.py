@@ -76,6 +76,7 @@ async def _prompt(service: Service, body: CompletionRequest) -> list[int]:
         service.check_text(prompt, "prompt")
         return await service.beside(service.tokenizer.prompt_ids, prompt)
     ids: list[int] = prompt  # type: ignore[assignment]
+    service.check_length(ids, "prompt")  # before each of them is looked at
     service.check_ids(ids, "prompt")
     return ids
 

@@ -35,6 +35,6 @@ async def detokenize(request: Request, body: DetokenizeRequest) -> Response:
     """The text of token ids."""
     service = service_of(request)
     service.check_model(body.model)
-    service.check_ids(body.tokens, "tokens")
+    await service.beside(service.check_ids, body.tokens, "tokens")
     text = await service.beside(service.tokenizer.decode, body.tokens)
     return JsonAnswer({"prompt": text, "content": text})
