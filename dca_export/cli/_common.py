@@ -169,6 +169,10 @@ def _fail(prog: str, message: str, code: int) -> int:
 # Argument types: argparse shows the message of an ArgumentTypeError as it stands.
 
 
+LARGEST = 2**31 - 1  # token positions are 32-bit integers
+MOST_TIMES = 10_000  # that anything is repeated: each is remembered
+
+
 def positive_int(text: str) -> int:
     """An integer of at least 1."""
     return _integer(text, 1)
@@ -177,6 +181,16 @@ def positive_int(text: str) -> int:
 def count(text: str) -> int:
     """An integer of at least 0."""
     return _integer(text, 0)
+
+
+def times(text: str) -> int:
+    """How often something is done."""
+    return _integer(text, 1, MOST_TIMES)
+
+
+def seed(text: str) -> int:
+    """Of random numbers: an integer of 64 bits, as the library has it."""
+    return _integer(text, 0, 2**64 - 1)
 
 
 def finite_float(text: str) -> float:
@@ -216,13 +230,15 @@ def disk_size(text: str) -> int:
     return int(value)
 
 
-def _integer(text: str, least: int) -> int:
+def _integer(text: str, least: int, most: int = LARGEST) -> int:
     try:
         value = int(text)
     except ValueError:
         value = least - 1
     if value < least:
         raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text!r}")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"expected an integer of at most {most}, got {text!r}")
     return value
 
 

@@ -122,12 +122,12 @@ def add_trials(parser: argparse.ArgumentParser, depths: list[int], trials: int) 
     )
     parser.add_argument(
         "--trials",
-        type=_common.positive_int,
+        type=_common.times,
         default=trials,
         metavar="N",
         help=f"of each length and depth (default: {trials})",
     )
-    parser.add_argument("--seed", type=_common.count, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--seed", type=_common.seed, default=0, metavar="N", help="default: 0")
 
 
 def add_tasks(parser: argparse.ArgumentParser, trials: int) -> None:
@@ -142,12 +142,12 @@ def add_tasks(parser: argparse.ArgumentParser, trials: int) -> None:
     )
     parser.add_argument(
         "--trials",
-        type=_common.positive_int,
+        type=_common.times,
         default=trials,
         metavar="N",
         help=f"of each task and length (default: {trials})",
     )
-    parser.add_argument("--seed", type=_common.count, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--seed", type=_common.seed, default=0, metavar="N", help="default: 0")
 
 
 def methods_of(arguments: argparse.Namespace, model: "Model") -> list["Method"]:
@@ -157,7 +157,7 @@ def methods_of(arguments: argparse.Namespace, model: "Model") -> list["Method"]:
     own = "dca" if model.scheme is not None else model.info.border
     names = ",".join(arguments.attention or ["plain" if own is None else f"plain,{own}"])
     parsed = [methods.parse(name) for name in dict.fromkeys(names.split(","))]
-    parsed = prefilled(arguments, parsed)
+    parsed = list(dict.fromkeys(prefilled(arguments, parsed)))  # the same may have been named in two ways
     methods.check(parsed, model, reference=arguments.engine == "reference")
     return parsed
 

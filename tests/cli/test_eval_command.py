@@ -85,7 +85,14 @@ def test_json_on_stdout_is_nothing_but_json(path, book, capsys):
 
 
 def test_methods_are_named_in_any_way(path, book, capsys):
-    methods = ["--attention", "plain,intra", "--attention", "dca:48/16/64,plain"]
+    methods = [
+        "--attention",
+        "plain,intra",
+        "--attention",
+        "dca:48/16/64,plain",
+        "--attention",
+        "dca:048/16/64",
+    ]
     assert main([*command("perplexity", path, book), *methods, "--json", "-"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert [entry["method"] for entry in summary["results"]] == ["plain", "intra", "dca:48/16/64"]
@@ -138,6 +145,19 @@ def test_a_page_is_not_replaced_without_force(tmp_path, path, book, capsys):
         (["sweep", "MODEL", "--chunk-shares", "1.5"], "shares"),
         (["sweep", "MODEL", "--chunk-shares", "1"], "chunk_size"),
         (["report", "no-such.jsonl"], "no-such.jsonl"),
+        (["perplexity", "MODEL", "--lengths", str(2**63)], "--lengths"),
+        (["efficiency", "MODEL", "--decode", str(2**31)], "--decode"),
+        (["efficiency", "MODEL", "--repeats", str(2**31 - 1)], "--repeats"),
+        (["passkey", "MODEL", "--trials", str(2**31 - 1)], "--trials"),
+        (["passkey", "MODEL", "--seed", str(2**64)], "--seed"),
+        (["ablation", "MODEL", "--scheme", ""], "CHUNK"),
+        (["ablation", "MODEL", "--scheme", "48/16/64@yarn:4"], "nothing behind"),
+        (["needle", "MODEL", "--keyword", ""], "--keyword is empty"),
+        (["needle", "MODEL", "--needle", " "], "--needle is empty"),
+        (["needle", "MODEL", "--question", ""], "--question is empty"),
+        (["needle", "MODEL", "--question", "\udcff"], "not UTF-8"),
+        (["needle", "MODEL", "--needle", "The word is xyzzy."], "--keyword of its own"),
+        (["needle", "MODEL", "--needle", "It is xyzzy.", "--keyword", "xyzzy"], "--question of its own"),
     ],
 )
 def test_bad_usage_is_one_line_and_2(path, capsys, monkeypatch, tmp_path, arguments, says):
