@@ -205,12 +205,16 @@ def run_cells(
 
 def _show(arguments: argparse.Namespace, results: "Results") -> int:
     from dca_export.evaluate import experiments
+    from dca_export.evaluate.results import intelligible
 
+    with intelligible(results):
+        shown = experiments.of(results).tables(results)
+        summary = experiments.summary(results)
     if arguments.json != "-":
-        for table in experiments.of(results).tables(results):
+        for table in shown:
             _common.print_table(table.columns, table.rows, table.title)
     if arguments.json is not None:
-        _common.write_json(experiments.summary(results), arguments.json)
+        _common.write_json(summary, arguments.json)
     if arguments.plot is not None:
         from dca_export.evaluate.output import plots
 

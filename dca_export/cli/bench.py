@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dca_export.cli._common import (
     EXIT_OK,
     add_json_argument,
+    check_outputs,
     command_parser,
     counts,
     finite_float,
@@ -91,6 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from dca_runtime.measuring import bench
 
+    check_outputs({"--json": arguments.json}, {"MODEL.gguf": arguments.model})
     if arguments.batch is not None:
         return _bench_batches(arguments)
     of_many = {"--shared-prompt": arguments.shared_prompt, "--bandwidth": arguments.bandwidth is not None}

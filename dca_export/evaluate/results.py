@@ -5,6 +5,7 @@ soon as the cell is done. A line that was cut off by the interruption is measure
 on with another command, device or version, a line before its cells says so.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -207,6 +208,23 @@ def read_results(path: Path) -> Results:
     if not complete:
         raise InputError(f"{path}: is not a results file of dca-eval (its header lacks what was run)")
     return results
+
+
+@contextlib.contextmanager
+def intelligible(results: Results) -> Iterator[None]:
+    """Around what makes sense of results: InputError where a file's lines are JSON and not what we write."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if results.path is None:
+            raise
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{results.path}: holds figures that no {results.header['experiment']} of this version writes "
+            f"({what}); measure them again into another file"
+        ) from error
 
 
 def _cut_unfinished_line(path: Path) -> None:

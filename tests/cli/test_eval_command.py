@@ -77,6 +77,36 @@ def test_every_experiment_runs_resumes_and_is_reported(path, book, tmp_path, cap
     assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<script', page), "the page must open offline"
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_run_that_has_only_begun_is_reported(path, book, tmp_path, capsys, name):
+    """As any program may ask for the page of a file that is being written."""
+    kept, page = tmp_path / "r.jsonl", tmp_path / "report.html"
+    assert main([*command(name, path, book), "--results", str(kept)]) == 0
+    lines = kept.read_text().splitlines(keepends=True)
+    capsys.readouterr()
+    for count in (1, 2):
+        kept.write_text("".join(lines[:count]))
+        assert main(["report", str(kept), "-o", str(page), "--force"]) == 0, capsys.readouterr().err
+        assert ("has been measured yet" in page.read_text()) == (count == 1)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("model", {}), ("settings", []), ("versions", None), ("figures", {}), ("figures", {"lengths": "x"})],
+)
+def test_damaged_results_are_one_line_and_2(path, book, tmp_path, capsys, part, value):
+    kept = tmp_path / "r.jsonl"
+    assert main([*command("perplexity", path, book), "--results", str(kept)]) == 0
+    head, line, *_ = map(json.loads, kept.read_text().splitlines())
+    (line if part == "figures" else head)[part] = value
+    kept.write_text(f"{json.dumps(head)}\n{json.dumps(line)}\n")
+    capsys.readouterr()
+    assert main(["report", str(kept), "-o", str(tmp_path / "report.html")]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and f"{kept}: holds figures that" in errors
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_json_on_stdout_is_nothing_but_json(path, book, capsys):
     assert main([*command("perplexity", path, book), "--json", "-"]) == 0
     summary = json.loads(capsys.readouterr().out)
