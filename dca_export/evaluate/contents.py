@@ -13,7 +13,7 @@ def digest(file: BinaryIO) -> str:
     size = file.seek(0, 2)
     file.seek(0)
     if size <= _WHOLE:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.sha256(file.read()).hexdigest()
     found = hashlib.sha256(file.read(_START))
     last = size - _START - _PIECE
     for number in range(_PIECES):
