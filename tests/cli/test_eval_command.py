@@ -198,6 +198,14 @@ def test_bad_usage_is_one_line_and_2(path, capsys, monkeypatch, tmp_path, argume
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["ablation", "sweep"])
+def test_the_reference_has_no_sparse_prefill(path, book, capsys, name):
+    pytest.importorskip("transformers")
+    assert main([*command(name, path, book), "--engine", "reference", "--prefill", "sparse"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and "leave --engine reference out" in errors
+
+
 def test_names_that_are_not_utf8(path, book, tmp_path, capsys):
     """From the command to the page: a byte that is no character is shown as an escape, never written."""
     names = {
