@@ -5,12 +5,12 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dca_export.cli._common import note
 from dca_export.cli._documents import documents_at
 from dca_export.cli._reading import Reading
+from dca_export.documents.read import at_home
 from dca_export.errors import InputError
 from dca_export.export.summary import size
 
@@ -85,7 +85,7 @@ class Chat:
     def _save(self, path: str) -> None:
         if not path:
             raise InputError("/save needs the PATH of a file to write")
-        place = Path(path).expanduser()
+        place = at_home(path)
         text = json.dumps(self._conversation.messages, ensure_ascii=False, indent=2) + "\n"
         # What was said is its owner's alone; a file that is there stays.
         descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -28,7 +28,7 @@ from typing import Any, NoReturn, Protocol, TextIO
 
 from dca_export import strict_json
 from dca_export.cli._completion import SHELLS, PrintCompletion
-from dca_export.cli._streams import discard_output, prepare_streams
+from dca_export.cli._streams import discard_errors, discard_output, prepare_streams
 from dca_export.errors import InputError
 from dca_export.export.output_file import write_file
 
@@ -51,6 +51,12 @@ class _Parser(argparse.ArgumentParser):
             if getattr(namespace, self.last) is None:
                 setattr(namespace, self.last, rest.pop(0))
         return namespace, rest
+
+    def _print_message(self, message: str, file: TextIO | None = None) -> None:  # type: ignore[override]
+        if file is sys.stderr:
+            _complain(message)
+        else:
+            super()._print_message(message, file)
 
     def error(self, message: str) -> NoReturn:
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -162,11 +168,24 @@ def _with_option(message: str, argv: Sequence[str]) -> str:
 
 
 def _fail(prog: str, message: str, code: int) -> int:
-    print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
+    _complain(f"{prog}: {' '.join(message.split())}\n")
     return code
 
 
+def _complain(text: str) -> None:
+    """On stderr; where that cannot be written, the exit code says it alone."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        discard_errors()
+
+
 # Argument types: argparse shows the message of an ArgumentTypeError as it stands.
+
+
+LARGEST = 2**31 - 1  # token positions are 32-bit integers
+MOST_TIMES = 10_000  # that anything is repeated: each is remembered
 
 
 def positive_int(text: str) -> int:
@@ -177,6 +196,16 @@ def positive_int(text: str) -> int:
 def count(text: str) -> int:
     """An integer of at least 0."""
     return _integer(text, 0)
+
+
+def times(text: str) -> int:
+    """How often something is done."""
+    return _integer(text, 1, MOST_TIMES)
+
+
+def seed(text: str) -> int:
+    """Of random numbers: an integer of 64 bits, as the library has it."""
+    return _integer(text, 0, 2**64 - 1)
 
 
 def finite_float(text: str) -> float:
@@ -216,13 +245,15 @@ def disk_size(text: str) -> int:
     return int(value)
 
 
-def _integer(text: str, least: int) -> int:
+def _integer(text: str, least: int, most: int = LARGEST) -> int:
     try:
         value = int(text)
     except ValueError:
         value = least - 1
     if value < least:
         raise argparse.ArgumentTypeError(f"expected an integer of at least {least}, got {text!r}")
+    if value > most:
+        raise argparse.ArgumentTypeError(f"expected an integer of at most {most}, got {text!r}")
     return value
 
 
@@ -394,14 +425,15 @@ def check_outputs(outputs: Mapping[str, Path | str | None], inputs: Mapping[str,
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise InputError(f"{name} {path}: may not be written (permissions)")
         for other, used in taken.items():
-            if _same_file(path, used) or (used.is_dir() and path.exists() and _same_file(path.parent, used)):
+            if same_file(path, used) or (used.is_dir() and path.exists() and same_file(path.parent, used)):
                 raise InputError(f"{name} {path}: would overwrite what {other} names; give another name")
         if path.is_file() and path.open("rb").read(4) == b"GGUF":
             raise InputError(f"{name} {path}: is a model; give another name")
         taken[name] = path
 
 
-def _same_file(one: Path, other: Path) -> bool:
+def same_file(one: Path, other: Path) -> bool:
+    """Whether both paths lead to one file, or would once it is there."""
     if one.exists() and other.exists():
         return one.samefile(other)
     return one.resolve() == other.resolve()

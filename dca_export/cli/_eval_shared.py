@@ -122,12 +122,12 @@ def add_trials(parser: argparse.ArgumentParser, depths: list[int], trials: int) 
     )
     parser.add_argument(
         "--trials",
-        type=_common.positive_int,
+        type=_common.times,
         default=trials,
         metavar="N",
         help=f"of each length and depth (default: {trials})",
     )
-    parser.add_argument("--seed", type=_common.count, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--seed", type=_common.seed, default=0, metavar="N", help="default: 0")
 
 
 def add_tasks(parser: argparse.ArgumentParser, trials: int) -> None:
@@ -142,12 +142,12 @@ def add_tasks(parser: argparse.ArgumentParser, trials: int) -> None:
     )
     parser.add_argument(
         "--trials",
-        type=_common.positive_int,
+        type=_common.times,
         default=trials,
         metavar="N",
         help=f"of each task and length (default: {trials})",
     )
-    parser.add_argument("--seed", type=_common.count, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--seed", type=_common.seed, default=0, metavar="N", help="default: 0")
 
 
 def methods_of(arguments: argparse.Namespace, model: "Model") -> list["Method"]:
@@ -157,7 +157,7 @@ def methods_of(arguments: argparse.Namespace, model: "Model") -> list["Method"]:
     own = "dca" if model.scheme is not None else model.info.border
     names = ",".join(arguments.attention or ["plain" if own is None else f"plain,{own}"])
     parsed = [methods.parse(name) for name in dict.fromkeys(names.split(","))]
-    parsed = prefilled(arguments, parsed)
+    parsed = list(dict.fromkeys(prefilled(arguments, parsed)))  # the same may have been named in two ways
     methods.check(parsed, model, reference=arguments.engine == "reference")
     return parsed
 
@@ -205,12 +205,16 @@ def run_cells(
 
 def _show(arguments: argparse.Namespace, results: "Results") -> int:
     from dca_export.evaluate import experiments
+    from dca_export.evaluate.results import intelligible
 
+    with intelligible(results):
+        shown = experiments.of(results).tables(results)
+        summary = experiments.summary(results)
     if arguments.json != "-":
-        for table in experiments.of(results).tables(results):
+        for table in shown:
             _common.print_table(table.columns, table.rows, table.title)
     if arguments.json is not None:
-        _common.write_json(experiments.summary(results), arguments.json)
+        _common.write_json(summary, arguments.json)
     if arguments.plot is not None:
         from dca_export.evaluate.output import plots
 

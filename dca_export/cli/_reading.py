@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dca_export.cli._common import note, progress_bar
@@ -77,9 +76,9 @@ def text_of(path: str) -> str:
 
     Raises InputError: it is not UTF-8 text, or standard input is closed.
     """
-    from dca_export.documents.read import standard_input
+    from dca_export.documents.read import at_home, standard_input
 
-    data = standard_input() if path == "-" else Path(path).expanduser().read_bytes()
+    data = standard_input() if path == "-" else at_home(path).read_bytes()
     return decode.stated_text(data, path)
 
 

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import TextIO
 
 
 def prepare_streams() -> None:
@@ -25,7 +26,16 @@ def prepare_streams() -> None:
 
 def discard_output() -> None:
     """Points stdout elsewhere after writing to it failed; else the interpreter complains when it ends."""
+    _discard(sys.stdout)
+
+
+def discard_errors() -> None:
+    """The same of stderr."""
+    _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
     try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
     except (OSError, ValueError):  # no file behind it, as in tests
         pass

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 from dca_export.cli._common import (
     EXIT_OK,
     add_json_argument,
+    check_outputs,
     command_parser,
     counts,
     finite_float,
-    positive_int,
     positive_ints,
     print_table,
     progress_bar,
     row_printer,
     run,
+    times,
     write_json,
 )
 from dca_export.cli._runtime import add_model_arguments, attention, opened
@@ -75,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="GB/S",
         help="with -B: what the memory gives, in 10^9 bytes a second; decode is shown as a share of it",
     )
-    parser.add_argument("-r", "--repeats", type=positive_int, help="of each test (default: 5, with -B 1)")
+    parser.add_argument("-r", "--repeats", type=times, help="of each test (default: 5, with -B 1)")
     parser.add_argument(
         "--attention",
         type=attention,
@@ -91,10 +92,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(arguments: argparse.Namespace) -> int:
     from dca_runtime.measuring import bench
 
+    check_outputs({"--json": arguments.json}, {"MODEL.gguf": arguments.model})
     if arguments.batch is not None:
         return _bench_batches(arguments)
-    for name, value in (("--shared-prompt", arguments.shared_prompt), ("--bandwidth", arguments.bandwidth)):
-        if value:
+    of_many = {"--shared-prompt": arguments.shared_prompt, "--bandwidth": arguments.bandwidth is not None}
+    for name, given in of_many.items():
+        if given:
             raise InputError(f"{name} is for many sequences: give -B as well")
     planned = bench.tests(arguments.prompt, arguments.generate, arguments.depth or [0])
     if not planned:

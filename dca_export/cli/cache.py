@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dca_export.cli._common import (
     EXIT_OK,
     add_json_argument,
+    check_outputs,
     command_parser,
     disk_size,
     finite_float,
@@ -81,6 +82,7 @@ def _run(arguments: argparse.Namespace) -> int:
     from dca_runtime.prompt_store.directory import SETTINGS, Directory, default_path
 
     path = arguments.cache_dir or default_path()
+    check_outputs({"--json": arguments.json}, {"--cache-dir": path})
     if not (path / SETTINGS).exists():
         raise InputError(f"{path}: there is no prompt store; dca-run makes one when it reads a prompt")
     figures = arguments.body(Directory(path), arguments)

@@ -122,7 +122,12 @@ def _add_needle(experiments: Any) -> None:
     _eval_shared.add_methods(parser)
     _eval_shared.add_lengths(parser, [4096, 8192, 12288])
     _eval_shared.add_trials(parser, depths=[10, 30, 50, 70, 90], trials=1)
-    parser.add_argument("--needle", default=needle.NEEDLE, metavar="TEXT", help="the sentence to hide")
+    parser.add_argument(
+        "--needle",
+        default=needle.NEEDLE,
+        metavar="TEXT",
+        help="the sentence to hide; with a --question and a --keyword of its own",
+    )
     parser.add_argument("--question", default=needle.QUESTION, metavar="TEXT", help="asks for it")
     parser.add_argument(
         "--keyword",
@@ -135,10 +140,30 @@ def _add_needle(experiments: Any) -> None:
     parser.set_defaults(body=_needle)
 
 
+def _check_needle(arguments: argparse.Namespace) -> None:
+    """Raises InputError for what every answer would have, and for what no answer could."""
+    from dca_export.evaluate.tasks import needle
+    from dca_export.evaluate.text import printable
+
+    texts = [("--needle", arguments.needle), ("--question", arguments.question)]
+    for name, text in [*texts, *(("--keyword", keyword) for keyword in arguments.keyword or [])]:
+        if not text.strip():
+            raise InputError(f"{name} is empty; expected a text")
+        if text != printable(text):
+            raise InputError(f"{name} is not UTF-8 text")
+    if arguments.needle != needle.NEEDLE:
+        if arguments.question == needle.QUESTION or arguments.keyword is None:
+            missing = "--keyword" if arguments.keyword is None else "--question"
+            raise InputError(
+                f"--needle needs a {missing} of its own: the default one is about another sentence"
+            )
+
+
 def _needle(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import retrieval, text
     from dca_export.evaluate.tasks import needle
 
+    _check_needle(arguments)
     source = text.Text(arguments.text)
     keywords = arguments.keyword or list(needle.KEYWORDS)
     with _eval_shared.engine(arguments) as model:
@@ -206,10 +231,17 @@ def _add_ablation(experiments: Any) -> None:
 def _ablation(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import ablation, methods
 
-    scheme = methods.parse(f"dca:{arguments.scheme}").scheme if arguments.scheme else None
+    scheme = None
+    if arguments.scheme is not None:
+        named = methods.parse(f"dca:{arguments.scheme}")
+        if named != methods.Method("dca", named.scheme):
+            raise InputError(
+                f"--scheme {arguments.scheme}: expected CHUNK/WINDOW/LENGTH and nothing behind it"
+            )
+        scheme = named.scheme
     with _eval_shared.engine(arguments) as model:
         compared = _eval_shared.prefilled(arguments, ablation.methods(scheme))
-        methods.check(compared, model)
+        methods.check(compared, model, reference=arguments.engine == "reference")
         return _run_combined(arguments, model, compared)
 
 
@@ -230,7 +262,7 @@ def _add_efficiency(experiments: Any) -> None:
         help="tokens to decode after each prompt (default: 16)",
     )
     parser.add_argument(
-        "--repeats", type=_common.positive_int, default=1, metavar="N", help="of each; medians (default: 1)"
+        "--repeats", type=_common.times, default=1, metavar="N", help="of each; medians (default: 1)"
     )
     parser.set_defaults(body=_efficiency, engine="native")
 
@@ -277,14 +309,15 @@ def _add_sweep(experiments: Any) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
-    from dca_export.evaluate import sweep
+    from dca_export.evaluate import methods, sweep
 
     with _eval_shared.engine(arguments) as model:
         trained = model.info.context_length
         lengths = arguments.pretraining_lengths or [trained // share for share in (1, 2, 4, 8)]
-        methods = sweep.methods(lengths, arguments.chunk_shares, arguments.window_shares)
-        methods = _eval_shared.prefilled(arguments, methods)
-        return _run_combined(arguments, model, methods)
+        tried = sweep.methods(lengths, arguments.chunk_shares, arguments.window_shares)
+        tried = _eval_shared.prefilled(arguments, tried)
+        methods.check(tried, model, reference=arguments.engine == "reference")
+        return _run_combined(arguments, model, tried)
 
 
 def _add_report(experiments: Any) -> None:

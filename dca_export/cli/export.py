@@ -212,12 +212,18 @@ def _body(arguments: argparse.Namespace) -> int:
 
 
 def _check_report(arguments: argparse.Namespace) -> None:
-    """Raises InputError, before anything is done, if --json cannot be written or is another file named."""
+    """Raises InputError, before anything is done, if --json cannot be written, or it or OUT is one read."""
+    read = {"--tune": arguments.tune, "--imatrix": arguments.imatrix}
+    read |= {f"--lora {adapter.path}": adapter.path for adapter in arguments.lora}
+    for name, path in read.items():
+        if None not in (path, arguments.output) and _common.same_file(arguments.output, path):
+            raise InputError(f"{arguments.output}: would overwrite what {name} names; give another name")
     if arguments.json is None or arguments.json == "-":
         return
     report = Path(arguments.json)
     check_report(report, *(path for path in (arguments.model, arguments.output, arguments.verify) if path))
     check_apart(report, arguments.model)
+    _common.check_outputs({"--json": report}, read)
 
 
 def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from dca_export.cli import _common
 from dca_export.cli._reading import text_of
 from dca_export.cli._runtime import opened
+from dca_export.errors import InputError
 from dca_export.export.output_file import check_apart, check_output, directory_beside, move_into_place
 from dca_export.importance.collect import collect
 from dca_export.importance.file import write_importance
@@ -57,7 +58,12 @@ def _body(arguments: argparse.Namespace) -> int:
     check_output(arguments.output, arguments.force)
     for path in [arguments.model] + ([] if arguments.text == "-" else [Path(arguments.text)]):
         check_apart(arguments.output, path)
-    _common.check_outputs({"--json": arguments.json}, {"MODEL": arguments.model, "OUT": arguments.output})
+    read = None if arguments.text == "-" else arguments.text
+    named = {"MODEL": arguments.model, "TEXT": read, "OUT": arguments.output}
+    _common.check_outputs({"--json": arguments.json}, named)
+    for name in ("MODEL", "TEXT"):
+        if named[name] is not None and _common.same_file(arguments.output, Path(named[name])):
+            raise InputError(f"{arguments.output}: would overwrite what {name} names; give another name")
     text = text_of(arguments.text)
     with opened(arguments) as model:
         ids = model.tokenize(text)[: arguments.max_tokens]

@@ -88,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parity(arguments: argparse.Namespace) -> int:
     inputs = {"OUT.gguf": arguments.model, "--text": arguments.text, "--reference": arguments.reference}
     check_outputs({"--json": arguments.json}, inputs)
+    if arguments.text is not None and arguments.text.is_fifo():
+        raise InputError(f"--text {arguments.text}: is a pipe, and is read several times; give a file")
     if arguments.reference is not None:
         if arguments.prefill != "dense":
             raise InputError("--prefill judges the runtime, --reference the export: leave one of them out")

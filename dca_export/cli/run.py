@@ -13,6 +13,7 @@ from dca_export.cli._common import (
     note,
     positive_int,
     run,
+    seed,
 )
 from dca_export.cli._documents import Group, documents_at, ordered
 from dca_export.cli._reading import Reading, text_of
@@ -99,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     sampling.add_argument("--top-p", type=finite_float, help="default: 1, off")
     sampling.add_argument("--min-p", type=finite_float, help="default: 0.05")
     sampling.add_argument("--repeat-penalty", type=finite_float, help="default: 1, off")
-    sampling.add_argument("--seed", type=count, help="repeats a text (default: a different one each time)")
+    sampling.add_argument("--seed", type=seed, help="repeats a text (default: a different one each time)")
     return run(parser, _run, argv)
 
 

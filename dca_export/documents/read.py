@@ -1,5 +1,6 @@
 """What a document's file holds, as text."""
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +35,7 @@ def texts_of(path: str) -> list[Text]:
     """
     if path == STANDARD_INPUT:
         return [Text("standard input", text_in(standard_input(), path))]
-    place = Path(path).expanduser()
+    place = at_home(path)
     if not place.is_dir():
         is_html = place.suffix.lower() in _HTML_NAMES
         return [Text(place.name, text_in(place.read_bytes(), path, is_html))]
@@ -46,6 +47,11 @@ def texts_of(path: str) -> list[Text]:
     if not texts:
         raise InputError(f"{path}: no file in this folder holds text")
     return texts
+
+
+def at_home(path: str) -> Path:
+    """With the user's folder in place of ~; where there is no such user, the name as it stands."""
+    return Path(os.path.expanduser(path))
 
 
 def _text_in_tree(file: Path) -> str:

@@ -318,7 +318,8 @@ def _scored(results: Results) -> set[int]:
 def windows_of(results: Results, method: str) -> list[tuple[int, int, float]]:
     """Of the longest pass."""
     passes = [figures_.get("windows", []) for _, figures_ in results.cells(method=method)]
-    return [tuple(window) for window in max(passes, key=len, default=[])]
+    longest: list[Any] = max(passes, key=lambda windows: windows[-1][1] if windows else 0, default=[])
+    return [tuple(window) for window in longest]
 
 
 def within_trained(results: Results, method: str) -> float | None:

@@ -15,7 +15,8 @@ def limit(results: Results) -> float:
     """The perplexity from which on a method is said to fail: FAILS times the lowest that any method has
     within the trained length; infinite if none was measured there."""
     within = [perplexity.within_trained(results, method) for method in results.values("method")]
-    return FAILS * min((perplexity.exp(nll) for nll in within if nll is not None), default=math.inf)
+    known = (perplexity.exp(nll) for nll in within if nll is not None and not math.isnan(nll))
+    return FAILS * min(known, default=math.inf)
 
 
 def breaks_at(results: Results, method: str) -> int | None:

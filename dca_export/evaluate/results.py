@@ -5,6 +5,7 @@ soon as the cell is done. A line that was cut off by the interruption is measure
 on with another command, device or version, a line before its cells says so.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dca_export import strict_json
 from dca_export.errors import InputError
+from dca_export.evaluate.contents import digest
 from dca_export.evaluate.methods import parse
 from dca_export.evaluate.text import printable
 from dca_export.reference import borders
@@ -31,7 +33,8 @@ Cell: TypeAlias = Mapping[str, Any]
 CellProgress: TypeAlias = Callable[[float, float], Any]
 Measure: TypeAlias = Callable[[Cell, CellProgress], dict[str, Any]]
 
-_HASHED_BYTES = 1 << 20  # of the model's file: its metadata and first tensors tell it from others
+_HASHED_BYTES = 1 << 20  # of the model's file
+_ADDED = ("sha256_of_pieces", "text_sha256_of_pieces")  # to identities; files of earlier versions lack them
 _SITTING = ("command", "device", "versions", "started")  # of the header: what may change as a run goes on
 _START = b'{"experiment": '  # of a header
 _LONGEST_HEADER = 1 << 20
@@ -125,14 +128,16 @@ def header(
     """
     path = Path(model.path)
     with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_HASHED_BYTES)).hexdigest()
+        first = hashlib.sha256(file.read(_HASHED_BYTES)).hexdigest()
+        pieces = digest(file)  # the first MiB may be nothing but the vocabulary
     info = model.info
     return {
         "experiment": experiment,
         "model": {
             "file": printable(path.name),
             "bytes": path.stat().st_size,
-            "sha256_of_first_mib": digest,
+            "sha256_of_first_mib": first,
+            "sha256_of_pieces": pieces,
             "architecture": info.architecture,
             "context_length": info.context_length,
             "scheme": None if info.scheme is None else list(info.scheme),
@@ -150,6 +155,8 @@ def open_results(path: Path | None, head: dict[str, Any]) -> Results:
 
     Raises InputError if the file holds something else.
     """
+    if path is not None and path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no ordinary file, and results are read again from theirs; name another")
     if path is None or not path.exists() or _holds_nothing(path):
         results = Results(head, path)
         if path is not None:
@@ -157,7 +164,7 @@ def open_results(path: Path | None, head: dict[str, Any]) -> Results:
         return results
     results = read_results(path)
     for name in _IDENTITY:
-        if results.header.get(name) != json.loads(json.dumps(head[name])):
+        if not _agree(results.header.get(name), json.loads(json.dumps(head[name]))):
             raise InputError(
                 f"{path}: holds results of another run (its {name} differs); name another file or delete it"
             )
@@ -168,11 +175,19 @@ def open_results(path: Path | None, head: dict[str, Any]) -> Results:
     return results
 
 
+def _agree(written: Any, now: Any) -> bool:
+    """Whether both say the same, as far as a file of an earlier version says it."""
+    if isinstance(written, dict) and isinstance(now, dict):
+        now = {name: value for name, value in now.items() if name not in _ADDED or name in written}
+    return bool(written == now)
+
+
 def _holds_nothing(path: Path) -> bool:
     """Whether the file is empty, or the run that made it ended within its first line."""
     with path.open("rb") as file:
         start = file.read(_LONGEST_HEADER)
-    return start == b"" or (b"\n" not in start and len(start) < _LONGEST_HEADER and start.startswith(_START))
+    begun = start.startswith(_START) or _START.startswith(start)
+    return b"\n" not in start and len(start) < _LONGEST_HEADER and begun
 
 
 def read_results(path: Path) -> Results:
@@ -193,6 +208,23 @@ def read_results(path: Path) -> Results:
     if not complete:
         raise InputError(f"{path}: is not a results file of dca-eval (its header lacks what was run)")
     return results
+
+
+@contextlib.contextmanager
+def intelligible(results: Results) -> Iterator[None]:
+    """Around what makes sense of results: InputError where a file's lines are JSON and not what we write."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        if results.path is None:
+            raise
+        what = f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"{results.path}: holds figures that no {results.header['experiment']} of this version writes "
+            f"({what}); measure them again into another file"
+        ) from error
 
 
 def _cut_unfinished_line(path: Path) -> None:

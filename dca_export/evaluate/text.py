@@ -2,12 +2,14 @@
 
 import codecs
 import hashlib
+import io
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
 from dca_export.errors import InputError
+from dca_export.evaluate.contents import digest
 
 if TYPE_CHECKING:
     from dca_runtime import Model
@@ -27,10 +29,13 @@ class Text:
         """The file, or CPython's pydoc_data.topics. Raises OSError if it cannot be opened."""
         self.path = path
         self._whole: str | None = None
+        self._piped: bytes | None = None  # of a pipe, which can be read once
         if path is None:
             import pydoc_data.topics
 
             self._whole = "\n".join(pydoc_data.topics.topics.values())
+        elif path.is_fifo():
+            self._piped = path.read_bytes()
         else:
             path.open("rb").close()
 
@@ -41,9 +46,13 @@ class Text:
         """
         if self._whole is not None:
             return self._whole[:characters], len(self._whole) > characters
-        assert self.path is not None
-        with self.path.open("rb") as file:
-            data = file.read(4 * characters + len(codecs.BOM_UTF8))  # 4 bytes at most a character
+        with self._opened() as file:
+            size = file.seek(0, io.SEEK_END) if file.seekable() else 0
+            most = 4 * characters + len(codecs.BOM_UTF8)  # 4 bytes at most a character
+            if size:
+                file.seek(0)
+                most = min(most, size)  # for the room to read into is taken at once
+            data = file.read(most)
             more = bool(file.read(1))
         try:
             text = codecs.getincrementaldecoder("utf-8")().decode(data, final=not more)
@@ -75,12 +84,27 @@ class Text:
         if self.path is None:
             assert self._whole is not None
             start, size, name = self._whole.encode(), len(self._whole), DEFAULT_TEXT
+            pieces = digest(io.BytesIO(start))
         else:
-            with self.path.open("rb") as file:
+            with self._opened() as file:
                 start = file.read(_HASHED_BYTES)
-            size, name = self.path.stat().st_size, printable(self.path.name)
-        digest = hashlib.sha256(start[:_HASHED_BYTES]).hexdigest()
-        return {"text": name, "text_bytes": size, "text_sha256_of_first_mib": digest}
+                pieces = digest(file) if file.seekable() else hashlib.sha256(start).hexdigest()
+                size = self.path.stat().st_size if self._piped is None else len(self._piped)
+            name = printable(self.path.name)
+        first = hashlib.sha256(start[:_HASHED_BYTES]).hexdigest()
+        return {
+            "text": name,
+            "text_bytes": size,
+            "text_sha256_of_first_mib": first,
+            "text_sha256_of_pieces": pieces,
+        }
+
+    def _opened(self) -> BinaryIO:
+        """The bytes of the file, or of the pipe."""
+        if self._piped is not None:
+            return io.BytesIO(self._piped)
+        assert self.path is not None
+        return self.path.open("rb")
 
 
 def printable(name: str) -> str:

@@ -216,12 +216,17 @@ def write_file(path: Path, data: bytes) -> None:
         mode = path.stat().st_mode
     except FileNotFoundError:
         mode = None
-    if mode is not None and not stat.S_ISREG(mode):
-        with open(path, "wb") as file:
-            file.write(data)
-        return
-    real = Path(os.path.realpath(path))
-    with directory_beside(real) as directory:
-        finished = directory / real.name
-        finished.write_bytes(data)
-        os.replace(finished, real)
+    try:
+        if mode is not None and not stat.S_ISREG(mode):
+            with open(path, "wb") as file:
+                file.write(data)
+            return
+        real = Path(os.path.realpath(path))
+        with directory_beside(real) as directory:
+            finished = directory / real.name
+            finished.write_bytes(data)
+            os.replace(finished, real)
+    except OSError as error:
+        if error.filename is None:  # of a full disk the system does not say whose
+            error.filename = str(path)
+        raise

@@ -128,12 +128,13 @@ def plan_methods(
             raise InputError(f"--attention {text!r}: expected KIND:F of {', '.join(ROPES)} after the @")
         border = None
         if named not in ("plain", "dca"):
+            if named.partition(":")[0] not in BORDERS:
+                known = ", ".join(("plain", "dca", *BORDERS))
+                raise InputError(f"--attention {text!r}: the runtime has {known}")
             try:
                 border = borders.named(named)
             except ValueError as error:
                 raise InputError(f"--attention {text!r}: {error}") from None
-            if named.partition(":")[0] not in BORDERS:
-                raise InputError(f"--attention {text!r}: the runtime has {', '.join(BORDERS)}")
             if length <= border.window:
                 raise InputError(f"--attention {text!r}: --length is {length}, must be above {border.window}")
         if named == "dca" and scheme is None:

@@ -68,7 +68,9 @@ def test_a_bug_keeps_its_traceback():
         run_body(failing(ZeroDivisionError()))
 
 
-@pytest.mark.parametrize("argv", [["--size", "0"], ["--size", "many"], ["--colour", "red"]])
+@pytest.mark.parametrize(
+    "argv", [["--size", "0"], ["--size", "many"], ["--size", "2147483648"], ["--colour", "red"]]
+)
 def test_bad_usage_is_one_line_and_2(argv, capsys):
     assert run_body(lambda arguments: 0, argv) == 2
     errors = capsys.readouterr().err

@@ -77,6 +77,36 @@ def test_every_experiment_runs_resumes_and_is_reported(path, book, tmp_path, cap
     assert not re.search(r'(src|href)="(?!data:)|url\(|@import|<script', page), "the page must open offline"
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_run_that_has_only_begun_is_reported(path, book, tmp_path, capsys, name):
+    """As any program may ask for the page of a file that is being written."""
+    kept, page = tmp_path / "r.jsonl", tmp_path / "report.html"
+    assert main([*command(name, path, book), "--results", str(kept)]) == 0
+    lines = kept.read_text().splitlines(keepends=True)
+    capsys.readouterr()
+    for count in (1, 2):
+        kept.write_text("".join(lines[:count]))
+        assert main(["report", str(kept), "-o", str(page), "--force"]) == 0, capsys.readouterr().err
+        assert ("has been measured yet" in page.read_text()) == (count == 1)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [("model", {}), ("settings", []), ("versions", None), ("figures", {}), ("figures", {"lengths": "x"})],
+)
+def test_damaged_results_are_one_line_and_2(path, book, tmp_path, capsys, part, value):
+    kept = tmp_path / "r.jsonl"
+    assert main([*command("perplexity", path, book), "--results", str(kept)]) == 0
+    head, line, *_ = map(json.loads, kept.read_text().splitlines())
+    (line if part == "figures" else head)[part] = value
+    kept.write_text(f"{json.dumps(head)}\n{json.dumps(line)}\n")
+    capsys.readouterr()
+    assert main(["report", str(kept), "-o", str(tmp_path / "report.html")]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and f"{kept}: holds figures that" in errors
+    assert not (tmp_path / "report.html").exists()
+
+
 def test_json_on_stdout_is_nothing_but_json(path, book, capsys):
     assert main([*command("perplexity", path, book), "--json", "-"]) == 0
     summary = json.loads(capsys.readouterr().out)
@@ -85,7 +115,14 @@ def test_json_on_stdout_is_nothing_but_json(path, book, capsys):
 
 
 def test_methods_are_named_in_any_way(path, book, capsys):
-    methods = ["--attention", "plain,intra", "--attention", "dca:48/16/64,plain"]
+    methods = [
+        "--attention",
+        "plain,intra",
+        "--attention",
+        "dca:48/16/64,plain",
+        "--attention",
+        "dca:048/16/64",
+    ]
     assert main([*command("perplexity", path, book), *methods, "--json", "-"]) == 0
     summary = json.loads(capsys.readouterr().out)
     assert [entry["method"] for entry in summary["results"]] == ["plain", "intra", "dca:48/16/64"]
@@ -138,6 +175,19 @@ def test_a_page_is_not_replaced_without_force(tmp_path, path, book, capsys):
         (["sweep", "MODEL", "--chunk-shares", "1.5"], "shares"),
         (["sweep", "MODEL", "--chunk-shares", "1"], "chunk_size"),
         (["report", "no-such.jsonl"], "no-such.jsonl"),
+        (["perplexity", "MODEL", "--lengths", str(2**63)], "--lengths"),
+        (["efficiency", "MODEL", "--decode", str(2**31)], "--decode"),
+        (["efficiency", "MODEL", "--repeats", str(2**31 - 1)], "--repeats"),
+        (["passkey", "MODEL", "--trials", str(2**31 - 1)], "--trials"),
+        (["passkey", "MODEL", "--seed", str(2**64)], "--seed"),
+        (["ablation", "MODEL", "--scheme", ""], "CHUNK"),
+        (["ablation", "MODEL", "--scheme", "48/16/64@yarn:4"], "nothing behind"),
+        (["needle", "MODEL", "--keyword", ""], "--keyword is empty"),
+        (["needle", "MODEL", "--needle", " "], "--needle is empty"),
+        (["needle", "MODEL", "--question", ""], "--question is empty"),
+        (["needle", "MODEL", "--question", "\udcff"], "not UTF-8"),
+        (["needle", "MODEL", "--needle", "The word is xyzzy."], "--keyword of its own"),
+        (["needle", "MODEL", "--needle", "It is xyzzy.", "--keyword", "xyzzy"], "--question of its own"),
     ],
 )
 def test_bad_usage_is_one_line_and_2(path, capsys, monkeypatch, tmp_path, arguments, says):
@@ -146,6 +196,14 @@ def test_bad_usage_is_one_line_and_2(path, capsys, monkeypatch, tmp_path, argume
     errors = capsys.readouterr().err
     assert errors.count("\n") == 1 and says in errors
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["ablation", "sweep"])
+def test_the_reference_has_no_sparse_prefill(path, book, capsys, name):
+    pytest.importorskip("transformers")
+    assert main([*command(name, path, book), "--engine", "reference", "--prefill", "sparse"]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and "leave --engine reference out" in errors
 
 
 def test_names_that_are_not_utf8(path, book, tmp_path, capsys):

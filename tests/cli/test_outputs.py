@@ -1,9 +1,13 @@
 """Outputs that would do harm, or could not be written, are refused before any work."""
 
+import importlib
+import shutil
+
 import pytest
 
-from dca_export.cli._common import _fitting, check_outputs
+from dca_export.cli._common import _fitting, check_outputs, write_json
 from dca_export.errors import InputError
+from dca_runtime import PromptStore
 
 
 @pytest.mark.parametrize(
@@ -39,3 +43,43 @@ def test_columns_that_do_not_fit_come_in_a_second_table():
     assert [index for group in groups for index in group if index] == list(range(1, 10))
     assert len(groups) == 2 and all(group[0] == 0 for group in groups)
     assert _fitting(columns, [], 200) == [list(range(10))]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [
+        ("bench", "MODEL -p 8 -n 1 -r 1 --json MODEL"),
+        ("eval", "perplexity MODEL --text TEXT --lengths 20 --json TEXT"),
+        ("eval", "perplexity MODEL --text TEXT --lengths 20 --results MODEL"),
+        ("parity", "MODEL --length 20 --json MODEL"),
+        ("parity", "MODEL --length 20 --text TEXT --json TEXT"),
+        ("export", "imatrix MODEL TEXT OUT --json TEXT"),
+        ("export", "imatrix MODEL TEXT TEXT --force"),
+        ("export", "imatrix MODEL TEXT MODEL --force"),
+        ("export", "MODEL OUT --json MODEL"),
+        ("export", "MODEL OUT --tune TEXT --json TEXT"),
+        ("export", "MODEL TEXT --tune TEXT --force"),
+        ("export", "MODEL OUT --imatrix TEXT --json TEXT"),
+        ("export", "MODEL OUT --lora TEXT --json TEXT"),
+        ("export", "MODEL TEXT --lora TEXT --force"),
+        ("cache", "list --cache-dir STORE --json MODEL"),
+    ],
+)
+def test_no_command_writes_over_what_it_reads(tiny_gguf, tmp_path, capsys, command, arguments):
+    named = {name: tmp_path / name.lower() for name in ("MODEL", "TEXT", "OUT", "STORE")}
+    shutil.copyfile(tiny_gguf(tokenizer=True, scheme=(12, 4, 16), context_length=16), named["MODEL"])
+    named["TEXT"].write_text("the quick brown fox " * 20)
+    PromptStore(named["STORE"])
+    before = {name: named[name].read_bytes() for name in ("MODEL", "TEXT")}
+    main = importlib.import_module(f"dca_export.cli.{command}").main
+    assert main([str(named.get(word, word)) for word in arguments.split()]) == 2
+    errors = capsys.readouterr().err
+    assert errors.count("\n") == 1 and any(str(named[name]) in errors for name in before)
+    assert {name: named[name].read_bytes() for name in before} == before
+    assert not named["OUT"].exists()
+
+
+def test_a_full_disk_is_said_with_the_files_name():
+    with pytest.raises(OSError) as full:
+        write_json([1], "/dev/full")
+    assert full.value.filename == "/dev/full"

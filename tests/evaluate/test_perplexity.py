@@ -139,3 +139,15 @@ def test_plots_are_drawn(model, ids, tmp_path):
     assert [item.name for item in tmp_path.iterdir()] == ["plot.png"]
     with pytest.raises(InputError, match=".png"):
         plots.save(perplexity.draw(kept), tmp_path / "plot.exe")
+
+
+def test_windows_are_those_of_the_longest_pass_wherever_it_comes():
+    """Passes to 1,500 and 1,900 tokens have two windows each of 1,000."""
+    for order in ([1500, 1900], [1900, 1500]):
+        results = Results({"model": {"file": "m", "context_length": 64}, "settings": {}})
+        for length in order:
+            windows = [[0, 1000, 1.0], [1000, length, length / 1000]]
+            results.add(
+                {"method": "plain", "lengths": [length]}, {"lengths": [[length, 1.0]], "windows": windows}
+            )
+        assert perplexity.windows_of(results, "plain") == [(0, 1000, 1.0), (1000, 1900, 1.9)]

@@ -1,5 +1,7 @@
 """What pictures show: labels with numbers, several labelled ticks, nothing beyond 100 %, every line seen."""
 
+import math
+
 import pytest
 
 pytest.importorskip("matplotlib")
@@ -84,3 +86,9 @@ def test_points_are_named_beside_the_plot():
 )
 def test_a_label_has_the_schemes_numbers(method, own, label):
     assert parse(method).label(own) == label
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_log_axis_without_a_finite_value_is_no_warning(tmp_path):
+    figure = plots.lines({"plain": [(1.0, math.nan)]}, "tokens", "perplexity", 64, "m", log_y=True)
+    plots.save(figure, tmp_path / "p.png")

@@ -68,6 +68,11 @@ def test_the_best_within_the_trained_length_is_the_measure():
     assert verdict(results)[1].startswith("dca:300/100/400 fails from the first token on: perplexity 54.60")
 
 
+def test_a_method_that_overflows_does_not_make_the_others_fail():
+    results = measured(plain=[math.nan] * 4, dca=[2, 2, 2, 2])
+    assert reach.breaks_at(results, "plain") == 0 and reach.breaks_at(results, "dca") is None
+
+
 def test_what_is_said_of_a_rise_and_of_a_failure():
     results = measured(plain=[2, 2, 2, 4, 5, 5], dca=[2, 2, 2.2, 2.2, 2.2, 2.2])
     plain, dca = verdict(results)

@@ -1,6 +1,8 @@
 """Results files: what is written down, and how a run goes on from them."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -111,6 +113,36 @@ def test_the_header_tells_models_apart(tiny_gguf):
     assert heads[0]["model"]["context_length"] == 64
 
 
+def test_the_header_tells_models_apart_that_begin_alike(tiny_gguf, tmp_path):
+    """A vocabulary alone may take the first MiB; two trainings of one model are as long as each other."""
+    data = tiny_gguf(vocab=8000).read_bytes()
+    heads = []
+    for last in (b"\x00", b"\x3f"):
+        (tmp_path / "m.gguf").write_bytes(data[:-1] + last)
+        with dca.Model(tmp_path / "m.gguf") as model:
+            heads.append(results.header("passkey", model, {}, [])["model"])
+    one, other = heads
+    assert len(data) > 1 << 20 and one["sha256_of_first_mib"] == other["sha256_of_first_mib"]
+    assert one != other
+
+
+def test_a_file_of_an_earlier_version_goes_on(tmp_path):
+    path = tmp_path / "results.jsonl"
+    results.measure_cells(results.open_results(path, HEAD), CELLS[:1], measure, silent)
+    head = HEAD | {"model": HEAD["model"] | {"sha256_of_pieces": "0"}}
+    assert CELLS[0] in results.open_results(path, head)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_cannot_be_read_again_is_refused(tmp_path, kind):
+    path = Path("/dev/null")
+    if kind == "pipe":
+        path = tmp_path / "pipe"
+        os.mkfifo(path)
+    with pytest.raises(InputError, match=f"{path}: is no ordinary file"):
+        results.open_results(path, HEAD)
+
+
 def test_a_run_that_goes_on_otherwise_says_so(tmp_path):
     path = tmp_path / "results.jsonl"
     head = HEAD | {"device": "cpu", "versions": {"libdca": "1"}, "started": "then"}
@@ -138,7 +170,7 @@ def test_a_run_that_ended_in_its_first_line_begins_anew(tmp_path):
     path = tmp_path / "results.jsonl"
     results.measure_cells(results.open_results(path, HEAD), CELLS, measure, silent)
     whole = path.read_bytes()
-    for cut in (20, whole.index(b"\n")):
+    for cut in (0, 1, 5, 20, whole.index(b"\n")):
         path.write_bytes(whole[:cut])
         results.measure_cells(results.open_results(path, HEAD), CELLS, measure, silent)
         assert path.read_bytes() == whole

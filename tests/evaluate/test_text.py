@@ -1,6 +1,8 @@
 """The text that experiments read."""
 
 import hashlib
+import os
+import threading
 
 import pytest
 
@@ -62,6 +64,36 @@ def test_description_tells_texts_apart(tmp_path):
     one, other = Text(None).description(), Text(tmp_path / "b.txt").description()
     assert one["text"] == "pydoc_data.topics" and other["text"] == "b.txt"
     assert other["text_sha256_of_first_mib"] == hashlib.sha256(b"b").hexdigest()
+
+
+def test_description_tells_texts_apart_that_begin_alike(tmp_path):
+    """Of a long text what lies beyond its first MiB is read as well."""
+    found = []
+    for end in ("a", "b"):
+        (tmp_path / "t").write_text("x" * (3 << 20) + end)
+        found.append(Text(tmp_path / "t").description())
+    one, other = found
+    assert one != other and one["text_bytes"] == other["text_bytes"]
+
+
+def test_a_pipe_is_read_once_and_whole(tiny_gguf, tmp_path):
+    """As a shell's <(zcat book.gz) is: what is read of it is gone."""
+    source = "the quick brown fox " * 20_000
+    (tmp_path / "t").write_text(source)
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text(source))
+    writer.start()
+    piped, kept = Text(tmp_path / "pipe"), Text(tmp_path / "t")
+    writer.join()
+    with dca.Model(tiny_gguf(tokenizer=True)) as model:
+        assert piped.ids(model, 3).tolist() == kept.ids(model, 3).tolist()
+        assert piped.ids(model, 9000).tolist() == kept.ids(model, 9000).tolist()
+    assert piped.description() | {"text": "t"} == kept.description()
+
+
+def test_more_than_there_is_room_for_may_be_asked_for(tmp_path):
+    (tmp_path / "t").write_text("abc")
+    assert Text(tmp_path / "t").start(2**40) == ("abc", False)
 
 
 def test_names_that_are_not_utf_8_can_be_written_down():

@@ -53,7 +53,8 @@ def draw_points(axes: "Axes", points: Sequence[tuple[float, float, str, bool, Ba
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(alpha=0.3)
     axes.margins(x=0.1)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
+    if points:
+        axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8)
 
 
 def lines(
@@ -100,7 +101,7 @@ def draw_lines(
         if band := bands.get(name):
             _draw_band(axes, band, line.get_color())
     axes.axvline(trained, color="grey", linestyle="--", linewidth=1, label=f"trained: {trained:,}")
-    if log_y:
+    if log_y and values:
         axes.set_yscale("log")
         _label_log_axis(axes, values)
     elif y.endswith("%"):

@@ -10,7 +10,7 @@ from typing import Any
 
 from dca_export.evaluate import experiments
 from dca_export.evaluate.output.verdict import verdict
-from dca_export.evaluate.results import Results, Table
+from dca_export.evaluate.results import Results, Table, intelligible
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -33,12 +33,16 @@ def is_results(path: Path) -> bool:
 
 
 def page(measured: Sequence[Results]) -> str:
-    """The whole page, with everything it needs inside it."""
-    sections = "\n".join(_section(results) for results in measured)
+    """The whole page, with everything it needs inside it. Raises InputError for figures that are damaged."""
+    found, sections = [], []
+    for results in measured:
+        with intelligible(results):
+            found += verdict(results)
+            sections.append(_section(results))
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>dca-eval</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
-        f"<h1>dca-eval</h1>\n{_opening(measured)}\n{_TERMS}\n{sections}\n</body>\n</html>\n"
+        f"<h1>dca-eval</h1>\n{_opening(found)}\n{_TERMS}\n{chr(10).join(sections)}\n</body>\n</html>\n"
     )
 
 
@@ -59,9 +63,8 @@ differences of two methods from what each block or prompt gave under both</dd>
 </dl></details>"""
 
 
-def _opening(measured: Sequence[Results]) -> str:
+def _opening(found: Sequence[str]) -> str:
     """What was found, in words."""
-    found = [sentence for results in measured for sentence in verdict(results)]
     return "<h2>Verdict</h2>\n<ul>" + "".join(f"<li>{escape(each)}</li>" for each in found) + "</ul>"
 
 
@@ -73,11 +76,14 @@ def _section(results: Results) -> str:
         **{name: str(value) for name, value in results.settings.items()},
     }
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts.items())
-    tables = "\n".join(_table(table) for table in experiment.tables(results))
+    shown = ""
+    if any(results.cells()):
+        tables = "\n".join(_table(table) for table in experiment.tables(results))
+        alt = escape(head["experiment"])
+        shown = f'<img alt="{alt}" src="data:image/png;base64,{_picture(results)}">\n{tables}'
     return (
         f"<h2>{escape(head['experiment'])}</h2>\n"
-        f'<img alt="{escape(head["experiment"])}" src="data:image/png;base64,{_picture(results)}">\n'
-        f"{tables}\n<dl>{listed}</dl>\n{chr(10).join(map(_sitting, sittings))}"
+        f"{shown}\n<dl>{listed}</dl>\n{chr(10).join(map(_sitting, sittings))}"
     )
 
 

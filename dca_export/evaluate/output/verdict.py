@@ -12,6 +12,8 @@ _FOUND_MOST = 0.9  # from this share on, a model is said to find what is hidden
 def verdict(results: Results) -> list[str]:
     """A sentence for each method, or what a sweep recommends."""
     name = results.header["experiment"]
+    if not any(results.cells()):
+        return [f"Nothing of {name} has been measured yet."]
     if name == "sweep":
         return sweep.verdict(results)
     if name == "ablation":
@@ -77,7 +79,10 @@ def _beside_trained(results: Results) -> list[str]:
 def _finds(results: Results) -> list[str]:
     sentences = []
     for method in results.values("method"):
-        longest = max(results.values("length", method=method))
+        lengths = results.values("length", method=method)
+        if not lengths:  # of density, which reads texts first
+            continue
+        longest = max(lengths)
         tried = len(list(results.cells(method=method, length=longest)))
         share = retrieval.mean_found(results, method=method, length=longest)
         low, high = retrieval.interval(results, method=method, length=longest) or (0.0, 1.0)
@@ -103,7 +108,10 @@ def _against(results: Results, entry: dict[str, Any]) -> str:
 
 def _told_apart(results: Results) -> list[str]:
     """Which methods' shares at the longest length the trials do not tell from the first one's."""
-    first, *others = results.values("method")
+    methods = [method for method in results.values("method") if results.values("length", method=method)]
+    if not methods:
+        return []
+    first, *others = methods
     alike = []
     for method in others:
         length = max(results.values("length", method=method))
