@@ -18,7 +18,7 @@ from dca_export.errors import InputError
 from dca_export.tokenizer.pre_tokenizer import PROBE
 from dca_export.tokenizer.rank_files import Ranks, byte_characters
 from dca_export.tokenizer.sentencepiece_model import SentencePieceModel
-from dca_runtime.text.tokenizers_guard import guarded
+from dca_runtime.text.rust_guard import guarded
 from dca_runtime.text.vocabulary import SPACE
 
 HARD_TEXTS = (

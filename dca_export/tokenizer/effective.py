@@ -31,8 +31,8 @@ from dca_export.tokenizer.sentencepiece_model import SentencePieceModel, read_se
 from dca_export.tokenizer.settings import Settings, read_text
 from dca_export.tokenizer.slow_files import from_sentencepiece, from_vocab_and_merges
 from dca_runtime.errors import DcaError
+from dca_runtime.text.rust_guard import guarded
 from dca_runtime.text.tokenizer_json import build_parsed, check_tokenizer, parse_tokenizer_json, steps_of
-from dca_runtime.text.tokenizers_guard import guarded
 
 
 @dataclass

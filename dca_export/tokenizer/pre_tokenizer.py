@@ -15,7 +15,7 @@ import tokenizers
 from tokenizers import Regex, pre_tokenizers
 
 from dca_runtime.text.pretokenizers import PRETOKENIZERS, Pretokenizer
-from dca_runtime.text.tokenizers_guard import guarded
+from dca_runtime.text.rust_guard import guarded
 
 # Contractions in both cases, digit runs of many lengths, words with inner capitals, combining marks, several
 # scripts, punctuation against letters and line ends, all kinds of white space, and what only some patterns

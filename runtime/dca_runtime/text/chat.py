@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dca_runtime.errors import DcaError, Status
-from dca_runtime.text.tokenizers_guard import one_line
+from dca_runtime.text.rust_guard import one_line
 
 TEMPLATE_KEY = "tokenizer.chat_template"
 

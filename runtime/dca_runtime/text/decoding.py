@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable
 from tokenizers import Tokenizer as Backend
 
 from dca_runtime.errors import DcaError, Status
-from dca_runtime.text.tokenizers_guard import guarded
+from dca_runtime.text.rust_guard import guarded
 
 _BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _MOST_ID = 2**32 - 1  # what the package takes for an id

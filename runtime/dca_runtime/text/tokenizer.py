@@ -12,9 +12,9 @@ from dca_runtime.generation.prompt import Prompt, encode_marked
 from dca_runtime.options import TokenIds
 from dca_runtime.text.byte_stream import ByteStream
 from dca_runtime.text.decoding import Decoder
+from dca_runtime.text.rust_guard import guarded
 from dca_runtime.text.stream import TextStream
 from dca_runtime.text.tokenizer_json import build_from_json
-from dca_runtime.text.tokenizers_guard import guarded
 from dca_runtime.text.unigram import without_special_pieces
 from dca_runtime.text.vocabulary import MODEL_KEY, build_tokenizer, byte_level_pretokenizer
 

@@ -19,7 +19,7 @@ from tokenizers import Tokenizer
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.text.character_map import character_map_problem
 from dca_runtime.text.pretokenizers import linear_pattern
-from dca_runtime.text.tokenizers_guard import guarded, one_line
+from dca_runtime.text.rust_guard import guarded, one_line
 
 MAX_BYTES = 64 << 20  # the largest published ones have 35 MB; parsed, a file takes up to 40 times its size
 MAX_TOKEN_CHARACTERS = 4096  # the longest tokens in use are lines of a few hundred signs

@@ -13,8 +13,8 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from dca_runtime.errors import DcaError, Status
 from dca_runtime.text.pretokenizers import PRETOKENIZERS, Pretokenizer
+from dca_runtime.text.rust_guard import guarded, one_line
 from dca_runtime.text.tokenizer_json import MAX_TOKEN_CHARACTERS, too_many_added
-from dca_runtime.text.tokenizers_guard import guarded, one_line
 from dca_runtime.text.unigram import SPACE, unigram_tokenizer
 
 MODEL_KEY = "tokenizer.ggml.model"

@@ -12,9 +12,9 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 from dca_runtime.errors import DcaError
 from dca_runtime.text.character_map import character_map_problem
 from dca_runtime.text.pretokenizers import PRETOKENIZERS
+from dca_runtime.text.rust_guard import guarded
 from dca_runtime.text.tokenizer import Tokenizer as RuntimeTokenizer
 from dca_runtime.text.tokenizer_json import build_from_json, explodes
-from dca_runtime.text.tokenizers_guard import guarded
 
 WHOLE: dict[str, Any] = json.loads(tiny_tokenizer().to_str())
 VOCAB: dict[str, int] = WHOLE["model"]["vocab"]

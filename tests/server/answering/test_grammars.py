@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from dca_runtime import Model
+from dca_runtime import DcaError, Model
 from dca_runtime.server.answering.structured import Grammars, json_grammar
 from dca_runtime.server.answering.tools import HERMES, LLAMA, Tool, call_grammar
 from dca_runtime.server.errors import ApiError
@@ -70,6 +70,24 @@ def test_the_first_mask_is_made_with_the_constraint(model, monkeypatch):
     (brace,) = model.tokenize("{")
     constraint.accept(brace)
     assert (constraint.mask() != made).any()
+
+
+class Panic(BaseException):
+    """As the package's is no Exception where its code panics."""
+
+
+@pytest.mark.parametrize("call", ["compute_bitmask", "consume_token"])
+def test_a_matcher_that_panics_ends_its_answer_alone(model, monkeypatch, call):
+    def panic(*_):
+        raise Panic("index out of bounds")
+
+    constraint = Grammars(model).constraint(json_grammar(SCHEMA, False), "response_format")
+    constraint.accept(int(model.encode("{")[-1]))
+    monkeypatch.setattr(constraint, "_matcher", SimpleNamespace(**{call: panic}))
+    with pytest.raises(
+        DcaError, match="the form that was asked for cannot be followed .*index out of bounds"
+    ):
+        constraint.mask() if call == "compute_bitmask" else constraint.accept(1)
 
 
 def test_answers_to_one_request_go_ways_of_their_own(model):

@@ -9,12 +9,15 @@ from typing import Any
 import numpy as np
 from llguidance import LLMatcher, LLTokenizer
 
+from dca_runtime.errors import Status
 from dca_runtime.model import Model
 from dca_runtime.server.errors import ApiError
+from dca_runtime.text.rust_guard import guarded
 
 # No free white space: a model that may go on with spaces for ever does.
 COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
 ANY_OBJECT: dict[str, Any] = {"type": "object"}
+_CANNOT = "the form that was asked for cannot be followed"
 _GRAMMAR = re.compile(r" 1 \| %llguidance")  # with numbers of its lines
 
 
@@ -43,11 +46,12 @@ class Grammars:
         """The constraint that a Lark grammar is. Raises ApiError that names the request's ``param``."""
         with self._lock:
             tokenizer = self._tokenizer
-        matcher = LLMatcher(tokenizer, lark, log_level=0)
-        if not matcher.is_error():
-            # The first mask takes seconds where a form is large, and tells whether there is an answer at all:
-            # it is made here, not in a step.
-            first = matcher.compute_bitmask()
+        with guarded(_CANNOT, Status.ARGUMENT):
+            matcher = LLMatcher(tokenizer, lark, log_level=0)
+            if not matcher.is_error():
+                # The first mask takes seconds where a form is large, and tells whether there is an answer at
+                # all: it is made here, not in a step.
+                first = matcher.compute_bitmask()
         if matcher.is_error():
             reason = _reason(matcher)
             raise ApiError(400, f"{param} cannot be followed: {reason}", param=param, code="invalid_schema")
@@ -79,7 +83,8 @@ class GrammarConstraint:
     def mask(self) -> np.ndarray | None:
         """Bits of the tokens that may come next, uint32 ((n_vocab + 31) // 32,). Raises ApiError."""
         if self._next is None:
-            self._next = self._matcher.compute_bitmask()
+            with guarded(_CANNOT, Status.ARGUMENT):
+                self._next = self._matcher.compute_bitmask()
             self._check()
         return np.frombuffer(self._next, np.uint32)[: self._words]
 
@@ -92,13 +97,14 @@ class GrammarConstraint:
     def accept(self, token: int) -> bool:
         """Takes the token that came; True if nothing may follow. Raises ApiError."""
         self._next = None
-        self._matcher.consume_token(token)
+        with guarded(_CANNOT, Status.ARGUMENT):
+            self._matcher.consume_token(token)
         self._check()
         return self._matcher.is_stopped()
 
     def _check(self) -> None:
         if self._matcher.is_error():
-            raise ApiError(400, f"the form that was asked for cannot be followed: {_reason(self._matcher)}")
+            raise ApiError(400, f"{_CANNOT}: {_reason(self._matcher)}")
 
 
 def _reason(matcher: LLMatcher) -> str:

@@ -1,7 +1,8 @@
-"""The one place through which the tokenizers package is called: whatever goes wrong in it becomes a DcaError.
+"""The one place through which packages in Rust are called (tokenizers, llguidance): whatever goes wrong in
+one becomes a DcaError.
 
-The package raises bare Exception, OverflowError for ids, and, where its Rust code panics, an exception that
-is no Exception at all.
+They raise bare Exception, OverflowError for ids, and, where their code panics, an exception that is no
+Exception at all.
 """
 
 from collections.abc import Iterator
