@@ -82,7 +82,7 @@ def test_a_matcher_that_panics_ends_its_answer_alone(model, monkeypatch, call):
         raise Panic("index out of bounds")
 
     constraint = Grammars(model).constraint(json_grammar(SCHEMA, False), "response_format")
-    constraint.accept(int(model.encode("{")[-1]))
+    constraint.accept(model.tokenize("{")[0])
     monkeypatch.setattr(constraint, "_matcher", SimpleNamespace(**{call: panic}))
     with pytest.raises(
         DcaError, match="the form that was asked for cannot be followed .*index out of bounds"
