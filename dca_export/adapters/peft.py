@@ -20,6 +20,7 @@ from dca_export.checkpoint.tensors import SourceTensor, read_safetensors, read_t
 from dca_export.checkpoint.weight_files import ADAPTER
 from dca_export.config import Config
 from dca_export.errors import InputError
+from dca_export.small_files import is_there
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "base_model.model."
@@ -77,7 +78,7 @@ def _check_kind(config: Config) -> None:
 
 def _tensors(directory: Path) -> dict[str, SourceTensor]:
     for name in _FILES:
-        if (path := directory / name).is_file():
+        if is_there(path := directory / name):
             return read_torch_file(path) if path.suffix == ".bin" else read_safetensors(path)
     raise InputError(f"{directory}: no weights of an adapter ({' or '.join(_FILES)})")
 

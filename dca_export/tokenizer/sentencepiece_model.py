@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dca_export.errors import InputError
+from dca_export.small_files import read_bytes
 
 PIECES, TRAINER, NORMALIZER = 1, 2, 3  # fields of ModelProto
 PIECE_TEXT, PIECE_SCORE, PIECE_TYPE = 1, 2, 3  # of ModelProto.SentencePiece
@@ -40,8 +41,9 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     types: list[int] = []
     trainer: dict[int, int | bytes] = {}
     normalizer: dict[int, int | bytes] = {}
+    data = read_bytes(path)
     try:
-        for number, value in _fields(path.read_bytes()):
+        for number, value in _fields(data):
             if number == PIECES:
                 piece = dict(_fields(_message(value)))
                 texts.append(_message(piece.get(PIECE_TEXT, b"")))
