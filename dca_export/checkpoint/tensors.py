@@ -230,7 +230,8 @@ def read_torch_file(file: Path) -> dict[str, SourceTensor]:
     tensors = {}
     for name, tensor in state.items():
         dtype = names.get(tensor.dtype, str(tensor.dtype))
-        tensors[name] = SourceTensor(name, dtype, tuple(tensor.shape), file, _TorchRows(tensor))
+        shape = () if tensor.is_nested else tuple(tensor.shape)  # a nested one has none
+        tensors[name] = SourceTensor(name, dtype, shape, file, _TorchRows(tensor))
         kinds = {"meta": tensor.is_meta, "nested": tensor.is_nested, "quantised": tensor.is_quantized}
         kinds[str(tensor.layout).removeprefix("torch.")] = tensor.layout != torch.strided
         if any(kinds.values()):
@@ -251,4 +252,5 @@ class _TorchRows:
         matrix = self.tensor.reshape(-1, self.tensor.shape[-1] if self.tensor.dim() else 1)[start:stop]
         bits = {torch.bfloat16: torch.uint16}
         bits |= dict.fromkeys((torch.float8_e4m3fn, torch.float8_e5m2), torch.uint8)
-        return matrix.contiguous().view(bits.get(matrix.dtype, matrix.dtype)).numpy()
+        matrix = matrix.resolve_conj().resolve_neg().contiguous()  # marks of views, which are no bits
+        return matrix.view(bits.get(matrix.dtype, matrix.dtype)).numpy()

@@ -1,4 +1,4 @@
-"""What stands in the place of a model's small files: pipes, devices, folders, links to nowhere, endless files."""
+"""What stands in the place of a model's small files: pipes, devices, folders, dead links, endless files."""
 
 import os
 from pathlib import Path
