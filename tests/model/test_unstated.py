@@ -1,4 +1,4 @@
-"""What config.json leaves out is what the class of transformers takes; what contradicts the class is refused."""
+"""What config.json leaves out is what transformers' class takes; what contradicts the class is refused."""
 
 import pytest
 
