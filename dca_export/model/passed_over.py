@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from dca_export.config import Config
 from dca_export.model.layout import PlannedTensor
@@ -14,7 +14,7 @@ _NORMS = re.compile(r"blk\.\d+\.attn_[qk]_norm\.weight")
 
 # By class: of these tensors, the key that turns them on, and what it is where it is not stated; None: no such
 # tensor is ever used. Classes that are not here use what there is, or need it.
-_READ = {
+_READ: dict[str, Mapping[re.Pattern[str], tuple[str, bool] | None]] = {
     **dict.fromkeys(
         ("LlamaForCausalLM", "GraniteForCausalLM", "SmolLM3ForCausalLM"),
         {
@@ -52,7 +52,6 @@ def passed_over(config: Config, planned: Iterable[PlannedTensor]) -> list[str]:
         if not found or (flag is not None and config.boolean(*flag)):
             continue
         why = f"where {flag[0]} is not true" if flag else "as it has none"
-        notes.append(
-            f"{len(found)} tensors such as {found[0]} are exported, transformers' {name} leaves them out {why}"
-        )
+        tensors = f"{len(found)} tensors such as {found[0]}"
+        notes.append(f"{tensors} are exported, transformers' {name} leaves them out {why}")
     return notes

@@ -70,7 +70,7 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         raise InputError(f"{path}: its pieces end with their space; only spaces in front are supported")
     kind = trainer.get(MODEL_TYPE, UNIGRAM)
     if kind not in (UNIGRAM, BPE):
-        raise InputError(f"{path}: model_type is {kind}, expected {UNIGRAM} (unigram) or {BPE} (BPE)")
+        raise InputError(f"{path}: model_type is {kind!r}, expected {UNIGRAM} (unigram) or {BPE} (BPE)")
     if not normalizer.get(ESCAPE_SPACES, 1):
         raise InputError(f"{path}: its pieces hold spaces as they are; only visible ones are supported")
     if denormalizer.get(CHARACTER_MAP):
