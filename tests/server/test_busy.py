@@ -39,7 +39,8 @@ def wait_until_one_is(state, http, url):
 
 
 def test_who_finds_the_queue_full_is_told_when_to_come_again(tiny_gguf, tmp_path):
-    model = tiny_gguf(tokenizer=True, context_length=60000)
+    # Steps of some milliseconds: the loop of a busy machine falls behind shorter ones, and gives way.
+    model = tiny_gguf(tokenizer=True, context_length=60000, layers=8, width=256, ff=1024)
     options = ["--max-sequences", "1", "--max-queue", "1"]
     with running(model, tmp_path / "log", *options) as server, httpx.Client(timeout=60) as http:
         url = f"{server.url}/v1/completions"

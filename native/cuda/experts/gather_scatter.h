@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "cuda/device/launch.h"
-#include "cuda/experts/own.h"
+#include "cuda/weights/own_experts.h"
 
 namespace dca::cuda {
 

@@ -11,7 +11,7 @@
 #include <span>
 #include <vector>
 
-#include "cuda/experts/own.h"
+#include "cuda/weights/own_experts.h"
 #include "cuda/weights/planes.h"
 
 namespace dca::cuda {

@@ -7,7 +7,7 @@
 
 #include "core/hparams.h"
 #include "cuda/device/launch.h"
-#include "cuda/experts/own.h"
+#include "cuda/weights/own_experts.h"
 #include "cuda/weights/planes.h"
 
 namespace dca::cuda {

@@ -7,7 +7,7 @@
 #include "core/backend/backend.h"
 #include "cuda/device/dtype.h"
 #include "cuda/device/resources.h"
-#include "cuda/experts/own.h"
+#include "cuda/weights/own_experts.h"
 #include "cuda/weights/planes.h"
 
 namespace dca::cuda {
