@@ -125,7 +125,8 @@ def _completed(read: _Read, settings: Settings, vocab_size: int) -> Effective:
 def _check(read: _Read, parsed: dict[str, Any], built: Tokenizer) -> None:
     """Raises InputError if what is to be embedded gives other ids than the source's own way of encoding."""
     assert read.source is not None
-    pieces = pieces_of(built, [entry["content"] for entry in parsed["added_tokens"] if entry["content"]])
+    whole = [entry["content"] for entry in parsed["added_tokens"] if entry["content"]]
+    pieces = pieces_of(built, whole, str(read.path))
 
     def embedded(text: str) -> list[int]:
         with guarded(f"{read.path}: it cannot tokenize"):

@@ -96,9 +96,13 @@ class Settings:
         return list(self._ids("eos", vocab_size))
 
     def flag(self, key: str) -> bool | None:
-        """A flag of tokenizer_config.json, None where it is not stated."""
+        """A flag of tokenizer_config.json, None where it is not stated. Raises InputError for another value."""
         value = self.tokenizer.get(key)
-        return value if isinstance(value, bool) else None
+        if value is not None and not isinstance(value, bool):
+            raise InputError(
+                f"{self.directory / _CONFIG}: {key} must be true or false, found {str(value)[:40]!r}"
+            )
+        return value
 
     def chat_template(self) -> str | list[dict[str, str]] | None:
         """The default template, or all with their names. Files of their own come first."""
