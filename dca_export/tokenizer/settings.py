@@ -96,7 +96,7 @@ class Settings:
         return list(self._ids("eos", vocab_size))
 
     def flag(self, key: str) -> bool | None:
-        """A flag of tokenizer_config.json, None where it is not stated. Raises InputError for another value."""
+        """A flag of tokenizer_config.json, None where it is not stated. InputError: it is none."""
         value = self.tokenizer.get(key)
         if value is not None and not isinstance(value, bool):
             raise InputError(
