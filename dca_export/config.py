@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dca_export.errors import InputError
+from dca_export.small_files import read_bytes
 
 MAX_INTEGER = 2**31 - 1  # GGUF stores hyperparameters as u32 and engines read them as i32
 # GGUF stores them as f32 too: the largest, and the least above 0 (below half of it they round to 0).
@@ -17,13 +18,9 @@ MAX_FLOAT, MIN_FLOAT = (2 - 2**-23) * 2.0**127, 2.0**-149
 
 def read_json(path: Path) -> Any:
     """The value a JSON file holds; InputError if it is missing or is no JSON."""
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    if not path.is_file():  # a pipe would be waited for
-        raise InputError(f"{path}: not a regular file")
+    data = read_bytes(path)
     try:
-        with open(path, encoding="utf-8") as file:
-            return json.load(file)
+        return json.loads(data.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not valid JSON ({error})") from None
 

@@ -11,21 +11,26 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from dca_export.adapters.changes import AdapterOption, Addition, Changes
+from dca_export.adapters.patterns import matched
 from dca_export.checkpoint.tensors import SourceTensor, read_safetensors, read_torch_file, values
 from dca_export.checkpoint.weight_files import ADAPTER
-from dca_export.config import Config
+from dca_export.config import MAX_FLOAT, Config
 from dca_export.errors import InputError
+from dca_export.small_files import is_there
 
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _PREFIX = "base_model.model."
 _FACTOR = re.compile(r"(?P<module>.+)\.lora_(?P<which>A|B)(\.[^.]+)?\.(?P<part>weight|bias)")
 _EMBEDDING = re.compile(r"(?P<module>.+)\.lora_embedding_(?P<which>A|B)(\.[^.]+)?")
 _WRAPPER = re.compile(r"\.(modules_to_save(\.default)?|base_layer)(?=\.)")
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
+# What an adapter's matrices begin as. Other ways take them out of the model's own weights first.
+_BEGINNINGS = ("gaussian", "eva", "orthogonal")
 
 # What changes the arithmetic in a way that is not read here: the key, what counts as not used, its name.
 _REFUSED = {
@@ -54,13 +59,22 @@ def read_peft(option: AdapterOption, known: Iterable[str]) -> Changes:
             raise tensor.error("is DoRA's, which cannot be merged here; merge it with PEFT")
         if (found := _FACTOR.fullmatch(name)) or (found := _EMBEDDING.fullmatch(name)):
             part = found.groupdict().get("part") or "embedding"
-            factors.setdefault((found["module"], part), {})[found["which"]] = tensor
+            pair = factors.setdefault((found["module"], part), {})
+            if found["which"] in pair:
+                raise tensor.error(f"and {pair[found['which']].name} are one matrix of one module")
+            if part == "bias" and found["which"] == "A":
+                raise tensor.error("is a bias of lora_A, which PEFT has not; it cannot be merged here")
+            pair[found["which"]] = _of_floats(tensor)
         elif "lora_" in name:
             raise tensor.error("is of a kind of LoRA that cannot be merged here; merge it with PEFT")
         else:
-            changes.replacements[rename(_WRAPPER.sub("", name))] = tensor
+            target = rename(_WRAPPER.sub("", name))
+            if target in changes.replacements:
+                raise tensor.error(f"and {changes.replacements[target].name} are both for {target}")
+            changes.replacements[target] = _of_floats(tensor)
+    scales = _Scales(config, [module.removeprefix(_PREFIX) for module, _ in factors])
     for (module, part), pair in factors.items():
-        scale = _scale(config, module.removeprefix(_PREFIX), _rank(pair, module, part, option.path, factors))
+        scale = scales.of(module.removeprefix(_PREFIX), _rank(pair, module, part, option.path, factors))
         target = rename(f"{module}.{'bias' if part == 'bias' else 'weight'}")
         changes.add(target, _addition(pair, part, scale * option.scale))
     return changes
@@ -74,10 +88,17 @@ def _check_kind(config: Config) -> None:
         if config.values.get(key):
             raise config.error(key, f"that is {method}, which cannot be merged here; merge it with PEFT")
 
+    start = config.values.get("init_lora_weights")
+    if isinstance(start, str) and start.lower() not in _BEGINNINGS:
+        raise config.error(
+            "init_lora_weights",
+            "that changes the model's own weights before it is trained; merge it with PEFT",
+        )
+
 
 def _tensors(directory: Path) -> dict[str, SourceTensor]:
     for name in _FILES:
-        if (path := directory / name).is_file():
+        if is_there(path := directory / name):
             return read_torch_file(path) if path.suffix == ".bin" else read_safetensors(path)
     raise InputError(f"{directory}: no weights of an adapter ({' or '.join(_FILES)})")
 
@@ -121,27 +142,38 @@ def _rank(
     return a.shape[0]
 
 
-def _scale(config: Config, module: str, rank: int) -> float:
-    """alpha / rank of one module, as PEFT computes it."""
-    wanted = _of_module(config, "rank_pattern", module, config.integer("r", 8))
-    if wanted != rank:
-        raise InputError(f"{config.where}: the rank of {module} is {wanted}, its matrices have {rank}")
-    alpha = _of_module(config, "alpha_pattern", module, config.values.get("lora_alpha", 8))
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise config.error("lora_alpha", "must be a finite number")
-    return alpha / (math.sqrt(rank) if config.boolean("use_rslora", False) else rank)
+class _Scales:
+    """alpha / rank of each module, as PEFT computes it."""
+
+    def __init__(self, config: Config, modules: list[str]) -> None:
+        self._config = config
+        self._ranks = matched(config, "rank_pattern", modules)
+        self._alphas = matched(config, "alpha_pattern", modules)
+        self._root = config.boolean("use_rslora", False)
+
+    def of(self, module: str, rank: int) -> float:
+        """For a module whose matrices have `rank`, which must be the one that the configuration gives it."""
+        config = self._config
+        wanted = self._ranks.get(module) if module in self._ranks else config.integer("r", 8)
+        if isinstance(wanted, bool) or wanted != rank:
+            raise InputError(
+                f"{config.where}: the rank of {module} is {str(wanted)[:20]}, its matrices have {rank}"
+            )
+        alpha = self._alphas[module] if module in self._alphas else config.values.get("lora_alpha", 8)
+        key = "alpha_pattern" if module in self._alphas else "lora_alpha"
+        if (
+            isinstance(alpha, bool)
+            or not isinstance(alpha, int | float)
+            or not -MAX_FLOAT <= alpha <= MAX_FLOAT
+        ):
+            raise config.error(key, "must be a finite number")
+        return alpha / (math.sqrt(rank) if self._root else rank)
 
 
-def _of_module(config: Config, key: str, module: str, default: Any) -> Any:
-    """What the first pattern that ends like the module's name gives it."""
-    section = config.section(key)
-    for pattern, value in section.values.items() if section else ():
-        try:
-            if re.match(rf"(.*\.)?({pattern})$", module):
-                return value
-        except re.error:
-            raise config.error(key, f"{pattern!r} is no pattern of names") from None
-    return default
+def _of_floats(tensor: SourceTensor) -> SourceTensor:
+    if tensor.dtype not in _FLOATS:
+        raise tensor.error(f"is {tensor.dtype}, expected one of {', '.join(_FLOATS)}")
+    return tensor
 
 
 def _addition(pair: dict[str, SourceTensor], part: str, scale: float) -> Addition:

@@ -20,6 +20,7 @@ from dca_export.checkpoint.names import plain_names
 from dca_export.checkpoint.weight_files import ADAPTER, WeightFiles, adapter_error, find_weights
 from dca_export.config import Config
 from dca_export.errors import InputError, MissingPackage
+from dca_export.small_files import check_regular
 
 # What the numbers of a tensor are stored in. BF16 and FP8 have no NumPy type; their bits are read instead.
 STORAGE = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "F8_E4M3": "u1", "F8_E5M2": "u1"}
@@ -160,6 +161,7 @@ def read_safetensors(file: Path) -> dict[str, SourceTensor]:
     The safetensors library checks the whole header (sizes, bounds, overlaps); what is read afterwards is
     only where each tensor begins, so that its rows can be read without mapping or loading the file.
     """
+    check_regular(file)
     try:
         with safe_open(file, framework="numpy"):
             pass
@@ -199,6 +201,7 @@ class _FileRows:
 
 def read_torch_file(file: Path) -> dict[str, SourceTensor]:
     """The tensors of one file that torch.save wrote, by name. Nothing but tensors is unpickled."""
+    check_regular(file)
     try:
         import torch
     except ImportError:
@@ -209,7 +212,7 @@ def read_torch_file(file: Path) -> dict[str, SourceTensor]:
         with warnings.catch_warnings(action="ignore"):  # what is wrong with the file becomes the error
             state = torch.load(file, map_location="cpu", mmap=mapped, weights_only=True)
     except Exception as error:  # torch promises no particular type for a file it cannot or must not read
-        reason = str(error).strip().split("\n")[0]
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise InputError(f"{file}: cannot be read as PyTorch weights ({reason})") from None
     for wrapper in _STATES:
         if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
@@ -227,7 +230,8 @@ def read_torch_file(file: Path) -> dict[str, SourceTensor]:
     tensors = {}
     for name, tensor in state.items():
         dtype = names.get(tensor.dtype, str(tensor.dtype))
-        tensors[name] = SourceTensor(name, dtype, tuple(tensor.shape), file, _TorchRows(tensor))
+        shape = () if tensor.is_nested else tuple(tensor.shape)  # a nested one has none
+        tensors[name] = SourceTensor(name, dtype, shape, file, _TorchRows(tensor))
         kinds = {"meta": tensor.is_meta, "nested": tensor.is_nested, "quantised": tensor.is_quantized}
         kinds[str(tensor.layout).removeprefix("torch.")] = tensor.layout != torch.strided
         if any(kinds.values()):
@@ -248,4 +252,5 @@ class _TorchRows:
         matrix = self.tensor.reshape(-1, self.tensor.shape[-1] if self.tensor.dim() else 1)[start:stop]
         bits = {torch.bfloat16: torch.uint16}
         bits |= dict.fromkeys((torch.float8_e4m3fn, torch.float8_e5m2), torch.uint8)
-        return matrix.contiguous().view(bits.get(matrix.dtype, matrix.dtype)).numpy()
+        matrix = matrix.resolve_conj().resolve_neg().contiguous()  # marks of views, which are no bits
+        return matrix.view(bits.get(matrix.dtype, matrix.dtype)).numpy()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dca_export.config import Config, read_json_object
 from dca_export.errors import InputError
+from dca_export.small_files import is_there
 
 KINDS = (("model", ".safetensors"), ("pytorch_model", ".bin"))
 ADAPTER = "adapter_config.json"
@@ -43,9 +44,9 @@ def find_weights(directory: Path) -> WeightFiles:
     """
     for stem, suffix in KINDS:
         whole, index = directory / f"{stem}{suffix}", directory / f"{stem}{suffix}.index.json"
-        if whole.exists():
+        if is_there(whole):
             return WeightFiles([whole], notes=_passed_over(whole, index))
-        if index.is_file():
+        if is_there(index):
             return _indexed(index, suffix)
     for stem, suffix in KINDS:
         if files := sorted(directory.glob(f"{stem}*{suffix}")):

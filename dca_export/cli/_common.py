@@ -35,6 +35,7 @@ from dca_export.export.output_file import write_file
 EXIT_OK = 0
 EXIT_CHECK_FAILED = 1
 EXIT_BAD_INPUT = 2
+MAX_MESSAGE = 2000  # characters
 EXIT_INTERRUPTED = 128 + signal.SIGINT  # what a shell reports for a program that Ctrl-C ended
 
 
@@ -168,7 +169,16 @@ def _with_option(message: str, argv: Sequence[str]) -> str:
 
 
 def _fail(prog: str, message: str, code: int) -> int:
-    _complain(f"{prog}: {' '.join(message.split())}\n")
+    # Nothing that a terminal acts on; bytes of a path that are no UTF-8 are escaped where they are written.
+    kept = (
+        character if character.isprintable() or "\ud800" <= character <= "\udfff" else " "
+        for character in message
+    )
+    shown = "".join(kept)
+    shown = " ".join(shown.split())
+    if len(shown) > MAX_MESSAGE:  # a name of a stranger's file may be as long as the file
+        shown = f"{shown[: MAX_MESSAGE // 2]} … {shown[-MAX_MESSAGE // 2 :]}"
+    _complain(f"{prog}: {shown}\n")
     return code
 
 

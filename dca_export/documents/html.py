@@ -5,6 +5,9 @@ import re
 from dca_export.errors import InputError
 
 _UNSEEN = ("script", "style", "noscript", "template", "head", "svg", "iframe", "object")
+# What the parser looks for the end of, through all of the rest, each time.
+_SEARCHED = {b"<!--": b"-->", b"<![": b"]>", b"<?": b">"}
+MAX_OPEN = 100
 
 
 def html_text(data: bytes, path: str) -> str:
@@ -16,6 +19,9 @@ def html_text(data: bytes, path: str) -> str:
         raise InputError(
             f"{path}: reading HTML needs the package {error.name}: pip install 'dca-export[documents]'"
         ) from error
+    for opening, closing in _SEARCHED.items():
+        if data.count(opening, data.rfind(closing) + 1) > MAX_OPEN:
+            raise InputError(f"{path}: more than {MAX_OPEN} times {opening.decode()} without an end")
     try:
         page = BeautifulSoup(data, "html.parser")
         title = page.title.get_text().strip() if page.title is not None else ""
@@ -24,7 +30,8 @@ def html_text(data: bytes, path: str) -> str:
         text = MarkdownConverter(heading_style="ATX").convert_soup(page)
     except (RecursionError, ValueError, AssertionError) as error:
         raise InputError(f"{path}: not HTML that can be read ({type(error).__name__})") from error
-    text = re.sub(r"\n{3,}", "\n\n", re.sub(r"[ \t]+\n", "\n", text)).strip()
+    lines = "\n".join(line.rstrip(" \t") for line in text.split("\n"))
+    text = re.sub(r"\n{3,}", "\n\n", lines).strip()
     if not text:
         raise InputError(f"{path}: holds no text (a page that a script fills?)")
     return f"{title}\n\n{text}" if title and title not in text else text

@@ -15,6 +15,7 @@ _PDF_WITHIN = 1024  # bytes from the start that the mark may stand in
 _HTML_NAMES = {".html", ".htm", ".xhtml"}
 _HTML_MARKS = (b"<!doctype html", b"<html")
 _HTML_WITHIN = 1024
+MAX_BYTES = 256 << 20  # of a document; the longest books have some MB, with pictures some hundred
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def texts_of(path: str) -> list[Text]:
     place = at_home(path)
     if not place.is_dir():
         is_html = place.suffix.lower() in _HTML_NAMES
-        return [Text(place.name, text_in(place.read_bytes(), path, is_html))]
+        return [Text(place.name, text_in(_all_of(place), path, is_html))]
     texts = []
     for file in tree.files(place):
         text = _text_in_tree(file)
@@ -54,13 +55,28 @@ def at_home(path: str) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def _all_of(file: Path) -> bytes:
+    """All of a file, which may be a pipe: another program's output. Raises InputError: it has no end."""
+    with file.open("rb") as stream:
+        data = stream.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise _too_long(file)
+    return data
+
+
+def _too_long(file: Path) -> InputError:
+    return InputError(f"{file}: has more than {MAX_BYTES:,} bytes, more than is read of a document")
+
+
 def _text_in_tree(file: Path) -> str:
     """Empty for what is no text, of which only the beginning is read: a model's file may lie there."""
     with file.open("rb") as stream:
         start = stream.read(_START_BYTES)
         if not _is_pdf(start) and decode.beginning(start) is None:
             return ""
-        data = start + stream.read()
+        data = start + stream.read(MAX_BYTES)
+        if len(data) > MAX_BYTES:
+            raise _too_long(file)
     return text_in(data, str(file)) if _is_pdf(start) else decode.text(data) or ""
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 def files(folder: Path) -> Iterator[Path]:
     """Regular files at any depth, by name: the same order every time. Leaves out what is hidden and links."""
-    for name in sorted(os.listdir(folder)):
-        path = folder / name
-        if name.startswith(".") or path.is_symlink():
-            continue
+    waiting = [folder]  # the next one last; not by recursion, for a stranger's folders may be deep
+    while waiting:
+        path = waiting.pop()
         if path.is_dir():
-            yield from files(path)
+            names = [name for name in sorted(os.listdir(path)) if not name.startswith(".")]
+            waiting += [path / name for name in reversed(names) if not (path / name).is_symlink()]
         elif path.is_file():
             yield path

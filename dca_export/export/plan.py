@@ -50,6 +50,7 @@ from dca_export.model.architectures import find_architecture, known_gguf_names
 from dca_export.model.completion import completed
 from dca_export.model.hyperparameters import Entries, model_entries, read_dimensions
 from dca_export.model.layout import PlannedTensor, generated_tensor, plan_tensors
+from dca_export.model.passed_over import passed_over
 from dca_export.model.rope import context_length, read_rope, sliding_window, trained_length
 from dca_export.model.windows import kept_windows
 from dca_export.tokenizer.vocabulary import Vocabulary, read_vocabulary
@@ -135,6 +136,7 @@ def _plan_directory(checkpoint: Checkpoint, options: ExportOptions) -> Directory
     choice = choose_scheme(options.scheme, trained, stated)
     notes += beyond_training(choice, reach_of_config(config))
     stored = plan_tensors(checkpoint, architecture, dimensions)  # first: it shows the sizes to be real
+    notes += passed_over(config, stored)
     for planned in stored:
         for piece in planned.pieces:
             check_readable(piece.tensor)

@@ -19,6 +19,7 @@ from dca_export.model.rope import (
 )
 from dca_export.model.windows import ARCHITECTURES as WINDOWED
 from dca_export.scheme import Scheme, SchemeError, StringBorder
+from dca_export.small_files import is_there
 
 # What stated_budgets.py reads of the same section.
 BUDGET_SETTINGS = frozenset(
@@ -110,7 +111,7 @@ def stated_by_config(config: Config) -> tuple[SchemeChoice | None, list[str]]:
 def stated_elsewhere(config: Config, directory: Path) -> list[str]:
     """A note, if the directory holds a second configuration with a scheme and config.json has none."""
     other = directory / OTHER_CONFIG
-    if DUAL_CHUNK in config or not other.is_file() or DUAL_CHUNK not in Config.read(other):
+    if DUAL_CHUNK in config or not is_there(other) or DUAL_CHUNK not in Config.read(other):
         return []
     return [f"{OTHER_CONFIG} states a scheme; put it in the place of config.json to use that one"]
 

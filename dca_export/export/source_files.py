@@ -9,7 +9,10 @@ from pathlib import Path
 from dca_export.errors import InputError
 
 # What an export reads of a directory.
-_READ = ("*.json", "*.jinja", "*.model", "*.txt", "README.md", "*model*.safetensors", "*model*.bin")
+_READ = (
+    *("*.json", "*.jinja", "additional_chat_templates/*.jinja", "README.md"),
+    *("*.model", "*.tiktoken", "*.txt", "*model*.safetensors", "*model*.bin"),
+)
 _PART = re.compile(r"(.*)-\d{5}-of-(\d{5})\.gguf")
 
 

@@ -11,6 +11,7 @@ from dca_export.config import Config, read_json
 from dca_export.errors import InputError
 from dca_export.gguf.budget_keys import MOST, MOST_LAST_QUERIES, Budgets
 from dca_export.model.rope import DUAL_CHUNK
+from dca_export.small_files import is_there
 
 BUDGETS_FILE = "sparse_attention_config.json"  # beside config.json
 _KIND = "vertical_and_slash"
@@ -30,7 +31,7 @@ def stated_budgets(
     file = directory / BUDGETS_FILE
     if "sparse_attention_config" in section:
         values, where = section.values["sparse_attention_config"], f"{section.where}: sparse_attention_config"
-    elif file.exists():
+    elif is_there(file):
         values, where = read_json(file), str(file)
     else:
         wanted = section.boolean("sparse_attention_enabled", False)

@@ -20,6 +20,9 @@ _WHOLE_NUMBERS = ("sampling_top_k", "sampling_penalty_last_n", "sampling_mirosta
 _LISTS = ("tags", "languages")
 _TABLES = ("base_models", "datasets")
 
+MAX_CARD_BYTES = 4 << 20
+MAX_FACTS_BYTES = 64 << 10  # published ones have up to some 10 KB
+
 # Folders of a hub's cache, whose names say nothing: models--ORGANISATION--NAME/snapshots/HASH.
 _HASH = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _CACHE_FOLDERS = ("snapshots", "blobs", "refs")
@@ -48,6 +51,8 @@ def model_name(directory: Path) -> str:
 
 
 def _read(directory: Path, parameters: int) -> gguf.Metadata:
+    if _is_too_much(directory / "README.md"):
+        return gguf.Metadata()
     logging.getLogger("metadata").setLevel(logging.CRITICAL)  # it says what it cannot understand
     try:
         description = gguf.Metadata.load(None, directory, None, parameters)
@@ -65,6 +70,19 @@ def _read(directory: Path, parameters: int) -> gguf.Metadata:
     except Exception:  # gguf trusts the shape of what people write into model cards
         return gguf.Metadata()
     return description
+
+
+def _is_too_much(card: Path) -> bool:
+    """Whether a model card has more than gguf, which reads it whole, is to be given.
+
+    Only the facts before its text are parsed; YAML's merge keys (<<), which none has, multiply in each other.
+    """
+    if not card.is_file():
+        return False
+    with open(card, "rb") as file:
+        beginning = file.read(MAX_CARD_BYTES + 1)
+    facts = beginning.partition(b"\n---")[0]
+    return len(beginning) > MAX_CARD_BYTES or len(facts) > MAX_FACTS_BYTES or b"<<" in facts
 
 
 def _usable(name: str, value: Any) -> Any:

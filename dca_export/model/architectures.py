@@ -81,6 +81,15 @@ GRANITE_DEFAULTS = dict.fromkeys(
 ) | {"rms_norm_eps": 1e-6}
 LAYER_NORM = ("attention.layer_norm_epsilon", "layer_norm_eps")
 COHERE_DEFAULTS = {"tie_word_embeddings": True, "logit_scale": 0.0625, "layer_norm_eps": 1e-5}
+MISTRAL = ("MistralForCausalLM", "MinistralForCausalLM", "Mistral3ForConditionalGeneration")
+GPT_OSS_ROPE = {
+    "rope_type": "yarn",
+    "factor": 32.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "truncate": False,
+    "original_max_position_embeddings": 4096,
+}
 GPT_OSS_EXPERTS = (
     block("ffn_gate_inp.weight", "mlp.router.weight", "experts", "width", f32=True),
     block("ffn_gate_inp.bias", "mlp.router.bias", "experts"),
@@ -125,6 +134,7 @@ ARCHITECTURES = (
         interleaved=True,
         required=SILU,
         keys={"vocab_size": "vocab"},
+        class_defaults=dict.fromkeys(MISTRAL, {"sliding_window": 4096}),
     ),
     Architecture(
         "llama",
@@ -134,6 +144,7 @@ ARCHITECTURES = (
         required=SILU,
         keys={"vocab_size": "vocab"},
         sizes=EXPERT_COUNT,
+        defaults={"rope_theta": 1e6},
     ),
     Architecture(
         "qwen2",
@@ -156,6 +167,7 @@ ARCHITECTURES = (
             "attention.sliding_window": "window",
             "rope.scaling.original_context_length": "original_context",
         },
+        partly_rotated=True,
     ),
     Architecture(
         "qwen2moe",
@@ -220,7 +232,12 @@ ARCHITECTURES = (
         required=SILU | {"swiglu_alpha": (1.702,), "swiglu_limit": (7.0,)},
         keys={"attention.sliding_window": "window", "expert_feed_forward_length": "expert_ff"},
         sizes=EXPERT_COUNT | {"expert_ff": ("intermediate_size",)},
-        defaults={"rms_norm_eps": 1e-5, "rope_theta": 150000.0},
+        defaults={
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 150000.0,
+            "sliding_window": 128,
+            "rope_parameters": GPT_OSS_ROPE,
+        },
     ),
     Architecture(
         "smollm3",
@@ -239,6 +256,7 @@ ARCHITECTURES = (
         required=SILU,
         keys={"attention.sliding_window": "window"},
         defaults={"rms_norm_eps": 1e-5},
+        class_defaults={"Olmo3ForCausalLM": {"sliding_window": 4096, "rope_theta": 5e5}},
     ),
     Architecture(
         "granite",
@@ -267,6 +285,7 @@ ARCHITECTURES = (
         model(GLM4_NORMS, ATTENTION, qkv_bias(optional=True), FUSED_FEED_FORWARD),
         required=SILU,
         defaults={"partial_rotary_factor": 0.5, "rms_norm_eps": 1.5625e-07},
+        partly_rotated=True,
     ),
     Architecture(
         "command-r",
@@ -275,7 +294,7 @@ ARCHITECTURES = (
         required=SILU,
         numbers={"logit_scale": stated("logit_scale")},
         epsilon=LAYER_NORM,
-        defaults=COHERE_DEFAULTS,
+        defaults=COHERE_DEFAULTS | {"rope_theta": 5e5},
     ),
     Architecture(
         "cohere2",
@@ -302,6 +321,7 @@ ARCHITECTURES = (
         flags={"use_parallel_residual": "use_parallel_residual"},
         epsilon=LAYER_NORM,
         defaults={"partial_rotary_factor": 0.25, "layer_norm_eps": 1e-5},
+        partly_rotated=True,
     ),
     Architecture(
         "llama",

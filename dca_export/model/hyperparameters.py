@@ -8,7 +8,7 @@ from gguf import GGUFValueType
 
 from dca_export.config import Config
 from dca_export.errors import InputError
-from dca_export.model.rope import original_context, sliding_window
+from dca_export.model.rope import original_context, rope_config, sliding_window
 from dca_export.model.rules import Architecture, Dimensions
 from dca_export.model.windows import ARCHITECTURES as WINDOWED
 from dca_export.model.windows import check_unrotated_layers, kept_windows
@@ -42,6 +42,11 @@ def read_dimensions(config: Config, architecture: Architecture) -> Dimensions:
     head_dim = config.integer("head_dim", width // heads)
     if head_dim % 2:
         raise config.error("head_dim", "must be even")
+    rope = rope_config(config)
+    if not architecture.partly_rotated and rope.positive("partial_rotary_factor", 1.0) != 1.0:
+        raise rope.error(
+            "partial_rotary_factor", f"must be 1: {architecture.classes[0]} turns all values of a head"
+        )
     return Dimensions(
         layers=layers,
         vocab=config.integer("vocab_size"),

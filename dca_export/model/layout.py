@@ -67,6 +67,7 @@ def plan_tensors(
         unused -= {name for piece in pieces for name in (piece.tensor.name, *piece.tensor.parts)}
         head_dim = dimensions.head_dim if rule.rotated and architecture.interleaved else 0
         planned.append(PlannedTensor(rule.target.format(layer=layer), shape, pieces, head_dim, rule.f32))
+    _check_whole(checkpoint, planned, dimensions.layers)
     left_over = sorted(
         name for name in unused if not (_BUFFERS.fullmatch(name) or _adds_nothing(checkpoint.tensors[name]))
     )
@@ -76,6 +77,21 @@ def plan_tensors(
             + (f" (nor have {len(left_over) - 1} others)" if len(left_over) > 1 else "")
         )
     return planned
+
+
+def _check_whole(checkpoint: Checkpoint, planned: list[PlannedTensor], layers: int) -> None:
+    """Raises InputError for a norm that only some layers have, or only one of queries and keys."""
+    there = {each.name for each in planned}
+    for layer in range(layers):
+        for name in ("attn_q_norm", "attn_k_norm", "ffn_norm"):
+            target = f"blk.{layer}.{name}.weight"
+            with_it = [f"blk.{other}.{name}.weight" for other in range(layers)]
+            if name != "ffn_norm":
+                with_it += [f"blk.{layer}.attn_{part}_norm.weight" for part in "qk"]
+            if target not in there and (others := there.intersection(with_it)):
+                raise InputError(
+                    f"{checkpoint.directory}: what becomes {target} is missing beside {min(others)}"
+                )
 
 
 def _adds_nothing(tensor: SourceTensor) -> bool:

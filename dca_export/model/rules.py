@@ -48,6 +48,7 @@ class Architecture:
     has, the config keys that may state them. `numbers`: further GGUF keys (f32) with what computes them; of
     None nothing is written. `flags`: likewise bools, and the config keys that state them. `epsilon`: the GGUF
     key and the config's of the norms' epsilon. `defaults`: what the classes take where config.json is silent.
+    `class_defaults`: those of some of the classes alone. `partly_rotated`: RoPE may turn a part of a head.
     `unrotated_period`: engines know that one of so many layers has no RoPE (0: all have it).
     Of a mixture: `norm_topk`, whether engines normalise the chosen experts' weights if the file does not say,
     and `norm_topk_unstated`, what a config.json that does not say means.
@@ -64,6 +65,8 @@ class Architecture:
     flags: Mapping[str, str] = field(default_factory=dict)
     epsilon: tuple[str, str] = ("attention.layer_norm_rms_epsilon", "rms_norm_eps")
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    class_defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    partly_rotated: bool = False
     unrotated_period: int = 0
     norm_topk: bool = True
     norm_topk_unstated: bool = True

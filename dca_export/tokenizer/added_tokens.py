@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from dca_export.config import read_json_object
 from dca_export.errors import InputError
+from dca_export.small_files import is_there
 from dca_export.tokenizer.settings import NAMES, Settings, is_unicode
 from dca_runtime.text.tokenizer_json import MAX_TOKEN_CHARACTERS
 from dca_runtime.text.unigram import NO_TEXT
@@ -138,7 +139,7 @@ def _stated(settings: Settings, own: list[dict[str, Any]]) -> list[AddedToken]:
             tokens.append(AddedToken(_id(path, key), _text(path, token["content"]), **flags))
         return sorted(tokens, key=lambda token: token.id)
     path = settings.directory / "added_tokens.json"
-    if not path.is_file():
+    if not is_there(path):
         return []
     named = {settings.name(name).text for name in NAMES} | set(settings.further_special_texts())
     known = {entry["content"] for entry in own}

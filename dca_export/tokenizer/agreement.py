@@ -166,11 +166,11 @@ def _encoder(model: SentencePieceModel, ids: dict[str, int], parts_of: Cut, piec
     return encode
 
 
-def pieces_of(built: Tokenizer, whole: Collection[str]) -> Callable[[str], list[str] | None]:
+def pieces_of(built: Tokenizer, whole: Collection[str], name: str) -> Callable[[str], list[str] | None]:
     """Cuts texts as a tokenizer does; None for one with a token that is matched as a `whole` first."""
 
     def pieces(text: str) -> list[str] | None:
-        with guarded("a text cannot be cut"):
+        with guarded(f"{name}: it cannot cut a text"):
             normal = built.normalizer.normalize_str(text) if built.normalizer else text
             if any(token in each for token in whole for each in (text, normal, normal.replace(" ", SPACE))):
                 return None

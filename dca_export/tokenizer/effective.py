@@ -16,6 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from dca_export.errors import InputError
+from dca_export.small_files import is_there, read_text
 from dca_export.tokenizer.added_tokens import merge_added_tokens, place_by_id
 from dca_export.tokenizer.agreement import (
     Cut,
@@ -28,7 +29,7 @@ from dca_export.tokenizer.agreement import (
 )
 from dca_export.tokenizer.rank_files import is_tiktoken, read_tekken, read_tiktoken
 from dca_export.tokenizer.sentencepiece_model import SentencePieceModel, read_sentencepiece
-from dca_export.tokenizer.settings import Settings, read_text
+from dca_export.tokenizer.settings import Settings
 from dca_export.tokenizer.slow_files import from_sentencepiece, from_vocab_and_merges
 from dca_runtime.errors import DcaError
 from dca_runtime.text.rust_guard import guarded
@@ -93,7 +94,7 @@ def read_effective(settings: Settings, vocab_size: int) -> Effective:
     """The tokenizer in `settings.directory`, for a model with `vocab_size` embeddings. Raises InputError."""
     directory = settings.directory
     for name, read in _READERS.items():
-        if (directory / name).is_file():
+        if is_there(directory / name):
             return _completed(read(directory / name, settings), settings, vocab_size)
     if files := sorted(directory.glob("*.tiktoken")):
         return _completed(_from_tiktoken(files[0], settings), settings, vocab_size)
@@ -124,7 +125,8 @@ def _completed(read: _Read, settings: Settings, vocab_size: int) -> Effective:
 def _check(read: _Read, parsed: dict[str, Any], built: Tokenizer) -> None:
     """Raises InputError if what is to be embedded gives other ids than the source's own way of encoding."""
     assert read.source is not None
-    pieces = pieces_of(built, [entry["content"] for entry in parsed["added_tokens"] if entry["content"]])
+    whole = [entry["content"] for entry in parsed["added_tokens"] if entry["content"]]
+    pieces = pieces_of(built, whole, str(read.path))
 
     def embedded(text: str) -> list[int]:
         with guarded(f"{read.path}: it cannot tokenize"):
@@ -178,7 +180,7 @@ def _from_tekken(path: Path, settings: Settings) -> _Read:
 
 
 def _from_merges(path: Path, settings: Settings) -> _Read:
-    if not (settings.directory / "vocab.json").is_file():
+    if not is_there(settings.directory / "vocab.json"):
         raise InputError(f"{path}: there is no vocab.json beside it")
     parsed, notes = from_vocab_and_merges(settings)
     return _Read(parsed, settings.directory / "vocab.json", notes=notes)

@@ -15,6 +15,7 @@ from typing import Any
 
 from dca_export.config import read_json_object
 from dca_export.errors import InputError
+from dca_export.small_files import read_bytes
 from dca_export.tokenizer.settings import Settings
 from dca_runtime.text.pretokenizers import PRETOKENIZERS
 
@@ -115,7 +116,7 @@ def read_tiktoken(path: Path, settings: Settings) -> tuple[dict[str, Any], Ranks
             f"{', '.join(_CUT_BY)}); save the tokenizer with transformers, which writes tokenizer.json"
         )
     ranks: dict[bytes, int] = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+    for number, line in enumerate(read_bytes(path).splitlines(), start=1):
         parts = line.split()
         if not parts:
             continue

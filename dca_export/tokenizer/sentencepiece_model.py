@@ -5,19 +5,23 @@ Field numbers are those of sentencepiece_model.proto; types of pieces have the s
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from dca_export.errors import InputError
+from dca_export.small_files import read_bytes
 
-PIECES, TRAINER, NORMALIZER = 1, 2, 3  # fields of ModelProto
+PIECES, TRAINER, NORMALIZER, DENORMALIZER = 1, 2, 3, 5  # fields of ModelProto
 PIECE_TEXT, PIECE_SCORE, PIECE_TYPE = 1, 2, 3  # of ModelProto.SentencePiece
 MODEL_TYPE, SPACE_AS_SUFFIX = 3, 24  # of TrainerSpec
-CHARACTER_MAP, ADD_DUMMY_PREFIX, REMOVE_EXTRA_SPACES = 2, 3, 4  # of NormalizerSpec
-BPE = 2  # a TrainerSpec.ModelType; the default is unigram, 1
-NORMAL = 1
+CHARACTER_MAP, ADD_DUMMY_PREFIX, REMOVE_EXTRA_SPACES, ESCAPE_SPACES = 2, 3, 4, 5  # of NormalizerSpec
+UNIGRAM, BPE = 1, 2  # of TrainerSpec.ModelType
+NORMAL, LAST_TYPE = 1, 6
+
+MAX_PIECES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -40,17 +44,23 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
     types: list[int] = []
     trainer: dict[int, int | bytes] = {}
     normalizer: dict[int, int | bytes] = {}
+    denormalizer: dict[int, int | bytes] = {}
+    data = read_bytes(path)
     try:
-        for number, value in _fields(path.read_bytes()):
+        for number, value in _fields(data):
             if number == PIECES:
                 piece = dict(_fields(_message(value)))
                 texts.append(_message(piece.get(PIECE_TEXT, b"")))
                 scores.append(struct.unpack("<f", _message(piece.get(PIECE_SCORE, bytes(4))))[0])
                 types.append(int(piece.get(PIECE_TYPE, NORMAL)))
+                if len(texts) > MAX_PIECES:
+                    raise ValueError(f"more than {MAX_PIECES:,} pieces")
             elif number == TRAINER:
                 trainer = dict(_fields(_message(value)))
             elif number == NORMALIZER:
                 normalizer = dict(_fields(_message(value)))
+            elif number == DENORMALIZER:
+                denormalizer = dict(_fields(_message(value)))
         character_map = _message(normalizer.get(CHARACTER_MAP, b""))
     except (ValueError, TypeError, struct.error, IndexError) as error:
         raise InputError(f"{path}: not a SentencePiece model ({error})") from None
@@ -58,11 +68,24 @@ def read_sentencepiece(path: Path) -> SentencePieceModel:
         raise InputError(f"{path}: not a SentencePiece model (it has no pieces)")
     if trainer.get(SPACE_AS_SUFFIX):
         raise InputError(f"{path}: its pieces end with their space; only spaces in front are supported")
+    kind = trainer.get(MODEL_TYPE, UNIGRAM)
+    if kind not in (UNIGRAM, BPE):
+        raise InputError(f"{path}: model_type is {kind!r}, expected {UNIGRAM} (unigram) or {BPE} (BPE)")
+    if not normalizer.get(ESCAPE_SPACES, 1):
+        raise InputError(f"{path}: its pieces hold spaces as they are; only visible ones are supported")
+    if denormalizer.get(CHARACTER_MAP):
+        raise InputError(f"{path}: replaces characters of what it decodes, which is not supported")
+    for id_, (score, type_) in enumerate(zip(scores, types, strict=True)):
+        if not math.isfinite(score) or not NORMAL <= type_ <= LAST_TYPE:
+            raise InputError(
+                f"{path}: piece {id_} has score {score} and type {str(type_)[:20]}, expected a finite number "
+                f"and {NORMAL} to {LAST_TYPE}"
+            )
     return SentencePieceModel(
         texts,
         scores,
         types,
-        is_bpe=trainer.get(MODEL_TYPE) == BPE,
+        is_bpe=kind == BPE,
         adds_space=bool(normalizer.get(ADD_DUMMY_PREFIX, 1)),
         character_map=character_map,
         removes_extra_spaces=bool(normalizer.get(REMOVE_EXTRA_SPACES, 1)),

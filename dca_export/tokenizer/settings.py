@@ -13,6 +13,7 @@ from typing import Any
 
 from dca_export.config import read_json_object
 from dca_export.errors import InputError
+from dca_export.small_files import is_there, read_text
 
 _MODEL = "tokenizer.model"
 _CONFIG, _MAP = "tokenizer_config.json", "special_tokens_map.json"
@@ -95,15 +96,19 @@ class Settings:
         return list(self._ids("eos", vocab_size))
 
     def flag(self, key: str) -> bool | None:
-        """A flag of tokenizer_config.json, None where it is not stated."""
+        """A flag of tokenizer_config.json, None where it is not stated. InputError: it is none."""
         value = self.tokenizer.get(key)
-        return value if isinstance(value, bool) else None
+        if value is not None and not isinstance(value, bool):
+            raise InputError(
+                f"{self.directory / _CONFIG}: {key} must be true or false, found {str(value)[:40]!r}"
+            )
+        return value
 
     def chat_template(self) -> str | list[dict[str, str]] | None:
         """The default template, or all with their names. Files of their own come first."""
         own = self.directory / "chat_template.jinja"
         named = {path.stem: path for path in sorted(self.directory.glob("additional_chat_templates/*.jinja"))}
-        if own.is_file():
+        if is_there(own):
             named = {"default": own} | named
         if named:
             texts = {name: read_text(path) for name, path in named.items()}
@@ -154,18 +159,10 @@ class Settings:
         return text
 
 
-def read_text(path: Path) -> str:
-    """A text file, which must be UTF-8. Raises InputError."""
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not valid UTF-8 ({error})") from None
-
-
 def is_unicode(text: str) -> bool:
     """Whether a text can be written: JSON may hold halves of surrogate pairs."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _object(path: Path) -> dict[str, Any]:
-    return read_json_object(path) if path.is_file() else {}
+    return read_json_object(path) if is_there(path) else {}

@@ -10,8 +10,9 @@ from gguf import TokenType
 
 from dca_export.config import read_json_object
 from dca_export.errors import InputError
+from dca_export.small_files import read_text
 from dca_export.tokenizer.sentencepiece_model import SentencePieceModel
-from dca_export.tokenizer.settings import Settings, read_text
+from dca_export.tokenizer.settings import Settings
 from dca_runtime.errors import DcaError
 from dca_runtime.text.pretokenizers import PRETOKENIZERS
 from dca_runtime.text.vocabulary import SPACE, merges_by_score

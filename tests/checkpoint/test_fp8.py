@@ -176,3 +176,9 @@ def test_a_senseless_block_size(tmp_path, block):
     with pytest.raises(InputError, match="weight_block_size"):
         quantization = {"quant_method": "fp8", "weight_block_size": block}
         opened(tmp_path, {"w": ("F8_E4M3", CODES)}, quantization)
+
+
+def test_two_scales_of_one_matrix_are_refused(tmp_path):
+    (one, _), (other, _) = scale((300, 1)), scale((1,))
+    with pytest.raises(InputError, match=r"w_scale and w_scale_inv are both scales of w, expected one"):
+        opened(tmp_path, {"w": ("F8_E4M3", CODES), "w_scale_inv": one, "w_scale": other})

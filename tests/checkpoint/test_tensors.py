@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_hf import stored_as, tiny_config, tiny_tensors, write_safetensors, write_tiny_model
 
-from dca_export.checkpoint.tensors import open_checkpoint, read_safetensors
+from dca_export.checkpoint.tensors import open_checkpoint, read_safetensors, read_torch_file
 from dca_export.errors import InputError
 
 
@@ -194,3 +194,17 @@ def test_truncated_while_it_is_read(tmp_path):
         file.truncate(path.stat().st_size - 4)
     with pytest.raises(InputError, match="became shorter"):
         tensor.read(0, tensor.rows)
+
+
+def test_a_view_of_pytorch_with_the_sign_turned_is_read_as_what_it_shows(tmp_path):
+    torch = pytest.importorskip("torch")
+    torch.save({"w": torch._neg_view(torch.tensor([[1.0, -2.0]]))}, tmp_path / "pytorch_model.bin")
+    assert read_torch_file(tmp_path / "pytorch_model.bin")["w"].read(0, 1).tolist() == [[-1.0, 2.0]]
+
+
+def test_a_nested_tensor_is_refused(tmp_path):
+    torch = pytest.importorskip("torch")
+    nested = torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])
+    torch.save({"w": nested}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model.bin: tensor w is a nested tensor"):
+        read_torch_file(tmp_path / "pytorch_model.bin")

@@ -127,3 +127,13 @@ def test_json_to_a_file_is_whole_and_has_no_nan(tmp_path):
 def test_json_to_stdout(capsys):
     _common.write_json({"tokens": 3}, "-")
     assert json.loads(capsys.readouterr().out) == {"tokens": 3}
+
+
+def test_a_name_of_a_stranger_reaches_the_terminal_short_and_without_commands(capsys):
+    def body(arguments):
+        raise InputError("m.safetensors: tensor \x1b[31m\u202e" + "x" * 100_000 + " has no place")
+
+    assert _common.run(_common.command_parser("dca-thing", "", ""), body, []) == 2
+    errors = capsys.readouterr().err
+    assert "\x1b" not in errors and "\u202e" not in errors
+    assert len(errors) < 2100 and errors.rstrip().endswith("has no place")

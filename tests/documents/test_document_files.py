@@ -87,3 +87,28 @@ def test_a_file_without_text_is_a_line(tmp_path, data):
 def test_a_folder_without_text_is_a_line(tmp_path):
     with pytest.raises(InputError, match="no file in this folder holds text"):
         texts_of(str(tmp_path))
+
+
+def test_a_document_without_end_is_refused(tmp_path):
+    (tmp_path / "zeros.txt").symlink_to("/dev/zero")
+    with pytest.raises(InputError, match=r"zeros.txt: has more than 268,435,456 bytes"):
+        texts_of(str(tmp_path / "zeros.txt"))
+
+
+def test_a_text_without_end_in_a_folder_is_refused(tmp_path):
+    with open(tmp_path / "text.txt", "wb") as file:
+        file.write(b"a" * 10_000)
+        file.truncate(1 << 40)
+    with pytest.raises(InputError, match=r"text.txt: has more than"):
+        texts_of(str(tmp_path))
+
+
+def test_folders_may_be_deep(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(1200):
+        os.mkdir("d")
+        os.chdir("d")
+    with open("a.txt", "w") as file:
+        file.write("deep")
+    os.chdir(tmp_path)
+    assert [each.text for each in texts_of(str(tmp_path))] == ["deep"]

@@ -35,3 +35,13 @@ def test_a_page_without_text_is_said(page):
 def test_a_page_nested_too_deep_is_a_line():
     with pytest.raises(InputError, match="x.html"):
         html_text(b"<div>" * 100_000, "x.html")
+
+
+@pytest.mark.parametrize("opening", [b"<!--", b"<![CDATA[", b"<?"])
+def test_openings_without_an_end_are_refused_in_time(opening):
+    with pytest.raises(InputError, match="x.html: more than 100 times .* without an end"):
+        html_text(b"<html><body>" + opening * 300_000, "x.html")
+
+
+def test_a_page_may_end_within_one_comment():
+    assert html_text(b"<html><body><!-- one --><p>Text<!-- two", "x.html").startswith("Text")

@@ -45,6 +45,29 @@ def test_damaged(model, data):
         model(data)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (PIECES + field(2, bytes([3 << 3, 3])), "model_type is 3, expected 1"),
+        (PIECES + field(2, bytes([3 << 3, 4])), "model_type is 4, expected 1"),
+        (PIECES + BPE + field(3, bytes([5 << 3, 0])), "spaces as they are"),
+        (PIECES + BPE + field(5, field(2, b"map")), "replaces characters of what it decodes"),
+        (PIECES + piece(b"x", float("nan")) + BPE, "piece 3 has score nan"),
+        (PIECES + piece(b"x", float("inf")) + BPE, "piece 3 has score inf"),
+        (PIECES + piece(b"x", -1.0, 7) + BPE, "and type 7, expected"),
+        (PIECES + piece(b"x", -1.0, 0) + BPE, "and type 0, expected"),
+    ],
+)
+def test_what_would_be_tokenised_otherwise_is_refused(model, data, message):
+    with pytest.raises(InputError, match=f"tokenizer.model: .*{message}"):
+        model(data)
+
+
+def test_pieces_without_end_are_refused_in_time(model):
+    with pytest.raises(InputError, match="more than 1,000,000 pieces"):
+        model(field(1, b"") * 1_000_001)
+
+
 def test_agrees_with_the_sentencepiece_package(tmp_path):
     sentencepiece = pytest.importorskip("sentencepiece")
     text = tmp_path / "text"

@@ -294,3 +294,20 @@ def test_the_runtime_gives_the_ids_transformers_gives(tmp_path, make, vocab_size
     theirs = transformers.PreTrainedTokenizerFast.from_pretrained(tmp_path)
     for text in HARD:
         assert ours.encode(text) == theirs.encode(text)
+
+
+@pytest.mark.parametrize("key", ["add_bos_token", "add_eos_token"])
+@pytest.mark.parametrize("value", [1, "true", [], {}])
+def test_a_flag_that_is_none_is_refused(tmp_path, key, value):
+    write_tokenizer(tmp_path, **{key: value})
+    with pytest.raises(InputError, match=f"tokenizer_config.json: {key} must be true or false"):
+        read_vocabulary(tmp_path, 320)
+
+
+def test_a_pattern_that_gives_up_is_named(tmp_path):
+    written = json.loads(tiny_tokenizer().to_str())
+    split = {"type": "Split", "pattern": {"Regex": "(.*)" * 6 + "x"}, "behavior": "Isolated", "invert": False}
+    written["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [split, written["pre_tokenizer"]]}
+    write_tokenizer(tmp_path, Tokenizer.from_str(json.dumps(written)))
+    with pytest.raises(InputError, match="tokenizer.json: it cannot"):
+        read_vocabulary(tmp_path, 320)

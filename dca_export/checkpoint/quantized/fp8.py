@@ -65,9 +65,11 @@ def dequantised(checkpoint: Checkpoint) -> tuple[Checkpoint, bool]:
     result = dict(checkpoint.tensors)
     quantised = [name for name, tensor in checkpoint.tensors.items() if tensor.dtype in VALUES]
     for name in quantised:
-        tensor, scale = checkpoint.tensors[name], None
-        for scale_name in (name + suffix for suffix in SUFFIXES):
-            scale = result.pop(scale_name, None) or scale
+        tensor = checkpoint.tensors[name]
+        scales = [result.pop(name + suffix) for suffix in SUFFIXES if name + suffix in result]
+        if len(scales) > 1:
+            raise scales[1].error(f"and {scales[0].name} are both scales of {name}, expected one")
+        scale = scales[0] if scales else None
         read = (
             _scaled(tensor, scale, block)
             if scale

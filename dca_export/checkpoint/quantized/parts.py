@@ -9,6 +9,7 @@ import numpy as np
 
 from dca_export.checkpoint.tensors import Checkpoint, FourBits, RowReader, SourceTensor, values
 from dca_export.config import Config, read_json_object
+from dca_export.small_files import is_there
 
 FLOATS = ("F32", "F16", "BF16")
 # Where quantisers leave their settings: a section of config.json, or a file beside it.
@@ -64,7 +65,7 @@ def settings(checkpoint: Checkpoint) -> Config:
         if (section := checkpoint.config.section(key)) is not None:
             return section
     for name in _FILES:
-        if (path := checkpoint.directory / name).is_file():
+        if is_there(path := checkpoint.directory / name):
             return Config(read_json_object(path), str(path))
     return Config({}, f"{checkpoint.config.where}: quantization_config")
 
