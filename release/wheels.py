@@ -15,6 +15,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 from pathlib import Path
@@ -130,6 +131,17 @@ def sdist(out: Path) -> Path:
         return archive.replace(out / archive.name)
 
 
+def check_sources(archive: Path) -> None:
+    """Ends the run if the sdist holds other files than git's and its own description."""
+    listed = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True)
+    if listed.returncode != 0:  # an sdist's tree
+        return
+    with tarfile.open(archive) as tar:
+        held = {member.name.partition("/")[2] for member in tar if member.isfile()}
+    if strange := sorted(held - {"PKG-INFO", *listed.stdout.split("\0")}):
+        sys.exit(f"{archive.name}: holds {len(strange)} files that are not in git, such as {strange[0]}")
+
+
 def same(first: Path, second: Path) -> None:
     """Ends the run if the two files differ."""
     if digest(first) != digest(second):
@@ -152,6 +164,7 @@ def main() -> None:
     defines |= dict(one.split("=", 1) for one in arguments.define)
     builds = ROOT / "build" / "wheels"
     archive = sdist(builds / "sdist" if arguments.cuda else arguments.out)
+    check_sources(archive)
     if not arguments.cuda:
         print(f"{archive.name}: {archive.stat().st_size / 1e6:.2f} MB, sha256 {digest(archive)}")
         if arguments.twice:
