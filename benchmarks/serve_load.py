@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from dca_export.cli._common import print_table
+from dca_export.cli.shared.display import print_table
 
 
 @dataclass

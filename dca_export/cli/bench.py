@@ -7,22 +7,11 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dca_export.cli._common import (
-    EXIT_OK,
-    add_json_argument,
-    check_outputs,
-    command_parser,
-    counts,
-    finite_float,
-    positive_ints,
-    print_table,
-    progress_bar,
-    row_printer,
-    run,
-    times,
-    write_json,
-)
-from dca_export.cli._runtime import add_model_arguments, attention, opened
+from dca_export.cli.shared.argument_types import counts, finite_float, positive_ints, times
+from dca_export.cli.shared.command import EXIT_OK, command_parser, run
+from dca_export.cli.shared.display import print_table, progress_bar, row_printer
+from dca_export.cli.shared.outputs import add_json_argument, check_outputs, write_json
+from dca_export.cli.shared.runtime import add_model_arguments, attention, opened
 from dca_export.errors import InputError
 
 if TYPE_CHECKING:

@@ -5,18 +5,11 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from dca_export.cli._common import (
-    EXIT_OK,
-    add_json_argument,
-    check_outputs,
-    command_parser,
-    disk_size,
-    finite_float,
-    print_table,
-    run,
-    write_json,
-)
-from dca_export.cli._store import add_directory_argument
+from dca_export.cli.shared.argument_types import disk_size, finite_float
+from dca_export.cli.shared.command import EXIT_OK, command_parser, run
+from dca_export.cli.shared.display import print_table
+from dca_export.cli.shared.outputs import add_json_argument, check_outputs, write_json
+from dca_export.cli.shared.store import add_directory_argument
 from dca_export.errors import InputError
 from dca_export.export.summary import size
 from dca_runtime.attention import Attention

@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dca_export.cli import _common, _eval_density, _eval_shared
-from dca_export.cli._runtime import opened
+from dca_export.cli.shared import argument_types, command, display, eval_density, eval_experiments, outputs
+from dca_export.cli.shared.runtime import opened
 from dca_export.errors import InputError
 from dca_export.export.output_file import check_output, write_file
 
@@ -26,7 +26,7 @@ dca-eval passkey model.gguf --lengths 4096,12288 --attention plain,dca,dca:1536/
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit code."""
-    parser = _common.command_parser("dca-eval", "Measures how far a model can be taken.", EXAMPLE)
+    parser = command.command_parser("dca-eval", "Measures how far a model can be taken.", EXAMPLE)
     parser.set_defaults(command=["dca-eval", *(sys.argv[1:] if argv is None else argv)])
     experiments = parser.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
     for add in (
@@ -34,39 +34,39 @@ def main(argv: Sequence[str] | None = None) -> int:
         _add_passkey,
         _add_needle,
         _add_recall,
-        _eval_density.add,
+        eval_density.add,
         _add_ablation,
         _add_efficiency,
         _add_sweep,
         _add_report,
     ):
         add(experiments)
-    return _common.run(parser, _run, argv)
+    return command.run(parser, _run, argv)
 
 
 def _run(arguments: argparse.Namespace) -> int:
     if arguments.experiment != "report":
-        _eval_shared.check_outputs(arguments)
+        eval_experiments.check_outputs(arguments)
     return arguments.body(arguments)
 
 
 def _add_perplexity(experiments: Any) -> None:
-    parser = _eval_shared.add_experiment(
+    parser = eval_experiments.add_experiment(
         experiments, "perplexity", "does it still predict text?", "--text book.txt --lengths 4096,8192"
     )
-    _eval_shared.add_text(parser)
-    _eval_shared.add_methods(parser)
-    _eval_shared.add_lengths(parser, [4096, 8192, 16384])
-    _eval_shared.add_window(parser)
+    eval_experiments.add_text(parser)
+    eval_experiments.add_methods(parser)
+    eval_experiments.add_lengths(parser, [4096, 8192, 16384])
+    eval_experiments.add_window(parser)
     parser.add_argument(
         "--stride",
-        type=_common.count,
+        type=argument_types.count,
         default=0,
         metavar="N",
         help="slide a context of each length over the text by N tokens, as the paper does with 256; "
         "takes far longer (default: 0, one pass)",
     )
-    _eval_shared.add_engine(parser)
+    eval_experiments.add_engine(parser)
     parser.set_defaults(body=_perplexity)
 
 
@@ -74,8 +74,8 @@ def _perplexity(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import perplexity, text
 
     source = text.Text(arguments.text)
-    with _eval_shared.engine(arguments) as model:
-        methods = _eval_shared.methods_of(arguments, model)
+    with eval_experiments.engine(arguments) as model:
+        methods = eval_experiments.methods_of(arguments, model)
         cells = perplexity.plan(methods, arguments.lengths, arguments.stride)
         ids = source.ids(model, max(arguments.lengths))
         options = {name: getattr(arguments, name) for name in ("window", "stride", "cache_type")}
@@ -83,17 +83,17 @@ def _perplexity(arguments: argparse.Namespace) -> int:
         if arguments.stride:
             settings["tokens"] = len(ids)  # how far the contexts slide
         measure = partial(perplexity.measure, model, ids, **options)
-        return _eval_shared.run_cells(arguments, model, settings, cells, measure)
+        return eval_experiments.run_cells(arguments, model, settings, cells, measure)
 
 
 def _add_passkey(experiments: Any) -> None:
-    parser = _eval_shared.add_experiment(
+    parser = eval_experiments.add_experiment(
         experiments, "passkey", "does it find a number hidden in filler text?", "--lengths 4096,12288"
     )
-    _eval_shared.add_methods(parser)
-    _eval_shared.add_lengths(parser, [4096, 8192, 12288])
-    _eval_shared.add_trials(parser, depths=[10, 30, 50, 70, 90], trials=2)
-    _eval_shared.add_engine(parser)
+    eval_experiments.add_methods(parser)
+    eval_experiments.add_lengths(parser, [4096, 8192, 12288])
+    eval_experiments.add_trials(parser, depths=[10, 30, 50, 70, 90], trials=2)
+    eval_experiments.add_engine(parser)
     parser.set_defaults(body=_passkey)
 
 
@@ -101,27 +101,27 @@ def _passkey(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import retrieval
     from dca_export.evaluate.tasks import passkey
 
-    with _eval_shared.engine(arguments) as model:
-        methods = _eval_shared.methods_of(arguments, model)
+    with eval_experiments.engine(arguments) as model:
+        methods = eval_experiments.methods_of(arguments, model)
         cells = retrieval.plan(methods, arguments.lengths, arguments.depths, arguments.trials)
         settings = {"seed": arguments.seed, "cache_type": arguments.cache_type}
         prompts = passkey.Prompts(model, arguments.seed)
         context = max(arguments.lengths) + passkey.ANSWER_TOKENS
         with retrieval.Answerer(model, context, arguments.cache_type) as answerer:
             measure = partial(passkey.measure, prompts, answerer)
-            return _eval_shared.run_cells(arguments, model, settings, cells, measure)
+            return eval_experiments.run_cells(arguments, model, settings, cells, measure)
 
 
 def _add_needle(experiments: Any) -> None:
     from dca_export.evaluate.tasks import needle
 
-    parser = _eval_shared.add_experiment(
+    parser = eval_experiments.add_experiment(
         experiments, "needle", "does it find a sentence hidden in your own text?", "--text book.txt"
     )
-    _eval_shared.add_text(parser)
-    _eval_shared.add_methods(parser)
-    _eval_shared.add_lengths(parser, [4096, 8192, 12288])
-    _eval_shared.add_trials(parser, depths=[10, 30, 50, 70, 90], trials=1)
+    eval_experiments.add_text(parser)
+    eval_experiments.add_methods(parser)
+    eval_experiments.add_lengths(parser, [4096, 8192, 12288])
+    eval_experiments.add_trials(parser, depths=[10, 30, 50, 70, 90], trials=1)
     parser.add_argument(
         "--needle",
         default=needle.NEEDLE,
@@ -136,7 +136,7 @@ def _add_needle(experiments: Any) -> None:
         help="what the answer must contain; may be given several times "
         f"(default: {' and '.join(needle.KEYWORDS)})",
     )
-    _eval_shared.add_engine(parser)
+    eval_experiments.add_engine(parser)
     parser.set_defaults(body=_needle)
 
 
@@ -166,8 +166,8 @@ def _needle(arguments: argparse.Namespace) -> int:
     _check_needle(arguments)
     source = text.Text(arguments.text)
     keywords = arguments.keyword or list(needle.KEYWORDS)
-    with _eval_shared.engine(arguments) as model:
-        methods = _eval_shared.methods_of(arguments, model)
+    with eval_experiments.engine(arguments) as model:
+        methods = eval_experiments.methods_of(arguments, model)
         cells = needle.plan(methods, arguments.lengths, arguments.depths, arguments.trials)
         settings = source.description() | {
             "needle": arguments.needle,
@@ -181,20 +181,20 @@ def _needle(arguments: argparse.Namespace) -> int:
         context = max(arguments.lengths) + needle.ANSWER_TOKENS
         with retrieval.Answerer(model, context, arguments.cache_type) as answerer:
             measure = partial(needle.measure, prompts, keywords, answerer)
-            return _eval_shared.run_cells(arguments, model, settings, cells, measure)
+            return eval_experiments.run_cells(arguments, model, settings, cells, measure)
 
 
 def _add_recall(experiments: Any) -> None:
-    parser = _eval_shared.add_experiment(
+    parser = eval_experiments.add_experiment(
         experiments,
         "recall",
         "does it find one key of several, follow a chain, count?",
         "--lengths 4096,16384",
     )
-    _eval_shared.add_methods(parser)
-    _eval_shared.add_lengths(parser, [4096, 8192, 16384])
-    _eval_shared.add_tasks(parser, trials=5)
-    _eval_shared.add_engine(parser)
+    eval_experiments.add_methods(parser)
+    eval_experiments.add_lengths(parser, [4096, 8192, 16384])
+    eval_experiments.add_tasks(parser, trials=5)
+    eval_experiments.add_engine(parser)
     parser.set_defaults(body=_recall)
 
 
@@ -202,19 +202,19 @@ def _recall(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import retrieval
     from dca_export.evaluate.tasks import recall
 
-    with _eval_shared.engine(arguments) as model:
-        methods = _eval_shared.methods_of(arguments, model)
+    with eval_experiments.engine(arguments) as model:
+        methods = eval_experiments.methods_of(arguments, model)
         cells = recall.plan(methods, arguments.lengths, arguments.tasks, arguments.trials)
         settings = {"seed": arguments.seed, "cache_type": arguments.cache_type}
         prompts = recall.Prompts(model, arguments.seed)
         context = max(arguments.lengths) + recall.ANSWER_TOKENS
         with retrieval.Answerer(model, context, arguments.cache_type) as answerer:
             measure = partial(recall.measure, prompts, answerer)
-            return _eval_shared.run_cells(arguments, model, settings, cells, measure)
+            return eval_experiments.run_cells(arguments, model, settings, cells, measure)
 
 
 def _add_ablation(experiments: Any) -> None:
-    parser = _eval_shared.add_experiment(
+    parser = eval_experiments.add_experiment(
         experiments,
         "ablation",
         "what is each of the three mechanisms for?",
@@ -224,7 +224,7 @@ def _add_ablation(experiments: Any) -> None:
         "--scheme", metavar="CHUNK/WINDOW/LENGTH", help="to use instead of the file's own scheme"
     )
     _add_combined(parser, lengths=[4096, 8192, 12288], depths=[10, 30, 50, 70, 90], trials=2)
-    _eval_shared.add_engine(parser)
+    eval_experiments.add_engine(parser)
     parser.set_defaults(body=_ablation)
 
 
@@ -239,30 +239,30 @@ def _ablation(arguments: argparse.Namespace) -> int:
                 f"--scheme {arguments.scheme}: expected CHUNK/WINDOW/LENGTH and nothing behind it"
             )
         scheme = named.scheme
-    with _eval_shared.engine(arguments) as model:
-        compared = _eval_shared.prefilled(arguments, ablation.methods(scheme))
+    with eval_experiments.engine(arguments) as model:
+        compared = eval_experiments.prefilled(arguments, ablation.methods(scheme))
         methods.check(compared, model, reference=arguments.engine == "reference")
         return _run_combined(arguments, model, compared)
 
 
 def _add_efficiency(experiments: Any) -> None:
-    parser = _eval_shared.add_experiment(
+    parser = eval_experiments.add_experiment(
         experiments,
         "efficiency",
         "what do time and memory cost as prompts grow?",
         "--lengths 1024,8192,32768",
     )
-    _eval_shared.add_methods(parser)
-    _eval_shared.add_lengths(parser, [1024, 2048, 4096, 8192, 16384])
+    eval_experiments.add_methods(parser)
+    eval_experiments.add_lengths(parser, [1024, 2048, 4096, 8192, 16384])
     parser.add_argument(
         "--decode",
-        type=_common.positive_int,
+        type=argument_types.positive_int,
         default=16,
         metavar="N",
         help="tokens to decode after each prompt (default: 16)",
     )
     parser.add_argument(
-        "--repeats", type=_common.times, default=1, metavar="N", help="of each; medians (default: 1)"
+        "--repeats", type=argument_types.times, default=1, metavar="N", help="of each; medians (default: 1)"
     )
     parser.set_defaults(body=_efficiency, engine="native")
 
@@ -271,21 +271,21 @@ def _efficiency(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import efficiency
 
     with opened(arguments) as model:
-        methods = _eval_shared.methods_of(arguments, model)
+        methods = eval_experiments.methods_of(arguments, model)
         cells = efficiency.plan(methods, arguments.lengths, arguments.repeats)
         options = {"decode": arguments.decode, "cache_type": arguments.cache_type}
         settings = options | {"device": model.info.device}  # figures of another machine do not continue
         measure = partial(efficiency.measure, model, **options)
-        return _eval_shared.run_cells(arguments, model, settings, cells, measure)
+        return eval_experiments.run_cells(arguments, model, settings, cells, measure)
 
 
 def _add_sweep(experiments: Any) -> None:
-    parser = _eval_shared.add_experiment(
+    parser = eval_experiments.add_experiment(
         experiments, "sweep", "which scheme suits this model and text?", "--text book.txt --lengths 12288"
     )
     parser.add_argument(
         "--pretraining-lengths",
-        type=_common.positive_ints,
+        type=argument_types.positive_ints,
         metavar="C,…",
         help="to try (default: what the model was trained on, a half, a quarter and an eighth of it)",
     )
@@ -304,24 +304,24 @@ def _add_sweep(experiments: Any) -> None:
         help="local windows to try, as shares of what the chunk leaves (default: 1)",
     )
     _add_combined(parser, lengths=[12288], depths=[10, 50, 90], trials=2)
-    _eval_shared.add_engine(parser)
+    eval_experiments.add_engine(parser)
     parser.set_defaults(body=_sweep)
 
 
 def _sweep(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate import methods, sweep
 
-    with _eval_shared.engine(arguments) as model:
+    with eval_experiments.engine(arguments) as model:
         trained = model.info.context_length
         lengths = arguments.pretraining_lengths or [trained // share for share in (1, 2, 4, 8)]
         tried = sweep.methods(lengths, arguments.chunk_shares, arguments.window_shares)
-        tried = _eval_shared.prefilled(arguments, tried)
+        tried = eval_experiments.prefilled(arguments, tried)
         methods.check(tried, model, reference=arguments.engine == "reference")
         return _run_combined(arguments, model, tried)
 
 
 def _add_report(experiments: Any) -> None:
-    parser = _eval_shared.add_command(
+    parser = eval_experiments.add_command(
         experiments,
         "report",
         "makes one HTML page of results files",
@@ -340,14 +340,14 @@ def _report(arguments: argparse.Namespace) -> int:
     from dca_export.evaluate.output import report
 
     inputs = {f"RESULTS {path}": path for path in arguments.results}
-    _common.check_outputs({"--output": arguments.output}, inputs)
+    outputs.check_outputs({"--output": arguments.output}, inputs)
     check_output(arguments.output, arguments.force)
     if arguments.output.exists() and report.is_results(arguments.output):
         raise InputError(f"{arguments.output}: holds results, not a page; name another file")
     page = report.page([results.read_results(path) for path in arguments.results])
     write_file(arguments.output, page.encode())
-    _common.note(f"wrote {arguments.output}")
-    return _common.EXIT_OK
+    display.note(f"wrote {arguments.output}")
+    return command.EXIT_OK
 
 
 # Perplexity and passkeys of the same methods: ablation and sweep.
@@ -356,13 +356,16 @@ def _report(arguments: argparse.Namespace) -> int:
 def _add_combined(
     parser: argparse.ArgumentParser, lengths: list[int], depths: list[int], trials: int
 ) -> None:
-    _eval_shared.add_text(parser)
-    _eval_shared.add_lengths(parser, lengths)
-    _eval_shared.add_window(parser)
+    eval_experiments.add_text(parser)
+    eval_experiments.add_lengths(parser, lengths)
+    eval_experiments.add_window(parser)
     parser.add_argument(
-        "--passkey-lengths", type=_common.positive_ints, metavar="N,…", help="default: those of --lengths"
+        "--passkey-lengths",
+        type=argument_types.positive_ints,
+        metavar="N,…",
+        help="default: those of --lengths",
     )
-    _eval_shared.add_trials(parser, depths, trials)
+    eval_experiments.add_trials(parser, depths, trials)
 
 
 def _run_combined(arguments: argparse.Namespace, model: "Model", methods: "list[Method]") -> int:
@@ -376,7 +379,7 @@ def _run_combined(arguments: argparse.Namespace, model: "Model", methods: "list[
     cells = combined.plan(methods, arguments.lengths, key_lengths, arguments.depths, arguments.trials)
     ids = source.ids(model, max(arguments.lengths))
     with _runner(arguments, model, ids, key_lengths) as runner:
-        return _eval_shared.run_cells(arguments, model, settings, cells, runner.measure)
+        return eval_experiments.run_cells(arguments, model, settings, cells, runner.measure)
 
 
 @contextlib.contextmanager
@@ -394,7 +397,7 @@ def _runner(
 
 
 def _shares(text: str) -> list[float]:
-    shares = [_common.finite_float(part) for part in text.split(",")]
+    shares = [argument_types.finite_float(part) for part in text.split(",")]
     if not all(share <= 1 for share in shares):
         raise argparse.ArgumentTypeError(f"expected shares from 0 to 1, got {text!r}")
     return shares

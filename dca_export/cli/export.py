@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 from dca_export.adapters.changes import AdapterOption
-from dca_export.cli import _common, imatrix
-from dca_export.cli._sources import HUB_HELP, source_of
-from dca_export.cli._tune import add_tune_arguments, check_tune, tuned_options, write_report
+from dca_export.cli import imatrix
+from dca_export.cli.shared import argument_types, command, display, outputs
+from dca_export.cli.shared.sources import HUB_HELP, source_of
+from dca_export.cli.shared.tune import add_tune_arguments, check_tune, tuned_options, write_report
 from dca_export.errors import InputError
 from dca_export.export.hf_format import export_directory, plan_directory
 from dca_export.export.output_file import check_apart, check_output, check_report
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     if words[:1] == ["imatrix"]:
         return imatrix.main(words[1:])
-    parser = _common.command_parser(
+    parser = command.command_parser(
         "dca-export",
         "Writes a GGUF file whose attention reaches past the trained context (Dual Chunk Attention).",
         example="dca-export ./Llama-2-7b-hf llama2-dca.gguf --outtype q8_0\n"
@@ -101,23 +102,26 @@ def main(argv: list[str] | None = None) -> int:
         "with the one that the scheme options give, if there are any",
     )
     parser.add_argument("--force", action="store_true", help="replace OUT if it is a file that exists")
-    _common.add_json_argument(parser)
-    return _common.run(parser, _body, argv)
+    outputs.add_json_argument(parser)
+    return command.run(parser, _body, argv)
 
 
 def _add_scheme_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pretraining-length",
-        type=_common.positive_int,
+        type=argument_types.positive_int,
         metavar="C",
         help="tokens the model was trained on; no relative position reaches it (default: from the model)",
     )
     parser.add_argument(
-        "--chunk-size", type=_common.positive_int, metavar="S", help="length of a chunk (default: 3/4 of C)"
+        "--chunk-size",
+        type=argument_types.positive_int,
+        metavar="S",
+        help="length of a chunk (default: 3/4 of C)",
     )
     parser.add_argument(
         "--local-window",
-        type=_common.count,
+        type=argument_types.count,
         metavar="W",
         help="tokens after a chunk border that see the chunk before at exact distances (default: C - S)",
     )
@@ -200,15 +204,15 @@ def _body(arguments: argparse.Namespace) -> int:
     lines: list[str] = []
     if arguments.tune is not None:
         options, lines, report = tuned_options(arguments, options)
-    with _common.progress_bar(f"writing {arguments.output.name}") as update:
+    with display.progress_bar(f"writing {arguments.output.name}") as update:
         exported = export_model(arguments.model, arguments.output, options, arguments.force, update)
     if arguments.tune is not None:
         write_report(arguments, report)
     files = [str(path) for path in exported.files]
     _report(arguments, [f"wrote    {path}" for path in files] + exported.summary.lines() + lines)
     if arguments.json:
-        _common.write_json({"files": files} | exported.summary.as_json(), arguments.json)
-    return _common.EXIT_OK
+        outputs.write_json({"files": files} | exported.summary.as_json(), arguments.json)
+    return command.EXIT_OK
 
 
 def _check_report(arguments: argparse.Namespace) -> None:
@@ -216,14 +220,14 @@ def _check_report(arguments: argparse.Namespace) -> None:
     read = {"--tune": arguments.tune, "--imatrix": arguments.imatrix}
     read |= {f"--lora {adapter.path}": adapter.path for adapter in arguments.lora}
     for name, path in read.items():
-        if None not in (path, arguments.output) and _common.same_file(arguments.output, path):
+        if None not in (path, arguments.output) and outputs.same_file(arguments.output, path):
             raise InputError(f"{arguments.output}: would overwrite what {name} names; give another name")
     if arguments.json is None or arguments.json == "-":
         return
     report = Path(arguments.json)
     check_report(report, *(path for path in (arguments.model, arguments.output, arguments.verify) if path))
     check_apart(report, arguments.model)
-    _common.check_outputs({"--json": report}, read)
+    outputs.check_outputs({"--json": report}, read)
 
 
 def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> int:
@@ -235,14 +239,14 @@ def _export_directory(arguments: argparse.Namespace, options: ExportOptions) -> 
         facts = plan_directory(arguments.model, options.scheme)
         _report(arguments, ["plan     nothing is written", *facts.lines()])
         if arguments.json:
-            _common.write_json(facts.as_json(), arguments.json)
-        return _common.EXIT_OK
-    with _common.progress_bar(f"linking {arguments.output.name}") as update:
+            outputs.write_json(facts.as_json(), arguments.json)
+        return command.EXIT_OK
+    with display.progress_bar(f"linking {arguments.output.name}") as update:
         facts = export_directory(arguments.model, arguments.output, options.scheme, update)
     _report(arguments, [f"wrote    {arguments.output}", *facts.lines()])
     if arguments.json:
-        _common.write_json({"files": [str(arguments.output)]} | facts.as_json(), arguments.json)
-    return _common.EXIT_OK
+        outputs.write_json({"files": [str(arguments.output)]} | facts.as_json(), arguments.json)
+    return command.EXIT_OK
 
 
 def _dry_run(arguments: argparse.Namespace, options: ExportOptions) -> int:
@@ -261,15 +265,15 @@ def _dry_run(arguments: argparse.Namespace, options: ExportOptions) -> int:
             [name, " x ".join(map(str, shape)), stored, kind, size(nbytes)]
             for name, shape, stored, kind, nbytes in rows
         ]
-        _common.print_table(["tensor", "shape", "from", "to", "size"], table)
+        display.print_table(["tensor", "shape", "from", "to", "size"], table)
     _report(arguments, ["plan     nothing is written", *plan.summary.lines()])
     if arguments.json:
         tensors = [
             {"name": name, "shape": list(shape), "from": stored, "to": kind, "bytes": nbytes}
             for name, shape, stored, kind, nbytes in rows
         ]
-        _common.write_json(plan.summary.as_json() | {"tensors": tensors}, arguments.json)
-    return _common.EXIT_OK
+        outputs.write_json(plan.summary.as_json() | {"tensors": tensors}, arguments.json)
+    return command.EXIT_OK
 
 
 def _verify(arguments: argparse.Namespace, expected: SchemeOptions | None) -> int:
@@ -286,11 +290,11 @@ def _verify(arguments: argparse.Namespace, expected: SchemeOptions | None) -> in
     }
     if given := [name for name, is_given in writing.items() if is_given]:
         raise InputError(f"--verify writes nothing: {given[0]} does not go with it")
-    with _common.progress_bar(f"reading {arguments.verify.name}") as update:
+    with display.progress_bar(f"reading {arguments.verify.name}") as update:
         report = verify(arguments.verify, arguments.model, update, expected, tuple(arguments.lora))
     if arguments.json != "-":
         rows = [[name, f"{found.tensors}", f"{found.worst:.2g}"] for name, found in report.types.items()]
-        _common.print_table(["type", "tensors", "largest relative error"], rows)
+        display.print_table(["type", "tensors", "largest relative error"], rows)
     verdict = "FAILED" if report.problems else "as the source"
     counted = f"{report.tensors} tensors, {short_count(report.values)} values"
     lines = [f"scheme   {scheme_text(report.scheme, report.border)}"]
@@ -302,8 +306,8 @@ def _verify(arguments: argparse.Namespace, expected: SchemeOptions | None) -> in
         scheme = None if report.scheme is None else vars(report.scheme)
         string = None if report.border is None else vars(report.border)
         found = {"scheme": scheme, "string": string, "problems": report.problems, "notes": report.notes}
-        _common.write_json(figures | found, arguments.json)
-    return _common.EXIT_CHECK_FAILED if report.problems else _common.EXIT_OK
+        outputs.write_json(figures | found, arguments.json)
+    return command.EXIT_CHECK_FAILED if report.problems else command.EXIT_OK
 
 
 def _report(arguments: argparse.Namespace, lines: list[str]) -> None:

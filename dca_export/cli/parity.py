@@ -6,20 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dca_export.cli._common import (
-    EXIT_CHECK_FAILED,
-    EXIT_OK,
-    add_json_argument,
-    check_outputs,
-    command_parser,
-    positive_int,
-    print_table,
-    progress_bar,
-    run,
-    write_json,
-)
-from dca_export.cli._runtime import add_machine_arguments, opened, prefill
-from dca_export.cli._sources import check_source, source_of
+from dca_export.cli.shared.argument_types import positive_int
+from dca_export.cli.shared.command import EXIT_CHECK_FAILED, EXIT_OK, command_parser, run
+from dca_export.cli.shared.display import print_table, progress_bar
+from dca_export.cli.shared.outputs import add_json_argument, check_outputs, write_json
+from dca_export.cli.shared.runtime import add_machine_arguments, opened, prefill
+from dca_export.cli.shared.sources import check_source, source_of
 from dca_export.errors import InputError, MissingPackage
 from dca_runtime.options import CACHE_TYPES
 

@@ -5,20 +5,13 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dca_export.cli._common import (
-    EXIT_OK,
-    command_parser,
-    count,
-    finite_float,
-    note,
-    positive_int,
-    run,
-    seed,
-)
-from dca_export.cli._documents import Group, documents_at, ordered
-from dca_export.cli._reading import Reading, text_of
-from dca_export.cli._runtime import add_model_arguments, attention, density_note, note_active, opened
-from dca_export.cli._store import add_store_arguments, opened_store
+from dca_export.cli.shared.argument_types import count, finite_float, positive_int, seed
+from dca_export.cli.shared.command import EXIT_OK, command_parser, run
+from dca_export.cli.shared.display import note
+from dca_export.cli.shared.documents import Group, documents_at, ordered
+from dca_export.cli.shared.reading import Reading, text_of
+from dca_export.cli.shared.runtime import add_model_arguments, attention, density_note, note_active, opened
+from dca_export.cli.shared.store import add_store_arguments, opened_store
 from dca_export.errors import InputError
 from dca_runtime.options import SPECULATIONS
 
@@ -167,7 +160,7 @@ def _prompt(arguments: argparse.Namespace) -> str | None:
 def _generate(
     model: "Model", arguments: argparse.Namespace, sampling: "Sampling", prompt: str, groups: list[Group]
 ) -> None:
-    from dca_export.cli._chat import first_piece, print_answer, speed
+    from dca_export.cli.shared.chat import first_piece, print_answer, speed
     from dca_runtime import DcaError, Generation, Status
     from dca_runtime.options import DEFAULT_CONTEXT
 
@@ -208,7 +201,7 @@ def _generate(
 
 
 def _chat(model: "Model", arguments: argparse.Namespace, sampling: "Sampling", groups: list[Group]) -> None:
-    from dca_export.cli._chat import Chat
+    from dca_export.cli.shared.chat import Chat
     from dca_runtime import Conversation
 
     reading = Reading()

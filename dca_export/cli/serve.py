@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dca_export.cli._common import EXIT_OK, command_parser, disk_size, positive_int, run
-from dca_export.cli._runtime import add_model_arguments
-from dca_export.cli._sources import model_file
-from dca_export.cli._store import add_store_arguments, chosen_store
+from dca_export.cli.shared.argument_types import disk_size, positive_int
+from dca_export.cli.shared.command import EXIT_OK, command_parser, run
+from dca_export.cli.shared.runtime import add_model_arguments
+from dca_export.cli.shared.sources import model_file
+from dca_export.cli.shared.store import add_store_arguments, chosen_store
 from dca_export.documents.decode import stated_text
 from dca_export.errors import InputError
 from dca_runtime.model_file.model_path import check_path

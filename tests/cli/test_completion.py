@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dca_export.cli import cache, export
-from dca_export.cli._completion import SHELLS
+from dca_export.cli.shared.completion import SHELLS
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 COMMANDS = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["scripts"]

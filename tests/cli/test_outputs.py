@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from dca_export.cli._common import _fitting, check_outputs, write_json
+from dca_export.cli.shared.display import _fitting
+from dca_export.cli.shared.outputs import check_outputs, write_json
 from dca_export.errors import InputError
 from dca_runtime import PromptStore
 

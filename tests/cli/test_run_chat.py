@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from terminal import Terminal
 
-from dca_export.cli._chat import _messages
+from dca_export.cli.shared.chat import _messages
 
 
 @pytest.fixture(scope="module")

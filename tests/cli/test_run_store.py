@@ -96,7 +96,7 @@ def test_documents_are_read_in_the_order_that_shares_most(path, book, folder, tm
 
 
 def test_documents_of_one_name_are_told_apart(path, tmp_path):
-    from dca_export.cli._documents import documents_at
+    from dca_export.cli.shared.documents import documents_at
 
     paths = [tmp_path / "a" / "x.txt", tmp_path / "b" / "x.txt", tmp_path / "y.txt"]
     for file in paths:

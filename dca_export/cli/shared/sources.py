@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dca_export.cli._common import note, progress_bar
+from dca_export.cli.shared.display import note, progress_bar
 from dca_export.errors import InputError
 from dca_export.hub.names import EXPECTED, is_hub_name, parse
 from dca_runtime.model_file.model_path import hub_hint

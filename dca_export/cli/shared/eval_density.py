@@ -3,22 +3,22 @@
 import argparse
 from typing import Any
 
-from dca_export.cli import _eval_shared
-from dca_export.cli._runtime import opened
+from dca_export.cli.shared import eval_experiments
+from dca_export.cli.shared.runtime import opened
 
 
 def add(experiments: Any) -> None:
     """Adds the subcommand."""
-    parser = _eval_shared.add_experiment(
+    parser = eval_experiments.add_experiment(
         experiments,
         "density",
         "what does sparse prefill cost, against how much it reads?",
         "--text book.txt --lengths 16384 --plot density.png",
     )
-    _eval_shared.add_text(parser)
-    _eval_shared.add_methods(parser)
-    _eval_shared.add_lengths(parser, [16384])
-    _eval_shared.add_tasks(parser, trials=3)
+    eval_experiments.add_text(parser)
+    eval_experiments.add_methods(parser)
+    eval_experiments.add_lengths(parser, [16384])
+    eval_experiments.add_tasks(parser, trials=3)
     parser.set_defaults(body=_density, engine="native")
 
 
@@ -33,9 +33,9 @@ def _density(arguments: argparse.Namespace) -> int:
             stated = f"{model.info.architecture}.attention.budget.columns" in model.metadata
             prefills = (*density.PREFILLS, *["stated"] * stated)
             arguments.attention = [",".join([own, *(f"{own}@{prefill}" for prefill in prefills)])]
-        methods = _eval_shared.methods_of(arguments, model)
+        methods = eval_experiments.methods_of(arguments, model)
         cells = density.plan(methods, arguments.lengths, arguments.tasks, arguments.trials)
         ids = source.ids(model, max(arguments.lengths))
         settings = source.description() | {"seed": arguments.seed, "cache_type": arguments.cache_type}
         runner = density.Runner(model, ids, arguments.cache_type, recall.Prompts(model, arguments.seed))
-        return _eval_shared.run_cells(arguments, model, settings, cells, runner.measure)
+        return eval_experiments.run_cells(arguments, model, settings, cells, runner.measure)

@@ -7,15 +7,15 @@ import sys
 
 import pytest
 
-from dca_export.cli import _common
+from dca_export.cli.shared import argument_types, command, display, outputs
 from dca_export.errors import InputError
 from dca_runtime.errors import DcaError, Status
 
 
 def run_body(body, argv=()):
-    parser = _common.command_parser("dca-thing", "Does the thing.", example="dca-thing --size 3")
-    parser.add_argument("--size", type=_common.positive_int, default=1)
-    return _common.run(parser, body, list(argv))
+    parser = command.command_parser("dca-thing", "Does the thing.", example="dca-thing --size 3")
+    parser.add_argument("--size", type=argument_types.positive_int, default=1)
+    return command.run(parser, body, list(argv))
 
 
 def failing(error):
@@ -25,7 +25,7 @@ def failing(error):
     return body
 
 
-@pytest.mark.parametrize("code", [_common.EXIT_OK, _common.EXIT_CHECK_FAILED])
+@pytest.mark.parametrize("code", [command.EXIT_OK, command.EXIT_CHECK_FAILED])
 def test_body_decides_the_exit_code(code):
     assert run_body(lambda arguments: code) == code
 
@@ -83,7 +83,7 @@ def test_help_ends_with_the_example(capsys):
 
 
 def test_progress_is_silent_in_a_pipe(capsys):
-    with _common.progress_bar("reading") as update:
+    with display.progress_bar("reading") as update:
         update(1, 2)
         update(2, 2, description="done")
     captured = capsys.readouterr()
@@ -93,11 +93,11 @@ def test_progress_is_silent_in_a_pipe(capsys):
 def test_a_closed_pipe_is_no_error():
     program = (
         "import sys\n"
-        "from dca_export.cli import _common\n"
+        "from dca_export.cli.shared import command\n"
         "def body(arguments):\n"
         "    for _ in range(100000): print('line')\n"
         "    return 0\n"
-        "sys.exit(_common.run(_common.command_parser('dca-thing', '', ''), body, []))\n"
+        "sys.exit(command.run(command.command_parser('dca-thing', '', ''), body, []))\n"
     )
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path))
     with subprocess.Popen(
@@ -112,20 +112,20 @@ def test_a_closed_pipe_is_no_error():
 
 def test_table_is_not_cut_in_a_pipe(capsys):
     name = "a" * 150
-    _common.print_table(["name", "[value]"], [[name, "1.5"]])
+    display.print_table(["name", "[value]"], [[name, "1.5"]])
     printed = capsys.readouterr().out
     assert name in printed and "[value]" in printed
 
 
 def test_json_to_a_file_is_whole_and_has_no_nan(tmp_path):
     path = tmp_path / "figures.json"
-    _common.write_json([{"nll": float("nan"), "tokens": 3}, (float("inf"),)], str(path))
+    outputs.write_json([{"nll": float("nan"), "tokens": 3}, (float("inf"),)], str(path))
     assert json.loads(path.read_text()) == [{"nll": None, "tokens": 3}, [None]]
     assert os.listdir(tmp_path) == ["figures.json"]
 
 
 def test_json_to_stdout(capsys):
-    _common.write_json({"tokens": 3}, "-")
+    outputs.write_json({"tokens": 3}, "-")
     assert json.loads(capsys.readouterr().out) == {"tokens": 3}
 
 
@@ -133,7 +133,7 @@ def test_a_name_of_a_stranger_reaches_the_terminal_short_and_without_commands(ca
     def body(arguments):
         raise InputError("m.safetensors: tensor \x1b[31m\u202e" + "x" * 100_000 + " has no place")
 
-    assert _common.run(_common.command_parser("dca-thing", "", ""), body, []) == 2
+    assert command.run(command.command_parser("dca-thing", "", ""), body, []) == 2
     errors = capsys.readouterr().err
     assert "\x1b" not in errors and "\u202e" not in errors
     assert len(errors) < 2100 and errors.rstrip().endswith("has no place")

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dca_export.cli._common import note, progress_bar
+from dca_export.cli.shared.display import note, progress_bar
 from dca_export.documents import decode
 from dca_export.export.summary import size
 

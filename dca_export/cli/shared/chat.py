@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
-from dca_export.cli._common import note
-from dca_export.cli._documents import documents_at
-from dca_export.cli._reading import Reading
+from dca_export.cli.shared.display import note
+from dca_export.cli.shared.documents import documents_at
+from dca_export.cli.shared.reading import Reading
 from dca_export.documents.read import at_home
 from dca_export.errors import InputError
 from dca_export.export.summary import size

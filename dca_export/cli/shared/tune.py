@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dca_export.cli import _common
+from dca_export.cli.shared import argument_types, display
 from dca_export.errors import InputError
 from dca_export.export.output_file import check_output, directory_beside, write_file
 from dca_export.export.plan import ExportOptions
@@ -34,7 +34,7 @@ def add_tune_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--tune-minutes",
-        type=_common.positive_int,
+        type=argument_types.positive_int,
         metavar="N",
         help=f"time for that, at most (default: {DEFAULT_MINUTES})",
     )
@@ -80,13 +80,13 @@ def tuned_options(
 
     text = Text(arguments.tune)
     seconds = 60.0 * (arguments.tune_minutes or DEFAULT_MINUTES)
-    with _measured_file(arguments, options) as file, _common.progress_bar("loading") as update:
+    with _measured_file(arguments, options) as file, display.progress_bar("loading") as update:
         with Model(file, device="auto", progress=update) as model:
 
             def progress(spent: float, allowed: float, what: str) -> None:
                 update(spent, allowed, what)
 
-            _common.note(f"trying schemes on {arguments.tune}, {seconds / 60:.0f} minutes at most")
+            display.note(f"trying schemes on {arguments.tune}, {seconds / 60:.0f} minutes at most")
             tuned = tune(model, text, seconds, progress)
     described = text.description()
     evidence = {"dca_export": __version__} | described | tuned.as_json()
@@ -111,7 +111,7 @@ def _measured_file(arguments: argparse.Namespace, options: ExportOptions) -> Ite
     with directory_beside(arguments.output) as directory:
         file = directory / "measured.gguf"
         what = "copying" if is_gguf(arguments.model) else "converting"
-        with _common.progress_bar(f"{what} {arguments.model.name}") as update:
+        with display.progress_bar(f"{what} {arguments.model.name}") as update:
             export_model(arguments.model, file, replace(options, split_bytes=0), progress=update)
         yield file
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dca_export.cli._common import disk_size, note
+from dca_export.cli.shared.argument_types import disk_size
+from dca_export.cli.shared.display import note
 from dca_runtime.options import PAGE_TOKENS
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dca_export.cli import _common
-from dca_export.cli._runtime import add_model_arguments, opened
+from dca_export.cli.shared import argument_types, command, display, outputs
+from dca_export.cli.shared.runtime import add_model_arguments, opened
 
 if TYPE_CHECKING:
     from dca_export.evaluate.methods import Method
@@ -31,7 +31,7 @@ def add_experiment(experiments: Any, name: str, question: str, example: str) -> 
     """A subcommand's parser, with the arguments that every experiment takes."""
     parser = add_command(experiments, name, question, f"model.gguf {example}")
     add_model_arguments(parser)
-    _common.add_json_argument(parser)
+    outputs.add_json_argument(parser)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw a picture (.png, .svg or .pdf)")
     parser.add_argument(
         "--results",
@@ -93,7 +93,7 @@ def add_window(parser: argparse.ArgumentParser) -> None:
     """Adds --window."""
     parser.add_argument(
         "--window",
-        type=_common.positive_int,
+        type=argument_types.positive_int,
         default=2048,
         metavar="N",
         help="tokens whose perplexity is averaged, of one pass over the text (default: 2048)",
@@ -104,7 +104,7 @@ def add_lengths(parser: argparse.ArgumentParser, default: list[int]) -> None:
     """Adds --lengths."""
     parser.add_argument(
         "--lengths",
-        type=_common.positive_ints,
+        type=argument_types.positive_ints,
         default=default,
         metavar="N,…",
         help=f"tokens (default: {','.join(map(str, default))})",
@@ -115,19 +115,19 @@ def add_trials(parser: argparse.ArgumentParser, depths: list[int], trials: int) 
     """Adds --depths, --trials and --seed."""
     parser.add_argument(
         "--depths",
-        type=_common.counts,
+        type=argument_types.counts,
         default=depths,
         metavar="N,…",
         help=f"percent of the text that comes before what is hidden (default: {','.join(map(str, depths))})",
     )
     parser.add_argument(
         "--trials",
-        type=_common.times,
+        type=argument_types.times,
         default=trials,
         metavar="N",
         help=f"of each length and depth (default: {trials})",
     )
-    parser.add_argument("--seed", type=_common.seed, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--seed", type=argument_types.seed, default=0, metavar="N", help="default: 0")
 
 
 def add_tasks(parser: argparse.ArgumentParser, trials: int) -> None:
@@ -142,12 +142,12 @@ def add_tasks(parser: argparse.ArgumentParser, trials: int) -> None:
     )
     parser.add_argument(
         "--trials",
-        type=_common.times,
+        type=argument_types.times,
         default=trials,
         metavar="N",
         help=f"of each task and length (default: {trials})",
     )
-    parser.add_argument("--seed", type=_common.seed, default=0, metavar="N", help="default: 0")
+    parser.add_argument("--seed", type=argument_types.seed, default=0, metavar="N", help="default: 0")
 
 
 def methods_of(arguments: argparse.Namespace, model: "Model") -> list["Method"]:
@@ -175,9 +175,9 @@ def prefilled(arguments: argparse.Namespace, methods: Sequence["Method"]) -> lis
 def check_outputs(arguments: argparse.Namespace) -> None:
     """Raises InputError where the results, figures or picture could not be written: before hours of work."""
     names = ("json", "plot", "results")
-    outputs = {f"--{name}": getattr(arguments, name, None) for name in names}
+    written = {f"--{name}": getattr(arguments, name, None) for name in names}
     inputs = {"MODEL.gguf": arguments.model, "--text": getattr(arguments, "text", None)}
-    _common.check_outputs(outputs, inputs)
+    outputs.check_outputs(written, inputs)
     if arguments.plot is not None:
         from dca_export.evaluate.output import plots
 
@@ -198,7 +198,7 @@ def run_cells(
         settings = settings | {"engine": arguments.engine}
     head = results.header(arguments.experiment, model, settings, arguments.command)
     measured = results.open_results(arguments.results, head)
-    with _common.progress_bar(arguments.experiment) as update:
+    with display.progress_bar(arguments.experiment) as update:
         results.measure_cells(measured, cells, measure, update)
     return _show(arguments, measured)
 
@@ -212,11 +212,11 @@ def _show(arguments: argparse.Namespace, results: "Results") -> int:
         summary = experiments.summary(results)
     if arguments.json != "-":
         for table in shown:
-            _common.print_table(table.columns, table.rows, table.title)
+            display.print_table(table.columns, table.rows, table.title)
     if arguments.json is not None:
-        _common.write_json(summary, arguments.json)
+        outputs.write_json(summary, arguments.json)
     if arguments.plot is not None:
         from dca_export.evaluate.output import plots
 
         plots.save(experiments.of(results).draw(results), arguments.plot)
-    return _common.EXIT_OK
+    return command.EXIT_OK

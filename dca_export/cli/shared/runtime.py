@@ -5,8 +5,9 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dca_export.cli._common import count, note, progress_bar
-from dca_export.cli._sources import HUB_HELP, model_file
+from dca_export.cli.shared.argument_types import count
+from dca_export.cli.shared.display import note, progress_bar
+from dca_export.cli.shared.sources import HUB_HELP, model_file
 from dca_runtime.options import CACHE_TYPES
 
 if TYPE_CHECKING:
