@@ -105,10 +105,19 @@ def test_a_text_without_end_in_a_folder_is_refused(tmp_path):
 
 def test_folders_may_be_deep(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for _ in range(1200):
+    depth = 1200
+    for _ in range(depth):
         os.mkdir("d")
         os.chdir("d")
     with open("a.txt", "w") as file:
         file.write("deep")
     os.chdir(tmp_path)
-    assert [each.text for each in texts_of(str(tmp_path))] == ["deep"]
+    try:
+        assert [each.text for each in texts_of(str(tmp_path))] == ["deep"]
+    finally:  # pytest cannot remove so deep a folder
+        for _ in range(depth):
+            os.chdir("d")
+        os.remove("a.txt")
+        for _ in range(depth):
+            os.chdir("..")
+            os.rmdir("d")
